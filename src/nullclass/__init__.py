@@ -1,0 +1,47 @@
+"""Image classifiers with one more answer, null, and the truth about how well it works.
+
+K classes, K + 1 logits, null is the last; outside the logits null is the label -1. Images are in
+[0,1] and every eps is in pixel units.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nullclass.data import load_dataset
+    from nullclass.errors import UserError
+    from nullclass.evaluate import evaluate
+    from nullclass.models import Classifier, with_null_class
+    from nullclass.models.checkpoint import load_checkpoint, save_checkpoint
+    from nullclass.train import train
+
+_HOMES = {
+    "Classifier": "nullclass.models",
+    "UserError": "nullclass.errors",
+    "evaluate": "nullclass.evaluate",
+    "load_checkpoint": "nullclass.models.checkpoint",
+    "load_dataset": "nullclass.data",
+    "save_checkpoint": "nullclass.models.checkpoint",
+    "train": "nullclass.train",
+    "with_null_class": "nullclass.models",
+}
+
+__all__ = [
+    "Classifier",
+    "UserError",
+    "evaluate",
+    "load_checkpoint",
+    "load_dataset",
+    "save_checkpoint",
+    "train",
+    "with_null_class",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that the command line answers --help before torch is loaded.
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'nullclass' has no attribute {name!r}")

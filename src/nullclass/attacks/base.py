@@ -1,0 +1,58 @@
+"""What an attack is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from nullclass.models.classifier import Classifier
+
+
+class Attack(Protocol):
+    """Turns images into attacked images within a budget; a frozen dataclass of its settings.
+
+    The model is left as it was found, and so are the images. Where an attack does not
+    succeed it returns its best try. Whether it succeeded is never its own say: callers
+    score what it returns (``nullclass.evaluate``).
+    """
+
+    objective: str
+    """``fool``, ``deny`` or ``evade`` (:mod:`nullclass.attacks.objectives`)."""
+    is_search: bool
+    """Whether it looks for one success anywhere in the ball, so that what it found at a smaller
+    eps counts at a larger one. A fixed recipe such as FGSM does not."""
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float,
+        norm: str = "linf",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Attacked images ``(N, C, H, W)`` in [0,1], none further than eps (pixel units)."""
+        ...
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no parameter gradients inside the block; as found after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        model.eval()
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+        for module, was_training in modes:
+            module.training = was_training

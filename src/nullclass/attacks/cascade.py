@@ -1,0 +1,77 @@
+"""Several attacks one after another, each on what still stands: the per-image worst case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nullclass.attacks.base import Attack, frozen
+from nullclass.attacks.objectives import ObjectiveName, find_objective, is_success
+from nullclass.attacks.pgd import BATCH_SIZE, PGD, TargetedPGD
+from nullclass.errors import UserError
+from nullclass.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A fixed sequence of attacks with one objective, cheapest first."""
+
+    members: tuple[Attack, ...]
+    """The attacks; their objectives agree."""
+    is_search: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse members that want different things."""
+        if len({member.objective for member in self.members}) != 1:
+            raise UserError("a cascade needs at least one attack, all with the same objective")
+
+    @property
+    def objective(self) -> ObjectiveName:
+        """The members' objective."""
+        return self.members[0].objective
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float,
+        norm: str = "linf",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """See :class:`nullclass.attacks.base.Attack`."""
+        objective = find_objective(self.objective)
+        attacked = images.detach().clone()
+        standing = torch.arange(len(images), device=images.device)
+        for member in self.members:
+            if not len(standing):
+                break
+            tried = member(
+                model, images[standing], labels[standing], eps=eps, norm=norm, generator=generator
+            )
+            attacked[standing] = tried
+            with frozen(model), torch.no_grad():
+                logits = torch.cat([model(chunk) for chunk in tried.split(BATCH_SIZE)])
+            fell = is_success(logits, labels[standing], model.num_classes, objective)
+            standing = standing[~fell]
+        return attacked
+
+
+def null_aware_pgd(num_steps: int = 40, num_target_steps: int = 40) -> Cascade:
+    """The null-aware PGD of the studies: smooth margin, hard margin, then every real target.
+
+    Args:
+        num_steps: Steps of each untargeted member.
+        num_target_steps: Steps towards each of the K - 1 wrong real classes.
+    """
+    return Cascade(
+        (
+            PGD(form="smooth", num_steps=num_steps),
+            PGD(form="hard", num_steps=num_steps),
+            TargetedPGD(num_steps=num_target_steps),
+        )
+    )

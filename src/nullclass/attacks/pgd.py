@@ -1,0 +1,230 @@
+"""Null-aware PGD: projected gradient steps on a margin that counts null as a defence.
+
+    x <- project(x + step * steepest(d margin / dx))
+
+(Madry et al. 2018, with the margins of :mod:`nullclass.attacks.objectives`.) An image leaves
+the batch the moment its objective is reached, so easy images cost a few steps only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nullclass.attacks.base import frozen
+from nullclass.attacks.geometry import check_eps, find_norm, project
+from nullclass.attacks.objectives import (
+    Form,
+    ObjectiveName,
+    find_objective,
+    is_success,
+    ranked_targets,
+    target_margin,
+)
+from nullclass.errors import UserError
+from nullclass.models.classifier import Classifier
+
+Margin = Callable[[Tensor, Tensor], Tensor]
+"""From logits ``(N, …)`` and the indices ``(N,)`` of their images to what is climbed, ``(N,)``."""
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Untargeted PGD on the objective's margin."""
+
+    objective: ObjectiveName = "fool"
+    """What the attacker wants."""
+    form: Form = "smooth"
+    """``smooth`` climbs the logsumexp margin, ``hard`` the max margin."""
+    num_steps: int = 40
+    """Gradient steps a restart."""
+    num_restarts: int = 1
+    """Independent starts; the first is the clean image, the others are random in the ball."""
+    relative_step: float | None = None
+    """Step as a share of eps; ``None`` is 2.5 / num_steps (Madry et al. 2018)."""
+    is_search: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do nothing."""
+        _check_steps(self.num_steps, self.num_restarts, self.relative_step)
+        find_objective(self.objective)
+        if self.form not in ("hard", "smooth"):
+            raise UserError(f"there is no form {self.form!r} of the margin: choose hard or smooth")
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float,
+        norm: str = "linf",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """See :class:`nullclass.attacks.base.Attack`."""
+        check_eps(eps, norm, images.shape)
+        climber = _Climber(model, images, labels, eps, norm, self.objective)
+        margin = find_objective(self.objective).margin
+
+        def climbed(logits: Tensor, indices: Tensor) -> Tensor:
+            return margin(logits, labels[indices], model.num_classes, self.form)
+
+        with frozen(model):
+            for restart in range(self.num_restarts):
+                climber.climb(
+                    climbed,
+                    self.num_steps,
+                    self.relative_step,
+                    is_random=restart > 0,
+                    generator=generator,
+                )
+        return climber.attacked
+
+
+@dataclass(frozen=True)
+class TargetedPGD:
+    """PGD aimed at every wrong real class in turn, the nearest first, never at null.
+
+    What it climbs is the target's log-odds; what counts is that the image is fooled,
+    into whichever real class.
+    """
+
+    num_steps: int = 40
+    """Gradient steps a target and restart."""
+    num_targets: int | None = None
+    """How many of the nearest wrong classes are tried; ``None`` is all of them."""
+    num_restarts: int = 1
+    """Independent starts; the first is the clean image, the others are random in the ball."""
+    relative_step: float | None = None
+    """Step as a share of eps; ``None`` is 2.5 / num_steps."""
+    objective: ClassVar[ObjectiveName] = "fool"
+    is_search: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do nothing."""
+        _check_steps(self.num_steps, self.num_restarts, self.relative_step)
+        if self.num_targets is not None and self.num_targets < 1:
+            raise UserError(f"num_targets must be at least 1, not {self.num_targets}")
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: float,
+        norm: str = "linf",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """See :class:`nullclass.attacks.base.Attack`."""
+        check_eps(eps, norm, images.shape)
+        climber = _Climber(model, images, labels, eps, norm, self.objective)
+        with frozen(model):
+            with torch.no_grad():
+                chunks = [model(chunk) for chunk in images.split(BATCH_SIZE)]
+            targets = ranked_targets(torch.cat(chunks), labels, model.num_classes)
+            for restart in range(self.num_restarts):
+                for target in targets[:, : self.num_targets].unbind(dim=1):
+                    climber.climb(
+                        lambda logits, indices, t=target: target_margin(logits, t[indices]),
+                        self.num_steps,
+                        self.relative_step,
+                        is_random=restart > 0,
+                        generator=generator,
+                    )
+        return climber.attacked
+
+
+BATCH_SIZE = 128
+"""Images a gradient step is taken on at once: small enough for the caches (LOG.md)."""
+
+
+class _Climber:
+    """Images under attack: those that stand are climbed, those that fell are left alone."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        eps: float,
+        norm: str,
+        objective: ObjectiveName,
+    ) -> None:
+        self.model = model
+        self.images = images.detach()
+        self.labels = labels
+        self.eps = eps
+        self.norm = find_norm(norm)
+        self.objective = find_objective(objective)
+        self.attacked = self.images.clone()
+        self.is_standing = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        self.best = torch.full((len(images),), -torch.inf, device=images.device)
+
+    def climb(
+        self,
+        margin: Margin,
+        num_steps: int,
+        relative_step: float | None,
+        *,
+        is_random: bool,
+        generator: torch.Generator | None,
+    ) -> None:
+        """Climb ``margin`` from one start with every image that still stands."""
+        relative_step = 2.5 / num_steps if relative_step is None else relative_step
+        for indices in self.is_standing.nonzero().squeeze(1).split(BATCH_SIZE):
+            clean = self.images[indices]
+            start = clean
+            if is_random:
+                noise = self.norm.random(clean, self.eps, generator)
+                start = project(clean + noise, clean, self.eps, self.norm)
+            self._climb_batch(indices, clean, start, margin, num_steps, relative_step * self.eps)
+
+    def _climb_batch(
+        self,
+        indices: Tensor,
+        clean: Tensor,
+        attacked: Tensor,
+        margin: Margin,
+        num_steps: int,
+        step: float,
+    ) -> None:
+        for done in range(num_steps + 1):
+            attacked = attacked.detach().requires_grad_()
+            logits = self.model(attacked)
+            climbed = margin(logits, indices)
+            is_fallen = self._record(indices, attacked.detach(), logits.detach(), climbed.detach())
+            if done == num_steps or bool(is_fallen.all()):
+                return
+            (gradient,) = torch.autograd.grad(climbed.sum(), attacked)
+            attacked = attacked.detach()
+            if bool(is_fallen.any()):
+                stands = ~is_fallen
+                indices, clean = indices[stands], clean[stands]
+                attacked, gradient = attacked[stands], gradient[stands]
+            ahead = attacked + step * self.norm.steepest(gradient)
+            attacked = project(ahead, clean, self.eps, self.norm)
+
+    def _record(self, indices: Tensor, attacked: Tensor, logits: Tensor, climbed: Tensor) -> Tensor:
+        """Keep successes and the best tries; returns which of the batch fell."""
+        is_fallen = is_success(
+            logits, self.labels[indices], self.model.num_classes, self.objective
+        )
+        is_kept = is_fallen | (climbed > self.best[indices])
+        self.attacked[indices[is_kept]] = attacked[is_kept]
+        self.best[indices[is_kept]] = climbed[is_kept]
+        self.is_standing[indices[is_fallen]] = False
+        return is_fallen
+
+
+def _check_steps(num_steps: int, num_restarts: int, relative_step: float | None) -> None:
+    if num_steps < 1 or num_restarts < 1:
+        raise UserError(
+            f"an attack needs at least one step and one restart, not {num_steps} and {num_restarts}"
+        )
+    if relative_step is not None and not 0 < relative_step <= 2:
+        raise UserError(f"the relative step must be in (0, 2], not {relative_step}")

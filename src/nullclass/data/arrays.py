@@ -1,0 +1,230 @@
+"""Labelled images in memory, from wherever they come.
+
+Pixels are in [0,1] for everybody who looks: IDX bytes are *stored* as bytes (a quarter of the
+memory) and leave :meth:`LabelledImages.batch` as ``float32 / 255``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from nullclass.errors import UserError
+from nullclass.outcomes import NULL_LABEL
+
+Indices: TypeAlias = Tensor | Sequence[int] | slice
+
+ROUNDING = 1e-5
+"""How far outside [0,1] a pixel may be and still count as rounding (undone standardisation)."""
+
+_UNDO = (
+    "undo the standardisation (images * std + mean) or divide by 255 first, because eps is in "
+    "pixel units"
+)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Images and their labels, checked when made.
+
+    Raises:
+        UserError: If there are no images, the lengths differ, a pixel is outside [0,1] or not
+            a number, or a label is neither a class nor null.
+    """
+
+    images: Tensor
+    """``(N, C, H, W)``: uint8 in 0 … 255, or float32 in [0,1]."""
+    labels: Tensor
+    """``(N,)`` int64 in 0 … K - 1, or -1 for null."""
+    num_classes: int = 0
+    """K, the number of real classes; 0 takes the largest label + 1."""
+
+    def __post_init__(self) -> None:
+        _check_images(self.images)
+        if self.num_classes == 0 and self.labels.dtype == torch.int64 and len(self.labels):
+            object.__setattr__(self, "num_classes", int(self.labels.max()) + 1)
+        _check_labels(self.labels, len(self.images), self.num_classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
+        """Some of the images, ready for a model.
+
+        Args:
+            indices: Positions in 0 … N - 1: a slice, a sequence or an int64 tensor.
+
+        Returns:
+            ``(B, C, H, W)`` float32 in [0,1] and ``(B,)`` int64, not views unless `indices` is
+            a slice of float images.
+        """
+        where = _index(indices)
+        return _to_float(self.images[where]), self.labels[where]
+
+    def subset(self, indices: Indices) -> LabelledImages:
+        """The images at some positions, in the order of the positions; K stays.
+
+        Raises:
+            UserError: If there are no positions.
+        """
+        where = _index(indices)
+        return LabelledImages(self.images[where], self.labels[where], self.num_classes)
+
+    def first(self, n: int) -> LabelledImages:
+        """The first `n` images.
+
+        Raises:
+            UserError: If `n` is less than 1 or more than there are.
+        """
+        if not 1 <= n <= len(self):
+            raise UserError(f"asked for the first {n} images: choose 1 to {len(self)}")
+        return self.subset(slice(0, n))
+
+    def as_float(self) -> LabelledImages:
+        """The same images stored as float32 in [0,1]; itself if they already are."""
+        if self.images.dtype == torch.float32:
+            return self
+        return LabelledImages(_to_float(self.images), self.labels, self.num_classes)
+
+
+def tensors_or_loader(data: Any, num_classes: int = 0) -> LabelledImages:
+    """Take labelled images as library users have them.
+
+    Args:
+        data: ``LabelledImages``; a pair ``(images, labels)`` of tensors; or a ``DataLoader`` or
+            other finite iterable of such pairs. Images are ``(N, C, H, W)`` or ``(N, H, W)``:
+            integers in 0 … 255 (kept as bytes), or floats in [0,1]. Labels are integers.
+        num_classes: K; 0 takes what the data say (the largest label + 1).
+
+    Returns:
+        All the images, on the device where they were.
+
+    Raises:
+        UserError: If `data` is none of these, or its values are out of range.
+    """
+    if isinstance(data, LabelledImages):
+        if num_classes in (0, data.num_classes):
+            return data
+        return LabelledImages(data.images, data.labels, num_classes)
+    if _is_pair(data):
+        data = [data]
+    elif not isinstance(data, Iterable) or isinstance(data, str | bytes | dict | Tensor):
+        raise UserError(_not_data(data))
+    images, labels = [], []
+    for batch in data:
+        if not _is_pair(batch) or batch[1].ndim == 0:
+            raise UserError(_not_data(batch))
+        if len(batch[0]) != len(batch[1]):  # here, since two wrong batches could add up to right
+            raise UserError(_lengths_differ(len(batch[0]), len(batch[1])))
+        images.append(_stored_images(batch[0].detach()))
+        labels.append(_stored_labels(batch[1]))
+    if not images:
+        raise UserError("the loader gave no batches: give it at least one image")
+    if len({(part.shape[1:], part.dtype) for part in images}) > 1:
+        raise UserError(
+            "the batches differ in the shape or type of their images: make all images alike"
+        )
+    return LabelledImages(torch.cat(images), torch.cat(labels), num_classes)
+
+
+def _is_pair(data: Any) -> bool:
+    return (
+        isinstance(data, tuple | list)
+        and len(data) == 2
+        and all(isinstance(part, Tensor) for part in data)
+    )
+
+
+def _not_data(data: Any) -> str:
+    return (
+        f"expected a pair (images, labels) of tensors or a loader of such pairs, got "
+        f"{type(data).__name__}: pass one of these (wrap a torch Dataset in a DataLoader)"
+    )
+
+
+def _lengths_differ(num_images: int, num_labels: int) -> str:
+    return f"there are {num_images} images but {num_labels} labels: pass one label an image"
+
+
+def _stored_images(images: Tensor) -> Tensor:
+    """Bytes or float32 in [0,1], with a channel dimension."""
+    if images.ndim == 3:
+        images = images.unsqueeze(1)
+    if images.dtype == torch.uint8 or images.numel() == 0:
+        return images
+    if images.is_floating_point():
+        images = images.float()
+        low, high = _range(images)
+        if low >= -ROUNDING and high <= 1 + ROUNDING and (low < 0 or high > 1):
+            images = images.clamp(0, 1)
+        return images
+    if images.dtype == torch.bool or images.is_complex():
+        raise UserError(f"images are {images.dtype}: pass integers in 0 … 255 or floats in [0, 1]")
+    low, high = _range(images)
+    if low < 0 or high > 255:
+        raise UserError(
+            f"images of integers run from {low:g} to {high:g}: pass 0 … 255, or floats in [0, 1]"
+        )
+    return images.to(torch.uint8)
+
+
+def _stored_labels(labels: Tensor) -> Tensor:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise UserError(f"labels are {labels.dtype}: pass integers, one for each image")
+    return labels.to(torch.int64)
+
+
+def _check_images(images: Tensor) -> None:
+    if images.ndim != 4:
+        raise UserError(f"images have shape {tuple(images.shape)}: pass (N, C, H, W)")
+    if images.numel() == 0:
+        raise UserError(f"there are no images (shape {tuple(images.shape)}): pass at least one")
+    if images.dtype == torch.uint8:
+        return
+    if images.dtype != torch.float32:
+        raise UserError(f"images are {images.dtype}: pass uint8 in 0 … 255 or float32 in [0, 1]")
+    low, high = _range(images)
+    if low != low or high != high:
+        raise UserError("images hold NaN: remove or repair those images")
+    if low < 0 or high > 1:
+        raise UserError(f"pixels run from {low:g} to {high:g}, not within [0, 1]: {_UNDO}")
+
+
+def _check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
+    if labels.dtype != torch.int64 or labels.ndim != 1:
+        raise UserError(
+            f"labels are {labels.dtype} of shape {tuple(labels.shape)}: pass int64 of shape (N,)"
+        )
+    if len(labels) != num_images:
+        raise UserError(_lengths_differ(num_images, len(labels)))
+    low, high = _range(labels)
+    if low < NULL_LABEL or high >= num_classes >= 1:
+        raise UserError(
+            f"labels run from {low:g} to {high:g}: use 0 … {num_classes - 1} for the "
+            f"{num_classes} classes, and {NULL_LABEL} for null only"
+        )
+    if num_classes < 1:
+        raise UserError(
+            f"num_classes is {num_classes}: say how many real classes there are, at least 1 "
+            f"(labels that are all null cannot tell)"
+        )
+
+
+def _range(values: Tensor) -> tuple[float, float]:
+    low, high = torch.aminmax(values)
+    return float(low), float(high)
+
+
+def _index(indices: Indices) -> Tensor | slice:
+    if isinstance(indices, Tensor | slice):
+        return indices
+    return torch.tensor(indices, dtype=torch.int64)
+
+
+def _to_float(images: Tensor) -> Tensor:
+    # Division, as in torchvision's ToTensor: byte b is exactly the float32 nearest to b / 255.
+    return images if images.dtype == torch.float32 else images.to(torch.float32).div_(255)

@@ -1,0 +1,8 @@
+"""The one exception for mistakes a user can put right."""
+
+
+class UserError(Exception):
+    """A mistake in the input, told in one sentence that says what to do.
+
+    The command line prints the sentence and exits with status 2, without a traceback.
+    """

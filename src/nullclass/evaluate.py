@@ -1,0 +1,273 @@
+"""model x attack x eps -> one outcome an image. Everything is scored here, outside the attacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from nullclass.attacks import Attack
+from nullclass.attacks.base import frozen
+from nullclass.attacks.geometry import check_eps, is_allowed
+from nullclass.attacks.objectives import find_objective
+from nullclass.data import LabelledImages, tensors_or_loader
+from nullclass.errors import UserError
+from nullclass.losses import cross_entropy
+from nullclass.models.classifier import Classifier
+from nullclass.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
+from nullclass.records import ROW_COLUMNS, Examples
+from nullclass.summary import summarise
+
+BATCH_SIZE = 256
+"""Images scored or attacked at once; bounds the memory an evaluation takes."""
+
+CLEAN = "none"
+"""Name of no attack."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of every image under every attack."""
+
+    rows: pd.DataFrame = field(repr=False)
+    """One attacked image a line: :data:`nullclass.records.ROW_COLUMNS`."""
+    examples: list[Examples] = field(repr=False)
+    """The first few images under each attack and eps, to show."""
+
+    def summary(self) -> pd.DataFrame:
+        """Rates with 95 % intervals, one a line: see :func:`nullclass.summary.summarise`."""
+        return summarise(self.rows)
+
+
+OnImages = Callable[[int], None]
+"""Told how many images have been dealt with since it was last called."""
+
+
+def evaluate(
+    model: nn.Module,
+    data: LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
+    *,
+    attacks: Mapping[str, Attack],
+    eps: Sequence[float] | Mapping[str, Sequence[float]],
+    norm: str = "linf",
+    num_images: int | Mapping[str, int] | None = None,
+    num_classes: int | None = None,
+    num_examples: int = 0,
+    seed: int = 0,
+    on_images: OnImages | None = None,
+) -> Evaluation:
+    """Attack a model and score every image, clean and attacked.
+
+    For an attack that searches the ball for one success, what succeeded at a smaller eps counts
+    at every larger one and is not attacked again.
+
+    Args:
+        model: A :class:`Classifier`, or any module from [0,1] images ``(N, C, H, W)`` to logits
+            with null last; then give ``num_classes``.
+        data: Test images in [0,1] with labels: tensors, a loader, or :class:`LabelledImages`.
+        attacks: Attacks by the name they get in the rows.
+        eps: Budgets in pixel units, for all attacks or by attack.
+        norm: ``linf`` or ``l2``.
+        num_images: How many of the first images are attacked, for all attacks or by attack; all
+            unless said. The clean images are always all scored.
+        num_classes: K, for a module that does not say.
+        num_examples: How many of the first attacked images to keep for showing.
+        seed: Seed of the attacks' random starts.
+        on_images: Progress: called with the number of images just scored.
+
+    Returns:
+        Rows and examples; :meth:`Evaluation.summary` gives the rates.
+
+    Raises:
+        UserError: If images, labels, eps or the model's outputs make no sense.
+    """
+    classifier = as_classifier(model, num_classes)
+    images = tensors_or_loader(data)
+    if int(images.labels.min()) < 0 or int(images.labels.max()) >= classifier.num_classes:
+        raise UserError(
+            f"labels run from {int(images.labels.min())} to {int(images.labels.max())}; the model "
+            f"has the classes 0 to {classifier.num_classes - 1}"
+        )
+    plan = {
+        name: sorted(eps[name] if isinstance(eps, Mapping) else eps) for name in attacks
+    }
+    for budget in (budget for budgets in plan.values() for budget in budgets):
+        check_eps(budget, norm, images.images.shape)
+    counts = {
+        name: min(
+            len(images),
+            (num_images.get(name) if isinstance(num_images, Mapping) else num_images) or len(images),
+        )
+        for name in attacks
+    }
+    told = on_images or (lambda _: None)
+    tables: list[pd.DataFrame] = []
+    examples: list[Examples] = []
+    with frozen(classifier):
+        for indices in torch.arange(len(images)).split(BATCH_SIZE):
+            scored = _score(classifier, *_batch(classifier, images, indices))
+            tables.append(_rows(indices, scored, CLEAN, CLEAN, norm, 0.0))
+            told(len(indices))
+        for name, attack in attacks.items():
+            for indices in torch.arange(counts[name]).split(BATCH_SIZE):
+                kept = num_examples if int(indices[0]) == 0 else 0
+                generator = torch.Generator().manual_seed(_stream(seed, int(indices[0])))
+                for table, example in _attack_batch(
+                    classifier, images, indices, name, attack, plan[name], norm, generator, kept
+                ):
+                    tables.append(table)
+                    examples += [example] if example is not None else []
+                    told(len(indices))
+    rows = pd.concat(tables, ignore_index=True)
+    rows = rows.sort_values(["attack", "eps_pixels", "image"], kind="stable", ignore_index=True)
+    return Evaluation(rows[list(ROW_COLUMNS)], examples)
+
+
+def as_classifier(model: nn.Module, num_classes: int | None = None) -> Classifier:
+    """A :class:`Classifier` as it is; any other module wrapped, its null logit found by count.
+
+    Raises:
+        UserError: If a plain module comes without the number of classes.
+    """
+    if isinstance(model, Classifier):
+        return model
+    if num_classes is None:
+        raise UserError("give num_classes, the number of real classes: a plain module does not say")
+    return Classifier(model, num_classes)
+
+
+def _stream(seed: int, first: int) -> int:
+    """A seed of its own for every batch, so that a batch's result does not hang on the others."""
+    return (seed * 1_000_003 + first) % 2**63
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """What the model made of a batch, on the CPU."""
+
+    labels: Tensor
+    predictions: Tensor
+    outcomes: Tensor
+    confidences: Tensor
+    losses: Tensor
+    null_losses: Tensor
+
+
+def _batch(model: Classifier, data: LabelledImages, indices: Tensor) -> tuple[Tensor, Tensor]:
+    device = model.mean.device
+    images, labels = data.batch(indices)
+    return images.to(device), labels.to(device)
+
+
+@torch.no_grad()
+def _score(model: Classifier, images: Tensor, labels: Tensor) -> _Scored:
+    logits = model(images)
+    if not bool(logits.isfinite().all()):
+        raise UserError(
+            "the model's logits are not finite (NaN or infinite): its weights are broken"
+        )
+    try:
+        predicted = predictions(logits, model.num_classes)
+    except ValueError as error:
+        raise UserError(f"the model does not fit the number of classes: {error}") from None
+    null = torch.full_like(labels, NULL_LABEL)
+    has_null = logits.shape[1] == model.num_classes + 1
+    nowhere = torch.full(labels.shape, math.nan)
+    return _Scored(
+        labels=labels.cpu(),
+        predictions=predicted.cpu(),
+        outcomes=outcomes(predicted, labels).cpu(),
+        confidences=logits.softmax(dim=1).amax(dim=1).cpu(),
+        losses=cross_entropy(logits, labels, reduction="none").cpu(),
+        null_losses=cross_entropy(logits, null, reduction="none").cpu() if has_null else nowhere,
+    )
+
+
+def _rows(
+    indices: Tensor, scored: _Scored, attack: str, objective: str, norm: str, eps: float
+) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "image": indices.numpy(),
+            "label": scored.labels.numpy(),
+            "attack": attack,
+            "objective": objective,
+            "norm": norm,
+            "eps_pixels": eps,
+            "prediction": scored.predictions.numpy(),
+            "outcome": [OUTCOME_NAMES[code] for code in scored.outcomes.tolist()],
+            "confidence": scored.confidences.numpy(),
+            "loss": scored.losses.numpy(),
+            "null_loss": scored.null_losses.numpy(),
+        }
+    )
+
+
+def _attack_batch(
+    model: Classifier,
+    data: LabelledImages,
+    indices: Tensor,
+    name: str,
+    attack: Attack,
+    budgets: Sequence[float],
+    norm: str,
+    generator: torch.Generator,
+    num_examples: int,
+) -> Iterable[tuple[pd.DataFrame, Examples | None]]:
+    """One batch at every eps, smallest first, successes carried along if the attack searches."""
+    images, labels = _batch(model, data, indices)
+    objective = find_objective(attack.objective)
+    clean = _score(model, images, labels)
+    carried = images.clone()
+    stands = torch.ones(len(images), dtype=torch.bool, device=images.device)
+    if attack.is_search:  # a clean image that is fooled needs no attack
+        stands = ~objective.is_reached(clean.outcomes).to(images.device)
+    for eps in budgets:
+        attacked = carried.clone()
+        if bool(stands.any()):
+            attacked[stands] = attack(
+                model, images[stands], labels[stands], eps=eps, norm=norm, generator=generator
+            )
+        if not bool(is_allowed(attacked, images, eps, norm).all()):
+            raise UserError(
+                f"attack {name!r} left its budget of {norm} eps {eps:g} or the [0,1] box: "
+                "its results would mean nothing"
+            )
+        scored = _score(model, attacked, labels)
+        if attack.is_search:
+            carried = attacked
+            stands = ~objective.is_reached(scored.outcomes).to(images.device)
+        example = None
+        if num_examples:
+            example = _examples(
+                name, norm, eps, images, attacked, clean, scored, slice(0, num_examples)
+            )
+        yield _rows(indices, scored, name, attack.objective, norm, eps), example
+
+
+def _examples(
+    attack: str,
+    norm: str,
+    eps: float,
+    images: Tensor,
+    attacked: Tensor,
+    clean: _Scored,
+    scored: _Scored,
+    kept: slice,
+) -> Examples:
+    return Examples(
+        attack=attack,
+        norm=norm,
+        eps_pixels=eps,
+        labels=scored.labels[kept].tolist(),
+        clean_predictions=clean.predictions[kept].tolist(),
+        clean_confidences=clean.confidences[kept].tolist(),
+        predictions=scored.predictions[kept].tolist(),
+        confidences=scored.confidences[kept].tolist(),
+        clean=images[kept].cpu().numpy(),
+        attacked=attacked[kept].cpu().numpy(),
+    )

@@ -1,0 +1,50 @@
+"""A null logit for a classifier that is already trained."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from nullclass.errors import UserError
+
+
+def with_null_class(module: nn.Module) -> nn.Module:
+    """Copy a classifier and widen its last linear layer by one output, null.
+
+    The learned rows are kept. The null row is their mean, so that at first the null logit is
+    the mean of the real logits: never above the largest, so no prediction changes until the
+    copy is trained.
+
+    Args:
+        module: A classifier whose logits come from its last :class:`torch.nn.Linear`.
+
+    Returns:
+        A widened copy; ``module`` itself is left as it was.
+
+    Raises:
+        UserError: If the module has no linear layer.
+    """
+    widened = copy.deepcopy(module)
+    linears = [(n, m) for n, m in widened.named_modules() if isinstance(m, nn.Linear)]
+    if not linears:
+        raise UserError("the model has no linear layer to widen: add the null logit by hand")
+    name, last = linears[-1]
+    wider = nn.Linear(
+        last.in_features,
+        last.out_features + 1,
+        bias=last.bias is not None,
+        device=last.weight.device,
+        dtype=last.weight.dtype,
+    )
+    with torch.no_grad():
+        wider.weight.copy_(torch.cat([last.weight, last.weight.mean(dim=0, keepdim=True)]))
+        if last.bias is not None:
+            wider.bias.copy_(torch.cat([last.bias, last.bias.mean(dim=0, keepdim=True)]))
+    wider.train(last.training)
+    if not name:  # the module is the linear layer itself
+        return wider
+    parent, _, attribute = name.rpartition(".")
+    setattr(widened.get_submodule(parent), attribute, wider)
+    return widened

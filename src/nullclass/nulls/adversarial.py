@@ -1,0 +1,63 @@
+"""FGSM images of the model in training, labelled null (the notebook; Hosseini et al. 2017).
+
+    x_null = clamp(x + eps * sign(dL/dx), 0, 1),   L = CE(f(x), y)
+
+With more than one step the sign step is repeated within the same L-infinity ball (PGD).
+The notebook adds its epsilon to the standardised image; here eps is in pixel units
+(0.3081 times the notebook's on MNIST).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nullclass.errors import UserError
+from nullclass.losses import cross_entropy
+
+
+class AdversarialNulls:
+    """Null images made on the fly by attacking the model in training.
+
+    Args:
+        model: The model in training; maps images ``(N, C, H, W)`` in [0,1] to logits.
+        eps: L-infinity size of the step, in pixel units, in (0, 1].
+        num_steps: 1 is the notebook's FGSM; more are PGD steps of 2.5 eps / num_steps.
+
+    Raises:
+        UserError: If ``eps`` or ``num_steps`` is out of range.
+    """
+
+    needs_image_gradient = True
+
+    def __init__(self, model: nn.Module, eps: float, num_steps: int = 1) -> None:
+        if not 0 < eps <= 1:
+            raise UserError(f"the null images' eps must be in (0, 1] pixel units, not {eps}")
+        if num_steps < 1:
+            raise UserError(f"the null images need at least one step, not {num_steps}")
+        self.model = model
+        self.eps = eps
+        self.num_steps = num_steps
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Null images from a batch; the first step uses ``images.grad`` where it is there."""
+        clean = images.detach()
+        gradient = images.grad if images.grad is not None else self._gradient(clean, labels)
+        if self.num_steps == 1:
+            return (clean + self.eps * gradient.sign()).clamp(0, 1)
+        step = 2.5 * self.eps / self.num_steps
+        lower, upper = (clean - self.eps).clamp(min=0), (clean + self.eps).clamp(max=1)
+        attacked = clean
+        for i in range(self.num_steps):
+            if i > 0:
+                gradient = self._gradient(attacked, labels)
+            attacked = (attacked + step * gradient.sign()).clamp(lower, upper)
+        return attacked
+
+    def _gradient(self, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.enable_grad():
+            images = images.detach().requires_grad_()
+            loss = cross_entropy(self.model(images), labels, reduction="sum")
+            return torch.autograd.grad(loss, images)[0]

@@ -1,0 +1,91 @@
+"""The vocabulary: every prediction on a labelled image is correct, null or fooled.
+
+K classes, K + 1 logits, null is the *last* logit; outside the logits null is the label -1.
+Nothing else in the package decides what a success, a refusal or a failure is
+(definitions: ``docs/definitions.md``).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # reports read rows and never load torch
+    from torch import Tensor
+
+NULL_LABEL = -1
+"""The label of null, in predictions and in training targets."""
+
+
+class Outcome(IntEnum):
+    """What became of one image whose true label is known."""
+
+    CORRECT = 0
+    """The model answered the true label."""
+    NULL = 1
+    """The model refused to answer."""
+    FOOLED = 2
+    """The model answered another real class."""
+
+
+OUTCOME_NAMES = tuple(outcome.name.lower() for outcome in Outcome)
+"""``("correct", "null", "fooled")``, indexed by :class:`Outcome`."""
+
+
+def predictions(logits: Tensor, num_classes: int) -> Tensor:
+    """Turn logits into labels, null as -1.
+
+    Args:
+        logits: ``(N, K)`` (a model that always answers) or ``(N, K + 1)`` (null last).
+        num_classes: K, the number of real classes.
+
+    Returns:
+        ``(N,)`` int64, each in ``0 … K - 1`` or -1. The first of equal logits wins.
+
+    Raises:
+        ValueError: If the logits have neither K nor K + 1 columns.
+    """
+    if logits.ndim != 2 or logits.shape[1] not in (num_classes, num_classes + 1):
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)}; {num_classes} classes need "
+            f"(N, {num_classes}) or, with null, (N, {num_classes + 1})"
+        )
+    labels = logits.argmax(dim=1)
+    return labels.masked_fill(labels == num_classes, NULL_LABEL)
+
+
+def outcomes(predicted: Tensor, labels: Tensor) -> Tensor:
+    """Score predictions against true labels.
+
+    Args:
+        predicted: ``(N,)`` labels, -1 for null.
+        labels: ``(N,)`` true labels, none of them negative.
+
+    Returns:
+        ``(N,)`` int64 of :class:`Outcome` values.
+
+    Raises:
+        ValueError: If the shapes differ, or a true label is negative: what has no true
+            class can only be null or not, never correct.
+    """
+    if predicted.shape != labels.shape:
+        raise ValueError(f"{tuple(predicted.shape)} predictions, {tuple(labels.shape)} labels")
+    if labels.numel() and int(labels.min()) < 0:
+        raise ValueError("true labels must not be negative: an outcome needs a true class")
+    scored = labels.new_full(labels.shape, int(Outcome.FOOLED))
+    scored[predicted == labels] = int(Outcome.CORRECT)
+    scored[predicted == NULL_LABEL] = int(Outcome.NULL)
+    return scored
+
+
+def outcome_rates(scored: Tensor) -> tuple[float, float, float]:
+    """Shares of correct, null and fooled among ``(N,)`` outcomes; they sum to 1.
+
+    Raises:
+        ValueError: If there is no outcome to count.
+    """
+    if scored.numel() == 0:
+        raise ValueError("no outcomes to count")
+    counts = scored.flatten().bincount(minlength=len(Outcome)).double() / scored.numel()
+    correct, null, fooled = counts.tolist()
+    return correct, null, fooled

@@ -1,0 +1,76 @@
+"""How training is run: batches, epochs, schedule, precision. Imports no torch.
+
+``faithful`` is the source's own recipe, which depends on the network it was published with;
+``fast`` reaches the same end quality in a fraction of the time (measured: ``LOG.md``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from nullclass.errors import UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything about training that is not the model, the data or the null images."""
+
+    batch_size: int
+    """Clean images a step."""
+    epochs: int
+    """Passes over the training images."""
+    learning_rate: float
+    """Adam's step size; the peak if the schedule changes it."""
+    schedule: Literal["constant", "triangle"] = "constant"
+    """``triangle`` rises linearly for a fifth of all steps, then falls linearly to zero."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16`` runs the layers under autocast where the machine has it natively; weights,
+    losses and optimiser state stay in float32."""
+    null_fraction: float = 1.0
+    """Share of each batch from which null images are made, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot train."""
+        if self.batch_size < 1 or self.epochs < 1:
+            raise UserError(
+                f"batch size {self.batch_size} and epochs {self.epochs} must be at least 1"
+            )
+        if not 0 < self.learning_rate < 10:
+            raise UserError(f"the learning rate must be in (0, 10), not {self.learning_rate}")
+        if not 0 < self.null_fraction <= 1:
+            raise UserError(f"null_fraction must be in (0, 1], not {self.null_fraction}")
+
+
+FAITHFUL: dict[str, Recipe] = {
+    "notebook": Recipe(batch_size=64, epochs=5, learning_rate=1e-3),
+    "report": Recipe(batch_size=32, epochs=20, learning_rate=1e-3),
+}
+"""The published recipe of each architecture (study-facts sections 1 and 2)."""
+
+FAST = Recipe(
+    batch_size=64,
+    epochs=1,
+    learning_rate=4e-3,
+    schedule="triangle",
+    precision="bfloat16",
+    null_fraction=0.25,
+)
+"""Same end quality, measured in ``LOG.md``."""
+
+RecipeName = Literal["fast", "faithful"]
+
+
+def find_recipe(name: str, architecture: str) -> Recipe:
+    """The recipe of that name for an architecture.
+
+    Raises:
+        UserError: If the name is unknown, or nothing was published for the architecture.
+    """
+    if name == "fast":
+        return FAST
+    if name != "faithful":
+        raise UserError(f"there is no recipe {name!r}: choose fast or faithful")
+    if architecture not in FAITHFUL:
+        raise UserError(f"no published recipe for {architecture!r}: use --recipe fast")
+    return FAITHFUL[architecture]

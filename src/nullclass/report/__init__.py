@@ -1,0 +1,60 @@
+"""Rows -> tables, figures, one self-contained HTML page. Loads no model and imports no torch."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nullclass.errors import UserError
+from nullclass.files import write_text
+from nullclass.records import REPORT, read_run
+from nullclass.report.pages import PAGES
+from nullclass.report.terminal import summary_table
+
+if TYPE_CHECKING:
+    from nullclass.report.blocks import Page
+
+__all__ = ["PAGES", "render", "summary_table", "write_report"]
+
+
+def write_report(folder: Path) -> Path:
+    """Draw the report of a run folder, from its rows alone.
+
+    The same rows give the same bytes. An older report stays until the new one is whole.
+
+    Returns:
+        Path of ``report.html``.
+
+    Raises:
+        UserError: If the folder is no run, something in it is missing or damaged, or the report
+            cannot be written.
+    """
+    try:
+        run = read_run(folder)
+    except zlib.error as error:
+        raise UserError(
+            f"rows in {folder} are damaged ({error}): remove that trial and run the study again"
+        ) from None
+    study = run.info.get("study")
+    if study not in PAGES:
+        raise UserError(
+            f"{folder} holds a run of {study!r}, which has no report: known are {', '.join(PAGES)}"
+        )
+    path = folder / REPORT
+    write_text(path, render(PAGES[study](run)))
+    return path
+
+
+def render(page: Page) -> str:
+    """The HTML of a page: one file, nothing fetched from anywhere."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("nullclass.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html").render(page=page)

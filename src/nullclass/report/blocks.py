@@ -1,0 +1,111 @@
+"""What a page is made of: sections of blocks. The template knows how to show each kind."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from markupsafe import Markup
+
+Mark = Literal["", "within", "outside"]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    text: str
+    kind: ClassVar[str] = "text"
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A short list."""
+
+    items: list[str]
+    kind: ClassVar[str] = "bullets"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Names and what they mean or hold."""
+
+    pairs: list[tuple[str, str]]
+    kind: ClassVar[str] = "terms"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table."""
+
+    text: str
+    small: str = ""
+    """Spread or interval, under the value."""
+    published: str = ""
+    """The source's figure, under that."""
+    mark: Mark = ""
+    """Whether the source's figure is near enough; empty if there is no verdict."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a caption; the first cell of a row names it."""
+
+    title: str
+    columns: list[Cell]
+    rows: list[list[Cell]]
+    caption: str = ""
+    kind: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture of a drawing."""
+
+    html: Markup
+    """Inline SVG, or images with their text; already escaped."""
+    heading: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of one or more panels."""
+
+    title: str
+    caption: str
+    """Attack, number of images, seeds and the unit of eps: all it takes to read the panels."""
+    panels: list[Panel] = field(repr=False)
+    legend: list[tuple[str, str]] = field(default_factory=list)
+    """Label and colour, where the panels do not say it themselves."""
+    is_folded: bool = False
+    """Whether each panel is folded away until asked for."""
+    kind: ClassVar[str] = "drawing"
+
+
+Block = Text | Bullets | Terms | Table | Drawing
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it."""
+
+    title: str
+    blocks: list[Block]
+
+    @property
+    def anchor(self) -> str:
+        """Name to link to."""
+        return re.sub(r"[^a-z0-9]+", "-", self.title.lower()).strip("-")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report."""
+
+    title: str
+    subtitle: str
+    """Study, preset, seeds, images, date: one line."""
+    findings: list[str]
+    """Sentences of the first paragraph."""
+    sections: list[Section]

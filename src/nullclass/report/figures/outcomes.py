@@ -1,0 +1,87 @@
+"""Correct, null and fooled against eps, stacked: one panel a model, one axis an attack.
+
+Bars stand at the tested eps only: nothing is known between them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nullclass.records import Run
+from nullclass.report.blocks import Drawing, Panel
+from nullclass.report.measures import CLEAN, FGSM, Measures, eps_text, pixel_per_unit
+from nullclass.report.style import OUTCOME_COLOURS, OUTCOMES, panel, percent_axis
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def outcomes(run: Run) -> Drawing | None:
+    """Stacked outcome shares of every model under every attack, mean over seeds."""
+    measures = Measures(run)
+    attacks = [attack for attack in measures.attacks() if measures.budgets(attack)]
+    unit = pixel_per_unit(run.info)
+    panels = []
+    for model in measures.models:
+        shown = attacks or [CLEAN]
+        alt = f"{model}: shares of correct, null and fooled against eps under {', '.join(shown)}"
+        with panel(f"outcomes-{model}", alt, 0.35 + 1.75 * len(shown), len(shown)) as (axes, drawn):
+            for axis, attack in zip(axes, shown, strict=True):
+                _bars(axis, measures, model, attack, unit if attack == FGSM else None)
+        panels.append(Panel(drawn[0], model))
+    seen = "; ".join(
+        f"{attack}: {measures.num_images(attack)} images, {measures.norm(attack)}"
+        for attack in attacks
+    )
+    units = " ε of FGSM in the notebook's units, with pixel units below it;" if unit else ""
+    return Drawing(
+        "Outcomes against ε",
+        f"Share of test images answered correctly, with null, and with a wrong class (fooled), "
+        f"before and after an attack. Clean: {measures.num_images(CLEAN)} images; {seen}."
+        f"{units} ε of other attacks in pixel units. Mean over {measures.seeds_text()}.",
+        panels,
+        [(word, OUTCOME_COLOURS[word]) for word in OUTCOMES],
+    )
+
+
+def _bars(
+    axis: Axes, measures: Measures, model: str, attack: str, unit: float | None
+) -> None:
+    places = [(CLEAN, 0.0), *((attack, eps) for eps in measures.budgets(attack) if eps > 0)]
+    labels = [_label(eps, unit) for _, eps in places]
+    bottoms = [0.0] * len(places)
+    for word in OUTCOMES:
+        found = [measures.find(model, of, word, eps) for of, eps in places]
+        heights = [0.0 if measure is None else measure.mean for measure in found]
+        axis.bar(
+            range(len(places)),
+            heights,
+            bottom=bottoms,
+            width=0.82,
+            color=OUTCOME_COLOURS[word],
+            edgecolor="white",
+            linewidth=0.5,
+        )
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+    axis.set_xticks(range(len(places)), labels)
+    axis.tick_params(axis="x", length=0, labelsize=7.5 if len(places) < 10 else 6)
+    axis.set_ylim(0, 1)
+    axis.set_yticks([0, 0.5, 1])
+    percent_axis(axis.yaxis)
+    axis.set_xlim(-0.6, len(places) - 0.4)
+    told = "ε: notebook units, pixel units below" if unit else "ε in pixel units"
+    if attack == CLEAN:
+        axis.set_title("clean", loc="left", fontsize=9)
+    else:
+        axis.set_title(f"{attack}   {told}", loc="left", fontsize=8.5)
+
+
+def _label(eps: float, unit: float | None) -> str:
+    if eps == 0:
+        return "clean"
+    return eps_text(eps) if unit is None else f"{eps_text(eps / unit)}\n{_short(eps)}"
+
+
+def _short(eps: float) -> str:
+    """Pixel units in so few characters that seven of them fit beside each other."""
+    return f"{eps:.1g}" if eps < 0.01 else f"{eps:.2g}"

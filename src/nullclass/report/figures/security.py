@@ -1,0 +1,88 @@
+"""AER and RAR against eps, one line a model, beside what FGSM alone makes one believe."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from nullclass.records import Run
+from nullclass.report.blocks import Drawing, Panel
+from nullclass.report.measures import FGSM, NULL_AWARE, WORST_CASE, Measure, Measures
+from nullclass.report.style import line_style, panel, percent_axis
+from nullclass.report.tables import white_box_budgets
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+SHOWN = {
+    "aer": "Fooled by a null-aware attacker (AER)",
+    "rar": "Right, and never fooled (RAR)",
+}
+
+
+def security(run: Run) -> Drawing | None:
+    """AER, RAR and, for contrast, the null share of FGSM images in the same range of eps."""
+    measures = Measures(run)
+    budgets = [eps for eps in white_box_budgets(measures) if eps in measures.worst_case_budgets()]
+    if not budgets:
+        return None
+    panels = [
+        _panel(measures, WORST_CASE, metric, budgets, heading) for metric, heading in SHOWN.items()
+    ]
+    fgsm = [eps for eps in measures.budgets(FGSM) if 0 < eps <= 1.05 * max(budgets)]
+    contrast = ""
+    if fgsm and any(map(measures.has_null, measures.models)):
+        panels.append(_panel(measures, FGSM, "null", fgsm, "Null share of FGSM images"))
+        contrast = (
+            " For contrast, on the same axis, what the notebook measures: the share of FGSM images "
+            f"called null ({measures.num_images(FGSM)} images)."
+        )
+    who = f"{NULL_AWARE} and every weaker attack" if measures.budgets(NULL_AWARE) else "all attacks"
+    spread = (
+        "bars are 95 % Wilson intervals over the images"
+        if len(measures.seeds) == 1
+        else "bands reach from the lowest to the highest seed"
+    )
+    return Drawing(
+        "Security curves",
+        f"Worst case over {who}, {measures.num_images(WORST_CASE)} images, "
+        f"{measures.norm(WORST_CASE)}, ε in pixel units, {measures.seeds_text()}; {spread}.{contrast}",
+        panels,
+    )
+
+
+def _panel(
+    measures: Measures, attack: str, metric: str, budgets: list[float], heading: str
+) -> Panel:
+    with panel(f"security-{metric}", f"{heading} against eps", 3.4) as (axes, drawn):
+        axis = axes[0]
+        for model in measures.models:
+            if metric == "null" and not measures.has_null(model):
+                continue
+            found = [measures.find(model, attack, metric, eps) for eps in budgets]
+            _line(axis, model, [m for m in found if m is not None], measures.models)
+        axis.set_ylim(-0.03, 1.03)
+        percent_axis(axis.yaxis)
+        axis.set_xlim(left=0)
+        axis.margins(x=0.04)
+        axis.set_xlabel("ε, pixel units")
+        axis.grid(axis="y")
+        axis.figure.legend(loc="outside lower center", ncols=3)
+    return Panel(drawn[0], heading)
+
+
+def _line(axis: Axes, model: str, found: list[Measure], models: list[str]) -> None:
+    style = line_style(models, model)
+    eps, means = [m.eps for m in found], [m.mean for m in found]
+    if all(len(measure.values) > 1 for measure in found):
+        lows, highs = [min(m.values) for m in found], [max(m.values) for m in found]
+        axis.fill_between(eps, lows, highs, color=style["color"], alpha=0.18, linewidth=0)
+        axis.plot(eps, means, label=model, **style)  # type: ignore[arg-type]
+        return
+    reach = [
+        [0.0 if math.isnan(m.low) else max(m.mean - m.low, 0) for m in found],
+        [0.0 if math.isnan(m.high) else max(m.high - m.mean, 0) for m in found],
+    ]
+    axis.errorbar(
+        eps, means, yerr=reach, label=model, elinewidth=0.9, capsize=2, **style  # type: ignore[arg-type]
+    )

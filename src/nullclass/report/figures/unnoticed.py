@@ -1,0 +1,81 @@
+"""The notebook's conclusion: are FGSM images that pass unnoticed too weak to matter?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from nullclass.records import Run
+from nullclass.report.blocks import Drawing, Panel
+from nullclass.report.measures import FGSM, Measures, eps_text, pixel_per_unit
+from nullclass.report.style import OUTCOME_COLOURS, panel, percent_axis
+from nullclass.report.tables import unnoticed as count_unnoticed
+from nullclass.summary import wilson
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def unnoticed(run: Run) -> Drawing | None:
+    """Among FGSM images not called null: share fooled, against eps."""
+    measures = Measures(run)
+    counts = count_unnoticed(run)
+    unit = pixel_per_unit(run.info)
+    panels = []
+    for model in measures.models:
+        of = counts[counts["model"] == model].groupby("eps_pixels").sum(numeric_only=True)
+        if of.empty:
+            continue
+        alt = f"{model}: share fooled among FGSM images not called null, against eps"
+        with panel(f"unnoticed-{model}", alt, 2.3) as (axes, drawn):
+            _bars(axes[0], of, unit)
+        panels.append(Panel(drawn[0], model))
+    if not panels:
+        return None
+    units = "ε in the notebook's units, pixel units below it" if unit else "ε in pixel units"
+    return Drawing(
+        "What goes unnoticed",
+        f"FGSM, {measures.num_images(FGSM)} images, {measures.seeds_text()} together; {units}. Each "
+        "bar: of the attacked images that were not called null (n), the share answered with a "
+        "wrong class, with its 95 % Wilson interval. No bar: none passed unnoticed.",
+        panels,
+        [("fooled", OUTCOME_COLOURS["fooled"])],
+    )
+
+
+def _bars(axis: Axes, of: pd.DataFrame, unit: float | None) -> None:
+    labels = []
+    for place, (eps, line) in enumerate(of.iterrows()):
+        num, fooled = int(line["num_unnoticed"]), int(line["num_fooled"])
+        value = float(str(eps))
+        labels.append(
+            eps_text(value)
+            if unit is None
+            else f"{eps_text(value / unit)}\n{value:.2g}"
+            if value >= 0.01
+            else f"{eps_text(value / unit)}\n{value:.1g}"
+        )
+        top = 0.0
+        if num:
+            low, top = wilson(fooled, num)
+            share = fooled / num
+            axis.bar(place, share, width=0.7, color=OUTCOME_COLOURS["fooled"])
+            axis.errorbar(
+                place,
+                share,
+                yerr=[[share - low], [top - share]],
+                color="#333333",
+                elinewidth=0.9,
+                capsize=2,
+            )
+        told = f"{fooled:,}\nof {num:,}" if num else "none"
+        axis.annotate(
+            told, (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=7
+        )
+    axis.set_xticks(range(len(labels)), labels)
+    axis.tick_params(axis="x", length=0, labelsize=7.5)
+    axis.set_xlim(-0.6, len(labels) - 0.4)
+    axis.set_ylim(0, 1.25)  # room for the numbers above a full bar
+    axis.set_yticks([0, 0.5, 1])
+    percent_axis(axis.yaxis)

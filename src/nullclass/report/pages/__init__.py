@@ -1,0 +1,14 @@
+"""The pages. A new one: one file, one line in :data:`PAGES`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nullclass.records import Run
+from nullclass.report.blocks import Page
+from nullclass.report.pages.evaluated import evaluated
+from nullclass.report.pages.fgsm_null import fgsm_null
+
+PAGES: dict[str, Callable[[Run], Page]] = {"fgsm-null": fgsm_null, "evaluate": evaluated}
+"""Name of a study, as in ``run.json``, to what its page says; ``evaluate`` is a model of one's
+own."""

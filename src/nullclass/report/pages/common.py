@@ -1,0 +1,132 @@
+"""Sections every page has: figures, settings, definitions, how to redraw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nullclass.records import Run
+from nullclass.report.blocks import Block, Section, Terms, Text
+from nullclass.report.figures import FIGURES
+from nullclass.report.measures import CLEAN, WORST_CASE, Measures, eps_text
+
+DEFINITIONS = [
+    ("ε", "The budget: how far the attacker may move an image, in pixel units, where a pixel runs "
+     "from 0 (black) to 1 (white). L∞: no pixel moves by more than ε."),
+    ("correct", "The model answered the true class."),
+    ("null", "The model refused to answer."),
+    ("fooled", "The model answered another real class. Correct, null and fooled sum to 1."),
+    ("AER(ε)", "Accepted-error rate: share of images for which some attack at ε or below, or none at "
+     "all, has the model fooled. One minus “robustness with reject”."),
+    ("RAR(ε)", "Robust accuracy with rejection: share of images that are correct when clean and "
+     "that no attack fooled at ε or below. Answering null to an attacked image counts as good, "
+     "answering null to a clean one does not: a model that always says null scores 0."),
+    ("null loss", "Mean cross-entropy between the model's output and the answer null."),
+    ("95 % Wilson interval", "Range of shares that the number of test images leaves plausible "
+     "for this one trained model; how much training again would change is a matter of seeds."),
+]
+
+
+def figure_sections(run: Run, last: tuple[str, ...] = ("gallery", "training")) -> list[Section]:
+    """A section with the drawings of a run, then one each for those in ``last``."""
+    drawings = {name: draw(run) for name, draw in FIGURES.items()}
+    first: list[Block] = [d for name, d in drawings.items() if d is not None and name not in last]
+    sections = [Section("Figures", first)] if first else []
+    for name in last:
+        drawing = drawings.get(name)
+        if drawing is not None:
+            sections.append(Section(drawing.title, [drawing]))
+    return sections
+
+
+def settings_section(run: Run) -> Section:
+    """Everything ``run.json`` says, the settings first."""
+    info = dict(run.info)
+    settings = info.pop("settings", {})
+    return Section(
+        "Settings in full",
+        [
+            Text("Everything that decides the numbers above, as the run recorded it."),
+            Terms(flat(settings)),
+            Text("Data, code and machine."),
+            Terms(flat(info)),
+        ],
+    )
+
+
+def definitions_section(is_about_nulls: bool = True) -> Section:
+    """What the words mean."""
+    return Section("What the words mean", [Terms(DEFINITIONS)])
+
+
+def redraw_section(run: Run) -> Section:
+    """How to draw the page again."""
+    return Section(
+        "How to draw this again",
+        [
+            Text(
+                "This page is drawn from the rows in its folder alone; no model is loaded. "
+                "“nullclass report DIR”, with that folder for DIR, draws it again. summary.csv there "
+                "holds every number, trials/*/rows.csv.gz every image."
+            )
+        ],
+    )
+
+
+def budgets_text(measures: Measures, attack: str) -> str:
+    """Budgets of an attack in pixel units."""
+    return ", ".join(eps_text(eps) for eps in measures.budgets(attack))
+
+
+def subtitle(run: Run, measures: Measures) -> str:
+    """Preset, seeds, images, data and date of a run, as far as it says."""
+    data = run.info.get("data")
+    told = [
+        f"preset {run.info['preset']}" if run.info.get("preset") else "",
+        measures.seeds_text(),
+        f"data {data['name']}" if isinstance(data, dict) and data.get("name") else "",
+        f"{measures.num_images(CLEAN)} test images" if measures.budgets(CLEAN) else "",
+        str(run.info.get("started", ""))[:10],
+    ]
+    return " · ".join(word for word in told if word)
+
+
+def attack_terms(measures: Measures) -> list[tuple[str, str]]:
+    """Name, goal, norm, budgets and images of every attack of a run."""
+    pairs = []
+    for attack in measures.attacks():
+        goals = sorted({m.objective for m in measures.all if m.attack == attack} - {"none"})
+        pairs.append(
+            (
+                attack,
+                f"{measures.norm(attack)}, ε {budgets_text(measures, attack)} in pixel units, "
+                f"{measures.num_images(attack)} test images, objective {', '.join(goals) or '–'}",
+            )
+        )
+    if measures.budgets(WORST_CASE):
+        pairs.append(
+            (
+                "worst case",
+                "AER and RAR count an image as fooled if any of these attacks fooled it at that ε or "
+                f"below; over the {measures.num_images(WORST_CASE)} images every such attack saw",
+            )
+        )
+    return pairs
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, value)."""
+    if isinstance(value, dict) and value:
+        return [pair for key in value for pair in flat(value[key], f"{name}.{key}".strip("."))]
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return [pair for n, item in enumerate(value, 1) for pair in flat(item, f"{name}.{n}")]
+    if isinstance(value, list):
+        return [(name, ", ".join(_plain(item) for item in value))]
+    return [(name, _plain(value))] if name else []
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == {}:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,250 @@
+"""The notebook's study: what it published, beside what we find, and what it left open."""
+
+from __future__ import annotations
+
+from nullclass.records import Run
+from nullclass.report.blocks import Block, Bullets, Page, Section, Terms, Text
+from nullclass.report.measures import (
+    CLEAN,
+    FGSM,
+    NULL_AWARE,
+    WORST_CASE,
+    Measure,
+    Measures,
+    eps_text,
+    percent,
+    pixel_per_unit,
+)
+from nullclass.report.pages.common import (
+    attack_terms,
+    definitions_section,
+    figure_sections,
+    redraw_section,
+    settings_section,
+    subtitle,
+)
+from nullclass.report.tables import (
+    Comparison,
+    clean_table,
+    compare,
+    fgsm_table,
+    name_of,
+    published_text,
+    rule,
+    unnoticed,
+    unnoticed_table,
+    white_box_budgets,
+    white_box_table,
+    with_unit,
+)
+
+HEADLINE_EPS = 0.3
+"""Pixel units; the budget MNIST defences are usually quoted at."""
+TOO_WEAK = 0.01
+"""An attack that turns fewer images than this from right to wrong is called too weak to matter."""
+
+
+def fgsm_null(run: Run) -> Page:
+    """The page of the study ``fgsm-null``."""
+    measures = Measures(run)
+    unit = pixel_per_unit(run.info)
+    comparison = compare(measures)
+    tables: list[Block] = [Text(rule(len(measures.seeds))), clean_table(measures)]
+    if measures.budgets(FGSM):
+        tables += [
+            fgsm_table(measures, "null", unit),
+            fgsm_table(measures, "null_loss", unit),
+        ]
+    tables += _differences(comparison, unit)
+    notes = run.info.get("notes")
+    if isinstance(notes, list) and notes:
+        tables.append(Bullets([str(note) for note in notes]))
+    open_questions: list[Block] = []
+    if measures.worst_case_budgets():
+        open_questions.append(white_box_table(measures))
+    counts = unnoticed(run)
+    if len(counts):
+        open_questions.append(unnoticed_table(measures, counts, unit))
+    sections = [Section("Measured and published", tables)]
+    if open_questions:
+        sections.append(Section("The two questions left open", open_questions))
+    sections += figure_sections(run)
+    sections += [
+        _threat_model(measures, unit),
+        settings_section(run),
+        definitions_section(),
+        redraw_section(run),
+    ]
+    return Page(
+        "Does a null class recognise attacked images?",
+        f"Study fgsm-null · {subtitle(run, measures)}",
+        findings(run, measures, comparison),
+        sections,
+    )
+
+
+def findings(run: Run, measures: Measures, comparison: Comparison) -> list[str]:
+    """What was found, in sentences with numbers from the rows."""
+    unit = pixel_per_unit(run.info)
+    nulls = [model for model in measures.models if measures.has_null(model)]
+    return [
+        *_reproduction(measures, comparison),
+        *_detection(measures, nulls, unit),
+        *_white_box(measures, nulls),
+        *_conclusion(run, nulls, unit),
+    ]
+
+
+def _reproduction(measures: Measures, comparison: Comparison) -> list[str]:
+    within, num = comparison.rates
+    if not num:
+        return []
+    how = (
+        "within 0.3 points, one seed"
+        if len(measures.seeds) == 1
+        else f"mean of {len(measures.seeds)} seeds, within 2 sd or 0.3 points"
+    )
+    near, judged = comparison.losses
+    losses = f", and {near} of its {judged} losses" if judged else ""
+    return [f"{within} of the {num} rates the notebook publishes are reproduced ({how}){losses}."]
+
+
+def _detection(measures: Measures, nulls: list[str], unit: float | None) -> list[str]:
+    """The best claim FGSM alone supports, and what it is worth at the same budget."""
+    found = [
+        measure
+        for measure in measures.all
+        if (measure.attack, measure.metric) == (FGSM, "null") and measure.model in nulls
+    ]
+    if not found:
+        return []
+    white_box = white_box_budgets(measures)
+
+    def same_budget(measure: Measure) -> float | None:
+        near = [eps for eps in white_box if abs(eps / measure.eps - 1) < 0.05]
+        return near[0] if near else None
+
+    # of equally good claims, one that the white-box attack can be set beside, at the smallest eps
+    best = max(found, key=lambda m: (round(m.mean, 4), same_budget(m) is not None, -m.eps))
+    where = f"ε {eps_text(best.eps / unit)} ({eps_text(best.eps)} in pixel units)" if unit else (
+        f"ε {eps_text(best.eps)}"
+    )
+    told = (
+        f"Judged by FGSM alone, as there, the null class looks like a detector: {best.model} "
+        f"answers null to {percent(best.mean)} % of FGSM images at {where}"
+    )
+    eps = same_budget(best)
+    aer = None if eps is None else measures.find(best.model, WORST_CASE, "aer", eps)
+    if aer is None:
+        return [f"{told}."]
+    return [
+        f"{told}; at ε {eps_text(aer.eps)} an attacker who knows about null fools the same model on "
+        f"{percent(aer.mean, 1)} % of the images."
+    ]
+
+
+def _white_box(measures: Measures, nulls: list[str]) -> list[str]:
+    budgets = white_box_budgets(measures)
+    if not budgets or not nulls:
+        return []
+    eps = min(budgets, key=lambda budget: abs(budget - HEADLINE_EPS))
+    aers = _of(measures, nulls, "aer", eps)
+    rars = _of(measures, nulls, "rar", eps)
+    if not aers or not rars:
+        return []
+    without = [m for m in measures.models if m not in nulls]
+    beside = "".join(
+        f"; the model without a null class ({measure.model}): AER {percent(measure.mean, 1)} %"
+        for measure in _of(measures, without, "aer", eps)
+    )
+    return [
+        f"At ε {eps_text(eps)} in pixel units null-aware PGD fools the null models on "
+        f"{_range(aers)} % of the images (AER); their robust accuracy with rejection (RAR) is "
+        f"{_range(rars)} %{beside}."
+    ]
+
+
+def _conclusion(run: Run, nulls: list[str], unit: float | None) -> list[str]:
+    """Whether FGSM images that pass unnoticed are too weak to matter."""
+    counts = unnoticed(run)
+    counts = counts[counts["model"].isin(nulls)]
+    if counts.empty:
+        return []
+    by_eps = counts.groupby("eps_pixels")[["num_images", "num_fooled"]].sum()
+    told = ", ".join(
+        f"{eps_text(eps / unit if unit else eps)}: {int(line['num_fooled']):,}"
+        for eps, line in ((float(str(eps)), line) for eps, line in by_eps[::-1].iterrows())
+    )
+    num = int(by_eps["num_images"].max())
+    by_model = counts.groupby(["model", "eps_pixels"], as_index=False).sum(numeric_only=True)
+    share = by_model["num_turned"] / by_model["num_images"]
+    worst = by_model.loc[share.idxmax()]
+    eps = float(worst["eps_pixels"])
+    where = f"ε {eps_text(eps / unit)} ({eps_text(eps)} in pixel units)" if unit else eps_text(eps)
+    peak = (
+        f"at worst, {worst['model']} at {where}, FGSM turned {percent(share.max())} % of the "
+        "images from right to wrong without being called null"
+    )
+    verdict = "does not hold even for FGSM" if share.max() >= TOO_WEAK else "holds for FGSM"
+    return [
+        "The notebook's conclusion, that attacks which go unrecognised are too weak to influence "
+        f"the model, {verdict}: {peak} (we draw the line at {percent(TOO_WEAK, 0)} %).",
+        f"FGSM images that were neither null nor correct, by ε{' (notebook units)' if unit else ''}, "
+        f"of {num:,} each over the null models"
+        f"{' and seeds' if counts['seed'].nunique() > 1 else ''}: {told}.",
+    ]
+
+
+def _differences(comparison: Comparison, unit: float | None) -> list[Block]:
+    if not comparison.outside:
+        num = len(comparison.within)
+        return [Text(f"All {num} published figures that were judged are reproduced.")] if num else []
+    items = [
+        f"{name_of(measure, unit)}: measured {with_unit(measure)}, published "
+        f"{published_text(measure)}{' %' if measure.is_rate else ''}"
+        for measure in comparison.outside
+    ]
+    one = len(items) == 1
+    return [
+        Text(f"Not reproduced ({'one figure' if one else f'{len(items)} figures'}; ε in the "
+             "notebook's units):"),
+        Bullets(items),
+    ]
+
+
+def _threat_model(measures: Measures, unit: float | None) -> Section:
+    inside = (
+        f"The notebook adds its ε to standardised images; one of its units is {unit:g} pixel units."
+        if unit
+        else ""
+    )
+    return Section(
+        "Threat model",
+        [
+            Text(
+                "The attacker is white-box: knows the model's weights, its null class and how it "
+                "was trained, and takes gradients through it. The attack is made on the very "
+                "model that is scored, afresh for every seed. The attacker wins if the model "
+                "answers a wrong class; being answered null is a failure for the attacker. "
+                "Images stay in [0, 1] and within ε of the clean image; both are checked, and every "
+                "image is scored again outside the attack."
+            ),
+            Text(
+                "FGSM is the notebook's attack: one gradient-sign step on cross-entropy, which "
+                "knows nothing of null and so often walks into it. Null-aware PGD climbs the margin "
+                "of the best wrong class over both the true class and null, smooth and hard, then "
+                f"goes for each wrong class in turn. {inside}".strip()
+            ),
+            Terms(attack_terms(measures)),
+        ],
+    )
+
+
+def _of(measures: Measures, models: list[str], metric: str, eps: float) -> list[Measure]:
+    found = (measures.find(model, WORST_CASE, metric, eps) for model in models)
+    return [measure for measure in found if measure is not None]
+
+
+def _range(found: list[Measure]) -> str:
+    low, high = (percent(end(m.mean for m in found), 1) for end in (min, max))
+    return low if low == high else f"{low} to {high}"

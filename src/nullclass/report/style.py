@@ -1,0 +1,117 @@
+"""One look for every figure: colours, sizes, and SVG that is the same every time."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from html import escape
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:  # matplotlib is loaded only to draw
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+OUTCOMES = ("correct", "null", "fooled")
+OUTCOME_COLOURS = {"correct": "#0072B2", "null": "#B9BDC3", "fooled": "#D55E00"}
+"""Blue and vermillion of Okabe and Ito (2008); refusing to answer is grey. They differ in
+lightness too, so they survive a black-and-white print."""
+
+LINE_COLOURS = ("#222222", "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7")
+"""Okabe and Ito (2008), one a model, in an order that gives kin the same hue."""
+MARKERS = ("x", "o", "s", "^", "D", "v", "P")
+
+LESS, MORE = "#5E3C99", "#E66101"
+"""Ends of the difference images' colours, through white: ColorBrewer's PuOr."""
+
+WIDTH = 4.3
+"""Inches of a panel: on a phone 360 px wide its 9-point text is still about 10 px high."""
+
+_SETTINGS: dict[str, Any] = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.axisbelow": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5,
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+    "text.parse_math": False,
+}
+
+
+def line_style(models: list[str], model: str) -> dict[str, str]:
+    """Colour and marker of a model, the same in every figure of a run."""
+    place = models.index(model)
+    return {
+        "color": LINE_COLOURS[place % len(LINE_COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
+    }
+
+
+@contextmanager
+def panel(
+    salt: str, alt: str, height: float, num_axes: int = 1
+) -> Iterator[tuple[list[Axes], list[Markup]]]:
+    """Draw a panel of axes one under the other.
+
+    Args:
+        salt: Name of the panel; keeps its identifiers apart from those of others on the page.
+        alt: What the panel shows, for somebody who cannot see it.
+        height: Inches.
+        num_axes: How many axes.
+
+    Yields:
+        The axes, and a list that holds the SVG once the block has ended.
+    """
+    from matplotlib import rc_context, rcParamsDefault
+    from matplotlib.figure import Figure
+
+    drawn: list[Markup] = []
+    # from matplotlib's defaults, not from the user's own settings: the same rows, the same bytes
+    defaults = {key: value for key, value in rcParamsDefault.items() if key not in _UNTOUCHED}
+    with rc_context({**defaults, **_SETTINGS, "svg.hashsalt": salt}):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        axes = list(figure.subplots(num_axes, 1, squeeze=False)[:, 0])
+        yield axes, drawn
+        drawn.append(_svg(figure, alt))
+
+
+_UNTOUCHED = {"backend", "backend_fallback", "interactive", "toolbar", "timezone"}
+
+
+def _svg(figure: Figure, alt: str) -> Markup:
+    """Inline SVG that fills the width it is given and refers to nothing outside itself."""
+    buffer = StringIO()
+    nothing: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
+    figure.savefig(buffer, format="svg", metadata=nothing)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r'<g id="[^"]*"', "<g", text)  # figure_1, axes_1 …: twice on one page
+    text = re.sub(r"\n\s*", "\n", text)
+    head, rest = text.split(">", 1)
+    head = re.sub(r' (width|height|version)="[^"]*"', "", head)
+    return Markup(f'{head} role="img" aria-label="{escape(alt)}">{rest.strip()}')  # noqa: S704
+
+
+def percent_axis(axis: Any) -> None:
+    """Tick a share's axis in percent."""
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1.0))

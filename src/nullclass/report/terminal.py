@@ -1,0 +1,117 @@
+"""The table at the end of a run, on the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nullclass.records import Run
+from nullclass.report.blocks import Cell
+from nullclass.report.measures import (
+    CLEAN,
+    WORST_CASE,
+    Measures,
+    eps_text,
+    percent,
+    pixel_per_unit,
+)
+from nullclass.report.tables import (
+    compare,
+    name_of,
+    outcome_table,
+    published_text,
+    white_box_budgets,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
+MARKS = {"within": "✓", "outside": "✗", "": ""}
+
+
+def summary_table(run: Run) -> Group:
+    """Measured beside published where there is something published, then AER and RAR.
+
+    Returns:
+        Something to give to rich's ``print``.
+    """
+    from rich.console import Group
+
+    measures = Measures(run)
+    parts: list[Table] = []
+    if any(measure.published is not None for measure in measures.all):
+        parts.append(_published(measures, pixel_per_unit(run.info)))
+    else:
+        parts += [_outcomes(measures, model) for model in measures.models]
+    if measures.worst_case_budgets():
+        parts.append(_white_box(measures))
+    return Group(*parts)
+
+
+def _published(measures: Measures, unit: float | None) -> Table:
+    """Rates only: a terminal is short, and losses stand in the report."""
+    comparison = compare(measures)
+    within, num = comparison.rates
+    table = _table(
+        f"Measured beside published: {within} of {num} rates reproduced",
+        f"%, {measures.seeds_text()}, {measures.num_images(CLEAN)} clean images; ε in the source's "
+        "units",
+        ["model", "", "measured", "published", ""],
+    )
+    told = [m for m in (*comparison.within, *comparison.outside) if m.is_rate]
+    told.sort(key=lambda m: (measures.models.index(m.model), m.attack != CLEAN, m.metric, -m.eps))
+    last = ""
+    for measure in told:
+        spread = f" ± {percent(measure.sd)}" if len(measure.values) > 1 else ""
+        table.add_row(
+            "" if measure.model == last else measure.model,
+            name_of(measure, unit).removeprefix(f"{measure.model}: "),
+            percent(measure.mean) + spread,
+            published_text(measure),
+            MARKS[measure.verdict],
+        )
+        last = measure.model
+    return table
+
+
+def _white_box(measures: Measures) -> Table:
+    budgets = white_box_budgets(measures)
+    table = _table(
+        "Null-aware attacker: AER (fooled) / RAR (right and never fooled)",
+        f"%, {measures.num_images(WORST_CASE)} images; ε in pixel units, {measures.norm(WORST_CASE)}",
+        ["model", *(f"ε {eps_text(eps)}" for eps in budgets)],
+    )
+    for model in measures.models:
+        row = []
+        for eps in budgets:
+            aer = measures.find(model, WORST_CASE, "aer", eps)
+            rar = measures.find(model, WORST_CASE, "rar", eps)
+            known = aer is not None and rar is not None
+            row.append(f"{percent(aer.mean, 1)}/{percent(rar.mean, 1)}" if known else "–")
+        table.add_row(model, *row)
+    return table
+
+
+def _outcomes(measures: Measures, model: str) -> Table:
+    content = outcome_table(measures, model)
+    table = _table(model, "%, ε in pixel units", [column.text for column in content.columns])
+    for row in content.rows:
+        table.add_row(*(_inline(cell) for cell in row))
+    return table
+
+
+def _table(title: str, caption: str, headings: list[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1))
+    for place, heading in enumerate(headings):
+        is_text = place == 0 or not heading
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=True)
+    return table
+
+
+def _inline(cell: Cell) -> str:
+    if not cell.small:
+        return cell.text
+    return f"{cell.text} ({cell.small})" if "to" in cell.small else f"{cell.text} {cell.small}"

@@ -1,0 +1,95 @@
+"""From rows to rates. Imports no torch: reports are drawn from rows alone."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from nullclass.outcomes import OUTCOME_NAMES
+
+WORST_CASE = "worst-case"
+"""Name of the per-image union of all attacks in a table of rows."""
+
+
+def wilson(num_hits: int, num_images: int, z: float = 1.959964) -> tuple[float, float]:
+    """Ends of the Wilson score interval of a share (Wilson 1927); 95 % by default.
+
+    Raises:
+        ValueError: If there are no images, or more hits than images.
+    """
+    if num_images < 1 or not 0 <= num_hits <= num_images:
+        raise ValueError(f"{num_hits} hits among {num_images} images make no share")
+    share = num_hits / num_images
+    shrink = 1 + z**2 / num_images
+    middle = (share + z**2 / (2 * num_images)) / shrink
+    half = z / shrink * math.sqrt(share * (1 - share) / num_images + (z / (2 * num_images)) ** 2)
+    # At the ends the formula is exactly 0 or 1; rounding must not move it.
+    low = 0.0 if num_hits == 0 else middle - half
+    high = 1.0 if num_hits == num_images else middle + half
+    return low, high
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rates and mean losses of one model.
+
+    For every attack, norm and eps: ``correct``, ``null``, ``fooled`` (they sum to 1), ``loss``
+    and, with a null class, ``null_loss``; for the clean images also ``not_null``. Then, under the
+    attack name ``worst-case``, for every eps of an attack whose objective is fool:
+
+    - ``aer``: share of images fooled by any attack of any objective at that eps or below, or
+      already when clean (accepted-error rate);
+    - ``rar``: share that are correct when clean and are fooled by none of them (robust accuracy
+      with rejection).
+
+    Both are taken over the images that every such attack saw (:mod:`nullclass.outcomes`).
+
+    Args:
+        rows: Columns of :data:`nullclass.records.ROW_COLUMNS`, of one model.
+
+    Returns:
+        Columns attack, objective, norm, eps_pixels, metric, value, low, high, num_images; the
+        interval of a loss is empty.
+    """
+    lines = []
+    keys = ["attack", "objective", "norm", "eps_pixels"]
+    for (attack, objective, norm, eps), group in rows.groupby(keys, sort=True):
+        place = {"attack": attack, "objective": objective, "norm": norm, "eps_pixels": eps}
+        for name in OUTCOME_NAMES:
+            lines.append(place | _rate(name, group["outcome"] == name))
+        if attack == "none":
+            lines.append(place | _rate("not_null", group["outcome"] != "null"))
+        for loss in ("loss", "null_loss"):
+            if group[loss].notna().all():
+                lines.append(place | {"metric": loss, "value": group[loss].mean()}
+                             | {"low": math.nan, "high": math.nan, "num_images": len(group)})
+    lines += _worst_case(rows)
+    return pd.DataFrame(lines)
+
+
+def _rate(metric: str, hits: "pd.Series[bool]") -> dict[str, object]:
+    low, high = wilson(int(hits.sum()), len(hits))
+    value = float(hits.mean())
+    return {"metric": metric, "value": value, "low": low, "high": high, "num_images": len(hits)}
+
+
+def _worst_case(rows: pd.DataFrame) -> list[dict[str, object]]:
+    lines: list[dict[str, object]] = []
+    for norm, of_norm in rows.groupby("norm", sort=True):
+        searches = of_norm[of_norm["objective"] == "fool"]
+        if searches.empty:
+            continue
+        seen = [set(group["image"]) for _, group in searches.groupby("attack")]
+        images = sorted(set.intersection(*seen))
+        judged = of_norm[of_norm["image"].isin(images)]
+        clean = judged[judged["attack"] == "none"].set_index("image")["outcome"].reindex(images)
+        for eps in sorted(searches["eps_pixels"].unique()):
+            within = judged[judged["eps_pixels"] <= eps]
+            fooled = set(within.loc[within["outcome"] == "fooled", "image"])
+            is_fooled = pd.Series([image in fooled for image in images], index=images)
+            place = {
+                "attack": WORST_CASE, "objective": "fool", "norm": norm, "eps_pixels": eps
+            }
+            lines.append(place | _rate("aer", is_fooled))
+            lines.append(place | _rate("rar", (clean == "correct") & ~is_fooled))
+    return lines

@@ -1,0 +1,297 @@
+"""Runs a study's trials one after another and skips what is recorded."""
+
+from __future__ import annotations
+
+import datetime
+import math
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nullclass import records
+from nullclass.attacks import ATTACKS
+from nullclass.data import Dataset
+from nullclass.errors import UserError
+from nullclass.evaluate import evaluate
+from nullclass.files import make_folder, read_json, write_json
+from nullclass.models import Classifier, build_model
+from nullclass.models.checkpoint import CARD, load_checkpoint, save_checkpoint
+from nullclass.nulls import NULL_SOURCES
+from nullclass.progress import Advance, Stages
+from nullclass.provenance import provenance
+from nullclass.randomness import borrowed_stream
+from nullclass.studies.base import AttackPlan, Preset, Study, Training, Trial
+from nullclass.summary import summarise
+from nullclass.train import STATE, TrainConfig, train
+
+
+def run_study(
+    study: Study,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    preset: Preset,
+    device: torch.device,
+    trials: list[Trial] | None = None,
+) -> None:
+    """Train and evaluate every trial that is not recorded yet, and write the run's tables.
+
+    Stopped at any moment, the same call goes on: whole trials are skipped, a training goes on
+    from its last whole epoch.
+
+    Args:
+        study: The study.
+        dataset: The data, split as the study says.
+        folder: The run folder.
+        preset: ``quick`` or ``full``.
+        device: Where to compute.
+        trials: Other trials than the preset's, for a smaller run.
+
+    Raises:
+        UserError: If the folder holds a run with other settings or cannot be written.
+    """
+    trials = study.trials(preset) if trials is None else trials
+    make_folder(folder)
+    _write_run(study, dataset, folder, preset, device, trials)
+    started = time.perf_counter()
+    with Stages(f"{study.name} ({preset})", sum(map(_cost, trials))) as stages:
+        for trial in trials:
+            place = records.trial_folder(folder, trial.model, trial.seed)
+            if _is_recorded(place, trial, dataset):
+                stages.skip(_cost(trial))
+                stages.say(f"{trial.model}, seed {trial.seed}: recorded already")
+                continue
+            run_trial(trial, dataset, place, device=device, stages=stages)
+            write_summary(study, folder)
+    write_summary(study, folder)
+    told = read_json(folder / records.RUN, "description of a run")
+    told["seconds"] = round(told.get("seconds", 0) + time.perf_counter() - started, 1)
+    write_json(folder / records.RUN, told)
+
+
+def run_trial(
+    trial: Trial, dataset: Dataset, folder: Path, *, device: torch.device, stages: Stages
+) -> None:
+    """Train one model (unless its checkpoint is there), evaluate it, record it."""
+    name = f"{trial.model}, seed {trial.seed}"
+    training = asdict(trial.training)
+    history_file = folder / records.HISTORY
+    if (folder / CARD).exists():
+        model, card = load_checkpoint(folder, device=device)
+        _check_same(folder, "checkpoint", card.get("training"), training)
+        _check_same(folder, "checkpoint", card.get("data_checksum"), dataset.checksum)
+        stages.skip(_training_cost(trial.training))
+        history = records.read_frame(history_file)
+    else:
+        units = trial.training.recipe.epochs * len(dataset.train)
+        with stages.stage(
+            f"training {name}", units=units, cost=_training_cost(trial.training)
+        ) as advance:
+            model, history = train_from(
+                trial.training, dataset, folder, device=device, advance=advance
+            )
+    started = time.perf_counter()
+    units = trial.num_clean + sum(plan.num_images * len(plan.eps) for plan in trial.attacks)
+    with stages.stage(
+        f"attacking {name}", units=units, cost=_evaluation_cost(trial)
+    ) as advance:
+        evaluation = evaluate(
+            model,
+            dataset.test.first(min(trial.num_clean, len(dataset.test))),
+            attacks={plan.attack: ATTACKS[plan.attack](**plan.settings) for plan in trial.attacks},
+            eps={plan.attack: plan.eps for plan in trial.attacks},
+            norm=trial.attacks[0].norm if trial.attacks else "linf",
+            num_images={plan.attack: plan.num_images for plan in trial.attacks},
+            num_examples=trial.num_examples,
+            seed=trial.seed,
+            on_images=advance,
+        )
+    result = {
+        "model": trial.model,
+        "seed": trial.seed,
+        "trial": asdict(trial),
+        "data_checksum": dataset.checksum,
+        "training_seconds": round(float(history["seconds"].sum()), 1) if len(history) else None,
+        "evaluation_seconds": round(time.perf_counter() - started, 1),
+        **provenance(),
+    }
+    records.write_trial(folder, evaluation.rows, history, evaluation.examples, result)
+
+
+def train_from(
+    training: Training,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    device: torch.device,
+    advance: Advance = lambda _: None,
+) -> tuple[Classifier, pd.DataFrame]:
+    """Build and train the model of a config and write its checkpoint and history to a folder.
+
+    Returns:
+        The model in evaluation mode, and the history, one epoch a line.
+
+    Raises:
+        UserError: As :func:`nullclass.train.train` and :func:`nullclass.models.build_model` do.
+    """
+    make_folder(folder)
+    with borrowed_stream(training.seed):
+        model = build_model(
+            training.architecture,
+            image_shape=dataset.image_shape,
+            num_classes=dataset.num_classes,
+            has_null=training.nulls is not None,
+            mean=(dataset.mean,),
+            std=(dataset.std,),
+        ).to(device)
+    nulls, null_weight = None, 0.0
+    if training.nulls is not None:
+        nulls = NULL_SOURCES[training.nulls.source](model, **training.nulls.settings)
+        null_weight = training.nulls.weight
+    config = TrainConfig(training.recipe, training.seed, training.weight_decay, null_weight)
+    told = 0.0
+
+    def on_step(done: int, steps: int, loss: float) -> None:
+        nonlocal told
+        images = done / steps * training.recipe.epochs * len(dataset.train)
+        advance(images - told)
+        told = images
+
+    records_of_epochs = train(
+        model,
+        dataset.train,
+        config,
+        nulls=nulls,
+        validation=dataset.validation,
+        state_folder=folder,
+        on_step=on_step,
+    )
+    history = pd.DataFrame([asdict(record) for record in records_of_epochs])
+    records.write_frame(folder / records.HISTORY, history)
+    about = {
+        "training": asdict(training),
+        "training_seconds": round(float(history["seconds"].sum()), 1),
+        "data": dataset.name,
+        "data_checksum": dataset.checksum,
+    }
+    save_checkpoint(model, folder, about=about)
+    (folder / STATE).unlink(missing_ok=True)
+    return model, history
+
+
+def write_summary(study: Study, folder: Path) -> None:
+    """Write ``summary.csv`` from the rows of every whole trial."""
+    tables = []
+    for place in records.whole_trials(folder):
+        trial = records.read_trial(place)
+        table = summarise(trial.rows)
+        table.insert(0, "study", study.name)
+        table.insert(1, "model", trial.model)
+        table.insert(2, "seed", trial.seed)
+        table["published"] = [
+            study.published(trial.model, line.attack, line.eps_pixels, line.metric)
+            for line in table.itertuples()
+        ]
+        tables.append(table)
+    summary = pd.concat(tables) if tables else pd.DataFrame(columns=records.SUMMARY_COLUMNS)
+    records.write_frame(folder / records.SUMMARY, summary[records.SUMMARY_COLUMNS])
+
+
+def _write_run(
+    study: Study,
+    dataset: Dataset,
+    folder: Path,
+    preset: Preset,
+    device: torch.device,
+    trials: list[Trial],
+) -> None:
+    first = trials[0]
+    told: dict[str, Any] = {
+        "study": study.name,
+        "claim": study.claim,
+        "preset": preset,
+        "models": list(dict.fromkeys(trial.model for trial in trials)),
+        "seeds": sorted({trial.seed for trial in trials}),
+        "settings": {
+            "recipe": asdict(first.training.recipe),
+            "validation": first.training.validation,
+            "attacks": [asdict(plan) for plan in first.attacks],
+            "trainings": {trial.model: asdict(trial.training) for trial in reversed(trials)},
+            **study.units,
+        },
+        "data": {
+            "name": dataset.name,
+            "checksum": dataset.checksum,
+            "source": dataset.source,
+            "num_training_images": len(dataset.train),
+            "num_test_images": len(dataset.test),
+        },
+        "device": str(device),
+        **provenance(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    if (folder / records.RUN).exists():
+        before = read_json(folder / records.RUN, "description of a run")
+        for key in ("study", "preset", "models", "seeds", "settings", "data"):
+            if key == "data":  # where the files came from may change, what they hold may not
+                _check_same(folder, "run", before.get(key, {}).get("checksum"), dataset.checksum)
+            else:
+                _check_same(folder, "run", before.get(key), told[key])
+        told["started"] = before.get("started", told["started"])
+        told["seconds"] = before.get("seconds", 0)
+    write_json(folder / records.RUN, told)
+
+
+def _is_recorded(place: Path, trial: Trial, dataset: Dataset) -> bool:
+    if not (place / records.RESULT).exists():
+        return False
+    result = read_json(place / records.RESULT, "result of a trial")
+    _check_same(place, "trial", result.get("trial"), asdict(trial))
+    _check_same(place, "trial", result.get("data_checksum"), dataset.checksum)
+    return True
+
+
+def _check_same(folder: Path, what: str, found: Any, wanted: Any) -> None:
+    if _plain(found) != _plain(wanted):
+        raise UserError(
+            f"{folder} holds a {what} with other settings or data: choose another --out, or remove "
+            "that folder to start again"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """As JSON would give it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _training_cost(training: Training) -> float:
+    """Expected cost in float32 passes (forward or backward) over a thousand MNIST images."""
+    images = 60 * training.recipe.epochs
+    nulls = 0.0 if training.nulls is None else training.recipe.null_fraction
+    return images * 3 * (1 + nulls) * (0.6 if training.recipe.precision == "bfloat16" else 1)
+
+
+def _evaluation_cost(trial: Trial) -> float:
+    return trial.num_clean / 1000 + sum(map(_attack_cost, trial.attacks))
+
+
+def _attack_cost(plan: AttackPlan) -> float:
+    # A search attacks few images again at the larger eps, and about nine targets at the first.
+    passes = math.fsum(
+        [3.0 * len(plan.eps)]
+        if not plan.settings
+        else [2.0 * plan.settings["num_steps"] * 2, 2.0 * plan.settings["num_target_steps"] * 12]
+    )
+    return plan.num_images / 1000 * passes
+
+
+def _cost(trial: Trial) -> float:
+    return _training_cost(trial.training) + _evaluation_cost(trial)

