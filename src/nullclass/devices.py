@@ -20,7 +20,9 @@ def find_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"there is no device {name!r}: use auto, cpu, cuda, cuda:N or mps") from None
+        raise UserError(
+            f"there is no device {name!r}: use auto, cpu, cuda, cuda:N or mps"
+        ) from None
     if device.type == "cuda":
         num_cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
         is_there = (device.index or 0) < num_cards
@@ -36,7 +38,7 @@ def find_device(name: str = "auto") -> torch.device:
 def supports_bfloat16(device: torch.device) -> bool:
     """Whether bfloat16 arithmetic is native there, hence faster than float32 and not slower."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return torch.ops.mkldnn._is_mkldnn_bf16_supported()  # type: ignore[no-any-return]
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return False

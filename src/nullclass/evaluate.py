@@ -92,15 +92,14 @@ def evaluate(
             f"labels run from {int(images.labels.min())} to {int(images.labels.max())}; the model "
             f"has the classes 0 to {classifier.num_classes - 1}"
         )
-    plan = {
-        name: sorted(eps[name] if isinstance(eps, Mapping) else eps) for name in attacks
-    }
+    plan = {name: sorted(eps[name] if isinstance(eps, Mapping) else eps) for name in attacks}
     for budget in (budget for budgets in plan.values() for budget in budgets):
         check_eps(budget, norm, images.images.shape)
     counts = {
         name: min(
             len(images),
-            (num_images.get(name) if isinstance(num_images, Mapping) else num_images) or len(images),
+            (num_images.get(name) if isinstance(num_images, Mapping) else num_images)
+            or len(images),
         )
         for name in attacks
     }

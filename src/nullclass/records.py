@@ -139,9 +139,11 @@ def read_frame(path: Path, dtypes: dict[str, str] | None = None) -> pd.DataFrame
     """
     try:
         # "none" is an attack's name here, not a missing value
-        frame = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=["", "nan"])  # type: ignore[arg-type]
+        frame = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=["", "nan"])
     except FileNotFoundError:
-        raise UserError(f"{path} is missing: run the study again, it redoes what is lacking") from None
+        raise UserError(
+            f"{path} is missing: run the study again, it redoes what is lacking"
+        ) from None
     except (OSError, EOFError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it and run the study again") from None
     missing = [column for column in dtypes or {} if column not in frame]
@@ -244,6 +246,4 @@ def read_run(folder: Path) -> Run:
     order = info.get("models", [])
     trials = [read_trial(path) for path in whole_trials(folder)]
     trials.sort(key=lambda t: (order.index(t.model) if t.model in order else len(order), t.seed))
-    return Run(
-        folder=folder, info=info, summary=read_frame(folder / SUMMARY), trials=trials
-    )
+    return Run(folder=folder, info=info, summary=read_frame(folder / SUMMARY), trials=trials)

@@ -61,13 +61,16 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
             lines.append(place | _rate("not_null", group["outcome"] != "null"))
         for loss in ("loss", "null_loss"):
             if group[loss].notna().all():
-                lines.append(place | {"metric": loss, "value": group[loss].mean()}
-                             | {"low": math.nan, "high": math.nan, "num_images": len(group)})
+                lines.append(
+                    place
+                    | {"metric": loss, "value": group[loss].mean()}
+                    | {"low": math.nan, "high": math.nan, "num_images": len(group)}
+                )
     lines += _worst_case(rows)
     return pd.DataFrame(lines)
 
 
-def _rate(metric: str, hits: "pd.Series[bool]") -> dict[str, object]:
+def _rate(metric: str, hits: pd.Series[bool]) -> dict[str, object]:
     low, high = wilson(int(hits.sum()), len(hits))
     value = float(hits.mean())
     return {"metric": metric, "value": value, "low": low, "high": high, "num_images": len(hits)}
@@ -87,9 +90,7 @@ def _worst_case(rows: pd.DataFrame) -> list[dict[str, object]]:
             within = judged[judged["eps_pixels"] <= eps]
             fooled = set(within.loc[within["outcome"] == "fooled", "image"])
             is_fooled = pd.Series([image in fooled for image in images], index=images)
-            place = {
-                "attack": WORST_CASE, "objective": "fool", "norm": norm, "eps_pixels": eps
-            }
+            place = {"attack": WORST_CASE, "objective": "fool", "norm": norm, "eps_pixels": eps}
             lines.append(place | _rate("aer", is_fooled))
             lines.append(place | _rate("rar", (clean == "correct") & ~is_fooled))
     return lines

@@ -96,9 +96,7 @@ def run_trial(
             )
     started = time.perf_counter()
     units = trial.num_clean + sum(plan.num_images * len(plan.eps) for plan in trial.attacks)
-    with stages.stage(
-        f"attacking {name}", units=units, cost=_evaluation_cost(trial)
-    ) as advance:
+    with stages.stage(f"attacking {name}", units=units, cost=_evaluation_cost(trial)) as advance:
         evaluation = evaluate(
             model,
             dataset.test.first(min(trial.num_clean, len(dataset.test))),
@@ -193,8 +191,10 @@ def write_summary(study: Study, folder: Path) -> None:
         table.insert(1, "model", trial.model)
         table.insert(2, "seed", trial.seed)
         table["published"] = [
-            study.published(trial.model, line.attack, line.eps_pixels, line.metric)
-            for line in table.itertuples()
+            study.published(trial.model, attack, eps, metric)
+            for attack, eps, metric in zip(
+                table["attack"], table["eps_pixels"], table["metric"], strict=True
+            )
         ]
         tables.append(table)
     summary = pd.concat(tables) if tables else pd.DataFrame(columns=records.SUMMARY_COLUMNS)

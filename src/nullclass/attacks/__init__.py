@@ -21,13 +21,13 @@ __all__ = [
     "null_aware_pgd",
 ]
 
-ATTACKS: dict[str, Callable[[], Attack]] = {
+ATTACKS: dict[str, Callable[..., Attack]] = {
     "fgsm": FGSM,
     "pgd": PGD,
     "pgd-targeted": TargetedPGD,
     "null-aware-pgd": null_aware_pgd,
 }
-"""Name to a maker with default settings."""
+"""Name to a maker, from settings by name; all have defaults."""
 
 
 def find_attack(name: str) -> Attack:

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from nullclass.attacks.objectives import ObjectiveName
 from nullclass.models.classifier import Classifier
 
 
@@ -20,11 +21,17 @@ class Attack(Protocol):
     score what it returns (``nullclass.evaluate``).
     """
 
-    objective: str
-    """``fool``, ``deny`` or ``evade`` (:mod:`nullclass.attacks.objectives`)."""
-    is_search: bool
-    """Whether it looks for one success anywhere in the ball, so that what it found at a smaller
-    eps counts at a larger one. A fixed recipe such as FGSM does not."""
+    @property
+    def objective(self) -> ObjectiveName:
+        """``fool``, ``deny`` or ``evade`` (:mod:`nullclass.attacks.objectives`)."""
+
+    @property
+    def is_search(self) -> bool:
+        """Whether one success anywhere in the ball is looked for.
+
+        Then what was found at a smaller eps counts at a larger one. A fixed recipe such as FGSM
+        does not look.
+        """
 
     def __call__(
         self,

@@ -62,16 +62,15 @@ class Cascade:
 
 
 def null_aware_pgd(num_steps: int = 40, num_target_steps: int = 40) -> Cascade:
-    """The null-aware PGD of the studies: smooth margin, hard margin, then every real target.
+    """The null-aware PGD of the studies: smooth margin, then every real target in turn.
 
     Args:
-        num_steps: Steps of each untargeted member.
+        num_steps: Steps of the untargeted member.
         num_target_steps: Steps towards each of the K - 1 wrong real classes.
     """
     return Cascade(
         (
             PGD(form="smooth", num_steps=num_steps),
-            PGD(form="hard", num_steps=num_steps),
             TargetedPGD(num_steps=num_target_steps),
         )
     )

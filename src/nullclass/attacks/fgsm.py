@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nullclass.attacks.base import frozen
 from nullclass.attacks.geometry import check_eps, find_norm, project
+from nullclass.attacks.objectives import ObjectiveName
 from nullclass.losses import cross_entropy
 from nullclass.models.classifier import Classifier
 
@@ -25,7 +26,7 @@ from nullclass.models.classifier import Classifier
 class FGSM:
     """One cross-entropy step from the clean image; it has no settings."""
 
-    objective: ClassVar[str] = "evade"
+    objective: ClassVar[ObjectiveName] = "evade"
     is_search: ClassVar[bool] = False
 
     def __call__(

@@ -38,7 +38,8 @@ def _linf_random(like: Tensor, eps: float, generator: torch.Generator | None) ->
 
 
 def _l2_size(delta: Tensor) -> Tensor:
-    return delta.flatten(1).norm(dim=1)
+    size: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    return size
 
 
 def _l2_shrink(delta: Tensor, eps: float) -> Tensor:

@@ -107,9 +107,5 @@ def is_success(logits: Tensor, labels: Tensor, num_classes: int, objective: Obje
 
 def ranked_targets(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """``(N, K - 1)`` wrong real classes of each image, the nearest (largest logit) first."""
-    real = logits[:, :num_classes].masked_fill(
-        _is_true(logits, labels)[:, :num_classes], _EXCLUDED
-    )
+    real = logits[:, :num_classes].masked_fill(_is_true(logits, labels)[:, :num_classes], _EXCLUDED)
     return real.argsort(dim=1, descending=True, stable=True)[:, : num_classes - 1]
-
-

@@ -130,13 +130,17 @@ class TargetedPGD:
             for restart in range(self.num_restarts):
                 for target in targets[:, : self.num_targets].unbind(dim=1):
                     climber.climb(
-                        lambda logits, indices, t=target: target_margin(logits, t[indices]),
+                        _towards(target),
                         self.num_steps,
                         self.relative_step,
                         is_random=restart > 0,
                         generator=generator,
                     )
         return climber.attacked
+
+
+def _towards(targets: Tensor) -> Margin:
+    return lambda logits, indices: target_margin(logits, targets[indices])
 
 
 BATCH_SIZE = 128
@@ -211,9 +215,7 @@ class _Climber:
 
     def _record(self, indices: Tensor, attacked: Tensor, logits: Tensor, climbed: Tensor) -> Tensor:
         """Keep successes and the best tries; returns which of the batch fell."""
-        is_fallen = is_success(
-            logits, self.labels[indices], self.model.num_classes, self.objective
-        )
+        is_fallen = is_success(logits, self.labels[indices], self.model.num_classes, self.objective)
         is_kept = is_fallen | (climbed > self.best[indices])
         self.attacked[indices[is_kept]] = attacked[is_kept]
         self.best[indices[is_kept]] = climbed[is_kept]

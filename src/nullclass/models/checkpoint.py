@@ -105,9 +105,10 @@ def load_checkpoint(
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     if found != expected:
         name = next(n for n in [*expected, *found] if expected.get(n) != found.get(n))
+        there, wanted = found.get(name, "missing"), expected.get(name, "no such tensor")
         raise UserError(
-            f"{folder / WEIGHTS} holds another architecture than its card says: {name} is "
-            f"{found.get(name, 'missing')}, the card's model has {expected.get(name, 'no such tensor')}"
+            f"{folder / WEIGHTS} holds another architecture than its card says: {name} is {there}, "
+            f"the card's model has {wanted}"
         )
     if sha256(folder / WEIGHTS) != card.get("weights_sha256"):
         raise UserError(
@@ -142,7 +143,9 @@ def _from_card(card: dict[str, Any], body: nn.Module | None) -> Classifier:
             image_shape=shape,
         )
     if name is None:
-        raise UserError("the checkpoint is of a body of your own: pass it as load_checkpoint(body=)")
+        raise UserError(
+            "the checkpoint is of a body of your own: pass it as load_checkpoint(body=)"
+        )
     if name not in MODELS:
         raise UserError(f"the card names the model {name!r}; known are {', '.join(MODELS)}")
     if shape is None:

@@ -57,4 +57,10 @@ def render(page: Page) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["tidy"] = _tidy
     return environment.get_template("page.html").render(page=page)
+
+
+def _tidy(text: str) -> str:
+    """Keep a number on the line of its unit."""
+    return text.replace(" %", "\u00a0%").replace("ε ", "ε\u00a0").replace(" ± ", "\u00a0±\u00a0")

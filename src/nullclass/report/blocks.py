@@ -32,6 +32,8 @@ class Terms:
     """Names and what they mean or hold."""
 
     pairs: list[tuple[str, str]]
+    folded: str = ""
+    """Heading to fold them away under."""
     kind: ClassVar[str] = "terms"
 
 

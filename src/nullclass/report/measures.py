@@ -19,6 +19,8 @@ FGSM = "fgsm"
 NULL_AWARE = "null-aware-pgd"
 LOSSES = ("loss", "null_loss")
 NORMS = {"linf": "L∞", "l2": "L2"}
+NAMES = {FGSM: "FGSM", NULL_AWARE: "null-aware PGD", "pgd": "PGD", "pgd-targeted": "targeted PGD"}
+"""Attacks as they are written; others by the name they have in the rows."""
 
 FLOOR = 0.003
 """How far a published rate may always be from ours: 0.3 points."""
@@ -101,7 +103,7 @@ class Measures:
                     attack=str(attack),
                     objective=str(objective),
                     norm=str(norm),
-                    eps=float(eps),
+                    eps=float(str(eps)),
                     metric=str(metric),
                     values=tuple(float(value) for value in lines.sort_values("seed")["value"]),
                     published=known[0] if known else None,
@@ -219,6 +221,11 @@ def loss_text(loss: float) -> str:
     return f"{loss:.4f}" if loss < 10 else f"{loss:.2f}"
 
 
+def attack_name(attack: str) -> str:
+    """An attack as it is written."""
+    return NAMES.get(attack, attack)
+
+
 def eps_text(eps: float) -> str:
     """An epsilon with three digits."""
     return f"{eps:.3g}"
@@ -236,7 +243,9 @@ def value_cell(measure: Measure | None, published: str | None = None) -> Cell:
     write = percent if measure.is_rate else loss_text
     small = ""
     if len(measure.values) > 1:
-        small = f"± {write(measure.sd)}"
+        # no more digits than the mean has, and none where the mean itself is not written out
+        sd = write(measure.sd) if measure.is_rate or measure.mean < 10 else f"{measure.sd:.2f}"
+        small = "" if not measure.is_rate and measure.mean < 5e-5 else f"± {sd}"
     elif not math.isnan(measure.low):
         small = f"{write(measure.low)} to {write(measure.high)}"
     if measure.published is not None and published is None:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 if TYPE_CHECKING:  # matplotlib is loaded only to draw
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 OUTCOMES = ("correct", "null", "fooled")
@@ -83,8 +84,9 @@ def panel(
 
     drawn: list[Markup] = []
     # from matplotlib's defaults, not from the user's own settings: the same rows, the same bytes
-    defaults = {key: value for key, value in rcParamsDefault.items() if key not in _UNTOUCHED}
-    with rc_context({**defaults, **_SETTINGS, "svg.hashsalt": salt}):
+    settings: dict[Any, Any] = {k: v for k, v in rcParamsDefault.items() if k not in _UNTOUCHED}
+    settings |= {**_SETTINGS, "svg.hashsalt": salt}
+    with rc_context(settings):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = list(figure.subplots(num_axes, 1, squeeze=False)[:, 0])
         yield axes, drawn
@@ -107,11 +109,11 @@ def _svg(figure: Figure, alt: str) -> Markup:
     text = re.sub(r"\n\s*", "\n", text)
     head, rest = text.split(">", 1)
     head = re.sub(r' (width|height|version)="[^"]*"', "", head)
-    return Markup(f'{head} role="img" aria-label="{escape(alt)}">{rest.strip()}')  # noqa: S704
+    return Markup(f'{head} role="img" aria-label="{escape(alt)}">{rest.strip()}')
 
 
-def percent_axis(axis: Any) -> None:
+def percent_axis(axis: Axis) -> None:
     """Tick a share's axis in percent."""
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FuncFormatter
 
-    axis.set_major_formatter(PercentFormatter(1.0))
+    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.5g}%"))

@@ -12,16 +12,20 @@ from nullclass.report.measures import (
     CLEAN,
     FGSM,
     NULL_AWARE,
-    WORST_CASE,
     Measure,
     Measures,
+    attack_name,
     eps_text,
     loss_text,
     percent,
     value_cell,
 )
+from nullclass.summary import WORST_CASE
 
-RANGES = {("null-0.5", CLEAN, "correct"): "98.71–98.80", ("null-0.5", CLEAN, "loss"): "0.0474–0.0481"}
+RANGES = {
+    ("null-0.5", CLEAN, "correct"): "98.71–98.80",
+    ("null-0.5", CLEAN, "loss"): "0.0474–0.0481",
+}
 """Figures the notebook prints twice, from two runs; the rows hold their middle."""
 
 NAMES = {"correct": "clean accuracy", "loss": "clean loss", "not_null": "clean not null"}
@@ -31,10 +35,18 @@ NAMES = {"correct": "clean accuracy", "loss": "clean loss", "not_null": "clean n
 class Comparison:
     """Every figure the source gives, beside ours."""
 
-    within: list[Measure]
-    outside: list[Measure]
-    unjudged: list[Measure]
-    """A loss of a single seed."""
+    all: list[Measure]
+    """By model, clean images first, eps falling."""
+
+    @property
+    def within(self) -> list[Measure]:
+        """Those reproduced."""
+        return [measure for measure in self.all if measure.verdict == "within"]
+
+    @property
+    def outside(self) -> list[Measure]:
+        """Those not reproduced."""
+        return [measure for measure in self.all if measure.verdict == "outside"]
 
     @property
     def rates(self) -> tuple[int, int]:
@@ -52,12 +64,16 @@ class Comparison:
 def compare(measures: Measures) -> Comparison:
     """Judge every published figure (:attr:`Measure.verdict`)."""
     published = [measure for measure in measures.all if measure.published is not None]
-    published.sort(key=lambda measure: measures.models.index(measure.model))
-    return Comparison(
-        within=[measure for measure in published if measure.verdict == "within"],
-        outside=[measure for measure in published if measure.verdict == "outside"],
-        unjudged=[measure for measure in published if not measure.verdict],
+    order = ("correct", "not_null", "null", "loss", "null_loss")
+    published.sort(
+        key=lambda m: (
+            measures.models.index(m.model),
+            m.attack != CLEAN,
+            order.index(m.metric) if m.metric in order else len(order),
+            -m.eps,
+        )
     )
+    return Comparison(published)
 
 
 def rule(num_seeds: int) -> str:
@@ -146,33 +162,41 @@ def fgsm_table(measures: Measures, metric: str, unit: float | None) -> Table:
         rows,
         f"FGSM on the model under test, {measures.num_images(FGSM)} test images, "
         f"{measures.seeds_text()}; ε in the notebook's units, pixel units (px) below. "
-        f"{_spread(measures)}",
+        f"{_spread(measures, metric == 'null')}",
     )
 
 
-def white_box_table(measures: Measures) -> Table:
-    """Clean triple, then AER and RAR at every budget of the worst case."""
+def white_box_table(measures: Measures, metric: str) -> Table:
+    """AER, or RAR beside the clean triple it must be read with, at every budget.
+
+    Args:
+        measures: Of the run.
+        metric: ``aer`` or ``rar``.
+    """
     budgets = measures.worst_case_budgets()
-    columns = [Cell("model"), *(Cell(f"clean {word}", "%") for word in ("correct", "null", "fooled"))]
-    for eps in budgets:
-        columns += [Cell(f"AER {eps_text(eps)}", "%"), Cell(f"RAR {eps_text(eps)}", "%")]
+    words = () if metric == "aer" else ("correct", "null", "fooled")
     rows = []
     for model in measures.models:
-        row = [Cell(model)]
-        row += [value_cell(measures.find(model, CLEAN, w)) for w in ("correct", "null", "fooled")]
-        for eps in budgets:
-            row += [
-                value_cell(measures.find(model, WORST_CASE, "aer", eps)),
-                value_cell(measures.find(model, WORST_CASE, "rar", eps)),
-            ]
-        rows.append([Cell(cell.text, cell.small) for cell in row])
+        shown = [measures.find(model, CLEAN, word) for word in words]
+        shown += [measures.find(model, WORST_CASE, metric, eps) for eps in budgets]
+        cells = map(value_cell, shown)
+        rows.append([Cell(model), *(Cell(cell.text, cell.small) for cell in cells)])
+    what = {
+        "aer": "AER: share fooled by an attacker who knows about null, %",
+        "rar": "RAR: share right when clean and never fooled, %, beside the clean outcomes",
+    }
     return Table(
-        "An attacker who knows about null",
-        columns,
+        what[metric],
+        [
+            Cell("model"),
+            *(Cell(word, "clean") for word in words),
+            *(Cell(f"ε {eps_text(eps)}", "px") for eps in budgets),
+        ],
         rows,
-        f"AER and RAR at ε in pixel units ({measures.norm(WORST_CASE)}), the worst over all attacks "
-        f"at that ε or below, {measures.num_images(WORST_CASE)} test images; clean figures over "
-        f"{measures.num_images(CLEAN)}; {measures.seeds_text()}. {_spread(measures)}",
+        f"{measures.norm(WORST_CASE)}, ε in pixel units (px); the worst over all attacks at that ε "
+        f"or below, {measures.num_images(WORST_CASE)} test images"
+        f"{f', clean outcomes over {measures.num_images(CLEAN)}' if words else ''}, "
+        f"{measures.seeds_text()}. {_spread(measures)}",
     )
 
 
@@ -182,7 +206,7 @@ def outcome_table(measures: Measures, model: str) -> Table:
     for attack in [CLEAN, *measures.attacks()]:
         for eps in measures.budgets(attack):
             triple = [measures.find(model, attack, w, eps) for w in ("correct", "null", "fooled")]
-            name = "clean" if attack == CLEAN else f"{attack}, ε {eps_text(eps)}"
+            name = "clean" if attack == CLEAN else f"{attack_name(attack)}, ε {eps_text(eps)}"
             rows.append([Cell(name), *map(value_cell, triple), Cell(measures.num_images(attack))])
     return Table(
         "Outcomes",
@@ -238,13 +262,15 @@ def unnoticed_table(measures: Measures, counts: pd.DataFrame, unit: float | None
         "FGSM images that were neither null nor correct",
         [Cell("model"), *(eps_heading(eps, unit) for eps in budgets)],
         rows,
-        f"Number of images of {num:,} a cell ({measures.num_images(FGSM)} test images, "
-        f"{measures.seeds_text()}); “turned” are those answered rightly before the attack. ε in the "
-        "notebook's units, pixel units (px) below.",
+        f"Number of images, of {num:,} in each cell: {measures.num_images(FGSM)} test images, "
+        f"{measures.seeds_text()}. “Turned” are those that were answered rightly before the "
+        "attack. ε in the notebook's units, pixel units (px) below.",
     )
 
 
-def _spread(measures: Measures) -> str:
+def _spread(measures: Measures, are_rates: bool = True) -> str:
+    if len(measures.seeds) == 1 and not are_rates:
+        return "Mean over the images."
     if len(measures.seeds) == 1:
         return "Below each rate: its 95 % Wilson interval over the images."
     return "Mean over seeds ± their standard deviation."

@@ -8,7 +8,6 @@ from nullclass.records import Run
 from nullclass.report.blocks import Cell
 from nullclass.report.measures import (
     CLEAN,
-    WORST_CASE,
     Measures,
     eps_text,
     percent,
@@ -21,6 +20,7 @@ from nullclass.report.tables import (
     published_text,
     white_box_budgets,
 )
+from nullclass.summary import WORST_CASE
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -58,8 +58,7 @@ def _published(measures: Measures, unit: float | None) -> Table:
         "units",
         ["model", "", "measured", "published", ""],
     )
-    told = [m for m in (*comparison.within, *comparison.outside) if m.is_rate]
-    told.sort(key=lambda m: (measures.models.index(m.model), m.attack != CLEAN, m.metric, -m.eps))
+    told = [measure for measure in comparison.all if measure.is_rate]
     last = ""
     for measure in told:
         spread = f" ± {percent(measure.sd)}" if len(measure.values) > 1 else ""
@@ -78,7 +77,8 @@ def _white_box(measures: Measures) -> Table:
     budgets = white_box_budgets(measures)
     table = _table(
         "Null-aware attacker: AER (fooled) / RAR (right and never fooled)",
-        f"%, {measures.num_images(WORST_CASE)} images; ε in pixel units, {measures.norm(WORST_CASE)}",
+        f"%, {measures.num_images(WORST_CASE)} images a seed; ε in pixel units, "
+        f"{measures.norm(WORST_CASE)}",
         ["model", *(f"ε {eps_text(eps)}" for eps in budgets)],
     )
     for model in measures.models:
@@ -86,8 +86,10 @@ def _white_box(measures: Measures) -> Table:
         for eps in budgets:
             aer = measures.find(model, WORST_CASE, "aer", eps)
             rar = measures.find(model, WORST_CASE, "rar", eps)
-            known = aer is not None and rar is not None
-            row.append(f"{percent(aer.mean, 1)}/{percent(rar.mean, 1)}" if known else "–")
+            if aer is None or rar is None:
+                row.append("–")
+            else:
+                row.append(f"{percent(aer.mean, 1)}/{percent(rar.mean, 1)}")
         table.add_row(model, *row)
     return table
 

@@ -61,8 +61,8 @@ def trials(preset: Preset) -> list[Trial]:
         AttackPlan(
             "null-aware-pgd",
             WHITE_BOX_EPS,
-            num_images=1_000 if is_full else 200,
-            settings={"num_steps": 40, "num_target_steps": 40 if is_full else 10},
+            num_images=500 if is_full else 100,
+            settings={"num_steps": 40, "num_target_steps": 20},
         ),
     )
     return [
@@ -90,13 +90,11 @@ def trials(preset: Preset) -> list[Trial]:
     ]
 
 
-def _figures(clean: dict[str, float], fgsm: dict[tuple[str, float], float]) -> dict[
-    tuple[str, float, str], float
-]:
+def _figures(
+    clean: dict[str, float], fgsm: dict[tuple[str, float], float]
+) -> dict[tuple[str, float, str], float]:
     figures = {("none", 0.0, metric): value for metric, value in clean.items()}
-    return figures | {
-        ("fgsm", pixels(eps), metric): value for (metric, eps), value in fgsm.items()
-    }
+    return figures | {("fgsm", pixels(eps), metric): value for (metric, eps), value in fgsm.items()}
 
 
 PUBLISHED: dict[str, dict[tuple[str, float, str], float]] = {

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from nullclass.records import Examples, Run, Trial
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.report.measures import FGSM, NORMS, eps_text, pixel_per_unit
+from nullclass.report.measures import FGSM, NORMS, attack_name, eps_text, pixel_per_unit
 from nullclass.report.style import LESS, MORE, OUTCOME_COLOURS, OUTCOMES
 
 NUM_BUDGETS = 3
@@ -51,12 +51,13 @@ def gallery(run: Run) -> Drawing | None:
     if not panels:
         return None
     shrunk = max(trial.examples[0].clean.shape[-1] for trial in run.trials if trial.examples)
-    smaller = f" Images are averaged down to {LARGEST_SIDE} pixels." if shrunk > LARGEST_SIDE else ""
+    is_smaller = shrunk > LARGEST_SIDE
+    smaller = f" Images are averaged down to {LARGEST_SIDE} pixels." if is_smaller else ""
     return Drawing(
         "Gallery",
         "Clean, attacked and difference images: the first test images, not chosen by outcome, seed "
-        f"{seed}, up to {NUM_BUDGETS} budgets an attack. The border says what the model made of the "
-        "image; under it the prediction and its probability. In the difference (attacked minus "
+        f"{seed}, up to {NUM_BUDGETS} budgets an attack. The border says what the model made of "
+        "the image; under it the prediction and its probability. In the difference (attacked minus "
         "clean, mean over colour channels) purple is darker, orange brighter, white unchanged; "
         f"its scale is given with each attack.{smaller}",
         panels,
@@ -78,9 +79,9 @@ def _chosen(trial: Trial) -> list[Examples]:
 
 
 def _example_set(examples: Examples, unit: float | None) -> Markup:
-    eps = f"ε {eps_text(examples.eps_pixels)} in pixel units"
+    eps = f"{eps_text(examples.eps_pixels)} in pixel units"
     if unit is not None and examples.attack == FGSM:
-        eps = f"ε {eps_text(examples.eps_pixels / unit)}, {eps_text(examples.eps_pixels)} in pixels"
+        eps = f"{eps_text(examples.eps_pixels / unit)}, {eps}"
     count = min(NUM_IMAGES, len(examples.labels))
     clean, attacked = examples.clean[:count], examples.attacked[:count]
     change = (attacked.astype(float) - clean.astype(float)).mean(axis=1)
@@ -88,11 +89,16 @@ def _example_set(examples: Examples, unit: float | None) -> Markup:
     if examples.norm != "linf" or scale <= 0:
         scale = float(np.abs(change).max()) or 1.0
     cards = Markup("").join(
-        _card(examples, index, _png(_bytes(clean[index])), _png(_bytes(attacked[index])),
-              _png(_diverging(change[index], scale)))
+        _card(
+            examples,
+            index,
+            _png(_bytes(clean[index])),
+            _png(_bytes(attacked[index])),
+            _png(_diverging(change[index], scale)),
+        )
         for index in range(count)
     )
-    heading = f"{examples.attack}, {NORMS.get(examples.norm, examples.norm)}, {eps}"
+    heading = f"{attack_name(examples.attack)}, {NORMS.get(examples.norm, examples.norm)}, ε {eps}"
     return Markup(
         '<h4>{} <small>difference from −{} to +{}</small></h4><div class="cards">{}</div>'
     ).format(heading, eps_text(scale), eps_text(scale), cards)
@@ -108,9 +114,18 @@ def _card(examples: Examples, index: int, clean: str, attacked: str, change: str
         "<figcaption>true {} <span>{} <small>{}</small> → {} <small>{}</small></span></figcaption>"
         "</figure>"
     ).format(
-        _outcome(before, label), clean, label, _outcome(after, label), attacked, _word(after),
-        change, label, _word(before), _probability(examples.clean_confidences[index]),
-        _word(after), _probability(examples.confidences[index]),
+        _outcome(before, label),
+        clean,
+        label,
+        _outcome(after, label),
+        attacked,
+        _word(after),
+        change,
+        label,
+        _word(before),
+        _probability(examples.clean_confidences[index]),
+        _word(after),
+        _probability(examples.confidences[index]),
     )
 
 
@@ -129,7 +144,7 @@ def _probability(value: float) -> str:
 
 
 def _bytes(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """``(C, H, W)`` in [0,1] to ``(H, W, 3)``; one channel is grey, more than three lose the rest."""
+    """``(C, H, W)`` in [0,1] to ``(H, W, 3)``; one channel is grey, a fourth is left out."""
     shown = _shrunk(image.astype(float))
     shown = np.repeat(shown[:1], 3, axis=0) if shown.shape[0] < 3 else shown[:3]
     return (shown.clip(0, 1) * 255).round().astype(np.uint8).transpose(1, 2, 0)
@@ -143,7 +158,8 @@ def _diverging(change: npt.NDArray[np.float64], scale: float) -> npt.NDArray[np.
         for colour in (LESS, MORE)
     )
     ends = np.where(level < 0, less, more)
-    return (255 + np.abs(level) * (ends - 255)).round().astype(np.uint8)
+    colours: npt.NDArray[np.uint8] = (255 + np.abs(level) * (ends - 255)).round().astype(np.uint8)
+    return colours
 
 
 def _shrunk(image: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

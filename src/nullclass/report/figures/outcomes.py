@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nullclass.records import Run
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.report.measures import CLEAN, FGSM, Measures, eps_text, pixel_per_unit
+from nullclass.report.measures import CLEAN, FGSM, Measures, attack_name, eps_text, pixel_per_unit
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOMES, panel, percent_axis
 
 if TYPE_CHECKING:
@@ -30,25 +30,24 @@ def outcomes(run: Run) -> Drawing | None:
                 _bars(axis, measures, model, attack, unit if attack == FGSM else None)
         panels.append(Panel(drawn[0], model))
     seen = "; ".join(
-        f"{attack}: {measures.num_images(attack)} images, {measures.norm(attack)}"
+        f"{attack_name(attack)}: {measures.num_images(attack)} images, {measures.norm(attack)}"
         for attack in attacks
     )
     units = " ε of FGSM in the notebook's units, with pixel units below it;" if unit else ""
+    mean = "Mean over" if len(measures.seeds) > 1 else "From"
     return Drawing(
         "Outcomes against ε",
         f"Share of test images answered correctly, with null, and with a wrong class (fooled), "
         f"before and after an attack. Clean: {measures.num_images(CLEAN)} images; {seen}."
-        f"{units} ε of other attacks in pixel units. Mean over {measures.seeds_text()}.",
+        f"{units} ε of other attacks in pixel units. {mean} {measures.seeds_text()}.",
         panels,
         [(word, OUTCOME_COLOURS[word]) for word in OUTCOMES],
     )
 
 
-def _bars(
-    axis: Axes, measures: Measures, model: str, attack: str, unit: float | None
-) -> None:
+def _bars(axis: Axes, measures: Measures, model: str, attack: str, unit: float | None) -> None:
     places = [(CLEAN, 0.0), *((attack, eps) for eps in measures.budgets(attack) if eps > 0)]
-    labels = [_label(eps, unit) for _, eps in places]
+    labels = [eps_label(eps, unit) for _, eps in places]
     bottoms = [0.0] * len(places)
     for word in OUTCOMES:
         found = [measures.find(model, of, word, eps) for of, eps in places]
@@ -73,15 +72,15 @@ def _bars(
     if attack == CLEAN:
         axis.set_title("clean", loc="left", fontsize=9)
     else:
-        axis.set_title(f"{attack}   {told}", loc="left", fontsize=8.5)
+        axis.set_title(f"{attack_name(attack)} · {told}", loc="left", fontsize=8.5)
 
 
-def _label(eps: float, unit: float | None) -> str:
+def eps_label(eps: float, unit: float | None) -> str:
+    """A tick's label: the source's unit with pixel units below it, or pixel units alone."""
     if eps == 0:
         return "clean"
-    return eps_text(eps) if unit is None else f"{eps_text(eps / unit)}\n{_short(eps)}"
-
-
-def _short(eps: float) -> str:
-    """Pixel units in so few characters that seven of them fit beside each other."""
-    return f"{eps:.1g}" if eps < 0.01 else f"{eps:.2g}"
+    if unit is None:
+        return eps_text(eps)
+    # so few digits of pixel units that seven labels fit beside each other
+    pixels = f"{eps:.1g}" if eps < 0.01 else f"{eps:.2g}"
+    return f"{eps_text(eps / unit)}\n{pixels}"

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING
 
 from nullclass.records import Run
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.report.measures import FGSM, NULL_AWARE, WORST_CASE, Measure, Measures
+from nullclass.report.measures import (
+    FGSM,
+    NULL_AWARE,
+    Measure,
+    Measures,
+    attack_name,
+)
 from nullclass.report.style import line_style, panel, percent_axis
 from nullclass.report.tables import white_box_budgets
+from nullclass.summary import WORST_CASE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,18 +33,22 @@ def security(run: Run) -> Drawing | None:
     budgets = [eps for eps in white_box_budgets(measures) if eps in measures.worst_case_budgets()]
     if not budgets:
         return None
+    reach = 1.05 * max(budgets)
     panels = [
-        _panel(measures, WORST_CASE, metric, budgets, heading) for metric, heading in SHOWN.items()
+        _panel(measures, WORST_CASE, metric, budgets, reach, heading)
+        for metric, heading in SHOWN.items()
     ]
-    fgsm = [eps for eps in measures.budgets(FGSM) if 0 < eps <= 1.05 * max(budgets)]
+    fgsm = [eps for eps in measures.budgets(FGSM) if 0 < eps <= reach]
     contrast = ""
     if fgsm and any(map(measures.has_null, measures.models)):
-        panels.append(_panel(measures, FGSM, "null", fgsm, "Null share of FGSM images"))
+        panels.append(_panel(measures, FGSM, "null", fgsm, reach, "Null share of FGSM images"))
         contrast = (
             " For contrast, on the same axis, what the notebook measures: the share of FGSM images "
             f"called null ({measures.num_images(FGSM)} images)."
         )
-    who = f"{NULL_AWARE} and every weaker attack" if measures.budgets(NULL_AWARE) else "all attacks"
+    who = "all attacks"
+    if measures.budgets(NULL_AWARE):
+        who = f"{attack_name(NULL_AWARE)} and every other attack"
     spread = (
         "bars are 95 % Wilson intervals over the images"
         if len(measures.seeds) == 1
@@ -45,14 +56,20 @@ def security(run: Run) -> Drawing | None:
     )
     return Drawing(
         "Security curves",
-        f"Worst case over {who}, {measures.num_images(WORST_CASE)} images, "
-        f"{measures.norm(WORST_CASE)}, ε in pixel units, {measures.seeds_text()}; {spread}.{contrast}",
+        f"Worst case over {who}, {measures.num_images(WORST_CASE)} images a seed, "
+        f"{measures.norm(WORST_CASE)}, ε in pixel units, {measures.seeds_text()}; {spread}."
+        f"{contrast}",
         panels,
     )
 
 
 def _panel(
-    measures: Measures, attack: str, metric: str, budgets: list[float], heading: str
+    measures: Measures,
+    attack: str,
+    metric: str,
+    budgets: list[float],
+    reach: float,
+    heading: str,
 ) -> Panel:
     with panel(f"security-{metric}", f"{heading} against eps", 3.4) as (axes, drawn):
         axis = axes[0]
@@ -63,8 +80,7 @@ def _panel(
             _line(axis, model, [m for m in found if m is not None], measures.models)
         axis.set_ylim(-0.03, 1.03)
         percent_axis(axis.yaxis)
-        axis.set_xlim(left=0)
-        axis.margins(x=0.04)
+        axis.set_xlim(0, reach)
         axis.set_xlabel("ε, pixel units")
         axis.grid(axis="y")
         axis.figure.legend(loc="outside lower center", ncols=3)
@@ -84,5 +100,11 @@ def _line(axis: Axes, model: str, found: list[Measure], models: list[str]) -> No
         [0.0 if math.isnan(m.high) else max(m.high - m.mean, 0) for m in found],
     ]
     axis.errorbar(
-        eps, means, yerr=reach, label=model, elinewidth=0.9, capsize=2, **style  # type: ignore[arg-type]
+        eps,
+        means,
+        yerr=reach,
+        label=model,
+        elinewidth=0.9,
+        capsize=2,
+        **style,  # type: ignore[arg-type]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -12,6 +13,7 @@ from nullclass.report.style import line_style, panel, percent_axis
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
 SHOWN = {
     "loss": "Training loss",
@@ -39,7 +41,7 @@ def training(run: Run) -> Drawing | None:
         if told.empty:
             continue
         shown = [model for model in models if model in set(told["model"])]
-        height = 0.8 + 0.3 * len(shown) if num_epochs == 1 else 3.2
+        height = 0.7 + 0.36 * len(shown) if num_epochs == 1 else 3.2
         with panel(f"training-{column}", f"{heading} against epochs", height) as (axes, drawn):
             by = told.groupby(["model", "epoch"])[column].agg(["mean", "min", "max"])
             if num_epochs == 1:
@@ -57,9 +59,7 @@ def training(run: Run) -> Drawing | None:
     )
 
 
-def _lines(
-    axis: Axes, by: pd.DataFrame, shown: list[str], models: list[str], column: str
-) -> None:
+def _lines(axis: Axes, by: pd.DataFrame, shown: list[str], models: list[str], column: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for model in shown:
@@ -76,33 +76,43 @@ def _lines(
     axis.figure.legend(loc="outside lower center", ncols=3)
 
 
-def _dots(
-    axis: Axes, by: pd.DataFrame, shown: list[str], models: list[str], column: str
-) -> None:
+def _dots(axis: Axes, by: pd.DataFrame, shown: list[str], models: list[str], column: str) -> None:
     for place, model in enumerate(shown):
         line = by.loc[model].iloc[0]
         style = line_style(models, model)
         axis.plot([line["min"], line["max"]], [place, place], color=style["color"], linewidth=1)
         axis.plot([line["mean"]], [place], linestyle="none", **style)  # type: ignore[arg-type]
+        told = f"{100 * line['mean']:.2f}%" if column == "train_accuracy" else f"{line['mean']:.3g}"
+        axis.annotate(
+            told,
+            (line["mean"], place),
+            (0, 5),
+            textcoords="offset points",
+            ha="center",
+            fontsize=7.5,
+        )
     axis.set_yticks(range(len(shown)), shown)
-    axis.set_ylim(len(shown) - 0.5, -0.5)
-    axis.margins(x=0.12)
+    axis.set_ylim(len(shown) - 0.5, -0.8)
+    axis.margins(x=0.16)
     axis.grid()
     _scale(axis, axis.xaxis, "x", by, column)
 
 
-def _scale(axis: Axes, of: object, name: str, by: pd.DataFrame, column: str) -> None:
+def _scale(axis: Axes, of: Axis, name: str, by: pd.DataFrame, column: str) -> None:
     """Percent for a rate; for losses a logarithm where they differ by more than tenfold."""
-    from matplotlib.ticker import LogFormatter, MaxNLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     if column == "train_accuracy":
         percent_axis(of)
-        if name == "x":
-            axis.xaxis.set_major_locator(MaxNLocator(4))
+        of.set_major_locator(MaxNLocator(4))
     elif by["min"].min() > 0 and by["max"].max() > 10 * by["min"].min():
         if name == "x":
             axis.set_xscale("log")
         else:
             axis.set_yscale("log")
-        if by["max"].max() < 100 * by["min"].min():
-            of.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.6)))  # type: ignore[attr-defined]
+        decades = math.log10(by["max"].max() / by["min"].min())
+        of.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
+        of.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        of.set_minor_formatter(NullFormatter())
+    else:
+        of.set_major_locator(MaxNLocator(5))

@@ -8,7 +8,8 @@ import pandas as pd
 
 from nullclass.records import Run
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.report.measures import FGSM, Measures, eps_text, pixel_per_unit
+from nullclass.report.figures.outcomes import eps_label
+from nullclass.report.measures import FGSM, Measures, pixel_per_unit
 from nullclass.report.style import OUTCOME_COLOURS, panel, percent_axis
 from nullclass.report.tables import unnoticed as count_unnoticed
 from nullclass.summary import wilson
@@ -36,8 +37,8 @@ def unnoticed(run: Run) -> Drawing | None:
     units = "ε in the notebook's units, pixel units below it" if unit else "ε in pixel units"
     return Drawing(
         "What goes unnoticed",
-        f"FGSM, {measures.num_images(FGSM)} images, {measures.seeds_text()} together; {units}. Each "
-        "bar: of the attacked images that were not called null (n), the share answered with a "
+        f"FGSM, {measures.num_images(FGSM)} images, {measures.seeds_text()} together; {units}. "
+        "Each bar: of the attacked images that were not called null (n), the share answered with a "
         "wrong class, with its 95 % Wilson interval. No bar: none passed unnoticed.",
         panels,
         [("fooled", OUTCOME_COLOURS["fooled"])],
@@ -49,13 +50,7 @@ def _bars(axis: Axes, of: pd.DataFrame, unit: float | None) -> None:
     for place, (eps, line) in enumerate(of.iterrows()):
         num, fooled = int(line["num_unnoticed"]), int(line["num_fooled"])
         value = float(str(eps))
-        labels.append(
-            eps_text(value)
-            if unit is None
-            else f"{eps_text(value / unit)}\n{value:.2g}"
-            if value >= 0.01
-            else f"{eps_text(value / unit)}\n{value:.1g}"
-        )
+        labels.append(eps_label(value, unit))
         top = 0.0
         if num:
             low, top = wilson(fooled, num)
@@ -69,7 +64,7 @@ def _bars(axis: Axes, of: pd.DataFrame, unit: float | None) -> None:
                 elinewidth=0.9,
                 capsize=2,
             )
-        told = f"{fooled:,}\nof {num:,}" if num else "none"
+        told = f"{_short(fooled)}\nof {_short(num)}" if num else "none"
         axis.annotate(
             told, (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=7
         )
@@ -79,3 +74,8 @@ def _bars(axis: Axes, of: pd.DataFrame, unit: float | None) -> None:
     axis.set_ylim(0, 1.25)  # room for the numbers above a full bar
     axis.set_yticks([0, 0.5, 1])
     percent_axis(axis.yaxis)
+
+
+def _short(count: int) -> str:
+    """A count in at most five characters, so that seven of them fit beside each other."""
+    return f"{count:,}" if count < 10_000 else f"{count / 1000:.3g}k"

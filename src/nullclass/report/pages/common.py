@@ -7,22 +7,38 @@ from typing import Any
 from nullclass.records import Run
 from nullclass.report.blocks import Block, Section, Terms, Text
 from nullclass.report.figures import FIGURES
-from nullclass.report.measures import CLEAN, WORST_CASE, Measures, eps_text
+from nullclass.report.measures import CLEAN, Measures, attack_name, eps_text
+from nullclass.summary import WORST_CASE
+
+GOALS = {"fool": "a wrong class", "evade": "anything but the true class", "deny": "null"}
+"""What an attack's objective means."""
 
 DEFINITIONS = [
-    ("ε", "The budget: how far the attacker may move an image, in pixel units, where a pixel runs "
-     "from 0 (black) to 1 (white). L∞: no pixel moves by more than ε."),
+    (
+        "ε",
+        "The budget: how far the attacker may move an image, in pixel units, where a pixel runs "
+        "from 0 (black) to 1 (white). L∞: no pixel moves by more than ε.",
+    ),
     ("correct", "The model answered the true class."),
     ("null", "The model refused to answer."),
     ("fooled", "The model answered another real class. Correct, null and fooled sum to 1."),
-    ("AER(ε)", "Accepted-error rate: share of images for which some attack at ε or below, or none at "
-     "all, has the model fooled. One minus “robustness with reject”."),
-    ("RAR(ε)", "Robust accuracy with rejection: share of images that are correct when clean and "
-     "that no attack fooled at ε or below. Answering null to an attacked image counts as good, "
-     "answering null to a clean one does not: a model that always says null scores 0."),
+    (
+        "AER(ε)",
+        "Accepted-error rate: share of images on which the model is fooled by some attack at "
+        "ε or below, or already when they are clean. One minus “robustness with reject”.",
+    ),
+    (
+        "RAR(ε)",
+        "Robust accuracy with rejection: share of images that are correct when clean and "
+        "that no attack fooled at ε or below. Answering null to an attacked image counts as good, "
+        "answering null to a clean one does not: a model that always says null scores 0.",
+    ),
     ("null loss", "Mean cross-entropy between the model's output and the answer null."),
-    ("95 % Wilson interval", "Range of shares that the number of test images leaves plausible "
-     "for this one trained model; how much training again would change is a matter of seeds."),
+    (
+        "95 % Wilson interval",
+        "Range of shares that the number of test images leaves plausible "
+        "for this one trained model; how much training again would change is a matter of seeds.",
+    ),
 ]
 
 
@@ -40,33 +56,35 @@ def figure_sections(run: Run, last: tuple[str, ...] = ("gallery", "training")) -
 
 def settings_section(run: Run) -> Section:
     """Everything ``run.json`` says, the settings first."""
-    info = dict(run.info)
-    settings = info.pop("settings", {})
+    info = {key: value for key, value in run.info.items() if key not in ("settings", "notes")}
+    settings = run.info.get("settings")
+    settings = dict(settings) if isinstance(settings, dict) else {}
+    trainings = settings.pop("trainings", None)
+    blocks: list[Block] = [
+        Text("Everything that decides the numbers above, as the run recorded it."),
+        Terms(flat(settings)),
+    ]
+    if isinstance(trainings, dict):
+        blocks += [Terms(flat(told), f"Training of {model}") for model, told in trainings.items()]
     return Section(
-        "Settings in full",
-        [
-            Text("Everything that decides the numbers above, as the run recorded it."),
-            Terms(flat(settings)),
-            Text("Data, code and machine."),
-            Terms(flat(info)),
-        ],
+        "Settings in full", [*blocks, Text("Data, code and machine:"), Terms(flat(info))]
     )
 
 
-def definitions_section(is_about_nulls: bool = True) -> Section:
+def definitions_section() -> Section:
     """What the words mean."""
     return Section("What the words mean", [Terms(DEFINITIONS)])
 
 
-def redraw_section(run: Run) -> Section:
+def redraw_section() -> Section:
     """How to draw the page again."""
     return Section(
         "How to draw this again",
         [
             Text(
                 "This page is drawn from the rows in its folder alone; no model is loaded. "
-                "“nullclass report DIR”, with that folder for DIR, draws it again. summary.csv there "
-                "holds every number, trials/*/rows.csv.gz every image."
+                "“nullclass report DIR”, with that folder for DIR, draws it again. summary.csv "
+                "there holds every number, trials/*/rows.csv.gz every image."
             )
         ],
     )
@@ -97,17 +115,19 @@ def attack_terms(measures: Measures) -> list[tuple[str, str]]:
         goals = sorted({m.objective for m in measures.all if m.attack == attack} - {"none"})
         pairs.append(
             (
-                attack,
+                attack_name(attack),
                 f"{measures.norm(attack)}, ε {budgets_text(measures, attack)} in pixel units, "
-                f"{measures.num_images(attack)} test images, objective {', '.join(goals) or '–'}",
+                f"{measures.num_images(attack)} test images a seed; it goes for "
+                f"{', or '.join(GOALS.get(goal, goal) for goal in goals) or 'an unnamed goal'}",
             )
         )
     if measures.budgets(WORST_CASE):
         pairs.append(
             (
                 "worst case",
-                "AER and RAR count an image as fooled if any of these attacks fooled it at that ε or "
-                f"below; over the {measures.num_images(WORST_CASE)} images every such attack saw",
+                "AER and RAR count an image as fooled if any of these attacks fooled it at that ε "
+                "or below, over the images that every such attack saw: "
+                f"{measures.num_images(WORST_CASE)} a seed",
             )
         )
     return pairs

@@ -1,0 +1,45 @@
+# make run | test | check | bench. Each sets up what it needs in .venv; nothing else is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: run test check format bench clean
+
+run: $(VENV)/.core  ## the notebook's study, quick preset: trains, attacks, prints, reports
+	$(BIN)/nullclass study fgsm-null
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.bench  ## about half an hour; writes benchmarks/results.md
+	$(BIN)/python benchmarks/run.py
+
+# A stamp is written last, so that an interrupted installation is done again.
+$(VENV)/.core: pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (torch alone is about 200 MB; once)"
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nullclass needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev benchmarks/requirements.txt
+	$(PIP) -r benchmarks/requirements.txt
+	$(PIP) --no-deps $$(sed -n 's/^# no-deps: //p' benchmarks/requirements.txt)
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,120 @@
+"""One model of one's own, attacked and recorded as a run folder."""
+
+from __future__ import annotations
+
+import datetime
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nullclass import records
+from nullclass.attacks import find_attack
+from nullclass.data import Dataset
+from nullclass.errors import UserError
+from nullclass.evaluate import evaluate
+from nullclass.files import make_folder, write_json
+from nullclass.models import Classifier
+from nullclass.progress import Stages
+from nullclass.provenance import provenance
+
+NUM_EXAMPLES = 8
+"""Attacked images kept for the report's gallery."""
+
+
+def record_evaluation(
+    model: Classifier,
+    card: dict[str, Any],
+    dataset: Dataset,
+    folder: Path,
+    *,
+    name: str,
+    attacks: Sequence[str],
+    eps: Sequence[float],
+    norm: str,
+    num_images: int,
+    seed: int,
+) -> None:
+    """Attack a model on the first test images and write rows, summary and ``run.json``.
+
+    Args:
+        model: The model, on the device to compute on.
+        card: Its card, kept in the run's settings.
+        dataset: The data; only its test images are used.
+        folder: The run folder; a former evaluation of the same name in it is replaced.
+        name: The model's name in tables.
+        attacks: Names in :data:`nullclass.attacks.ATTACKS`.
+        eps: Budgets in pixel units.
+        norm: ``linf`` or ``l2``.
+        num_images: How many of the first test images are attacked and scored.
+        seed: Seed of the attacks' random starts.
+
+    Raises:
+        UserError: If the data do not fit the model, or as :func:`nullclass.evaluate.evaluate`.
+    """
+    if model.image_shape is not None and tuple(model.image_shape) != dataset.image_shape:
+        raise UserError(
+            f"the model takes images of {tuple(model.image_shape)}, {dataset.name} has "
+            f"{dataset.image_shape}: give the --dataset it was trained for"
+        )
+    if not attacks or not eps:
+        raise UserError("give at least one --attack and one --eps")
+    makers = {attack: find_attack(attack) for attack in attacks}
+    test = dataset.test.first(num_images)
+    make_folder(folder)
+    if (folder / records.RUN).exists() and records.read_run(folder).info.get("study") != "evaluate":
+        raise UserError(f"{folder} holds a run of a study: choose another --out")
+    started = time.perf_counter()
+    units = num_images * (1 + len(eps) * len(attacks))
+    with (
+        Stages(f"evaluating {name}", units) as stages,
+        stages.stage(f"attacking {name}", units=units, cost=units) as advance,
+    ):
+        evaluation = evaluate(
+            model,
+            test,
+            attacks=makers,
+            eps=eps,
+            norm=norm,
+            num_examples=NUM_EXAMPLES,
+            seed=seed,
+            on_images=advance,
+        )
+    seconds = round(time.perf_counter() - started, 1)
+    told = {"model": name, "seed": seed, "evaluation_seconds": seconds, **provenance()}
+    place = records.trial_folder(folder, name, seed)
+    records.write_trial(place, evaluation.rows, pd.DataFrame(), evaluation.examples, told)
+    summary = evaluation.summary().assign(study="evaluate", model=name, seed=seed, published=None)
+    records.write_frame(folder / records.SUMMARY, summary[records.SUMMARY_COLUMNS])
+    info = {
+        "study": "evaluate",
+        "models": [name],
+        "seeds": [seed],
+        "settings": {
+            "attacks": [
+                {
+                    "attack": attack,
+                    "eps": sorted(eps),
+                    "num_images": num_images,
+                    "settings": asdict(maker),  # type: ignore[call-overload]
+                    "norm": norm,
+                }
+                for attack, maker in makers.items()
+            ],
+            "card": card,
+        },
+        "data": {
+            "name": dataset.name,
+            "checksum": dataset.checksum,
+            "source": dataset.source,
+            "num_test_images": len(dataset.test),
+        },
+        "device": str(model.mean.device),
+        **provenance(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": seconds,
+    }
+    write_json(folder / records.RUN, info)
