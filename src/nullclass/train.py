@@ -15,7 +15,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nullclass.data import LabelledImages
+from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.devices import supports_bfloat16
 from nullclass.errors import UserError
 from nullclass.files import replacing
@@ -34,7 +34,7 @@ from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullSource
 from nullclass.outcomes import NULL_LABEL
 from nullclass.randomness import borrowed_stream
-from nullclass.recipes import Recipe
+from nullclass.recipes import FAST, Recipe
 
 STATE = "training.safetensors"
 OnStep = Callable[[int, int, float], None]
@@ -44,7 +44,7 @@ OnStep = Callable[[int, int, float], None]
 class TrainConfig:
     """What, together with the model's first weights and the data, decides the result."""
 
-    recipe: Recipe
+    recipe: Recipe = FAST
     """Batches, epochs, schedule, precision."""
     seed: int = 0
     """Seed of the order of images, of dropout and of the null images."""
@@ -135,8 +135,8 @@ class _State:
 
 def train(
     model: Classifier,
-    data: LabelledImages,
-    config: TrainConfig,
+    data: LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
+    config: TrainConfig | None = None,
     *,
     nulls: NullSource | None = None,
     validation: LabelledImages | None = None,
@@ -150,8 +150,9 @@ def train(
 
     Args:
         model: The model, on the device to train on.
-        data: Clean images with labels; a label of -1 is a null image of one's own.
-        config: Recipe, seed and loss weights.
+        data: Clean images in [0,1] with labels: tensors, a loader, or :class:`LabelledImages`; a
+            label of -1 is a null image of one's own.
+        config: Recipe, seed and loss weights; unless given, the fast recipe with seed 0.
         nulls: Source of null images made from each batch, if any.
         validation: Images to measure after every epoch; nothing is selected on them.
         state_folder: Where to keep the state between epochs.
@@ -165,10 +166,11 @@ def train(
             asked for from a model without a null logit, or if ``state_folder`` holds the state
             of another training.
     """
+    config = TrainConfig() if config is None else config
+    data = tensors_or_loader(data)
     device = next(model.parameters()).device
     recipe = config.recipe
-    if nulls is not None and not model.has_null:
-        raise UserError("null images need a model with a null class: build it with has_null=True")
+    _check_labels(model, data, nulls)
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.Adam(
         model.parameters(), recipe.learning_rate, weight_decay=config.weight_decay, fused=True
@@ -197,6 +199,17 @@ def train(
         )
     model.eval()
     return state.history
+
+
+def _check_labels(model: Classifier, data: LabelledImages, nulls: NullSource | None) -> None:
+    lowest, highest = int(data.labels.min()), int(data.labels.max())
+    if highest >= model.num_classes:
+        raise UserError(
+            f"there is a label {highest}, but the model has the classes 0 to "
+            f"{model.num_classes - 1}; null is the label -1"
+        )
+    if not model.has_null and (nulls is not None or lowest < 0):
+        raise UserError("null images need a model with a null class: build it with has_null=True")
 
 
 def _epoch(

@@ -42,6 +42,12 @@ def no_null(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="module")
+def pages(one_seed: Path, five_seeds: Path, no_null: Path) -> dict[str, Path]:
+    folders = {"one_seed": one_seed, "five_seeds": five_seeds, "no_null": no_null}
+    return {name: write_report(folder) for name, folder in folders.items()}
+
+
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     return write_fake_run(tmp_path, 1, models=MODELS[:2], num_images=30, num_attacked=20)
@@ -64,7 +70,6 @@ def test_every_figure_draws_any_run(name: str, folder: str, request: pytest.Fixt
         assert "<svg" in panel.html or "<img" in panel.html
         assert "nan" not in re.sub(r"base64,[^\"]*", "", panel.html).lower()
         assert "mathdefault" not in panel.html
-    assert FIGURES[name](run) == drawing
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -90,8 +95,8 @@ def test_a_figure_without_anything_to_show_is_left_out(name: str, no_null: Path)
 
 
 @pytest.mark.parametrize("folder", ["one_seed", "five_seeds", "no_null"])
-def test_the_page_needs_nothing_from_outside(folder: str, request: pytest.FixtureRequest) -> None:
-    path = write_report(request.getfixturevalue(folder))
+def test_the_page_needs_nothing_from_outside(folder: str, pages: dict[str, Path]) -> None:
+    path = pages[folder]
     html = path.read_text(encoding="utf-8")
     assert path.name == "report.html"
     assert path.stat().st_size < 3_000_000
@@ -111,26 +116,19 @@ def without_data(html: str) -> str:
     return re.sub(r"data:image/png;base64,[^\"]*", "", html)
 
 
-def test_the_same_run_gives_the_same_bytes(one_seed: Path) -> None:
-    first = write_report(one_seed).read_bytes()
-    script = (
-        "import sys, pathlib, matplotlib; matplotlib.rcParams['lines.linewidth'] = 9\n"
-        "from nullclass.report import write_report\n"
-        "write_report(pathlib.Path(sys.argv[1]))"
-    )
-    subprocess.run([sys.executable, "-c", script, str(one_seed)], check=True)
-    assert (one_seed / records.REPORT).read_bytes() == first
-
-
-def test_reports_load_neither_torch_nor_matplotlib_before_drawing(one_seed: Path) -> None:
+def test_the_same_run_gives_the_same_bytes_without_torch(pages: dict[str, Path]) -> None:
+    first = pages["one_seed"].read_bytes()
     script = (
         "import sys, pathlib\n"
         "from nullclass.report import write_report\n"
         "assert 'matplotlib' not in sys.modules\n"
+        "import matplotlib; matplotlib.rcParams['lines.linewidth'] = 9\n"
         "write_report(pathlib.Path(sys.argv[1]))\n"
-        "assert 'matplotlib' in sys.modules and 'torch' not in sys.modules"
+        "assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", script, str(one_seed)], check=True)
+    folder = pages["one_seed"].parent
+    subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
+    assert (folder / records.REPORT).read_bytes() == first
 
 
 def test_text_from_a_run_is_escaped(tmp_path: Path) -> None:
@@ -142,12 +140,8 @@ def test_text_from_a_run_is_escaped(tmp_path: Path) -> None:
     assert "&lt;script&gt;a&amp;b" in html
 
 
-def test_five_seeds_say_so_and_one_seed_says_what_it_cannot_know(
-    one_seed: Path, five_seeds: Path
-) -> None:
-    one, five = (
-        write_report(folder).read_text(encoding="utf-8") for folder in (one_seed, five_seeds)
-    )
+def test_five_seeds_say_so_and_one_seed_says_what_it_cannot_know(pages: dict[str, Path]) -> None:
+    one, five = (pages[name].read_text(encoding="utf-8") for name in ("one_seed", "five_seeds"))
     assert "1 seed (0)" in one
     assert "how much training varies is unknown" in one
     assert "5 seeds (0–4)" in five
@@ -234,11 +228,12 @@ def test_the_terminal_table(folder: str, request: pytest.FixtureRequest) -> None
     from rich.console import Console
 
     run = read_run(request.getfixturevalue(folder))
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(summary_table(run))
     text = console.export_text()
     assert "clean-wd" in text
     assert "0.154" in text
+    assert "/" in text  # AER and RAR
     assert "…" not in text  # nothing is cut off
     assert ("published" in text) == (folder != "no_null")
 

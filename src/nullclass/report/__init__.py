@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nullclass.errors import UserError
 from nullclass.files import write_text
-from nullclass.records import REPORT, read_run
+from nullclass.records import REPORT, Run, read_run
 from nullclass.report.pages import PAGES
 from nullclass.report.terminal import summary_table
 
@@ -30,12 +30,7 @@ def write_report(folder: Path) -> Path:
         UserError: If the folder is no run, something in it is missing or damaged, or the report
             cannot be written.
     """
-    try:
-        run = read_run(folder)
-    except zlib.error as error:
-        raise UserError(
-            f"rows in {folder} are damaged ({error}): remove that trial and run the study again"
-        ) from None
+    run = _read(folder)
     study = run.info.get("study")
     if study not in PAGES:
         raise UserError(
@@ -44,6 +39,18 @@ def write_report(folder: Path) -> Path:
     path = folder / REPORT
     write_text(path, render(PAGES[study](run)))
     return path
+
+
+def _read(folder: Path) -> Run:
+    """Read a run; whatever is wrong with it is told on one line."""
+    try:
+        return read_run(folder)
+    except UserError as error:  # pandas tells of damage over several lines
+        raise UserError(" ".join(str(error).split())) from None
+    except zlib.error as error:
+        raise UserError(
+            f"rows in {folder} are damaged ({error}): remove that trial and run the study again"
+        ) from None
 
 
 def render(page: Page) -> str:

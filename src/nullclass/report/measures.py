@@ -134,6 +134,10 @@ class Measures:
         """Budgets AER and RAR are given for, rising."""
         return self.budgets(WORST_CASE)
 
+    def attacker(self) -> str:
+        """Who AER and RAR are about: one who knows about null, or whatever attacks there were."""
+        return "an attacker who knows about null" if self.budgets(NULL_AWARE) else "some attack"
+
     def norm(self, attack: str) -> str:
         """The norm of an attack's budget, as it is written."""
         for measure in self.all:

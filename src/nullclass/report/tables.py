@@ -182,7 +182,7 @@ def white_box_table(measures: Measures, metric: str) -> Table:
         cells = map(value_cell, shown)
         rows.append([Cell(model), *(Cell(cell.text, cell.small) for cell in cells)])
     what = {
-        "aer": "AER: share fooled by an attacker who knows about null, %",
+        "aer": f"AER: share fooled by {measures.attacker()}, %",
         "rar": "RAR: share right when clean and never fooled, %, beside the clean outcomes",
     }
     return Table(

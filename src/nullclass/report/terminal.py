@@ -50,6 +50,8 @@ def summary_table(run: Run) -> Group:
 
 def _published(measures: Measures, unit: float | None) -> Table:
     """Rates only: a terminal is short, and losses stand in the report."""
+    from rich.markup import escape
+
     comparison = compare(measures)
     within, num = comparison.rates
     table = _table(
@@ -63,7 +65,7 @@ def _published(measures: Measures, unit: float | None) -> Table:
     for measure in told:
         spread = f" ± {percent(measure.sd)}" if len(measure.values) > 1 else ""
         table.add_row(
-            "" if measure.model == last else measure.model,
+            "" if measure.model == last else escape(measure.model),
             name_of(measure, unit).removeprefix(f"{measure.model}: "),
             percent(measure.mean) + spread,
             published_text(measure),
@@ -74,9 +76,11 @@ def _published(measures: Measures, unit: float | None) -> Table:
 
 
 def _white_box(measures: Measures) -> Table:
+    from rich.markup import escape
+
     budgets = white_box_budgets(measures)
     table = _table(
-        "Null-aware attacker: AER (fooled) / RAR (right and never fooled)",
+        f"AER (fooled by {measures.attacker()}) / RAR (right, never fooled)",
         f"%, {measures.num_images(WORST_CASE)} images a seed; ε in pixel units, "
         f"{measures.norm(WORST_CASE)}",
         ["model", *(f"ε {eps_text(eps)}" for eps in budgets)],
@@ -90,13 +94,17 @@ def _white_box(measures: Measures) -> Table:
                 row.append("–")
             else:
                 row.append(f"{percent(aer.mean, 1)}/{percent(rar.mean, 1)}")
-        table.add_row(model, *row)
+        table.add_row(escape(model), *row)
     return table
 
 
 def _outcomes(measures: Measures, model: str) -> Table:
+    from rich.markup import escape
+
     content = outcome_table(measures, model)
-    table = _table(model, "%, ε in pixel units", [column.text for column in content.columns])
+    table = _table(
+        escape(model), "%, ε in pixel units", [column.text for column in content.columns]
+    )
     for row in content.rows:
         table.add_row(*(_inline(cell) for cell in row))
     return table
@@ -114,6 +122,5 @@ def _table(title: str, caption: str, headings: list[str]) -> Table:
 
 
 def _inline(cell: Cell) -> str:
-    if not cell.small:
-        return cell.text
-    return f"{cell.text} ({cell.small})" if "to" in cell.small else f"{cell.text} {cell.small}"
+    """A cell on one line; an interval stays in the report, where there is room."""
+    return f"{cell.text} {cell.small}" if cell.small.startswith("±") else cell.text

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 SHOWN = {
-    "aer": "Fooled by a null-aware attacker (AER)",
+    "aer": "Fooled by some attack (AER)",
     "rar": "Right, and never fooled (RAR)",
 }
 
