@@ -54,7 +54,7 @@ FAST = Recipe(
     learning_rate=4e-3,
     schedule="triangle",
     precision="bfloat16",
-    null_fraction=0.25,
+    null_fraction=0.5,
 )
 """Same end quality, measured in ``LOG.md``."""
 

@@ -206,6 +206,12 @@ def test_a_run_that_says_little_of_itself_still_has_a_page(run_folder: Path) -> 
     assert "0.154 px" in html  # the unit is the study's own
 
 
+def test_an_unfinished_run_says_so(run_folder: Path) -> None:
+    changed_info(run_folder, models=[*MODELS[:2], "null-9"])
+    html = write_report(run_folder).read_text(encoding="utf-8")
+    assert "not finished: nothing yet of null-9." in html
+
+
 def test_notes_of_the_study_are_shown(run_folder: Path) -> None:
     changed_info(run_folder, notes=["Two epochs too few."])
     assert "Two epochs too few." in write_report(run_folder).read_text(encoding="utf-8")

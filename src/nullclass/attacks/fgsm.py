@@ -42,8 +42,9 @@ class FGSM:
         """See :class:`nullclass.attacks.base.Attack`; deterministic."""
         check_eps(eps, norm, images.shape)
         geometry = find_norm(norm)
+        images = images.detach()
         with frozen(model):
-            start = images.detach().clone().requires_grad_()
+            start = images.clone().requires_grad_()
             loss = cross_entropy(model(start), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, start)
         return project(images + eps * geometry.steepest(gradient), images, eps, geometry)

@@ -50,7 +50,7 @@ def _l2_random(like: Tensor, eps: float, generator: torch.Generator | None) -> T
     # Box-Muller keeps the whole draw on the caller's generator, whatever the device.
     radius = (-2 * (1 - _uniform(like.shape, like, generator)).log()).sqrt()
     direction = radius * (2 * math.pi * _uniform(like.shape, like, generator)).cos()
-    share = _uniform(like.shape[:1], like, generator) ** (1 / like[0].numel())
+    share = _uniform(like.shape[:1], like, generator) ** (1 / math.prod(like.shape[1:]))
     return _l2_steepest(direction) * _column(eps * share, like)
 
 

@@ -91,6 +91,7 @@ class Measures:
         present = list(dict.fromkeys(summary["model"]))
         self.models: list[str] = [name for name in order if name in present]
         self.models += [name for name in present if name not in order]
+        self.missing: list[str] = [name for name in order if name not in present]
         self.seeds: list[int] = sorted(int(seed) for seed in summary["seed"].unique())
         self.all: list[Measure] = []
         keys = ["model", "attack", "objective", "norm", "eps_pixels", "metric"]

@@ -111,11 +111,10 @@ def published_text(measure: Measure) -> str:
 def with_unit(measure: Measure) -> str:
     """Our value with its spread, as a sentence has it."""
     cell = value_cell(measure)
-    percent_sign = " %" if measure.is_rate else ""
-    if not cell.small:
-        return cell.text + percent_sign
-    spread = f"({cell.small})" if "to" in cell.small else cell.small
-    return f"{cell.text} {spread}{percent_sign}"
+    sign = " %" if measure.is_rate else ""
+    if cell.small.startswith("±"):
+        return f"{cell.text} {cell.small}{sign}"
+    return f"{cell.text}{sign} ({cell.small})" if cell.small else cell.text + sign
 
 
 def eps_heading(eps: float, unit: float | None) -> Cell:

@@ -59,7 +59,8 @@ def gallery(run: Run) -> Drawing | None:
         f"{seed}, up to {NUM_BUDGETS} budgets an attack. The border says what the model made of "
         "the image; under it the prediction and its probability. In the difference (attacked minus "
         "clean, mean over colour channels) purple is darker, orange brighter, white unchanged; "
-        f"its scale is given with each attack.{smaller}",
+        f"its scale is given with each attack. A search keeps what fooled the model at a "
+        f"smaller ε.{smaller}",
         panels,
         [(word, OUTCOME_COLOURS[word]) for word in OUTCOMES],
         is_folded=True,

@@ -33,13 +33,15 @@ def outcomes(run: Run) -> Drawing | None:
         f"{attack_name(attack)}: {measures.num_images(attack)} images, {measures.norm(attack)}"
         for attack in attacks
     )
-    units = " ε of FGSM in the notebook's units, with pixel units below it;" if unit else ""
+    units = "ε in pixel units"
+    if unit is not None:
+        units = "ε of FGSM in the notebook's units with pixel units below it, others in pixel units"
     mean = "Mean over" if len(measures.seeds) > 1 else "From"
     return Drawing(
         "Outcomes against ε",
         f"Share of test images answered correctly, with null, and with a wrong class (fooled), "
         f"before and after an attack. Clean: {measures.num_images(CLEAN)} images; {seen}."
-        f"{units} ε of other attacks in pixel units. {mean} {measures.seeds_text()}.",
+        f" {units}. {mean} {measures.seeds_text()}.",
         panels,
         [(word, OUTCOME_COLOURS[word]) for word in OUTCOMES],
     )
@@ -79,8 +81,6 @@ def eps_label(eps: float, unit: float | None) -> str:
     """A tick's label: the source's unit with pixel units below it, or pixel units alone."""
     if eps == 0:
         return "clean"
-    if unit is None:
-        return eps_text(eps)
     # so few digits of pixel units that seven labels fit beside each other
-    pixels = f"{eps:.1g}" if eps < 0.01 else f"{eps:.2g}"
-    return f"{eps_text(eps / unit)}\n{pixels}"
+    pixels = f"{eps:.1g}" if eps < 0.01 else f"{eps:.2g}" if unit or eps < 0.1 else eps_text(eps)
+    return pixels if unit is None else f"{eps_text(eps / unit)}\n{pixels}"

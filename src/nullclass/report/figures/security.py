@@ -43,7 +43,7 @@ def security(run: Run) -> Drawing | None:
     if fgsm and any(map(measures.has_null, measures.models)):
         panels.append(_panel(measures, FGSM, "null", fgsm, reach, "Null share of FGSM images"))
         contrast = (
-            " For contrast, on the same axis, what the notebook measures: the share of FGSM images "
+            " For contrast, on the same axis, what FGSM alone would show: the share of its images "
             f"called null ({measures.num_images(FGSM)} images)."
         )
     who = "all attacks"

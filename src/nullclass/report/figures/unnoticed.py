@@ -35,9 +35,10 @@ def unnoticed(run: Run) -> Drawing | None:
     if not panels:
         return None
     units = "ε in the notebook's units, pixel units below it" if unit else "ε in pixel units"
+    pooled = " together" if len(measures.seeds) > 1 else ""
     return Drawing(
         "What goes unnoticed",
-        f"FGSM, {measures.num_images(FGSM)} images, {measures.seeds_text()} together; {units}. "
+        f"FGSM, {measures.num_images(FGSM)} images, {measures.seeds_text()}{pooled}; {units}. "
         "Each bar: of the attacked images that were not called null (n), the share answered with a "
         "wrong class, with its 95 % Wilson interval. No bar: none passed unnoticed.",
         panels,

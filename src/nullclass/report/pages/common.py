@@ -59,13 +59,15 @@ def settings_section(run: Run) -> Section:
     info = {key: value for key, value in run.info.items() if key not in ("settings", "notes")}
     settings = run.info.get("settings")
     settings = dict(settings) if isinstance(settings, dict) else {}
-    trainings = settings.pop("trainings", None)
+    trainings, card = settings.pop("trainings", None), settings.pop("card", None)
     blocks: list[Block] = [
         Text("Everything that decides the numbers above, as the run recorded it."),
         Terms(flat(settings)),
     ]
     if isinstance(trainings, dict):
         blocks += [Terms(flat(told), f"Training of {model}") for model, told in trainings.items()]
+    if isinstance(card, dict):
+        blocks.append(Terms(flat(card), "The checkpoint's card"))
     return Section(
         "Settings in full", [*blocks, Text("Data, code and machine:"), Terms(flat(info))]
     )

@@ -85,7 +85,9 @@ def findings(run: Run, measures: Measures, comparison: Comparison) -> list[str]:
     """What was found, in sentences with numbers from the rows."""
     unit = pixel_per_unit(run.info)
     nulls = [model for model in measures.models if measures.has_null(model)]
+    lacking = f"This run is not finished: nothing yet of {', '.join(measures.missing)}."
     return [
+        *([lacking] if measures.missing else []),
         *_reproduction(measures, comparison),
         *_detection(measures, nulls, unit),
         *_white_box(measures, nulls),
@@ -142,9 +144,14 @@ def _detection(measures: Measures, nulls: list[str], unit: float | None) -> list
     aer = None if eps is None else measures.find(best.model, WORST_CASE, "aer", eps)
     if aer is None:
         return [f"{told}."]
+    without = [model for model in measures.models if model not in nulls]
+    beside = ", ".join(
+        f"{percent(measure.mean, 1)} % for {measure.model}, which has no null class"
+        for measure in _of(measures, without, "aer", aer.eps)
+    )
     return [
         f"{told}; at ε {eps_text(aer.eps)} an attacker who knows about null fools the same model "
-        f"on {percent(aer.mean, 1)} % of the images."
+        f"on {percent(aer.mean, 1)} % of the images{f' ({beside})' if beside else ''}."
     ]
 
 

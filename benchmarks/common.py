@@ -1,0 +1,137 @@
+"""What the benchmarks share: turns, tables, the study's models, and one way to score them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from nullclass.attacks import FGSM
+from nullclass.data import Dataset, LabelledImages, load_dataset
+from nullclass.evaluate import CLEAN, evaluate
+from nullclass.files import read_json
+from nullclass.models import Classifier
+from nullclass.models.checkpoint import CARD, load_checkpoint
+from nullclass.outcomes import NULL_LABEL
+from nullclass.studies import fgsm_null
+from nullclass.studies.base import Training
+from nullclass.sweep import train_from
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRATCH = ROOT / ".benchmarks"
+"""Cached models and quick results; git ignores it."""
+
+NULL_EPS = fgsm_null.pixels(0.5)
+"""The notebook's training epsilon, in pixel units."""
+
+Result = TypeVar("Result")
+
+
+def say(line: str) -> None:
+    """Print at once: the benchmarks are long."""
+    print(line, flush=True)
+
+
+def in_turns(
+    contenders: Mapping[str, Callable[[int], Result]], rounds: int
+) -> dict[str, list[tuple[float, Result]]]:
+    """Run A B A B …; each is told its round and gives ``[(seconds, what it returned), …]``.
+
+    A machine's speed drifts from minute to minute; in turns the drift hits everybody.
+    """
+    measured: dict[str, list[tuple[float, Result]]] = {name: [] for name in contenders}
+    for done in range(rounds):
+        for name, run in contenders.items():
+            started = time.perf_counter()
+            result = run(done)
+            measured[name].append((time.perf_counter() - started, result))
+            say(f"  round {done + 1}, {name}: {measured[name][-1][0]:.2f} s")
+    return measured
+
+
+def median_seconds(measured: Iterable[tuple[float, object]]) -> float:
+    """The middle of the times that :func:`in_turns` took."""
+    return statistics.median(seconds for seconds, _ in measured)
+
+
+def table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    cells = [header, ["---"] * len(header), *lines]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in cells)
+
+
+def verdict(is_met: bool, what: str) -> str:
+    """One line that says whether a number of the issue was reached."""
+    return f"- **{'reached' if is_met else 'MISSED'}**: {what}"
+
+
+def percent(share: float) -> str:
+    """A share, to a hundredth of a percent."""
+    return f"{100 * share:.2f} %"
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a null model is worth, as shares of the test images."""
+
+    correct: float
+    """Clean images answered with their label."""
+    not_null: float
+    """Clean images answered at all."""
+    null: float
+    """FGSM images at the training epsilon that were refused."""
+
+
+WANTED = Quality(correct=0.988, not_null=0.999, null=0.999)
+"""The quality that counts as the notebook's (issue 2)."""
+
+
+def is_reached(quality: Quality) -> bool:
+    """Whether no figure is below :data:`WANTED`."""
+    return all(got >= least for got, least in zip(figures(quality), figures(WANTED), strict=True))
+
+
+def figures(quality: Quality) -> tuple[float, float, float]:
+    """The three shares."""
+    return quality.correct, quality.not_null, quality.null
+
+
+def quality_of(model: Classifier, images: LabelledImages) -> Quality:
+    """Score a model, clean and under FGSM at the training epsilon."""
+    rows = evaluate(model, images, attacks={"fgsm": FGSM()}, eps=[NULL_EPS]).rows
+    clean, attacked = rows[rows.attack == CLEAN], rows[rows.attack == "fgsm"]
+    return Quality(
+        correct=float((clean.outcome == "correct").mean()),
+        not_null=float((clean.prediction != NULL_LABEL).mean()),
+        null=float((attacked.outcome == "null").mean()),
+    )
+
+
+def mnist(data_dir: Path | None, num_train: int | None = None) -> Dataset:
+    """MNIST as the notebook has it, nothing held out; ``num_train`` cuts it, for trying out."""
+    dataset = load_dataset("mnist", data_dir=data_dir, validation=0)
+    return dataset if num_train is None else replace(dataset, train=dataset.train.first(num_train))
+
+
+def training_of(variant: str, seed: int = 0) -> Training:
+    """The fast training of one of the study's models."""
+    chosen = (t.training for t in fgsm_null.trials("quick") if t.model == variant)
+    return replace(next(chosen), seed=seed)
+
+
+def cached_model(training: Training, dataset: Dataset, folder: Path) -> Classifier:
+    """The model of that training on that data from a folder; trained first if need be."""
+    wanted = json.loads(json.dumps(asdict(training)))
+    about = {"training": wanted, "data_checksum": dataset.checksum}
+    if (folder / CARD).exists():
+        card = read_json(folder / CARD, "model card")
+        if about.items() <= card.items():
+            return load_checkpoint(folder)[0]
+    say(f"training the model under attack, once; it stays in {folder}")
+    return train_from(training, dataset, folder, device=torch.device("cpu"))[0]

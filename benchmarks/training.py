@@ -1,0 +1,127 @@
+"""Time to quality: the ``fast`` recipe against the notebook's own loop, in turns in one run."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+import notebook_loop
+from common import (
+    WANTED,
+    figures,
+    in_turns,
+    is_reached,
+    median_seconds,
+    mnist,
+    percent,
+    quality_of,
+    table,
+    training_of,
+    verdict,
+)
+from nullclass.models import Classifier
+from nullclass.randomness import borrowed_stream
+from nullclass.sweep import train_from
+
+FACTOR = 10
+"""How many times faster than the notebook's loop ``fast`` has to be (issue 2)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of this benchmark."""
+
+    rounds: int = 2
+    """Times each side trains, in turns; the round is the seed."""
+    notebook_epochs: int = notebook_loop.EPOCHS
+    """Fewer than 5: the notebook's time is EXTRAPOLATED from so many epochs (its quality is not).
+    For a quick look only."""
+    data_dir: Path | None = None
+    """Folder of IDX files; without it the cache, then the mirrors."""
+    num_train: int | None = None
+    """Only the first so many training images, for trying this out."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be extrapolated."""
+        if not 1 <= self.notebook_epochs <= notebook_loop.EPOCHS or self.rounds < 1:
+            raise SystemExit("notebook-epochs must be 1 to 5, rounds at least 1")
+
+
+def measure(options: Options) -> str:
+    """Run it and give its section of the results."""
+    dataset = mnist(options.data_dir, options.num_train)
+    images = notebook_loop.standardised(dataset.train.images)
+    labels = dataset.train.labels
+
+    def fast(seed: int) -> Classifier:
+        with tempfile.TemporaryDirectory() as folder:
+            return train_from(
+                training_of("null-0.5-wd", seed), dataset, Path(folder), device=torch.device("cpu")
+            )[0]
+
+    def notebook(seed: int) -> Classifier:
+        with borrowed_stream(seed):
+            body = notebook_loop.new_model_null()
+            notebook_loop.train_model_null(body, images, labels, options.notebook_epochs)
+        return Classifier(
+            body, 10, mean=(notebook_loop.MEAN,), std=(notebook_loop.STD,), image_shape=(1, 28, 28)
+        )
+
+    measured = in_turns({"fast": fast, "notebook loop": notebook}, options.rounds)
+    scale = {"fast": 1.0, "notebook loop": notebook_loop.EPOCHS / options.notebook_epochs}
+    qualities = {
+        name: [quality_of(model, dataset.test) for _, model in runs]
+        for name, runs in measured.items()
+    }
+    lines = [
+        (name, done + 1, f"{scale[name] * seconds:.1f}", *map(percent, figures(quality)))
+        for name, runs in measured.items()
+        for done, ((seconds, _), quality) in enumerate(zip(runs, qualities[name], strict=True))
+    ]
+    ours, theirs = (scale[name] * median_seconds(runs) for name, runs in measured.items())
+    worst = [min(column) for column in zip(*map(figures, qualities["fast"]), strict=True)]
+    by_round = [
+        scale["notebook loop"] * b / a
+        for (a, _), (b, _) in zip(measured["fast"], measured["notebook loop"], strict=True)
+    ]
+    notes = [
+        f"{len(dataset.train)} training images, {len(dataset.test)} test images, FGSM nulls at "
+        "epsilon 0.5 in the notebook's units, weight decay 1e-4. `fast` is "
+        "`nullclass.sweep.train_from`, checkpoint written and all; the notebook loop is "
+        f"{notebook_loop.EPOCHS} epochs of `benchmarks/notebook_loop.py`."
+    ]
+    if scale["notebook loop"] != 1:
+        notes.append(
+            f"**EXTRAPOLATED**: the notebook loop ran {options.notebook_epochs} of "
+            f"{notebook_loop.EPOCHS} epochs; its times are multiplied by "
+            f"{scale['notebook loop']:g}, its quality is that after {options.notebook_epochs}."
+        )
+    header = ["training", "round", "time [s]", "clean correct", "clean not null", "null under FGSM"]
+    return "\n\n".join(
+        [
+            "## Time to quality",
+            *notes,
+            table(header, lines),
+            f"Medians: `fast` {ours:.1f} s, notebook loop {theirs:.1f} s, "
+            f"**ratio {theirs / ours:.1f}** "
+            f"(round by round {', '.join(f'{ratio:.1f}' for ratio in by_round)}).",
+            "\n".join(
+                [
+                    verdict(theirs / ours >= FACTOR, f"{theirs / ours:.1f} times, of {FACTOR}"),
+                    verdict(
+                        all(map(is_reached, qualities["fast"])),
+                        f"`fast`, worst of {options.rounds}: {', '.join(map(percent, worst))} "
+                        f"(wanted {', '.join(map(percent, figures(WANTED)))})",
+                    ),
+                ]
+            ),
+        ]
+    )
+
+
+if __name__ == "__main__":
+    print(measure(tyro.cli(Options, description=__doc__)))

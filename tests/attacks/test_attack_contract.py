@@ -1,0 +1,223 @@
+"""One contract for every attack, walked from the dictionary."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nullclass.attacks import ATTACKS, PGD, Attack, Cascade, TargetedPGD
+from nullclass.errors import UserError
+from nullclass.models import Classifier
+
+MAKERS = {
+    **ATTACKS,
+    "pgd, hard": lambda: PGD(form="hard", num_steps=7),
+    "pgd, evade": lambda: PGD(objective="evade", num_steps=7),
+    "pgd, deny": lambda: PGD(objective="deny", num_steps=7),
+    "pgd, restarts": lambda: PGD(num_steps=5, num_restarts=3),
+    "targeted, two nearest": lambda: TargetedPGD(num_steps=5, num_targets=2, num_restarts=2),
+    "cascade": lambda: Cascade((PGD(num_steps=3), TargetedPGD(num_steps=3, num_restarts=2))),
+}
+EPS = {"linf": 0.1, "l2": 0.7}
+NUM_CLASSES = 4
+
+
+def small_model(has_null: bool) -> Classifier:
+    """Everything an attack could disturb: batch norm, dropout, a frozen and a graded weight."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        outputs = NUM_CLASSES + has_null
+        body = nn.Sequential(
+            nn.Conv2d(1, 4, 3),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(64, outputs),
+        )
+    body[0].weight.requires_grad_(False)
+    body[5].bias.grad = torch.ones(outputs)
+    model = Classifier(body, NUM_CLASSES, has_null=has_null, mean=(0.5,), std=(0.1,))
+    model.train()
+    body[1].eval()  # a mode of its own
+    return model
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(9, 1, 6, 6, generator=generator)
+    images[0], images[1] = 0, 1  # corners of the box
+    return images, torch.arange(9) % NUM_CLASSES
+
+
+def size(delta: Tensor, norm: str) -> Tensor:
+    flat = delta.double().flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+
+
+def run(
+    attack: Attack, model: Classifier, batch: tuple[Tensor, Tensor], eps: float, norm: str
+) -> Tensor:
+    return attack(model, *batch, eps=eps, norm=norm, generator=torch.Generator().manual_seed(5))
+
+
+def skip_deny_without_null(attack: Attack, has_null: bool) -> None:
+    if attack.objective == "deny" and not has_null:
+        pytest.skip("nothing to push into")
+
+
+@pytest.mark.parametrize("has_null", [False, True])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_contract(
+    name: str, norm: str, has_null: bool, batch: tuple[Tensor, Tensor]
+) -> None:
+    attack = MAKERS[name]()
+    skip_deny_without_null(attack, has_null)
+    model = small_model(has_null)
+    images, labels = batch
+    before = copy.deepcopy((images, labels, model.state_dict()))
+    modes = [module.training for module in model.modules()]
+    wanted = [p.requires_grad for p in model.parameters()]
+    grads = [copy.deepcopy(p.grad) for p in model.parameters()]
+    stream = torch.get_rng_state()
+
+    attacked = run(attack, model, batch, EPS[norm], norm)
+
+    assert attacked.shape == images.shape
+    assert attacked.dtype == images.dtype
+    assert not attacked.requires_grad
+    assert attacked.isfinite().all()
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    assert (size(attacked - images, norm) <= EPS[norm] + 1e-6).all()
+    assert (attacked != images).any(), "an attack that does nothing"
+    # The model, the inputs and the world are as they were.
+    assert torch.equal(images, before[0])
+    assert torch.equal(labels, before[1])
+    assert images.grad is None
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[2][key]), key
+    assert [module.training for module in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == wanted
+    for parameter, grad in zip(model.parameters(), grads, strict=True):
+        same = parameter.grad is None if grad is None else torch.equal(parameter.grad, grad)
+        assert same
+    assert torch.equal(torch.get_rng_state(), stream)
+    # Same generator, same result.
+    assert torch.equal(attacked, run(attack, model, batch, EPS[norm], norm))
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_eps_zero_returns_the_clean_images(
+    name: str, norm: str, batch: tuple[Tensor, Tensor]
+) -> None:
+    assert torch.equal(run(MAKERS[name](), small_model(True), batch, 0.0, norm), batch[0])
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_batch_of_one_is_like_the_batch_and_of_none_is_none(
+    name: str, norm: str, batch: tuple[Tensor, Tensor]
+) -> None:
+    attack, model = MAKERS[name](), small_model(True)
+    images, labels = batch
+    whole = run(attack, model, batch, EPS[norm], norm)
+    single = run(attack, model, (images[2:3], labels[2:3]), EPS[norm], norm)
+    if "restarts" not in name and name not in ("cascade", "targeted, two nearest"):
+        torch.testing.assert_close(single, whole[2:3], atol=1e-5, rtol=0)
+    assert single.shape == (1, 1, 6, 6)
+    nothing = run(attack, model, (images[:0], labels[:0]), EPS[norm], norm)
+    assert nothing.shape == (0, 1, 6, 6)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_gradients_wanted_or_forbidden_by_the_caller_do_not_matter(
+    name: str, batch: tuple[Tensor, Tensor]
+) -> None:
+    attack, model = MAKERS[name](), small_model(True)
+    images, labels = batch
+    expected = run(attack, model, batch, 0.1, "linf")
+    with torch.no_grad():
+        assert torch.equal(run(attack, model, batch, 0.1, "linf"), expected)
+    graded = images.clone().requires_grad_()
+    attacked = run(attack, model, (graded, labels), 0.1, "linf")
+    assert torch.equal(attacked, expected)
+    assert not attacked.requires_grad, "no graph hangs on the result"
+    assert graded.grad is None
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("eps", [-0.1, 1.01, 8.0, float("nan"), float("inf")])
+def test_senseless_budgets_are_refused(
+    name: str, eps: float, batch: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(UserError, match=r"eps .* outside \[0, 1\].*pixel units"):
+        run(MAKERS[name](), small_model(True), batch, eps, "linf")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_l2_budgets_reach_to_the_diagonal(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    attacked = run(MAKERS[name](), small_model(True), batch, 6.0, "l2")
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    with pytest.raises(UserError, match=r"outside \[0, 6\]"):
+        run(MAKERS[name](), small_model(True), batch, 6.01, "l2")
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_an_unknown_norm_is_refused(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(UserError, match="no norm 'l1': choose one of linf, l2"):
+        run(MAKERS[name](), small_model(True), batch, 0.1, "l1")
+
+
+def test_deny_needs_null(batch: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(UserError, match="deny needs a model with a null class"):
+        run(PGD(objective="deny"), small_model(False), batch, 0.1, "linf")
+
+
+def test_the_dictionary_names_what_the_command_line_promises() -> None:
+    assert list(ATTACKS) == ["fgsm", "pgd", "pgd-targeted", "null-aware-pgd"]
+    for name, make in ATTACKS.items():
+        attack = make()
+        assert attack.objective in ("fool", "deny", "evade"), name
+        assert attack == make(), "settings are values"
+
+
+def test_senseless_settings_are_refused() -> None:
+    for make in (
+        lambda: PGD(num_steps=0),
+        lambda: PGD(num_restarts=0),
+        lambda: PGD(relative_step=0.0),
+        lambda: PGD(relative_step=float("nan")),
+        lambda: PGD(objective="annoy"),  # type: ignore[arg-type]
+        lambda: PGD(form="soft"),  # type: ignore[arg-type]
+        lambda: TargetedPGD(num_steps=-1),
+        lambda: TargetedPGD(num_targets=0),
+        lambda: Cascade(()),
+        lambda: Cascade((PGD(), PGD(objective="deny"))),
+    ):
+        with pytest.raises(UserError):
+            make()
+
+
+def test_random_starts_stay_in_the_ball_and_depend_on_the_generator() -> None:
+    images = torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(300, dtype=torch.int64)
+
+    class Flat(nn.Module):  # never fooled, and no gradient: what comes back is where it started
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([1.0, 0.0, 0.0]).repeat(len(x), 1) + 0 * x.flatten(1).sum(1)[:, None]
+
+    model = Classifier(Flat(), 2)
+    attack = PGD(num_restarts=2, num_steps=1)
+    for norm, eps in (("linf", 0.2), ("l2", 0.5)):
+        one = attack(model, images, labels, eps=eps, norm=norm, generator=torch.Generator())
+        assert (size(one - images, norm) <= eps + 1e-6).all()
+
+

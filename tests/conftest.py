@@ -1,0 +1,34 @@
+"""What several test files need: real data, small trained models, and quiet generators."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from worlds import Digits, train_digits
+
+from nullclass.data import Dataset, load_dataset
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Dataset:
+    """Real MNIST, nothing held out: from the cache, or fetched once."""
+    return load_dataset("mnist", validation=0)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    """scikit-learn's 8x8 digits with a K-class and a null-class model, trained in seconds."""
+    return train_digits()
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(20)
