@@ -70,7 +70,8 @@ def train_model_null(
             optimizer.step()
             running_loss_null += loss_null.item()
         print(
-            f"    notebook loop, epoch {epoch + 1}/{epochs}: loss {running_loss / num_batches:.4f}, "
+            f"    notebook loop, epoch {epoch + 1}/{epochs}: "
+            f"loss {running_loss / num_batches:.4f}, "
             f"null loss {running_loss_null / num_batches:.4f}",
             flush=True,
         )

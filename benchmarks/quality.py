@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -61,7 +62,7 @@ def measure(options: Options) -> str:
             lines.append((variant, seed, *shown))
         columns = list(zip(*map(figures, reached), strict=True))
         means = [statistics.mean(column) for column in columns]
-        spreads = [statistics.stdev(column) if len(column) > 1 else float("nan") for column in columns]
+        spreads = [statistics.stdev(column) if len(reached) > 1 else math.nan for column in columns]
         lines.append((f"**{variant}**", "**mean**", *(f"**{percent(mean)}**" for mean in means)))
         lines.append((variant, "sd", *map(percent, spreads)))
         verdicts.append(

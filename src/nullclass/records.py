@@ -16,6 +16,7 @@ A run folder::
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,6 +39,8 @@ HISTORY = "history.csv"
 ROWS = "rows.csv.gz"
 EXAMPLES = "examples.safetensors"
 RESULT = "result.json"
+WHOLE = (RESULT, ROWS, HISTORY, EXAMPLES)
+"""What a whole trial has, besides its checkpoint."""
 
 ROW_COLUMNS = {
     "image": "int64",  # index in the test set
@@ -144,8 +147,11 @@ def read_frame(path: Path, dtypes: dict[str, str] | None = None) -> pd.DataFrame
         raise UserError(
             f"{path} is missing: run the study again, it redoes what is lacking"
         ) from None
-    except (OSError, EOFError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it and run the study again") from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        reason = " ".join(str(error).split())  # pandas tells some things in several lines
+        raise UserError(
+            f"{path} is damaged ({reason}): remove it and run the study again"
+        ) from None
     missing = [column for column in dtypes or {} if column not in frame]
     if missing:
         raise UserError(f"{path} lacks the column {missing[0]!r}: it was written by something else")

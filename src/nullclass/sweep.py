@@ -247,7 +247,8 @@ def _write_run(
 
 
 def _is_recorded(place: Path, trial: Trial, dataset: Dataset) -> bool:
-    if not (place / records.RESULT).exists():
+    # Who removed a damaged file wants its trial done again.
+    if not all((place / name).exists() for name in records.WHOLE):
         return False
     result = read_json(place / records.RESULT, "result of a trial")
     _check_same(place, "trial", result.get("trial"), asdict(trial))

@@ -33,14 +33,15 @@ def test_pgd_is_no_weaker_than_foolbox(
     for eps in budgets:
         _, clipped, _ = their_attack(theirs, images, labels, epsilons=eps)
         their_success = fooled(model, clipped, labels)
-        for form in ("hard", "smooth"):
-            attacked = PGD(num_steps=NUM_STEPS, form=form)(
-                model, images, labels, eps=eps, norm=norm
-            )
-            assert is_allowed(attacked, images, eps, norm).all()
-            ours = fooled(model, attacked, labels)
-            # Allow for nothing: success is counted on the way, not only at the end.
-            assert ours.sum() >= their_success.sum(), (eps, form)
+        attacked = PGD(num_steps=NUM_STEPS)(model, images, labels, eps=eps, norm=norm)
+        assert is_allowed(attacked, images, eps, norm).all()
+        # Without null the smooth margin is the log-odds against the truth, whose gradient has the
+        # direction of cross-entropy's: the same walk, but success on the way counts too.
+        ours = fooled(model, attacked, labels)
+        assert ours.sum() >= their_success.sum(), eps
+        assert (ours | ~their_success).double().mean() > 0.99, "and on the same images"
+        every_target = TargetedPGD(num_steps=NUM_STEPS)(model, images, labels, eps=eps, norm=norm)
+        assert fooled(model, every_target, labels).sum() >= their_success.sum(), eps
         assert 0.02 < their_success.double().mean() < 1, "a budget that decides something"
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nullclass.errors import UserError
 from nullclass.files import write_text
-from nullclass.records import REPORT, Run, read_run
+from nullclass.records import REPORT, read_run
 from nullclass.report.pages import PAGES
 from nullclass.report.terminal import summary_table
 
@@ -30,7 +29,7 @@ def write_report(folder: Path) -> Path:
         UserError: If the folder is no run, something in it is missing or damaged, or the report
             cannot be written.
     """
-    run = _read(folder)
+    run = read_run(folder)
     study = run.info.get("study")
     if study not in PAGES:
         raise UserError(
@@ -39,18 +38,6 @@ def write_report(folder: Path) -> Path:
     path = folder / REPORT
     write_text(path, render(PAGES[study](run)))
     return path
-
-
-def _read(folder: Path) -> Run:
-    """Read a run; whatever is wrong with it is told on one line."""
-    try:
-        return read_run(folder)
-    except UserError as error:  # pandas tells of damage over several lines
-        raise UserError(" ".join(str(error).split())) from None
-    except zlib.error as error:
-        raise UserError(
-            f"rows in {folder} are damaged ({error}): remove that trial and run the study again"
-        ) from None
 
 
 def render(page: Page) -> str:
