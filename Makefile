@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Threads that wait must not spin: spinning is ruinous beside any other busy process (LOG.md).
+export OMP_WAIT_POLICY ?= passive
+
 .PHONY: run test check format bench clean
 
 run: $(VENV)/.core  ## the notebook's study, quick preset: trains, attacks, prints, reports
@@ -27,7 +30,7 @@ bench: $(VENV)/.bench  ## about half an hour; writes benchmarks/results.md
 # A stamp is written last, so that an interrupted installation is done again.
 $(VENV)/.core: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (torch alone is about 200 MB; once)"
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nullclass needs Python 3.11 or newer: make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nullclass needs Python 3.11 or newer: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
 	@touch $@

@@ -37,7 +37,7 @@ from nullclass.outcomes import Outcome, outcomes
 FACTOR = 2
 """How many times faster than the fastest peer our PGD has to be (issue 2)."""
 
-BATCH_SIZES = (50, 100, 250, 1000)
+BATCH_SIZES = (32, 64, 128, 250, 1000)
 """What each peer may choose from; it gets the one it is fastest with."""
 
 Run = Callable[[Tensor, Tensor], Tensor]

@@ -30,7 +30,7 @@ class Options:
 
     quick: bool = False
     """A few minutes to see that all of it works: the notebook loop runs one epoch and is
-    extrapolated, fewer images, seeds and rounds. Written to .benchmarks/results.md unless told otherwise."""
+    extrapolated, fewer images, seeds and rounds. Written to .benchmarks/ unless told otherwise."""
     only: tuple[str, ...] = ()
     """Only these of startup, training, quality, attacks; likewise written to .benchmarks."""
     out: Path | None = None

@@ -256,6 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 2 for a mistake the user can put right, 130 when stopped.
     """
+    # Waiting threads must not spin: beside any other busy process, spinning makes training several
+    # times slower, alone it gains nothing (LOG.md). Read when torch is loaded, so set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     command: Data | Train | Evaluate | Study | Report = tyro.cli(
         Command,
         prog="nullclass",

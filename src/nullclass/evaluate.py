@@ -136,7 +136,9 @@ def as_classifier(model: nn.Module, num_classes: int | None = None) -> Classifie
         return model
     if num_classes is None:
         raise UserError("give num_classes, the number of real classes: a plain module does not say")
-    return Classifier(model, num_classes)
+    classifier = Classifier(model, num_classes)
+    parameter = next(model.parameters(), None)  # images go where the model is
+    return classifier if parameter is None else classifier.to(parameter.device)
 
 
 def _stream(seed: int, first: int) -> int:

@@ -15,6 +15,7 @@ A run folder::
 
 from __future__ import annotations
 
+import gzip
 import json
 import zlib
 from collections.abc import Iterator
@@ -128,10 +129,10 @@ def trial_folder(run_folder: Path, model: str, seed: int) -> Path:
 
 def write_frame(path: Path, frame: pd.DataFrame) -> None:
     """Write a table as CSV (gzipped if the name says so), whole or not at all."""
+    content = frame.to_csv(index=False, float_format="%.7g").encode()
     with replacing(path) as temporary:
-        # mtime 0: the same rows give the same bytes
-        compression: Any = {"method": "gzip", "mtime": 0} if path.suffix == ".gz" else None
-        frame.to_csv(temporary, index=False, float_format="%.7g", compression=compression)
+        # The same rows give the same bytes: no time and no temporary name in the gzip header.
+        temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
 def read_frame(path: Path, dtypes: dict[str, str] | None = None) -> pd.DataFrame:

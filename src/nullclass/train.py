@@ -88,9 +88,13 @@ class _State:
     history: list[EpochRecord] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
-        tensors = {f"model.{k}": v.contiguous() for k, v in self.model.state_dict().items()}
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for index, entry in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"adam.{index}.{k}": v.contiguous() for k, v in entry.items()}
+            tensors |= {f"adam.{index}.{k}": v for k, v in entry.items()}
+        # Cloned, since safetensors refuses tensors that share memory (tied layers).
+        tensors = {
+            k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()
+        }
         tensors["stream"] = torch.get_rng_state()
         tensors["generator"] = self.generator.get_state()
         device = next(self.model.parameters()).device
@@ -108,14 +112,19 @@ class _State:
 
     def load(self, path: Path) -> None:
         device = next(self.model.parameters()).device
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
-            if metadata.get("fingerprint") != self.fingerprint:
-                raise UserError(
-                    f"{path} belongs to a training with other settings: choose another output "
-                    "folder, or remove that file to start again"
-                )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}): remove it to start the training again"
+            ) from None
+        if metadata.get("fingerprint") != self.fingerprint:
+            raise UserError(
+                f"{path} belongs to a training with other settings or data: choose another output "
+                "folder, or remove that file to start again"
+            )
         self.history = [EpochRecord(**record) for record in json.loads(metadata["history"])]
         self.model.load_state_dict(
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
@@ -127,6 +136,11 @@ class _State:
                 _, index, key = name.split(".")
                 state["state"].setdefault(int(index), {})[key] = tensor
         self.optimizer.load_state_dict(state)
+        # Fused Adam walks a weight and its moments side by side in memory, so that moments in
+        # another layout than their weight's would be given to the wrong entries.
+        for parameter, entry in self.optimizer.state.items():
+            for key in ("exp_avg", "exp_avg_sq"):
+                entry[key] = torch.empty_like(parameter.detach()).copy_(entry[key])
         torch.set_rng_state(tensors["stream"])
         self.generator.set_state(tensors["generator"])
         if device.type == "cuda" and "cuda_stream" in tensors:
@@ -315,10 +329,15 @@ def _fingerprint(
         "config": asdict(config),
         "nulls": None if nulls is None else _settings(nulls),
         "num_images": len(data),
-        "labels": int(data.labels.sum()),
+        "images": _digest(data.images),
+        "labels": _digest(data.labels),
         "first_weights": [float(p.detach().double().sum()) for p in model.parameters()],
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.cpu().contiguous().numpy().data).hexdigest()
 
 
 def _settings(nulls: NullSource) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from nullclass.files import read_json, replacing, sha256, write_json
 from nullclass.models import MODELS, build_model
 from nullclass.models.classifier import Classifier
 from nullclass.provenance import provenance
+from nullclass.randomness import borrowed_stream
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
@@ -39,7 +40,11 @@ def save_checkpoint(
         UserError: If the folder cannot be written.
     """
     folder = Path(folder)
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    # Cloned, since safetensors refuses weights that share memory (tied layers).
+    tensors = {
+        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, t in model.state_dict().items()
+    }
     # An old card must not vouch for new weights if we are stopped in between.
     try:
         (folder / CARD).unlink(missing_ok=True)
@@ -90,7 +95,8 @@ def load_checkpoint(
         raise UserError(f"there is no checkpoint {folder}: give a folder with {CARD} and {WEIGHTS}")
     card = read_json(folder / CARD, "model card")
     try:
-        model = _from_card(card, body)
+        with borrowed_stream(0):  # its first weights are replaced
+            model = _from_card(card, body)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the card {folder / CARD} does not describe a model: {error!r}") from None
     try:

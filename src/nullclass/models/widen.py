@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from nullclass.errors import UserError
+from nullclass.models.classifier import Classifier
+from nullclass.randomness import borrowed_stream
 
 
 def with_null_class(module: nn.Module) -> nn.Module:
@@ -24,20 +26,25 @@ def with_null_class(module: nn.Module) -> nn.Module:
         A widened copy; ``module`` itself is left as it was.
 
     Raises:
-        UserError: If the module has no linear layer.
+        UserError: If the module has no linear layer, or is a :class:`Classifier` with null already.
     """
+    if isinstance(module, Classifier) and module.has_null:
+        raise UserError("the model has a null class already: train it as it is")
     widened = copy.deepcopy(module)
+    if isinstance(widened, Classifier):
+        widened.has_null = True
     linears = [(n, m) for n, m in widened.named_modules() if isinstance(m, nn.Linear)]
     if not linears:
         raise UserError("the model has no linear layer to widen: add the null logit by hand")
     name, last = linears[-1]
-    wider = nn.Linear(
-        last.in_features,
-        last.out_features + 1,
-        bias=last.bias is not None,
-        device=last.weight.device,
-        dtype=last.weight.dtype,
-    )
+    with borrowed_stream(0):  # its first weights are replaced, so nobody's draws are spent on them
+        wider = nn.Linear(
+            last.in_features,
+            last.out_features + 1,
+            bias=last.bias is not None,
+            device=last.weight.device,
+            dtype=last.weight.dtype,
+        )
     with torch.no_grad():
         wider.weight.copy_(torch.cat([last.weight, last.weight.mean(dim=0, keepdim=True)]))
         if last.bias is not None:

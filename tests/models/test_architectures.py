@@ -1,0 +1,182 @@
+"""One contract for every network, and the two sources' networks exactly as they were."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nullclass.errors import UserError
+from nullclass.models import MODELS, Classifier, build_model
+from nullclass.models.checkpoint import load_checkpoint, save_checkpoint
+
+MNIST_SHAPE = (1, 28, 28)
+
+
+def build(name: str, *, seed: int = 0, **changed: object) -> Classifier:
+    settings = {"image_shape": MNIST_SHAPE, "num_classes": 10, "mean": (0.1307,), "std": (0.3081,)}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_model(name, **(settings | changed))  # type: ignore[arg-type]
+
+
+def some_images(num: int = 5, shape: tuple[int, int, int] = MNIST_SHAPE) -> Tensor:
+    return torch.rand(num, *shape, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("shape", [MNIST_SHAPE, (3, 9, 12), (1, 6, 6)])
+@pytest.mark.parametrize("has_null", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_outputs_are_k_or_k_plus_one(
+    name: str, has_null: bool, shape: tuple[int, int, int]
+) -> None:
+    model = build(name, has_null=has_null, image_shape=shape, num_classes=7)
+    logits = model(some_images(4, shape))
+    assert logits.shape == (4, 7 + has_null)
+    assert model.num_outputs == 7 + has_null
+    assert (model.num_classes, model.has_null, model.architecture) == (7, has_null, name)
+    assert model.image_shape == shape
+    predicted = model.predict(some_images(4, shape))
+    assert predicted.dtype == torch.int64
+    assert not predicted.requires_grad
+    assert ((predicted >= -int(has_null)) & (predicted < 7)).all()
+
+
+@pytest.mark.parametrize("has_null", [False, True])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_checkpoint_gives_back_the_same_bits(
+    name: str, has_null: bool, tmp_path: object
+) -> None:
+    model = build(name, has_null=has_null).eval()
+    save_checkpoint(model, tmp_path, about={"data": "mnist"})  # type: ignore[arg-type]
+    stream = torch.get_rng_state()
+    loaded, card = load_checkpoint(tmp_path)  # type: ignore[arg-type]
+    assert torch.equal(torch.get_rng_state(), stream), "loading draws from no stream"
+    assert torch.equal(loaded(some_images()), model(some_images()))
+    assert not loaded.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[key], value), key
+    assert torch.equal(loaded.mean, model.mean)
+    assert torch.equal(loaded.std, model.std)
+    assert card["data"] == "mnist"
+    assert card["null_index"] == (10 if has_null else None)
+    assert card["num_parameters"] == sum(p.numel() for p in model.parameters())
+    assert {"versions", "commit", "machine", "weights_sha256", "architecture"} <= set(card)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_same_seed_builds_the_same_weights(name: str) -> None:
+    one, two, other = build(name), build(name), build(name, seed=1)
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[key])
+    assert not torch.equal(one(some_images()), other(some_images()))
+
+
+SHAPES = {
+    "notebook": {
+        "conv1.weight": (32, 1, 3, 3),
+        "conv1.bias": (32,),
+        "conv2.weight": (64, 32, 3, 3),
+        "conv2.bias": (64,),
+        "hidden.weight": (128, 12544),
+        "hidden.bias": (128,),
+        "output.weight": (11, 128),
+        "output.bias": (11,),
+    },
+    "report": {
+        "conv1.weight": (32, 1, 3, 3),
+        "conv1.bias": (32,),
+        "conv2.weight": (64, 32, 3, 3),
+        "conv2.bias": (64,),
+        "hidden.weight": (128, 9216),
+        "hidden.bias": (128,),
+        "output.weight": (11, 128),
+        "output.bias": (11,),
+    },
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_parameters_are_those_of_the_source(name: str) -> None:
+    body = build(name).body
+    assert {key: tuple(value.shape) for key, value in body.state_dict().items()} == SHAPES[name]
+
+
+def dropouts(name: str) -> list[float]:
+    return [m.p for m in build(name).modules() if isinstance(m, nn.Dropout)]
+
+
+def test_dropout_is_the_reports_alone() -> None:
+    assert dropouts("notebook") == []
+    assert dropouts("report") == [0.25, 0.5]
+
+
+def test_the_reports_first_weights_are_glorots() -> None:
+    body = build("report").body
+    for layer in body:
+        if not isinstance(layer, nn.Conv2d | nn.Linear):
+            continue
+        field = math.prod(layer.weight.shape[2:])
+        fan_in, fan_out = layer.weight.shape[1] * field, layer.weight.shape[0] * field
+        bound = math.sqrt(6 / (fan_in + fan_out))
+        assert layer.weight.abs().max() <= bound
+        assert float(layer.weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.12), "uniform"
+        assert layer.weight.abs().max() > 0.95 * bound
+        assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
+
+
+def test_the_notebooks_first_weights_are_torchs() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        plain = [
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.Linear(12544, 128),
+            nn.Linear(128, 11),
+        ]
+    layers = [m for m in build("notebook", seed=5).body if isinstance(m, nn.Conv2d | nn.Linear)]
+    for ours, theirs in zip(layers, plain, strict=True):
+        assert torch.equal(ours.weight, theirs.weight)
+        assert torch.equal(ours.bias, theirs.bias)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_pooling_first_is_the_same_function_with_the_same_gradient(name: str) -> None:
+    model = build(name).eval()
+    order = ["conv1", "relu1", "conv2", "relu2", "pool", "dropout1", "flatten", "hidden", "relu3"]
+    order += ["dropout2", "output"]
+    layers = dict(copy.deepcopy(model.body).named_children())
+    source = nn.Sequential(*[layers[layer] for layer in order if layer in layers])
+    assert len(source) == len(layers)
+    images, labels = some_images(8), torch.arange(8)
+    gradients = []
+    for net in (model.body, source):
+        x = ((images - model.mean) / model.std).requires_grad_()
+        logits = net(x)
+        nn.functional.cross_entropy(logits, labels).backward()
+        gradients.append((logits.detach(), x.grad, [p.grad for p in net.parameters()]))
+    (ours, our_x, our_p), (theirs, their_x, their_p) = gradients
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(our_x, their_x, atol=1e-6, rtol=1e-5)
+    for one, other in zip(our_p, their_p, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_only_the_notebook_standardises() -> None:
+    assert build("notebook").mean.item() == pytest.approx(0.1307)
+    assert build("notebook").std.item() == pytest.approx(0.3081)
+    assert (build("report").mean.item(), build("report").std.item()) == (0, 1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_images_too_small_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match="too small"):
+        build(name, image_shape=(1, 4, 4))
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(UserError, match="no model 'resnet': choose one of notebook, report"):
+        build("resnet")

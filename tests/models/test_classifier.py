@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nullclass.evaluate import as_classifier
+from nullclass.models import Classifier
+
+
+class Fixed(nn.Module):
+    """The first pixels of an image are its logits."""
+
+    def __init__(self, num: int) -> None:
+        super().__init__()
+        self.num = num
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, : self.num]
+
+
+def test_predict_says_minus_one_for_null() -> None:
+    images = torch.tensor([[0.1, 0.9, 0.2], [0.1, 0.2, 0.9], [0.5, 0.5, 0.5]]).view(3, 1, 1, 3)
+    model = Classifier(Fixed(3), 2)
+    assert model.predict(images).tolist() == [1, -1, 0]
+    always = Classifier(Fixed(2), 2, has_null=False)
+    assert always.predict(images).tolist() == [1, 1, 0]
+
+
+def test_images_are_standardised_inside() -> None:
+    seen = []
+    body = Fixed(2)
+    body.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model = Classifier(body, 2, has_null=False, mean=(0.5, 0.25), std=(0.5, 0.1))
+    images = torch.rand(3, 2, 4, 4)
+    model(images)
+    expected = torch.stack([(images[:, 0] - 0.5) / 0.5, (images[:, 1] - 0.25) / 0.1], dim=1)
+    torch.testing.assert_close(seen[0], expected)
+    assert list(model.state_dict()) == [], "the card holds mean and std"
+
+
+def test_senseless_settings_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least two classes"):
+        Classifier(Fixed(2), 1)
+    for std in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="must be positive"):
+            Classifier(Fixed(2), 2, std=(std,))
+
+
+def test_predict_leaves_the_mode_and_needs_no_gradient() -> None:
+    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), 2).train()
+    assert not model.predict(torch.rand(2, 1, 2, 2)).requires_grad
+    assert model.training
+
+
+def test_a_plain_module_is_wrapped_where_it_is() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, device="meta"))
+    wrapped = as_classifier(module, 2)
+    assert wrapped.mean.device.type == "meta", "images go where the model is"
+    already = Classifier(nn.Linear(2, 3), 2)
+    assert as_classifier(already) is already

@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nullclass.outcomes import OUTCOME_NAMES
+from nullclass.records import ROW_COLUMNS
+from nullclass.summary import WORST_CASE, summarise, wilson
+
+
+@pytest.mark.parametrize(
+    ("hits", "images", "low", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3 (score)
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_gives_newcombes_published_intervals(
+    hits: int, images: int, low: float, high: float
+) -> None:
+    assert wilson(hits, images) == pytest.approx((low, high), abs=5e-5)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_solves_the_score_equation(case: tuple[int, int]) -> None:
+    hits, images = case
+    share, z = hits / images, 1.959964
+    low, high = wilson(hits, images)
+    assert 0 <= low <= share <= high <= 1
+    for end in (low, high):  # (share - p)^2 = z^2 p (1 - p) / n at both ends
+        assert (share - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / images, abs=1e-12)
+    assert (low == 0) is (hits == 0)
+    assert (high == 1) is (hits == images)
+    mirrored = wilson(images - hits, images)
+    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("hits", "images"), [(0, 0), (3, 2), (-1, 5)])
+def test_wilson_refuses_what_is_no_share(hits: int, images: int) -> None:
+    with pytest.raises(ValueError, match="make no share"):
+        wilson(hits, images)
+
+
+ATTACKS = {"fgsm": "evade", "pgd": "fool", "other": "fool", "denial": "deny"}
+EPS = (0.1, 0.2, 0.3)
+
+
+@st.composite
+def random_rows(draw: st.DrawFn) -> pd.DataFrame:
+    """Rows of one model: every attack sees the first so many images at some of the eps."""
+    num_images = draw(st.integers(1, 6))
+    lines = []
+
+    def add(image: int, attack: str, objective: str, eps: float) -> None:
+        outcome = draw(st.sampled_from(OUTCOME_NAMES))
+        predicted = {"correct": 0, "null": -1, "fooled": 1}[outcome]
+        lines.append(
+            (image, 0, attack, objective, "linf", eps, predicted, outcome, 0.5, 1.0, 2.0)
+        )
+
+    for image in range(num_images):
+        add(image, "none", "none", 0.0)
+    for attack, objective in ATTACKS.items():
+        seen = draw(st.integers(1, num_images))
+        for eps in draw(st.sets(st.sampled_from(EPS), min_size=1)):
+            for image in range(seen):
+                add(image, attack, objective, eps)
+    return pd.DataFrame(lines, columns=list(ROW_COLUMNS))
+
+
+def lookup(summary: pd.DataFrame, attack: str, eps: float, metric: str) -> float:
+    found = summary[
+        (summary["attack"] == attack)
+        & (summary["eps_pixels"] == eps)
+        & (summary["metric"] == metric)
+    ]
+    assert len(found) == 1, (attack, eps, metric)
+    return float(found["value"].iloc[0])
+
+
+@settings(deadline=None, max_examples=60)
+@given(random_rows())
+def test_rates_against_a_loop(rows: pd.DataFrame) -> None:
+    summary = summarise(rows)
+    told = [tuple(line) for line in rows.itertuples(index=False)]
+    groups = {(line[2], line[5]) for line in told}
+    for attack, eps in groups:
+        outcomes = [line[7] for line in told if (line[2], line[5]) == (attack, eps)]
+        shares = [lookup(summary, attack, eps, name) for name in OUTCOME_NAMES]
+        assert sum(shares) == pytest.approx(1, abs=1e-12)
+        for share, name in zip(shares, OUTCOME_NAMES, strict=True):
+            assert share == pytest.approx(outcomes.count(name) / len(outcomes))
+    not_null = [line[7] != "null" for line in told if line[2] == "none"]
+    assert lookup(summary, "none", 0.0, "not_null") == pytest.approx(
+        sum(not_null) / len(not_null)
+    )
+
+
+@settings(deadline=None, max_examples=100)
+@given(random_rows())
+def test_worst_case_against_a_loop_over_images(rows: pd.DataFrame) -> None:
+    summary = summarise(rows)
+    told = [tuple(line) for line in rows.itertuples(index=False)]
+    searches = [name for name, objective in ATTACKS.items() if objective == "fool"]
+    budgets = sorted({line[5] for line in told if line[2] in searches})
+    judged = [
+        image
+        for image in sorted({line[0] for line in told})
+        if all(any(line[0] == image and line[2] == name for line in told) for name in searches)
+    ]
+    before = -1.0
+    for eps in budgets:
+        num_fooled = num_robust = 0
+        for image in judged:
+            is_fooled, is_correct = False, False
+            for line in told:
+                if line[0] != image or line[5] > eps:
+                    continue
+                is_fooled |= line[7] == "fooled"  # by anybody, or already when clean
+                is_correct |= line[2] == "none" and line[7] == "correct"
+            num_fooled += is_fooled
+            num_robust += is_correct and not is_fooled
+        aer = lookup(summary, WORST_CASE, eps, "aer")
+        rar = lookup(summary, WORST_CASE, eps, "rar")
+        assert aer == pytest.approx(num_fooled / len(judged))
+        assert rar == pytest.approx(num_robust / len(judged))
+        assert aer >= before, "AER never falls as eps grows"
+        assert rar <= 1 - aer + 1e-12
+        before = aer
+    worst = summary[summary["attack"] == WORST_CASE]
+    assert sorted(worst["eps_pixels"].unique()) == budgets
+    assert (worst["num_images"] == len(judged)).all()
+    rates = summary[~summary["metric"].isin(["loss", "null_loss"])]
+    assert (rates["low"] <= rates["value"]).all()
+    assert (rates["value"] <= rates["high"]).all()
+
+
+def row(image: int, attack: str, outcome: str, eps: float = 0.0, **changed: object) -> dict:
+    objective = {"none": "none", "pgd": "fool", "fgsm": "evade"}[attack]
+    return {
+        "image": image, "label": 0, "attack": attack, "objective": objective, "norm": "linf",
+        "eps_pixels": eps, "prediction": 0, "outcome": outcome, "confidence": 1.0,
+        "loss": 1.0, "null_loss": 2.0,
+    } | changed  # fmt: skip
+
+
+def test_a_model_that_always_refuses_is_never_fooled_and_scores_nothing() -> None:
+    rows = [row(i, attack, "null", eps) for i in range(5) for attack, eps in
+            (("none", 0.0), ("pgd", 0.3))]  # fmt: skip
+    summary = summarise(pd.DataFrame(rows))
+    assert lookup(summary, WORST_CASE, 0.3, "aer") == 0
+    assert lookup(summary, WORST_CASE, 0.3, "rar") == 0
+
+
+def test_losses_are_means_and_null_loss_is_left_out_without_null() -> None:
+    rows = pd.DataFrame(
+        [row(0, "none", "correct", loss=1.0), row(1, "none", "fooled", loss=4.0)]
+    )
+    summary = summarise(rows)
+    assert lookup(summary, "none", 0.0, "loss") == 2.5
+    assert lookup(summary, "none", 0.0, "null_loss") == 2.0
+    loss = summary[summary["metric"] == "loss"]
+    assert loss[["low", "high"]].isna().all(axis=None)
+    without = summarise(rows.assign(null_loss=math.nan))
+    assert "null_loss" not in set(without["metric"])
+
+
+def test_norms_are_kept_apart() -> None:
+    rows = pd.DataFrame(
+        [
+            row(0, "none", "correct"),
+            row(0, "pgd", "correct", 0.1),
+            row(0, "none", "correct", norm="l2"),
+            row(0, "pgd", "fooled", 0.1, norm="l2"),
+        ]
+    )
+    summary = summarise(rows)
+    worst = summary[summary["metric"] == "aer"].set_index("norm")["value"]
+    assert worst.to_dict() == {"linf": 0.0, "l2": 1.0}
+
+
+def test_without_a_search_there_is_no_worst_case() -> None:
+    rows = pd.DataFrame([row(0, "none", "correct"), row(0, "fgsm", "fooled", 0.1)])
+    assert WORST_CASE not in set(summarise(rows)["attack"])
+
+
+def test_reading_rows_does_not_wait_for_torch() -> None:
+    code = "import sys, nullclass.summary, nullclass.records; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

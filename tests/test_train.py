@@ -1,0 +1,461 @@
+from __future__ import annotations
+
+import math
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from training_cases import (
+    NUM_CLASSES,
+    RECIPE,
+    fresh_model,
+    learnable_images,
+    make_case,
+)
+
+from nullclass.data import LabelledImages
+from nullclass.devices import supports_bfloat16
+from nullclass.errors import UserError
+from nullclass.models import Classifier, build_model
+from nullclass.nulls import AdversarialNulls
+from nullclass.recipes import FAITHFUL, FAST, Recipe, find_recipe
+from nullclass.train import STATE, TrainConfig, train
+
+STEPS_PER_EPOCH = 5  # 80 images in batches of 16
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """The same sums in this process and in the ones it starts."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def assert_same_bits(one: nn.Module, other: nn.Module) -> None:
+    others = other.state_dict()
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, others[key]), key
+
+
+def plain_history(history: list[Any]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in asdict(record).items() if k != "seconds"} for record in history]
+
+
+def assert_same_history(one: list[Any], other: list[Any]) -> None:
+    for left, right in zip(plain_history(one), plain_history(other), strict=True):
+        assert left == pytest.approx(right, rel=0, abs=0, nan_ok=True)
+
+
+# The notebook's protocol
+
+
+def plain_net(seed: int) -> nn.Sequential:
+    """The notebook's net in its own order, without anything of ours."""
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(64 * 4 * 4, 128),
+        nn.ReLU(),
+        nn.Linear(128, NUM_CLASSES + 1),
+    )
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-4])
+def test_training_is_the_notebooks_own_loop_written_plainly(weight_decay: float) -> None:
+    mean, std, notebook_eps, alpha, num_steps = 0.1307, 0.3081, 0.5, 1 / 11, 4
+    data = learnable_images(64)
+
+    with torch.random.fork_rng():
+        net = plain_net(4)
+        torch.manual_seed(4)
+        model = build_model(
+            "notebook", image_shape=(1, 8, 8), num_classes=NUM_CLASSES, mean=(mean,), std=(std,)
+        ).double()  # so that rounding cannot flip the sign of a gradient, in either loop
+    net.double()
+    for ours, theirs in zip(model.parameters(), net.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    first = [p.detach().clone() for p in net.parameters()]
+
+    # The notebook: standardised images, gradient of the image from the same backward pass.
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, weight_decay=weight_decay)
+    low, high = (0 - mean) / std, (1 - mean) / std
+    losses, null_losses = [], []
+    for _ in range(num_steps):
+        x = ((data.images.double() - mean) / std).requires_grad_()
+        optimizer.zero_grad()
+        loss = F.cross_entropy(net(x), data.labels)
+        loss.backward()
+        x_null = (x.detach() + notebook_eps * x.grad.sign()).clamp(low, high)
+        null_loss = F.cross_entropy(net(x_null), torch.full_like(data.labels, NUM_CLASSES))
+        (alpha * null_loss).backward()
+        optimizer.step()
+        losses.append(loss.item())
+        null_losses.append(null_loss.item())
+
+    # Ours: one batch an epoch, so that the order of images does not matter.
+    recipe = Recipe(batch_size=64, epochs=num_steps, learning_rate=1e-3)
+    config = TrainConfig(recipe, seed=0, weight_decay=weight_decay, null_weight=alpha)
+    nulls = AdversarialNulls(model, std * notebook_eps)
+    history = train(model, data, config, nulls=nulls)
+
+    assert [record.loss for record in history] == pytest.approx(losses, abs=1e-6)
+    assert [record.null_loss for record in history] == pytest.approx(null_losses, abs=1e-6)
+    for ours, theirs, before in zip(model.parameters(), net.parameters(), first, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-6, rtol=0)
+        assert (ours - before).abs().max() > 1e-3, "it moved"
+
+
+def test_a_step_is_two_forward_passes_not_three() -> None:
+    model = fresh_model()
+    calls: list[int] = []
+    model.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    nulls = AdversarialNulls(model, 0.15)
+    train(model, learnable_images(48), TrainConfig(replace(RECIPE, epochs=1)), nulls=nulls)
+    assert calls == [16, 16] * 3
+    calls.clear()
+    part = replace(RECIPE, epochs=1, null_fraction=0.25)
+    train(model, learnable_images(48), TrainConfig(part), nulls=nulls)
+    assert calls == [16, 4] * 3
+
+
+def test_null_images_are_made_from_the_clean_ones_and_labelled_null() -> None:
+    seen: list[tuple[Tensor, Tensor, Tensor | None]] = []
+
+    class Spy:
+        needs_image_gradient = True
+
+        def __call__(
+            self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
+        ) -> Tensor:
+            assert generator is not None
+            seen.append((images.clone(), labels.clone(), images.grad))
+            return torch.ones_like(images)
+
+    model, data = fresh_model(), learnable_images(32)
+    recipe = Recipe(batch_size=16, epochs=30, learning_rate=3e-3)
+    train(model, data, TrainConfig(recipe, null_weight=1.0), nulls=Spy())
+    assert model.predict(torch.ones(1, 1, 8, 8)).tolist() == [-1]
+    assert model.predict(data.images).tolist() == data.labels.tolist()
+    first_epoch = torch.cat([images for images, _, _ in seen[:2]])
+    order = [(data.images - image).abs().flatten(1).sum(1).argmin() for image in first_epoch]
+    assert sorted(map(int, order)) == list(range(32)), "every image once an epoch"
+    assert torch.equal(first_epoch, data.images[torch.stack(order)])
+    assert all(grad is not None and grad.abs().sum() > 0 for _, _, grad in seen[:2])
+
+
+def test_null_labels_in_the_data_are_trained_as_null() -> None:
+    data = learnable_images(40)
+    labels = data.labels.clone()
+    images = data.images.clone()
+    images[::4], labels[::4] = 1.0, -1
+    model = fresh_model()
+    recipe = Recipe(batch_size=20, epochs=25, learning_rate=3e-3)
+    history = train(model, LabelledImages(images, labels, NUM_CLASSES), TrainConfig(recipe))
+    assert model.predict(images).tolist() == labels.tolist()
+    assert history[-1].train_accuracy == 1
+    assert math.isnan(history[-1].null_loss)
+
+
+def test_history_says_what_happened() -> None:
+    model, data = fresh_model(has_null=False), learnable_images(80)
+    told: list[tuple[int, int]] = []
+    history = train(
+        model,
+        data,
+        TrainConfig(replace(RECIPE, epochs=8)),
+        validation=learnable_images(30, seed=1),
+        on_step=lambda done, steps, loss: told.append((done, steps)),
+    )
+    assert told == [(step, 40) for step in range(1, 41)]
+    assert [record.epoch for record in history] == list(range(1, 9))
+    assert history[-1].loss < history[0].loss
+    right = (model.predict(learnable_images(30, seed=1).images) == learnable_images(30).labels).sum()
+    assert history[-1].validation_accuracy == pytest.approx(int(right) / 30)
+    assert not model.training
+
+
+@pytest.mark.parametrize("schedule", ["constant", "triangle"])
+def test_the_learning_rate_follows_the_schedule(
+    schedule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    original = torch.optim.Adam.step
+
+    def step(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
+        rates.append(self.param_groups[0]["lr"])
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    recipe = Recipe(batch_size=16, epochs=4, learning_rate=0.01, schedule=schedule)
+    train(fresh_model(has_null=False), learnable_images(80), TrainConfig(recipe))
+    shares = [rate / 0.01 for rate in rates]
+    if schedule == "constant":
+        assert shares == [1.0] * 20
+    else:
+        expected = [min(i / 4, (20 - i) / 16) for i in range(20)]
+        assert shares == pytest.approx([max(share, 1e-3) for share in expected])
+
+
+# Same seed, same weights; stopped and resumed, same weights
+
+
+@pytest.mark.parametrize("architecture", ["notebook", "report"])
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(architecture: str) -> None:
+    stream = torch.get_rng_state()
+    one, history = make_case(architecture)()
+    assert torch.equal(torch.get_rng_state(), stream), "the caller's stream goes on undisturbed"
+    torch.rand(7)  # whatever the caller draws has no say
+    two, again = make_case(architecture)()
+    assert_same_bits(one, two)
+    assert_same_history(history, again)
+    other, _ = make_case(architecture, seed=6)()
+    assert not torch.equal(one.body.output.weight, other.body.output.weight)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop_at(step: int) -> Any:
+    def on_step(done: int, steps: int, loss: float) -> None:
+        if done == step:
+            raise Stop
+
+    return on_step
+
+
+@pytest.mark.parametrize("architecture", ["notebook", "report"])
+@pytest.mark.parametrize("step", [3, 5, 8, 14])
+def test_stopped_and_resumed_gives_the_same_bits(
+    architecture: str, step: int, tmp_path: Path
+) -> None:
+    case = make_case(architecture)
+    whole, history = case()
+    with pytest.raises(Stop):
+        case(state_folder=tmp_path, on_step=stop_at(step))
+    redone: list[int] = []
+    resumed, resumed_history = case(
+        state_folder=tmp_path, on_step=lambda done, steps, loss: redone.append(done)
+    )
+    assert_same_bits(whole, resumed)
+    assert_same_history(history, resumed_history)
+    assert len(resumed_history) == 3
+    whole_epochs = (step - 1) // STEPS_PER_EPOCH if step % STEPS_PER_EPOCH else step // 5 - 1
+    first = whole_epochs * STEPS_PER_EPOCH
+    assert redone == list(range(first if first else 1, 16)), "at most the current epoch is lost"
+
+
+def test_stopped_twice(tmp_path: Path) -> None:
+    case = make_case("report")
+    whole, _ = case()
+    for step in (7, 12):
+        with pytest.raises(Stop):
+            case(state_folder=tmp_path, on_step=stop_at(step))
+    resumed, history = case(state_folder=tmp_path)
+    assert_same_bits(whole, resumed)
+    assert [record.epoch for record in history] == [1, 2, 3]
+    # All done: the same call again changes nothing and trains nothing.
+    again, _ = case(state_folder=tmp_path, on_step=lambda done, *_: (done == 15) or 1 / 0)
+    assert_same_bits(whole, again)
+
+
+@pytest.mark.parametrize("architecture", ["notebook", "report"])
+def test_killed_by_the_kernel_and_resumed_gives_the_same_bits(
+    architecture: str, tmp_path: Path
+) -> None:
+    script = Path(__file__).with_name("kill_me.py")
+    killed = subprocess.run(
+        [sys.executable, str(script), str(tmp_path), architecture, "8"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / STATE).exists()
+    whole, history = make_case(architecture)()
+    resumed, resumed_history = make_case(architecture)(state_folder=tmp_path)
+    assert_same_bits(whole, resumed)
+    assert_same_history(history, resumed_history)
+
+
+def test_a_plan_with_bfloat16_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    case = make_case("notebook", replace(RECIPE, precision="bfloat16"))
+    whole, _ = case()
+    with pytest.raises(Stop):
+        case(state_folder=tmp_path, on_step=stop_at(12))
+    resumed, _ = case(state_folder=tmp_path)
+    assert_same_bits(whole, resumed)
+
+
+def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        make_case("notebook")(state_folder=tmp_path, on_step=stop_at(6))
+    state = (tmp_path / STATE).read_bytes()
+    for other in (
+        make_case("notebook", seed=6),
+        make_case("notebook", replace(RECIPE, epochs=4)),
+        make_case("notebook", replace(RECIPE, learning_rate=1e-3)),
+        make_case("notebook", has_nulls=False),
+        make_case("report"),
+    ):
+        with pytest.raises(UserError, match="belongs to a training with other settings"):
+            other(state_folder=tmp_path)
+    model = fresh_model()
+    nulls = AdversarialNulls(model, 0.2)
+    config = TrainConfig(RECIPE, 5, weight_decay=1e-4, null_weight=0.3)
+    with pytest.raises(UserError, match="other settings"):
+        train(model, learnable_images(), config, nulls=nulls, state_folder=tmp_path)
+    assert (tmp_path / STATE).read_bytes() == state
+
+
+def test_other_images_of_the_same_labels_are_another_training(tmp_path: Path) -> None:
+    def run(data: LabelledImages, **settings: Any) -> None:
+        train(fresh_model(), data, TrainConfig(RECIPE), state_folder=tmp_path, **settings)
+
+    with pytest.raises(Stop):
+        run(learnable_images(), on_step=stop_at(6))
+    with pytest.raises(UserError, match="other settings"):
+        run(learnable_images(seed=1))
+
+
+@pytest.mark.parametrize("keep", [0, 7, 1000, -1])
+def test_a_damaged_state_is_told(keep: int, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        make_case("notebook")(state_folder=tmp_path, on_step=stop_at(6))
+    path = tmp_path / STATE
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=rf"{STATE}.*remove"):
+        make_case("notebook")(state_folder=tmp_path)
+
+
+def test_the_state_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        make_case("notebook")(state_folder=tmp_path / "file")
+
+
+# What must not pass as a result
+
+
+def test_a_loss_that_is_not_finite_stops(tmp_path: Path) -> None:
+    data = learnable_images()
+
+    class Exploding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(NUM_CLASSES, 64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (x.flatten(1) @ self.weight.T * 1e18) ** 3
+
+    model = Classifier(Exploding(), NUM_CLASSES, has_null=False)
+    with pytest.raises(UserError, match=r"diverged: the loss is nan.*step 1 of epoch 1; lower"):
+        train(model, data, TrainConfig(RECIPE), state_folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_huge_learning_rate_is_no_result() -> None:
+    model = fresh_model()
+    nulls = AdversarialNulls(model, 0.15)
+    recipe = Recipe(batch_size=4, epochs=4, learning_rate=9.9)
+    with pytest.raises(UserError, match="learned nothing|diverged"):
+        train(model, learnable_images(80), TrainConfig(recipe), nulls=nulls)
+
+
+def test_labels_that_say_nothing_are_no_result() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(240, 1, 8, 8, generator=generator)
+    labels = torch.randint(0, NUM_CLASSES, (240,), generator=generator)
+    recipe = Recipe(batch_size=4, epochs=1, learning_rate=1e-3)
+    model = fresh_model()
+    with pytest.raises(UserError, match="learned nothing: its loss is still 1.1"):
+        train(model, LabelledImages(images, labels), TrainConfig(recipe))
+
+
+def test_labels_beyond_the_model_are_refused() -> None:
+    data = learnable_images()
+    too_many = LabelledImages(data.images, data.labels + 1, NUM_CLASSES + 1)
+    # With null, label K is the index of the null logit: it must not pass for null in silence.
+    for has_null in (True, False):
+        with pytest.raises(UserError, match="a label 3, but the model has the classes 0 to 2"):
+            train(fresh_model(has_null=has_null), too_many, TrainConfig(RECIPE))
+
+
+def test_null_labels_need_a_null_class() -> None:
+    data = learnable_images()
+    labels = data.labels.clone()
+    labels[0] = -1
+    with pytest.raises(UserError, match="null class"):
+        train(
+            fresh_model(has_null=False),
+            LabelledImages(data.images, labels, NUM_CLASSES),
+            TrainConfig(RECIPE),
+        )
+
+
+def test_null_images_need_a_null_class() -> None:
+    model = fresh_model(has_null=False)
+    with pytest.raises(UserError, match="null images need a model with a null class"):
+        train(
+            model, learnable_images(), TrainConfig(RECIPE), nulls=AdversarialNulls(model, 0.1)
+        )
+
+
+def test_senseless_settings_are_refused() -> None:
+    for settings in (
+        {"batch_size": 0},
+        {"epochs": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": 1000.0},
+        {"learning_rate": float("nan")},
+        {"null_fraction": 0.0},
+        {"null_fraction": 1.5},
+    ):
+        with pytest.raises(UserError):
+            replace(RECIPE, **settings)
+    for weights in ({"weight_decay": -1.0}, {"null_weight": float("nan")},
+                    {"null_weight": float("inf")}):  # fmt: skip
+        with pytest.raises(UserError, match="finite and not negative"):
+            TrainConfig(RECIPE, **weights)
+
+
+# Recipes
+
+
+def test_the_published_recipes() -> None:
+    assert FAITHFUL["notebook"] == Recipe(64, 5, 1e-3, "constant", "float32", 1.0)
+    assert FAITHFUL["report"] == Recipe(32, 20, 1e-3, "constant", "float32", 1.0)
+    assert find_recipe("faithful", "notebook") is FAITHFUL["notebook"]
+    assert find_recipe("fast", "anything") is FAST
+    with pytest.raises(UserError, match="no recipe 'slow': choose fast or faithful"):
+        find_recipe("slow", "notebook")
+    with pytest.raises(UserError, match="no published recipe for 'own'"):
+        find_recipe("faithful", "own")
+
+
+def test_bfloat16_learns_and_keeps_float32_weights() -> None:
+    model, data = fresh_model(), learnable_images(80)
+    dtypes = set()
+    model.body.output.register_forward_hook(lambda m, a, out: dtypes.add(out.dtype))
+    recipe = Recipe(batch_size=16, epochs=8, learning_rate=3e-3, precision="bfloat16")
+    history = train(model, data, TrainConfig(recipe), nulls=AdversarialNulls(model, 0.1))
+    native = supports_bfloat16(torch.device("cpu"))
+    assert dtypes == {torch.bfloat16 if native else torch.float32}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert history[-1].train_accuracy > 0.9
+    assert model(data.images[:1]).dtype == torch.float32
