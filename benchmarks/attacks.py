@@ -35,7 +35,7 @@ from nullclass.models import Classifier
 from nullclass.outcomes import Outcome, outcomes
 
 FACTOR = 2
-"""How many times faster than the fastest peer our PGD has to be (issue 2)."""
+"""How many times faster than the fastest peer our PGD has to be."""
 
 BATCH_SIZES = (32, 64, 128, 250, 1000)
 """What each peer may choose from; it gets the one it is fastest with."""
@@ -138,8 +138,8 @@ PEERS = {
 """Name to what builds its PGD, and its distribution on the package index."""
 
 
-def with_nullclass(form: str, model: Classifier, budget: Budget) -> Run:
-    attack = PGD(objective="fool", form=form, num_steps=budget.num_steps)
+def with_nullclass(form: str, precision: str, model: Classifier, budget: Budget) -> Run:
+    attack = PGD(form=form, num_steps=budget.num_steps, precision=precision)
     return partial(attack, model, eps=budget.eps, norm="linf")
 
 
@@ -175,12 +175,17 @@ def fooled_share(model: Classifier, attacked: Tensor, labels: Tensor) -> float:
 def measure(options: Options) -> str:
     """Run it and give its section of the results."""
     dataset = mnist(options.data_dir, options.num_train)
-    model = cached_model(training_of("clean-wd"), dataset, options.model)
+    folder = options.model  # a cut-down training must not pass for the real one later
+    if options.num_train is not None:
+        folder = folder.with_name(f"{folder.name}-{options.num_train}")
+    model = cached_model(training_of("clean-wd"), dataset, folder)
     model.eval().requires_grad_(False)
     images, labels = dataset.test.batch(slice(0, options.num_images))
 
     builders: dict[str, Callable[[Budget], Run]] = {
-        f"nullclass, {form}": partial(with_nullclass, form, model) for form in ("hard", "smooth")
+        f"nullclass, {form}, {precision}": partial(with_nullclass, form, precision, model)
+        for precision in ("float32", "bfloat16")
+        for form in ("hard", "smooth")
     }
     batches = dict.fromkeys(builders, "its own")
     missing: dict[str, str] = {}

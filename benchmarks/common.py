@@ -67,7 +67,7 @@ def table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
 
 
 def verdict(is_met: bool, what: str) -> str:
-    """One line that says whether a number of the issue was reached."""
+    """One line that says whether a number that was asked for was reached."""
     return f"- **{'reached' if is_met else 'MISSED'}**: {what}"
 
 
@@ -89,7 +89,7 @@ class Quality:
 
 
 WANTED = Quality(correct=0.988, not_null=0.999, null=0.999)
-"""The quality that counts as the notebook's (issue 2)."""
+"""The quality that counts as the notebook's."""
 
 
 def is_reached(quality: Quality) -> bool:

@@ -100,8 +100,9 @@ def _relative(path: str) -> str:
 
 
 def _thread_settings() -> str:
-    chosen = os.environ.get("OMP_NUM_THREADS")
-    return f" (OMP_NUM_THREADS={chosen})" if chosen else ""
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+    chosen = [f"{name}={os.environ[name]}" for name in names if name in os.environ]
+    return f" ({', '.join(chosen)})" if chosen else ""
 
 
 def _version(distribution: str) -> str:

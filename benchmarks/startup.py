@@ -12,7 +12,7 @@ import tyro
 from common import in_turns, median_seconds, table, verdict
 
 LIMIT = 0.5
-"""Seconds that ``--help`` must stay well under (issue 2)."""
+"""Seconds that ``--help`` must stay well under."""
 
 
 @dataclass(frozen=True)

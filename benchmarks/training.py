@@ -28,7 +28,7 @@ from nullclass.randomness import borrowed_stream
 from nullclass.sweep import train_from
 
 FACTOR = 10
-"""How many times faster than the notebook's loop ``fast`` has to be (issue 2)."""
+"""How many times faster than the notebook's loop ``fast`` has to be."""
 
 
 @dataclass(frozen=True)

@@ -31,13 +31,15 @@ def test_what_fails_leaves_the_old_file_and_no_other(
 ) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    with (
-        pytest.raises(UserError if error is OSError else error),
-        replacing(path) as temporary,
-    ):
-        temporary.write_text("half")
-        assert path.read_text() == "old"
-        raise error
+
+    def write() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("half")
+            assert path.read_text() == "old"
+            raise error
+
+    with pytest.raises(UserError if error is OSError else error):
+        write()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]
 
@@ -50,7 +52,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         lambda: make_folder(tmp_path / "file"),
         lambda: make_folder(tmp_path / "file" / "x"),
     ):
-        with pytest.raises(UserError, match="cannot write .* choose another"):
+        with pytest.raises(UserError, match=r"cannot write .* choose another"):
             write()
     with pytest.raises(UserError, match="cannot write"):
         write_text(tmp_path, "a folder has the name")

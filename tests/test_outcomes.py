@@ -58,7 +58,7 @@ def test_senseless_input_is_refused() -> None:
     for shape in ((3, K - 1), (3, K + 2), (K,), (3, K, 1)):
         with pytest.raises(ValueError, match="4 classes need"):
             predictions(torch.zeros(shape), K)
-    with pytest.raises(ValueError, match="2.* predictions, .*3.* labels"):
+    with pytest.raises(ValueError, match=r"2.* predictions, .*3.* labels"):
         outcomes(torch.zeros(2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="true labels must not be negative"):
         outcomes(torch.tensor([0, -1]), torch.tensor([0, -1]))

@@ -131,7 +131,7 @@ def test_damage_is_told_in_one_sentence(tmp_path: Path, name: str, how: str) -> 
 def test_damaged_examples(tmp_path: Path, how: str) -> None:
     write_run(tmp_path, [("a", 0)])
     damage(records.trial_folder(tmp_path, "a", 0) / records.EXAMPLES, how)
-    with pytest.raises(UserError, match="examples.safetensors is damaged"):
+    with pytest.raises(UserError, match=r"examples\.safetensors is damaged"):
         read_run(tmp_path)
 
 

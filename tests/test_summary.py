@@ -64,9 +64,7 @@ def random_rows(draw: st.DrawFn) -> pd.DataFrame:
     def add(image: int, attack: str, objective: str, eps: float) -> None:
         outcome = draw(st.sampled_from(OUTCOME_NAMES))
         predicted = {"correct": 0, "null": -1, "fooled": 1}[outcome]
-        lines.append(
-            (image, 0, attack, objective, "linf", eps, predicted, outcome, 0.5, 1.0, 2.0)
-        )
+        lines.append((image, 0, attack, objective, "linf", eps, predicted, outcome, 0.5, 1.0, 2.0))
 
     for image in range(num_images):
         add(image, "none", "none", 0.0)
@@ -101,9 +99,7 @@ def test_rates_against_a_loop(rows: pd.DataFrame) -> None:
         for share, name in zip(shares, OUTCOME_NAMES, strict=True):
             assert share == pytest.approx(outcomes.count(name) / len(outcomes))
     not_null = [line[7] != "null" for line in told if line[2] == "none"]
-    assert lookup(summary, "none", 0.0, "not_null") == pytest.approx(
-        sum(not_null) / len(not_null)
-    )
+    assert lookup(summary, "none", 0.0, "not_null") == pytest.approx(sum(not_null) / len(not_null))
 
 
 @settings(deadline=None, max_examples=100)
@@ -163,9 +159,7 @@ def test_a_model_that_always_refuses_is_never_fooled_and_scores_nothing() -> Non
 
 
 def test_losses_are_means_and_null_loss_is_left_out_without_null() -> None:
-    rows = pd.DataFrame(
-        [row(0, "none", "correct", loss=1.0), row(1, "none", "fooled", loss=4.0)]
-    )
+    rows = pd.DataFrame([row(0, "none", "correct", loss=1.0), row(1, "none", "fooled", loss=4.0)])
     summary = summarise(rows)
     assert lookup(summary, "none", 0.0, "loss") == 2.5
     assert lookup(summary, "none", 0.0, "null_loss") == 2.0

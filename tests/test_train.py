@@ -13,13 +13,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from training_cases import (
-    NUM_CLASSES,
-    RECIPE,
-    fresh_model,
-    learnable_images,
-    make_case,
-)
 
 from nullclass.data import LabelledImages
 from nullclass.devices import supports_bfloat16
@@ -28,6 +21,13 @@ from nullclass.models import Classifier, build_model
 from nullclass.nulls import AdversarialNulls
 from nullclass.recipes import FAITHFUL, FAST, Recipe, find_recipe
 from nullclass.train import STATE, TrainConfig, train
+from training_cases import (
+    NUM_CLASSES,
+    RECIPE,
+    fresh_model,
+    learnable_images,
+    make_case,
+)
 
 STEPS_PER_EPOCH = 5  # 80 images in batches of 16
 
@@ -184,7 +184,9 @@ def test_history_says_what_happened() -> None:
     assert told == [(step, 40) for step in range(1, 41)]
     assert [record.epoch for record in history] == list(range(1, 9))
     assert history[-1].loss < history[0].loss
-    right = (model.predict(learnable_images(30, seed=1).images) == learnable_images(30).labels).sum()
+    right = (
+        model.predict(learnable_images(30, seed=1).images) == learnable_images(30).labels
+    ).sum()
     assert history[-1].validation_accuracy == pytest.approx(int(right) / 30)
     assert not model.training
 
@@ -227,14 +229,14 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(architecture: st
     assert not torch.equal(one.body.output.weight, other.body.output.weight)
 
 
-class Stop(Exception):
+class Stopped(Exception):  # noqa: N818
     pass
 
 
 def stop_at(step: int) -> Any:
     def on_step(done: int, steps: int, loss: float) -> None:
         if done == step:
-            raise Stop
+            raise Stopped
 
     return on_step
 
@@ -246,7 +248,7 @@ def test_stopped_and_resumed_gives_the_same_bits(
 ) -> None:
     case = make_case(architecture)
     whole, history = case()
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         case(state_folder=tmp_path, on_step=stop_at(step))
     redone: list[int] = []
     resumed, resumed_history = case(
@@ -264,7 +266,7 @@ def test_stopped_twice(tmp_path: Path) -> None:
     case = make_case("report")
     whole, _ = case()
     for step in (7, 12):
-        with pytest.raises(Stop):
+        with pytest.raises(Stopped):
             case(state_folder=tmp_path, on_step=stop_at(step))
     resumed, history = case(state_folder=tmp_path)
     assert_same_bits(whole, resumed)
@@ -296,14 +298,14 @@ def test_killed_by_the_kernel_and_resumed_gives_the_same_bits(
 def test_a_plan_with_bfloat16_resumes_to_the_same_bits(tmp_path: Path) -> None:
     case = make_case("notebook", replace(RECIPE, precision="bfloat16"))
     whole, _ = case()
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         case(state_folder=tmp_path, on_step=stop_at(12))
     resumed, _ = case(state_folder=tmp_path)
     assert_same_bits(whole, resumed)
 
 
 def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         make_case("notebook")(state_folder=tmp_path, on_step=stop_at(6))
     state = (tmp_path / STATE).read_bytes()
     for other in (
@@ -327,7 +329,7 @@ def test_other_images_of_the_same_labels_are_another_training(tmp_path: Path) ->
     def run(data: LabelledImages, **settings: Any) -> None:
         train(fresh_model(), data, TrainConfig(RECIPE), state_folder=tmp_path, **settings)
 
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         run(learnable_images(), on_step=stop_at(6))
     with pytest.raises(UserError, match="other settings"):
         run(learnable_images(seed=1))
@@ -335,7 +337,7 @@ def test_other_images_of_the_same_labels_are_another_training(tmp_path: Path) ->
 
 @pytest.mark.parametrize("keep", [0, 7, 1000, -1])
 def test_a_damaged_state_is_told(keep: int, tmp_path: Path) -> None:
-    with pytest.raises(Stop):
+    with pytest.raises(Stopped):
         make_case("notebook")(state_folder=tmp_path, on_step=stop_at(6))
     path = tmp_path / STATE
     path.write_bytes(path.read_bytes()[:keep])
@@ -373,7 +375,7 @@ def test_a_huge_learning_rate_is_no_result() -> None:
     model = fresh_model()
     nulls = AdversarialNulls(model, 0.15)
     recipe = Recipe(batch_size=4, epochs=4, learning_rate=9.9)
-    with pytest.raises(UserError, match="learned nothing|diverged"):
+    with pytest.raises(UserError, match=r"learned nothing|diverged"):
         train(model, learnable_images(80), TrainConfig(recipe), nulls=nulls)
 
 
@@ -383,7 +385,7 @@ def test_labels_that_say_nothing_are_no_result() -> None:
     labels = torch.randint(0, NUM_CLASSES, (240,), generator=generator)
     recipe = Recipe(batch_size=4, epochs=1, learning_rate=1e-3)
     model = fresh_model()
-    with pytest.raises(UserError, match="learned nothing: its loss is still 1.1"):
+    with pytest.raises(UserError, match=r"learned nothing: its loss is still 1\.1"):
         train(model, LabelledImages(images, labels), TrainConfig(recipe))
 
 
@@ -411,9 +413,7 @@ def test_null_labels_need_a_null_class() -> None:
 def test_null_images_need_a_null_class() -> None:
     model = fresh_model(has_null=False)
     with pytest.raises(UserError, match="null images need a model with a null class"):
-        train(
-            model, learnable_images(), TrainConfig(RECIPE), nulls=AdversarialNulls(model, 0.1)
-        )
+        train(model, learnable_images(), TrainConfig(RECIPE), nulls=AdversarialNulls(model, 0.1))
 
 
 def test_senseless_settings_are_refused() -> None:

@@ -6,7 +6,9 @@ K classes, K + 1 logits, null is the last; outside the logits null is the label 
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,3 +47,17 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'nullclass' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    """Keeps ``nullclass.train`` and ``nullclass.evaluate`` the functions that they are above.
+
+    Importing a submodule binds it on its package, where it would hide a function of its name.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

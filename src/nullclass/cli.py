@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from nullclass.errors import UserError
+from nullclass.process import tune_process
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,11 @@ class Data:
         """Run the command."""
         from nullclass.data import load_dataset
 
-        dataset = load_dataset(self.name, data_dir=self.data_dir)
-        held_out = 0 if dataset.validation is None else len(dataset.validation)
+        dataset = load_dataset(self.name, data_dir=self.data_dir, validation=0)
         print(f"{dataset.name}: {dataset.source}")
         print(
-            f"{len(dataset.train)} training, {held_out} validation and {len(dataset.test)} test "
-            f"images of {' x '.join(map(str, dataset.image_shape))}, {dataset.num_classes} classes"
+            f"{len(dataset.train)} training and {len(dataset.test)} test images of"
+            f" {' x '.join(map(str, dataset.image_shape))}, {dataset.num_classes} classes"
         )
         print(f"pixel mean {dataset.mean:.4f}, standard deviation {dataset.std:.4f}")
         print(f"sha256 of the four files: {dataset.checksum}")
@@ -256,9 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, 2 for a mistake the user can put right, 130 when stopped.
     """
-    # Waiting threads must not spin: beside any other busy process, spinning makes training several
-    # times slower, alone it gains nothing (LOG.md). Read when torch is loaded, so set before.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    tune_process()
     command: Data | Train | Evaluate | Study | Report = tyro.cli(
         Command,
         prog="nullclass",

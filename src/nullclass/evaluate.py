@@ -92,17 +92,15 @@ def evaluate(
             f"labels run from {int(images.labels.min())} to {int(images.labels.max())}; the model "
             f"has the classes 0 to {classifier.num_classes - 1}"
         )
-    plan = {name: sorted(eps[name] if isinstance(eps, Mapping) else eps) for name in attacks}
+    plan = {name: sorted(set(eps[name] if isinstance(eps, Mapping) else eps)) for name in attacks}
     for budget in (budget for budgets in plan.values() for budget in budgets):
         check_eps(budget, norm, images.images.shape)
-    counts = {
-        name: min(
-            len(images),
-            (num_images.get(name) if isinstance(num_images, Mapping) else num_images)
-            or len(images),
-        )
-        for name in attacks
-    }
+    counts = {}
+    for name in attacks:
+        wanted = num_images.get(name) if isinstance(num_images, Mapping) else num_images
+        if wanted is not None and wanted < 1:
+            raise UserError(f"num_images must be at least 1, not {wanted}; None attacks all images")
+        counts[name] = len(images) if wanted is None else min(wanted, len(images))
     told = on_images or (lambda _: None)
     tables: list[pd.DataFrame] = []
     examples: list[Examples] = []

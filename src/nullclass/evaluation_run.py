@@ -13,6 +13,7 @@ import pandas as pd
 
 from nullclass import records
 from nullclass.attacks import find_attack
+from nullclass.attacks.geometry import check_eps
 from nullclass.data import Dataset
 from nullclass.errors import UserError
 from nullclass.evaluate import evaluate
@@ -64,6 +65,8 @@ def record_evaluation(
         raise UserError("give at least one --attack and one --eps")
     makers = {attack: find_attack(attack) for attack in attacks}
     test = dataset.test.first(num_images)
+    for budget in eps:
+        check_eps(budget, norm, test.images.shape)
     make_folder(folder)
     if (folder / records.RUN).exists() and records.read_run(folder).info.get("study") != "evaluate":
         raise UserError(f"{folder} holds a run of a study: choose another --out")

@@ -80,8 +80,8 @@ def make_folder(folder: Path) -> Path:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(bytes(4096))  # a full disk still takes empty files
     except OSError as error:
         raise UserError(
             f"cannot write to the folder {folder}: {error.strerror or error}; choose another --out"

@@ -208,7 +208,12 @@ def write_trial(
         examples: Images to show.
         result: At least ``model`` and ``seed``.
     """
-    (folder / RESULT).unlink(missing_ok=True)
+    try:
+        (folder / RESULT).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; choose another --out"
+        ) from error
     write_frame(folder / ROWS, rows[list(ROW_COLUMNS)])
     write_frame(folder / HISTORY, history)
     write_examples(folder / EXAMPLES, examples)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -136,7 +135,8 @@ def train_from(
     Raises:
         UserError: As :func:`nullclass.train.train` and :func:`nullclass.models.build_model` do.
     """
-    make_folder(folder)
+    null_weight = training.nulls.weight if training.nulls is not None else 0.0
+    config = TrainConfig(training.recipe, training.seed, training.weight_decay, null_weight)
     with borrowed_stream(training.seed):
         model = build_model(
             training.architecture,
@@ -146,11 +146,10 @@ def train_from(
             mean=(dataset.mean,),
             std=(dataset.std,),
         ).to(device)
-    nulls, null_weight = None, 0.0
+    nulls = None
     if training.nulls is not None:
         nulls = NULL_SOURCES[training.nulls.source](model, **training.nulls.settings)
-        null_weight = training.nulls.weight
-    config = TrainConfig(training.recipe, training.seed, training.weight_decay, null_weight)
+    make_folder(folder)
     told = 0.0
 
     def on_step(done: int, steps: int, loss: float) -> None:
@@ -185,6 +184,8 @@ def write_summary(study: Study, folder: Path) -> None:
     """Write ``summary.csv`` from the rows of every whole trial."""
     tables = []
     for place in records.whole_trials(folder):
+        if not all((place / name).exists() for name in records.WHOLE):  # to be done again
+            continue
         trial = records.read_trial(place)
         table = summarise(trial.rows)
         table.insert(0, "study", study.name)
@@ -286,11 +287,8 @@ def _evaluation_cost(trial: Trial) -> float:
 
 def _attack_cost(plan: AttackPlan) -> float:
     # A search attacks few images again at the larger eps, and about nine targets at the first.
-    passes = math.fsum(
-        [3.0 * len(plan.eps)]
-        if not plan.settings
-        else [2.0 * plan.settings["num_steps"] * 2, 2.0 * plan.settings["num_target_steps"] * 12]
-    )
+    steps = plan.settings.get("num_steps", 0), plan.settings.get("num_target_steps", 0)
+    passes = 3.0 * len(plan.eps) if not any(steps) else 4.0 * steps[0] + 24.0 * steps[1]
     return plan.num_images / 1000 * passes
 
 

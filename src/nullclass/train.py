@@ -54,7 +54,9 @@ class TrainConfig:
     """Weight of the null loss (alpha in the notebook)."""
 
     def __post_init__(self) -> None:
-        """Refuse weights that make no sense."""
+        """Refuse weights and seeds that make no sense."""
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"the seed must be in 0 … 2**63 - 1, not {self.seed}")
         if not 0 <= self.weight_decay < math.inf or not 0 <= self.null_weight < math.inf:
             raise UserError(
                 f"weight decay {self.weight_decay} and null weight {self.null_weight} "

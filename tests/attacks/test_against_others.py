@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from worlds import Digits, outcome_of
 
 from nullclass.attacks import FGSM, PGD, TargetedPGD, null_aware_pgd
 from nullclass.attacks.geometry import is_allowed
 from nullclass.models import build_model
+from worlds import Digits, outcome_of
 
 NUM_STEPS = 20
 
@@ -52,14 +52,17 @@ def test_their_cross_entropy_hides_what_ours_finds(digits: Digits, norm: str) ->
     theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     maker = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
     eps = {"linf": 0.15, "l2": 1.0}[norm]
-    _, clipped, _ = maker(steps=NUM_STEPS, random_start=False)(
-        theirs, images, labels, epsilons=eps
-    )
+    _, clipped, _ = maker(steps=NUM_STEPS, random_start=False)(theirs, images, labels, epsilons=eps)
     stock = fooled(model, clipped, labels).double().mean()
-    aware = fooled(
-        model, null_aware_pgd(NUM_STEPS, NUM_STEPS)(model, images, labels, eps=eps, norm=norm),
-        labels,
-    ).double().mean()
+    aware = (
+        fooled(
+            model,
+            null_aware_pgd(NUM_STEPS, NUM_STEPS)(model, images, labels, eps=eps, norm=norm),
+            labels,
+        )
+        .double()
+        .mean()
+    )
     assert aware > stock + 0.2
 
 
@@ -71,6 +74,18 @@ def test_the_cascade_is_at_least_its_members(digits: Digits) -> None:
         assert (cascade | ~first).all(), "the first member sees every image"
         second = fooled(model, TargetedPGD(num_steps=20)(model, images, labels, eps=eps), labels)
         assert (cascade == (first | second)).all(), "the union, image by image"
+
+
+def test_reduced_precision_claims_nothing_and_loses_little(digits: Digits) -> None:
+    model, images, labels = digits.guarded, digits.images[:300], digits.labels[:300]
+    for eps in (0.05, 0.1):
+        exact, reduced = (
+            fooled(
+                model, null_aware_pgd(20, 20, precision=p)(model, images, labels, eps=eps), labels
+            )
+            for p in ("float32", "bfloat16")
+        )
+        assert abs(int(reduced.sum()) - int(exact.sum())) <= 6, eps
 
 
 def test_restarts_and_targets_only_add(digits: Digits) -> None:

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
-from worlds import linear_world, outcome_of, two_input_world
 
 from nullclass.attacks import ATTACKS, FGSM, PGD, Attack, TargetedPGD, null_aware_pgd
 from nullclass.models import Classifier
+from worlds import linear_world, outcome_of, two_input_world
 
 SEARCHES = [name for name, make in ATTACKS.items() if make().is_search]
 
@@ -21,6 +21,7 @@ NULL_AWARE: dict[str, Attack] = {
     "hard, restarts": PGD(form="hard", num_restarts=2),
     "targeted": TargetedPGD(),
     "null-aware-pgd": null_aware_pgd(),
+    "null-aware-pgd, bfloat16": null_aware_pgd(precision="bfloat16"),
 }
 
 

@@ -19,9 +19,7 @@ from nullclass.errors import UserError
 
 K = 4
 LOGIT = st.floats(-30, 30, width=32).map(lambda z: round(z, 3))
-CASES = st.tuples(
-    st.lists(LOGIT, min_size=K, max_size=K + 1), st.integers(0, K - 1)
-)
+CASES = st.tuples(st.lists(LOGIT, min_size=K, max_size=K + 1), st.integers(0, K - 1))
 
 
 def brute_margin(name: str, z: list[float], y: int, smooth: bool) -> float:

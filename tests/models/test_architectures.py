@@ -47,9 +47,7 @@ def test_outputs_are_k_or_k_plus_one(
 
 @pytest.mark.parametrize("has_null", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_checkpoint_gives_back_the_same_bits(
-    name: str, has_null: bool, tmp_path: object
-) -> None:
+def test_a_checkpoint_gives_back_the_same_bits(name: str, has_null: bool, tmp_path: object) -> None:
     model = build(name, has_null=has_null).eval()
     save_checkpoint(model, tmp_path, about={"data": "mnist"})  # type: ignore[arg-type]
     stream = torch.get_rng_state()
@@ -123,7 +121,9 @@ def test_the_reports_first_weights_are_glorots() -> None:
         fan_in, fan_out = layer.weight.shape[1] * field, layer.weight.shape[0] * field
         bound = math.sqrt(6 / (fan_in + fan_out))
         assert layer.weight.abs().max() <= bound
-        assert float(layer.weight.detach().std()) == pytest.approx(bound / math.sqrt(3), rel=0.12), "uniform"
+        assert float(layer.weight.detach().std()) == pytest.approx(
+            bound / math.sqrt(3), rel=0.12
+        ), "uniform"
         assert layer.weight.abs().max() > 0.95 * bound
         assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
 

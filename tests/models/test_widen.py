@@ -18,7 +18,9 @@ class Nested(nn.Module):
     def __init__(self, bias: bool = True) -> None:
         super().__init__()
         self.features = nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.ReLU())
-        self.classifier = nn.ModuleDict({"head": nn.Sequential(nn.Dropout(), nn.Linear(8, K, bias))})
+        self.classifier = nn.ModuleDict(
+            {"head": nn.Sequential(nn.Dropout(), nn.Linear(8, K, bias))}
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier["head"](self.features(x))

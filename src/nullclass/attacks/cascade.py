@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nullclass.attacks.base import Attack, frozen
 from nullclass.attacks.objectives import ObjectiveName, find_objective, is_success
-from nullclass.attacks.pgd import BATCH_SIZE, PGD, TargetedPGD
+from nullclass.attacks.pgd import BATCH_SIZE, PGD, Precision, TargetedPGD
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
 
@@ -61,16 +61,19 @@ class Cascade:
         return attacked
 
 
-def null_aware_pgd(num_steps: int = 40, num_target_steps: int = 40) -> Cascade:
+def null_aware_pgd(
+    num_steps: int = 40, num_target_steps: int = 40, precision: Precision = "float32"
+) -> Cascade:
     """The null-aware PGD of the studies: smooth margin, then every real target in turn.
 
     Args:
         num_steps: Steps of the untargeted member.
         num_target_steps: Steps towards each of the K - 1 wrong real classes.
+        precision: Of the gradients, as for :class:`nullclass.attacks.pgd.PGD`.
     """
     return Cascade(
         (
-            PGD(form="smooth", num_steps=num_steps),
-            TargetedPGD(num_steps=num_target_steps),
+            PGD(form="smooth", num_steps=num_steps, precision=precision),
+            TargetedPGD(num_steps=num_target_steps, precision=precision),
         )
     )

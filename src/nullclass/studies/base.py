@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from nullclass.errors import UserError
 from nullclass.recipes import Recipe
 
 Preset = Literal["quick", "full"]
@@ -71,6 +72,15 @@ class Trial:
     """How many of the first test images are scored unattacked."""
     num_examples: int = 0
     """How many attacked images are kept for showing."""
+
+    def __post_init__(self) -> None:
+        """Refuse plans that rows, which know an attack by its name, could not tell apart."""
+        names = [plan.attack for plan in self.attacks]
+        if len(set(names)) < len(names) or len({plan.norm for plan in self.attacks}) > 1:
+            raise UserError(
+                f"trial {self.model!r} plans the attacks {', '.join(names)}: name each attack "
+                "once, all in one norm"
+            )
 
     @property
     def seed(self) -> int:

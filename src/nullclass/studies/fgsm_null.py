@@ -62,7 +62,11 @@ def trials(preset: Preset) -> list[Trial]:
             "null-aware-pgd",
             WHITE_BOX_EPS,
             num_images=500 if is_full else 100,
-            settings={"num_steps": 40, "num_target_steps": 20},
+            settings={
+                "num_steps": 40,
+                "num_target_steps": 20,
+                "precision": "float32" if is_full else "bfloat16",
+            },
         ),
     )
     return [

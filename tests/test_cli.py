@@ -1,0 +1,213 @@
+"""The command line on a tiny dataset: what works. What does not is in ``test_bad_input.py``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nullclass import load_checkpoint, load_dataset
+from nullclass.cli import main
+from nullclass.models.checkpoint import CARD, WEIGHTS
+from nullclass.records import ROW_COLUMNS, SUMMARY_COLUMNS, read_run
+from nullclass.train import STATE
+from tiny import learnable_dataset
+
+TRAIN = ["train", "--dataset", "idx", "--validation", "20", "--epochs", "3", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return learnable_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "model"
+    assert main([*TRAIN, "--data-dir", str(data_dir), "--out", str(out)]) == 0
+    return out
+
+
+def test_data(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "idx", "--data-dir", str(data_dir)]) == 0
+    told = capsys.readouterr().out
+    dataset = load_dataset("idx", data_dir=data_dir, validation=0)
+    assert "160 training and 40 test images of 1 x 8 x 8, 3 classes" in told
+    assert dataset.checksum in told
+    assert str(data_dir) in told
+
+
+def test_train_writes_a_checkpoint_that_works(
+    checkpoint: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sorted(path.name for path in checkpoint.iterdir()) == [CARD, "history.csv", WEIGHTS]
+    model, card = load_checkpoint(checkpoint)
+    dataset = load_dataset("idx", data_dir=data_dir, validation=20)
+    assert card["data_checksum"] == dataset.checksum
+    assert card["training"]["nulls"] == {
+        "source": "adversarial", "settings": {"eps": 0.154, "num_steps": 1}, "weight": 1 / 11
+    }  # fmt: skip
+    assert (card["num_classes"], card["has_null"], card["null_index"]) == (3, True, 3)
+    history = pd.read_csv(checkpoint / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    images, labels = dataset.validation.batch(slice(None))
+    accuracy = float((model.predict(images) == labels).double().mean())
+    assert history["validation_accuracy"].iloc[-1] == pytest.approx(accuracy)
+
+
+def test_the_same_command_gives_the_same_weights(
+    checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*TRAIN, "--data-dir", str(data_dir), "--out", str(tmp_path / "again")]
+    assert main(arguments) == 0
+    assert "checkpoint:" in capsys.readouterr().out
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (checkpoint / WEIGHTS).read_bytes()
+    other = [*TRAIN, "--data-dir", str(data_dir), "--out", str(tmp_path / "b"), "--seed", "1"]
+    assert main(other) == 0
+    assert (tmp_path / "b" / WEIGHTS).read_bytes() != (checkpoint / WEIGHTS).read_bytes()
+
+
+def test_every_option_of_train(data_dir: Path, tmp_path: Path) -> None:
+    arguments = [
+        "train", "--out", str(tmp_path / "m"), "--dataset", "idx", "--data-dir", str(data_dir),
+        "--model", "report", "--nulls", "none", "--weight-decay", "0", "--recipe", "faithful",
+        "--epochs", "1", "--validation", "0", "--device", "cpu",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    model, card = load_checkpoint(tmp_path / "m")
+    assert (model.has_null, model.architecture) == (False, "report")
+    assert card["training"]["recipe"]["batch_size"] == 32
+    assert card["training"]["nulls"] is None
+
+
+def test_evaluate_writes_a_whole_run(
+    checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out", str(out),
+        "--eps", "0.05", "0.3", "--attack", "fgsm", "pgd", "--images", "30", "--device", "cpu",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert str(out / "report.html") in told.replace("\n", "")
+    run = read_run(out)
+    (trial,) = run.trials
+    assert list(trial.rows.columns) == list(ROW_COLUMNS)
+    counts = trial.rows.groupby(["attack", "eps_pixels"]).size().to_dict()
+    attacked = [(attack, eps) for attack in ("fgsm", "pgd") for eps in (0.05, 0.3)]
+    assert counts == dict.fromkeys([("none", 0.0), *attacked], 30)
+    assert list(run.summary.columns) == SUMMARY_COLUMNS
+    assert run.info["study"] == "evaluate"
+    assert (
+        run.info["data"]["checksum"]
+        == load_dataset("idx", data_dir=data_dir, validation=20).checksum
+    )
+    # The report is drawn again from the rows alone.
+    before = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").read_bytes() == before
+    # And the evaluation can be repeated in its place, to the same rows.
+    rows = next(out.glob("trials/*/rows.csv.gz"))
+    bytes_before = rows.read_bytes()
+    assert main(arguments) == 0
+    assert rows.read_bytes() == bytes_before
+
+
+def test_evaluate_in_l2(checkpoint: Path, data_dir: Path, tmp_path: Path) -> None:
+    arguments = [
+        "evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out", str(tmp_path / "run"),
+        "--eps", "0.5", "3", "--norm", "l2", "--attack", "null-aware-pgd", "--images", "10",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    (trial,) = read_run(tmp_path / "run").trials
+    assert set(trial.rows["norm"]) == {"l2"}
+
+
+# As many threads as here: then the same sums, and the same bits.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def nullclass(*arguments: str, **settings: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "nullclass.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        **settings,  # type: ignore[call-overload]
+    )
+
+
+@pytest.mark.parametrize("command", [[], ["data"], ["train"], ["evaluate"], ["study"], ["report"]])
+def test_help_does_not_wait_for_torch(command: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from nullclass.cli import main\n"
+        "try:\n"
+        f"    main({[*command, '--help']!r})\n"
+        "except SystemExit as stopped:\n"
+        "    assert stopped.code == 0, stopped.code\n"
+        "slow = {'torch', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for word in command or ["data", "train", "evaluate", "study", "report"]:
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_train_is_stopped_at_any_moment_and_goes_on_to_the_same_weights(
+    how: signal.Signals, data_dir: Path, tmp_path: Path
+) -> None:
+    # Long enough to be caught in the middle, however busy the machine is.
+    def arguments(out: Path) -> list[str]:
+        return [*TRAIN, "--data-dir", str(data_dir), "--out", str(out), "--epochs", "40"]
+
+    out = tmp_path / "stopped"
+    running = nullclass(*arguments(out))
+    deadline = time.monotonic() + 60
+    while not (out / STATE).exists() and time.monotonic() < deadline:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.01)
+    running.send_signal(how)
+    _, told = running.communicate(timeout=60)
+    assert not (out / CARD).exists(), "caught before the end"
+    if how == signal.SIGINT:
+        assert running.returncode == 130
+        assert told.splitlines()[-1] == "nullclass: stopped; the same command goes on from here"
+        assert "Traceback" not in told
+    else:
+        assert running.returncode == -signal.SIGKILL
+    whole = tmp_path / "whole"
+    for folder in (out, whole):
+        assert main(arguments(folder)) == 0
+    assert (out / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    columns = ["epoch", "loss", "null_loss", "train_accuracy", "validation_accuracy"]
+    found, expected = (pd.read_csv(f / "history.csv")[columns] for f in (out, whole))
+    np.testing.assert_array_equal(found, expected)
+    assert json.loads((out / CARD).read_text())["training"]["recipe"]["epochs"] == 40
+    assert not (out / STATE).exists()
+
+
+def test_a_reader_that_goes_away_is_no_error(data_dir: Path) -> None:
+    done = subprocess.run(
+        f"'{sys.executable}' -m nullclass.cli data idx --data-dir '{data_dir}' | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr

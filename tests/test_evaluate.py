@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nullclass.attacks import FGSM, PGD, Attack, TargetedPGD, null_aware_pgd
+from nullclass.data import LabelledImages
+from nullclass.errors import UserError
+from nullclass.evaluate import BATCH_SIZE, evaluate
+from nullclass.models import Classifier
+from nullclass.records import ROW_COLUMNS
+from worlds import Digits, outcome_of
+
+EPS = (0.03, 0.08)
+
+
+class Recorder:
+    """An attack of somebody else, that tells what it was asked."""
+
+    objective = "fool"
+
+    def __init__(self, inner: Attack | None = None, is_search: bool = True) -> None:
+        self.inner, self.is_search = inner, is_search
+        self.asked: list[tuple[float, Tensor]] = []
+
+    def __call__(
+        self, model: Classifier, images: Tensor, labels: Tensor, *, eps: float, **more: Any
+    ) -> Tensor:
+        self.asked.append((eps, images.clone()))
+        if self.inner is None:
+            return images.clone()
+        return self.inner(model, images, labels, eps=eps, **more)
+
+
+@pytest.fixture(scope="module")
+def small(digits: Digits) -> tuple[Tensor, Tensor]:
+    return digits.images[:60], digits.labels[:60]
+
+
+def test_rows_are_what_a_plain_loop_finds(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
+    images, labels = small
+    model = digits.guarded
+    found = evaluate(model, small, attacks={"fgsm": FGSM()}, eps=EPS, num_examples=3)
+    rows = found.rows
+    assert list(rows.columns) == list(ROW_COLUMNS)
+    assert len(rows) == 60 * 3
+    for eps in (0.0, *EPS):
+        of_eps = rows[rows["eps_pixels"] == eps]
+        assert of_eps["image"].tolist() == list(range(60))
+        assert of_eps["label"].tolist() == labels.tolist()
+        assert set(of_eps["attack"]) == {"fgsm" if eps else "none"}
+        attacked = FGSM()(model, images, labels, eps=eps)
+        assert of_eps["outcome"].tolist() == outcome_of(model, attacked, labels)
+        with torch.no_grad():
+            p = model(attacked).double().softmax(dim=1)
+        np.testing.assert_allclose(of_eps["confidence"], p.max(dim=1).values, atol=1e-6)
+        np.testing.assert_allclose(of_eps["loss"], -p[range(60), labels].log(), atol=1e-4)
+        np.testing.assert_allclose(of_eps["null_loss"], -p[:, 10].log(), atol=1e-4)
+        answers = p.argmax(dim=1)
+        assert of_eps["prediction"].tolist() == answers.where(answers < 10, -1).tolist()
+    assert [(e.attack, e.eps_pixels) for e in found.examples] == [("fgsm", eps) for eps in EPS]
+    for example in found.examples:
+        np.testing.assert_array_equal(example.clean, images[:3])
+        attacked = FGSM()(model, images, labels, eps=example.eps_pixels)[:3]
+        np.testing.assert_allclose(example.attacked, attacked, atol=1e-6)
+        assert example.labels == labels[:3].tolist()
+
+
+def test_rates_never_hang_on_how_the_images_come(
+    digits: Digits, small: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = small
+    settings: dict[str, Any] = {"attacks": {"pgd": PGD(num_steps=5, num_restarts=2)}, "eps": EPS}
+    expected = evaluate(digits.guarded, small, **settings).rows
+    loader = torch.utils.data.DataLoader(
+        torch.utils.data.TensorDataset(images, labels), batch_size=7
+    )
+    for data in (loader, LabelledImages(images, labels, 10), [(images[:9], labels[:9]),
+                 (images[9:], labels[9:])]):  # fmt: skip
+        pd.testing.assert_frame_equal(evaluate(digits.guarded, data, **settings).rows, expected)
+    plain = evaluate(digits.guarded.body, small, num_classes=10, **settings).rows
+    pd.testing.assert_frame_equal(plain, expected)
+    in_training = digits.guarded.train()
+    pd.testing.assert_frame_equal(evaluate(in_training, small, **settings).rows, expected)
+    assert in_training.training, "left as found"
+    in_training.eval()
+
+
+def test_the_seed_decides_the_random_starts_and_nothing_else_does(
+    digits: Digits, small: tuple[Tensor, Tensor]
+) -> None:
+    class Random:
+        objective, is_search = "evade", False
+
+        def __call__(self, model: Any, images: Tensor, labels: Tensor, *, eps: float, norm: str,
+                     generator: torch.Generator) -> Tensor:  # fmt: skip
+            noise = torch.rand(images.shape, generator=generator)
+            return (images + eps * (2 * noise - 1)).clamp(0, 1)
+
+    stream = torch.get_rng_state()
+
+    def run(seed: int) -> pd.DataFrame:
+        return evaluate(
+            digits.guarded, small, attacks={"random": Random()}, eps=[0.5], seed=seed
+        ).rows
+
+    one = run(1)
+    pd.testing.assert_frame_equal(one, run(1))
+    assert not one.equals(run(2))
+    assert torch.equal(torch.get_rng_state(), stream)
+
+
+def test_a_search_is_not_run_again_on_what_has_fallen(
+    digits: Digits, small: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = small
+    labels = labels.clone()
+    labels[:5] = (labels[:5] + 1) % 10  # fooled already when clean
+    clean = outcome_of(digits.guarded, images, labels)
+    assert clean[:5] == ["fooled"] * 5
+    recorder = Recorder(null_aware_pgd(10, 5))
+    rows = evaluate(
+        digits.guarded, (images, labels), attacks={"a": recorder}, eps=[0.1, 0.02, 0.05]
+    ).rows
+    assert [eps for eps, _ in recorder.asked] == [0.02, 0.05, 0.1], "smallest first"
+    standing = [image for image in range(60) if clean[image] != "fooled"]
+    for eps, asked in recorder.asked:
+        assert torch.equal(asked, images[standing]), "only what still stands, always from clean"
+        outcomes = rows[(rows["attack"] == "a") & (rows["eps_pixels"] == eps)]["outcome"].tolist()
+        standing = [image for image in standing if outcomes[image] != "fooled"]
+    fooled = rows[rows["attack"] == "a"].pivot(
+        index="image", columns="eps_pixels", values="outcome"
+    )
+    is_fooled = (fooled == "fooled").to_numpy().astype(int)
+    assert (np.diff(is_fooled, axis=1) >= 0).all(), "what succeeded at a smaller eps counts"
+    assert is_fooled[:, -1].sum() > 10
+
+
+def test_a_fixed_recipe_is_run_on_every_image_at_every_eps(
+    digits: Digits, small: tuple[Tensor, Tensor]
+) -> None:
+    recorder = Recorder(FGSM(), is_search=False)
+    evaluate(digits.guarded, small, attacks={"a": recorder}, eps=EPS)
+    assert all(torch.equal(asked, small[0]) for _, asked in recorder.asked)
+
+
+def test_the_summary_is_the_worst_case_over_attacks(
+    digits: Digits, small: tuple[Tensor, Tensor]
+) -> None:
+    found = evaluate(
+        digits.guarded,
+        small,
+        attacks={"pgd": PGD(num_steps=5), "targets": TargetedPGD(num_steps=5), "fgsm": FGSM()},
+        eps=EPS,
+    )
+    rows, summary = found.rows, found.summary()
+    for eps in EPS:
+        within = rows[rows["eps_pixels"] <= eps]
+        fooled = {i for i, o in zip(within["image"], within["outcome"], strict=True)
+                  if o == "fooled"}  # fmt: skip
+        correct = {i for i, a, o in zip(rows["image"], rows["attack"], rows["outcome"], strict=True)
+                   if a == "none" and o == "correct"}  # fmt: skip
+        worst = summary[(summary["attack"] == "worst-case") & (summary["eps_pixels"] == eps)]
+        values = worst.set_index("metric")["value"]
+        assert values["aer"] == pytest.approx(len(fooled) / 60)
+        assert values["rar"] == pytest.approx(len(correct - fooled) / 60)
+
+
+def test_budgets_and_numbers_of_images_by_attack(
+    digits: Digits, small: tuple[Tensor, Tensor]
+) -> None:
+    told: list[int] = []
+    rows = evaluate(
+        digits.guarded,
+        small,
+        attacks={"a": FGSM(), "b": PGD(num_steps=2)},
+        eps={"a": [0.1], "b": [0.2, 0.3]},
+        num_images={"a": 20, "b": 10},
+        on_images=told.append,
+    ).rows
+    counts = rows.groupby(["attack", "eps_pixels"]).size().to_dict()
+    assert counts == {("none", 0.0): 60, ("a", 0.1): 20, ("b", 0.2): 10, ("b", 0.3): 10}
+    assert sum(told) == len(rows)
+
+
+def test_more_images_than_a_batch(digits: Digits) -> None:
+    num = BATCH_SIZE + 44
+    data = (digits.images[:num], digits.labels[:num])
+    whole = evaluate(digits.guarded, data, attacks={"pgd": PGD(num_steps=4)}, eps=[0.05]).rows
+    assert whole[whole["attack"] == "pgd"]["image"].tolist() == list(range(num))
+    part = evaluate(
+        digits.guarded, data, attacks={"pgd": PGD(num_steps=4)}, eps=[0.05], num_images=BATCH_SIZE
+    ).rows
+    attacked = whole[(whole["attack"] == "pgd") & (whole["image"] < BATCH_SIZE)]
+    pd.testing.assert_frame_equal(
+        part[part["attack"] == "pgd"].reset_index(drop=True), attacked.reset_index(drop=True)
+    )
+
+
+def test_a_budget_named_twice_counts_once(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
+    twice = evaluate(digits.guarded, small, attacks={"a": FGSM()}, eps=[0.1, 0.05, 0.1]).rows
+    once = evaluate(digits.guarded, small, attacks={"a": FGSM()}, eps=[0.05, 0.1]).rows
+    pd.testing.assert_frame_equal(twice, once)
+
+
+def test_a_model_without_null(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
+    rows = evaluate(digits.plain, small, attacks={"pgd": PGD(num_steps=5)}, eps=[0.1]).rows
+    assert set(rows["outcome"]) == {"correct", "fooled"}
+    assert rows["null_loss"].isna().all()
+
+
+def test_l2(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
+    rows = evaluate(
+        digits.guarded, small, attacks={"pgd": PGD(num_steps=5)}, eps=[0.5, 3.0], norm="l2"
+    ).rows
+    assert set(rows["norm"]) == {"l2"}
+    with pytest.raises(UserError, match=r"eps 8\.1 is outside \[0, 8\]"):
+        evaluate(digits.guarded, small, attacks={"pgd": PGD()}, eps=[8.1], norm="l2")
+
+
+# Bad input
+
+
+class Cheat:
+    """An attack whose results would mean nothing."""
+
+    objective: ClassVar[str] = "fool"
+    is_search: ClassVar[bool] = False
+
+    def __init__(self, how: str) -> None:
+        self.how = how
+
+    def __call__(self, model: Any, images: Tensor, labels: Tensor, **_: Any) -> Tensor:
+        attacked = images.clone()
+        attacked[-1, 0, 0, 0] = {"far": 0.5, "outside": -0.01, "nan": float("nan")}[self.how]
+        return attacked
+
+
+@pytest.mark.parametrize("how", ["far", "outside", "nan"])
+def test_an_attack_that_cheats_is_caught(
+    how: str, digits: Digits, small: tuple[Tensor, Tensor]
+) -> None:
+    with pytest.raises(UserError, match="'cheat' left its budget"):
+        evaluate(digits.guarded, small, attacks={"cheat": Cheat(how)}, eps=[0.1])
+
+
+def changed(images: Tensor, value: float) -> Tensor:
+    images = images.clone()
+    images[3, 0, 2, 2] = value
+    return images
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        (float("nan"), "images hold NaN"),
+        (float("inf"), r"pixels run from 0 to inf, not within \[0, 1\]"),
+        (1.1, r"pixels run from 0 to 1\.1, not within \[0, 1\]"),
+        (-0.2, r"pixels run from -0\.2 to 1, not within"),
+    ],
+)
+def test_bad_pixels(value: float, says: str, digits: Digits) -> None:
+    bad = changed(digits.images[:9], value)
+    labels = digits.labels[:9]
+    loader = [(digits.images[:9], labels), (bad, labels)]
+    for data in ((bad, labels), loader):
+        with pytest.raises(UserError, match=says):
+            evaluate(digits.guarded, data, attacks={"fgsm": FGSM()}, eps=[0.1])
+
+
+def test_bad_labels(digits: Digits) -> None:
+    images = digits.images[:4]
+    for labels, says in (
+        ([0, 1, 2, 10], "labels run from 0 to 10; the model has the classes 0 to 9"),
+        ([0, 1, 2, -1], "labels run from -1 to 2; the model has the classes 0 to 9"),
+        ([0, 1, 2, -5], "labels run from -5 to 2"),
+        ([0, 1, 2], "4 images but 3 labels"),
+        ([0.0, 1.0, 2.0, 3.0], "labels are torch.float32"),
+    ):
+        with pytest.raises(UserError, match=says):
+            evaluate(digits.guarded, (images, torch.tensor(labels)), attacks={}, eps=[])
+
+
+@pytest.mark.parametrize("eps", [-0.1, 1.5, 76.5, float("nan"), float("inf")])
+def test_bad_budgets(eps: float, digits: Digits, small: tuple[Tensor, Tensor]) -> None:
+    recorder = Recorder()
+    with pytest.raises(UserError, match=r"is outside \[0, 1\].*divide by 255"):
+        evaluate(digits.guarded, small, attacks={"a": recorder}, eps=[0.1, eps])
+    assert recorder.asked == [], "refused before any work"
+
+
+def test_other_mistakes(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
+    def run(model: nn.Module = digits.guarded, **changed: Any) -> None:
+        settings: dict[str, Any] = {"attacks": {"fgsm": FGSM()}, "eps": [0.1]}
+        evaluate(model, changed.pop("data", small), **(settings | changed))
+
+    with pytest.raises(UserError, match="no norm 'l0'"):
+        run(norm="l0")
+    with pytest.raises(UserError, match="give num_classes"):
+        run(digits.guarded.body)
+    with pytest.raises(UserError, match="does not fit the number of classes"):
+        run(digits.guarded.body, num_classes=20)
+    with pytest.raises(UserError, match="expected a pair"):
+        run(data=small[0])
+    with pytest.raises(UserError, match="deny needs a model with a null class"):
+        run(digits.plain, attacks={"deny": PGD(objective="deny")})
+    with pytest.raises(UserError, match="num_images"):
+        run(num_images=-5)
+    with pytest.raises(UserError, match="num_images"):
+        run(num_images=0)
+
+
+@pytest.fixture
+def broken(digits: Digits) -> Iterator[Classifier]:
+    weight = digits.guarded.body[1].weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight[0, 0] = float("nan")
+    yield digits.guarded
+    with torch.no_grad():
+        weight.copy_(before)
+
+
+def test_a_broken_model(broken: Classifier, small: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(UserError, match="logits are not finite"):
+        evaluate(broken, small, attacks={"fgsm": FGSM()}, eps=[0.1])
