@@ -13,13 +13,13 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from nullclass.data import Dataset, load_dataset
+from worlds import Digits, train_digits
+
 # The same examples every time; HYPOTHESIS_PROFILE=search looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=500)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
-
-from nullclass.data import Dataset, load_dataset
-from worlds import Digits, train_digits
 
 
 @pytest.fixture(scope="session")

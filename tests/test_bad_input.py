@@ -231,6 +231,7 @@ def test_senseless_budgets(eps: str, refused: Refused, data_dir: Path, checkpoin
         ("--dataset", "minst", "no dataset 'minst'.*did you mean mnist"),
         ("--device", "cuda:99", "this machine has no device 'cuda:99'.*--device cpu"),
         ("--device", "gpu", "no device 'gpu': use auto, cpu"),
+        ("--learning-rate", "1e6", "learning rate must be in"),
         ("--seed", "-99999999999999999999", "seed"),
     ],
 )

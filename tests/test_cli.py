@@ -79,14 +79,19 @@ def test_the_same_command_gives_the_same_weights(
 def test_every_option_of_train(data_dir: Path, tmp_path: Path) -> None:
     arguments = [
         "train", "--out", str(tmp_path / "m"), "--dataset", "idx", "--data-dir", str(data_dir),
-        "--model", "report", "--nulls", "none", "--weight-decay", "0", "--recipe", "faithful",
+        "--model", "report", "--nulls", "none", "--weight-decay", "0", "--learning-rate", "0.002",
         "--epochs", "1", "--validation", "0", "--device", "cpu",
     ]  # fmt: skip
     assert main(arguments) == 0
     model, card = load_checkpoint(tmp_path / "m")
     assert (model.has_null, model.architecture) == (False, "report")
-    assert card["training"]["recipe"]["batch_size"] == 32
+    assert card["training"]["recipe"]["learning_rate"] == 0.002
     assert card["training"]["nulls"] is None
+    report = ["train", "--out", str(tmp_path / "r"), "--dataset", "idx", "--data-dir",
+              str(data_dir), "--model", "report", "--validation", "0", "--epochs", "1"]  # fmt: skip
+    assert main(report) == 0
+    model, card = load_checkpoint(tmp_path / "r")
+    assert (model.has_null, model.architecture) == (True, "report")
 
 
 def test_evaluate_writes_a_whole_run(
@@ -186,7 +191,10 @@ def test_train_is_stopped_at_any_moment_and_goes_on_to_the_same_weights(
     assert not (out / CARD).exists(), "caught before the end"
     if how == signal.SIGINT:
         assert running.returncode == 130
-        assert told.splitlines()[-1] == "nullclass: stopped; the same command goes on from here"
+        assert (
+            told.splitlines()[-1]
+            == "nullclass: stopped; the same command goes on from the last whole epoch"
+        )
         assert "Traceback" not in told
     else:
         assert running.returncode == -signal.SIGKILL

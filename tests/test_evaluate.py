@@ -304,12 +304,20 @@ def test_other_mistakes(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
         run(norm="l0")
     with pytest.raises(UserError, match="give num_classes"):
         run(digits.guarded.body)
-    with pytest.raises(UserError, match="does not fit the number of classes"):
+    with pytest.raises(UserError, match="with_null_class"):
         run(digits.guarded.body, num_classes=20)
     with pytest.raises(UserError, match="expected a pair"):
         run(data=small[0])
     with pytest.raises(UserError, match="deny needs a model with a null class"):
         run(digits.plain, attacks={"deny": PGD(objective="deny")})
+    with pytest.raises(UserError, match="has 10 classes, not 9"):
+        run(num_classes=9)
+    with pytest.raises(UserError, match="eps says nothing for the attack 'fgsm'"):
+        run(eps={"pgd": [0.1]})
+    with pytest.raises(UserError, match="num_images says nothing for the attack 'fgsm'"):
+        run(num_images={})
+    with pytest.raises(UserError, match="at least one eps"):
+        run(eps=[])
     with pytest.raises(UserError, match="num_images"):
         run(num_images=-5)
     with pytest.raises(UserError, match="num_images"):

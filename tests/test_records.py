@@ -123,6 +123,9 @@ def test_damage_is_told_in_one_sentence(tmp_path: Path, name: str, how: str) -> 
     write_run(tmp_path, [("a", 0)])
     place = tmp_path if name == records.RUN else records.trial_folder(tmp_path, "a", 0)
     damage(place / name, how)
+    if (name, how) == (records.ROWS, "missing"):
+        assert read_run(tmp_path).trials == [], "to be done again, like one without a result"
+        return
     with pytest.raises(UserError, match=name.replace(".", r"\.")):
         read_run(tmp_path)
 

@@ -64,10 +64,12 @@ class Train:
     """faithful is the published recipe of the model; fast reaches its quality sooner."""
     epochs: int | None = None
     """Another number of epochs than the recipe's."""
+    learning_rate: float | None = None
+    """Another learning rate than the recipe's."""
     validation: int = 5000
     """Training images held out and measured after every epoch."""
     seed: int = 0
-    """Same seed, same machine: same weights."""
+    """Same seed, same machine: same weights, on a CPU."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
@@ -88,6 +90,8 @@ class Train:
         recipe = find_recipe(self.recipe, self.model)
         if self.epochs is not None:
             recipe = replace(recipe, epochs=self.epochs)
+        if self.learning_rate is not None:
+            recipe = replace(recipe, learning_rate=self.learning_rate)
         plan = None
         if self.nulls != "none":
             settings = {"eps": self.null_eps, "num_steps": self.null_steps}
@@ -161,7 +165,9 @@ class Evaluate:
             raise UserError("the card does not say which data the model is for: give --dataset")
         # The card's model saw the training images; only the test images are used here.
         dataset = load_dataset(name, data_dir=self.data_dir, validation=0)
-        folder = self.out or Path("runs") / "evaluate" / self.checkpoint.resolve().name
+        # The weights' hash keeps checkpoints of one name in different runs apart.
+        place = f"{self.checkpoint.resolve().name}-{card['weights_sha256'][:8]}"
+        folder = self.out or Path("runs") / "evaluate" / place
         record_evaluation(
             model,
             card,
@@ -270,7 +276,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nullclass: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("nullclass: stopped; the same command goes on from here", file=sys.stderr)
+        is_resumed = isinstance(command, Train | Study)
+        later = (
+            "the same command goes on from the last whole epoch" if is_resumed else "run it again"
+        )
+        print(f"nullclass: stopped; {later}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -85,19 +85,25 @@ def evaluate(
     Raises:
         UserError: If images, labels, eps or the model's outputs make no sense.
     """
-    classifier = as_classifier(model, num_classes)
     images = tensors_or_loader(data)
+    classifier = as_classifier(model, num_classes, images.batch([0])[0])
     if int(images.labels.min()) < 0 or int(images.labels.max()) >= classifier.num_classes:
         raise UserError(
             f"labels run from {int(images.labels.min())} to {int(images.labels.max())}; the model "
             f"has the classes 0 to {classifier.num_classes - 1}"
         )
+    for settings, what in ((eps, "eps"), (num_images, "num_images")):
+        lacking = set(attacks) - set(settings) if isinstance(settings, Mapping) else set()
+        if lacking:
+            raise UserError(f"{what} says nothing for the attack {min(lacking)!r}")
     plan = {name: sorted(set(eps[name] if isinstance(eps, Mapping) else eps)) for name in attacks}
+    if not all(plan.values()):
+        raise UserError("give at least one eps for every attack")
     for budget in (budget for budgets in plan.values() for budget in budgets):
         check_eps(budget, norm, images.images.shape)
     counts = {}
     for name in attacks:
-        wanted = num_images.get(name) if isinstance(num_images, Mapping) else num_images
+        wanted = num_images[name] if isinstance(num_images, Mapping) else num_images
         if wanted is not None and wanted < 1:
             raise UserError(f"num_images must be at least 1, not {wanted}; None attacks all images")
         counts[name] = len(images) if wanted is None else min(wanted, len(images))
@@ -124,19 +130,28 @@ def evaluate(
     return Evaluation(rows[list(ROW_COLUMNS)], examples)
 
 
-def as_classifier(model: nn.Module, num_classes: int | None = None) -> Classifier:
+def as_classifier(model: nn.Module, num_classes: int | None, image: Tensor) -> Classifier:
     """A :class:`Classifier` as it is; any other module wrapped, its null logit found by count.
 
+    Args:
+        model: The model.
+        num_classes: K, for a plain module.
+        image: One image ``(1, C, H, W)`` to count the logits with.
+
     Raises:
-        UserError: If a plain module comes without the number of classes.
+        UserError: If the number of classes is missing, or is not the model's.
     """
     if isinstance(model, Classifier):
+        if num_classes not in (None, model.num_classes):
+            raise UserError(f"the model has {model.num_classes} classes, not {num_classes}")
         return model
     if num_classes is None:
         raise UserError("give num_classes, the number of real classes: a plain module does not say")
-    classifier = Classifier(model, num_classes)
     parameter = next(model.parameters(), None)  # images go where the model is
-    return classifier if parameter is None else classifier.to(parameter.device)
+    device = image.device if parameter is None else parameter.device
+    with frozen(model), torch.no_grad():
+        has_null = model(image.to(device)).shape[-1] == num_classes + 1
+    return Classifier(model, num_classes, has_null=has_null).to(device)
 
 
 def _stream(seed: int, first: int) -> int:
@@ -169,10 +184,7 @@ def _score(model: Classifier, images: Tensor, labels: Tensor) -> _Scored:
         raise UserError(
             "the model's logits are not finite (NaN or infinite): its weights are broken"
         )
-    try:
-        predicted = predictions(logits, model.num_classes)
-    except ValueError as error:
-        raise UserError(f"the model does not fit the number of classes: {error}") from None
+    predicted = predictions(logits, model.num_classes)
     null = torch.full_like(labels, NULL_LABEL)
     has_null = logits.shape[1] == model.num_classes + 1
     nowhere = torch.full(labels.shape, math.nan)

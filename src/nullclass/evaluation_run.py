@@ -5,19 +5,18 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from nullclass import records
-from nullclass.attacks import find_attack
+from nullclass.attacks import describe, find_attack
 from nullclass.attacks.geometry import check_eps
 from nullclass.data import Dataset
 from nullclass.errors import UserError
 from nullclass.evaluate import evaluate
-from nullclass.files import make_folder, write_json
+from nullclass.files import make_folder, read_json, write_json
 from nullclass.models import Classifier
 from nullclass.progress import Stages
 from nullclass.provenance import provenance
@@ -68,8 +67,7 @@ def record_evaluation(
     for budget in eps:
         check_eps(budget, norm, test.images.shape)
     make_folder(folder)
-    if (folder / records.RUN).exists() and records.read_run(folder).info.get("study") != "evaluate":
-        raise UserError(f"{folder} holds a run of a study: choose another --out")
+    _check_free(folder)
     started = time.perf_counter()
     units = num_images * (1 + len(eps) * len(attacks))
     with (
@@ -88,10 +86,9 @@ def record_evaluation(
         )
     seconds = round(time.perf_counter() - started, 1)
     told = {"model": name, "seed": seed, "evaluation_seconds": seconds, **provenance()}
+    _clear(folder)
     place = records.trial_folder(folder, name, seed)
     records.write_trial(place, evaluation.rows, pd.DataFrame(), evaluation.examples, told)
-    summary = evaluation.summary().assign(study="evaluate", model=name, seed=seed, published=None)
-    records.write_frame(folder / records.SUMMARY, summary[records.SUMMARY_COLUMNS])
     info = {
         "study": "evaluate",
         "models": [name],
@@ -102,7 +99,7 @@ def record_evaluation(
                     "attack": attack,
                     "eps": sorted(eps),
                     "num_images": num_images,
-                    "settings": asdict(maker),  # type: ignore[call-overload]
+                    "settings": describe(maker),
                     "norm": norm,
                 }
                 for attack, maker in makers.items()
@@ -121,3 +118,20 @@ def record_evaluation(
         "seconds": seconds,
     }
     write_json(folder / records.RUN, info)
+    records.write_summary(folder, "evaluate")
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse a folder that holds something else than a former evaluation."""
+    if not (folder / records.RUN).exists():
+        return
+    if read_json(folder / records.RUN, "description of a run").get("study") != "evaluate":
+        raise UserError(f"{folder} holds a run of a study: choose another --out")
+
+
+def _clear(folder: Path) -> None:
+    """Remove a former evaluation, so that two are never mixed."""
+    (folder / records.RUN).unlink(missing_ok=True)
+    for trial in (folder / records.TRIALS).glob("*"):
+        for name in (*records.WHOLE, records.HISTORY):
+            (trial / name).unlink(missing_ok=True)

@@ -33,6 +33,8 @@ def replacing(path: Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)  # mkstemp made it private
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # the name must not survive a power cut without the content
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(

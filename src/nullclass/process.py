@@ -1,5 +1,6 @@
 """Settings of the whole process that the command line makes, and a library must not. LOG.md has
-the measurements. Imports no torch: they must be made before it is loaded."""
+the measurements. Imports no torch: they must be made before it is loaded.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from safetensors.numpy import save_file
 
 from nullclass.errors import UserError
 from nullclass.files import read_json, replacing, write_json
+from nullclass.summary import summarise
 
 RUN = "run.json"
 SUMMARY = "summary.csv"
@@ -40,7 +41,7 @@ HISTORY = "history.csv"
 ROWS = "rows.csv.gz"
 EXAMPLES = "examples.safetensors"
 RESULT = "result.json"
-WHOLE = (RESULT, ROWS, HISTORY, EXAMPLES)
+WHOLE = (RESULT, ROWS, EXAMPLES)
 """What a whole trial has, besides its checkpoint."""
 
 ROW_COLUMNS = {
@@ -243,7 +244,46 @@ def read_trial(folder: Path) -> Trial:
 def whole_trials(run_folder: Path) -> Iterator[Path]:
     """Folders of the trials that are whole, by name."""
     for result in sorted((run_folder / TRIALS).glob(f"*/{RESULT}")):
-        yield result.parent
+        if is_whole(result.parent):
+            yield result.parent
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a trial is all there; who removed a damaged file wants it done again."""
+    return all((folder / name).exists() for name in WHOLE)
+
+
+def write_summary(
+    folder: Path,
+    study: str,
+    published: Callable[[str, str, float, str], float | None] = lambda *_: None,
+) -> None:
+    """Write ``summary.csv`` from the rows of every whole trial.
+
+    Args:
+        folder: The run folder.
+        study: Name of the study, for its column.
+        published: Model, attack, eps in pixel units and metric to the source's figure, if any.
+    """
+    tables = []
+    for trial in map(read_trial, whole_trials(folder)):
+        table = summarise(trial.rows).assign(study=study, model=trial.model, seed=trial.seed)
+        told = zip(table["attack"], table["eps_pixels"], table["metric"], strict=True)
+        table["published"] = [published(trial.model, *place) for place in told]
+        tables.append(table)
+    summary = pd.concat(tables) if tables else pd.DataFrame(columns=SUMMARY_COLUMNS)
+    write_frame(folder / SUMMARY, summary[SUMMARY_COLUMNS])
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """Read ``run.json``.
+
+    Raises:
+        UserError: If it is no run folder, or the file is missing or damaged.
+    """
+    if not folder.is_dir():
+        raise UserError(f"there is no run folder {folder}: give the --out of a study or evaluation")
+    return read_json(folder / RUN, "description of a run")
 
 
 def read_run(folder: Path) -> Run:
@@ -252,9 +292,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: If it is no run folder, or something in it is missing or damaged.
     """
-    if not folder.is_dir():
-        raise UserError(f"there is no run folder {folder}: give the --out of a study or evaluation")
-    info = read_json(folder / RUN, "description of a run")
+    info = read_info(folder)
     order = info.get("models", [])
     trials = [read_trial(path) for path in whole_trials(folder)]
     trials.sort(key=lambda t: (order.index(t.model) if t.model in order else len(order), t.seed))

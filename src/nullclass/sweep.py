@@ -24,7 +24,6 @@ from nullclass.progress import Advance, Stages
 from nullclass.provenance import provenance
 from nullclass.randomness import borrowed_stream
 from nullclass.studies.base import AttackPlan, Preset, Study, Training, Trial
-from nullclass.summary import summarise
 from nullclass.train import STATE, TrainConfig, train
 
 
@@ -56,7 +55,7 @@ def run_study(
     trials = study.trials(preset) if trials is None else trials
     make_folder(folder)
     _write_run(study, dataset, folder, preset, device, trials)
-    started = time.perf_counter()
+    started, num_done = time.perf_counter(), 0
     with Stages(f"{study.name} ({preset})", sum(map(_cost, trials))) as stages:
         for trial in trials:
             place = records.trial_folder(folder, trial.model, trial.seed)
@@ -65,11 +64,12 @@ def run_study(
                 stages.say(f"{trial.model}, seed {trial.seed}: recorded already")
                 continue
             run_trial(trial, dataset, place, device=device, stages=stages)
-            write_summary(study, folder)
-    write_summary(study, folder)
-    told = read_json(folder / records.RUN, "description of a run")
-    told["seconds"] = round(told.get("seconds", 0) + time.perf_counter() - started, 1)
-    write_json(folder / records.RUN, told)
+            num_done += 1
+    records.write_summary(folder, study.name, study.published)
+    if num_done:
+        told = read_json(folder / records.RUN, "description of a run")
+        told["seconds"] = round(told.get("seconds", 0) + time.perf_counter() - started, 1)
+        write_json(folder / records.RUN, told)
 
 
 def run_trial(
@@ -78,13 +78,15 @@ def run_trial(
     """Train one model (unless its checkpoint is there), evaluate it, record it."""
     name = f"{trial.model}, seed {trial.seed}"
     training = asdict(trial.training)
-    history_file = folder / records.HISTORY
+    _check_data(trial.training, dataset)
     if (folder / CARD).exists():
         model, card = load_checkpoint(folder, device=device)
         _check_same(folder, "checkpoint", card.get("training"), training)
         _check_same(folder, "checkpoint", card.get("data_checksum"), dataset.checksum)
         stages.skip(_training_cost(trial.training))
-        history = records.read_frame(history_file)
+        (folder / STATE).unlink(missing_ok=True)  # left by a kill just after the card was written
+        history_file = folder / records.HISTORY
+        history = records.read_frame(history_file) if history_file.exists() else pd.DataFrame()
     else:
         units = trial.training.recipe.epochs * len(dataset.train)
         with stages.stage(
@@ -112,6 +114,7 @@ def run_trial(
         "seed": trial.seed,
         "trial": asdict(trial),
         "data_checksum": dataset.checksum,
+        "device": str(device),
         "training_seconds": round(float(history["seconds"].sum()), 1) if len(history) else None,
         "evaluation_seconds": round(time.perf_counter() - started, 1),
         **provenance(),
@@ -174,32 +177,11 @@ def train_from(
         "training_seconds": round(float(history["seconds"].sum()), 1),
         "data": dataset.name,
         "data_checksum": dataset.checksum,
+        "device": str(device),
     }
     save_checkpoint(model, folder, about=about)
     (folder / STATE).unlink(missing_ok=True)
     return model, history
-
-
-def write_summary(study: Study, folder: Path) -> None:
-    """Write ``summary.csv`` from the rows of every whole trial."""
-    tables = []
-    for place in records.whole_trials(folder):
-        if not all((place / name).exists() for name in records.WHOLE):  # to be done again
-            continue
-        trial = records.read_trial(place)
-        table = summarise(trial.rows)
-        table.insert(0, "study", study.name)
-        table.insert(1, "model", trial.model)
-        table.insert(2, "seed", trial.seed)
-        table["published"] = [
-            study.published(trial.model, attack, eps, metric)
-            for attack, eps, metric in zip(
-                table["attack"], table["eps_pixels"], table["metric"], strict=True
-            )
-        ]
-        tables.append(table)
-    summary = pd.concat(tables) if tables else pd.DataFrame(columns=records.SUMMARY_COLUMNS)
-    records.write_frame(folder / records.SUMMARY, summary[records.SUMMARY_COLUMNS])
 
 
 def _write_run(
@@ -242,19 +224,27 @@ def _write_run(
                 _check_same(folder, "run", before.get(key, {}).get("checksum"), dataset.checksum)
             else:
                 _check_same(folder, "run", before.get(key), told[key])
-        told["started"] = before.get("started", told["started"])
-        told["seconds"] = before.get("seconds", 0)
+        return  # what made the run is told already; each trial tells what made it
     write_json(folder / records.RUN, told)
 
 
 def _is_recorded(place: Path, trial: Trial, dataset: Dataset) -> bool:
-    # Who removed a damaged file wants its trial done again.
-    if not all((place / name).exists() for name in records.WHOLE):
+    if not records.is_whole(place):
         return False
     result = read_json(place / records.RESULT, "result of a trial")
     _check_same(place, "trial", result.get("trial"), asdict(trial))
     _check_same(place, "trial", result.get("data_checksum"), dataset.checksum)
     return True
+
+
+def _check_data(training: Training, dataset: Dataset) -> None:
+    """A card must not tell of other data than the model saw."""
+    num_held_out = 0 if dataset.validation is None else len(dataset.validation)
+    if (dataset.name, num_held_out) != (training.dataset, training.validation):
+        raise UserError(
+            f"the trial wants {training.dataset} with {training.validation} images held out, the "
+            f"dataset given is {dataset.name} with {num_held_out}"
+        )
 
 
 def _check_same(folder: Path, what: str, found: Any, wanted: Any) -> None:

@@ -156,18 +156,20 @@ def train(
     *,
     nulls: NullSource | None = None,
     validation: LabelledImages | None = None,
-    state_folder: Path | None = None,
+    state_folder: Path | str | None = None,
     on_step: OnStep | None = None,
 ) -> list[EpochRecord]:
     """Train a model in place.
 
-    With ``state_folder`` everything needed to go on is written there after every epoch, and the
+    On a CPU the same seed and number of threads give the same weights, bit for bit. With
+    ``state_folder`` everything needed to go on is written there after every epoch, and the
     same call made again goes on from the last whole epoch to the same weights.
 
     Args:
         model: The model, on the device to train on.
         data: Clean images in [0,1] with labels: tensors, a loader, or :class:`LabelledImages`; a
-            label of -1 is a null image of one's own.
+            label of -1 is a null image of one's own. A loader is read once, into memory: its
+            random transforms are drawn once, and one that shuffles cannot be resumed.
         config: Recipe, seed and loss weights; unless given, the fast recipe with seed 0.
         nulls: Source of null images made from each batch, if any.
         validation: Images to measure after every epoch; nothing is selected on them.
@@ -194,7 +196,7 @@ def train(
     state = _State(model, optimizer, generator, _fingerprint(model, data, config, nulls))
     num_steps = math.ceil(len(data) / recipe.batch_size)
     with borrowed_stream(config.seed):
-        path = state_folder / STATE if state_folder is not None else None
+        path = Path(state_folder) / STATE if state_folder is not None else None
         if path is not None and path.exists():
             state.load(path)
         first_step = len(state.history) * num_steps
@@ -202,6 +204,11 @@ def train(
             on_step(first_step, recipe.epochs * num_steps, state.history[-1].loss)
         while len(state.history) < recipe.epochs:
             record = _epoch(state, data, config, nulls, validation, device, on_step)
+            if not all(bool(p.isfinite().all()) for p in model.parameters()):
+                raise UserError(
+                    f"training diverged: weights are not finite after epoch {record.epoch}; lower "
+                    f"the learning rate ({recipe.learning_rate:g})"
+                )
             state.history.append(record)
             # The last state is kept too: whoever asked for it removes it with the weights safe.
             if path is not None:
@@ -319,7 +326,7 @@ def _accuracy(model: Classifier, data: LabelledImages, device: torch.device) -> 
     num_correct = 0
     for indices in torch.arange(len(data)).split(500):
         images, labels = data.batch(indices)
-        num_correct += int((model.predict(images.to(device)).cpu() == labels).sum())
+        num_correct += int((model.predict(images.to(device)).cpu() == labels.cpu()).sum())
     return num_correct / len(data)
 
 
@@ -329,19 +336,17 @@ def _fingerprint(
     """A hash of everything that decides the result, so that a state is never misused."""
     told = {
         "config": asdict(config),
-        "nulls": None if nulls is None else _settings(nulls),
+        "nulls": None if nulls is None else [type(nulls).__name__, nulls.settings()],
         "num_images": len(data),
         "images": _digest(data.images),
         "labels": _digest(data.labels),
-        "first_weights": [float(p.detach().double().sum()) for p in model.parameters()],
+        "model": repr(model),
+        "standardisation": [_digest(model.mean), _digest(model.std)],
+        "first_weights": {name: _digest(t) for name, t in model.state_dict().items()},
+        "device": next(model.parameters()).device.type,
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(values: Tensor) -> str:
     return hashlib.sha256(values.cpu().contiguous().numpy().data).hexdigest()
-
-
-def _settings(nulls: NullSource) -> dict[str, Any]:
-    plain = {k: v for k, v in vars(nulls).items() if isinstance(v, int | float | str | bool)}
-    return {"source": type(nulls).__name__, **plain}

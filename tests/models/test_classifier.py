@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nullclass.errors import UserError
 from nullclass.evaluate import as_classifier
 from nullclass.models import Classifier
 
@@ -55,7 +56,21 @@ def test_predict_leaves_the_mode_and_needs_no_gradient() -> None:
 
 def test_a_plain_module_is_wrapped_where_it_is() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, device="meta"))
-    wrapped = as_classifier(module, 2)
+    image = torch.rand(1, 1, 2, 2)
+    wrapped = as_classifier(module, 2, image)
     assert wrapped.mean.device.type == "meta", "images go where the model is"
-    already = Classifier(nn.Linear(2, 3), 2)
-    assert as_classifier(already) is already
+    assert wrapped.has_null, "found by count"
+    assert not as_classifier(module, 3, image).has_null
+    assert as_classifier(wrapped, None, image) is wrapped
+    assert as_classifier(wrapped, 2, image) is wrapped
+    with pytest.raises(UserError, match="has 2 classes, not 3"):
+        as_classifier(wrapped, 3, image)
+
+
+def test_a_body_with_other_logits_than_it_should_have_is_told() -> None:
+    images = torch.rand(4, 1, 2, 2)
+    for has_null, says in ((True, "2 classes with null need"), (False, "without null need")):
+        model = Classifier(Fixed(4), 2, has_null=has_null)
+        for use in (model, model.predict):
+            with pytest.raises(UserError, match=says):
+                use(images)

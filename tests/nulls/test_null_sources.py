@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import pytest
@@ -42,6 +43,9 @@ def test_contract(name: str, settings: dict[str, Any], num: int) -> None:
     model.body[1].bias.grad = torch.ones(12)
     source = NULL_SOURCES[name](model, **settings)
     assert isinstance(source.needs_image_gradient, bool)
+    told = source.settings()
+    assert json.loads(json.dumps(told)) == told, "JSON values"
+    assert settings.items() <= told.items()
     images, labels = batch(num)
     images.grad = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
     before = [t.clone() for t in (images, labels, images.grad)]

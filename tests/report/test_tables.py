@@ -135,7 +135,7 @@ def test_findings_tell_these_numbers() -> None:
     assert told.startswith("1 of the 1 rates the notebook publishes are reproduced")
     assert "null-0.5 answers null to 50.00 % of FGSM images at ε 0.5 (0.154 in pixel units)" in told
     assert "fools the same model on 60.0 %" in told
-    assert "fools the null models on 60.0 % of the images (AER)" in told
+    assert "fool the null models on 60.0 % of the images (AER)" in told
     assert "(RAR) is 40.0 %" in told
     assert "does not hold even for FGSM" in told
     assert "turned 10.00 % of the images" in told

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from nullclass.attacks.base import Attack
 from nullclass.attacks.cascade import Cascade, null_aware_pgd
@@ -17,6 +18,7 @@ __all__ = [
     "Attack",
     "Cascade",
     "TargetedPGD",
+    "describe",
     "find_attack",
     "null_aware_pgd",
 ]
@@ -28,6 +30,15 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "null-aware-pgd": null_aware_pgd,
 }
 """Name to a maker, from settings by name; all have defaults."""
+
+
+def describe(attack: Attack) -> dict[str, Any]:
+    """Kind and settings of an attack, members included, as JSON values."""
+    told: dict[str, Any] = {"kind": type(attack).__name__, "objective": attack.objective}
+    for name, value in vars(attack).items():
+        is_members = isinstance(value, tuple) and name == "members"
+        told[name] = [describe(member) for member in value] if is_members else value
+    return told
 
 
 def find_attack(name: str) -> Attack:

@@ -191,6 +191,8 @@ class _Climber:
         generator: torch.Generator | None,
     ) -> None:
         """Climb ``margin`` from one start with every image that still stands."""
+        if not bool(self.is_standing.any()):  # splitting nothing would give one empty batch
+            return
         relative_step = 2.5 / num_steps if relative_step is None else relative_step
         for indices in self.is_standing.nonzero().squeeze(1).split(BATCH_SIZE):
             clean = self.images[indices]

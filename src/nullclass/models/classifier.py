@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nullclass import outcomes
+from nullclass.errors import UserError
 
 
 class Classifier(nn.Module):
@@ -63,8 +64,19 @@ class Classifier(nn.Module):
         return self.num_classes + int(self.has_null)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K)`` or ``(N, K + 1)`` of images ``(N, C, H, W)`` in [0,1]."""
+        """Logits ``(N, K)`` or ``(N, K + 1)`` of images ``(N, C, H, W)`` in [0,1].
+
+        Raises:
+            UserError: If the body has another number of logits than it should.
+        """
         logits: Tensor = self.body((images - self.mean) / self.std)
+        if logits.shape != (len(images), self.num_outputs):
+            raise UserError(
+                f"the network gives logits of {tuple(logits.shape)}, but {self.num_classes} "
+                f"classes {'with' if self.has_null else 'without'} null need "
+                f"{(len(images), self.num_outputs)}: widen it with nullclass.with_null_class, or "
+                "give the right num_classes and has_null"
+            )
         return logits
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ def with_null_class(module: nn.Module) -> nn.Module:
     copy is trained.
 
     Args:
-        module: A classifier whose logits come from its last :class:`torch.nn.Linear`.
+        module: A classifier whose logits come from the :class:`torch.nn.Linear` it registered last.
 
     Returns:
         A widened copy; ``module`` itself is left as it was.
@@ -49,6 +49,8 @@ def with_null_class(module: nn.Module) -> nn.Module:
         wider.weight.copy_(torch.cat([last.weight, last.weight.mean(dim=0, keepdim=True)]))
         if last.bias is not None:
             wider.bias.copy_(torch.cat([last.bias, last.bias.mean(dim=0, keepdim=True)]))
+    for parameter, learned in zip(wider.parameters(), last.parameters(), strict=True):
+        parameter.requires_grad_(learned.requires_grad)
     wider.train(last.training)
     if not name:  # the module is the linear layer itself
         return wider

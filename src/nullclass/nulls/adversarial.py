@@ -9,6 +9,8 @@ The notebook adds its epsilon to the standardised image; here eps is in pixel un
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,10 @@ class AdversarialNulls:
         self.model = model
         self.eps = eps
         self.num_steps = num_steps
+
+    def settings(self) -> dict[str, Any]:
+        """Eps and num_steps; the model is the one in training."""
+        return {"eps": self.eps, "num_steps": self.num_steps}
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None

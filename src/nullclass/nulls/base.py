@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,10 @@ class NullSource(Protocol):
     needs_image_gradient: bool
     """Whether the source reads ``images.grad``, the gradient of the training loss. The
     training loop then asks for it in the backward pass it makes anyway."""
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the images, besides the batch, as JSON values."""
+        ...
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from nullclass.errors import UserError
 from nullclass.files import write_text
-from nullclass.records import REPORT, read_run
+from nullclass.records import REPORT, read_info, read_run, write_summary
 from nullclass.report.pages import PAGES
 from nullclass.report.terminal import summary_table
+from nullclass.studies import STUDIES
 
 if TYPE_CHECKING:
     from nullclass.report.blocks import Page
@@ -29,12 +30,16 @@ def write_report(folder: Path) -> Path:
         UserError: If the folder is no run, something in it is missing or damaged, or the report
             cannot be written.
     """
-    run = read_run(folder)
-    study = run.info.get("study")
+    study = read_info(folder).get("study")
     if study not in PAGES:
         raise UserError(
             f"{folder} holds a run of {study!r}, which has no report: known are {', '.join(PAGES)}"
         )
+    if study in STUDIES:  # the rows are the truth, also of a run that was stopped
+        write_summary(folder, study, STUDIES[study].published)
+    else:
+        write_summary(folder, study)
+    run = read_run(folder)
     path = folder / REPORT
     write_text(path, render(PAGES[study](run)))
     return path

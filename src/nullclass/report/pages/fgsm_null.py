@@ -170,9 +170,9 @@ def _white_box(measures: Measures, nulls: list[str]) -> list[str]:
         for measure in _of(measures, without, "aer", eps)
     )
     return [
-        f"At ε {eps_text(eps)} in pixel units null-aware PGD fools the null models on "
-        f"{_range(aers)} % of the images (AER); their robust accuracy with rejection (RAR) is "
-        f"{_range(rars)} %{beside}."
+        f"At ε {eps_text(eps)} in pixel units the attacks, null-aware PGD among them, fool the "
+        f"null models on {_range(aers)} % of the images (AER); their robust accuracy with "
+        f"rejection (RAR) is {_range(rars)} %{beside}."
     ]
 
 
@@ -248,8 +248,10 @@ def _threat_model(measures: Measures, unit: float | None) -> Section:
             Text(
                 "FGSM is the notebook's attack: one gradient-sign step on cross-entropy, which "
                 "knows nothing of null and so often walks into it. Null-aware PGD climbs the "
-                "margin of the best wrong class over both the true class and null, smooth and "
-                f"hard, then goes for each wrong class in turn. {inside}".strip()
+                "margin of the wrong classes over the true class and null together, from the clean "
+                "image, then on what still stands goes for each wrong class in turn. AER and RAR "
+                "take the worst, image by image, of both attacks and the clean image. "
+                f"{inside}".strip()
             ),
             Terms(attack_terms(measures)),
         ],
