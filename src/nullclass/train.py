@@ -218,7 +218,7 @@ def train(
         raise UserError(
             f"the model learned nothing: its loss is still {state.history[-1].loss:.2f}, that of "
             f"guessing among {model.num_classes} classes; lower the learning rate "
-            f"({recipe.learning_rate:g}) or look at the images"
+            f"({recipe.learning_rate:g}) or look at the images, and start in another folder"
         )
     model.eval()
     return state.history

@@ -79,13 +79,7 @@ def test_two_inputs_l2(name: str, b: float) -> None:
     "name",
     [
         "hard",
-        pytest.param(
-            "null-aware-pgd",
-            marks=pytest.mark.xfail(
-                strict=True,
-                reason="both members climb logsumexp margins; flat logits in L2 need a hard one",
-            ),
-        ),
+        "null-aware-pgd",
     ],
 )
 def test_two_inputs_l2_with_flat_logits(name: str) -> None:

@@ -64,16 +64,20 @@ class Cascade:
 def null_aware_pgd(
     num_steps: int = 40, num_target_steps: int = 40, precision: Precision = "float32"
 ) -> Cascade:
-    """The null-aware PGD of the studies: smooth margin, then every real target in turn.
+    """The null-aware PGD of the studies: smooth margin, hard margin, then every real target.
+
+    The hard margin is there for models whose logits differ little, where the smooth one leads
+    astray.
 
     Args:
-        num_steps: Steps of the untargeted member.
+        num_steps: Steps of each untargeted member.
         num_target_steps: Steps towards each of the K - 1 wrong real classes.
         precision: Of the gradients, as for :class:`nullclass.attacks.pgd.PGD`.
     """
     return Cascade(
         (
             PGD(form="smooth", num_steps=num_steps, precision=precision),
+            PGD(form="hard", num_steps=num_steps, precision=precision),
             TargetedPGD(num_steps=num_target_steps, precision=precision),
         )
     )

@@ -248,8 +248,9 @@ def _threat_model(measures: Measures, unit: float | None) -> Section:
             Text(
                 "FGSM is the notebook's attack: one gradient-sign step on cross-entropy, which "
                 "knows nothing of null and so often walks into it. Null-aware PGD climbs the "
-                "margin of the wrong classes over the true class and null together, from the clean "
-                "image, then on what still stands goes for each wrong class in turn. AER and RAR "
+                "margin of the wrong classes over the true class and null together, smooth "
+                "and hard, from the clean image, then goes for each wrong class in turn, always on "
+                "what still stands. AER and RAR "
                 "take the worst, image by image, of both attacks and the clean image. "
                 f"{inside}".strip()
             ),
