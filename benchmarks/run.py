@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,6 +33,8 @@ class Options:
     extrapolated, fewer images, seeds and rounds. Written to .benchmarks/ unless told otherwise."""
     only: tuple[str, ...] = ()
     """Only these of startup, training, quality, attacks; likewise written to .benchmarks."""
+    rounds: int | None = None
+    """Turns of training and of the attacks, other than their own defaults."""
     out: Path | None = None
     """File to write; without it benchmarks/results.md."""
     data_dir: Path | None = None
@@ -45,6 +47,11 @@ def sections(options: Options) -> dict[str, Callable[[], str]]:
     train = training.Options(data_dir=where)
     seeds = quality.Options(data_dir=where)
     attack = attacks.Options(data_dir=where)
+    if options.rounds is not None:
+        train, attack = (
+            replace(train, rounds=options.rounds),
+            replace(attack, rounds=options.rounds),
+        )
     if quick:
         train = training.Options(rounds=1, notebook_epochs=1, data_dir=where)
         seeds = quality.Options(seeds=(0,), data_dir=where)
