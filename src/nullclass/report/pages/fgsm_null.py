@@ -182,13 +182,6 @@ def _conclusion(run: Run, nulls: list[str], unit: float | None) -> list[str]:
     counts = counts[counts["model"].isin(nulls)]
     if counts.empty:
         return []
-    by_eps = counts.groupby("eps_pixels")[["num_images", "num_fooled", "num_turned"]].sum()
-    told = ", ".join(
-        f"{int(line['num_fooled']):,} ({int(line['num_turned']):,}) at "
-        f"{eps_text(eps / unit if unit else eps)}"
-        for eps, line in ((float(str(eps)), line) for eps, line in by_eps[::-1].iterrows())
-    )
-    num = int(by_eps["num_images"].max())
     by_model = counts.groupby(["model", "eps_pixels"], as_index=False).sum(numeric_only=True)
     share = by_model["num_turned"] / by_model["num_images"]
     worst = by_model.iloc[int(share.to_numpy().argmax())]
@@ -202,9 +195,6 @@ def _conclusion(run: Run, nulls: list[str], unit: float | None) -> list[str]:
     return [
         "The notebook's conclusion, that attacks which go unrecognised are too weak to influence "
         f"the model, {verdict}: {peak} (we draw the line at {percent(TOO_WEAK, 0)} %).",
-        f"Of {num:,} FGSM images at each ε{' (notebook units)' if unit else ''}, over the null "
-        f"models{' and seeds' if counts['seed'].nunique() > 1 else ''}, these were neither null "
-        f"nor correct (in brackets: of these, right before the attack): {told}.",
     ]
 
 
