@@ -13,8 +13,8 @@ import pytest
 from idx_files import idx_bytes, tiny_arrays, write_dataset
 from nullclass.data import DATASETS, FILE_NAMES, fetching
 from nullclass.data.fetching import cache_folder, fetch
+from nullclass.data.known import Accept, KnownDataset, SourceError
 from nullclass.data.mnist import MNIST
-from nullclass.data.recipe import Accept, Recipe, SourceError
 from nullclass.errors import UserError
 
 ARRAYS = tiny_arrays()
@@ -55,7 +55,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def add_tiny(monkeypatch: pytest.MonkeyPatch, *sources: FakeSource) -> None:
-    recipe = Recipe(
+    known = KnownDataset(
         name="tiny",
         title="Tiny",
         class_names=("a", "b", "c", "d"),
@@ -63,7 +63,7 @@ def add_tiny(monkeypatch: pytest.MonkeyPatch, *sources: FakeSource) -> None:
         sources=sources,
         subfolders=MNIST.subfolders,
     )
-    monkeypatch.setitem(DATASETS, "tiny", recipe)
+    monkeypatch.setitem(DATASETS, "tiny", known)
 
 
 def quiet(message: str) -> None:
@@ -267,24 +267,24 @@ def test_the_cache_folder_has_a_default(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("name", list(DATASETS))
 def test_every_dataset_keeps_the_contract(name: str) -> None:
-    recipe = DATASETS[name]
-    assert recipe.name == name
-    assert recipe.title
-    assert len(set(recipe.class_names)) == len(recipe.class_names) >= 2
-    assert set(recipe.md5) == set(FILE_NAMES)
-    for md5 in recipe.md5.values():
+    known = DATASETS[name]
+    assert known.name == name
+    assert known.title
+    assert len(set(known.class_names)) == len(known.class_names) >= 2
+    assert set(known.md5) == set(FILE_NAMES)
+    for md5 in known.md5.values():
         assert len(bytes.fromhex(md5)) == 16
-    assert len(set(recipe.md5.values())) == 4
-    assert recipe.subfolders[0] == "."
-    assert recipe.sources
-    for source in recipe.sources:
+    assert len(set(known.md5.values())) == 4
+    assert known.subfolders[0] == "."
+    assert known.sources
+    for source in known.sources:
         assert source.label
         for url in getattr(source, "urls", ()):
             assert url.startswith(("https://", "http://"))
             assert url.endswith("/")
-    if recipe.pixel_statistics is not None:
-        mean, std = recipe.pixel_statistics
+    if known.pixel_statistics is not None:
+        mean, std = known.pixel_statistics
         assert 0 < mean < 1
         assert 0 < std <= 0.5
     with pytest.raises(dataclasses.FrozenInstanceError):
-        recipe.name = "other"  # type: ignore[misc]
+        known.name = "other"  # type: ignore[misc]

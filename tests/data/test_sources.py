@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from nullclass.data import FILE_NAMES, sources
-from nullclass.data.recipe import SourceError
+from nullclass.data.known import SourceError
 from nullclass.data.sources import DebianPackage, Mirrors, NpmPackage
 
 NAMES = FILE_NAMES[:2]

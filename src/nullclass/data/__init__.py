@@ -1,6 +1,6 @@
 """Labelled images in [0,1]: IDX datasets by name or from a folder, tensors, loaders.
 
-Adding a dataset: a file with its :class:`Recipe` (see ``mnist.py``) and one line in
+Adding a dataset: a file with its :class:`KnownDataset` (see ``mnist.py``) and one line in
 :data:`DATASETS`, in ``fetching.py``.
 
 ``DATASETS``, ``fetch`` and what else needs no tensors is here at once; the rest imports torch
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nullclass.data.fetching import ANY_IDX, DATASETS, cache_folder, fetch
-from nullclass.data.recipe import FILE_NAMES, Recipe
+from nullclass.data.known import FILE_NAMES, KnownDataset
 
 if TYPE_CHECKING:
     from nullclass.data.arrays import LabelledImages, tensors_or_loader
@@ -23,8 +23,8 @@ __all__ = [
     "DATASETS",
     "FILE_NAMES",
     "Dataset",
+    "KnownDataset",
     "LabelledImages",
-    "Recipe",
     "cache_folder",
     "fetch",
     "load_dataset",

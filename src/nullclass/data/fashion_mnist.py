@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nullclass.data.recipe import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Recipe
+from nullclass.data.known import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, KnownDataset
 from nullclass.data.sources import DebianPackage, Mirrors
 
-FASHION_MNIST = Recipe(
+FASHION_MNIST = KnownDataset(
     name="fashion-mnist",
     title="Fashion-MNIST",
     class_names=(

@@ -17,15 +17,15 @@ from pathlib import Path
 
 from nullclass.data.fashion_mnist import FASHION_MNIST
 from nullclass.data.idx import GZIP_MAGIC, content_chunks
+from nullclass.data.known import FILE_NAMES, KnownDataset, SourceError
 from nullclass.data.mnist import MNIST
-from nullclass.data.recipe import FILE_NAMES, Recipe, SourceError
 from nullclass.errors import UserError
 
-DATASETS: dict[str, Recipe] = {
+DATASETS: dict[str, KnownDataset] = {
     MNIST.name: MNIST,
     FASHION_MNIST.name: FASHION_MNIST,
 }
-"""The datasets known by name. To add one: a file with its recipe, and a line here."""
+"""The datasets known by name. To add one: a file that describes it, and a line here."""
 
 ANY_IDX = "idx"
 """The name under which a folder of any four IDX files is loaded."""
@@ -44,7 +44,7 @@ def fetch(
     """Find the four files of a dataset, fetching those that are not here yet.
 
     A folder the user names is used or refused, never passed over. Without one: the cache, then
-    the recipe's sources in their order. The cache is the folder ``nullclass`` of the user's
+    its sources in their order. The cache is the folder ``nullclass`` of the user's
     cache folder, or what the environment variable ``NULLCLASS_CACHE`` names.
 
     Args:
@@ -62,12 +62,12 @@ def fetch(
         UserError: If the name is unknown, the folder lacks files or holds wrong ones, the
             cache cannot be written, or no source could be reached.
     """
-    recipe = _recipe(name)
+    known = _known(name)
     if data_dir is not None:
-        return _from_folder(recipe, Path(data_dir).expanduser())
-    if recipe is None:
+        return _from_folder(known, Path(data_dir).expanduser())
+    if known is None:
         raise UserError(f'the dataset "{ANY_IDX}" is a folder of yours: name it with data_dir')
-    return _from_cache(recipe, cache_folder() / recipe.name, progress)
+    return _from_cache(known, cache_folder() / known.name, progress)
 
 
 def cache_folder() -> Path:
@@ -92,8 +92,8 @@ def hex_digest(path: Path, algorithm: str, *, gzipped: bool | None = None) -> st
     return digest.hexdigest()
 
 
-def _recipe(name: str) -> Recipe | None:
-    """The recipe of a name; None for any IDX files."""
+def _known(name: str) -> KnownDataset | None:
+    """The dataset of a name; None for any IDX files."""
     if name == ANY_IDX:
         return None
     if name not in DATASETS:
@@ -107,10 +107,10 @@ def _recipe(name: str) -> Recipe | None:
 # The folder of the user
 
 
-def _from_folder(recipe: Recipe | None, folder: Path) -> tuple[dict[str, Path], str]:
+def _from_folder(known: KnownDataset | None, folder: Path) -> tuple[dict[str, Path], str]:
     if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder: name one that holds the four IDX files")
-    subfolders = recipe.subfolders if recipe else (".", "raw", "MNIST/raw")
+    subfolders = known.subfolders if known else (".", "raw", "MNIST/raw")
     found = [_idx_files(folder / subfolder) for subfolder in subfolders]
     # The first that is complete; else the fullest, to say what is missing.
     paths = max(found, key=len)
@@ -120,15 +120,15 @@ def _from_folder(recipe: Recipe | None, folder: Path) -> tuple[dict[str, Path], 
             f"the folder {folder} lacks {', '.join(missing)}: put the file there (.gz or not), "
             f"or name no folder to have a known dataset fetched"
         )
-    if recipe is None:
+    if known is None:
         return paths, f"four IDX files in the folder {folder}"
     for name, path in paths.items():
-        if hex_digest(path, "md5") != recipe.md5[name]:
+        if hex_digest(path, "md5") != known.md5[name]:
             raise UserError(
-                f"{path} is not {recipe.title}'s {name} (its checksum differs): replace it, or "
+                f"{path} is not {known.title}'s {name} (its checksum differs): replace it, or "
                 f'load the folder as the dataset "{ANY_IDX}" if it is meant to be something else'
             )
-    return paths, f"{recipe.title} from the folder {folder}, checksums verified"
+    return paths, f"{known.title} from the folder {folder}, checksums verified"
 
 
 def _idx_files(folder: Path) -> dict[str, Path]:
@@ -146,29 +146,33 @@ def _idx_files(folder: Path) -> dict[str, Path]:
 # The cache
 
 
-def _from_cache(recipe: Recipe, folder: Path, progress: Progress) -> tuple[dict[str, Path], str]:
+def _from_cache(
+    known: KnownDataset, folder: Path, progress: Progress
+) -> tuple[dict[str, Path], str]:
     paths = {name: folder / name for name in FILE_NAMES}
-    missing = _missing(recipe, folder, progress)
+    missing = _missing(known, folder, progress)
     if not missing:
-        return paths, f"{recipe.title} from the cache, checksums verified"
-    brought_by = _fill_cache(recipe, folder, missing, progress)
-    return paths, f"{recipe.title} from {' and '.join(brought_by)}, checksums verified"
+        return paths, f"{known.title} from the cache, checksums verified"
+    brought_by = _fill_cache(known, folder, missing, progress)
+    return paths, f"{known.title} from {' and '.join(brought_by)}, checksums verified"
 
 
-def _missing(recipe: Recipe, folder: Path, progress: Progress) -> list[str]:
+def _missing(known: KnownDataset, folder: Path, progress: Progress) -> list[str]:
     """The files that the cache lacks; a damaged one counts as lacking."""
     missing = []
     for name in FILE_NAMES:
         path = folder / name
         if os.path.isfile(path):  # unlike Path.is_file, False where we may not look
-            if hex_digest(path, "md5", gzipped=False) == recipe.md5[name]:
+            if hex_digest(path, "md5", gzipped=False) == known.md5[name]:
                 continue
-            progress(f"{recipe.title}: {name} in the cache is damaged and will be replaced")
+            progress(f"{known.title}: {name} in the cache is damaged and will be replaced")
         missing.append(name)
     return missing
 
 
-def _fill_cache(recipe: Recipe, folder: Path, missing: list[str], progress: Progress) -> list[str]:
+def _fill_cache(
+    known: KnownDataset, folder: Path, missing: list[str], progress: Progress
+) -> list[str]:
     """Fetch the missing files, from as few sources as will do; the labels of those."""
     wanted: list[str] = list(missing)
     brought_by: list[str] = []
@@ -176,13 +180,13 @@ def _fill_cache(recipe: Recipe, folder: Path, missing: list[str], progress: Prog
 
     def accept(name: str, path: Path) -> None:
         try:
-            _install(path, folder / name, recipe.md5[name])
+            _install(path, folder / name, known.md5[name])
         except OSError as error:
             raise _cannot_write(folder, error) from error
         wanted.remove(name)
 
-    for source in recipe.sources:
-        progress(f"{recipe.title}: fetching {_count(wanted)} from {source.label}")
+    for source in known.sources:
+        progress(f"{known.title}: fetching {_count(wanted)} from {source.label}")
         before = len(wanted)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +195,7 @@ def _fill_cache(recipe: Recipe, folder: Path, missing: list[str], progress: Prog
                 source.bring(tuple(wanted), Path(workplace), accept)
         except SourceError as error:
             failures.append(f"{source.label}: {error}")
-            progress(f"{recipe.title}: {error}")
+            progress(f"{known.title}: {error}")
         except OSError as error:
             raise _cannot_write(folder, error) from error
         if len(wanted) < before:
@@ -199,7 +203,7 @@ def _fill_cache(recipe: Recipe, folder: Path, missing: list[str], progress: Prog
         if not wanted:
             return brought_by
     raise UserError(
-        f"{recipe.title} could not be fetched ({'; '.join(failures)}): go online, or put "
+        f"{known.title} could not be fetched ({'; '.join(failures)}): go online, or put "
         f"{', '.join(FILE_NAMES)} into a folder and name it with data_dir"
     )
 

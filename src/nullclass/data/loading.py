@@ -14,7 +14,7 @@ from torch import Tensor
 from nullclass.data.arrays import LabelledImages
 from nullclass.data.fetching import DATASETS, Progress, fetch, hex_digest, say
 from nullclass.data.idx import Bytes, read_pair
-from nullclass.data.recipe import FILE_NAMES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
+from nullclass.data.known import FILE_NAMES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
 from nullclass.errors import UserError
 
 
@@ -84,9 +84,9 @@ def load_dataset(
             f"training images are {_size(train_images)} but test images {_size(test_images)} in "
             f"{paths[TRAIN_IMAGES].parent}: put files together that belong together"
         )
-    recipe = DATASETS.get(name)
-    if recipe is not None:
-        num_classes, class_names = len(recipe.class_names), recipe.class_names
+    known = DATASETS.get(name)
+    if known is not None:
+        num_classes, class_names = len(known.class_names), known.class_names
     else:
         num_classes = int(max(train_labels.max(), test_labels.max())) + 1
         class_names = tuple(str(label) for label in range(num_classes))
@@ -97,8 +97,8 @@ def load_dataset(
     mean, std = pixel_statistics(everything.images)
     if std == 0:
         raise UserError(f"all pixels in {paths[TRAIN_IMAGES]} are alike: name other images")
-    if recipe is not None and recipe.pixel_statistics is not None:
-        mean, std = recipe.pixel_statistics
+    if known is not None and known.pixel_statistics is not None:
+        mean, std = known.pixel_statistics
     train, held_out = split(everything, validation, seed)
     return Dataset(
         name=name,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nullclass.data.recipe import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Recipe
+from nullclass.data.known import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, KnownDataset
 from nullclass.data.sources import Mirrors, NpmPackage
 
-MNIST = Recipe(
+MNIST = KnownDataset(
     name="mnist",
     title="MNIST",
     class_names=tuple("0123456789"),

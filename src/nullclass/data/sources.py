@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from nullclass.data.recipe import Accept, SourceError
+from nullclass.data.known import Accept, SourceError
 
 PROBE_SECONDS = 4.0
 """How long all mirrors of a dataset together have to show that they can be reached."""

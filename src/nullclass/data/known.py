@@ -1,6 +1,6 @@
 """What the package knows about a dataset before it has a file of it (imports no torch).
 
-A :class:`Recipe` names the classes, the checksums and the places a dataset can come from. A
+A :class:`KnownDataset` names the classes, the checksums and the places a dataset can come from. A
 place is a :class:`Source`; adding one means adding a class with ``label`` and ``bring``.
 """
 
@@ -50,7 +50,7 @@ class Source(Protocol):
 
 
 @dataclass(frozen=True)
-class Recipe:
+class KnownDataset:
     """One dataset of four IDX files."""
 
     name: str
