@@ -20,7 +20,7 @@ def main(folder: Path) -> None:
     fooled = summary.query("attack == 'worst-case' and metric == 'aer'")
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     told = (
-        (fgsm, "s--", DETECTED, "FGSM images answered null: “detection”"),
+        (fgsm, "s:", DETECTED, "FGSM images answered null: “detection”"),
         (fooled, "o-", FOOLED, "images fooled by an attack that knows about null"),
     )
     for lines, style, colour, label in told:
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
         xlabel="ε in pixel units, L∞",
         ylabel="% of images",
         ylim=(-3, 103),
-        title=f"The notebook's null model (trained at ε 0.154), MNIST: {len(seeds)} seed"
+        title=f"The notebook's null model {MODEL} (trained at ε 0.154), MNIST: {len(seeds)} seed"
         f"{'s' * (len(seeds) > 1)},\n{counts[0]:,} and {counts[1]:,} test images",
     )
     axes.title.set_size(10)

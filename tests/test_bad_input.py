@@ -329,7 +329,17 @@ def test_a_file_inside_the_run_folder(data_dir: Path, checkpoint: Path, tmp_path
     done = command(*evaluate_arguments(checkpoint, data_dir), cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    check_sentence(done.stderr.splitlines()[-1], "cannot write")
+    check_sentence(done.stderr.splitlines()[-1], "holds trials, but no run.json")
+
+
+def test_an_evaluation_leaves_what_is_not_its_own(
+    refused: Refused, data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "out" / "trials" / "x" / "rows.csv.gz"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    refused(*evaluate_arguments(checkpoint, data_dir), says="choose another --out")
+    assert mine.read_text() == "mine"
 
 
 def test_reports_of_nothing(refused: Refused, tmp_path: Path) -> None:

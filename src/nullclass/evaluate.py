@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -52,7 +53,7 @@ def evaluate(
     data: LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
     *,
     attacks: Mapping[str, Attack],
-    eps: Sequence[float] | Mapping[str, Sequence[float]],
+    eps: float | Sequence[float] | Mapping[str, Sequence[float]],
     norm: str = "linf",
     num_images: int | Mapping[str, int] | None = None,
     num_classes: int | None = None,
@@ -74,7 +75,7 @@ def evaluate(
         norm: ``linf`` or ``l2``.
         num_images: How many of the first images are attacked, for all attacks or by attack; all
             unless said. The clean images are always all scored.
-        num_classes: K, for a module that does not say.
+        num_classes: K, the number of real classes (without null), for a module that does not say.
         num_examples: How many of the first attacked images to keep for showing.
         seed: Seed of the attacks' random starts.
         on_images: Progress: called with the number of images just scored.
@@ -85,6 +86,10 @@ def evaluate(
     Raises:
         UserError: If images, labels, eps or the model's outputs make no sense.
     """
+    if not isinstance(attacks, Mapping) or not all(map(_is_attack, attacks.values())):
+        raise UserError("attacks must be a dictionary from names to attacks, as {'fgsm': FGSM()}")
+    if isinstance(eps, int | float):
+        eps = (eps,)
     images = tensors_or_loader(data)
     classifier = as_classifier(model, num_classes, images.batch([0])[0])
     if int(images.labels.min()) < 0 or int(images.labels.max()) >= classifier.num_classes:
@@ -151,7 +156,17 @@ def as_classifier(model: nn.Module, num_classes: int | None, image: Tensor) -> C
     device = image.device if parameter is None else parameter.device
     with frozen(model), torch.no_grad():
         has_null = model(image.to(device)).shape[-1] == num_classes + 1
+    if not has_null:
+        warnings.warn(
+            f"the module has no more than {num_classes} logits, so none of them counts as null; if "
+            "its last one is null, num_classes is one less",
+            stacklevel=3,
+        )
     return Classifier(model, num_classes, has_null=has_null).to(device)
+
+
+def _is_attack(attack: object) -> bool:
+    return callable(attack) and hasattr(attack, "objective") and not isinstance(attack, type)
 
 
 def _stream(seed: int, first: int) -> int:

@@ -16,7 +16,7 @@ from nullclass.attacks.geometry import check_eps
 from nullclass.data import Dataset
 from nullclass.errors import UserError
 from nullclass.evaluate import evaluate
-from nullclass.files import make_folder, read_json, write_json
+from nullclass.files import make_folder, write_json
 from nullclass.models import Classifier
 from nullclass.progress import Stages
 from nullclass.provenance import provenance
@@ -86,9 +86,6 @@ def record_evaluation(
         )
     seconds = round(time.perf_counter() - started, 1)
     told = {"model": name, "seed": seed, "evaluation_seconds": seconds, **provenance()}
-    _clear(folder)
-    place = records.trial_folder(folder, name, seed)
-    records.write_trial(place, evaluation.rows, pd.DataFrame(), evaluation.examples, told)
     info = {
         "study": "evaluate",
         "models": [name],
@@ -117,21 +114,34 @@ def record_evaluation(
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": seconds,
     }
-    write_json(folder / records.RUN, info)
+    _clear(folder)
+    write_json(folder / records.RUN, info)  # first: it says whose the rest is
+    place = records.trial_folder(folder, name, seed)
+    records.write_trial(place, evaluation.rows, pd.DataFrame(), evaluation.examples, told)
     records.write_summary(folder, "evaluate")
 
 
 def _check_free(folder: Path) -> None:
     """Refuse a folder that holds something else than a former evaluation."""
-    if not (folder / records.RUN).exists():
+    if (folder / records.RUN).exists():
+        if records.read_info(folder).get("study") != "evaluate":
+            raise UserError(f"{folder} holds a run of a study: choose another --out")
         return
-    if read_json(folder / records.RUN, "description of a run").get("study") != "evaluate":
-        raise UserError(f"{folder} holds a run of a study: choose another --out")
+    for name in (records.TRIALS, records.SUMMARY, records.REPORT):
+        if (folder / name).exists():
+            raise UserError(
+                f"{folder} holds {name}, but no {records.RUN} that says whose it is: choose "
+                "another --out, or empty that folder"
+            )
 
 
 def _clear(folder: Path) -> None:
-    """Remove a former evaluation, so that two are never mixed."""
-    (folder / records.RUN).unlink(missing_ok=True)
-    for trial in (folder / records.TRIALS).glob("*"):
-        for name in (*records.WHOLE, records.HISTORY):
-            (trial / name).unlink(missing_ok=True)
+    """Remove the former evaluation that ``run.json`` tells of, so that two are never mixed."""
+    if not (folder / records.RUN).exists():
+        return
+    info = records.read_info(folder)
+    (folder / records.RUN).unlink()
+    for model in info.get("models", []):
+        for seed in info.get("seeds", []):
+            for name in (*records.WHOLE, records.HISTORY):
+                (records.trial_folder(folder, model, seed) / name).unlink(missing_ok=True)

@@ -31,6 +31,7 @@ from safetensors.numpy import save_file
 
 from nullclass.errors import UserError
 from nullclass.files import read_json, replacing, write_json
+from nullclass.outcomes import OUTCOME_NAMES
 from nullclass.summary import summarise
 
 RUN = "run.json"
@@ -218,7 +219,7 @@ def write_trial(
     write_frame(folder / ROWS, rows[list(ROW_COLUMNS)])
     write_frame(folder / HISTORY, history)
     write_examples(folder / EXAMPLES, examples)
-    write_json(folder / RESULT, result)
+    write_json(folder / RESULT, {**result, "num_rows": len(rows)})
 
 
 def read_trial(folder: Path) -> Trial:
@@ -228,12 +229,16 @@ def read_trial(folder: Path) -> Trial:
         history = read_frame(folder / HISTORY)
     except UserError:
         history = pd.DataFrame()
+    rows = read_frame(folder / ROWS, ROW_COLUMNS)
+    is_whole = len(rows) == result.get("num_rows", len(rows))
+    if not is_whole or not rows["outcome"].isin(OUTCOME_NAMES).all():
+        raise UserError(f"{folder / ROWS} is damaged: remove it and run the study again")
     try:
         return Trial(
             model=result["model"],
             seed=result["seed"],
             result=result,
-            rows=read_frame(folder / ROWS, ROW_COLUMNS),
+            rows=rows,
             history=history,
             examples=read_examples(folder / EXAMPLES),
         )

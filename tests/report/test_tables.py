@@ -132,11 +132,11 @@ def test_findings_tell_these_numbers() -> None:
     run = tiny_run((0, 1), published=0.75)
     measures = Measures(run)
     told = " ".join(findings(run, measures, compare(measures)))
-    assert told.startswith("1 of the 1 rates the notebook publishes are reproduced")
-    assert "null-0.5 answers null to 50.00 % of FGSM images at ε 0.5 (0.154 in pixel units)" in told
-    assert "fools the same model on 60.0 %" in told
-    assert "fool the null models on 60.0 % of the images (AER)" in told
+    assert "null-0.5 answers null to 50.00 ± 14.14 % of 5 FGSM images at ε 0.154 (0.5 in" in told
+    assert "fools that model on 60.00 ± 0.00 % of 5 images" in told
+    assert "the null models are fooled on 60.0 % of the images" in told
     assert "(RAR) is 40.0 %" in told
+    assert "1 were judged and 1 are reproduced" in told
     assert "does not hold even for FGSM" in told
     assert "turned 10.00 % of the images" in told
 

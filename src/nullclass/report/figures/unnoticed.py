@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def unnoticed(run: Run) -> Drawing | None:
-    """Among FGSM images not called null: share fooled, against eps."""
+    """Share of FGSM images that are neither null nor correct, against eps."""
     measures = Measures(run)
     counts = count_unnoticed(run)
     unit = pixel_per_unit(run.info)
@@ -28,7 +28,7 @@ def unnoticed(run: Run) -> Drawing | None:
         of = counts[counts["model"] == model].groupby("eps_pixels").sum(numeric_only=True)
         if of.empty:
             continue
-        alt = f"{model}: share fooled among FGSM images not called null, against eps"
+        alt = f"{model}: share of FGSM images that are neither null nor correct, against eps"
         with panel(f"unnoticed-{model}", alt, 2.3) as (axes, drawn):
             _bars(axes[0], of, unit)
         panels.append(Panel(drawn[0], model))
@@ -39,8 +39,8 @@ def unnoticed(run: Run) -> Drawing | None:
     return Drawing(
         "What goes unnoticed",
         f"FGSM, {measures.num_images(FGSM)} images, {measures.seeds_text()}{pooled}; {units}. "
-        "Each bar: of the attacked images that were not called null (n), the share answered with a "
-        "wrong class, with its 95 % Wilson interval. No bar: none passed unnoticed.",
+        "Each bar: the share of all attacked images that were answered with a wrong class, neither "
+        "null nor correct, with its 95 % Wilson interval and the number of such images.",
         panels,
         [("fooled", OUTCOME_COLOURS["fooled"])],
     )
@@ -49,23 +49,21 @@ def unnoticed(run: Run) -> Drawing | None:
 def _bars(axis: Axes, of: pd.DataFrame, unit: float | None) -> None:
     labels = []
     for place, (eps, line) in enumerate(of.iterrows()):
-        num, fooled = int(line["num_unnoticed"]), int(line["num_fooled"])
+        num, fooled = int(line["num_images"]), int(line["num_fooled"])
         value = float(str(eps))
         labels.append(eps_label(value, unit))
-        top = 0.0
-        if num:
-            low, top = wilson(fooled, num)
-            share = fooled / num
-            axis.bar(place, share, width=0.7, color=OUTCOME_COLOURS["fooled"])
-            axis.errorbar(
-                place,
-                share,
-                yerr=[[share - low], [top - share]],
-                color="#333333",
-                elinewidth=0.9,
-                capsize=2,
-            )
-        told = f"{_short(fooled)}\nof {_short(num)}" if num else "none"
+        low, top = wilson(fooled, num)
+        share = fooled / num
+        axis.bar(place, share, width=0.7, color=OUTCOME_COLOURS["fooled"])
+        axis.errorbar(
+            place,
+            share,
+            yerr=[[share - low], [top - share]],
+            color="#333333",
+            elinewidth=0.9,
+            capsize=2,
+        )
+        told = _short(fooled)
         axis.annotate(
             told, (place, top), (0, 3), textcoords="offset points", ha="center", fontsize=7
         )

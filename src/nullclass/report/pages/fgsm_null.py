@@ -47,7 +47,14 @@ def fgsm_null(run: Run) -> Page:
     measures = Measures(run)
     unit = pixel_per_unit(run.info)
     comparison = compare(measures)
-    tables: list[Block] = [Text(rule(len(measures.seeds))), clean_table(measures)]
+    tables: list[Block] = [
+        Text(
+            "A number in a model's name is its training ε in the notebook's units, “wd” is weight "
+            "decay 1e-4; clean has no null class."
+        ),
+        Text(rule(len(measures.seeds))),
+        clean_table(measures),
+    ]
     if measures.budgets(FGSM):
         tables += [
             fgsm_table(measures, "null", unit),
@@ -65,7 +72,12 @@ def fgsm_null(run: Run) -> Page:
         open_questions.append(unnoticed_table(measures, counts, unit))
     sections = [Section("Measured and published", tables)]
     if open_questions:
-        sections.append(Section("The two questions left open", open_questions))
+        asked = Text(
+            "The notebook leaves two questions open. How does the null class fare against an "
+            "attacker who knows about it (AER and RAR)? And are the FGSM images that go "
+            "unnoticed too weak to matter, as it concludes (the last table)?"
+        )
+        sections.append(Section("The two questions left open", [asked, *open_questions]))
     sections += figure_sections(run)
     sections += [
         _threat_model(measures, unit),
@@ -88,17 +100,23 @@ def findings(run: Run, measures: Measures, comparison: Comparison) -> list[str]:
     lacking = f"This run is not finished: nothing yet of {', '.join(measures.missing)}."
     return [
         *([lacking] if measures.missing else []),
-        *_reproduction(measures, comparison),
         *_detection(measures, nulls, unit),
         *_white_box(measures, nulls),
         *_conclusion(run, nulls, unit),
+        *_reproduction(run, measures, comparison),
     ]
 
 
-def _reproduction(measures: Measures, comparison: Comparison) -> list[str]:
+def _reproduction(run: Run, measures: Measures, comparison: Comparison) -> list[str]:
     within, num = comparison.rates
     if not num:
         return []
+    recipe = ""
+    if run.info.get("preset") == "quick":
+        recipe = (
+            " The quick preset trains with the fast recipe, not the notebook's own, which the full "
+            "preset uses."
+        )
     how = (
         "within 0.3 points, one seed"
         if len(measures.seeds) == 1
@@ -106,7 +124,10 @@ def _reproduction(measures: Measures, comparison: Comparison) -> list[str]:
     )
     near, judged = comparison.losses
     losses = f", and {near} of its {judged} losses" if judged else ""
-    return [f"{within} of the {num} rates the notebook publishes are reproduced ({how}){losses}."]
+    return [
+        f"Of the notebook's published rates {num} were judged and {within} are reproduced "
+        f"({how}){losses}.{recipe}"
+    ]
 
 
 def _detection(measures: Measures, nulls: list[str], unit: float | None) -> list[str]:
@@ -131,49 +152,58 @@ def _detection(measures: Measures, nulls: list[str], unit: float | None) -> list
         return round(m.mean, 3), m.published is not None and has_rival, has_rival, -m.eps
 
     best = max(found, key=claim)
-    where = (
-        f"ε {eps_text(best.eps / unit)} ({eps_text(best.eps)} in pixel units)"
-        if unit
-        else (f"ε {eps_text(best.eps)}")
-    )
+    where = f"ε {eps_text(best.eps)}"
+    if unit:
+        where += f" ({eps_text(best.eps / unit)} in the notebook's units)"
     told = (
-        f"Judged by FGSM alone, as there, the null class looks like a detector: {best.model} "
-        f"answers null to {percent(best.mean)} % of FGSM images at {where}"
+        f"Judged by FGSM alone the null class looks like a detector: {best.model} answers null to "
+        f"{_with_n(best)} at {where}"
     )
     eps = same_budget(best)
     aer = None if eps is None else measures.find(best.model, WORST_CASE, "aer", eps)
     if aer is None:
         return [f"{told}."]
-    without = [model for model in measures.models if model not in nulls]
-    beside = ", ".join(
-        f"{percent(measure.mean, 1)} % for {measure.model}, which has no null class"
-        for measure in _of(measures, without, "aer", aer.eps)
-    )
     return [
-        f"{told}; at ε {eps_text(aer.eps)} an attacker who knows about null fools the same model "
-        f"on {percent(aer.mean, 1)} % of the images{f' ({beside})' if beside else ''}."
+        f"{told}. At the same ε an attacker who knows about null fools that model on "
+        f"{_with_n(aer)}."
     ]
+
+
+def _with_n(measure: Measure) -> str:
+    images = "FGSM images" if measure.attack == FGSM else "images"
+    return f"{with_unit(measure)} of {measure.num_images:,} {images}"
 
 
 def _white_box(measures: Measures, nulls: list[str]) -> list[str]:
+    """Whether null helped against who knows of it, where the models can be told apart."""
     budgets = white_box_budgets(measures)
     if not budgets or not nulls:
         return []
+    told = []
+    without = [model for model in measures.models if model not in nulls]
+    pairs = [
+        (null, clean)
+        for eps in budgets
+        for clean in _of(measures, without, "aer", eps)
+        for null in _of(measures, nulls, "aer", eps)
+    ]
+    if pairs:
+        null, clean = max(pairs, key=lambda pair: abs(pair[0].mean - pair[1].mean))
+        seeds = "; with one seed this may be chance of training" if len(measures.seeds) == 1 else ""
+        told.append(
+            f"The models differ most at ε {eps_text(null.eps)}: {null.model} is fooled on "
+            f"{with_unit(null)}, {clean.model}, which has no null class, on {with_unit(clean)} "
+            f"(AER{seeds})."
+        )
     eps = min(budgets, key=lambda budget: abs(budget - HEADLINE_EPS))
     aers = _of(measures, nulls, "aer", eps)
     rars = _of(measures, nulls, "rar", eps)
-    if not aers or not rars:
-        return []
-    without = [m for m in measures.models if m not in nulls]
-    beside = "".join(
-        f"; the model without a null class ({measure.model}): AER {percent(measure.mean, 1)} %"
-        for measure in _of(measures, without, "aer", eps)
-    )
-    return [
-        f"At ε {eps_text(eps)} in pixel units the attacks, null-aware PGD among them, fool the "
-        f"null models on {_range(aers)} % of the images (AER); their robust accuracy with "
-        f"rejection (RAR) is {_range(rars)} %{beside}."
-    ]
+    if aers and rars:
+        told.append(
+            f"At ε {eps_text(eps)} the null models are fooled on {_range(aers)} % of the images; "
+            f"their robust accuracy with rejection (RAR) is {_range(rars)} %."
+        )
+    return told
 
 
 def _conclusion(run: Run, nulls: list[str], unit: float | None) -> list[str]:
@@ -186,7 +216,7 @@ def _conclusion(run: Run, nulls: list[str], unit: float | None) -> list[str]:
     share = by_model["num_turned"] / by_model["num_images"]
     worst = by_model.iloc[int(share.to_numpy().argmax())]
     eps = float(worst["eps_pixels"])
-    where = f"ε {eps_text(eps / unit)} ({eps_text(eps)} in pixel units)" if unit else eps_text(eps)
+    where = f"ε {eps_text(eps)}"
     peak = (
         f"at worst, {worst['model']} at {where}, FGSM turned {percent(share.max())} % of the "
         "images from right to wrong without being called null"
@@ -194,7 +224,7 @@ def _conclusion(run: Run, nulls: list[str], unit: float | None) -> list[str]:
     verdict = "does not hold even for FGSM" if share.max() >= TOO_WEAK else "holds for FGSM"
     return [
         "The notebook's conclusion, that attacks which go unrecognised are too weak to influence "
-        f"the model, {verdict}: {peak} (we draw the line at {percent(TOO_WEAK, 0)} %).",
+        f"the model, {verdict}: {peak} (we draw the line at {percent(TOO_WEAK, 0)} %)."
     ]
 
 
