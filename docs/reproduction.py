@@ -15,10 +15,11 @@ HEAD = """# The notebook's figures, reproduced
 
 Written by `python docs/reproduction.py RUN` from the rows of the run; made by
 `nullclass study fgsm-null --preset full` (the notebook's own recipe: batch 64, five epochs, Adam
-1e-3, float32){stopped}. Seeds {seeds}, {num_images:,} test images each, commit
-{commit}, torch {torch}.
+1e-3, float32){stopped}. Seeds: {seeds}. {num_images:,} clean test images, {num_fgsm:,} for FGSM.
+torch {torch}.
 
-Rates in %, mean ± standard deviation over the seeds. A published figure counts as reproduced (yes)
+Rates in %, mean ± standard deviation over the seeds; one seed has no ±, and its losses are not
+judged. A published figure counts as reproduced (yes)
 if it is within two standard deviations of ours, or within 0.3 points where ours is smaller (losses:
 0.003). ε in the notebook's units, {pixel} pixel units each. Published figures are from one run each
 (clean accuracy of null-0.5: two runs, 98.71 and 98.80).
@@ -33,9 +34,11 @@ if it is within two standard deviations of ours, or within 0.3 points where ours
 def line(measure: Measure) -> str:
     """One row of the table."""
     if measure.is_rate:
-        measured = f"{percent(measure.mean)} ± {percent(measure.sd)}"
+        measured, spread = percent(measure.mean), percent(measure.sd)
     else:
-        measured = f"{measure.mean:.4f} ± {measure.sd:.4f}"
+        measured, spread = f"{measure.mean:.4f}", f"{measure.sd:.4f}"
+    if len(measure.values) > 1:
+        measured += f" ± {spread}"
     name = name_of(measure, PIXEL).removeprefix(f"{measure.model}: ")
     verdict = {"within": "yes", "outside": "**no**", "": "–"}[measure.verdict]
     return f"| {measure.model} | {name} | {measured} | {published_text(measure)} | {verdict} |"
@@ -45,7 +48,10 @@ def page(run: Run, note: str) -> str:
     """The whole page."""
     measures = Measures(run)
     comparison = compare(measures)
-    seeds = ", ".join(map(str, sorted({trial.seed for trial in run.trials})))
+    seeds = "; ".join(
+        f"{model} {', '.join(str(trial.seed) for trial in run.trials if trial.model == model)}"
+        for model in measures.models
+    )
     within, num = comparison.rates
     all_within = sum(measure.verdict == "within" for measure in comparison.all)
     judged = sum(measure.verdict != "" for measure in comparison.all)
@@ -53,7 +59,7 @@ def page(run: Run, note: str) -> str:
         stopped=note,
         seeds=seeds,
         num_images=int(run.summary.query("attack == 'none'")["num_images"].max()),
-        commit=run.info["commit"],
+        num_fgsm=int(run.summary.query("attack == 'fgsm'")["num_images"].max()),
         torch=run.info["versions"]["torch"],
         pixel=PIXEL,
         within=within,
