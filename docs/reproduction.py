@@ -15,13 +15,13 @@ HEAD = """# The notebook's figures, reproduced
 
 Written by `python docs/reproduction.py RUN` from the rows of the run; made by
 `nullclass study fgsm-null --preset full` (the notebook's own recipe: batch 64, five epochs, Adam
-1e-3, float32){stopped}. Seeds: {seeds}. {num_images:,} clean test images, {num_fgsm:,} for FGSM.
-torch {torch}.
+1e-3, float32){stopped}.
+Seeds: {seeds}.
+{num_images:,} clean test images, {num_fgsm:,} for FGSM; torch {torch}.
 
 Rates in %, mean ± standard deviation over the seeds; one seed has no ±, and its losses are not
-judged. A published figure counts as reproduced (yes)
-if it is within two standard deviations of ours, or within 0.3 points where ours is smaller (losses:
-0.003). ε in the notebook's units, {pixel} pixel units each. Published figures are from one run each
+judged. A published figure counts as reproduced (yes) if it is within two standard deviations of
+ours, or within 0.3 points where ours is smaller (losses: 0.003). ε in the notebook's units, {pixel} pixel units each. Published figures are from one run each
 (clean accuracy of null-0.5: two runs, 98.71 and 98.80).
 
 {within} of {num} rates are reproduced, and {within_losses} of {num_losses} losses.
@@ -71,5 +71,5 @@ def page(run: Run, note: str) -> str:
 
 
 if __name__ == "__main__":
-    told = page(read_run(Path(sys.argv[1])), " ".join(["", *sys.argv[2:]]).rstrip())
+    told = page(read_run(Path(sys.argv[1])), "".join(sys.argv[2:]))
     write_text(Path(__file__).with_name("reproduction.md"), told)
