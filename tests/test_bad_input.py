@@ -96,6 +96,13 @@ def rewrite(data_dir: Path, name: str, change: Callable[[bytes], bytes]) -> None
     (data_dir / name).write_bytes(change((data_dir / name).read_bytes()))
 
 
+def swap(one: Path, other: Path) -> None:
+    aside = one.with_name("x")
+    one.rename(aside)
+    other.rename(one)
+    aside.rename(other)
+
+
 BAD_DATA: list[tuple[str, Callable[[Path], object], str]] = [
     ("no such folder", shutil.rmtree, "is not a folder"),
     ("an empty folder", lambda d: [p.unlink() for p in d.iterdir()], "lacks train-images"),
@@ -107,20 +114,12 @@ BAD_DATA: list[tuple[str, Callable[[Path], object], str]] = [
     ("corrupt", lambda d: rewrite(d, TRAIN_IMAGES, lambda b: b"<html>" + b[6:]), "not an IDX file"),
     (
         "swapped",
-        lambda d: (
-            (d / TRAIN_IMAGES).rename(d / "x"),
-            (d / TRAIN_LABELS).rename(d / TRAIN_IMAGES),
-            (d / "x").rename(d / TRAIN_LABELS),
-        ),
+        lambda d: swap(d / TRAIN_IMAGES, d / TRAIN_LABELS),
         "swapped",
     ),
     (
         "test and training swapped in part",
-        lambda d: (
-            (d / TRAIN_LABELS).rename(d / "x"),
-            (d / TEST_LABELS).rename(d / TRAIN_LABELS),
-            (d / "x").rename(d / TEST_LABELS),
-        ),
+        lambda d: swap(d / TRAIN_LABELS, d / TEST_LABELS),
         "160 images but .* 40 labels",
     ),
     (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from nullclass.evaluate import evaluate
 from nullclass.files import make_folder, write_json
 from nullclass.models import Classifier
 from nullclass.progress import Stages
-from nullclass.provenance import provenance
+from nullclass.provenance import provenance, run_origin
 
 NUM_EXAMPLES = 8
 """Attacked images kept for the report's gallery."""
@@ -68,7 +67,7 @@ def record_evaluation(
         check_eps(budget, norm, test.images.shape)
     make_folder(folder)
     _check_free(folder)
-    started = time.perf_counter()
+    origin, started = run_origin(dataset, model.mean.device), time.perf_counter()
     units = num_images * (1 + len(eps) * len(attacks))
     with (
         Stages(f"evaluating {name}", units) as stages,
@@ -103,15 +102,7 @@ def record_evaluation(
             ],
             "card": card,
         },
-        "data": {
-            "name": dataset.name,
-            "checksum": dataset.checksum,
-            "source": dataset.source,
-            "num_test_images": len(dataset.test),
-        },
-        "device": str(model.mean.device),
-        **provenance(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **origin,
         "seconds": seconds,
     }
     _clear(folder)

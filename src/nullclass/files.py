@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from nullclass.errors import UserError
 
 
@@ -36,10 +38,10 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())  # the name must not survive a power cut without the content
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # safetensors tells of the disk in its own way
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
-            f"cannot write {path}: {error.strerror or error}; choose another output folder "
-            "or make room there"
+            f"cannot write {path}: {reason}; choose another output folder or make room there"
         ) from error
     finally:
         if temporary is not None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import platform
 import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from nullclass.data import Dataset
 
 
 @cache
@@ -62,4 +66,22 @@ def provenance() -> dict[str, Any]:
             "num_cores": os.cpu_count(),
             "num_threads": torch.get_num_threads(),
         },
+    }
+
+
+def run_origin(dataset: Dataset, device: torch.device) -> dict[str, Any]:
+    """What every ``run.json`` tells of where its results come from, as JSON values.
+
+    ``started`` is the time of the call: make it before the work.
+    """
+    return {
+        "data": {
+            "name": dataset.name,
+            "checksum": dataset.checksum,
+            "source": dataset.source,
+            "num_test_images": len(dataset.test),
+        },
+        "device": str(device),
+        **provenance(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

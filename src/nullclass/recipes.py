@@ -63,8 +63,6 @@ FAST = Recipe(
 )
 """Clean accuracy and null share of the notebook's recipe, measured in ``LOG.md``."""
 
-RecipeName = Literal["fast", "faithful"]
-
 
 def find_recipe(name: str, architecture: str) -> Recipe:
     """The recipe of that name for an architecture.

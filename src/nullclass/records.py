@@ -170,10 +170,7 @@ def write_examples(path: Path, examples: list[Examples]) -> None:
         tensors[f"{number}.attacked"] = np.ascontiguousarray(example.attacked)
         told.append({k: v for k, v in asdict(example).items() if k not in ("clean", "attacked")})
     with replacing(path) as temporary:
-        try:
-            save_file(tensors, temporary, metadata={"examples": json.dumps(told)})
-        except SafetensorError as error:
-            raise UserError(f"cannot write {path}: {error}") from error
+        save_file(tensors, temporary, metadata={"examples": json.dumps(told)})
 
 
 def read_examples(path: Path) -> list[Examples]:

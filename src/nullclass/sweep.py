@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +21,7 @@ from nullclass.models import Classifier, build_model
 from nullclass.models.checkpoint import CARD, load_checkpoint, save_checkpoint
 from nullclass.nulls import NULL_SOURCES
 from nullclass.progress import Advance, Stages
-from nullclass.provenance import provenance
+from nullclass.provenance import provenance, run_origin
 from nullclass.randomness import borrowed_stream
 from nullclass.studies.base import AttackPlan, Preset, Study, Training, Trial
 from nullclass.train import STATE, TrainConfig, train
@@ -67,7 +67,7 @@ def run_study(
             num_done += 1
     records.write_summary(folder, study.name, study.published)
     if num_done:
-        told = read_json(folder / records.RUN, "description of a run")
+        told = records.read_info(folder)
         told["seconds"] = round(told.get("seconds", 0) + time.perf_counter() - started, 1)
         write_json(folder / records.RUN, told)
 
@@ -206,24 +206,16 @@ def _write_run(
             "trainings": {trial.model: asdict(trial.training) for trial in reversed(trials)},
             **study.units,
         },
-        "data": {
-            "name": dataset.name,
-            "checksum": dataset.checksum,
-            "source": dataset.source,
-            "num_training_images": len(dataset.train),
-            "num_test_images": len(dataset.test),
-        },
-        "device": str(device),
-        **provenance(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **run_origin(dataset, device),
     }
+    told["data"]["num_training_images"] = len(dataset.train)
     if (folder / records.RUN).exists():
-        before = read_json(folder / records.RUN, "description of a run")
-        for key in ("study", "preset", "models", "seeds", "settings", "data"):
-            if key == "data":  # where the files came from may change, what they hold may not
-                _check_same(folder, "run", before.get(key, {}).get("checksum"), dataset.checksum)
-            else:
-                _check_same(folder, "run", before.get(key), told[key])
+        before = records.read_info(folder)
+        for key in ("study", "preset", "models", "seeds", "settings"):
+            _check_same(folder, "run", before.get(key), told[key])
+        # Where the files came from may change, what they hold may not.
+        found = before.get("data", {}).get("checksum")
+        _check_same(folder, "run", found, dataset.checksum)
         return  # what made the run is told already; each trial tells what made it
     write_json(folder / records.RUN, told)
 
@@ -256,12 +248,8 @@ def _check_same(folder: Path, what: str, found: Any, wanted: Any) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON would give it back: tuples are lists."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+    """As JSON gives it back: tuples are lists."""
+    return json.loads(json.dumps(value))
 
 
 def _training_cost(training: Training) -> float:

@@ -10,31 +10,29 @@ parameters' gradient, so null images cost one extra forward and backward pass, n
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.devices import supports_bfloat16
 from nullclass.errors import UserError
-from nullclass.files import replacing
 from nullclass.losses import cross_entropy
 from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullSource
 from nullclass.outcomes import NULL_LABEL
 from nullclass.randomness import borrowed_stream
 from nullclass.recipes import FAST, Recipe
+from nullclass.tensor_files import save_tensors
 
 STATE = "training.safetensors"
 OnStep = Callable[[int, int, float], None]
@@ -93,10 +91,6 @@ class _State:
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for index, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{k}": v for k, v in entry.items()}
-        # Cloned, since safetensors refuses tensors that share memory (tied layers).
-        tensors = {
-            k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()
-        }
         tensors["stream"] = torch.get_rng_state()
         tensors["generator"] = self.generator.get_state()
         device = next(self.model.parameters()).device
@@ -106,11 +100,7 @@ class _State:
             "fingerprint": self.fingerprint,
             "history": json.dumps([asdict(record) for record in self.history]),
         }
-        with replacing(path) as temporary:
-            try:
-                save_file(tensors, temporary, metadata=metadata)
-            except SafetensorError as error:
-                raise UserError(f"cannot write the training state to {path}: {error}") from error
+        save_tensors(path, tensors, metadata)
 
     def load(self, path: Path) -> None:
         device = next(self.model.parameters()).device
@@ -245,9 +235,8 @@ def _epoch(
     on_step: OnStep | None,
 ) -> EpochRecord:
     recipe, model, optimizer = config.recipe, state.model, state.optimizer
-    precision: Any = contextlib.nullcontext
-    if recipe.precision == "bfloat16" and supports_bfloat16(device):
-        precision = lambda: torch.autocast(device.type, torch.bfloat16)  # noqa: E731
+    is_reduced = recipe.precision == "bfloat16" and supports_bfloat16(device)
+    precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=is_reduced)
     epoch = len(state.history)
     num_steps = math.ceil(len(data) / recipe.batch_size)
     order = torch.randperm(len(data), generator=state.generator)

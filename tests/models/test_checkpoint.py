@@ -160,7 +160,7 @@ def test_an_interrupted_save_is_no_checkpoint(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nullclass.models.checkpoint.save_file", stopped)
+    monkeypatch.setattr("nullclass.tensor_files.save_file", stopped)
     model, _ = load_checkpoint(folder)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(model, folder)

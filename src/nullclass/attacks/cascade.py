@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nullclass.attacks.base import Attack, frozen
 from nullclass.attacks.objectives import ObjectiveName, find_objective, is_success
-from nullclass.attacks.pgd import BATCH_SIZE, PGD, Precision, TargetedPGD
+from nullclass.attacks.pgd import PGD, Precision, TargetedPGD, logits_of
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
 
@@ -54,8 +54,8 @@ class Cascade:
                 model, images[standing], labels[standing], eps=eps, norm=norm, generator=generator
             )
             attacked[standing] = tried
-            with frozen(model), torch.no_grad():
-                logits = torch.cat([model(chunk) for chunk in tried.split(BATCH_SIZE)])
+            with frozen(model):
+                logits = logits_of(model, tried)
             fell = is_success(logits, labels[standing], model.num_classes, objective)
             standing = standing[~fell]
         return attacked

@@ -134,9 +134,7 @@ class TargetedPGD:
         check_eps(eps, norm, images.shape)
         climber = _Climber(model, images, labels, eps, norm, self.objective, self.precision)
         with frozen(model):
-            with torch.no_grad():
-                chunks = [model(chunk) for chunk in images.split(BATCH_SIZE)]
-            targets = ranked_targets(torch.cat(chunks), labels, model.num_classes)
+            targets = ranked_targets(logits_of(model, images), labels, model.num_classes)
             for restart in range(self.num_restarts):
                 for target in targets[:, : self.num_targets].unbind(dim=1):
                     climber.climb(
@@ -155,6 +153,12 @@ def _towards(targets: Tensor) -> Margin:
 
 BATCH_SIZE = 64
 """Images a gradient step is taken on at once: small enough for the caches (LOG.md)."""
+
+
+@torch.no_grad()
+def logits_of(model: Classifier, images: Tensor) -> Tensor:
+    """Logits of any number of images, a small batch at a time."""
+    return torch.cat([model(chunk) for chunk in images.split(BATCH_SIZE)])
 
 
 class _Climber:

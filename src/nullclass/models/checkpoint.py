@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from nullclass.errors import UserError
-from nullclass.files import read_json, replacing, sha256, write_json
+from nullclass.files import read_json, sha256, write_json
 from nullclass.models import MODELS, build_model
 from nullclass.models.classifier import Classifier
 from nullclass.provenance import provenance
 from nullclass.randomness import borrowed_stream
+from nullclass.tensor_files import save_tensors
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
@@ -40,21 +41,12 @@ def save_checkpoint(
         UserError: If the folder cannot be written.
     """
     folder = Path(folder)
-    # Cloned, since safetensors refuses weights that share memory (tied layers).
-    tensors = {
-        name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, t in model.state_dict().items()
-    }
     # An old card must not vouch for new weights if we are stopped in between.
     try:
         (folder / CARD).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot replace the checkpoint in {folder}: {error.strerror}") from error
-    with replacing(folder / WEIGHTS) as temporary:
-        try:
-            save_file(tensors, temporary)
-        except SafetensorError as error:
-            raise UserError(f"cannot write the weights to {folder}: {error}") from error
+    save_tensors(folder / WEIGHTS, model.state_dict())
     card = {
         "card_version": CARD_VERSION,
         "architecture": model.architecture,

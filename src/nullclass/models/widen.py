@@ -9,7 +9,6 @@ from torch import nn
 
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
-from nullclass.randomness import borrowed_stream
 
 
 def with_null_class(module: nn.Module) -> nn.Module:
@@ -37,14 +36,16 @@ def with_null_class(module: nn.Module) -> nn.Module:
     if not linears:
         raise UserError("the model has no linear layer to widen: add the null logit by hand")
     name, last = linears[-1]
-    with borrowed_stream(0):  # its first weights are replaced, so nobody's draws are spent on them
-        wider = nn.Linear(
+    wider: nn.Linear = (
+        nn.utils.skip_init(  # every weight is set below, so nothing is drawn for them
+            nn.Linear,
             last.in_features,
             last.out_features + 1,
             bias=last.bias is not None,
             device=last.weight.device,
             dtype=last.weight.dtype,
         )
+    )
     with torch.no_grad():
         wider.weight.copy_(torch.cat([last.weight, last.weight.mean(dim=0, keepdim=True)]))
         if last.bias is not None:
