@@ -21,7 +21,7 @@ from nullclass.models.checkpoint import CARD, load_checkpoint
 from nullclass.outcomes import NULL_LABEL
 from nullclass.studies import fgsm_null
 from nullclass.studies.base import Training
-from nullclass.sweep import train_from
+from nullclass.work import train_from, write_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / ".benchmarks"
@@ -121,8 +121,16 @@ def mnist(data_dir: Path | None, num_train: int | None = None) -> Dataset:
 
 def training_of(variant: str, seed: int = 0) -> Training:
     """The fast training of one of the study's models."""
-    chosen = (t.training for t in fgsm_null.trials("quick") if t.model == variant)
-    return replace(next(chosen), seed=seed)
+    (trial,) = fgsm_null.trials("quick", [seed], [variant])
+    return trial.training
+
+
+def train_and_save(training: Training, dataset: Dataset, folder: Path) -> Classifier:
+    """Train a model and write its checkpoint, as the command line does."""
+    device = torch.device("cpu")
+    trained, history = train_from(training, dataset, folder, device=device)
+    write_model(trained, history, folder, dataset, device)
+    return trained.model
 
 
 def cached_model(training: Training, dataset: Dataset, folder: Path) -> Classifier:
@@ -134,4 +142,4 @@ def cached_model(training: Training, dataset: Dataset, folder: Path) -> Classifi
         if about.items() <= card.items():
             return load_checkpoint(folder)[0]
     say(f"training the model under attack, once; it stays in {folder}")
-    return train_from(training, dataset, folder, device=torch.device("cpu"))[0]
+    return train_and_save(training, dataset, folder)

@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tyro
 
 from common import (
@@ -22,10 +21,10 @@ from common import (
     quality_of,
     say,
     table,
+    train_and_save,
     training_of,
     verdict,
 )
-from nullclass.sweep import train_from
 
 VARIANTS = ("null-0.5-wd", "null-0.5")
 """The study's models at the notebook's training epsilon 0.5."""
@@ -52,9 +51,7 @@ def measure(options: Options) -> str:
         for seed in options.seeds:
             started = time.perf_counter()
             with tempfile.TemporaryDirectory() as folder:
-                model, _ = train_from(
-                    training_of(variant, seed), dataset, Path(folder), device=torch.device("cpu")
-                )
+                model = train_and_save(training_of(variant, seed), dataset, Path(folder))
             seconds = time.perf_counter() - started
             reached.append(quality_of(model, dataset.test))
             shown = [percent(share) for share in figures(reached[-1])]

@@ -6,7 +6,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import tyro
 
 import notebook_loop
@@ -20,12 +19,12 @@ from common import (
     percent,
     quality_of,
     table,
+    train_and_save,
     training_of,
     verdict,
 )
 from nullclass.models import Classifier
 from nullclass.randomness import borrowed_stream
-from nullclass.sweep import train_from
 
 FACTOR = 10
 """How many times faster than the notebook's loop ``fast`` has to be."""
@@ -59,9 +58,7 @@ def measure(options: Options) -> str:
 
     def fast(seed: int) -> Classifier:
         with tempfile.TemporaryDirectory() as folder:
-            return train_from(
-                training_of("null-0.5-wd", seed), dataset, Path(folder), device=torch.device("cpu")
-            )[0]
+            return train_and_save(training_of("null-0.5-wd", seed), dataset, Path(folder))
 
     def notebook(seed: int) -> Classifier:
         with borrowed_stream(seed):
@@ -91,7 +88,7 @@ def measure(options: Options) -> str:
     notes = [
         f"{len(dataset.train)} training images, {len(dataset.test)} test images, FGSM nulls at "
         "epsilon 0.5 in the notebook's units, weight decay 1e-4. `fast` is "
-        "`nullclass.sweep.train_from`, checkpoint written and all; the notebook loop is "
+        "`nullclass.work.train_from`, checkpoint written and all; the notebook loop is "
         f"{notebook_loop.EPOCHS} epochs of `benchmarks/notebook_loop.py`."
     ]
     if scale["notebook loop"] != 1:

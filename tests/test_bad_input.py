@@ -232,6 +232,10 @@ def test_senseless_budgets(eps: str, refused: Refused, data_dir: Path, checkpoin
         ("--device", "gpu", "no device 'gpu': use auto, cpu"),
         ("--learning-rate", "1e6", "learning rate must be in"),
         ("--seed", "-99999999999999999999", "seed"),
+        ("--null-share", "1", r"share of null images must be in \[0, 1\)"),
+        ("--null-share", "nan", r"share of null images must be in \[0, 1\)"),
+        ("--nulls", "noise", "no null source 'noise': choose one of adversarial"),
+        ("--nulls", "any-of", "any-of"),
     ],
 )
 def test_bad_options_of_train(
@@ -258,6 +262,31 @@ def test_bad_options_of_evaluate(
 ) -> None:
     refused(*evaluate_arguments(checkpoint, data_dir), option, value, says=says)
     assert not Path("out").exists()
+
+
+def test_no_null_images_and_some_cannot_both_be_had(refused: Refused, data_dir: Path) -> None:
+    refused(*train_arguments(data_dir), "--nulls", "none", "mixed", says="--nulls none alone")
+    refused(*train_arguments(data_dir), "--nulls", "mixed", "noise", says="no null source 'noise'")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--sets", "a", "--sets 'a' is no list of numbers"),
+        ("--sets", "1-2-3", "is no list of numbers"),
+        ("--sets", "3-1", "is empty"),
+        ("--sets", "", "is no list of numbers"),
+        ("--sets", "-1", "is no list of numbers"),
+        ("--sets", "1000000", "is no list of numbers"),
+        ("--variants", "base,nonsense", "no variant 'nonsense': choose from base, uniform"),
+        ("--variants", "", "no variant ''"),
+        ("--workers", "0", "must be at least 1"),
+        ("--threads", "0", "must be at least 1"),
+        ("--stack", "0", "must be at least 1"),
+    ],
+)
+def test_bad_options_of_study(option: str, value: str, says: str, refused: Refused) -> None:
+    refused("study", "ramps", "--out", "out", f"{option}={value}", says=says)
 
 
 def test_unknown_names(refused: Refused, data_dir: Path) -> None:

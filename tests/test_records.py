@@ -1,16 +1,33 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from nullclass import records
-from nullclass.errors import UserError
+from nullclass.errors import CannotWriteError, UserError
 from nullclass.files import write_json
-from nullclass.records import ROW_COLUMNS, Examples, read_frame, read_run, write_frame, write_trial
+from nullclass.records import (
+    ROW_COLUMNS,
+    SUMMARY_COLUMNS,
+    Examples,
+    is_whole,
+    read_frame,
+    read_run,
+    read_trial,
+    recorded_trials,
+    seal,
+    unseal,
+    write_frame,
+    write_summary,
+    write_trial,
+)
+from nullclass.tensor_files import save_tensors
 
 ROWS = pd.DataFrame(
     {
@@ -18,7 +35,9 @@ ROWS = pd.DataFrame(
         "label": [3, 4, 3],
         "attack": ["none", "none", "pgd"],
         "objective": ["none", "none", "fool"],
+        "made_on": ["none", "none", "self"],
         "norm": "linf",
+        "budget": "given",
         "eps_pixels": [0.0, 0.0, 0.154],
         "prediction": [3, -1, 5],
         "outcome": ["correct", "null", "fooled"],
@@ -35,6 +54,7 @@ def example(seed: int = 0) -> Examples:
         attack="pgd",
         norm="linf",
         eps_pixels=0.154,
+        budgets=[0.154, 0.154],
         labels=[3, 4],
         clean_predictions=[3, -1],
         clean_confidences=[0.9, 0.8],
@@ -47,12 +67,14 @@ def example(seed: int = 0) -> Examples:
 
 def write_run(folder: Path, models: list[tuple[str, int]]) -> None:
     for model, seed in models:
+        trained_in = f"{records.MODELS}/{model}-seed{seed}"
+        history = pd.DataFrame({"epoch": [1], "seconds": [2.0], "test_loss": [0.25]})
+        write_frame(folder / trained_in / records.HISTORY, history)
         write_trial(
             records.trial_folder(folder, model, seed),
             ROWS,
-            pd.DataFrame({"epoch": [1], "seconds": [2.0]}),
             [example(0), example(1)],
-            {"model": model, "seed": seed},
+            {"model": model, "seed": seed, "trained_in": trained_in},
         )
     write_frame(folder / records.SUMMARY, pd.DataFrame(columns=records.SUMMARY_COLUMNS))
     write_json(folder / records.RUN, {"study": "x", "models": ["b", "a"]})
@@ -78,12 +100,16 @@ def test_a_run_comes_back_in_the_order_of_its_models(tmp_path: Path) -> None:
     assert [(trial.model, trial.seed) for trial in run.trials] == [("b", 0), ("b", 1), ("a", 0)]
     assert run.info["study"] == "x"
     trial = run.trials[0]
+    assert trial.selection == "last", "unless the result says otherwise"
     assert trial.history["seconds"].tolist() == [2.0]
+    assert trial.history["test_loss"].tolist() == [0.25]
+    assert trial.summary["metric"].tolist().count("fooled") == 2
     assert len(trial.examples) == 2
     for found, wanted in zip(trial.examples, (example(0), example(1)), strict=True):
         np.testing.assert_array_equal(found.clean, wanted.clean)
         np.testing.assert_array_equal(found.attacked, wanted.attacked)
         assert (found.labels, found.predictions) == (wanted.labels, wanted.predictions)
+        assert (found.budgets, found.eps_pixels) == (wanted.budgets, wanted.eps_pixels)
 
 
 def test_a_trial_counts_only_with_its_result(tmp_path: Path) -> None:
@@ -117,25 +143,50 @@ def damage(path: Path, how: str) -> None:
         path.write_bytes(b"not what it was")
 
 
-@pytest.mark.parametrize("how", ["missing", "truncated", "empty", "garbage"])
-@pytest.mark.parametrize("name", [records.ROWS, records.RUN])
+DAMAGES = ["missing", "truncated", "empty", "garbage"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize(
+    "name", [records.ROWS, records.EXAMPLES, records.SUMMARY, records.RESULT, records.RUN]
+)
 def test_damage_is_told_in_one_sentence(tmp_path: Path, name: str, how: str) -> None:
     write_run(tmp_path, [("a", 0)])
     place = tmp_path if name == records.RUN else records.trial_folder(tmp_path, "a", 0)
     damage(place / name, how)
-    if (name, how) == (records.ROWS, "missing"):
-        assert read_run(tmp_path).trials == [], "to be done again, like one without a result"
+    if (name, how) == (records.RESULT, "missing"):
+        assert read_run(tmp_path).trials == [], "to be done again"
         return
-    with pytest.raises(UserError, match=name.replace(".", r"\.")):
+    sentence = name if name in (records.RUN, records.RESULT) else "trials/a-seed0 is damaged"
+    with pytest.raises(UserError, match=sentence.replace(".", r"\.")) as told:
         read_run(tmp_path)
+    assert "\n" not in str(told.value)
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "garbage"])
-def test_damaged_examples(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damage_after_the_look_is_told_by_whoever_reads_the_file(tmp_path: Path, how: str) -> None:
     write_run(tmp_path, [("a", 0)])
-    damage(records.trial_folder(tmp_path, "a", 0) / records.EXAMPLES, how)
-    with pytest.raises(UserError, match=r"examples\.safetensors is damaged"):
-        read_run(tmp_path)
+    (trial,) = read_run(tmp_path).trials
+    for name in (records.ROWS, records.EXAMPLES):
+        damage(trial.folder / name, how)
+    with pytest.raises(UserError, match=r"rows\.csv\.gz is (damaged|missing)"):
+        _ = trial.rows
+    if how == "missing":
+        assert trial.examples == [], "nothing to show is no mistake"
+    else:
+        with pytest.raises(UserError, match=r"examples\.safetensors is damaged"):
+            _ = trial.examples
+
+
+def test_rows_that_are_fewer_than_the_result_says_or_hold_another_word_are_damaged(
+    tmp_path: Path,
+) -> None:
+    for changed in (ROWS.iloc[:2], ROWS.assign(outcome=["correct", "null", "misread"])):
+        write_run(tmp_path, [("a", 0)])
+        (trial,) = read_run(tmp_path).trials
+        write_frame(trial.folder / records.ROWS, changed)
+        with pytest.raises(UserError, match=r"rows\.csv\.gz is damaged"):
+            _ = trial.rows
 
 
 def test_flipped_bits_inside_the_gzip_stream(tmp_path: Path) -> None:
@@ -161,3 +212,169 @@ def test_no_run_folder(tmp_path: Path) -> None:
         read_run(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"run\.json is missing"):
         read_run(tmp_path)
+
+
+# What vouches for a folder
+
+
+def test_any_changed_lost_or_added_file_makes_a_folder_not_whole(tmp_path: Path) -> None:
+    write_run(tmp_path, [("a", 0)])
+    place = records.trial_folder(tmp_path, "a", 0)
+    assert is_whole(place)
+    written = {path: path.read_bytes() for path in place.iterdir()}
+    assert {path.name for path in written} == {
+        records.ROWS, records.SUMMARY, records.EXAMPLES, records.RESULT
+    }  # fmt: skip
+    for path, content in written.items():
+        if path.name != records.RESULT:
+            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+            assert not is_whole(place), path.name
+            with pytest.raises(UserError, match="a file is not the one that was written"):
+                read_trial(place)
+        path.unlink()
+        assert not is_whole(place), path.name
+        path.write_bytes(content)
+        assert is_whole(place), "the same bytes again"
+    (place / "more.csv").write_text("1")
+    assert not is_whole(place)
+
+
+def test_files_in_the_making_do_not_count(tmp_path: Path) -> None:
+    write_run(tmp_path, [("a", 0)])
+    place = records.trial_folder(tmp_path, "a", 0)
+    for name in (records.STATE, ".rows-x1.gz"):
+        (place / name).write_text("half")
+    assert is_whole(place)
+
+
+def test_files_deeper_in_the_folder_are_vouched_for_too(tmp_path: Path) -> None:
+    (tmp_path / "last").mkdir()
+    (tmp_path / "last" / "model.bin").write_bytes(b"weights")
+    seal(tmp_path, {"model": "a"})
+    assert is_whole(tmp_path)
+    (tmp_path / "last" / "model.bin").write_bytes(b"weightz")
+    assert not is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"files": null}', '{"files": ["rows"]}'])
+def test_a_result_that_vouches_for_nothing_makes_nothing_whole(
+    content: str, tmp_path: Path
+) -> None:
+    write_run(tmp_path, [("a", 0)])
+    place = records.trial_folder(tmp_path, "a", 0)
+    (place / records.RESULT).write_text(content)
+    assert not is_whole(place)
+    assert not is_whole(tmp_path / "nowhere")
+
+
+def test_an_unsealed_folder_is_not_whole_and_unsealing_twice_is_no_mistake(tmp_path: Path) -> None:
+    write_run(tmp_path, [("a", 0)])
+    place = records.trial_folder(tmp_path, "a", 0)
+    unseal(place)
+    assert not is_whole(place)
+    assert list(recorded_trials(tmp_path)) == []
+    unseal(place)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWriteError, match="cannot write to"):
+        unseal(tmp_path / "file")
+
+
+def test_a_result_that_does_not_say_whose_it_is(tmp_path: Path) -> None:
+    write_trial(tmp_path / "trial", ROWS, [], {"seed": 0})
+    with pytest.raises(UserError, match=r"result\.json does not say its 'model'"):
+        read_trial(tmp_path / "trial")
+
+
+def test_a_trial_tells_its_selection_thresholds_and_decisions(tmp_path: Path) -> None:
+    place = tmp_path / records.TRIALS / "a-seed3-0123456789"
+    thresholds = pd.DataFrame({"image": [4, 9], "threshold": [0.1234567, 0.9876543]})
+    write_frame(place / records.THRESHOLDS, thresholds, float_format="%.9g")
+    cube = (np.arange(27, dtype=np.int8) % 4 - 1).reshape(3, 3, 3)
+    save_tensors(place / records.DECISIONS, {"predictions": torch.from_numpy(cube)})
+    write_trial(place, ROWS, [], {"model": "a", "seed": 3, "selection": "test"})
+    trial = read_trial(place)
+    assert (trial.model, trial.seed, trial.selection) == ("a", 3, "test")
+    pd.testing.assert_frame_equal(trial.thresholds, thresholds)
+    assert trial.decisions is not None
+    np.testing.assert_array_equal(trial.decisions, cube)
+    assert trial.history.empty
+    assert trial.examples == []
+    (place / records.DECISIONS).write_bytes(b"not what it was")
+    with pytest.raises(UserError, match=r"decisions\.safetensors is damaged"):
+        _ = read_again(trial).decisions
+
+
+def read_again(trial: records.Trial) -> records.Trial:
+    """The same trial with nothing read yet."""
+    return dataclasses.replace(trial)
+
+
+def test_without_a_search_or_a_grid_a_trial_has_neither(tmp_path: Path) -> None:
+    write_run(tmp_path, [("a", 0)])
+    (trial,) = read_run(tmp_path).trials
+    assert trial.decisions is None
+    assert list(trial.thresholds.columns) == ["image", "threshold"]
+    assert len(trial.thresholds) == 0
+
+
+def test_reading_a_run_reads_no_rows_until_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_run(tmp_path, [("a", 0), ("b", 0)])
+    asked: list[Path] = []
+    original = records.read_frame
+
+    def counting(path: Path, dtypes: dict[str, str] | None = None) -> pd.DataFrame:
+        asked.append(path)
+        return original(path, dtypes)
+
+    monkeypatch.setattr(records, "read_frame", counting)
+    run = read_run(tmp_path)
+    assert [path.name for path in asked] == [records.SUMMARY]
+    _ = run.trials[0].rows, run.trials[0].rows
+    assert [path.name for path in asked[1:]] == [records.ROWS], "read once"
+
+
+def test_examples_at_budgets_of_their_own_come_back(tmp_path: Path) -> None:
+    own = dataclasses.replace(example(), eps_pixels=float("nan"), budgets=[0.125, 0.75])
+    write_trial(tmp_path / "t", ROWS, [own], {"model": "a", "seed": 0})
+    (found,) = read_trial(tmp_path / "t").examples
+    assert np.isnan(found.eps_pixels)
+    assert found.budgets == [0.125, 0.75]
+
+
+def test_the_summary_joins_the_trials_and_asks_what_was_published(tmp_path: Path) -> None:
+    own = ROWS.assign(budget=["given", "given", "threshold"], made_on=["none", "none", "base"])
+    for model, rows, told in (
+        ("a", ROWS, {}),
+        ("b", own, {"selection": "held-out"}),
+    ):
+        place = records.trial_folder(tmp_path, model, 2)
+        write_trial(place, rows, [], {"model": model, "seed": 2, **told})
+    asked: list[tuple[str, str, float, str]] = []
+
+    def published(model: str, attack: str, eps: float, metric: str) -> float | None:
+        asked.append((model, attack, eps, metric))
+        is_own = np.isnan(eps) and (model, attack, metric) == ("b", "pgd", "fooled")
+        return 0.75 if is_own else None
+
+    write_summary(tmp_path, "x", published)
+    summary = read_frame(tmp_path / records.SUMMARY)
+    assert list(summary.columns) == SUMMARY_COLUMNS
+    assert set(summary["study"]) == {"x"}
+    assert set(summary["seed"]) == {2}
+    assert dict(zip(summary["model"], summary["selection"], strict=True)) == {
+        "a": "last", "b": "held-out"
+    }  # fmt: skip
+    found = summary[summary["published"].notna()]
+    assert len(found) == 1
+    assert found.iloc[0][["model", "attack", "made_on", "metric"]].tolist() == [
+        "b", "pgd", "base", "fooled"
+    ]  # fmt: skip
+    assert np.isnan(found.iloc[0]["eps_pixels"])
+    assert len(asked) == len(summary)
+
+
+def test_the_summary_of_no_trials_has_its_columns(tmp_path: Path) -> None:
+    write_summary(tmp_path, "x")
+    assert list(read_frame(tmp_path / records.SUMMARY).columns) == SUMMARY_COLUMNS

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nullclass.outcomes import OUTCOME_NAMES
 from nullclass.records import ROW_COLUMNS
-from nullclass.summary import WORST_CASE, summarise, wilson
+from nullclass.summary import GIVEN, OWN, WORST_CASE, summarise, wilson
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,9 @@ def random_rows(draw: st.DrawFn) -> pd.DataFrame:
     def add(image: int, attack: str, objective: str, eps: float) -> None:
         outcome = draw(st.sampled_from(OUTCOME_NAMES))
         predicted = {"correct": 0, "null": -1, "fooled": 1}[outcome]
-        lines.append((image, 0, attack, objective, "linf", eps, predicted, outcome, 0.5, 1.0, 2.0))
+        made_on = "none" if attack == "none" else "self"
+        place = (image, 0, attack, objective, made_on, "linf", "given", eps)
+        lines.append((*place, predicted, outcome, 0.5, 1.0, 2.0))
 
     for image in range(num_images):
         add(image, "none", "none", 0.0)
@@ -90,15 +92,17 @@ def lookup(summary: pd.DataFrame, attack: str, eps: float, metric: str) -> float
 @given(random_rows())
 def test_rates_against_a_loop(rows: pd.DataFrame) -> None:
     summary = summarise(rows)
-    told = [tuple(line) for line in rows.itertuples(index=False)]
-    groups = {(line[2], line[5]) for line in told}
+    told = list(rows.itertuples(index=False))
+    groups = {(line.attack, line.eps_pixels) for line in told}
     for attack, eps in groups:
-        outcomes = [line[7] for line in told if (line[2], line[5]) == (attack, eps)]
+        outcomes = [
+            line.outcome for line in told if (line.attack, line.eps_pixels) == (attack, eps)
+        ]
         shares = [lookup(summary, attack, eps, name) for name in OUTCOME_NAMES]
         assert sum(shares) == pytest.approx(1, abs=1e-12)
         for share, name in zip(shares, OUTCOME_NAMES, strict=True):
             assert share == pytest.approx(outcomes.count(name) / len(outcomes))
-    not_null = [line[7] != "null" for line in told if line[2] == "none"]
+    not_null = [line.outcome != "null" for line in told if line.attack == "none"]
     assert lookup(summary, "none", 0.0, "not_null") == pytest.approx(sum(not_null) / len(not_null))
 
 
@@ -106,13 +110,15 @@ def test_rates_against_a_loop(rows: pd.DataFrame) -> None:
 @given(random_rows())
 def test_worst_case_against_a_loop_over_images(rows: pd.DataFrame) -> None:
     summary = summarise(rows)
-    told = [tuple(line) for line in rows.itertuples(index=False)]
+    told = list(rows.itertuples(index=False))
     searches = [name for name, objective in ATTACKS.items() if objective == "fool"]
-    budgets = sorted({line[5] for line in told if line[2] in searches})
+    budgets = sorted({line.eps_pixels for line in told if line.attack in searches})
     judged = [
         image
-        for image in sorted({line[0] for line in told})
-        if all(any(line[0] == image and line[2] == name for line in told) for name in searches)
+        for image in sorted({line.image for line in told})
+        if all(
+            any(line.image == image and line.attack == name for line in told) for name in searches
+        )
     ]
     before = -1.0
     for eps in budgets:
@@ -120,10 +126,10 @@ def test_worst_case_against_a_loop_over_images(rows: pd.DataFrame) -> None:
         for image in judged:
             is_fooled, is_correct = False, False
             for line in told:
-                if line[0] != image or line[5] > eps:
+                if line.image != image or line.eps_pixels > eps:
                     continue
-                is_fooled |= line[7] == "fooled"  # by anybody, or already when clean
-                is_correct |= line[2] == "none" and line[7] == "correct"
+                is_fooled |= line.outcome == "fooled"  # by anybody, or already when clean
+                is_correct |= line.attack == "none" and line.outcome == "correct"
             num_fooled += is_fooled
             num_robust += is_correct and not is_fooled
         aer = lookup(summary, WORST_CASE, eps, "aer")
@@ -144,7 +150,8 @@ def test_worst_case_against_a_loop_over_images(rows: pd.DataFrame) -> None:
 def row(image: int, attack: str, outcome: str, eps: float = 0.0, **changed: object) -> dict:
     objective = {"none": "none", "pgd": "fool", "fgsm": "evade"}[attack]
     return {
-        "image": image, "label": 0, "attack": attack, "objective": objective, "norm": "linf",
+        "image": image, "label": 0, "attack": attack, "objective": objective,
+        "made_on": "none" if attack == "none" else "self", "norm": "linf", "budget": GIVEN,
         "eps_pixels": eps, "prediction": 0, "outcome": outcome, "confidence": 1.0,
         "loss": 1.0, "null_loss": 2.0,
     } | changed  # fmt: skip
@@ -186,6 +193,43 @@ def test_norms_are_kept_apart() -> None:
 def test_without_a_search_there_is_no_worst_case() -> None:
     rows = pd.DataFrame([row(0, "none", "correct"), row(0, "fgsm", "fooled", 0.1)])
     assert WORST_CASE not in set(summarise(rows)["attack"])
+
+
+def test_images_at_their_own_thresholds_are_one_group_without_an_eps() -> None:
+    outcomes = ["correct", "null", "null", "fooled"]
+    rows = [row(i, "fgsm", o, 0.1 * (i + 1), budget=OWN) for i, o in enumerate(outcomes)]
+    rows += [row(i, "fgsm", "fooled", 0.2) for i in range(3)]  # of the same name, eps given
+    rows += [row(i, "none", "correct") for i in range(4)]
+    summary = summarise(pd.DataFrame(rows))
+    own = summary[summary["eps_pixels"].isna()].set_index("metric")
+    assert set(own["attack"]) == {"fgsm"}
+    assert (own["num_images"] == 4).all()
+    values = own["value"].to_dict()
+    assert values == {"correct": 0.25, "null": 0.5, "fooled": 0.25, "loss": 1.0, "null_loss": 2.0}
+    assert own.loc["null", ["low", "high"]].tolist() == pytest.approx(wilson(2, 4))
+    assert lookup(summary, "fgsm", 0.2, "fooled") == 1
+    given = summary[(summary["attack"] == "fgsm") & (summary["eps_pixels"] == 0.2)]
+    assert (given["num_images"] == 3).all()
+
+
+def test_a_search_at_thresholds_has_no_worst_case_of_its_own_but_counts_within_its_eps() -> None:
+    own = [row(i, "pgd", "fooled", eps, budget=OWN) for i, eps in enumerate((0.05, 0.3))]
+    clean = [row(i, "none", "correct") for i in range(2)]
+    assert WORST_CASE not in set(summarise(pd.DataFrame(own + clean))["attack"])
+    given = [row(i, "pgd", "correct", eps) for i in range(2) for eps in (0.1, 0.4)]
+    summary = summarise(pd.DataFrame(own + clean + given))
+    worst = summary[summary["metric"] == "aer"].set_index("eps_pixels")["value"]
+    assert worst.to_dict() == {0.1: 0.5, 0.4: 1.0}, "image 0 falls within 0.1, image 1 within 0.4"
+
+
+def test_transfers_are_kept_apart_from_what_is_made_on_the_model_itself() -> None:
+    rows = [row(0, "none", "correct"), row(1, "none", "correct")]
+    rows += [row(i, "fgsm", "null", 0.1) for i in range(2)]
+    rows += [row(i, "fgsm", "fooled", 0.1, made_on="base") for i in range(2)]
+    summary = summarise(pd.DataFrame(rows))
+    fooled = summary[(summary["attack"] == "fgsm") & (summary["metric"] == "fooled")]
+    assert fooled.set_index("made_on")["value"].to_dict() == {"self": 0.0, "base": 1.0}
+    assert set(summary.loc[summary["attack"] == "none", "made_on"]) == {"none"}
 
 
 def test_reading_rows_does_not_wait_for_torch() -> None:

@@ -18,8 +18,10 @@ from nullclass.data import LabelledImages
 from nullclass.devices import supports_bfloat16
 from nullclass.errors import UserError
 from nullclass.models import Classifier, build_model
-from nullclass.nulls import AdversarialNulls
+from nullclass.models.dropout import Dropout
+from nullclass.nulls import AdversarialNulls, AnyOf, MixedNulls, UniformNulls
 from nullclass.recipes import FAITHFUL, FAST, Recipe, find_recipe
+from nullclass.selection import Selections
 from nullclass.train import STATE, TrainConfig, train
 from training_cases import (
     NUM_CLASSES,
@@ -53,6 +55,7 @@ def plain_history(history: list[Any]) -> list[dict[str, Any]]:
 
 def assert_same_history(one: list[Any], other: list[Any]) -> None:
     for left, right in zip(plain_history(one), plain_history(other), strict=True):
+        assert left.pop("selection_losses") == right.pop("selection_losses")
         assert left == pytest.approx(right, rel=0, abs=0, nan_ok=True)
 
 
@@ -159,6 +162,103 @@ def test_null_images_are_made_from_the_clean_ones_and_labelled_null() -> None:
     assert sorted(map(int, order)) == list(range(32)), "every image once an epoch"
     assert torch.equal(first_epoch, data.images[torch.stack(order)])
     assert all(grad is not None and grad.abs().sum() > 0 for _, _, grad in seen[:2])
+
+
+@pytest.mark.parametrize(
+    ("num_images", "sizes"),
+    [
+        (48, [16, 16, 16]),
+        (47, [16, 16, 15]),
+        (40, [16, 16, 8]),  # half a batch is enough
+        (39, [16, 16]),  # less would be noise
+        (17, [16]),
+        (7, [7]),  # but something is always trained on
+    ],
+)
+def test_a_last_batch_of_less_than_half_the_size_is_left_out(
+    num_images: int, sizes: list[int]
+) -> None:
+    model = fresh_model(has_null=False)
+    calls: list[int] = []
+    model.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    told: list[tuple[int, int]] = []
+    train(
+        model,
+        learnable_images(num_images),
+        TrainConfig(replace(RECIPE, epochs=2)),
+        on_step=lambda done, steps, loss: told.append((done, steps)),
+    )
+    assert calls == sizes * 2
+    assert told == [(step, 2 * len(sizes)) for step in range(1, 2 * len(sizes) + 1)]
+
+
+def test_what_is_left_out_of_an_epoch_is_drawn_anew_in_every_epoch() -> None:
+    model, data = fresh_model(has_null=False), learnable_images(35)
+    seen: list[Tensor] = []
+    model.register_forward_hook(lambda module, args, out: seen.append(args[0].detach().clone()))
+    train(model, data, TrainConfig(replace(RECIPE, epochs=30)))
+    epochs = [torch.cat(seen[i : i + 2]) for i in range(0, len(seen), 2)]
+    met: set[int] = set()
+    for images in epochs:
+        found = [int((data.images - image).abs().flatten(1).sum(1).argmin()) for image in images]
+        assert len(set(found)) == 32
+        met |= set(found)
+    assert met == set(range(35))
+
+
+def test_null_images_within_the_batch_leave_its_size_and_are_counted() -> None:
+    model, data = fresh_model(), learnable_images(64)
+    calls: list[Tensor] = []
+    model.register_forward_hook(lambda module, args, out: calls.append(args[0].detach().clone()))
+
+    class White:
+        needs_image_gradient = False
+
+        def settings(self) -> dict[str, Any]:
+            return {}
+
+        def __call__(
+            self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
+        ) -> Tensor:
+            return torch.ones_like(images)
+
+    recipe = Recipe(batch_size=16, epochs=20, learning_rate=3e-3)
+    history = train(model, data, TrainConfig(recipe, null_share=0.5), nulls=White())
+    assert [len(images) for images in calls] == [16] * 80, "one pass a step"
+    counts = [int((images == 1).flatten(1).all(dim=1).sum()) for images in calls]
+    assert 0.42 < sum(counts) / (16 * 80) < 0.58
+    assert len(set(counts)) > 3, "a binomial number, not a fixed one"
+    assert model.predict(torch.ones(1, 1, 8, 8)).tolist() == [-1]
+    assert model.predict(data.images).tolist() == data.labels.tolist()
+    assert history[-1].train_accuracy == 1, "of null images too"
+    assert history[-1].null_loss < history[0].null_loss
+
+
+def test_a_share_without_a_source_trains_on_the_batches_as_they_are() -> None:
+    with_share, plain = fresh_model(), fresh_model()
+    train(with_share, learnable_images(), TrainConfig(RECIPE, null_share=0.5))
+    history = train(plain, learnable_images(), TrainConfig(RECIPE))
+    assert_same_bits(with_share, plain)
+    assert math.isnan(history[-1].null_loss)
+
+
+def test_the_recipes_factor_on_dropout_holds_during_training_only() -> None:
+    def trained(factor: float, *, epochs: int = 1) -> Classifier:
+        model = fresh_model("report", has_null=False)
+        recipe = replace(RECIPE, epochs=epochs, dropout=factor)
+        train(model, learnable_images(), TrainConfig(recipe))
+        return model
+
+    levels: list[list[int]] = []
+    model = fresh_model("report", has_null=False)
+    layers = [module for module in model.modules() if isinstance(module, Dropout)]
+    model.register_forward_hook(lambda *_: levels.append([layer.level for layer in layers]))
+    train(model, learnable_images(), TrainConfig(replace(RECIPE, epochs=1, dropout=0.5)))
+    assert levels == [[32, 64]] * STEPS_PER_EPOCH
+    assert [layer.level for layer in layers] == [64, 128]
+    none, again = trained(0.0), trained(0.0)
+    assert_same_bits(none, again)
+    assert not torch.equal(none.body.output.weight, trained(1.0).body.output.weight)
 
 
 def test_null_labels_in_the_data_are_trained_as_null() -> None:
@@ -279,6 +379,75 @@ def test_stopped_twice(tmp_path: Path) -> None:
     assert_same_bits(whole, again)
 
 
+def select(*, seed: int = 1, nulls: bool = True) -> Selections:
+    """Two sets to select on."""
+    sets = {"test": learnable_images(30, seed=seed), "held-out": learnable_images(20, seed=9)}
+    return Selections(sets, UniformNulls() if nulls else None)
+
+
+def within_case(**settings: Any) -> tuple[Classifier, list[Any], Selections]:
+    """A training with null images within its batches, dropout and selections."""
+    model, selections = fresh_model("report"), select()
+    recipe = Recipe(batch_size=16, epochs=4, learning_rate=8e-3)  # restless: the best is not last
+    config = TrainConfig(recipe, seed=3, null_share=0.4)
+    nulls = AnyOf({"uniform": UniformNulls(), "mixed": MixedNulls()})
+    history = train(model, learnable_images(), config, nulls=nulls, selections=selections,
+                    **settings)  # fmt: skip
+    return model, history, selections
+
+
+@pytest.mark.parametrize("step", [7, 13, 20])
+def test_a_resumed_training_keeps_the_same_best(step: int, tmp_path: Path) -> None:
+    whole, history, selections = within_case()
+    with pytest.raises(Stopped):
+        within_case(state_folder=tmp_path, on_step=stop_at(step))
+    resumed, resumed_history, resumed_selections = within_case(state_folder=tmp_path)
+    assert_same_bits(whole, resumed)
+    assert_same_history(history, resumed_history)
+    assert resumed_selections.best == selections.best
+    assert set(selections.weights) == {"test", "held-out"}
+    for name, weights in selections.weights.items():
+        assert weights.keys() == whole.state_dict().keys()
+        for key, value in weights.items():
+            assert torch.equal(resumed_selections.weights[name][key], value), (name, key)
+        told = [record.selection_losses[name] for record in history]
+        loss, epoch = selections.best[name]
+        assert (loss, epoch) == (min(told), told.index(min(told)) + 1)
+
+
+def test_selecting_on_other_images_is_another_training(tmp_path: Path) -> None:
+    def run(selections: Selections, **settings: Any) -> None:
+        train(fresh_model(), learnable_images(), TrainConfig(RECIPE), selections=selections,
+              state_folder=tmp_path, **settings)  # fmt: skip
+
+    with pytest.raises(Stopped):
+        run(select(), on_step=stop_at(6))
+    with pytest.raises(UserError, match="other settings"):
+        run(select(seed=2))
+
+
+def test_looking_at_selections_changes_no_weight() -> None:
+    plain, looked = fresh_model("report"), fresh_model("report")
+    train(plain, learnable_images(), TrainConfig(RECIPE, null_share=0.4), nulls=UniformNulls())
+    train(looked, learnable_images(), TrainConfig(RECIPE, null_share=0.4), nulls=UniformNulls(),
+          selections=select())  # fmt: skip
+    assert_same_bits(plain, looked)
+
+
+def test_where_the_learning_rate_falls_to_zero_only_the_last_epoch_may_be_selected() -> None:
+    for schedule, looked in (("triangle", [False, False, True]), ("constant", [True] * 3)):
+        selections = select()
+        history = train(
+            fresh_model(),
+            learnable_images(),
+            TrainConfig(replace(RECIPE, schedule=schedule)),  # type: ignore[arg-type]
+            selections=selections,
+        )
+        assert [bool(record.selection_losses) for record in history] == looked
+        if schedule == "triangle":
+            assert {epoch for _, epoch in selections.best.values()} == {3}
+
+
 @pytest.mark.parametrize("architecture", ["notebook", "report"])
 def test_killed_by_the_kernel_and_resumed_gives_the_same_bits(
     architecture: str, tmp_path: Path
@@ -317,6 +486,7 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
         make_case("notebook", replace(RECIPE, learning_rate=1e-3)),
         make_case("notebook", has_nulls=False),
         make_case("report"),
+        make_case("notebook", null_share=0.3),
     ):
         with pytest.raises(UserError, match="belongs to a training with other settings"):
             other(state_folder=tmp_path)
@@ -430,6 +600,9 @@ def test_senseless_settings_are_refused() -> None:
         {"null_fraction": 1.5},
         {"schedule": "cosine"},
         {"precision": "float16"},
+        {"dropout": -0.1},
+        {"dropout": 1.5},
+        {"dropout": float("nan")},
     ):
         with pytest.raises(UserError):
             replace(RECIPE, **settings)
@@ -437,15 +610,23 @@ def test_senseless_settings_are_refused() -> None:
                     {"null_weight": float("inf")}):  # fmt: skip
         with pytest.raises(UserError, match="finite and not negative"):
             TrainConfig(RECIPE, **weights)
+    for share in (-0.1, 1.0, float("nan")):
+        with pytest.raises(UserError, match=r"share of null images must be in \[0, 1\)"):
+            TrainConfig(RECIPE, null_share=share)
+    for seed in (-1, 2**63):
+        with pytest.raises(UserError, match="seed must be in"):
+            TrainConfig(RECIPE, seed=seed)
 
 
 # Recipes
 
 
 def test_the_published_recipes() -> None:
-    assert FAITHFUL["notebook"] == Recipe(64, 5, 1e-3, "constant", "float32", 1.0)
+    assert FAITHFUL["notebook"] == Recipe(64, 5, 1e-3, "constant", "float32", 1.0, 1.0)
+    assert FAITHFUL["report"] == Recipe(32, 20, 1e-3, "constant", "float32", 1.0, 1.0)
     assert find_recipe("faithful", "notebook") is FAITHFUL["notebook"]
-    assert find_recipe("fast", "anything") is FAST
+    assert find_recipe("fast", "report") is FAST["report"]
+    assert find_recipe("fast", "anything") is FAST["notebook"]
     with pytest.raises(UserError, match="no recipe 'slow': choose fast or faithful"):
         find_recipe("slow", "notebook")
     with pytest.raises(UserError, match="no published recipe for 'own'"):

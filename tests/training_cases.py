@@ -43,14 +43,21 @@ def fresh_model(
 
 
 def make_case(
-    architecture: str, recipe: Recipe = RECIPE, seed: int = 5, *, has_nulls: bool = True
+    architecture: str,
+    recipe: Recipe = RECIPE,
+    seed: int = 5,
+    *,
+    has_nulls: bool = True,
+    null_share: float | None = None,
 ) -> Callable[..., tuple[Classifier, list[Any]]]:
     """A training to call: it builds the model anew and returns it with its history."""
 
     def run(**settings: Any) -> tuple[Classifier, list[Any]]:
         model = fresh_model(architecture, has_null=has_nulls)
         nulls = AdversarialNulls(model, 0.15) if has_nulls else None
-        config = TrainConfig(recipe, seed, weight_decay=1e-4, null_weight=0.3)
+        config = TrainConfig(
+            recipe, seed, weight_decay=1e-4, null_weight=0.3, null_share=null_share
+        )
         history = train(model, learnable_images(), config, nulls=nulls, **settings)
         return model, history
 

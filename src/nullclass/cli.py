@@ -7,12 +7,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from nullclass.errors import UserError
 from nullclass.process import tune_process
+
+if TYPE_CHECKING:
+    from nullclass.studies.base import NullPlan
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,17 @@ class Train:
     """Folder of IDX files."""
     model: str = "notebook"
     """notebook or report, the two sources' networks."""
-    nulls: Literal["adversarial", "none"] = "adversarial"
-    """Where null images come from; none trains a model without a null class."""
+    nulls: tuple[str, ...] = ("adversarial",)
+    """Where null images come from: adversarial, uniform, tile-shuffle, mixed, or several of them;
+    none trains a model without a null class."""
     null_eps: float = 0.154
     """L-infinity size of adversarial null images, in pixel units (0.154 is the notebook's 0.5)."""
     null_steps: int = 1
     """Gradient steps of adversarial null images; 1 is FGSM."""
     null_weight: float = 1 / 11
     """Weight of the null loss (alpha in the notebook)."""
+    null_share: float | None = None
+    """Put null images within each batch instead, in the place of this share of it (the report)."""
     weight_decay: float = 1e-4
     """Adam's L2 penalty."""
     recipe: Literal["fast", "faithful"] = "fast"
@@ -80,11 +86,10 @@ class Train:
         from nullclass.data import load_dataset
         from nullclass.devices import find_device
         from nullclass.models.checkpoint import CARD
-        from nullclass.nulls import check_settings
         from nullclass.progress import Stages
         from nullclass.recipes import find_recipe
-        from nullclass.studies.base import NullPlan, Training
-        from nullclass.sweep import train_from
+        from nullclass.studies.base import Training
+        from nullclass.work import train_from, write_model
 
         device = find_device(self.device)
         recipe = find_recipe(self.recipe, self.model)
@@ -92,15 +97,12 @@ class Train:
             recipe = replace(recipe, epochs=self.epochs)
         if self.learning_rate is not None:
             recipe = replace(recipe, learning_rate=self.learning_rate)
-        plan = None
-        if self.nulls != "none":
-            settings = {"eps": self.null_eps, "num_steps": self.null_steps}
-            check_settings(self.nulls, settings)
-            plan = NullPlan(self.nulls, settings, self.null_weight)
+        plan = self._null_plan()
         if (self.out / CARD).exists():
             raise UserError(f"{self.out} holds a checkpoint already: choose another --out")
         dataset = load_dataset(self.dataset, data_dir=self.data_dir, validation=self.validation)
         training = Training(
+            name=self.model,
             architecture=self.model,
             dataset=dataset.name,
             validation=self.validation,
@@ -108,13 +110,16 @@ class Train:
             weight_decay=self.weight_decay,
             nulls=plan,
             recipe=recipe,
+            has_null=plan is not None,
         )
-        units = recipe.epochs * len(dataset.train)
         with (
-            Stages(f"training {self.model} on {dataset.name}", units) as stages,
-            stages.stage("training", units=units, cost=units) as advance,
+            Stages(f"training {self.model} on {dataset.name}", 1) as stages,
+            stages.stage("training", units=1, cost=1) as advance,
         ):
-            _, history = train_from(training, dataset, self.out, device=device, advance=advance)
+            trained, history = train_from(
+                training, dataset, self.out, device=device, advance=advance
+            )
+        write_model(trained, history, self.out, dataset, device)
         last = history.iloc[-1]
         told = f"loss {last.loss:.4f}, training accuracy {100 * last.train_accuracy:.2f} %"
         if dataset.validation is not None:
@@ -124,6 +129,25 @@ class Train:
             )
         print(told)
         print(f"checkpoint: {self.out}")
+
+    def _null_plan(self) -> NullPlan | None:
+        from nullclass.nulls import check_settings
+        from nullclass.studies.base import NullPlan
+
+        if self.nulls == ("none",):
+            return None
+        if not self.nulls or "none" in self.nulls:
+            raise UserError("give --nulls none alone, or one or more sources of null images")
+        adversarial = {"eps": self.null_eps, "num_steps": self.null_steps}
+        sources: dict[str, dict[str, Any]] = {
+            name: adversarial if name == "adversarial" else {} for name in self.nulls
+        }
+        source, settings = self.nulls[0], sources[self.nulls[0]]
+        if len(sources) > 1:
+            source, settings = "any-of", {"sources": sources}
+        check_settings(source, settings)
+        weight = self.null_weight if self.null_share is None else None
+        return NullPlan(source, settings, weight=weight, share=self.null_share)
 
 
 @dataclass(frozen=True)
@@ -191,23 +215,42 @@ class Study:
     """Run a study: train its models, attack them, draw its report. Stopped, it goes on."""
 
     name: tyro.conf.Positional[str]
-    """fgsm-null: the notebook's study."""
+    """fgsm-null (the notebook), ramps or null-samples (the report)."""
     preset: Literal["quick", "full"] = "quick"
-    """quick is one seed with the fast recipe; full is five with the source's own."""
+    """quick is few seeds with the fast recipe; full is the source's own recipe and number."""
+    sets: str | None = None
+    """Other seeds (the report's sets) than the preset's, such as 0-9 or 0,3,7."""
+    variants: str | None = None
+    """Some of the study's models only, such as base,sm."""
     out: Path | None = None
     """Run folder; runs/NAME for quick and runs/NAME-full for full unless given."""
     data_dir: Path | None = None
     """Folder of IDX files."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    engine: Literal["local", "ray"] = "local"
+    """local is worker processes on this machine, ray a cluster (extra: nullclass[ray])."""
+    workers: int | None = None
+    """Models trained at once; on one machine as many as cores (one on a GPU) unless given."""
+    threads: int | None = None
+    """Threads of a worker; the cores divided by the workers unless given."""
+    address: str | None = None
+    """The Ray cluster's address; a cluster of this machine alone unless given."""
+    stack: int = 1
+    """Models of one shape trained together in one process, with stacked weights: for a GPU."""
 
     def run(self) -> None:
         """Run the command."""
         from nullclass.studies import find_study
 
         study = find_study(self.name)  # before torch is waited for
+        seeds = None if self.sets is None else numbers(self.sets)
+        variants = None if self.variants is None else self.variants.split(",")
+        if self.stack < 1 or (self.workers or 1) < 1 or (self.threads or 1) < 1:
+            raise UserError("--workers, --threads and --stack must be at least 1")
         from nullclass.data import load_dataset
         from nullclass.devices import find_device
+        from nullclass.engines import DataSource, make_engine
         from nullclass.files import make_folder
         from nullclass.sweep import run_study
 
@@ -217,8 +260,29 @@ class Study:
         device = find_device(self.device)
         make_folder(folder)
         dataset = load_dataset(study.dataset, data_dir=self.data_dir, validation=study.validation)
-        run_study(study, dataset, folder, preset=self.preset, device=device)
+        data_dir = None if self.data_dir is None else str(self.data_dir.resolve())
+        engine = make_engine(
+            self.engine,
+            DataSource(study.dataset, data_dir, study.validation),
+            device=str(device),
+            num_workers=self.workers,
+            num_threads=self.threads,
+            address=self.address,
+        )
+        outcome = run_study(
+            study,
+            dataset,
+            folder.resolve(),
+            engine=engine,
+            device=device,
+            preset=self.preset,
+            seeds=seeds,
+            variants=variants,
+            stack=self.stack,
+        )
         _finish(folder)
+        if outcome.failed:
+            raise IncompleteError(outcome.failed)
 
 
 @dataclass(frozen=True)
@@ -231,6 +295,31 @@ class Report:
     def run(self) -> None:
         """Run the command."""
         _finish(self.folder)
+
+
+class IncompleteError(Exception):
+    """Some jobs of a sweep were given up."""
+
+    def __init__(self, failed: dict[str, str]) -> None:
+        super().__init__("; ".join(f"{title} ({reason})" for title, reason in failed.items()))
+        self.num_failed = len(failed)
+
+
+def numbers(text: str) -> list[int]:
+    """Numbers from a text such as ``0-9`` or ``0,3,5-7``.
+
+    Raises:
+        UserError: If it is none.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        ends = part.strip().split("-")
+        if len(ends) > 2 or not all(end.isdecimal() for end in ends) or int(ends[-1]) >= 10**6:
+            raise UserError(f"--sets {text!r} is no list of numbers: write it as 0-9 or 0,3,7")
+        found += range(int(ends[0]), int(ends[-1]) + 1)
+    if not found:
+        raise UserError(f"--sets {text!r} is empty: write it as 0-9 or 0,3,7")
+    return list(dict.fromkeys(found))
 
 
 def _finish(folder: Path) -> None:
@@ -263,7 +352,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; ``sys.argv`` unless given.
 
     Returns:
-        Exit status: 0, 2 for a mistake the user can put right, 130 when stopped.
+        Exit status: 0, 1 if part of a sweep was given up, 2 for a mistake the user can put right,
+        130 when stopped.
     """
     tune_process()
     command: Data | Train | Evaluate | Study | Report = tyro.cli(
@@ -278,6 +368,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"nullclass: {error}", file=sys.stderr)
         return 2
+    except IncompleteError as error:
+        print(
+            f"nullclass: {error.num_failed} jobs were given up, the rest is done; the same command "
+            f"tries them again: {error}",
+            file=sys.stderr,
+        )
+        return 1
     except KeyboardInterrupt:
         is_resumed = isinstance(command, Train | Study)
         later = (

@@ -1,4 +1,4 @@
-"""The one exception for mistakes a user can put right."""
+"""The exceptions for mistakes a user can put right."""
 
 
 class UserError(Exception):
@@ -6,3 +6,7 @@ class UserError(Exception):
 
     The command line prints the sentence and exits with status 2, without a traceback.
     """
+
+
+class CannotWriteError(UserError):
+    """The disk refused: full, read-only or gone. No use in going on."""

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks import Attack
-from nullclass.attacks.base import frozen
-from nullclass.attacks.geometry import check_eps, is_allowed
+from nullclass.attacks.base import Ray, frozen
+from nullclass.attacks.geometry import Eps, along, check_eps, is_allowed
 from nullclass.attacks.objectives import find_objective
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.errors import UserError
@@ -21,13 +21,16 @@ from nullclass.losses import cross_entropy
 from nullclass.models.classifier import Classifier
 from nullclass.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
 from nullclass.records import ROW_COLUMNS, Examples
-from nullclass.summary import summarise
+from nullclass.summary import GIVEN, OWN, summarise
 
 BATCH_SIZE = 256
 """Images scored or attacked at once; bounds the memory an evaluation takes."""
 
 CLEAN = "none"
 """Name of no attack."""
+
+SELF = "self"
+"""``made_on`` of an attack made on the very model it is scored on."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def evaluate(
     norm: str = "linf",
     num_images: int | Mapping[str, int] | None = None,
     num_classes: int | None = None,
+    source: nn.Module | None = None,
     num_examples: int = 0,
     seed: int = 0,
     on_images: OnImages | None = None,
@@ -76,6 +80,8 @@ def evaluate(
         num_images: How many of the first images are attacked, for all attacks or by attack; all
             unless said. The clean images are always all scored.
         num_classes: K, the number of real classes (without null), for a module that does not say.
+        source: Another model to make the attacks on, to see how they transfer; the rows then say
+            ``made_on`` source. Nothing is carried from a smaller eps to a larger one.
         num_examples: How many of the first attacked images to keep for showing.
         seed: Seed of the attacks' random starts.
         on_images: Progress: called with the number of images just scored.
@@ -112,27 +118,103 @@ def evaluate(
         if wanted is not None and wanted < 1:
             raise UserError(f"num_images must be at least 1, not {wanted}; None attacks all images")
         counts[name] = len(images) if wanted is None else min(wanted, len(images))
+    other = None if source is None else as_classifier(source, num_classes, images.batch([0])[0])
     told = on_images or (lambda _: None)
-    tables: list[pd.DataFrame] = []
+    tables = [score_clean(classifier, images, norm=norm, on_images=told)]
     examples: list[Examples] = []
-    with frozen(classifier):
-        for indices in torch.arange(len(images)).split(BATCH_SIZE):
-            scored = _score(classifier, *_batch(classifier, images, indices))
-            tables.append(_rows(indices, scored, CLEAN, CLEAN, norm, 0.0))
-            told(len(indices))
-        for name, attack in attacks.items():
-            for indices in torch.arange(counts[name]).split(BATCH_SIZE):
-                kept = num_examples if int(indices[0]) == 0 else 0
-                generator = torch.Generator().manual_seed(_stream(seed, int(indices[0])))
-                for table, example in _attack_batch(
-                    classifier, images, indices, name, attack, plan[name], norm, generator, kept
-                ):
-                    tables.append(table)
-                    examples += [example] if example is not None else []
-                    told(len(indices))
+    for name, attack in attacks.items():
+        table, kept = score_attack(
+            classifier,
+            images,
+            torch.arange(counts[name]),
+            name,
+            attack,
+            plan[name],
+            norm=norm,
+            source=other,
+            made_on=SELF if other is None else "source",
+            num_examples=num_examples,
+            seed=seed,
+            on_images=told,
+        )
+        tables.append(table)
+        examples += kept
+    return Evaluation(in_order(tables), examples)
+
+
+def in_order(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of rows as one, by attack, eps and image."""
     rows = pd.concat(tables, ignore_index=True)
     rows = rows.sort_values(["attack", "eps_pixels", "image"], kind="stable", ignore_index=True)
-    return Evaluation(rows[list(ROW_COLUMNS)], examples)
+    return rows[list(ROW_COLUMNS)]
+
+
+def score_clean(
+    model: Classifier, data: LabelledImages, *, norm: str = "linf", on_images: OnImages
+) -> pd.DataFrame:
+    """Rows of all images as they are."""
+    tables = []
+    with frozen(model):
+        for indices in torch.arange(len(data)).split(BATCH_SIZE):
+            scored = _score(model, *_batch(model, data, indices))
+            tables.append(_rows(indices, scored, CLEAN, CLEAN, CLEAN, norm, 0.0))
+            on_images(len(indices))
+    return pd.concat(tables, ignore_index=True)
+
+
+def score_attack(
+    model: Classifier,
+    data: LabelledImages,
+    chosen: Tensor,
+    name: str,
+    attack: Attack,
+    budgets: Sequence[float] | Tensor,
+    *,
+    norm: str,
+    source: Classifier | None = None,
+    made_on: str = SELF,
+    num_examples: int = 0,
+    seed: int = 0,
+    on_images: OnImages,
+) -> tuple[pd.DataFrame, list[Examples]]:
+    """Attack some images at every budget and score what comes out.
+
+    Args:
+        model: The model to score.
+        data: Images and labels.
+        chosen: ``(N,)`` positions of the images to attack.
+        name: The attack's name in rows.
+        attack: The attack.
+        budgets: Eps in pixel units, rising, each for all images; or ``(N,)``, one for each image.
+        norm: ``linf`` or ``l2``.
+        source: The model to attack, if it is another.
+        made_on: What the rows call the model attacked.
+        num_examples: How many images to keep for showing, at every budget.
+        seed: Seed of the attack's random starts.
+        on_images: Progress.
+
+    Returns:
+        Rows and examples.
+    """
+    tables: list[pd.DataFrame] = []
+    examples: list[Examples] = []
+    with frozen(model):
+        for places in torch.arange(len(chosen)).split(BATCH_SIZE):
+            indices = chosen[places]
+            eps: Sequence[Eps] = [budgets[places]] if isinstance(budgets, Tensor) else budgets
+            generator = torch.Generator().manual_seed(_stream(seed, int(places[0])))
+            images, labels = _batch(model, data, indices)
+            for budget, attacked, scored in _attack_batch(
+                model, source, images, labels, name, attack, eps, norm, generator
+            ):
+                goal = attack.objective
+                tables.append(_rows(indices, scored, name, goal, made_on, norm, budget))
+                if num_examples and int(places[0]) == 0:
+                    clean = _score(model, images[:num_examples], labels[:num_examples])
+                    kept = _examples(name, norm, budget, images, attacked, clean, scored)
+                    examples.append(kept)
+                on_images(len(indices))
+    return pd.concat(tables, ignore_index=True), examples
 
 
 def as_classifier(model: nn.Module, num_classes: int | None, image: Tensor) -> Classifier:
@@ -214,7 +296,13 @@ def _score(model: Classifier, images: Tensor, labels: Tensor) -> _Scored:
 
 
 def _rows(
-    indices: Tensor, scored: _Scored, attack: str, objective: str, norm: str, eps: float
+    indices: Tensor,
+    scored: _Scored,
+    attack: str,
+    objective: str,
+    made_on: str,
+    norm: str,
+    eps: Eps,
 ) -> pd.DataFrame:
     return pd.DataFrame(
         {
@@ -222,8 +310,10 @@ def _rows(
             "label": scored.labels.numpy(),
             "attack": attack,
             "objective": objective,
+            "made_on": made_on,
             "norm": norm,
-            "eps_pixels": eps,
+            "budget": OWN if isinstance(eps, Tensor) else GIVEN,
+            "eps_pixels": eps.cpu().numpy() if isinstance(eps, Tensor) else eps,
             "prediction": scored.predictions.numpy(),
             "outcome": [OUTCOME_NAMES[code] for code in scored.outcomes.tolist()],
             "confidence": scored.confidences.numpy(),
@@ -235,63 +325,72 @@ def _rows(
 
 def _attack_batch(
     model: Classifier,
-    data: LabelledImages,
-    indices: Tensor,
+    source: Classifier | None,
+    images: Tensor,
+    labels: Tensor,
     name: str,
     attack: Attack,
-    budgets: Sequence[float],
+    budgets: Sequence[Eps],
     norm: str,
     generator: torch.Generator,
-    num_examples: int,
-) -> Iterable[tuple[pd.DataFrame, Examples | None]]:
+) -> Iterable[tuple[Eps, Tensor, _Scored]]:
     """One batch at every eps, smallest first, successes carried along if the attack searches."""
-    images, labels = _batch(model, data, indices)
     objective = find_objective(attack.objective)
-    clean = _score(model, images, labels)
+    attacked_model = model if source is None else source
+    # What is carried to a larger eps was chosen by looking at the model scored.
+    carries = attack.is_search and source is None
     carried = images.clone()
     stands = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    if attack.is_search:  # a clean image that is fooled needs no attack
-        stands = ~objective.is_reached(clean.outcomes).to(images.device)
+    if carries:  # a clean image that is fooled needs no attack
+        stands = ~objective.is_reached(_score(model, images, labels).outcomes).to(images.device)
+    direction = None
+    if isinstance(attack, Ray):  # one gradient serves every eps
+        direction = attack.direction(attacked_model, images, labels, norm=norm)
     for eps in budgets:
         attacked = carried.clone()
-        if bool(stands.any()):
+        if direction is not None:
+            attacked = along(direction, images, eps, norm)
+        elif bool(stands.any()):
             attacked[stands] = attack(
-                model, images[stands], labels[stands], eps=eps, norm=norm, generator=generator
+                attacked_model,
+                images[stands],
+                labels[stands],
+                eps=eps[stands] if isinstance(eps, Tensor) else eps,
+                norm=norm,
+                generator=generator,
             )
         if not bool(is_allowed(attacked, images, eps, norm).all()):
+            told = "each image's own" if isinstance(eps, Tensor) else f"{eps:g}"
             raise UserError(
-                f"attack {name!r} left its budget of {norm} eps {eps:g} or the [0,1] box: "
+                f"attack {name!r} left its budget of {norm} eps {told} or the [0,1] box: "
                 "its results would mean nothing"
             )
         scored = _score(model, attacked, labels)
-        if attack.is_search:
+        if carries:
             carried = attacked
             stands = ~objective.is_reached(scored.outcomes).to(images.device)
-        example = None
-        if num_examples:
-            example = _examples(
-                name, norm, eps, images, attacked, clean, scored, slice(0, num_examples)
-            )
-        yield _rows(indices, scored, name, attack.objective, norm, eps), example
+        yield eps, attacked, scored
 
 
 def _examples(
     attack: str,
     norm: str,
-    eps: float,
+    eps: Eps,
     images: Tensor,
     attacked: Tensor,
     clean: _Scored,
     scored: _Scored,
-    kept: slice,
 ) -> Examples:
+    kept = slice(0, len(clean.labels))
+    own = eps[kept].tolist() if isinstance(eps, Tensor) else [eps] * len(clean.labels)
     return Examples(
         attack=attack,
         norm=norm,
-        eps_pixels=eps,
-        labels=scored.labels[kept].tolist(),
-        clean_predictions=clean.predictions[kept].tolist(),
-        clean_confidences=clean.confidences[kept].tolist(),
+        eps_pixels=math.nan if isinstance(eps, Tensor) else eps,
+        budgets=own,
+        labels=clean.labels.tolist(),
+        clean_predictions=clean.predictions.tolist(),
+        clean_confidences=clean.confidences.tolist(),
         predictions=scored.predictions[kept].tolist(),
         confidences=scored.confidences[kept].tolist(),
         clean=images[kept].cpu().numpy(),

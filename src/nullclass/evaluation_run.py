@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from nullclass import records
 from nullclass.attacks import describe, find_attack
 from nullclass.attacks.geometry import check_eps
@@ -108,7 +106,7 @@ def record_evaluation(
     _clear(folder)
     write_json(folder / records.RUN, info)  # first: it says whose the rest is
     place = records.trial_folder(folder, name, seed)
-    records.write_trial(place, evaluation.rows, pd.DataFrame(), evaluation.examples, told)
+    records.write_trial(place, evaluation.rows, evaluation.examples, told)
     records.write_summary(folder, "evaluate")
 
 
@@ -134,5 +132,6 @@ def _clear(folder: Path) -> None:
     (folder / records.RUN).unlink()
     for model in info.get("models", []):
         for seed in info.get("seeds", []):
-            for name in (*records.WHOLE, records.HISTORY):
-                (records.trial_folder(folder, model, seed) / name).unlink(missing_ok=True)
+            place = records.trial_folder(folder, model, seed)
+            for name in (records.RESULT, records.ROWS, records.SUMMARY, records.EXAMPLES):
+                (place / name).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from nullclass.errors import UserError
+from nullclass.errors import CannotWriteError, UserError
 
 
 @contextmanager
@@ -21,7 +21,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside ``path`` to write to; it takes the name only when all went well.
 
     Raises:
-        UserError: If the folder cannot be made or written to, or the disk is full.
+        CannotWriteError: If the folder cannot be made or written to, or the disk is full.
     """
     temporary: Path | None = None
     try:
@@ -40,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:  # safetensors tells of the disk in its own way
         reason = getattr(error, "strerror", None) or error
-        raise UserError(
+        raise CannotWriteError(
             f"cannot write {path}: {reason}; choose another output folder or make room there"
         ) from error
     finally:
@@ -52,6 +52,12 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole; raises like :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole; raises like :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -80,14 +86,14 @@ def make_folder(folder: Path) -> Path:
     """Make a folder that can be written to, before any work is done for it.
 
     Raises:
-        UserError: If it cannot be made or written to.
+        CannotWriteError: If it cannot be made or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as trial:
             trial.write(bytes(4096))  # a full disk still takes empty files
     except OSError as error:
-        raise UserError(
+        raise CannotWriteError(
             f"cannot write to the folder {folder}: {error.strerror or error}; choose another --out"
         ) from error
     return folder

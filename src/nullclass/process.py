@@ -22,5 +22,5 @@ def tune_process() -> None:
     if sys.platform == "linux" and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
         if mallopt is not None:
-            mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+            mallopt(_M_MMAP_THRESHOLD, 1 << 25)  # the most that glibc takes
             mallopt(_M_TRIM_THRESHOLD, 1 << 30)

@@ -4,13 +4,18 @@ A run folder::
 
     run.json             study, settings, versions, commit, machine, data
     summary.csv          one metric a line (:data:`SUMMARY_COLUMNS`)
-    report.html
-    trials/NAME-seedN/   one trained model each
-        model.safetensors, card.json       the checkpoint
-        history.csv                        one training epoch a line
-        rows.csv.gz                        one attacked image a line (:data:`ROW_COLUMNS`)
-        examples.safetensors               a few images to show
-        result.json                        written last: the trial is whole
+    report.html, figures/
+    models/NAME-seedN-HASH/    one training each; the hash is of its config and data
+        last/, test/ …         checkpoints: the last epoch's, or each selection's
+        history.csv            one epoch a line
+        result.json            written last: the training is whole
+    trials/NAME-seedN-HASH/    one evaluation each
+        rows.csv.gz            one attacked image a line (:data:`ROW_COLUMNS`)
+        summary.csv            the rates of these rows
+        examples.safetensors   a few images to show
+        result.json            written last: the trial is whole
+
+``result.json`` holds the SHA-256 of every file beside it.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,30 +33,36 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
-from nullclass.errors import UserError
-from nullclass.files import read_json, replacing, write_json
+from nullclass.errors import CannotWriteError, UserError
+from nullclass.files import read_json, replacing, sha256, write_json
 from nullclass.outcomes import OUTCOME_NAMES
 from nullclass.summary import summarise
 
 RUN = "run.json"
 SUMMARY = "summary.csv"
 REPORT = "report.html"
+FIGURES = "figures"
+MODELS = "models"
 TRIALS = "trials"
 HISTORY = "history.csv"
 ROWS = "rows.csv.gz"
+THRESHOLDS = "thresholds.csv"
 EXAMPLES = "examples.safetensors"
+DECISIONS = "decisions.safetensors"
 RESULT = "result.json"
-WHOLE = (RESULT, ROWS, EXAMPLES)
-"""What a whole trial has, besides its checkpoint."""
+STATE = "training.safetensors"
+"""The state of a training that is not done."""
 
 ROW_COLUMNS = {
     "image": "int64",  # index in the test set
     "label": "int64",
     "attack": "str",  # "none" for the clean image
     "objective": "str",  # "none" for the clean image
+    "made_on": "str",  # the model attacked: "self", or the name of the one transferred from
     "norm": "str",
+    "budget": "str",  # "given": one eps for all images; "threshold": each image has its own
     "eps_pixels": "float64",
     "prediction": "int64",  # -1 is null
     "outcome": "str",  # correct, null or fooled
@@ -64,8 +76,10 @@ SUMMARY_COLUMNS = [
     "study",
     "model",
     "seed",
+    "selection",
     "attack",
     "objective",
+    "made_on",
     "norm",
     "eps_pixels",
     "metric",
@@ -75,7 +89,9 @@ SUMMARY_COLUMNS = [
     "high",
     "num_images",
 ]
-"""Columns of ``summary.csv``: rates are shares in [0,1]; ``low`` and ``high`` are the ends of the
+"""Columns of ``summary.csv``: ``selection`` says which of a training's weights (``last`` or
+what the epoch was selected on); ``eps_pixels`` is empty where each image had its own threshold as
+its budget; rates are shares in [0,1]; ``low`` and ``high`` are the ends of the
 95 % Wilson interval over images of a rate, empty for a loss; ``published`` is empty where the
 source gives no figure."""
 
@@ -87,6 +103,9 @@ class Examples:
     attack: str
     norm: str
     eps_pixels: float
+    """NaN if each image had its own."""
+    budgets: list[float]
+    """The eps of each image."""
     labels: list[int]
     clean_predictions: list[int]
     clean_confidences: list[float]
@@ -100,17 +119,70 @@ class Examples:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trained and evaluated model of a run."""
+    """One trained and evaluated model of a run. Its files are read when they are asked for."""
 
+    folder: Path
     model: str
     seed: int
+    selection: str
+    """Which of the training's weights."""
     result: dict[str, Any]
     """Settings and timings, from ``result.json``."""
-    rows: pd.DataFrame = field(repr=False)
-    history: pd.DataFrame = field(repr=False)
-    """Columns epoch, loss, null_loss, train_accuracy, validation_accuracy, seconds; empty for a
-    model that was trained elsewhere."""
-    examples: list[Examples] = field(repr=False)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """One attacked image a line: :data:`ROW_COLUMNS`.
+
+        Raises:
+            UserError: If they are damaged.
+        """
+        rows = read_frame(self.folder / ROWS, ROW_COLUMNS)
+        is_whole = len(rows) == self.result.get("num_rows", len(rows))
+        if not is_whole or not rows["outcome"].isin(OUTCOME_NAMES).all():
+            raise UserError(f"{self.folder / ROWS} is damaged: remove it and run the study again")
+        return rows
+
+    @cached_property
+    def summary(self) -> pd.DataFrame:
+        """Rates of the rows, as :func:`nullclass.summary.summarise` gave them."""
+        return read_frame(self.folder / SUMMARY)
+
+    @cached_property
+    def history(self) -> pd.DataFrame:
+        """One epoch a line; empty for a model that was trained elsewhere.
+
+        Columns epoch, loss, null_loss, train_accuracy, validation_accuracy, seconds and the losses
+        of the selections, such as ``test_loss``.
+        """
+        place = self.result.get("trained_in")
+        path = self.folder.parent.parent / str(place) / HISTORY
+        return read_frame(path) if place and path.exists() else pd.DataFrame()
+
+    @cached_property
+    def examples(self) -> list[Examples]:
+        """Images to show."""
+        return read_examples(self.folder / EXAMPLES)
+
+    @cached_property
+    def thresholds(self) -> pd.DataFrame:
+        """Columns image and threshold (eps in pixel units), where this trial looked for them.
+
+        Empty if it did not.
+        """
+        path = self.folder / THRESHOLDS
+        empty = pd.DataFrame({"image": [], "threshold": []})
+        return read_frame(path) if path.exists() else empty
+
+    @cached_property
+    def decisions(self) -> npt.NDArray[np.int8] | None:
+        """Predictions on a grid over the unit cube, -1 for null; one axis a pixel."""
+        path = self.folder / DECISIONS
+        if not path.exists():
+            return None
+        try:
+            return load_file(path)["predictions"]
+        except (SafetensorError, OSError, KeyError) as error:
+            raise UserError(f"{path} is damaged ({error}): run the study again") from None
 
 
 @dataclass(frozen=True)
@@ -125,13 +197,13 @@ class Run:
 
 
 def trial_folder(run_folder: Path, model: str, seed: int) -> Path:
-    """Where the trial of one model and seed lives."""
+    """Where the one trial of an evaluation lives."""
     return run_folder / TRIALS / f"{model}-seed{seed}"
 
 
-def write_frame(path: Path, frame: pd.DataFrame) -> None:
+def write_frame(path: Path, frame: pd.DataFrame, float_format: str = "%.7g") -> None:
     """Write a table as CSV (gzipped if the name says so), whole or not at all."""
-    content = frame.to_csv(index=False, float_format="%.7g").encode()
+    content = frame.to_csv(index=False, float_format=float_format).encode()
     with replacing(path) as temporary:
         # The same rows give the same bytes: no time and no temporary name in the gzip header.
         temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
@@ -192,67 +264,85 @@ def read_examples(path: Path) -> list[Examples]:
 
 
 def write_trial(
-    folder: Path,
-    rows: pd.DataFrame,
-    history: pd.DataFrame,
-    examples: list[Examples],
-    result: dict[str, Any],
+    folder: Path, rows: pd.DataFrame, examples: list[Examples], result: dict[str, Any]
 ) -> None:
     """Write a trial; ``result.json`` last, so that it vouches for the rest.
 
     Args:
-        folder: The trial's folder.
+        folder: The trial's folder, perhaps with thresholds or decisions in it already.
         rows: Columns of :data:`ROW_COLUMNS`.
-        history: One training epoch a line; may be empty.
         examples: Images to show.
-        result: At least ``model`` and ``seed``.
+        result: At least ``model`` and ``seed``; ``selection`` and ``trained_in`` (the training's
+            folder, from the run folder) if there are any.
     """
+    unseal(folder)
+    write_frame(folder / ROWS, rows[list(ROW_COLUMNS)])
+    write_frame(folder / SUMMARY, summarise(rows))
+    write_examples(folder / EXAMPLES, examples)
+    seal(folder, {**result, "num_rows": len(rows)})
+
+
+def unseal(folder: Path) -> None:
+    """Take away ``result.json``, before anything in the folder changes."""
     try:
         (folder / RESULT).unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(
+        raise CannotWriteError(
             f"cannot write to {folder}: {error.strerror}; choose another --out"
         ) from error
-    write_frame(folder / ROWS, rows[list(ROW_COLUMNS)])
-    write_frame(folder / HISTORY, history)
-    write_examples(folder / EXAMPLES, examples)
-    write_json(folder / RESULT, {**result, "num_rows": len(rows)})
+
+
+def seal(folder: Path, result: dict[str, Any]) -> None:
+    """Write ``result.json``: what is told, and the SHA-256 of every file in the folder."""
+    write_json(folder / RESULT, {**result, "files": _digests(folder)})
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether all that ``result.json`` vouches for is there, to the byte."""
+    try:
+        told = read_json(folder / RESULT, "result")["files"]
+        return bool(told == _digests(folder))
+    except (UserError, KeyError, OSError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): sha256(path)
+        for path in files
+        if path.name not in (RESULT, STATE) and not path.name.startswith(".")
+    }
 
 
 def read_trial(folder: Path) -> Trial:
-    """Read one trial; raises :class:`UserError` for what is missing or damaged."""
+    """Read one trial.
+
+    Raises:
+        UserError: If something in it is missing or damaged.
+    """
     result = read_json(folder / RESULT, "result of a trial")
-    try:
-        history = read_frame(folder / HISTORY)
-    except UserError:
-        history = pd.DataFrame()
-    rows = read_frame(folder / ROWS, ROW_COLUMNS)
-    is_whole = len(rows) == result.get("num_rows", len(rows))
-    if not is_whole or not rows["outcome"].isin(OUTCOME_NAMES).all():
-        raise UserError(f"{folder / ROWS} is damaged: remove it and run the study again")
+    if not is_whole(folder):
+        raise UserError(
+            f"{folder} is damaged (a file is not the one that was written): remove it and run the "
+            "study again"
+        )
     try:
         return Trial(
+            folder=folder,
             model=result["model"],
             seed=result["seed"],
+            selection=result.get("selection", "last"),
             result=result,
-            rows=rows,
-            history=history,
-            examples=read_examples(folder / EXAMPLES),
         )
     except KeyError as error:
         raise UserError(f"{folder / RESULT} does not say its {error}: remove that folder") from None
 
 
-def whole_trials(run_folder: Path) -> Iterator[Path]:
-    """Folders of the trials that are whole, by name."""
+def recorded_trials(run_folder: Path) -> Iterator[Path]:
+    """Folders of the trials that have a result, by name."""
     for result in sorted((run_folder / TRIALS).glob(f"*/{RESULT}")):
-        if is_whole(result.parent):
-            yield result.parent
-
-
-def is_whole(folder: Path) -> bool:
-    """Whether a trial is all there; who removed a damaged file wants it done again."""
-    return all((folder / name).exists() for name in WHOLE)
+        yield result.parent
 
 
 def write_summary(
@@ -260,16 +350,19 @@ def write_summary(
     study: str,
     published: Callable[[str, str, float, str], float | None] = lambda *_: None,
 ) -> None:
-    """Write ``summary.csv`` from the rows of every whole trial.
+    """Write ``summary.csv`` from those of the trials.
 
     Args:
         folder: The run folder.
         study: Name of the study, for its column.
-        published: Model, attack, eps in pixel units and metric to the source's figure, if any.
+        published: Model, attack, eps in pixel units (NaN for thresholds) and metric to the
+            source's figure, if any.
     """
     tables = []
-    for trial in map(read_trial, whole_trials(folder)):
-        table = summarise(trial.rows).assign(study=study, model=trial.model, seed=trial.seed)
+    for trial in map(read_trial, recorded_trials(folder)):
+        table = trial.summary.assign(
+            study=study, model=trial.model, seed=trial.seed, selection=trial.selection
+        )
         told = zip(table["attack"], table["eps_pixels"], table["metric"], strict=True)
         table["published"] = [published(trial.model, *place) for place in told]
         tables.append(table)
@@ -296,6 +389,6 @@ def read_run(folder: Path) -> Run:
     """
     info = read_info(folder)
     order = info.get("models", [])
-    trials = [read_trial(path) for path in whole_trials(folder)]
+    trials = [read_trial(path) for path in recorded_trials(folder)]
     trials.sort(key=lambda t: (order.index(t.model) if t.model in order else len(order), t.seed))
     return Run(folder=folder, info=info, summary=read_frame(folder / SUMMARY), trials=trials)

@@ -8,6 +8,9 @@ import pandas as pd
 
 from nullclass.outcomes import OUTCOME_NAMES
 
+GIVEN, OWN = "given", "threshold"
+"""Budgets in rows: one eps for all images, or for each image its own threshold."""
+
 WORST_CASE = "worst-case"
 """Name of the per-image union of all attacks in a table of rows."""
 
@@ -48,13 +51,18 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         rows: Columns of :data:`nullclass.records.ROW_COLUMNS`, of one model.
 
     Returns:
-        Columns attack, objective, norm, eps_pixels, metric, value, low, high, num_images; the
-        interval of a loss is empty.
+        Columns attack, objective, made_on, norm, eps_pixels, metric, value, low, high, num_images;
+        eps_pixels is NaN where each image had a budget of its own, and the interval of a loss is
+        empty.
     """
     lines = []
-    keys = ["attack", "objective", "norm", "eps_pixels"]
-    for (attack, objective, norm, eps), group in rows.groupby(keys, sort=True):
-        place = {"attack": attack, "objective": objective, "norm": norm, "eps_pixels": eps}
+    keys = ["attack", "objective", "made_on", "norm", "eps_pixels"]
+    eps_of_all = rows["eps_pixels"].where(rows["budget"] == GIVEN)
+    for place_of, group in rows.assign(eps_pixels=eps_of_all).groupby(
+        keys, sort=True, dropna=False
+    ):
+        place = dict(zip(keys, place_of, strict=True))
+        attack = place["attack"]
         for name in OUTCOME_NAMES:
             lines.append(place | _rate(name, group["outcome"] == name))
         if attack == "none":
@@ -79,7 +87,7 @@ def _rate(metric: str, hits: pd.Series[bool]) -> dict[str, object]:
 def _worst_case(rows: pd.DataFrame) -> list[dict[str, object]]:
     lines: list[dict[str, object]] = []
     for norm, of_norm in rows.groupby("norm", sort=True):
-        searches = of_norm[of_norm["objective"] == "fool"]
+        searches = of_norm[(of_norm["objective"] == "fool") & (of_norm["budget"] == GIVEN)]
         if searches.empty:
             continue
         seen = [set(group["image"]) for _, group in searches.groupby("attack")]
@@ -90,7 +98,8 @@ def _worst_case(rows: pd.DataFrame) -> list[dict[str, object]]:
             within = judged[judged["eps_pixels"] <= eps]
             fooled = set(within.loc[within["outcome"] == "fooled", "image"])
             is_fooled = pd.Series([image in fooled for image in images], index=images)
-            place = {"attack": WORST_CASE, "objective": "fool", "norm": norm, "eps_pixels": eps}
+            place = {"attack": WORST_CASE, "objective": "fool", "made_on": "any", "norm": norm}
+            place["eps_pixels"] = eps
             lines.append(place | _rate("aer", is_fooled))
             lines.append(place | _rate("rar", (clean == "correct") & ~is_fooled))
     return lines

@@ -1,30 +1,52 @@
-"""Runs a study's trials one after another and skips what is recorded."""
+"""Runs a study: its jobs, on an engine; skips what is recorded, tries again what failed."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import time
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import torch
 
 from nullclass import records
-from nullclass.attacks import ATTACKS
 from nullclass.data import Dataset
-from nullclass.errors import UserError
-from nullclass.evaluate import evaluate
-from nullclass.files import make_folder, read_json, write_json
-from nullclass.models import Classifier, build_model
-from nullclass.models.checkpoint import CARD, load_checkpoint, save_checkpoint
-from nullclass.nulls import NULL_SOURCES
-from nullclass.progress import Advance, Stages
-from nullclass.provenance import provenance, run_origin
-from nullclass.randomness import borrowed_stream
-from nullclass.studies.base import AttackPlan, Preset, Study, Training, Trial
-from nullclass.train import STATE, TrainConfig, train
+from nullclass.engines.base import Done, Engine, Event, Progress, Task
+from nullclass.errors import CannotWriteError, UserError
+from nullclass.files import make_folder, write_json
+from nullclass.jobs import Job, jobs_of
+from nullclass.progress import JobBars
+from nullclass.provenance import run_origin
+from nullclass.stacked import can_stack
+from nullclass.studies.base import Preset, Study, Training, Trial
+
+NUM_ATTEMPTS = 3
+"""How often a job is tried before it is given up."""
+
+LOCK = ".lock"
+
+
+@dataclass
+class Outcome:
+    """What became of a sweep."""
+
+    num_done: int = 0
+    """Jobs done now."""
+    num_recorded: int = 0
+    """Jobs found done."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Titles of jobs given up, and why."""
+    peak_mb: float = 0.0
+    """The most memory any worker held, in MB."""
+
+    def __str__(self) -> str:
+        """In a sentence or two, for a person."""
+        lines = [f"{title} was given up: {reason}" for title, reason in self.failed.items()]
+        return "\n".join(lines)
 
 
 def run_study(
@@ -32,156 +54,179 @@ def run_study(
     dataset: Dataset,
     folder: Path,
     *,
-    preset: Preset,
+    engine: Engine,
     device: torch.device,
-    trials: list[Trial] | None = None,
-) -> None:
-    """Train and evaluate every trial that is not recorded yet, and write the run's tables.
+    preset: Preset = "quick",
+    seeds: Sequence[int] | None = None,
+    variants: Sequence[str] | None = None,
+    trials: Sequence[Trial] | None = None,
+    stack: int = 1,
+) -> Outcome:
+    """Do every job of a study that is not recorded yet, and write the run's tables.
 
-    Stopped at any moment, the same call goes on: whole trials are skipped, a training goes on
+    Stopped at any moment, the same call goes on: what is recorded is skipped, a training goes on
     from its last whole epoch.
 
     Args:
         study: The study.
         dataset: The data, split as the study says.
-        folder: The run folder.
+        folder: The run folder; other seeds and variants of the same preset may be in it already.
+        engine: What does the jobs; closed at the end.
+        device: Where to compute, for the record.
         preset: ``quick`` or ``full``.
-        device: Where to compute.
-        trials: Other trials than the preset's, for a smaller run.
-
-    Raises:
-        UserError: If the folder holds a run with other settings or cannot be written.
-    """
-    trials = study.trials(preset) if trials is None else trials
-    make_folder(folder)
-    _write_run(study, dataset, folder, preset, device, trials)
-    started, num_done = time.perf_counter(), 0
-    with Stages(f"{study.name} ({preset})", sum(map(_cost, trials))) as stages:
-        for trial in trials:
-            place = records.trial_folder(folder, trial.model, trial.seed)
-            if _is_recorded(place, trial, dataset):
-                stages.skip(_cost(trial))
-                stages.say(f"{trial.model}, seed {trial.seed}: recorded already")
-                continue
-            run_trial(trial, dataset, place, device=device, stages=stages)
-            num_done += 1
-    records.write_summary(folder, study.name, study.published)
-    if num_done:
-        told = records.read_info(folder)
-        told["seconds"] = round(told.get("seconds", 0) + time.perf_counter() - started, 1)
-        write_json(folder / records.RUN, told)
-
-
-def run_trial(
-    trial: Trial, dataset: Dataset, folder: Path, *, device: torch.device, stages: Stages
-) -> None:
-    """Train one model (unless its checkpoint is there), evaluate it, record it."""
-    name = f"{trial.model}, seed {trial.seed}"
-    training = asdict(trial.training)
-    _check_data(trial.training, dataset)
-    if (folder / CARD).exists():
-        model, card = load_checkpoint(folder, device=device)
-        _check_same(folder, "checkpoint", card.get("training"), training)
-        _check_same(folder, "checkpoint", card.get("data_checksum"), dataset.checksum)
-        stages.skip(_training_cost(trial.training))
-        (folder / STATE).unlink(missing_ok=True)  # left by a kill just after the card was written
-        history_file = folder / records.HISTORY
-        history = records.read_frame(history_file) if history_file.exists() else pd.DataFrame()
-    else:
-        units = trial.training.recipe.epochs * len(dataset.train)
-        with stages.stage(
-            f"training {name}", units=units, cost=_training_cost(trial.training)
-        ) as advance:
-            model, history = train_from(
-                trial.training, dataset, folder, device=device, advance=advance
-            )
-    started = time.perf_counter()
-    units = trial.num_clean + sum(plan.num_images * len(plan.eps) for plan in trial.attacks)
-    with stages.stage(f"attacking {name}", units=units, cost=_evaluation_cost(trial)) as advance:
-        evaluation = evaluate(
-            model,
-            dataset.test.first(min(trial.num_clean, len(dataset.test))),
-            attacks={plan.attack: ATTACKS[plan.attack](**plan.settings) for plan in trial.attacks},
-            eps={plan.attack: plan.eps for plan in trial.attacks},
-            norm=trial.attacks[0].norm if trial.attacks else "linf",
-            num_images={plan.attack: plan.num_images for plan in trial.attacks},
-            num_examples=trial.num_examples,
-            seed=trial.seed,
-            on_images=advance,
-        )
-    result = {
-        "model": trial.model,
-        "seed": trial.seed,
-        "trial": asdict(trial),
-        "data_checksum": dataset.checksum,
-        "device": str(device),
-        "training_seconds": round(float(history["seconds"].sum()), 1) if len(history) else None,
-        "evaluation_seconds": round(time.perf_counter() - started, 1),
-        **provenance(),
-    }
-    records.write_trial(folder, evaluation.rows, history, evaluation.examples, result)
-
-
-def train_from(
-    training: Training,
-    dataset: Dataset,
-    folder: Path,
-    *,
-    device: torch.device,
-    advance: Advance = lambda _: None,
-) -> tuple[Classifier, pd.DataFrame]:
-    """Build and train the model of a config and write its checkpoint and history to a folder.
+        seeds: Other seeds than the preset's.
+        variants: Only these models (what they are attacked with is trained all the same).
+        trials: Other trials than the study's, for a run of one's own.
+        stack: How many trainings of one shape are trained together in one process.
 
     Returns:
-        The model in evaluation mode, and the history, one epoch a line.
+        What was done, and what was given up after three attempts while the rest went on.
 
     Raises:
-        UserError: As :func:`nullclass.train.train` and :func:`nullclass.models.build_model` do.
+        UserError: If the folder holds a run with other settings, is in use by another process or
+            cannot be written.
     """
-    null_weight = training.nulls.weight if training.nulls is not None else 0.0
-    config = TrainConfig(training.recipe, training.seed, training.weight_decay, null_weight)
-    with borrowed_stream(training.seed):
-        model = build_model(
-            training.architecture,
-            image_shape=dataset.image_shape,
-            num_classes=dataset.num_classes,
-            has_null=training.nulls is not None,
-            mean=(dataset.mean,),
-            std=(dataset.std,),
-        ).to(device)
-    nulls = None
-    if training.nulls is not None:
-        nulls = NULL_SOURCES[training.nulls.source](model, **training.nulls.settings)
+    if trials is None:
+        trials = study.trials(
+            preset,
+            study.seeds(preset) if seeds is None else seeds,
+            _known(study, variants),
+        )
     make_folder(folder)
-    told = 0.0
+    with locked(folder):
+        _write_run(study, dataset, folder, preset, device, trials)
+        started = time.perf_counter()
+        jobs = jobs_of(trials, dataset.checksum)
+        try:
+            outcome = _run(f"{study.name} ({preset})", jobs, dataset, folder, engine, stack)
+        finally:
+            engine.close()
+        records.write_summary(folder, study.name, study.published)
+        if outcome.num_done:
+            told = records.read_info(folder)
+            seconds = told.get("seconds", 0) + time.perf_counter() - started
+            told["seconds"] = round(seconds, 1)
+            told["peak_mb"] = max(told.get("peak_mb", 0), outcome.peak_mb)
+            write_json(folder / records.RUN, told)
+    return outcome
 
-    def on_step(done: int, steps: int, loss: float) -> None:
-        nonlocal told
-        images = done / steps * training.recipe.epochs * len(dataset.train)
-        advance(images - told)
-        told = images
 
-    records_of_epochs = train(
-        model,
-        dataset.train,
-        config,
-        nulls=nulls,
-        validation=dataset.validation,
-        state_folder=folder,
-        on_step=on_step,
-    )
-    history = pd.DataFrame([asdict(record) for record in records_of_epochs])
-    records.write_frame(folder / records.HISTORY, history)
-    about = {
-        "training": asdict(training),
-        "training_seconds": round(float(history["seconds"].sum()), 1),
-        "data": dataset.name,
-        "data_checksum": dataset.checksum,
-        "device": str(device),
-    }
-    save_checkpoint(model, folder, about=about)
-    (folder / STATE).unlink(missing_ok=True)
-    return model, history
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep the folder to ourselves; the system lets go when the process ends, however it ends.
+
+    Raises:
+        UserError: If another process has it.
+    """
+    try:
+        file = (folder / LOCK).open("w")
+    except OSError as error:
+        raise CannotWriteError(f"cannot write to the folder {folder}: {error.strerror}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is running a study in {folder}: wait for it, or choose another "
+                "--out"
+            ) from None
+        yield
+
+
+def _run(
+    title: str, jobs: list[Job], dataset: Dataset, folder: Path, engine: Engine, stack: int
+) -> Outcome:
+    """Start what can be started, hear what happened, until nothing is left."""
+    outcome = Outcome()
+    waiting = {job.place: job for job in jobs if not records.is_whole(folder / job.place)}
+    outcome.num_recorded = len(jobs) - len(waiting)
+    running: dict[str, Job] = {}
+    attempts = dict.fromkeys(waiting, 0)
+    with JobBars(title, sum(job.cost for job in waiting.values()), len(waiting)) as bars:
+        if outcome.num_recorded:
+            bars.say(f"{outcome.num_recorded} of {len(jobs)} jobs are recorded already")
+
+        def give_up(job: Job, reason: str) -> None:
+            outcome.failed[job.title] = reason
+            bars.drop(job.cost)
+            lost = _dependents(job, waiting)
+            for other in lost:
+                del waiting[other.place]
+                outcome.failed[other.title] = f"it needs what failed: {job.title}"
+                bars.drop(other.cost)
+            also = f", and with it {len(lost)} jobs that need it" if lost else ""
+            bars.say(f"{job.title}: given up after {NUM_ATTEMPTS} attempts{also} ({reason})")
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Progress):
+                for place in event.places:
+                    bars.advance(place, event.share)
+                return
+            finished = [running.pop(place) for place in event.places]
+            if isinstance(event, Done):
+                outcome.peak_mb = max(outcome.peak_mb, event.told.get("peak_mb") or 0.0)
+            for job in finished:
+                if isinstance(event, Done):
+                    outcome.num_done += 1
+                    bars.end(job.place)
+                    continue
+                bars.restart(job.place)
+                if event.is_hopeless:
+                    raise CannotWriteError(event.reason)
+                attempts[job.place] += 1
+                if attempts[job.place] < NUM_ATTEMPTS:
+                    bars.say(f"{job.title}: {event.reason}; trying again")
+                    waiting[job.place] = job
+                else:
+                    give_up(job, event.reason)
+
+        while waiting or running:
+            while engine.has_room():
+                chosen = _next(jobs, waiting, running, stack)
+                if not chosen:
+                    break
+                for job in chosen:
+                    running[job.place] = waiting.pop(job.place)
+                    bars.begin(job.place, job.title, job.cost)
+                places = tuple(job.place for job in chosen)
+                configs = tuple(job.config for job in chosen)
+                engine.start(Task(configs, places, folder, dataset.checksum))
+            engine.wait(hear)
+    return outcome
+
+
+def _next(
+    jobs: list[Job], waiting: dict[str, Job], running: dict[str, Job], stack: int
+) -> list[Job]:
+    """The first jobs, in the study's order, that nothing stands before."""
+    undone = waiting.keys() | running.keys()
+    ready = [job for job in jobs if job.place in waiting and not undone.intersection(job.needs)]
+    if not ready:
+        return []
+    first = ready[0].config
+    if stack == 1 or not isinstance(first, Training):
+        return ready[:1]
+    alike = [job for job in ready if can_stack(first, job.config)]
+    return alike[:stack]
+
+
+def _dependents(job: Job, waiting: dict[str, Job]) -> list[Job]:
+    """Waiting jobs that need a job, or need what needs it."""
+    lost: dict[str, Job] = {job.place: job}
+    for other in waiting.values():  # none stands before what it needs
+        if lost.keys() & set(other.needs):
+            lost[other.place] = other
+    return list(lost.values())[1:]
+
+
+def _known(study: Study, variants: Sequence[str] | None) -> Sequence[str]:
+    for name in variants or ():
+        if name not in study.variants:
+            raise UserError(
+                f"the study {study.name} has no variant {name!r}: choose from "
+                f"{', '.join(study.variants)}"
+            )
+    return study.variants if variants is None else variants
 
 
 def _write_run(
@@ -190,20 +235,21 @@ def _write_run(
     folder: Path,
     preset: Preset,
     device: torch.device,
-    trials: list[Trial],
+    trials: Sequence[Trial],
 ) -> None:
     first = trials[0]
     told: dict[str, Any] = {
         "study": study.name,
         "claim": study.claim,
         "preset": preset,
-        "models": list(dict.fromkeys(trial.model for trial in trials)),
+        "models": [name for name in study.variants if any(t.model == name for t in trials)],
         "seeds": sorted({trial.seed for trial in trials}),
+        "selections": list(dict.fromkeys(trial.selection for trial in trials)),
         "settings": {
             "recipe": asdict(first.training.recipe),
             "validation": first.training.validation,
-            "attacks": [asdict(plan) for plan in first.attacks],
-            "trainings": {trial.model: asdict(trial.training) for trial in reversed(trials)},
+            "attacks": _attacks_of(trials),
+            "trainings": {trial.model: _told(trial.training) for trial in reversed(trials)},
             **study.units,
         },
         **run_origin(dataset, device),
@@ -211,38 +257,54 @@ def _write_run(
     told["data"]["num_training_images"] = len(dataset.train)
     if (folder / records.RUN).exists():
         before = records.read_info(folder)
-        for key in ("study", "preset", "models", "seeds", "settings"):
-            _check_same(folder, "run", before.get(key), told[key])
-        # Where the files came from may change, what they hold may not.
-        found = before.get("data", {}).get("checksum")
-        _check_same(folder, "run", found, dataset.checksum)
-        return  # what made the run is told already; each trial tells what made it
+        _check_same_run(folder, before, told)
+        # More seeds and variants may join; what made the run is told already.
+        models = {*before["models"], *told["models"]}
+        before["models"] = [name for name in study.variants if name in models]
+        before["seeds"] = sorted({*before["seeds"], *told["seeds"]})
+        before["settings"]["trainings"] |= told["settings"]["trainings"]
+        for plan in told["settings"]["attacks"]:
+            if _plain(plan) not in before["settings"]["attacks"]:
+                before["settings"]["attacks"].append(plan)
+        told = before
     write_json(folder / records.RUN, told)
 
 
-def _is_recorded(place: Path, trial: Trial, dataset: Dataset) -> bool:
-    if not records.is_whole(place):
-        return False
-    result = read_json(place / records.RESULT, "result of a trial")
-    _check_same(place, "trial", result.get("trial"), asdict(trial))
-    _check_same(place, "trial", result.get("data_checksum"), dataset.checksum)
-    return True
+def _told(training: Training) -> dict[str, Any]:
+    """A config for the record of a run, without the seed, which differs."""
+    told = asdict(training)
+    del told["seed"]
+    return told
 
 
-def _check_data(training: Training, dataset: Dataset) -> None:
-    """A card must not tell of other data than the model saw."""
-    num_held_out = 0 if dataset.validation is None else len(dataset.validation)
-    if (dataset.name, num_held_out) != (training.dataset, training.validation):
+def _attacks_of(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    plans = [asdict(plan) for trial in trials for plan in trial.attacks]
+    return [plan for place, plan in enumerate(plans) if plan not in plans[:place]]
+
+
+def _check_same_run(folder: Path, before: dict[str, Any], told: dict[str, Any]) -> None:
+    """Refuse to mix runs: each job's folder is safe, but one report cannot speak of two."""
+    try:
+        found = {key: before[key] for key in ("study", "preset")}
+        found |= {key: before["settings"][key] for key in ("recipe", "validation")}
+        # Where the files came from may change, what they hold may not.
+        found["data"] = before["data"]["checksum"]
+        others = {
+            name: training
+            for name, training in before["settings"]["trainings"].items()
+            if name in told["settings"]["trainings"]
+        }
+    except (KeyError, TypeError):
         raise UserError(
-            f"the trial wants {training.dataset} with {training.validation} images held out, the "
-            f"dataset given is {dataset.name} with {num_held_out}"
-        )
-
-
-def _check_same(folder: Path, what: str, found: Any, wanted: Any) -> None:
-    if _plain(found) != _plain(wanted):
+            f"{folder / records.RUN} does not describe a run: choose another --out, or remove it"
+        ) from None
+    wanted = {key: told[key] for key in ("study", "preset")}
+    wanted |= {key: told["settings"][key] for key in ("recipe", "validation")}
+    wanted["data"] = told["data"]["checksum"]
+    trainings = {name: told["settings"]["trainings"][name] for name in others}
+    if _plain([wanted, trainings]) != _plain([found, others]):
         raise UserError(
-            f"{folder} holds a {what} with other settings or data: choose another --out, or remove "
+            f"{folder} holds a run with other settings or data: choose another --out, or remove "
             "that folder to start again"
         )
 
@@ -250,25 +312,3 @@ def _check_same(folder: Path, what: str, found: Any, wanted: Any) -> None:
 def _plain(value: Any) -> Any:
     """As JSON gives it back: tuples are lists."""
     return json.loads(json.dumps(value))
-
-
-def _training_cost(training: Training) -> float:
-    """Expected cost in float32 passes (forward or backward) over a thousand MNIST images."""
-    images = 60 * training.recipe.epochs
-    nulls = 0.0 if training.nulls is None else training.recipe.null_fraction
-    return images * 3 * (1 + nulls) * (0.6 if training.recipe.precision == "bfloat16" else 1)
-
-
-def _evaluation_cost(trial: Trial) -> float:
-    return trial.num_clean / 1000 + sum(map(_attack_cost, trial.attacks))
-
-
-def _attack_cost(plan: AttackPlan) -> float:
-    # A search attacks few images again at the larger eps, and about nine targets at the first.
-    steps = plan.settings.get("num_steps", 0), plan.settings.get("num_target_steps", 0)
-    passes = 3.0 * len(plan.eps) if not any(steps) else 4.0 * steps[0] + 24.0 * steps[1]
-    return plan.num_images / 1000 * passes
-
-
-def _cost(trial: Trial) -> float:
-    return _training_cost(trial.training) + _evaluation_cost(trial)

@@ -1,11 +1,6 @@
-"""Data + null images + model -> trained model. One loop for every study.
+"""Data + null images + model -> trained model. One loop for every study, resumable.
 
-One step, as in the notebook, on a batch (x, y) with null images x_null made from it:
-
-    L = CE(f(x), y) + null_weight * CE(f(x_null), null)
-
-The gradient of L that makes the FGSM null images comes from the same backward pass as the
-parameters' gradient, so null images cost one extra forward and backward pass, not two.
+What one step does, and how null images enter it, is in :mod:`nullclass.steps`.
 """
 
 from __future__ import annotations
@@ -13,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
@@ -26,15 +22,16 @@ from torch import Tensor
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.devices import supports_bfloat16
 from nullclass.errors import UserError
-from nullclass.losses import cross_entropy
 from nullclass.models.classifier import Classifier
+from nullclass.models.dropout import scaled_dropout
 from nullclass.nulls import NullSource
-from nullclass.outcomes import NULL_LABEL
 from nullclass.randomness import borrowed_stream
 from nullclass.recipes import FAST, Recipe
+from nullclass.records import STATE
+from nullclass.selection import Selections
+from nullclass.steps import Precision, StepLosses, step_beside, step_within
 from nullclass.tensor_files import save_tensors
 
-STATE = "training.safetensors"
 OnStep = Callable[[int, int, float], None]
 
 
@@ -42,17 +39,22 @@ OnStep = Callable[[int, int, float], None]
 class TrainConfig:
     """What, together with the model's first weights and the data, decides the result."""
 
-    recipe: Recipe = FAST
+    recipe: Recipe = FAST["notebook"]
     """Batches, epochs, schedule, precision."""
     seed: int = 0
     """Seed of the order of images, of dropout and of the null images."""
     weight_decay: float = 0.0
     """L2 penalty added to the gradient (Adam's ``weight_decay``)."""
     null_weight: float = 1 / 11
-    """Weight of the null loss (alpha in the notebook)."""
+    """Weight of the null loss (alpha in the notebook), for null images beside each batch."""
+    null_share: float | None = None
+    """With a number in [0, 1), null images enter within each batch, in the place of
+    Binomial(batch, null_share) of its images, and ``null_weight`` is not used."""
 
     def __post_init__(self) -> None:
-        """Refuse weights and seeds that make no sense."""
+        """Refuse weights, shares and seeds that make no sense."""
+        if self.null_share is not None and not 0 <= self.null_share < 1:
+            raise UserError(f"the share of null images must be in [0, 1), not {self.null_share}")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"the seed must be in 0 … 2**63 - 1, not {self.seed}")
         if not 0 <= self.weight_decay < math.inf or not 0 <= self.null_weight < math.inf:
@@ -68,26 +70,32 @@ class EpochRecord:
 
     epoch: int
     loss: float
+    """Of the clean images; with null images within the batches, of all."""
     null_loss: float
     """NaN without null images."""
     train_accuracy: float
-    """Share of clean training images right at the moment they were trained on."""
+    """Share of the images that ``loss`` is about right at the moment they were trained on."""
     validation_accuracy: float
     """NaN without validation images."""
     seconds: float
+    """Of training alone, without validation and selection."""
+    selection_losses: dict[str, float] = field(default_factory=dict)
+    """Loss on the images of each selection, null images mixed in."""
 
 
 @dataclass
-class _State:
+class State:
     """All that a later process needs to go on as if there had been no pause."""
 
     model: Classifier
     optimizer: torch.optim.Adam
     generator: torch.Generator
     fingerprint: str
+    selections: Selections
     history: list[EpochRecord] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
+        """Write it, torch's global streams included."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         for index, entry in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{index}.{k}": v for k, v in entry.items()}
@@ -96,13 +104,21 @@ class _State:
         device = next(self.model.parameters()).device
         if device.type == "cuda":
             tensors["cuda_stream"] = torch.cuda.get_rng_state(device)
+        for selection, weights in self.selections.weights.items():
+            tensors |= {f"best.{selection}.{k}": v for k, v in weights.items()}
         metadata = {
             "fingerprint": self.fingerprint,
             "history": json.dumps([asdict(record) for record in self.history]),
+            "best": json.dumps(self.selections.best),
         }
         save_tensors(path, tensors, metadata)
 
     def load(self, path: Path) -> None:
+        """Go back to what was written, torch's global streams included.
+
+        Raises:
+            UserError: If the file is damaged or belongs to another training.
+        """
         device = next(self.model.parameters()).device
         try:
             with safe_open(path, framework="pt") as file:
@@ -121,6 +137,14 @@ class _State:
         self.model.load_state_dict(
             {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
         )
+        self.selections.best = {k: tuple(v) for k, v in json.loads(metadata["best"]).items()}
+        for selection in self.selections.images:
+            prefix = f"best.{selection}."
+            self.selections.weights[selection] = {
+                k.removeprefix(prefix): v.to(device)
+                for k, v in tensors.items()
+                if k.startswith(prefix)
+            }
         state = self.optimizer.state_dict()
         state["state"] = {}
         for name, tensor in tensors.items():
@@ -146,6 +170,7 @@ def train(
     *,
     nulls: NullSource | None = None,
     validation: LabelledImages | None = None,
+    selections: Selections | None = None,
     state_folder: Path | str | None = None,
     on_step: OnStep | None = None,
 ) -> list[EpochRecord]:
@@ -163,8 +188,10 @@ def train(
         config: Recipe, seed and loss weights; unless given, the fast recipe with seed 0.
         nulls: Source of null images made from each batch, if any.
         validation: Images to measure after every epoch; nothing is selected on them.
+        selections: Measures every epoch and keeps the weights of the best; the model itself ends
+            with the last epoch's.
         state_folder: Where to keep the state between epochs.
-        on_step: Called with (steps done, steps in all, clean loss) after every step.
+        on_step: Called with (steps done, steps in all, loss) after every step.
 
     Returns:
         One record an epoch.
@@ -176,16 +203,11 @@ def train(
     """
     config = TrainConfig() if config is None else config
     data = tensors_or_loader(data)
-    device = next(model.parameters()).device
     recipe = config.recipe
-    _check_labels(model, data, nulls)
-    generator = torch.Generator().manual_seed(config.seed)
-    optimizer = torch.optim.Adam(
-        model.parameters(), recipe.learning_rate, weight_decay=config.weight_decay, fused=True
-    )
-    state = _State(model, optimizer, generator, _fingerprint(model, data, config, nulls))
-    num_steps = math.ceil(len(data) / recipe.batch_size)
-    with borrowed_stream(config.seed):
+    selections = Selections({}, None) if selections is None else selections
+    state = begin(model, data, config, nulls, selections)
+    num_steps = steps_an_epoch(len(data), config.recipe)
+    with borrowed_stream(config.seed), scaled_dropout(model, recipe.dropout):
         path = Path(state_folder) / STATE if state_folder is not None else None
         if path is not None and path.exists():
             state.load(path)
@@ -193,25 +215,54 @@ def train(
         if on_step is not None and first_step:
             on_step(first_step, recipe.epochs * num_steps, state.history[-1].loss)
         while len(state.history) < recipe.epochs:
-            record = _epoch(state, data, config, nulls, validation, device, on_step)
-            if not all(bool(p.isfinite().all()) for p in model.parameters()):
-                raise UserError(
-                    f"training diverged: weights are not finite after epoch {record.epoch}; lower "
-                    f"the learning rate ({recipe.learning_rate:g})"
-                )
+            record = _epoch(state, data, config, nulls, validation, on_step)
+            check_weights(model, record.epoch, recipe)
             state.history.append(record)
             # The last state is kept too: whoever asked for it removes it with the weights safe.
             if path is not None:
                 state.save(path)
-    # Not one bit learned is a broken run, not a result.
-    if state.history[-1].loss >= math.log(model.num_classes) and num_steps * recipe.epochs > 50:
-        raise UserError(
-            f"the model learned nothing: its loss is still {state.history[-1].loss:.2f}, that of "
-            f"guessing among {model.num_classes} classes; lower the learning rate "
-            f"({recipe.learning_rate:g}) or look at the images, and start in another folder"
-        )
+    check_learned(model, state.history[-1].loss, num_steps, recipe)
     model.eval()
     return state.history
+
+
+def begin(
+    model: Classifier,
+    data: LabelledImages,
+    config: TrainConfig,
+    nulls: NullSource | None,
+    selections: Selections,
+) -> State:
+    """The state before the first step; raises as :func:`train` does."""
+    _check_labels(model, data, nulls)
+    generator = torch.Generator().manual_seed(config.seed)
+    optimizer = torch.optim.Adam(
+        model.parameters(),
+        config.recipe.learning_rate,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+    mark = fingerprint(model, data, config, nulls, selections)
+    return State(model, optimizer, generator, mark, selections)
+
+
+def check_weights(model: Classifier, epoch: int, recipe: Recipe) -> None:
+    """Refuse, after an epoch, weights that are not finite."""
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        raise UserError(
+            f"training diverged: weights are not finite after epoch {epoch}; lower the learning "
+            f"rate ({recipe.learning_rate:g})"
+        )
+
+
+def check_learned(model: Classifier, loss: float, num_steps: int, recipe: Recipe) -> None:
+    """Refuse, after all epochs, a loss with not one bit learned: a broken run, not a result."""
+    if loss >= math.log(model.num_classes) and num_steps * recipe.epochs > 50:
+        raise UserError(
+            f"the model learned nothing: its loss is still {loss:.2f}, that of guessing among "
+            f"{model.num_classes} classes; lower the learning rate ({recipe.learning_rate:g}) or "
+            "look at the images, and start in another folder"
+        )
 
 
 def _check_labels(model: Classifier, data: LabelledImages, nulls: NullSource | None) -> None:
@@ -225,92 +276,106 @@ def _check_labels(model: Classifier, data: LabelledImages, nulls: NullSource | N
         raise UserError("null images need a model with a null class: build it with has_null=True")
 
 
+def steps_an_epoch(num_images: int, recipe: Recipe) -> int:
+    """How many batches an epoch has; a last one of less than half the size is left out.
+
+    It would be noise, and could hold too few classes to make null images from.
+    """
+    num_steps, rest = divmod(num_images, recipe.batch_size)
+    return max(1, num_steps + int(2 * rest >= recipe.batch_size))
+
+
 def _epoch(
-    state: _State,
+    state: State,
     data: LabelledImages,
     config: TrainConfig,
     nulls: NullSource | None,
     validation: LabelledImages | None,
-    device: torch.device,
     on_step: OnStep | None,
 ) -> EpochRecord:
     recipe, model, optimizer = config.recipe, state.model, state.optimizer
-    is_reduced = recipe.precision == "bfloat16" and supports_bfloat16(device)
-    precision = partial(torch.autocast, device.type, torch.bfloat16, enabled=is_reduced)
-    epoch = len(state.history)
-    num_steps = math.ceil(len(data) / recipe.batch_size)
+    device = next(model.parameters()).device
+    precision = precision_of(recipe, device)
+    epoch, num_steps = len(state.history), steps_an_epoch(len(data), config.recipe)
     order = torch.randperm(len(data), generator=state.generator)
-    losses, null_losses, num_correct = 0.0, 0.0, 0
+    seen: list[StepLosses] = []
     started = time.perf_counter()
     model.train()
     for step in range(num_steps):
         done = epoch * num_steps + step
         for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(
-                recipe, done / (recipe.epochs * num_steps)
-            )
+            group["lr"] = learning_rate(recipe, done / (recipe.epochs * num_steps))
         chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
         images, labels = (tensor.to(device) for tensor in data.batch(chosen))
-        images.requires_grad_(nulls is not None and nulls.needs_image_gradient)
-        with precision():
-            logits = model(images)
-        loss = cross_entropy(logits, labels)
         optimizer.zero_grad()
-        loss.backward()
-        value, null_value = loss.item(), math.nan
-        if nulls is not None:
-            with precision():
-                null_logits = model(_null_images(nulls, images, labels, recipe, state.generator))
-            null_labels = labels.new_full((len(null_logits),), NULL_LABEL)
-            null_loss = cross_entropy(null_logits, null_labels)
-            (config.null_weight * null_loss).backward()
-            null_value = null_loss.item()
-        if not math.isfinite(value) or (nulls is not None and not math.isfinite(null_value)):
+        if config.null_share is None:
+            losses = step_beside(
+                model,
+                images,
+                labels,
+                nulls,
+                state.generator,
+                precision,
+                config.null_weight,
+                recipe.null_fraction,
+            )
+        else:
+            losses = step_within(
+                model, images, labels, nulls, state.generator, precision, config.null_share
+            )
+        is_finite = math.isfinite(losses.loss) and not math.isinf(losses.null_loss)
+        if not is_finite or (config.null_share is None and nulls and math.isnan(losses.null_loss)):
             raise UserError(
-                f"training diverged: the loss is {value} (null loss {null_value}) at step "
-                f"{step + 1} of epoch {epoch + 1}; lower the learning rate "
+                f"training diverged: the loss is {losses.loss} (null loss {losses.null_loss}) at "
+                f"step {step + 1} of epoch {epoch + 1}; lower the learning rate "
                 f"({recipe.learning_rate:g})"
             )
         optimizer.step()
-        losses, null_losses = losses + value, null_losses + null_value
-        predicted = logits.detach().argmax(dim=1)
-        num_correct += int((predicted == labels.where(labels >= 0, logits.shape[1] - 1)).sum())
+        seen.append(losses)
         if on_step is not None:
-            on_step(done + 1, recipe.epochs * num_steps, value)
+            on_step(done + 1, recipe.epochs * num_steps, losses.loss)
+    seconds = time.perf_counter() - started
+    null_losses = [losses.null_loss for losses in seen if not math.isnan(losses.null_loss)]
+    selections = state.selections
     return EpochRecord(
         epoch=epoch + 1,
-        loss=losses / num_steps,
-        null_loss=null_losses / num_steps,
-        train_accuracy=num_correct / len(data),
-        validation_accuracy=_accuracy(model, validation, device) if validation else math.nan,
-        seconds=time.perf_counter() - started,
+        loss=statistics.fmean(losses.loss for losses in seen),
+        null_loss=statistics.fmean(null_losses) if null_losses else math.nan,
+        train_accuracy=sum(losses.num_correct for losses in seen)
+        / sum(losses.num_judged for losses in seen),
+        validation_accuracy=accuracy(model, validation, device) if validation else math.nan,
+        seconds=seconds,
+        selection_losses=selections.look(model, epoch + 1, precision)
+        if is_candidate(recipe, epoch + 1)
+        else {},
     )
 
 
-def _null_images(
-    nulls: NullSource,
-    images: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
-    generator: torch.Generator,
-) -> Tensor:
-    """Null images from the first ``null_fraction`` of a shuffled batch, gradient at hand."""
-    num = max(1, round(len(images) * recipe.null_fraction))
-    part = images.detach()[:num]
-    if images.grad is not None:
-        part.grad = images.grad[:num]
-    return nulls(part, labels[:num], generator)
+def is_candidate(recipe: Recipe, epoch: int) -> bool:
+    """Whether the weights after that epoch, counted from 1, may be selected."""
+    return recipe.schedule == "constant" or epoch == recipe.epochs
+
+
+def precision_of(recipe: Recipe, device: torch.device) -> Precision:
+    """Maker of the context in which a recipe's layers run."""
+    is_reduced = recipe.precision == "bfloat16" and supports_bfloat16(device)
+    return partial(torch.autocast, device.type, torch.bfloat16, enabled=is_reduced)
+
+
+def learning_rate(recipe: Recipe, progress: float) -> float:
+    """The step size at ``progress`` in [0, 1) of all steps; never quite zero."""
+    return recipe.learning_rate * _schedule(recipe, progress)
 
 
 def _schedule(recipe: Recipe, progress: float) -> float:
-    """Share of the learning rate at ``progress`` in [0, 1) of all steps; never quite zero."""
     if recipe.schedule == "constant":
         return 1.0
     return max(min(progress / 0.2, (1 - progress) / 0.8), 1e-3)
 
 
 @torch.no_grad()
-def _accuracy(model: Classifier, data: LabelledImages, device: torch.device) -> float:
+def accuracy(model: Classifier, data: LabelledImages, device: torch.device) -> float:
+    """Share of the images that the model, put into evaluation mode, gets right."""
     model.eval()
     num_correct = 0
     for indices in torch.arange(len(data)).split(500):
@@ -319,8 +384,12 @@ def _accuracy(model: Classifier, data: LabelledImages, device: torch.device) -> 
     return num_correct / len(data)
 
 
-def _fingerprint(
-    model: Classifier, data: LabelledImages, config: TrainConfig, nulls: NullSource | None
+def fingerprint(
+    model: Classifier,
+    data: LabelledImages,
+    config: TrainConfig,
+    nulls: NullSource | None,
+    selections: Selections,
 ) -> str:
     """A hash of everything that decides the result, so that a state is never misused."""
     told = {
@@ -333,6 +402,7 @@ def _fingerprint(
         "standardisation": [_digest(model.mean), _digest(model.std)],
         "first_weights": {name: _digest(t) for name, t in model.state_dict().items()},
         "device": next(model.parameters()).device.type,
+        "selections": {name: _digest(d.images) for name, d in selections.images.items()},
     }
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from nullclass import records
 from nullclass.files import write_json
 from nullclass.studies import find_study
 from nullclass.studies.fgsm_null import PIXEL, TEST_EPS, VARIANTS, WHITE_BOX_EPS, pixels
-from nullclass.summary import summarise
 
 MODELS = [variant.name for variant in VARIANTS]
 OUTCOMES = np.array(["correct", "null", "fooled"])
@@ -34,34 +34,31 @@ def write_fake_run(
     study: str = "fgsm-null",
 ) -> Path:
     """Write a run folder of made-up results; the same arguments give the same run."""
-    published = find_study("fgsm-null").published
-    tables = []
     for seed in range(num_seeds):
         for number, model in enumerate(models):
             rng = np.random.default_rng([seed, number])
             labels = rng.integers(0, 10, num_images)
             rows = _rows(model, labels, num_attacked, rng)
+            trained_in = f"{records.MODELS}/{model}-seed{seed}"
+            history = _history(model, num_epochs, rng)
+            records.write_frame(folder / trained_in / records.HISTORY, history)
             records.write_trial(
                 records.trial_folder(folder, model, seed),
                 rows,
-                _history(model, num_epochs, rng),
                 _examples(model, labels, rng),
-                {"model": model, "seed": seed},
+                {"model": model, "seed": seed, "trained_in": trained_in},
             )
-            table = summarise(rows)
-            table.insert(0, "study", study)
-            table.insert(1, "model", model)
-            table.insert(2, "seed", seed)
-            table["published"] = [
-                published(model, line.attack, line.eps_pixels, line.metric)
-                if study == "fgsm-null"
-                else None
-                for line in table.itertuples()
-            ]
-            tables.append(table)
-    records.write_frame(folder / records.SUMMARY, pd.concat(tables)[records.SUMMARY_COLUMNS])
+    published = {} if study == "evaluate" else {"published": find_study(study).published}
+    records.write_summary(folder, study, **published)
     write_json(folder / records.RUN, _info(study, models, num_seeds, num_images))
     return folder
+
+
+def with_files(trial: records.Trial, **contents: Any) -> records.Trial:
+    """A copy of a trial whose files hold something else."""
+    copy = replace(trial)
+    copy.__dict__.update(contents)  # where cached_property keeps what it read
+    return copy
 
 
 def _curves(model: str, attack: str, eps: float) -> tuple[float, float, float]:
@@ -105,7 +102,9 @@ def _rows(
                     "label": labels[:num],
                     "attack": attack,
                     "objective": objective,
+                    "made_on": "none" if attack == "none" else "self",
                     "norm": "linf",
+                    "budget": "given",
                     "eps_pixels": eps,
                     "prediction": predicted,
                     "outcome": outcome,
@@ -136,7 +135,7 @@ def _history(model: str, num_epochs: int, rng: np.random.Generator) -> pd.DataFr
     )
 
 
-def _digit(label: int, rng: np.random.Generator) -> np.ndarray:
+def digit(label: int, rng: np.random.Generator) -> np.ndarray:
     """Something like a handwritten digit: a bright stroke on black."""
     image = np.zeros((1, 28, 28), np.float32)
     for t in np.linspace(0, 1, 60):
@@ -147,7 +146,7 @@ def _digit(label: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _examples(model: str, labels: np.ndarray, rng: np.random.Generator) -> list[records.Examples]:
-    clean = np.stack([_digit(int(label), rng) for label in labels[:8]])
+    clean = np.stack([digit(int(label), rng) for label in labels[:8]])
     sets = []
     budgets = [("fgsm", pixels(eps)) for eps in TEST_EPS]
     for attack, eps in [*budgets, *(("null-aware-pgd", eps) for eps in WHITE_BOX_EPS)]:
@@ -163,6 +162,7 @@ def _examples(model: str, labels: np.ndarray, rng: np.random.Generator) -> list[
                 attack=attack,
                 norm="linf",
                 eps_pixels=eps,
+                budgets=[eps] * 8,
                 labels=[int(label) for label in labels[:8]],
                 clean_predictions=[int(label) for label in labels[:8]],
                 clean_confidences=[float(c) for c in rng.uniform(0.9, 1, 8)],

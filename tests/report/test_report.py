@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from fake_run import MODELS, write_fake_run
+from fake_run import MODELS, with_files, write_fake_run
 
 from nullclass import records
 from nullclass.errors import UserError
@@ -81,7 +81,7 @@ def test_a_figure_without_anything_to_show_is_left_out(name: str, no_null: Path)
         {"study": "evaluate"},
         run.summary[run.summary["attack"] == "none"],
         [
-            replace(
+            with_files(
                 trial,
                 rows=trial.rows[trial.rows["attack"] == "none"],
                 history=pd.DataFrame(),
@@ -154,8 +154,6 @@ def test_five_seeds_say_so_and_one_seed_says_what_it_cannot_know(pages: dict[str
 def test_damage_is_told_in_a_sentence_and_the_old_report_stays(
     name: str, damage: str, run_folder: Path
 ) -> None:
-    if damage == "missing" and name.endswith("gz"):
-        pytest.skip("a trial without rows is to be done again, not damaged")
     report = run_folder / records.REPORT
     report.write_text("old")
     path = run_folder / name
@@ -180,7 +178,7 @@ def test_damage_is_told_in_a_sentence_and_the_old_report_stays(
 def test_impossible_numbers_are_refused(run_folder: Path) -> None:
     path = run_folder / records.SUMMARY
     good = pd.read_csv(path, keep_default_na=False)
-    for column, value in [("value", 1.5), ("value", "many"), ("eps_pixels", ""), ("seed", "x")]:
+    for column, value in [("value", 1.5), ("value", "many"), ("eps_pixels", "wide"), ("seed", "x")]:
         bad = good.astype(object)
         bad.loc[0, column] = value
         bad.to_csv(path, index=False)
@@ -199,6 +197,10 @@ def test_a_report_is_drawn_from_the_rows_alone(run_folder: Path) -> None:
     assert (run_folder / records.SUMMARY).read_bytes() == summary
     for rows in run_folder.glob("trials/*/rows.csv.gz"):
         rows.unlink()
+    with pytest.raises(UserError, match="is damaged"):
+        write_report(run_folder)
+    for result in run_folder.glob("trials/*/result.json"):
+        result.unlink()
     with pytest.raises(UserError, match="no results yet"):
         write_report(run_folder)
 
@@ -234,7 +236,7 @@ def test_large_colour_images_are_shrunk(run_folder: Path) -> None:
     trial = run.trials[0]
     example = trial.examples[0]
     big = example.clean.repeat(20, axis=2).repeat(20, axis=3).repeat(3, axis=1)
-    trial = replace(trial, examples=[replace(example, clean=big, attacked=big)])
+    trial = with_files(trial, examples=[replace(example, clean=big, attacked=big)])
     drawing = FIGURES["gallery"](replace(run, trials=[trial]))
     assert drawing is not None
     assert f"averaged down to {LARGEST_SIDE}" in drawing.caption

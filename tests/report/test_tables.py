@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from fake_run import with_files
 
 from nullclass.records import ROW_COLUMNS, SUMMARY_COLUMNS, Run, Trial
 from nullclass.report.blocks import Cell, Table
@@ -51,7 +52,8 @@ def rows_of(seed: int) -> pd.DataFrame:
         strict=True,
     )
     lines = [
-        (number, 7, attack, objective, "linf", eps, 0, WORD[letter], 0.9, 0.5 + seed, 2.0)
+        (number, 7, attack, objective, "self", "linf", "given", eps)
+        + (0, WORD[letter], 0.9, 0.5 + seed, 2.0)
         for letters, (attack, objective, eps) in plans
         for number, letter in enumerate(letters)
     ]
@@ -63,11 +65,13 @@ def tiny_run(seeds: tuple[int, ...], published: float | None = None) -> Run:
     for seed in seeds:
         rows = rows_of(seed)
         table = summarise(rows).assign(study="fgsm-null", model="null-0.5", seed=seed)
+        table["selection"] = "last"
         is_share = (table["metric"] == "null") & (table["attack"] == "fgsm")
         table["published"] = math.nan
         table.loc[is_share, "published"] = published
         tables.append(table)
-        trials.append(Trial("null-0.5", seed, {}, rows, pd.DataFrame(), []))
+        trial = Trial(Path("run"), "null-0.5", seed, "last", {})
+        trials.append(with_files(trial, rows=rows, history=pd.DataFrame(), examples=[]))
     info = {"study": "fgsm-null", "models": ["null-0.5"]}
     return Run(Path("run"), info, pd.concat(tables)[SUMMARY_COLUMNS], trials)
 

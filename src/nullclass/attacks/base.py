@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from nullclass.attacks.geometry import Eps
 from nullclass.attacks.objectives import ObjectiveName
 from nullclass.models.classifier import Classifier
 
@@ -39,11 +40,26 @@ class Attack(Protocol):
         images: Tensor,
         labels: Tensor,
         *,
-        eps: float,
+        eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Attacked images ``(N, C, H, W)`` in [0,1], none further than eps (pixel units)."""
+        """Attacked images ``(N, C, H, W)`` in [0,1], none further than eps (pixel units).
+
+        ``eps`` is one budget for all images or ``(N,)``, one for each.
+        """
+        ...
+
+
+@runtime_checkable
+class Ray(Protocol):
+    """An attack whose images for all eps lie on one straight line from the clean image.
+
+    ``direction`` is all it needs of the model: the image for eps is ``along(direction, …, eps)``.
+    """
+
+    def direction(self, model: Classifier, images: Tensor, labels: Tensor, *, norm: str) -> Tensor:
+        """Where the images ``(N, C, H, W)`` go, of size 1 in the norm, or 0 without a gradient."""
         ...
 
 

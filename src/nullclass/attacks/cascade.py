@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Attack, frozen
+from nullclass.attacks.geometry import Eps
 from nullclass.attacks.objectives import ObjectiveName, find_objective, is_success
 from nullclass.attacks.pgd import PGD, Precision, TargetedPGD, logits_of
 from nullclass.errors import UserError
@@ -39,7 +40,7 @@ class Cascade:
         images: Tensor,
         labels: Tensor,
         *,
-        eps: float,
+        eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -51,7 +52,12 @@ class Cascade:
             if not len(standing):
                 break
             tried = member(
-                model, images[standing], labels[standing], eps=eps, norm=norm, generator=generator
+                model,
+                images[standing],
+                labels[standing],
+                eps=eps[standing] if isinstance(eps, Tensor) else eps,
+                norm=norm,
+                generator=generator,
             )
             attacked[standing] = tried
             with frozen(model):

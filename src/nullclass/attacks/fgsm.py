@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import frozen
-from nullclass.attacks.geometry import check_eps, find_norm, project
+from nullclass.attacks.geometry import Eps, along, check_eps, find_norm
 from nullclass.attacks.objectives import ObjectiveName
 from nullclass.losses import cross_entropy
 from nullclass.models.classifier import Classifier
@@ -35,16 +35,19 @@ class FGSM:
         images: Tensor,
         labels: Tensor,
         *,
-        eps: float,
+        eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`; deterministic."""
         check_eps(eps, norm, images.shape)
-        geometry = find_norm(norm)
         images = images.detach()
+        return along(self.direction(model, images, labels, norm=norm), images, eps, norm)
+
+    def direction(self, model: Classifier, images: Tensor, labels: Tensor, *, norm: str) -> Tensor:
+        """See :class:`nullclass.attacks.base.Ray`."""
         with frozen(model):
-            start = images.clone().requires_grad_()
+            start = images.detach().clone().requires_grad_()
             loss = cross_entropy(model(start), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, start)
-        return project(images + eps * geometry.steepest(gradient), images, eps, geometry)
+        return find_norm(norm).steepest(gradient)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import frozen
-from nullclass.attacks.geometry import check_eps, find_norm, project
+from nullclass.attacks.geometry import Eps, check_eps, find_norm, project, wide
 from nullclass.attacks.objectives import (
     Form,
     ObjectiveName,
@@ -68,7 +68,7 @@ class PGD:
         images: Tensor,
         labels: Tensor,
         *,
-        eps: float,
+        eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -126,7 +126,7 @@ class TargetedPGD:
         images: Tensor,
         labels: Tensor,
         *,
-        eps: float,
+        eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -169,7 +169,7 @@ class _Climber:
         model: Classifier,
         images: Tensor,
         labels: Tensor,
-        eps: float,
+        eps: Eps,
         norm: str,
         objective: ObjectiveName,
         precision: Precision,
@@ -202,9 +202,13 @@ class _Climber:
             clean = self.images[indices]
             start = clean
             if is_random:
-                noise = self.norm.random(clean, self.eps, generator)
-                start = project(clean + noise, clean, self.eps, self.norm)
-            self._climb_batch(indices, clean, start, margin, num_steps, relative_step * self.eps)
+                eps = self._eps_of(indices)
+                noise = self.norm.random(clean, eps, generator)
+                start = project(clean + noise, clean, eps, self.norm)
+            self._climb_batch(indices, clean, start, margin, num_steps, relative_step)
+
+    def _eps_of(self, indices: Tensor) -> Eps:
+        return self.eps[indices] if isinstance(self.eps, Tensor) else self.eps
 
     def _climb_batch(
         self,
@@ -213,8 +217,9 @@ class _Climber:
         attacked: Tensor,
         margin: Margin,
         num_steps: int,
-        step: float,
+        relative_step: float,
     ) -> None:
+        eps = self._eps_of(indices)
         device = attacked.device.type
         for done in range(num_steps + 1):
             attacked = attacked.detach().requires_grad_()
@@ -233,9 +238,11 @@ class _Climber:
             if bool(is_fallen.any()):
                 stands = ~is_fallen
                 indices, clean = indices[stands], clean[stands]
+                eps = self._eps_of(indices)
                 attacked, gradient = attacked[stands], gradient[stands]
+            step = relative_step * wide(eps, attacked)
             ahead = attacked + step * self.norm.steepest(gradient)
-            attacked = project(ahead, clean, self.eps, self.norm)
+            attacked = project(ahead, clean, eps, self.norm)
 
     def _record(
         self,

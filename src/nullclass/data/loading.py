@@ -15,7 +15,12 @@ from nullclass.data.arrays import LabelledImages
 from nullclass.data.fetching import DATASETS, Progress, fetch, hex_digest, say
 from nullclass.data.idx import Bytes, read_pair
 from nullclass.data.known import FILE_NAMES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
+from nullclass.data.ramps import CLASS_NAMES as RAMP_NAMES
+from nullclass.data.ramps import ramps
 from nullclass.errors import UserError
+
+RAMPS = "ramps"
+"""The toy dataset that needs no files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +65,8 @@ def load_dataset(
     """Load a dataset by its name.
 
     Args:
-        name: ``"mnist"``, ``"fashion-mnist"``, or ``"idx"`` for any four IDX files.
+        name: ``"mnist"``, ``"fashion-mnist"``, ``"idx"`` for any four IDX files, or ``"ramps"``,
+            which is made up on the spot.
         data_dir: The folder to take the files from; needed for ``"idx"``. Without it the files
             come from the cache, which is filled first if need be (:func:`fetch`).
         validation: How many training images to hold out; 0 holds out none.
@@ -76,6 +82,8 @@ def load_dataset(
         UserError: If :func:`fetch` cannot find the files, a file is bad, the files do not fit
             each other, or `validation` leaves nothing to train on.
     """
+    if name == RAMPS:
+        return _ramps(validation, seed)
     paths, source = fetch(name, data_dir, progress)
     train_images, train_labels = read_pair(paths[TRAIN_IMAGES], paths[TRAIN_LABELS])
     test_images, test_labels = read_pair(paths[TEST_IMAGES], paths[TEST_LABELS])
@@ -111,6 +119,23 @@ def load_dataset(
         test=_labelled(test_images, test_labels, num_classes),
         checksum=dataset_checksum(paths),
         source=source,
+    )
+
+
+def _ramps(validation: int, seed: int) -> Dataset:
+    everything, test, checksum = ramps()
+    train, held_out = split(everything, validation, seed)
+    return Dataset(
+        name=RAMPS,
+        num_classes=len(RAMP_NAMES),
+        class_names=RAMP_NAMES,
+        mean=0.0,
+        std=1.0,
+        train=train,
+        validation=held_out,
+        test=test,
+        checksum=checksum,
+        source="ramps of three pixels, drawn from a fixed seed",
     )
 
 

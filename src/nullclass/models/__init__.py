@@ -11,6 +11,7 @@ from torch import nn
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.models.notebook import notebook_cnn
+from nullclass.models.ramp import ramp_cnn
 from nullclass.models.report import report_cnn
 from nullclass.models.widen import with_null_class
 
@@ -25,11 +26,14 @@ class Architecture:
     """From ``(C, H, W)`` and the number of logits to the network's body."""
     is_standardised: bool
     """Whether its pixels are standardised with the data's mean and standard deviation."""
+    smallest: tuple[int, int] = (6, 6)
+    """Height and width of the smallest images it takes."""
 
 
 MODELS: dict[str, Architecture] = {
     "notebook": Architecture(notebook_cnn, is_standardised=True),
     "report": Architecture(report_cnn, is_standardised=False),
+    "ramp": Architecture(ramp_cnn, is_standardised=False, smallest=(1, 2)),
 }
 
 
@@ -64,7 +68,8 @@ def build_model(
         body = spec.build(image_shape, num_classes + int(has_null))
     except RuntimeError:
         body = None
-    if body is None or min(image_shape[1:]) < 6:
+    height, width = spec.smallest
+    if body is None or image_shape[1] < height or image_shape[2] < width:
         raise UserError(f"images of {image_shape[1:]} pixels are too small for {architecture!r}")
     model = Classifier(
         body,

@@ -6,6 +6,8 @@ from collections import OrderedDict
 
 from torch import nn
 
+from nullclass.models.dropout import Dropout
+
 
 def report_cnn(image_shape: tuple[int, int, int], num_outputs: int) -> nn.Module:
     """Two unpadded 3x3 convolutions (32, 64), max-pool, dropout, 128 hidden units; Glorot init.
@@ -25,15 +27,20 @@ def report_cnn(image_shape: tuple[int, int, int], num_outputs: int) -> nn.Module
             conv2=nn.Conv2d(32, 64, kernel_size=3),
             pool=nn.MaxPool2d(2),
             relu2=nn.ReLU(),
-            dropout1=nn.Dropout(0.25),
+            dropout1=Dropout(0.25),
             flatten=nn.Flatten(),
             hidden=nn.Linear(64 * ((height - 4) // 2) * ((width - 4) // 2), 128),
             relu3=nn.ReLU(),
-            dropout2=nn.Dropout(0.5),
+            dropout2=Dropout(0.5),
             output=nn.Linear(128, num_outputs),
         )
     )
-    for layer in body:
+    return keras_start(body)
+
+
+def keras_start(body: nn.Module) -> nn.Module:
+    """Give every layer Keras's first weights: Glorot uniform, biases 0."""
+    for layer in body.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nullclass.errors import UserError
-from nullclass.files import write_text
+from nullclass.files import write_bytes, write_text
+from nullclass.records import FIGURES as FIGURES_FOLDER
 from nullclass.records import REPORT, read_info, read_run, write_summary
 from nullclass.report.pages import PAGES
 from nullclass.report.terminal import summary_table
@@ -40,8 +41,15 @@ def write_report(folder: Path) -> Path:
     else:
         write_summary(folder, study)
     run = read_run(folder)
+    page = PAGES[study](run)
+    for panel in page.panels():
+        if panel.file:
+            for ending, content in (("svg", panel.svg), ("png", panel.png)):
+                write_bytes(folder / FIGURES_FOLDER / f"{panel.file}.{ending}", content)
+    for name, content in page.files.items():
+        write_bytes(folder / FIGURES_FOLDER / name, content)
     path = folder / REPORT
-    write_text(path, render(PAGES[study](run)))
+    write_text(path, render(page))
     return path
 
 

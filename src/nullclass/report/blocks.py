@@ -68,6 +68,12 @@ class Panel:
     html: Markup
     """Inline SVG, or images with their text; already escaped."""
     heading: str = ""
+    file: str = ""
+    """Name, without ending, under which it is also a file in the run's ``figures`` folder."""
+    svg: bytes = field(default=b"", repr=False)
+    """The file as SVG, if there is a name."""
+    png: bytes = field(default=b"", repr=False)
+    """The file as PNG."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +88,32 @@ class Drawing:
     """Label and colour, where the panels do not say it themselves."""
     is_folded: bool = False
     """Whether each panel is folded away until asked for."""
+    is_large: bool = False
+    """Whether panels get more room than they need: two beside each other at most."""
     kind: ClassVar[str] = "drawing"
 
 
-Block = Text | Bullets | Terms | Table | Drawing
+@dataclass(frozen=True)
+class Scene:
+    """A cube of cells that the reader can turn and cut; drawn by the page's only script."""
+
+    title: str
+    caption: str
+    label: str
+    """What it shows, for somebody who cannot see it."""
+    spaces: list[tuple[str, str]] = field(repr=False)
+    """Name and cells to choose from, as :func:`~nullclass.report.figures.ramp_cube.run_lengths`
+    writes them."""
+    answers: list[tuple[str, str, bool]]
+    """Name, colour and whether it is shown at first, of each answer of a cell from 0."""
+    axes: list[str]
+    """Names of the three axes."""
+    side: int
+    """Cells a side."""
+    kind: ClassVar[str] = "scene"
+
+
+Block = Text | Bullets | Terms | Table | Drawing | Scene
 
 
 @dataclass(frozen=True)
@@ -111,3 +139,14 @@ class Page:
     findings: list[str]
     """Sentences of the first paragraph."""
     sections: list[Section]
+    files: dict[str, bytes] = field(default_factory=dict, repr=False)
+    """Further files for the run's ``figures`` folder, by name."""
+
+    def panels(self) -> list[Panel]:
+        """The pictures of all its drawings."""
+        blocks = [block for section in self.sections for block in section.blocks]
+        return [panel for block in blocks if isinstance(block, Drawing) for panel in block.panels]
+
+    def has_scene(self) -> bool:
+        """Whether it needs the script."""
+        return any(isinstance(block, Scene) for part in self.sections for block in part.blocks)

@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
-from io import StringIO
+from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
+
+from nullclass.report.blocks import Panel
 
 if TYPE_CHECKING:  # matplotlib is loaded only to draw
     from matplotlib.axes import Axes
@@ -20,16 +22,29 @@ OUTCOMES = ("correct", "null", "fooled")
 OUTCOME_COLOURS = {"correct": "#0072B2", "null": "#B9BDC3", "fooled": "#D55E00"}
 """Blue and vermillion of Okabe and Ito (2008); refusing to answer is grey. They differ in
 lightness too, so they survive a black-and-white print."""
+OUTCOME_LINES = OUTCOME_COLOURS | {"null": "#7C828A"}
+"""The same for lines and dots, which need a darker grey than areas."""
 
-LINE_COLOURS = ("#222222", "#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7")
-"""Okabe and Ito (2008), one a model, in an order that gives kin the same hue."""
-MARKERS = ("x", "o", "s", "^", "D", "v", "P")
+LINE_COLOURS = (
+    "#222222",
+    "#0072B2",
+    "#56B4E9",
+    "#D55E00",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#6A3D9A",
+)
+"""Okabe and Ito (2008) and a violet, one a model, in an order that gives kin the same hue."""
+MARKERS = ("x", "o", "s", "^", "D", "v", "P", "*")
 
 LESS, MORE = "#5E3C99", "#E66101"
 """Ends of the difference images' colours, through white: ColorBrewer's PuOr."""
 
 WIDTH = 4.3
 """Inches of a panel: on a phone 360 px wide its 9-point text is still about 10 px high."""
+WIDE = 7.2
+"""Inches of a panel that has the page's width to itself; a phone shows a part and scrolls."""
 
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -79,18 +94,56 @@ def panel(
     Yields:
         The axes, and a list that holds the SVG once the block has ended.
     """
-    from matplotlib import rc_context, rcParamsDefault
     from matplotlib.figure import Figure
 
     drawn: list[Markup] = []
-    # from matplotlib's defaults, not from the user's own settings: the same rows, the same bytes
-    settings: dict[Any, Any] = {k: v for k, v in rcParamsDefault.items() if k not in _UNTOUCHED}
-    settings |= {**_SETTINGS, "svg.hashsalt": salt}
-    with rc_context(settings):
+    with _styled(salt):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         axes = list(figure.subplots(num_axes, 1, squeeze=False)[:, 0])
         yield axes, drawn
         drawn.append(_svg(figure, alt))
+
+
+@contextmanager
+def sheet(file: str, alt: str, size: tuple[float, float]) -> Iterator[tuple[Figure, list[Panel]]]:
+    """Draw a figure that is also a file of the run's ``figures`` folder, as SVG and PNG.
+
+    Args:
+        file: Its name without ending.
+        alt: What it shows, for somebody who cannot see it.
+        size: Width and height in inches.
+
+    Yields:
+        The empty figure, and a list that holds the panel once the block has ended.
+    """
+    from matplotlib.figure import Figure
+
+    drawn: list[Panel] = []
+    with _styled(file):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, drawn
+        svg = _svg(figure, alt)
+        if size[0] >= WIDE:
+            svg = Markup(str(svg).replace("<svg", '<svg class="wide"', 1))
+        figure.set_facecolor("white")
+        files = {}
+        for kind in ("svg", "png"):
+            buffer = BytesIO()
+            nothing: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
+            figure.savefig(buffer, format=kind, dpi=200, metadata=nothing)
+            files[kind] = buffer.getvalue()
+        drawn.append(Panel(svg, file=file, svg=files["svg"], png=files["png"]))
+
+
+@contextmanager
+def _styled(salt: str) -> Iterator[None]:
+    from matplotlib import rc_context, rcParamsDefault
+
+    # from matplotlib's defaults, not from the user's own settings: the same rows, the same bytes
+    settings: dict[Any, Any] = {k: v for k, v in rcParamsDefault.items() if k not in _UNTOUCHED}
+    settings |= {**_SETTINGS, "svg.hashsalt": salt}
+    with rc_context(settings):
+        yield
 
 
 _UNTOUCHED = {"backend", "backend_fallback", "interactive", "toolbar", "timezone"}

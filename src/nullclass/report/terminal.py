@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nullclass.records import Run
 from nullclass.report.blocks import Cell
 from nullclass.report.measures import (
     CLEAN,
+    Measure,
     Measures,
     eps_text,
     percent,
     pixel_per_unit,
 )
+from nullclass.report.sample_tables import accuracies, at_threshold, scores, white_box
 from nullclass.report.tables import (
     compare,
     name_of,
     outcome_table,
     published_text,
     white_box_budgets,
+)
+from nullclass.studies.null_samples import (
+    BASE,
+    NULL_SAMPLES,
+    TRANSFER_AT_THRESHOLD,
+    WHITE_BOX_AT_THRESHOLD,
 )
 from nullclass.summary import WORST_CASE
 
@@ -30,13 +39,18 @@ MARKS = {"within": "✓", "outside": "✗", "": ""}
 
 
 def summary_table(run: Run) -> Group:
-    """Measured beside published where there is something published, then AER and RAR.
+    """What the study's table tells; of others :func:`_any_study`.
 
     Returns:
         Something to give to rich's ``print``.
     """
     from rich.console import Group
 
+    return Group(*TABLES.get(str(run.info.get("study")), _any_study)(run))
+
+
+def _any_study(run: Run) -> list[Table]:
+    """Measured beside published where there is something published, then AER and RAR."""
     measures = Measures(run)
     parts: list[Table] = []
     if any(measure.published is not None for measure in measures.all):
@@ -45,7 +59,55 @@ def summary_table(run: Run) -> Group:
         parts += [_outcomes(measures, model) for model in measures.models]
     if measures.worst_case_budgets():
         parts.append(_white_box(measures))
-    return Group(*parts)
+    return parts
+
+
+def _null_samples(run: Run) -> list[Table]:
+    """The transferred attack at threshold beside the published scores, and the white-box one."""
+    from rich.markup import escape
+
+    measures = Measures(run)
+    found = {
+        "scores": [m.verdict for m in scores(measures) if m.verdict and m.model != BASE],
+        "accuracies": [m.verdict for m in accuracies(measures) if m.verdict],
+    }
+    told = ", ".join(f"{v.count('within')} of {len(v)} {what}" for what, v in found.items())
+    counts = [
+        f"{measures.num_images(attack)} {what}"
+        for attack, what in (
+            (CLEAN, "clean"),
+            (TRANSFER_AT_THRESHOLD, "transferred"),
+            (WHITE_BOX_AT_THRESHOLD, "white-box"),
+        )
+        if measures.budgets(attack)
+    ]
+    table = _table(
+        f"Measured beside published: reproduced {told}",
+        f"%, {measures.seeds_text('set')}; images a set: {', '.join(counts)}. c/n/f: correct, "
+        f"null, fooled at the thresholds of {BASE}",
+        ["model", "clean", "transfer c/n/f", "published c/n/f", "", "white-box fooled"],
+    )
+    for model in measures.models:
+        triple = [at_threshold(measures, model, word) for word in ("correct", "null", "fooled")]
+        shown = [measure for measure in triple if measure is not None]
+        marks = [measure.verdict for measure in shown]
+        table.add_row(
+            escape(model),
+            _percent(measures.find(model, CLEAN, "correct"), 2),
+            "/".join(_percent(measure) for measure in shown) or "–",
+            "/".join(percent(m.published, 1) for m in shown if m.published is not None) or "–",
+            MARKS["" if "" in marks or not marks else max(marks, key=("within", "outside").index)],
+            _percent(white_box(measures, model, "fooled")),
+        )
+    return [table]
+
+
+def _percent(measure: Measure | None, digits: int = 1) -> str:
+    return "–" if measure is None else percent(measure.mean, digits)
+
+
+TABLES: dict[str, Callable[[Run], list[Table]]] = {NULL_SAMPLES.name: _null_samples}
+"""Tables of the studies that have their own."""
 
 
 def _published(measures: Measures, unit: float | None) -> Table:

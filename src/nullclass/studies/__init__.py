@@ -5,6 +5,8 @@ from __future__ import annotations
 from nullclass.errors import UserError
 from nullclass.studies.base import AttackPlan, NullPlan, Preset, Study, Training, Trial
 from nullclass.studies.fgsm_null import FGSM_NULL
+from nullclass.studies.null_samples import NULL_SAMPLES
+from nullclass.studies.ramps import RAMPS
 
 __all__ = [
     "STUDIES",
@@ -17,7 +19,7 @@ __all__ = [
     "find_study",
 ]
 
-STUDIES: dict[str, Study] = {FGSM_NULL.name: FGSM_NULL}
+STUDIES: dict[str, Study] = {study.name: study for study in (FGSM_NULL, RAMPS, NULL_SAMPLES)}
 """Studies by name."""
 
 

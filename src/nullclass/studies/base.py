@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,39 +11,36 @@ from nullclass.recipes import Recipe
 
 Preset = Literal["quick", "full"]
 
+LAST = "last"
+"""The weights after the last epoch, kept by every training."""
+
 
 @dataclass(frozen=True)
 class NullPlan:
-    """Where a trial's null images come from."""
+    """Where a training's null images come from, and how they enter: beside or within a batch."""
 
     source: str
     """Name in :data:`nullclass.nulls.NULL_SOURCES`."""
     settings: dict[str, Any]
     """Its settings, by name."""
-    weight: float
-    """Weight of the null loss (alpha in the notebook)."""
+    weight: float | None = None
+    """Null images are made beside each batch, and this is the weight of their loss (the notebook's
+    alpha)."""
+    share: float | None = None
+    """Null images take the place of Binomial(batch, share) images of each batch (the report)."""
 
-
-@dataclass(frozen=True)
-class AttackPlan:
-    """One attack of an evaluation, with everything that makes its numbers repeatable."""
-
-    attack: str
-    """Name in :data:`nullclass.attacks.ATTACKS`."""
-    eps: tuple[float, ...]
-    """Budgets in pixel units."""
-    num_images: int
-    """How many of the first test images are attacked."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Its settings, by name."""
-    norm: str = "linf"
-    """``linf`` or ``l2``."""
+    def __post_init__(self) -> None:
+        """Refuse a plan that says neither or both."""
+        if (self.weight is None) == (self.share is None):
+            raise UserError("null images need either a weight (beside the batch) or a share of it")
 
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that decides a trial's weights, besides the data."""
+    """Everything that decides a model's weights, besides the data."""
 
+    name: str
+    """Name of the variant, as in tables."""
     architecture: str
     """Name in :data:`nullclass.models.MODELS`."""
     dataset: str
@@ -55,37 +52,113 @@ class Training:
     weight_decay: float
     """Adam's L2 penalty."""
     nulls: NullPlan | None
-    """``None`` trains a model without a null class."""
+    """``None`` trains without null images."""
     recipe: Recipe
     """Batches, epochs, schedule, precision."""
+    has_null: bool = True
+    """Whether the model has the null logit; the report's base model has it untrained."""
+    selections: tuple[str, ...] = ()
+    """Images on which the best epoch is looked for, each selection kept beside the last epoch:
+    ``test`` or ``held-out``, mixed 1:1 with null images."""
+    start: Training | None = None
+    """A training whose weights this one goes on from."""
+
+    @property
+    def variant(self) -> str:
+        """Name and seed."""
+        return f"{self.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class AttackPlan:
+    """One attack of an evaluation, with everything that makes its numbers repeatable."""
+
+    attack: str
+    """Name in :data:`nullclass.attacks.ATTACKS`."""
+    eps: tuple[float, ...]
+    """Budgets in pixel units; empty gives each image its own threshold as its budget."""
+    num_images: int
+    """How many of the images to attack, from the first."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Its settings, by name."""
+    norm: str = "linf"
+    """``linf`` or ``l2``."""
+    label: str = ""
+    """Its name in rows; the attack's own unless given."""
+    factor: float = 1.0
+    """With each image's own threshold: how many thresholds its budget is, at most eps 1."""
+    is_transfer: bool = False
+    """Whether it is made on the trial's source instead of the model itself."""
+    num_examples: int = 0
+    """How many attacked images are kept for showing, at every budget."""
+
+    @property
+    def name(self) -> str:
+        """Its name in rows."""
+        return self.label or self.attack
+
+
+@dataclass(frozen=True)
+class ThresholdPlan:
+    """Which images are attacked: those the model gets right and one FGSM ray gets wrong.
+
+    The protocol is the report's (:mod:`nullclass.thresholds`).
+    """
+
+    first_image: int
+    """Test image to begin at; the search goes round at the end."""
+    num_images: int
+    """How many images to find."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One model to train and evaluate: independent of every other trial."""
+    """One trained model to evaluate."""
 
-    model: str
-    """Name of the variant, as in tables."""
     training: Training
     attacks: tuple[AttackPlan, ...]
     num_clean: int
     """How many of the first test images are scored unattacked."""
-    num_examples: int = 0
-    """How many attacked images are kept for showing."""
+    selection: str = LAST
+    """Which of the training's weights: ``last``, or one of its selections."""
+    thresholds: ThresholdPlan | None = None
+    """Looks for the images to attack and their thresholds on this trial's model."""
+    source: Trial | None = None
+    """The trial that transfers are made on; its images are attacked if it looked for some."""
+    decision_grid: int = 0
+    """Points a side of a grid over the unit cube on which the model is asked; for three pixels."""
 
     def __post_init__(self) -> None:
         """Refuse plans that rows, which know an attack by its name, could not tell apart."""
-        names = [plan.attack for plan in self.attacks]
-        if len(set(names)) < len(names) or len({plan.norm for plan in self.attacks}) > 1:
+        names = [plan.name for plan in self.attacks]
+        if len(set(names)) < len(names):
             raise UserError(
-                f"trial {self.model!r} plans the attacks {', '.join(names)}: name each attack "
-                "once, all in one norm"
+                f"trial {self.model!r} plans the attacks {', '.join(names)}: give each a label of "
+                "its own"
             )
+        if any(plan.is_transfer for plan in self.attacks) and self.source is None:
+            raise UserError(f"trial {self.model!r} transfers attacks from no source")
+        if any(not plan.eps for plan in self.attacks) and self.images_from is None:
+            raise UserError(f"trial {self.model!r} attacks images at thresholds it does not have")
+
+    @property
+    def model(self) -> str:
+        """Name of the variant, as in tables."""
+        return self.training.name
 
     @property
     def seed(self) -> int:
         """The training's seed, which the attacks use too."""
         return self.training.seed
+
+    @property
+    def images_from(self) -> Trial | None:
+        """The trial whose thresholds say which images are attacked, if any does."""
+        if self.thresholds is not None:
+            return self
+        if self.source is not None and self.source.thresholds is not None:
+            return self.source
+        return None
 
 
 @dataclass(frozen=True)
@@ -99,9 +172,14 @@ class Study:
     """Name of the dataset it was made for."""
     validation: int
     """Training images it holds out; 0 where the source held out none and selected nothing."""
-    trials: Callable[[Preset], list[Trial]]
-    """The trials of a preset, in the order to run them."""
-    published: Callable[[str, str, float, str], float | None]
-    """Model, attack, eps in pixel units and metric to the figure its source gives, if any."""
+    variants: tuple[str, ...]
+    """Names of its models, in the order of tables."""
+    seeds: Callable[[Preset], Sequence[int]]
+    """The seeds (the report's sets) of a preset."""
+    trials: Callable[[Preset, Sequence[int], Sequence[str]], list[Trial]]
+    """The trials of a preset for some seeds and variants, in the order to run them."""
+    published: Callable[[str, str, float, str], float | None] = lambda *_: None
+    """Model, attack, eps in pixel units (NaN for thresholds) and metric to the figure its source
+    gives, if any."""
     units: dict[str, float] = field(default_factory=dict)
     """Factors from the source's units to pixel units, to print both."""

@@ -8,9 +8,10 @@ the notebook did, then attacked by somebody who knows about null. Imports no tor
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nullclass.recipes import FAITHFUL, FAST
+from nullclass.recipes import FAITHFUL, FAST, Recipe
 from nullclass.studies.base import AttackPlan, NullPlan, Preset, Study, Training, Trial
 
 PIXEL = 0.3081
@@ -50,13 +51,21 @@ def pixels(notebook_eps: float) -> float:
     return min(round(PIXEL * notebook_eps, 6), 1.0)
 
 
-def trials(preset: Preset) -> list[Trial]:
-    """``quick``: one seed, fast recipe. ``full``: five seeds, the notebook's own recipe."""
+def seeds(preset: Preset) -> Sequence[int]:
+    """``quick``: one. ``full``: five."""
+    return range(5 if preset == "full" else 1)
+
+
+def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
+    """``quick``: fast recipe. ``full``: the notebook's own recipe."""
     is_full = preset == "full"
-    recipe = FAITHFUL["notebook"] if is_full else FAST
+    recipe = FAITHFUL["notebook"] if is_full else FAST["notebook"]
     attacks = (
         AttackPlan(
-            "fgsm", tuple(pixels(eps) for eps in TEST_EPS), num_images=10_000 if is_full else 2_000
+            "fgsm",
+            tuple(pixels(eps) for eps in sorted(TEST_EPS)),
+            num_images=10_000 if is_full else 2_000,
+            num_examples=8,
         ),
         AttackPlan(
             "null-aware-pgd",
@@ -67,31 +76,33 @@ def trials(preset: Preset) -> list[Trial]:
                 "num_target_steps": 20,
                 "precision": "float32" if is_full else "bfloat16",
             },
+            num_examples=8,
         ),
     )
     return [
-        Trial(
-            model=variant.name,
-            training=Training(
-                architecture="notebook",
-                dataset="mnist",
-                validation=0,
-                seed=seed,
-                weight_decay=variant.weight_decay,
-                nulls=None
-                if variant.eps is None
-                else NullPlan(
-                    "adversarial", {"eps": pixels(variant.eps), "num_steps": 1}, NULL_WEIGHT
-                ),
-                recipe=recipe,
-            ),
-            attacks=attacks,
-            num_clean=10_000,
-            num_examples=8,
-        )
-        for seed in range(5 if is_full else 1)
+        Trial(_training(variant, seed, recipe), attacks, num_clean=10_000)
+        for seed in seeds
         for variant in VARIANTS
+        if variant.name in variants
     ]
+
+
+def _training(variant: Variant, seed: int, recipe: Recipe) -> Training:
+    nulls = None
+    if variant.eps is not None:
+        settings = {"eps": pixels(variant.eps), "num_steps": 1}
+        nulls = NullPlan("adversarial", settings, weight=NULL_WEIGHT)
+    return Training(
+        name=variant.name,
+        architecture="notebook",
+        dataset="mnist",
+        validation=0,
+        seed=seed,
+        weight_decay=variant.weight_decay,
+        nulls=nulls,
+        recipe=recipe,
+        has_null=nulls is not None,
+    )
 
 
 def _figures(
@@ -159,6 +170,8 @@ FGSM_NULL = Study(
     claim="A null class learned from FGSM images recognises attacked images.",
     dataset="mnist",
     validation=0,
+    variants=tuple(variant.name for variant in VARIANTS),
+    seeds=seeds,
     trials=trials,
     published=published,
     units={"pixel_per_notebook_eps": PIXEL},

@@ -6,11 +6,19 @@ from collections.abc import Callable
 
 from nullclass.records import Run
 from nullclass.report.blocks import Drawing
+from nullclass.report.figures.adversarial_samples import adversarial_samples
+from nullclass.report.figures.clean_scores import clean_scores
+from nullclass.report.figures.epsilon_thresholds import epsilon_thresholds
 from nullclass.report.figures.gallery import gallery
+from nullclass.report.figures.null_images import null_images
 from nullclass.report.figures.outcomes import outcomes
+from nullclass.report.figures.scores_at_threshold import scores_at_threshold
+from nullclass.report.figures.scores_versus_epsilon import model_comparison, scores_versus_epsilon
 from nullclass.report.figures.security import security
 from nullclass.report.figures.training import training
+from nullclass.report.figures.training_histories import training_histories
 from nullclass.report.figures.unnoticed import unnoticed
+from nullclass.report.figures.white_box import white_box
 
 Figure = Callable[[Run], Drawing | None]
 """Draws a run; ``None`` if the run has nothing the figure could show."""
@@ -22,4 +30,17 @@ FIGURES: dict[str, Figure] = {
     "gallery": gallery,
     "training": training,
 }
-"""Figures by name."""
+"""Figures of any run with attacks, by name."""
+
+NULL_SAMPLES: dict[str, Figure] = {
+    "scores-at-threshold": scores_at_threshold,
+    "white-box": white_box,
+    "clean-scores": clean_scores,
+    "epsilon-thresholds": epsilon_thresholds,
+    "scores-versus-epsilon": scores_versus_epsilon,
+    "model-comparison": model_comparison,
+    "null-images": null_images,
+    "adversarial-samples": adversarial_samples,
+    "training-histories": training_histories,
+}
+"""Figures of the study ``null-samples``, by name."""

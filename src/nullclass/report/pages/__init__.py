@@ -8,7 +8,14 @@ from nullclass.records import Run
 from nullclass.report.blocks import Page
 from nullclass.report.pages.evaluated import evaluated
 from nullclass.report.pages.fgsm_null import fgsm_null
+from nullclass.report.pages.null_samples import null_samples
+from nullclass.report.pages.ramps import ramps
 
-PAGES: dict[str, Callable[[Run], Page]] = {"fgsm-null": fgsm_null, "evaluate": evaluated}
+PAGES: dict[str, Callable[[Run], Page]] = {
+    "fgsm-null": fgsm_null,
+    "ramps": ramps,
+    "null-samples": null_samples,
+    "evaluate": evaluated,
+}
 """Name of a study, as in ``run.json``, to what its page says; ``evaluate`` is a model of one's
 own."""

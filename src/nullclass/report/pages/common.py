@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nullclass.records import Run
 from nullclass.report.blocks import Block, Section, Terms, Text
-from nullclass.report.figures import FIGURES
+from nullclass.report.figures import FIGURES, Figure
 from nullclass.report.measures import CLEAN, Measures, attack_name, eps_text
 from nullclass.summary import WORST_CASE
+
+MANY = 12
+"""More budgets than this are not listed one by one."""
 
 GOALS = {"fool": "a wrong class", "evade": "anything but the true class", "deny": "null"}
 """What an attack's objective means."""
@@ -42,9 +47,13 @@ DEFINITIONS = [
 ]
 
 
-def figure_sections(run: Run, last: tuple[str, ...] = ("gallery", "training")) -> list[Section]:
+def figure_sections(
+    run: Run,
+    last: tuple[str, ...] = ("gallery", "training"),
+    figures: Mapping[str, Figure] = FIGURES,
+) -> list[Section]:
     """A section with the drawings of a run, then one each for those in ``last``."""
-    drawings = {name: draw(run) for name, draw in FIGURES.items()}
+    drawings = {name: draw(run) for name, draw in figures.items()}
     first: list[Block] = [d for name, d in drawings.items() if d is not None and name not in last]
     sections = [Section("Figures", first)] if first else []
     for name in last:
@@ -73,9 +82,9 @@ def settings_section(run: Run) -> Section:
     )
 
 
-def definitions_section() -> Section:
-    """What the words mean."""
-    return Section("What the words mean", [Terms(DEFINITIONS)])
+def definitions_section(further: Sequence[tuple[str, str]] = ()) -> Section:
+    """What the words mean, those of a study last."""
+    return Section("What the words mean", [Terms([*DEFINITIONS, *further])])
 
 
 def redraw_section() -> Section:
@@ -93,16 +102,22 @@ def redraw_section() -> Section:
 
 
 def budgets_text(measures: Measures, attack: str) -> str:
-    """Budgets of an attack in pixel units."""
-    return ", ".join(eps_text(eps) for eps in measures.budgets(attack))
+    """Budgets of an attack, with their unit."""
+    budgets = measures.budgets(attack)
+    told = ", ".join(eps_text(eps) for eps in budgets)
+    if any(map(math.isnan, budgets)):
+        return "ε in pixel units and each image's own"
+    if len(budgets) > MANY:
+        told = f"{eps_text(budgets[0])} to {eps_text(budgets[-1])} ({len(budgets)} values)"
+    return f"ε {told} in pixel units"
 
 
-def subtitle(run: Run, measures: Measures) -> str:
+def subtitle(run: Run, measures: Measures, word: str = "seed") -> str:
     """Preset, seeds, images, data and date of a run, as far as it says."""
     data = run.info.get("data")
     told = [
         f"preset {run.info['preset']}" if run.info.get("preset") else "",
-        measures.seeds_text(),
+        measures.seeds_text(word),
         f"data {data['name']}" if isinstance(data, dict) and data.get("name") else "",
         f"{measures.num_images(CLEAN)} test images" if measures.budgets(CLEAN) else "",
         str(run.info.get("started", ""))[:10],
@@ -118,9 +133,10 @@ def attack_terms(measures: Measures) -> list[tuple[str, str]]:
         pairs.append(
             (
                 attack_name(attack),
-                f"{measures.norm(attack)}, ε {budgets_text(measures, attack)} in pixel units, "
+                f"{measures.norm(attack)}, {budgets_text(measures, attack)}, "
                 f"{measures.num_images(attack)} test images a seed; it goes for "
-                f"{', or '.join(GOALS.get(goal, goal) for goal in goals) or 'an unnamed goal'}",
+                f"{', or '.join(GOALS.get(goal, goal) for goal in goals) or 'an unnamed goal'}"
+                f"{f'; {source}' if (source := measures.made_on(attack)) else ''}",
             )
         )
     if measures.budgets(WORST_CASE):

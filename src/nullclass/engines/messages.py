@@ -1,0 +1,39 @@
+"""Tasks and events as lines of JSON, between a sweep and its worker processes."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import cattrs
+
+from nullclass.engines.base import Done, Event, Failed, Progress, Task
+from nullclass.studies.base import Training, Trial
+
+_KINDS: dict[str, type] = {kind.__name__: kind for kind in (Task, Progress, Done, Failed)}
+
+_converter = cattrs.Converter(forbid_extra_keys=True)
+
+
+def _which(told: dict[str, Any], _: Any) -> Training | Trial:
+    if "training" in told:
+        return _converter.structure(told, Trial)
+    return _converter.structure(told, Training)
+
+
+_converter.register_structure_hook(Training | Trial, _which)
+_converter.register_unstructure_hook(
+    Training | Trial, lambda config: _converter.unstructure(config, type(config))
+)
+
+
+def to_line(message: Task | Event) -> str:
+    """One message on one line, with its kind."""
+    return json.dumps([type(message).__name__, _converter.unstructure(message)])
+
+
+def from_line(line: str) -> Task | Event:
+    """The message of a line."""
+    kind, told = json.loads(line)
+    message: Task | Event = _converter.structure(told, _KINDS[kind])
+    return message

@@ -1,0 +1,78 @@
+"""Which epoch's weights to keep: the one with the lowest loss on images set aside for that.
+
+The report (Roos 2020) looks at the test set, mixed 1:1 with null images. That tells the test set
+something about the model that is kept; images held out of the training set do the same honestly.
+Where the learning rate falls to zero at the end, the epochs before are no candidates, and only the
+last is looked at.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from nullclass.data import LabelledImages
+from nullclass.losses import cross_entropy
+from nullclass.models.classifier import Classifier
+from nullclass.nulls import NullSource
+from nullclass.outcomes import NULL_LABEL
+from nullclass.steps import Precision
+
+_BATCH = 250
+
+
+class Selections:
+    """Keeps, for each of several sets of images, the weights of the best epoch so far.
+
+    Args:
+        images: The sets by name.
+        nulls: Source of the null images mixed in, one for each image; none are without it.
+        stream: Seed of these null images: the same in every epoch and every training.
+    """
+
+    def __init__(
+        self,
+        images: Mapping[str, LabelledImages],
+        nulls: NullSource | None,
+        stream: int = 1_000_003,
+    ) -> None:
+        self.images = dict(images)
+        self.nulls = nulls
+        self.stream = stream
+        self.best = dict.fromkeys(images, (math.inf, 0))
+        """Lowest loss and its epoch."""
+        self.weights: dict[str, dict[str, Tensor]] = {}
+
+    def look(self, model: Classifier, epoch: int, precision: Precision) -> dict[str, float]:
+        """Measure the model after an epoch, keep it where it is the best; returns the losses."""
+        losses = {name: self.loss(model, data, precision) for name, data in self.images.items()}
+        for name, loss in losses.items():
+            if loss < self.best[name][0]:
+                self.best[name] = (loss, epoch)
+                state = model.state_dict()
+                self.weights[name] = {key: value.detach().clone() for key, value in state.items()}
+        return losses
+
+    @torch.no_grad()
+    def loss(self, model: Classifier, data: LabelledImages, precision: Precision) -> float:
+        """Mean cross-entropy over the images and as many null images made from them."""
+        device = next(model.parameters()).device
+        was_training = model.training
+        model.eval()
+        generator = torch.Generator().manual_seed(self.stream)
+        total, count = 0.0, 0
+        for indices in torch.arange(len(data)).split(_BATCH):
+            images, labels = (tensor.to(device) for tensor in data.batch(indices))
+            if self.nulls is not None:
+                made = self.nulls(images, labels, generator)
+                images = torch.cat([images, made])
+                labels = torch.cat([labels, labels.new_full((len(made),), NULL_LABEL)])
+            with precision():
+                logits = model(images)
+            total += float(cross_entropy(logits, labels, reduction="sum"))
+            count += len(labels)
+        model.train(was_training)
+        return total / count
