@@ -24,7 +24,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.bench  ## about half an hour; writes benchmarks/results.md
+bench: $(VENV)/.bench $(VENV)-keras/.keras  ## about two hours; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
 
 # A stamp is written last, so that an interrupted installation is done again.
@@ -44,5 +44,11 @@ $(VENV)/.bench: $(VENV)/.dev benchmarks/requirements.txt
 	$(PIP) --no-deps $$(sed -n 's/^# no-deps: //p' benchmarks/requirements.txt)
 	@touch $@
 
+# TensorFlow is a peer of the benchmarks only, in an environment of its own.
+$(VENV)-keras/.keras: benchmarks/requirements-keras.txt
+	$(PYTHON) -m venv $(VENV)-keras
+	$(VENV)-keras/bin/python -m pip install --quiet -r benchmarks/requirements-keras.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-keras .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -235,7 +235,7 @@ def test_senseless_budgets(eps: str, refused: Refused, data_dir: Path, checkpoin
         ("--null-share", "1", r"share of null images must be in \[0, 1\)"),
         ("--null-share", "nan", r"share of null images must be in \[0, 1\)"),
         ("--nulls", "noise", "no null source 'noise': choose one of adversarial"),
-        ("--nulls", "any-of", "any-of"),
+        ("--nulls", "any-of", "needs at least one source"),
     ],
 )
 def test_bad_options_of_train(

@@ -4,35 +4,47 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from nullclass import load_checkpoint, sweep
+from nullclass import load_checkpoint, records, sweep, work
+from nullclass.attacks import FGSM
 from nullclass.cli import main
-from nullclass.data import Dataset
-from nullclass.errors import UserError
+from nullclass.data import Dataset, load_dataset
+from nullclass.engines.base import Task, Tell
+from nullclass.engines.here import Here
+from nullclass.errors import CannotWriteError, UserError
+from nullclass.jobs import jobs_of, place_of
 from nullclass.models.checkpoint import CARD, WEIGHTS
+from nullclass.recipes import Recipe
 from nullclass.records import (
+    EXAMPLES,
     HISTORY,
+    MODELS,
     RESULT,
     ROWS,
     RUN,
+    STATE,
     SUMMARY,
     SUMMARY_COLUMNS,
+    TRIALS,
+    is_whole,
     read_run,
-    trial_folder,
 )
-from nullclass.studies import AttackPlan, Trial, find_study
-from nullclass.sweep import run_study
-from nullclass.train import STATE
+from nullclass.studies import AttackPlan, NullPlan, Study, Training, Trial, find_study
+from nullclass.studies.base import ThresholdPlan
+from nullclass.sweep import Outcome, locked, run_study
+from tiny import learnable_dataset
 
 STUDY = find_study("fgsm-null")
-MODELS = ("clean-wd", "null-0.5-wd")
+VARIANTS = ("clean-wd", "null-0.5-wd")
+CPU = torch.device("cpu")
 NUM_TRAIN, NUM_TEST, NUM_ATTACKED = 600, 300, 20
 
 
@@ -45,39 +57,45 @@ def few(mnist: Dataset) -> Dataset:
 def trials() -> list[Trial]:
     """Two models of the study, with fewer and smaller attacks."""
     shrunk = []
-    for trial in STUDY.trials("quick"):
-        if trial.model not in MODELS:
-            continue
+    for trial in STUDY.trials("quick", [0], VARIANTS):
         fgsm, pgd = trial.attacks
         attacks = (
-            replace(fgsm, num_images=60),
-            replace(pgd, num_images=NUM_ATTACKED, eps=(0.1, 0.3),
+            replace(fgsm, num_images=60, num_examples=2),
+            replace(pgd, num_images=NUM_ATTACKED, eps=(0.1, 0.3), num_examples=2,
                     settings={"num_steps": 5, "num_target_steps": 3}),
         )  # fmt: skip
         recipe = replace(trial.training.recipe, batch_size=32, epochs=2)
         training = replace(trial.training, recipe=recipe)
-        shrunk.append(
-            replace(trial, training=training, attacks=attacks, num_clean=NUM_TEST, num_examples=2)
-        )
+        shrunk.append(replace(trial, training=training, attacks=attacks, num_clean=NUM_TEST))
     return shrunk
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
+    """The same sums every time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
 
-def run(few: Dataset, trials: list[Trial], folder: Path) -> None:
-    run_study(STUDY, few, folder, preset="quick", device=torch.device("cpu"), trials=trials)
+def run(few: Dataset, trials: list[Trial], folder: Path) -> Outcome:
+    return run_study(STUDY, few, folder, engine=Here(few, CPU), device=CPU, trials=trials)
+
+
+def place(folder: Path, model: str, parent: str = TRIALS, seed: int = 0) -> Path:
+    """The one folder of a model's training or trial."""
+    (found,) = (folder / parent).glob(f"{model}-seed{seed}-*")
+    return found
 
 
 @pytest.fixture(scope="module")
-def finished(few: Dataset, trials: list[Trial], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(
+    one_thread: None, few: Dataset, trials: list[Trial], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     folder = tmp_path_factory.mktemp("study") / "run"
-    run(few, trials, folder)
+    outcome = run(few, trials, folder)
+    assert (outcome.num_done, outcome.num_recorded, outcome.failed) == (4, 0, {})
     return folder
 
 
@@ -85,32 +103,42 @@ def stamps(folder: Path) -> dict[str, int]:
     return {
         str(path.relative_to(folder)): path.stat().st_mtime_ns
         for path in sorted(folder.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != sweep.LOCK
     }
 
 
 def test_a_run_is_whole(finished: Path, few: Dataset) -> None:
     info = json.loads((finished / RUN).read_text())
     assert info["study"] == "fgsm-null"
-    assert info["models"] == list(MODELS)
+    assert info["models"] == list(VARIANTS)
     assert info["seeds"] == [0]
     assert info["data"]["checksum"] == few.checksum
     assert info["data"]["num_training_images"] == NUM_TRAIN
     assert {"versions", "commit", "machine", "device", "started", "seconds"} <= set(info)
-    for model in MODELS:
-        place = trial_folder(finished, model, 0)
-        names = {path.name for path in place.iterdir()}
-        assert {WEIGHTS, CARD, HISTORY, ROWS, RESULT, "examples.safetensors"} == names
-        loaded, card = load_checkpoint(place)
+    for model in VARIANTS:
+        trial, trained = place(finished, model), place(finished, model, MODELS)
+        assert {path.name for path in trial.iterdir()} == {ROWS, RESULT, SUMMARY, EXAMPLES}
+        assert {path.name for path in trained.iterdir()} == {"last", HISTORY, RESULT}
+        assert {path.name for path in (trained / "last").iterdir()} == {WEIGHTS, CARD}
+        assert is_whole(trial)
+        assert is_whole(trained)
+        loaded, card = load_checkpoint(trained / "last")
         assert loaded.has_null is (model != "clean-wd")
         assert card["data_checksum"] == few.checksum
-        assert pd.read_csv(place / HISTORY)["epoch"].tolist() == [1, 2]
-        assert not (place / STATE).exists()
+        assert card["epoch"] == 2
+        assert pd.read_csv(trained / HISTORY)["epoch"].tolist() == [1, 2]
+        told = json.loads((trial / RESULT).read_text())
+        assert told["trained_in"] == f"{MODELS}/{trained.name}"
+    for trial in read_run(finished).trials:
+        assert trial.history["epoch"].tolist() == [1, 2]
+        shown = {(example.attack, example.eps_pixels) for example in trial.examples}
+        assert {("null-aware-pgd", 0.1), ("null-aware-pgd", 0.3)} <= shown
+        assert all(len(example.labels) == 2 for example in trial.examples)
 
 
 def test_rows_are_what_the_checkpoint_says(finished: Path, few: Dataset) -> None:
     for trial in read_run(finished).trials:
-        model, _ = load_checkpoint(trial_folder(finished, trial.model, trial.seed))
+        model, _ = load_checkpoint(place(finished, trial.model, MODELS) / "last")
         images, labels = few.test.batch(slice(0, NUM_TEST))
         clean = trial.rows[trial.rows["attack"] == "none"].sort_values("image")
         assert clean["image"].tolist() == list(range(NUM_TEST))
@@ -130,8 +158,11 @@ def test_the_summary_is_recomputed_from_the_rows(finished: Path) -> None:
     summary = pd.read_csv(finished / SUMMARY, keep_default_na=False, na_values=[""])
     assert list(summary.columns) == SUMMARY_COLUMNS
     assert set(summary["study"]) == {"fgsm-null"}
-    assert set(summary["model"]) == set(MODELS)
-    assert not summary.duplicated(SUMMARY_COLUMNS[:8]).any()
+    assert set(summary["model"]) == set(VARIANTS)
+    assert set(summary["selection"]) == {"last"}
+    assert set(summary["made_on"]) == {"none", "self", "any"}
+    key = SUMMARY_COLUMNS[: SUMMARY_COLUMNS.index("metric") + 1]
+    assert not summary.duplicated(key).any()
     checked = 0
     for trial in read_run(finished).trials:
         told = trial.rows[["attack", "eps_pixels", "outcome", "image", "loss"]]
@@ -180,60 +211,108 @@ def test_the_second_call_skips_everything(
     finished: Path, few: Dataset, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stamps(finished)
-    for name in ("train", "evaluate"):
-        monkeypatch.setattr(sweep, name, None)  # nobody may call it
+    monkeypatch.setattr(work, "train", None)  # nobody may call it
+    monkeypatch.setattr(work, "score_clean", None)
     started = time.monotonic()
-    run(few, trials, finished)
+    outcome = run(few, trials, finished)
     assert time.monotonic() - started < 5
-    trial_files = {name: stamp for name, stamp in before.items() if name.startswith("trials")}
-    assert {n: s for n, s in stamps(finished).items() if n.startswith("trials")} == trial_files
+    assert (outcome.num_done, outcome.num_recorded, outcome.failed) == (0, 4, {})
+    assert str(outcome) == ""
+    jobs = {name: stamp for name, stamp in before.items() if name.startswith((TRIALS, MODELS))}
+    after = stamps(finished)
+    assert {n: s for n, s in after.items() if n.startswith((TRIALS, MODELS))} == jobs
 
 
-@pytest.mark.parametrize("lost", [RESULT, ROWS])
+def lose(path: Path) -> None:
+    path.unlink()
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    middle = len(content) // 2
+    changed = bytes([content[middle] ^ 1])
+    path.write_bytes(content[:middle] + changed + content[middle + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("name", "harm"), [(ROWS, lose), (ROWS, flip), (SUMMARY, flip), (EXAMPLES, lose)]
+)
 def test_only_what_is_lacking_is_redone(
-    lost: str, finished: Path, few: Dataset, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    harm: Callable[[Path], None],
+    finished: Path,
+    few: Dataset,
+    trials: list[Trial],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(sweep, "train", None)  # the checkpoint is there
-    place = trial_folder(finished, MODELS[1], 0)
-    rows, before = (place / ROWS).read_bytes(), stamps(finished)
-    (place / lost).unlink()
-    run(few, trials, finished)
+    monkeypatch.setattr(work, "train", None)  # the checkpoint is there
+    trial = place(finished, VARIANTS[1])
+    contents = {path.name: path.read_bytes() for path in trial.iterdir()}
+    before = stamps(finished)
+    harm(trial / name)
+    outcome = run(few, trials, finished)
+    assert (outcome.num_done, outcome.num_recorded, outcome.failed) == (1, 3, {})
     after = stamps(finished)
     changed = {name for name in before if after.get(name) != before[name]}
-    trial = f"trials/{place.name}"
-    assert {n for n in changed if n.startswith("trials")} == {
-        f"{trial}/{name}" for name in (HISTORY, ROWS, RESULT, "examples.safetensors")
+    assert {n for n in changed if n.startswith((TRIALS, MODELS))} == {
+        f"{TRIALS}/{trial.name}/{name}" for name in (ROWS, SUMMARY, RESULT, EXAMPLES)
     }
-    assert (place / ROWS).read_bytes() == rows, "the same checkpoint, the same rows"
+    for again in (ROWS, SUMMARY, EXAMPLES):
+        assert (trial / again).read_bytes() == contents[again], "the same checkpoint, the same rows"
+
+
+def test_a_trial_without_its_result_is_redone(
+    finished: Path, few: Dataset, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "train", None)
+    trial = place(finished, VARIANTS[0])
+    rows = (trial / ROWS).read_bytes()
+    (trial / RESULT).unlink()
+    assert run(few, trials, finished).num_done == 1
+    assert (trial / ROWS).read_bytes() == rows
+    assert is_whole(trial)
 
 
 def test_rows_lost_in_every_trial(finished: Path, few: Dataset, trials: list[Trial]) -> None:
     before = {}
-    for model in MODELS:
-        path = trial_folder(finished, model, 0) / ROWS
+    for model in VARIANTS:
+        path = place(finished, model) / ROWS
         before[path] = path.read_bytes()
         path.unlink()
     run(few, trials, finished)
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_interrupted_in_the_middle_of_a_trial(
+@pytest.mark.parametrize("name", [f"last/{WEIGHTS}", f"last/{CARD}", HISTORY, RESULT])
+def test_a_damaged_training_is_trained_again_to_the_same_bits(
+    name: str, finished: Path, few: Dataset, trials: list[Trial]
+) -> None:
+    trained = place(finished, VARIANTS[0], MODELS)
+    weights = (trained / "last" / WEIGHTS).read_bytes()
+    trial_files = stamps(finished / TRIALS)
+    flip(trained / name) if name != RESULT else lose(trained / name)
+    outcome = run(few, trials, finished)
+    assert (outcome.num_done, outcome.num_recorded, outcome.failed) == (1, 3, {})
+    assert is_whole(trained)
+    assert (trained / "last" / WEIGHTS).read_bytes() == weights
+    assert stamps(finished / TRIALS) == trial_files, "what was made of it is whole all the same"
+
+
+def test_interrupted_in_the_middle_of_a_training(
     finished: Path,
     few: Dataset,
     trials: list[Trial],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    one_thread: None,
 ) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run(few, trials, whole)
+    whole, stopped = finished, tmp_path / "stopped"
     asked: list[str] = []
 
     class Interrupting:
         """Stops the second training in its second epoch."""
 
         def __init__(self) -> None:
-            self.train = sweep.train
+            self.train = work.train
 
         def __call__(self, *args: object, **settings: object) -> object:
             asked.append("train")
@@ -247,15 +326,17 @@ def test_interrupted_in_the_middle_of_a_trial(
             return self.train(*args, **(settings | {"on_step": stop}))  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(sweep, "train", Interrupting())
+        patched.setattr(work, "train", Interrupting())
         with pytest.raises(KeyboardInterrupt):
             run(few, trials, stopped)
-    second = trial_folder(stopped, MODELS[1], 0)
+    second = place(stopped, VARIANTS[1], MODELS)
     assert [path.name for path in second.iterdir()] == [STATE]
     run(few, trials, stopped)
-    for model in MODELS:
-        one, other = trial_folder(whole, model, 0), trial_folder(stopped, model, 0)
-        for name in (WEIGHTS, ROWS):
+    assert not (second / STATE).exists()
+    for model in VARIANTS:
+        for parent, name in ((MODELS, f"last/{WEIGHTS}"), (TRIALS, ROWS), (TRIALS, SUMMARY)):
+            one, other = place(whole, model, parent), place(stopped, model, parent)
+            assert one.name == other.name
             assert (one / name).read_bytes() == (other / name).read_bytes(), (model, name)
     assert (whole / SUMMARY).read_bytes() == (stopped / SUMMARY).read_bytes()
 
@@ -273,29 +354,62 @@ def test_attacks_with_any_settings_have_a_cost(
     assert set(rows["attack"]) == {"none", *(plan.attack for plan in plans)}
 
 
-def test_two_plans_that_rows_could_not_tell_apart_are_refused(
-    few: Dataset, trials: list[Trial], tmp_path: Path
-) -> None:
+def test_two_plans_that_rows_could_not_tell_apart_are_refused(trials: list[Trial]) -> None:
     fgsm = AttackPlan("fgsm", (0.1,), 5)
     for plans in (
         (fgsm, replace(fgsm, eps=(0.2,))),
+        (fgsm, AttackPlan("pgd", (0.1,), 5, label="fgsm")),
         (fgsm, AttackPlan("pgd", (0.1,), 5, norm="l2")),
     ):
         with pytest.raises(UserError, match="attack"):
-            run(few, [replace(trials[0], attacks=plans)], tmp_path / "run")
+            replace(trials[0], attacks=plans)
+    labelled = (fgsm, replace(fgsm, eps=(0.2,), label="fgsm-again"))
+    assert [plan.name for plan in replace(trials[0], attacks=labelled).attacks] == [
+        "fgsm", "fgsm-again"
+    ]  # fmt: skip
+
+
+def test_plans_without_what_they_need_are_refused(trials: list[Trial]) -> None:
+    with pytest.raises(UserError, match="transfers attacks from no source"):
+        replace(trials[0], attacks=(AttackPlan("fgsm", (0.1,), 5, is_transfer=True),))
+    with pytest.raises(UserError, match="at thresholds it does not have"):
+        replace(trials[0], attacks=(AttackPlan("fgsm", (), 5),))
+    for weight, share in ((None, None), (0.1, 0.5)):
+        with pytest.raises(UserError, match="either a weight"):
+            NullPlan("uniform", {}, weight=weight, share=share)
+
+
+def test_a_trial_in_l2_has_its_worst_case_in_l2(
+    finished: Path, few: Dataset, trials: list[Trial], tmp_path: Path
+) -> None:
+    plan = AttackPlan("pgd", (0.2,), 10, settings={"num_steps": 2}, norm="l2")
+    run(few, [replace(trials[0], attacks=(plan,))], tmp_path)
+    (trial,) = read_run(tmp_path).trials
+    assert set(trial.rows["norm"]) == {"l2"}
+    worst = trial.summary[trial.summary["attack"] == "worst-case"].set_index("metric")["value"]
+    rows = trial.rows[trial.rows["image"] < 10]
+    clean = rows[rows["attack"] == "none"].set_index("image")["outcome"] == "correct"
+    robust = rows[rows["attack"] == "pgd"].set_index("image")["outcome"] != "fooled"
+    assert worst["rar"] == pytest.approx((clean & robust).mean())
+    assert worst["rar"] > 0
 
 
 def test_a_folder_of_other_settings_or_data_is_refused(
     finished: Path, few: Dataset, trials: list[Trial]
 ) -> None:
     before = stamps(finished)
-    fewer = [replace(trials[0], num_clean=100)]
     slower = [replace(t, training=replace(t.training, weight_decay=0.5)) for t in trials]
-    for other in (fewer, slower, trials[:1]):
+    recipe = replace(trials[0].training.recipe, epochs=3)
+    longer = [replace(t, training=replace(t.training, recipe=recipe)) for t in trials]
+    for other in (slower, longer, slower[1:]):
         with pytest.raises(UserError, match="other settings or data: choose another --out"):
             run(few, other, finished)
     with pytest.raises(UserError, match="other settings or data"):
         run(replace(few, checksum="0" * 64), trials, finished)
+    assert stamps(finished) == before
+    with pytest.raises(UserError, match="other settings or data"):
+        run_study(STUDY, few, finished, engine=Here(few, CPU), device=CPU, preset="full",
+                  trials=trials)  # fmt: skip
     assert stamps(finished) == before
 
 
@@ -307,7 +421,7 @@ def test_the_report_is_drawn_from_the_rows_alone(
     told = capsys.readouterr().out
     assert "report.html" in told
     page = (finished / "report.html").read_text(encoding="utf-8")
-    for model in MODELS:
+    for model in VARIANTS:
         assert model in page
     assert "<script src" not in page
     assert "<link" not in page
@@ -321,3 +435,316 @@ def test_a_study_of_the_command_line_refuses_this_folder(
     assert main(["study", "fgsm-null", "--out", str(finished), "--device", "cpu"]) == 2
     assert "other settings or data" in capsys.readouterr().err.splitlines()[-1]
     assert stamps(finished) == before
+
+
+# Scheduling, on a study so small that all of it is done in a second
+
+
+TINY_RECIPE = Recipe(batch_size=16, epochs=1, learning_rate=3e-3)
+TINY_VARIANTS = ("base", "grown", "u")
+
+
+def tiny_trials(preset: str, seeds: object, variants: object) -> list[Trial]:
+    """A base whose thresholds the others are attacked at; one goes on from its weights."""
+    planned = []
+    for seed in seeds:  # type: ignore[attr-defined]
+        training = Training(
+            "base", "notebook", "idx", 0, seed, 0.0, None, replace(TINY_RECIPE, epochs=4)
+        )
+        at_threshold = AttackPlan("fgsm", (), 4, label="at-threshold", num_examples=2)
+        transfer = replace(at_threshold, is_transfer=True)
+        grid = AttackPlan("fgsm", (0.05, 0.2), 3, is_transfer=True)
+        beyond = replace(at_threshold, label="beyond", factor=1.5)
+        base = Trial(training, (at_threshold, beyond), 20, thresholds=ThresholdPlan(30, 4))
+        nulls = NullPlan("uniform", {}, share=0.3)
+        grown = replace(training, name="grown", nulls=nulls, recipe=TINY_RECIPE, start=training)
+        own = replace(training, name="u", nulls=nulls, selections=("test",))
+        every = {
+            "base": base,
+            "grown": Trial(grown, (transfer, grid), 20, source=base),
+            "u": Trial(own, (transfer,), 20, selection="test", source=base),
+        }
+        planned += [every[name] for name in variants]  # type: ignore[attr-defined]
+    return planned
+
+
+TINY = Study(
+    name="tiny",
+    claim="It runs.",
+    dataset="idx",
+    validation=0,
+    variants=TINY_VARIANTS,
+    seeds=lambda preset: [0],
+    trials=tiny_trials,
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = learnable_dataset(tmp_path_factory.mktemp("data"))
+    return load_dataset("idx", data_dir=folder, validation=0, progress=lambda _: None)
+
+
+class Watched(Here):
+    """Tells in which order jobs are started, and fails those it is told to."""
+
+    def __init__(self, dataset: Dataset, fails: Callable[[str], bool] = lambda _: False) -> None:
+        super().__init__(dataset, CPU)
+        self.fails = fails
+        self.started: list[str] = []
+        self.num_closed = 0
+
+    def start(self, task: Task) -> None:
+        (place,) = task.places
+        self.started.append(place)
+        if self.fails(place):
+            (config,) = task.configs
+            training = config if isinstance(config, Training) else config.training
+            broken = replace(training, architecture="broken")
+            config = broken if isinstance(config, Training) else replace(config, training=broken)
+            task = replace(task, configs=(config,))
+        super().start(task)
+
+    def close(self) -> None:
+        self.num_closed += 1
+
+
+def names(places: list[str]) -> list[str]:
+    """Without the hashes."""
+    return [place.rsplit("-", 1)[0] for place in places]
+
+
+def run_tiny(tiny: Dataset, folder: Path, engine: Watched | None = None, **more: object) -> Outcome:
+    engine = Watched(tiny) if engine is None else engine
+    outcome = run_study(TINY, tiny, folder, engine=engine, device=CPU, **more)  # type: ignore[arg-type]
+    assert engine.num_closed == 1
+    return outcome
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    engine = Watched(tiny)
+    assert run_tiny(tiny, folder, engine).num_done == 6
+    assert names(engine.started) == [
+        "models/base-seed0", "trials/base-seed0", "models/grown-seed0", "trials/grown-seed0",
+        "models/u-seed0", "trials/u-seed0",
+    ]  # fmt: skip
+    return folder
+
+
+def test_a_training_that_goes_on_from_another_begins_with_its_weights(
+    tiny_run: Path, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    original = work.train
+
+    def watch(model: torch.nn.Module, *args: object, **settings: object) -> object:
+        seen.append({k: v.detach().clone() for k, v in model.state_dict().items()})
+        return original(model, *args, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(work, "train", watch)
+    lose(place(tiny_run, "grown", MODELS) / RESULT)
+    assert run_tiny(tiny, tiny_run).num_done == 1
+    base, _ = load_checkpoint(place(tiny_run, "base", MODELS) / "last")
+    assert len(seen) == 1
+    for key, value in base.state_dict().items():
+        assert torch.equal(seen[0][key], value), key
+
+
+def test_what_is_attacked_at_thresholds_is_what_the_source_found(
+    tiny_run: Path, tiny: Dataset
+) -> None:
+    trials = {trial.model: trial for trial in read_run(tiny_run).trials}
+    told = trials["base"].thresholds
+    assert len(told) == 4
+    assert trials["u"].thresholds.empty, "kept once, with the trial that looked for them"
+    base, _ = load_checkpoint(place(tiny_run, "base", MODELS) / "last")
+    images, labels = tiny.test.batch(torch.tensor(told["image"].to_numpy()))
+    thresholds = torch.tensor(told["threshold"].to_numpy(), dtype=torch.float32)
+    attacked = FGSM()(base, images, labels, eps=thresholds)
+    expected = {
+        "base": (base, "self"),
+        "u": (load_checkpoint(place(tiny_run, "u", MODELS) / "test")[0], "base"),
+        "grown": (load_checkpoint(place(tiny_run, "grown", MODELS) / "last")[0], "base"),
+    }
+    for name, (model, made_on) in expected.items():
+        rows = trials[name].rows
+        rows = rows[rows["attack"] == "at-threshold"].set_index("image").loc[told["image"]]
+        assert set(rows["made_on"]) == {made_on}
+        assert set(rows["budget"]) == {"threshold"}
+        np.testing.assert_allclose(rows["eps_pixels"], told["threshold"], rtol=1e-6)
+        assert rows["prediction"].tolist() == model.predict(attacked).tolist(), name
+        (example,) = (e for e in trials[name].examples if e.attack == "at-threshold")
+        np.testing.assert_allclose(example.budgets, thresholds[:2], rtol=1e-6)
+        np.testing.assert_allclose(example.attacked, attacked[:2], atol=1e-6)
+    fallen = trials["base"].rows
+    fallen = fallen[fallen["attack"] == "at-threshold"]
+    assert (fallen["prediction"] != fallen["label"]).all(), "that is what a threshold is"
+    beyond = trials["base"].rows.query("attack == 'beyond'").set_index("image").loc[told["image"]]
+    np.testing.assert_allclose(
+        beyond["eps_pixels"], np.minimum(1.5 * told["threshold"], 1), rtol=1e-6
+    )
+    grid = trials["grown"].rows.query("attack == 'fgsm'")
+    assert set(grid["image"]) == set(told["image"][:3]), "the images found, not the first ones"
+    assert set(grid["eps_pixels"]) == {0.05, 0.2}
+
+
+def test_the_selected_weights_are_the_ones_attacked(tiny_run: Path) -> None:
+    run_of = {trial.model: trial for trial in read_run(tiny_run).trials}
+    assert [run_of[name].selection for name in TINY_VARIANTS] == ["last", "last", "test"]
+    trained = place(tiny_run, "u", MODELS)
+    told = json.loads((trained / RESULT).read_text())
+    losses = pd.read_csv(trained / HISTORY)["test_loss"]
+    assert told["epochs"] == {"test": int(losses.argmin()) + 1}
+    _, card = load_checkpoint(trained / "test")
+    assert card["epoch"] == told["epochs"]["test"]
+
+
+def test_more_seeds_and_variants_may_join_a_run(tiny: Dataset, tmp_path: Path) -> None:
+    engine = Watched(tiny)
+    run_tiny(tiny, tmp_path, engine, variants=["u"])
+    assert set(names(engine.started)) == {
+        "models/base-seed0", "trials/base-seed0", "models/u-seed0", "trials/u-seed0"
+    }, "what it is attacked from is done all the same"  # fmt: skip
+    before = stamps(tmp_path)
+    info = records.read_info(tmp_path)
+    assert (info["models"], info["seeds"]) == (["u"], [0])
+    outcome = run_tiny(tiny, tmp_path, variants=["base", "u"], seeds=[2, 0])
+    assert (outcome.num_done, outcome.num_recorded) == (4, 4)
+    info = records.read_info(tmp_path)
+    assert (info["models"], info["seeds"]) == (["base", "u"], [0, 2])
+    assert set(info["settings"]["trainings"]) == {"base", "u"}
+    assert [plan["label"] for plan in info["settings"]["attacks"]].count("at-threshold") == 2
+    after = stamps(tmp_path)
+    for name, stamp in before.items():
+        if name.startswith((TRIALS, MODELS)):
+            assert after[name] == stamp, name
+    told = {(trial.model, trial.seed) for trial in read_run(tmp_path).trials}
+    assert told == {(name, seed) for name in ("base", "u") for seed in (0, 2)}
+    summary = pd.read_csv(tmp_path / SUMMARY, keep_default_na=False, na_values=[""])
+    assert set(zip(summary["model"], summary["seed"], strict=True)) == told
+    with pytest.raises(UserError, match="no variant 'x': choose from base, grown, u"):
+        run_tiny_and_refuse(tiny, tmp_path)
+
+
+def run_tiny_and_refuse(tiny: Dataset, folder: Path) -> None:
+    run_study(TINY, tiny, folder, engine=Here(tiny, CPU), device=CPU, variants=["x"])
+
+
+def test_what_fails_three_times_is_given_up_with_what_needs_it_and_the_rest_goes_on(
+    tiny: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = Watched(tiny, fails=lambda place: place.startswith("models/base-seed1"))
+    outcome = run_tiny(tiny, tmp_path, engine, seeds=[1, 0])
+    started = names(engine.started)
+    assert started.count("models/base-seed1") == sweep.NUM_ATTEMPTS == 3
+    assert not any(name.startswith(("trials/base-seed1", "models/grown-seed1")) for name in started)
+    # u's training needs nothing of base, its trial does.
+    assert "models/u-seed1" in started
+    assert "trials/u-seed1" not in started
+    assert outcome.num_done == 6 + 1
+    given_up = "training base, seed 1"
+    assert set(outcome.failed) == {
+        given_up, "attacking base, seed 1", "training grown, seed 1", "attacking grown, seed 1",
+        "attacking u, seed 1, selected on test",
+    }  # fmt: skip
+    assert "no model 'broken'" in outcome.failed[given_up]
+    for title, reason in outcome.failed.items():
+        assert title == given_up or reason == f"it needs what failed: {given_up}"
+    assert f"{given_up} was given up: there is no model 'broken'" in str(outcome)
+    told = " ".join(capsys.readouterr().err.split())
+    assert told.count("trying again") == 2
+    assert f"{given_up}: given up after 3 attempts, and with it 4 jobs that need it" in told
+    assert {trial.seed for trial in read_run(tmp_path).trials} == {0}
+    # The same call tries again, and nothing else.
+    again = Watched(tiny)
+    outcome = run_tiny(tiny, tmp_path, again, seeds=[1, 0])
+    assert (outcome.num_done, outcome.num_recorded, outcome.failed) == (5, 7, {})
+    assert names(again.started)[0] == "models/base-seed1"
+
+
+def test_what_fails_once_or_twice_is_done_in_the_end(tiny: Dataset, tmp_path: Path) -> None:
+    engine = Watched(tiny)
+    engine.fails = lambda place: (
+        place.startswith("trials/u-seed0")
+        and names(engine.started).count("trials/u-seed0") < sweep.NUM_ATTEMPTS
+    )
+    outcome = run_tiny(tiny, tmp_path, engine)
+    assert names(engine.started).count("trials/u-seed0") == 3
+    assert (outcome.num_done, outcome.failed) == (6, {})
+
+
+def test_any_exception_of_a_job_costs_that_job_only(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = work.score_attack
+
+    def breaks(model: object, data: object, chosen: object, name: str, *args: object,
+               **more: object) -> object:  # fmt: skip
+        if name == "fgsm":
+            raise ZeroDivisionError("a bug")
+        return original(model, data, chosen, name, *args, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(work, "score_attack", breaks)
+    outcome = run_tiny(tiny, tmp_path)
+    assert outcome.failed == {"attacking grown, seed 0": "ZeroDivisionError: a bug"}
+    assert outcome.num_done == 5
+
+
+def test_a_disk_that_refuses_ends_the_run_at_once(
+    tiny: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise CannotWriteError("cannot write: disk full")
+
+    monkeypatch.setattr(work, "write_training", full)
+    engine = Watched(tiny)
+    with pytest.raises(CannotWriteError, match="disk full"):
+        run_tiny(tiny, tmp_path, engine)
+    assert len(engine.started) == 1, "no use in trying again"
+    assert engine.num_closed == 1
+
+
+def test_a_run_in_use_is_refused_and_left_alone(tiny_run: Path, tiny: Dataset) -> None:
+    before = stamps(tiny_run)
+    with locked(tiny_run):
+        with pytest.raises(UserError, match="another process is running a study"):
+            run_study(TINY, tiny, tiny_run, engine=Here(tiny, CPU), device=CPU)
+        assert stamps(tiny_run) == before
+    with locked(tiny_run):
+        pass  # free again
+
+
+def test_two_engines_do_not_start_what_waits(tiny: Dataset, tmp_path: Path) -> None:
+    """An engine with much room is never given a job before what it needs is whole."""
+
+    class Roomy(Watched):
+        """Takes on tasks at once, does the last first."""
+
+        def __init__(self) -> None:
+            super().__init__(tiny)
+            self.tasks: list[Task] = []
+            self.most = 0
+
+        def has_room(self) -> bool:
+            return True
+
+        def start(self, task: Task) -> None:
+            for config in task.configs:
+                needs = {job.place: job.needs for job in jobs}[place_of(config, tiny.checksum)]
+                assert all(is_whole(tmp_path / need) for need in needs)
+            self.started += task.places
+            self.tasks.append(task)
+            self.most = max(self.most, len(self.tasks))
+
+        def wait(self, tell: Tell) -> None:
+            self._task = self.tasks.pop()
+            super().wait(tell)
+
+    jobs = jobs_of(tiny_trials("quick", [0, 1], TINY_VARIANTS), tiny.checksum)
+    engine = Roomy()
+    outcome = run_tiny(tiny, tmp_path, engine, seeds=[0, 1])
+    assert outcome.num_done == len(jobs) == 12
+    assert sorted(engine.started) == sorted(job.place for job in jobs), "each once"
+    assert engine.most >= 4

@@ -246,7 +246,8 @@ class Study:
         study = find_study(self.name)  # before torch is waited for
         seeds = None if self.sets is None else numbers(self.sets)
         variants = None if self.variants is None else self.variants.split(",")
-        if self.stack < 1 or (self.workers or 1) < 1 or (self.threads or 1) < 1:
+        given = [n for n in (self.stack, self.workers, self.threads) if n is not None]
+        if min(given) < 1:
             raise UserError("--workers, --threads and --stack must be at least 1")
         from nullclass.data import load_dataset
         from nullclass.devices import find_device

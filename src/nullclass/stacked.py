@@ -51,6 +51,7 @@ from nullclass.train import (
     begin,
     check_learned,
     check_weights,
+    frozen_names,
     is_candidate,
     learning_rate,
     precision_of,
@@ -321,6 +322,7 @@ def _train(
             for member in members:
                 member.shuffle()
             model.train()
+            frozen = frozen_names(model, recipe, epoch)
             seen: list[Tensor] = []
             coming = start_drawing(0)
             for step in range(num_steps):
@@ -330,7 +332,7 @@ def _train(
                 gradients, told = make_step(drawn)
                 for name, weight in weights.items():
                     # Fused Adam walks weight and gradient side by side in memory.
-                    weight.grad = gradients[name].contiguous()
+                    weight.grad = None if name in frozen else gradients[name].contiguous()
                 progress = (epoch * num_steps + step) / (recipe.epochs * num_steps)
                 optimizer.param_groups[0]["lr"] = learning_rate(recipe, progress)
                 optimizer.step()

@@ -166,7 +166,8 @@ def _run(
             if isinstance(event, Done):
                 outcome.peak_mb = max(outcome.peak_mb, event.told.get("peak_mb") or 0.0)
             for job in finished:
-                if isinstance(event, Done):
+                # Of a stack that failed, some models may be whole all the same.
+                if isinstance(event, Done) or records.is_whole(folder / job.place):
                     outcome.num_done += 1
                     bars.end(job.place)
                     continue
@@ -182,7 +183,7 @@ def _run(
 
         while waiting or running:
             while engine.has_room():
-                chosen = _next(jobs, waiting, running, stack)
+                chosen = _next(jobs, waiting, running, stack, attempts)
                 if not chosen:
                     break
                 for job in chosen:
@@ -196,17 +197,24 @@ def _run(
 
 
 def _next(
-    jobs: list[Job], waiting: dict[str, Job], running: dict[str, Job], stack: int
+    jobs: list[Job],
+    waiting: dict[str, Job],
+    running: dict[str, Job],
+    stack: int,
+    attempts: dict[str, int],
 ) -> list[Job]:
-    """The first jobs, in the study's order, that nothing stands before."""
+    """The first job, in the study's order, that nothing stands before; and those to stack on it."""
     undone = waiting.keys() | running.keys()
     ready = [job for job in jobs if job.place in waiting and not undone.intersection(job.needs)]
     if not ready:
         return []
-    first = ready[0].config
-    if stack == 1 or not isinstance(first, Training):
+    first = ready[0]
+    # What failed in a stack goes on alone, so that it costs the others nothing.
+    if stack == 1 or not isinstance(first.config, Training) or attempts[first.place]:
         return ready[:1]
-    alike = [job for job in ready if can_stack(first, job.config)]
+    alike = [
+        job for job in ready if can_stack(first.config, job.config) and not attempts[job.place]
+    ]
     return alike[:stack]
 
 

@@ -10,7 +10,8 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -207,7 +208,7 @@ def train(
     selections = Selections({}, None) if selections is None else selections
     state = begin(model, data, config, nulls, selections)
     num_steps = steps_an_epoch(len(data), config.recipe)
-    with borrowed_stream(config.seed), scaled_dropout(model, recipe.dropout):
+    with borrowed_stream(config.seed), scaled_dropout(model, recipe.dropout), learning_stem(model):
         path = Path(state_folder) / STATE if state_folder is not None else None
         if path is not None and path.exists():
             state.load(path)
@@ -215,6 +216,8 @@ def train(
         if on_step is not None and first_step:
             on_step(first_step, recipe.epochs * num_steps, state.history[-1].loss)
         while len(state.history) < recipe.epochs:
+            for name in frozen_names(model, recipe, len(state.history)):
+                model.get_parameter(name).requires_grad_(False)
             record = _epoch(state, data, config, nulls, validation, on_step)
             check_weights(model, record.epoch, recipe)
             state.history.append(record)
@@ -244,6 +247,25 @@ def begin(
     )
     mark = fingerprint(model, data, config, nulls, selections)
     return State(model, optimizer, generator, mark, selections)
+
+
+def frozen_names(model: Classifier, recipe: Recipe, epochs_done: int) -> list[str]:
+    """Names of the parameters that no longer learn: the first layer's, after so many epochs."""
+    if recipe.stem_epochs is None or epochs_done < recipe.stem_epochs:
+        return []
+    names = [name for name, _ in model.named_parameters()]
+    return [name for name in names if name.rpartition(".")[0] == names[0].rpartition(".")[0]]
+
+
+@contextmanager
+def learning_stem(model: Classifier) -> Iterator[None]:
+    """Let the parameters learn again that did, whatever is frozen inside the block."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def check_weights(model: Classifier, epoch: int, recipe: Recipe) -> None:

@@ -268,7 +268,8 @@ def _do_trial(
         advance(count / units)
 
     clean = dataset.test.first(min(trial.num_clean, len(dataset.test)))
-    tables = [score_clean(model, clean, on_images=on_images)]
+    norm = trial.attacks[0].norm if trial.attacks else "linf"  # they agree
+    tables = [score_clean(model, clean, norm=norm, on_images=on_images)]
     examples: list[records.Examples] = []
     for plan in trial.attacks:
         part = slice(0, min(plan.num_images, len(chosen)))
@@ -279,7 +280,7 @@ def _do_trial(
             plan.name,
             ATTACKS[plan.attack](**plan.settings),
             plan.eps or (plan.factor * thresholds[part]).clamp(max=1),
-            norm=plan.norm,
+            norm=norm,
             source=source if plan.is_transfer else None,
             made_on=trial.source.model if plan.is_transfer and trial.source else SELF,
             num_examples=plan.num_examples,

@@ -45,6 +45,11 @@ SEEDS = {
 WORD = {"c": "correct", "n": "null", "f": "fooled"}
 
 
+def said(letter: str, seed: int) -> tuple[int, str, float, float, float]:
+    """Prediction, outcome, confidence and both losses."""
+    return 0, WORD[letter], 0.9, 0.5 + seed, 2.0
+
+
 def rows_of(seed: int) -> pd.DataFrame:
     plans = zip(
         SEEDS[seed],
@@ -52,8 +57,7 @@ def rows_of(seed: int) -> pd.DataFrame:
         strict=True,
     )
     lines = [
-        (number, 7, attack, objective, "self", "linf", "given", eps)
-        + (0, WORD[letter], 0.9, 0.5 + seed, 2.0)
+        (number, 7, attack, objective, "self", "linf", "given", eps, *said(letter, seed))
         for letters, (attack, objective, eps) in plans
         for number, letter in enumerate(letters)
     ]

@@ -7,6 +7,7 @@ Ray itself, so that a task is never done twice at once.
 from __future__ import annotations
 
 import logging
+import socket
 from typing import Any
 
 from nullclass.engines.base import DataSource, Event, Failed, Task, Tell
@@ -43,6 +44,7 @@ class RayCluster:
                 "Ray is not installed: pip install 'nullclass[ray]', or use --engine local"
             ) from None
         self._ray: Any = ray
+        _check_reachable(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -91,6 +93,17 @@ class RayCluster:
             return Failed(task.places, f"its worker was lost: {reason}")
         assert not isinstance(event, Task)
         return event
+
+
+def _check_reachable(address: str | None) -> None:
+    """Ask the port at once: Ray itself would try for minutes."""
+    host, _, port = (address or "").rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"no Ray cluster answers at {address}: {error}") from None
 
 
 def _perform_remotely(line: str, source: DataSource, device: str, num_threads: int) -> str:

@@ -19,7 +19,7 @@ class Dropout(nn.Module):
     """Sets a share ``p`` of the units to zero in training and scales the others by 1 / (1 - p).
 
     Args:
-        p: Share dropped, in [0, 1); used as the nearest multiple of 1/256.
+        p: Share dropped, in [0, 255/256]; used as the nearest multiple of 1/256.
 
     Raises:
         ValueError: If ``p`` is out of range.
@@ -30,8 +30,8 @@ class Dropout(nn.Module):
 
     def __init__(self, p: float) -> None:
         super().__init__()
-        if not 0 <= p < 1:
-            raise ValueError(f"the share dropped must be in [0, 1), not {p}")
+        if not 0 <= p <= 255 / 256:
+            raise ValueError(f"the share dropped must be in [0, 255/256], not {p}")
         self.p = p
         self.level = round(256 * p)
         """Of 256 equally likely bytes, how many drop their unit."""

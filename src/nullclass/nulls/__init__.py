@@ -28,8 +28,11 @@ __all__ = [
 ]
 
 
-def _any_of(model: nn.Module | None, sources: Mapping[str, Mapping[str, Any]]) -> AnyOf:
-    return AnyOf({name: make_nulls(name, settings, model) for name, settings in sources.items()})
+def _any_of(
+    model: nn.Module | None, sources: Mapping[str, Mapping[str, Any]] | None = None
+) -> AnyOf:
+    told = (sources or {}).items()
+    return AnyOf({name: make_nulls(name, settings, model) for name, settings in told})
 
 
 def _of_images(source: Callable[..., NullSource]) -> Callable[..., NullSource]:

@@ -136,6 +136,8 @@ class Trial:
                 f"trial {self.model!r} plans the attacks {', '.join(names)}: give each a label of "
                 "its own"
             )
+        if len({plan.norm for plan in self.attacks}) > 1:
+            raise UserError(f"trial {self.model!r} plans attacks in two norms: make two trials")
         if any(plan.is_transfer for plan in self.attacks) and self.source is None:
             raise UserError(f"trial {self.model!r} transfers attacks from no source")
         if any(not plan.eps for plan in self.attacks) and self.images_from is None:

@@ -39,7 +39,7 @@ def white_box(run: Run) -> Drawing | None:
                 label=name,
             )
             for place, measure in shown:
-                low, high = _reach(measure)
+                low, high = reach(measure)
                 axis.errorbar(
                     measure.mean,
                     place + offset,
@@ -77,8 +77,7 @@ def white_box(run: Run) -> Drawing | None:
     )
 
 
-def _reach(measure: Measure) -> tuple[float, float]:
-    """Lowest and highest set; of one set, its interval."""
-    if len(measure.values) > 1:
-        return min(measure.values), max(measure.values)
-    return min(measure.low, measure.mean), max(measure.high, measure.mean)
+def reach(measure: Measure) -> tuple[float, float]:
+    """Lowest and highest set; of one set, its interval. The mean is never outside by rounding."""
+    ends = measure.values if len(measure.values) > 1 else (measure.low, measure.high)
+    return min(measure.mean, *ends), max(measure.mean, *ends)
