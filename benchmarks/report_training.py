@@ -73,6 +73,8 @@ def measure(options: Options) -> str:
         f"Keras, {cores} threads": lambda _: keras(options, folder, cores),
     }
     measured = in_turns(contenders, options.rounds)
+    for name, runs in measured.items():
+        say(f"  {name}: {', '.join(f'{rate:.0f}' for _, rate in runs)} images/s")
     speed = {name: [rate for _, rate in runs] for name, runs in measured.items()}
     middle = {name: statistics.median(rates) for name, rates in speed.items()}
     lines = [

@@ -8,18 +8,27 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from nullclass import load_checkpoint, load_dataset
-from nullclass.cli import main
+from nullclass import UserError, engines, load_checkpoint, load_dataset, work
+from nullclass.cli import main, numbers
+from nullclass.engines import DataSource
+from nullclass.engines.here import Here
+from nullclass.engines.performing import load
 from nullclass.models.checkpoint import CARD, WEIGHTS
-from nullclass.records import ROW_COLUMNS, SUMMARY_COLUMNS, read_run
-from nullclass.train import STATE
+from nullclass.recipes import Recipe
+from nullclass.records import ROW_COLUMNS, STATE, SUMMARY_COLUMNS, read_run
+from nullclass.studies import STUDIES, Trial
+from nullclass.studies.fgsm_null import FGSM_NULL
+from nullclass.sweep import LOCK, locked
 from tiny import learnable_dataset
 
 TRAIN = ["train", "--dataset", "idx", "--validation", "20", "--epochs", "3", "--device", "cpu"]
@@ -54,7 +63,8 @@ def test_train_writes_a_checkpoint_that_works(
     dataset = load_dataset("idx", data_dir=data_dir, validation=20)
     assert card["data_checksum"] == dataset.checksum
     assert card["training"]["nulls"] == {
-        "source": "adversarial", "settings": {"eps": 0.154, "num_steps": 1}, "weight": 1 / 11
+        "source": "adversarial", "settings": {"eps": 0.154, "num_steps": 1}, "weight": 1 / 11,
+        "share": None,
     }  # fmt: skip
     assert (card["num_classes"], card["has_null"], card["null_index"]) == (3, True, 3)
     history = pd.read_csv(checkpoint / "history.csv")
@@ -92,6 +102,31 @@ def test_every_option_of_train(data_dir: Path, tmp_path: Path) -> None:
     assert main(report) == 0
     model, card = load_checkpoint(tmp_path / "r")
     assert (model.has_null, model.architecture) == (True, "report")
+
+
+def test_train_with_several_kinds_of_null_images_within_the_batches(
+    data_dir: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "m"
+    arguments = [*TRAIN, "--data-dir", str(data_dir), "--out", str(out), "--model", "report",
+                 "--nulls", "uniform", "adversarial", "mixed", "--null-share", "0.4",
+                 "--null-eps", "0.2", "--epochs", "6"]  # fmt: skip
+    assert main(arguments) == 0
+    model, card = load_checkpoint(out)
+    assert card["training"]["nulls"] == {
+        "source": "any-of",
+        "settings": {
+            "sources": {
+                "uniform": {}, "adversarial": {"eps": 0.2, "num_steps": 1}, "mixed": {}
+            }
+        },
+        "weight": None,
+        "share": 0.4,
+    }  # fmt: skip
+    assert model.has_null
+    history = pd.read_csv(out / "history.csv")
+    assert history["null_loss"].notna().all()
+    assert history["loss"].iloc[-1] < history["loss"].iloc[0]
 
 
 def test_evaluate_writes_a_whole_run(
@@ -219,3 +254,123 @@ def test_a_reader_that_goes_away_is_no_error(data_dir: Path) -> None:
     )
     assert "Traceback" not in done.stderr
     assert "Exception" not in done.stderr
+
+
+# Studies
+
+
+class Engines:
+    """Stands in for the worker processes, and remembers what was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[tuple[str, DataSource, dict[str, Any]]] = []
+        monkeypatch.setattr(engines, "make_engine", self)
+
+    def __call__(self, name: str, source: DataSource, **settings: Any) -> Here:
+        self.asked.append((name, source, settings))
+        return Here(load(source), torch.device("cpu"))
+
+
+def few_trials(preset: str, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
+    """The notebook's study on tiny images."""
+    shrunk = []
+    for trial in FGSM_NULL.trials("quick", seeds, variants):
+        fgsm, pgd = trial.attacks
+        attacks = (
+            replace(fgsm, num_images=20),
+            replace(pgd, num_images=5, settings={"num_steps": 2, "num_target_steps": 1}),
+        )
+        recipe = Recipe(batch_size=16, epochs=2, learning_rate=2e-3)
+        training = replace(trial.training, dataset="idx", recipe=recipe)
+        shrunk.append(replace(trial, training=training, attacks=attacks, num_clean=40))
+    return shrunk
+
+
+@pytest.fixture
+def small_study(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    small = replace(FGSM_NULL, dataset="idx", trials=few_trials)
+    monkeypatch.setitem(STUDIES, "fgsm-null", small)
+    return Engines(monkeypatch)
+
+
+def test_study_with_some_sets_and_variants_joins_the_run(
+    small_study: Engines, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+
+    def study(*more: str) -> str:
+        arguments = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir),
+                     "--device", "cpu", *more]  # fmt: skip
+        assert main(arguments) == 0
+        told = capsys.readouterr()
+        assert str(out / "report.html") in told.out.replace("\n", "")
+        return told.err
+
+    study("--variants", "clean-wd", "--sets", "1")
+    assert {(t.model, t.seed) for t in read_run(out).trials} == {("clean-wd", 1)}
+    more = ["--engine", "ray", "--workers", "3", "--threads", "2", "--address", "here"]
+    told = study("--variants", "null-0.5-wd,clean-wd", "--sets", "0-1", *more)
+    assert "2 of 8 jobs are recorded already" in told
+    run = read_run(out)
+    assert [(t.model, t.seed) for t in run.trials] == [
+        (model, seed) for model in ("clean-wd", "null-0.5-wd") for seed in (0, 1)
+    ]
+    assert run.info["seeds"] == [0, 1]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "clean-wd" in page
+    assert "null-0.5-wd" in page
+    first, second = small_study.asked
+    source = DataSource("idx", str(data_dir.resolve()), 0)
+    nothing = {"device": "cpu", "num_workers": None, "num_threads": None, "address": None}
+    assert first == ("local", source, nothing)
+    asked = {"device": "cpu", "num_workers": 3, "num_threads": 2, "address": "here"}
+    assert second == ("ray", source, asked)
+
+
+def test_study_that_gives_jobs_up_says_so_and_the_same_command_tries_them_again(
+    small_study: Engines,
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "run"
+    arguments = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir),
+                 "--device", "cpu", "--variants", "clean-wd,null-0.5"]  # fmt: skip
+
+    def broken(name: str, *_: object) -> object:
+        raise UserError("the source is broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(work, "make_nulls", broken)
+        assert main(arguments) == 1
+    told = capsys.readouterr()
+    assert "Traceback" not in told.err
+    last = told.err.splitlines()[-1]
+    assert last.startswith("nullclass: 2 jobs were given up, the rest is done; the same command")
+    assert "training null-0.5, seed 0 (the source is broken)" in last
+    assert (out / "report.html").exists(), "of what there is"
+    assert [trial.model for trial in read_run(out).trials] == ["clean-wd"]
+    assert main(arguments) == 0
+    assert "2 of 4 jobs are recorded already" in capsys.readouterr().err
+    assert [trial.model for trial in read_run(out).trials] == ["clean-wd", "null-0.5"]
+
+
+def test_a_study_somebody_else_runs_is_left_alone(
+    small_study: Engines, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    out.mkdir()
+    with locked(out):
+        arguments = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir)]
+        assert main([*arguments, "--device", "cpu"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[-1].startswith("nullclass: another process is running a study in")
+    assert [path.name for path in out.iterdir()] == [LOCK]
+
+
+def test_numbers_are_read_as_people_write_them() -> None:
+    assert numbers("3") == [3]
+    assert numbers("0-4") == [0, 1, 2, 3, 4]
+    assert numbers("0,3,5-7") == [0, 3, 5, 6, 7]
+    assert numbers(" 2 , 1-3 ") == [2, 1, 3], "each once, in the order given"

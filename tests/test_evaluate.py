@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nullclass.attacks import FGSM, PGD, Attack, TargetedPGD, null_aware_pgd
 from nullclass.data import LabelledImages
 from nullclass.errors import UserError
-from nullclass.evaluate import BATCH_SIZE, evaluate
+from nullclass.evaluate import BATCH_SIZE, evaluate, score_attack
 from nullclass.models import Classifier
 from nullclass.records import ROW_COLUMNS
 from worlds import Digits, outcome_of
@@ -201,6 +201,136 @@ def test_more_images_than_a_batch(digits: Digits) -> None:
     pd.testing.assert_frame_equal(
         part[part["attack"] == "pgd"].reset_index(drop=True), attacked.reset_index(drop=True)
     )
+
+
+# Transfers
+
+
+def test_transfers_are_made_on_the_source_and_scored_on_the_model(
+    digits: Digits, small: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = small
+    attacks = {"fgsm": FGSM(), "pgd": PGD(num_steps=4)}
+    found = evaluate(
+        digits.guarded, small, attacks=attacks, eps=EPS, source=digits.plain, num_examples=4
+    )
+    rows = found.rows
+    assert set(rows.loc[rows["attack"] == "none", "made_on"]) == {"none"}
+    assert set(rows.loc[rows["attack"] != "none", "made_on"]) == {"source"}
+    for name, attack in attacks.items():
+        for eps in EPS:
+            attacked = attack(digits.plain, images, labels, eps=eps)
+            of_eps = rows[(rows["attack"] == name) & (rows["eps_pixels"] == eps)]
+            assert of_eps["outcome"].tolist() == outcome_of(digits.guarded, attacked, labels)
+            with torch.no_grad():
+                p = digits.guarded(attacked).double().softmax(dim=1)
+            np.testing.assert_allclose(of_eps["confidence"], p.max(dim=1).values, atol=1e-6)
+            np.testing.assert_allclose(of_eps["null_loss"], -p[:, 10].log(), atol=1e-4)
+            (shown,) = (e for e in found.examples if (e.attack, e.eps_pixels) == (name, eps))
+            np.testing.assert_allclose(shown.attacked, attacked[:4], atol=1e-6)
+            assert shown.predictions == digits.guarded.predict(attacked[:4]).tolist()
+            assert shown.budgets == [eps] * 4
+    own = evaluate(digits.guarded, small, attacks=attacks, eps=EPS).rows
+    assert set(own.loc[own["attack"] != "none", "made_on"]) == {"self"}
+    assert not own["outcome"].equals(rows["outcome"]), "on itself it is another attack"
+
+
+def test_a_transfer_is_run_on_every_image_at_every_eps_whatever_fell_before(
+    digits: Digits, small: tuple[Tensor, Tensor]
+) -> None:
+    asked_of = []
+
+    class Asking(Recorder):
+        def __call__(self, model: Classifier, *args: Any, **more: Any) -> Tensor:
+            asked_of.append(model)
+            return super().__call__(model, *args, **more)
+
+    recorder = Asking(PGD(num_steps=4), is_search=True)
+    rows = evaluate(
+        digits.guarded, small, attacks={"a": recorder}, eps=EPS, source=digits.plain
+    ).rows
+    assert [eps for eps, _ in recorder.asked] == list(EPS)
+    assert all(torch.equal(asked, small[0]) for _, asked in recorder.asked)
+    assert all(model is digits.plain for model in asked_of)
+    assert rows.groupby(["attack", "eps_pixels"]).size().to_dict() == {
+        ("none", 0.0): 60, ("a", EPS[0]): 60, ("a", EPS[1]): 60
+    }  # fmt: skip
+
+
+def test_a_plain_module_is_a_source_too(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
+    settings: dict[str, Any] = {"attacks": {"fgsm": FGSM()}, "eps": EPS}
+    expected = evaluate(digits.plain, small, source=digits.guarded, **settings).rows
+    found = evaluate(
+        digits.plain, small, source=digits.guarded.body, num_classes=10, **settings
+    ).rows
+    pd.testing.assert_frame_equal(found, expected)
+    with pytest.raises(UserError, match="give num_classes"):
+        evaluate(digits.plain, small, source=digits.guarded.body, **settings)
+
+
+# Budgets of their own
+
+
+@pytest.mark.parametrize("attack", [FGSM(), PGD(num_steps=4), null_aware_pgd(4, 2)])
+@pytest.mark.parametrize("is_transfer", [False, True])
+def test_images_at_budgets_of_their_own_are_scored_as_if_one_by_one(
+    attack: Attack, is_transfer: bool, digits: Digits
+) -> None:
+    data = LabelledImages(digits.images[:60], digits.labels[:60], 10)
+    chosen = torch.tensor([50, 3, 17, 4, 29])
+    budgets = torch.tensor([0.3, 0.0, 0.02, 0.15, 0.08])
+    source = digits.plain if is_transfer else None
+    told: list[int] = []
+    rows, examples = score_attack(
+        digits.guarded, data, chosen, "name", attack, budgets, norm="linf", source=source,
+        made_on="base", num_examples=2, on_images=told.append,
+    )  # fmt: skip
+    assert rows["image"].tolist() == chosen.tolist(), "in the order they were chosen"
+    assert set(rows["budget"]) == {"threshold"}
+    assert set(rows["made_on"]) == {"base"}
+    np.testing.assert_allclose(rows["eps_pixels"], budgets, rtol=1e-7)
+    assert told == [5]
+    for place, (index, eps) in enumerate(zip(chosen.tolist(), budgets.tolist(), strict=True)):
+        images, labels = data.batch([index])
+        clean = outcome_of(digits.guarded, images, labels)
+        attacked = images
+        if source is not None or clean != ["fooled"] or isinstance(attack, FGSM):
+            attacked = attack(source or digits.guarded, images, labels, eps=eps)
+        row = rows.iloc[place]
+        assert row["label"] == labels.item()
+        assert [row["outcome"]] == outcome_of(digits.guarded, attacked, labels), (index, eps)
+    (example,) = examples
+    assert np.isnan(example.eps_pixels)
+    assert example.budgets == pytest.approx([0.3, 0.0])
+    assert example.labels == digits.labels[chosen[:2]].tolist()
+    np.testing.assert_array_equal(example.clean, digits.images[chosen[:2]])
+    assert (np.abs(example.attacked - example.clean).reshape(2, -1).max(axis=1)
+            <= np.array([0.3, 0.0]) + 1e-6).all()  # fmt: skip
+
+
+def test_more_images_at_budgets_of_their_own_than_a_batch(digits: Digits) -> None:
+    num = BATCH_SIZE + 44
+    data = LabelledImages(digits.images[:num], digits.labels[:num], 10)
+    chosen = torch.arange(num).flip(0)
+    budgets = torch.linspace(0, 0.3, num)
+    settings: dict[str, Any] = {"norm": "linf", "on_images": lambda _: None}
+    rows, _ = score_attack(digits.guarded, data, chosen, "a", FGSM(), budgets, **settings)
+    attacked = FGSM()(digits.guarded, *data.batch(chosen), eps=budgets)
+    assert rows["image"].tolist() == chosen.tolist()
+    assert rows["prediction"].tolist() == digits.guarded.predict(attacked).tolist()
+
+
+def test_one_gradient_serves_every_eps_of_a_ray(
+    digits: Digits, small: tuple[Tensor, Tensor]
+) -> None:
+    calls: list[int] = []
+    hook = digits.plain.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    try:
+        evaluate(digits.guarded, small, attacks={"fgsm": FGSM()}, eps=[0.01, 0.1, 0.2, 0.5, 1.0],
+                 source=digits.plain)  # fmt: skip
+    finally:
+        hook.remove()
+    assert calls == [60]
 
 
 def test_a_budget_named_twice_counts_once(digits: Digits, small: tuple[Tensor, Tensor]) -> None:

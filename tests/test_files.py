@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nullclass.errors import UserError
+from nullclass.errors import CannotWriteError, UserError
 from nullclass.files import make_folder, read_json, replacing, sha256, write_json, write_text
 
 
@@ -38,7 +38,7 @@ def test_what_fails_leaves_the_old_file_and_no_other(
             assert path.read_text() == "old"
             raise error
 
-    with pytest.raises(UserError if error is OSError else error):
+    with pytest.raises(CannotWriteError if error is OSError else error):
         write()
     assert path.read_text() == "old"
     assert names(tmp_path) == ["file.txt"]
@@ -52,9 +52,9 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
         lambda: make_folder(tmp_path / "file"),
         lambda: make_folder(tmp_path / "file" / "x"),
     ):
-        with pytest.raises(UserError, match=r"cannot write .* choose another"):
+        with pytest.raises(CannotWriteError, match=r"cannot write .* choose another"):
             write()
-    with pytest.raises(UserError, match="cannot write"):
+    with pytest.raises(CannotWriteError, match="cannot write"):
         write_text(tmp_path, "a folder has the name")
     assert names(tmp_path) == ["file"]
 

@@ -217,7 +217,7 @@ def test_no_run_folder(tmp_path: Path) -> None:
 # What vouches for a folder
 
 
-def test_any_changed_lost_or_added_file_makes_a_folder_not_whole(tmp_path: Path) -> None:
+def test_any_changed_or_lost_file_makes_a_folder_not_whole(tmp_path: Path) -> None:
     write_run(tmp_path, [("a", 0)])
     place = records.trial_folder(tmp_path, "a", 0)
     assert is_whole(place)
@@ -236,7 +236,19 @@ def test_any_changed_lost_or_added_file_makes_a_folder_not_whole(tmp_path: Path)
         path.write_bytes(content)
         assert is_whole(place), "the same bytes again"
     (place / "more.csv").write_text("1")
-    assert not is_whole(place)
+    assert is_whole(place), "what others put there is theirs"
+
+
+def test_a_trial_that_is_no_longer_planned_stays_where_it_is_but_is_not_of_the_run(
+    tmp_path: Path,
+) -> None:
+    write_run(tmp_path, [("a", 0), ("b", 0)])
+    assert [trial.model for trial in read_run(tmp_path).trials] == ["b", "a"]
+    write_json(tmp_path / records.RUN, {"study": "x", "trials": {"a, seed 0": "trials/a-seed0"}})
+    damage(records.trial_folder(tmp_path, "b", 0) / records.ROWS, "garbage")
+    assert [trial.model for trial in read_run(tmp_path).trials] == ["a"]
+    write_summary(tmp_path, "x")
+    assert set(read_frame(tmp_path / records.SUMMARY)["model"]) == {"a"}
 
 
 def test_files_in_the_making_do_not_count(tmp_path: Path) -> None:

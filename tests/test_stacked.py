@@ -456,7 +456,7 @@ OTHERWISE = [
     training("u", 1, selections=("test",)),
 ]
 NEVER = [
-    training("u", 1, start=training("base", 1)),
+    training("u", 1, start=replace(training("base", 1), selections=())),
     training("u", 1, nulls=NullPlan("adversarial", {"eps": 0.1}, weight=0.1)),
     training("u", 1, nulls=NullPlan("uniform", {}, weight=0.1)),
     training("u", 1, nulls=NullPlan("adversarial", {"eps": 0.1}, share=0.5)),
@@ -491,7 +491,9 @@ def test_what_never_stacks(other: Training) -> None:
 
 
 def test_a_trial_does_not_stack() -> None:
-    assert not can_stack(training("u", 0), Trial(training("u", 0), (), num_clean=10))
+    assert not can_stack(
+        training("u", 0), Trial(training("u", 0), (), num_clean=10, selection="test")
+    )
 
 
 def test_the_reports_models_stack_whatever_their_set() -> None:

@@ -45,7 +45,7 @@ from tiny import learnable_dataset
 STUDY = find_study("fgsm-null")
 VARIANTS = ("clean-wd", "null-0.5-wd")
 CPU = torch.device("cpu")
-NUM_TRAIN, NUM_TEST, NUM_ATTACKED = 600, 300, 20
+NUM_TRAIN, NUM_TEST, NUM_FGSM, NUM_ATTACKED = 400, 150, 40, 12
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +60,9 @@ def trials() -> list[Trial]:
     for trial in STUDY.trials("quick", [0], VARIANTS):
         fgsm, pgd = trial.attacks
         attacks = (
-            replace(fgsm, num_images=60, num_examples=2),
+            replace(fgsm, num_images=NUM_FGSM, num_examples=2),
             replace(pgd, num_images=NUM_ATTACKED, eps=(0.1, 0.3), num_examples=2,
-                    settings={"num_steps": 5, "num_target_steps": 3}),
+                    settings={"num_steps": 5, "num_target_steps": 2}),
         )  # fmt: skip
         recipe = replace(trial.training.recipe, batch_size=32, epochs=2)
         training = replace(trial.training, recipe=recipe)
@@ -145,7 +145,7 @@ def test_rows_are_what_the_checkpoint_says(finished: Path, few: Dataset) -> None
         assert clean["label"].tolist() == labels.tolist()
         assert clean["prediction"].tolist() == model.predict(images).tolist()
         counts = trial.rows.groupby(["attack", "eps_pixels"]).size()
-        assert set(counts["fgsm"]) == {60}
+        assert set(counts["fgsm"]) == {NUM_FGSM}
         assert len(counts["fgsm"]) == 7
         assert counts["null-aware-pgd"].to_dict() == {0.1: NUM_ATTACKED, 0.3: NUM_ATTACKED}
         told = {outcome: set(part["prediction"]) for outcome, part in trial.rows.groupby("outcome")}

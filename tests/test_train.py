@@ -261,6 +261,48 @@ def test_the_recipes_factor_on_dropout_holds_during_training_only() -> None:
     assert not torch.equal(none.body.output.weight, trained(1.0).body.output.weight)
 
 
+def stem_of(model: Classifier) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in model.body.conv1.parameters()]
+
+
+def test_the_first_layer_stops_learning_after_its_epochs_and_nothing_else_does() -> None:
+    recipe = replace(RECIPE, schedule="constant", stem_epochs=2)
+    model = fresh_model("report")
+    seen: list[list[Tensor]] = []
+    others: list[Tensor] = []
+
+    def on_step(done: int, steps: int, loss: float) -> None:
+        seen.append(stem_of(model))
+        others.append(model.body.conv2.weight.detach().clone())
+
+    train(model, learnable_images(), TrainConfig(recipe, null_share=0.3), nulls=UniformNulls(),
+          on_step=on_step)  # fmt: skip
+    for step in range(1, 15):
+        moved = any(not torch.equal(a, b) for a, b in zip(seen[step], seen[step - 1], strict=True))
+        assert moved is (step < 2 * STEPS_PER_EPOCH), step
+        assert not torch.equal(others[step], others[step - 1])
+    assert all(parameter.requires_grad for parameter in model.parameters()), "as found"
+    # Up to there nothing is different.
+    free = fresh_model("report")
+    train(free, learnable_images(), TrainConfig(replace(recipe, stem_epochs=None, epochs=2),
+          null_share=0.3), nulls=UniformNulls())  # fmt: skip
+    for one, other in zip(stem_of(free), seen[-1], strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("step", [8, 13])
+def test_a_training_with_a_frozen_first_layer_resumes_to_the_same_bits(
+    step: int, tmp_path: Path
+) -> None:
+    case = make_case("report", replace(RECIPE, stem_epochs=1))
+    whole, history = case()
+    with pytest.raises(Stopped):
+        case(state_folder=tmp_path, on_step=stop_at(step))
+    resumed, resumed_history = case(state_folder=tmp_path)
+    assert_same_bits(whole, resumed)
+    assert_same_history(history, resumed_history)
+
+
 def test_null_labels_in_the_data_are_trained_as_null() -> None:
     data = learnable_images(40)
     labels = data.labels.clone()
@@ -603,6 +645,7 @@ def test_senseless_settings_are_refused() -> None:
         {"dropout": -0.1},
         {"dropout": 1.5},
         {"dropout": float("nan")},
+        {"stem_epochs": 0},
     ):
         with pytest.raises(UserError):
             replace(RECIPE, **settings)

@@ -249,6 +249,8 @@ class Study:
         given = [n for n in (self.stack, self.workers, self.threads) if n is not None]
         if min(given) < 1:
             raise UserError("--workers, --threads and --stack must be at least 1")
+        if self.address is not None and self.engine != "ray":
+            raise UserError("--address is that of a Ray cluster: say --engine ray too")
         from nullclass.data import load_dataset
         from nullclass.devices import find_device
         from nullclass.engines import DataSource, make_engine
@@ -281,7 +283,11 @@ class Study:
             variants=variants,
             stack=self.stack,
         )
-        _finish(folder)
+        try:
+            _finish(folder)
+        except UserError:  # not one trial to draw: the reasons are told below
+            if not outcome.failed:
+                raise
         if outcome.failed:
             raise IncompleteError(outcome.failed)
 

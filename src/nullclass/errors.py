@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class CannotWriteError(UserError):
     """The disk refused: full, read-only or gone. No use in going on."""
+
+
+class StateError(UserError):
+    """The state of a training that was begun cannot be gone on from."""

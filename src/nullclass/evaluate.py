@@ -196,12 +196,16 @@ def score_attack(
     Returns:
         Rows and examples.
     """
+    for budget in [budgets] if isinstance(budgets, Tensor) else budgets:
+        check_eps(budget, norm, torch.Size((len(chosen), *data.images.shape[1:])))
     tables: list[pd.DataFrame] = []
     examples: list[Examples] = []
     with frozen(model):
         for places in torch.arange(len(chosen)).split(BATCH_SIZE):
             indices = chosen[places]
-            eps: Sequence[Eps] = [budgets[places]] if isinstance(budgets, Tensor) else budgets
+            eps: Sequence[Eps] = budgets if not isinstance(budgets, Tensor) else []
+            if isinstance(budgets, Tensor):
+                eps = [budgets[places].to(model.mean.device)]
             generator = torch.Generator().manual_seed(_stream(seed, int(places[0])))
             images, labels = _batch(model, data, indices)
             for budget, attacked, scored in _attack_batch(

@@ -1,7 +1,8 @@
 """What a sweep has to do, job by job: trainings, and trials that need them. Imports no torch.
 
-A job's folder is named by the hash of everything that decides its result, so that a folder with
-a result is that job done, whoever did it, and another setting is another folder.
+A job's folder is named by the hash of its config and of the data, so that a folder with a result
+is that job done, whoever did it, and another setting is another folder. (Device, threads and
+versions can move the last bits; ``result.json`` tells them.)
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def place_of(config: Training | Trial, data_checksum: str) -> str:
     """The folder of a training or a trial, from the run folder."""
     parent, name = (MODELS, config.name) if isinstance(config, Training) else (TRIALS, config.model)
     told = {"version": VERSION, "kind": parent, "config": _telling(config), "data": data_checksum}
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:10]
     return f"{parent}/{name}-seed{config.seed}-{digest}"
 
 
@@ -79,6 +80,8 @@ def _telling(config: object) -> object:
             for name, (f, value) in fields_of.items()
             if value != (f.default_factory() if callable(f.default_factory) else f.default)
         }
+    if isinstance(config, float) and config.is_integer():
+        return int(config)  # 0 and 0.0 are one setting
     return [_telling(item) for item in config] if isinstance(config, tuple) else config
 
 

@@ -65,11 +65,6 @@ class Stages:
         """Print a line above the bars."""
         self.console.print(line, highlight=False, soft_wrap=True)
 
-    def skip(self, cost: float) -> None:
-        """Count a stage as done that was found done."""
-        self._cost -= cost
-        self._bars.update(self._whole, total=self._cost)
-
     @contextmanager
     def stage(self, name: str, *, units: float, cost: float) -> Iterator[Advance]:
         """Show one stage.

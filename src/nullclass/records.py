@@ -301,8 +301,8 @@ def is_whole(folder: Path) -> bool:
     """Whether all that ``result.json`` vouches for is there, to the byte."""
     try:
         told = read_json(folder / RESULT, "result")["files"]
-        return bool(told == _digests(folder))
-    except (UserError, KeyError, OSError):
+        return bool(told.items() <= _digests(folder).items())  # what others put there is theirs
+    except (UserError, KeyError, OSError, AttributeError):
         return False
 
 
@@ -340,9 +340,24 @@ def read_trial(folder: Path) -> Trial:
 
 
 def recorded_trials(run_folder: Path) -> Iterator[Path]:
-    """Folders of the trials that have a result, by name."""
+    """Folders of the run's trials that have a result, by name.
+
+    ``run.json`` names a study's trials: one that was planned otherwise before stays where it is,
+    but is no longer part of the run.
+    """
+    told = run_folder / RUN
+    planned = read_info(run_folder).get("trials") if told.exists() else None
     for result in sorted((run_folder / TRIALS).glob(f"*/{RESULT}")):
-        yield result.parent
+        place = result.parent.relative_to(run_folder).as_posix()
+        if planned is None or place in planned.values():
+            yield result.parent
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what was half-written in a folder when somebody was killed."""
+    for leftover in folder.rglob(".*"):
+        if leftover.is_file():
+            leftover.unlink()
 
 
 def write_summary(

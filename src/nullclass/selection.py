@@ -42,9 +42,15 @@ class Selections:
         self.images = dict(images)
         self.nulls = nulls
         self.stream = stream
-        self.best = dict.fromkeys(images, (math.inf, 0))
+        self.best: dict[str, tuple[float, int]] = {}
         """Lowest loss and its epoch."""
         self.weights: dict[str, dict[str, Tensor]] = {}
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, with another training."""
+        self.best = dict.fromkeys(self.images, (math.inf, 0))
+        self.weights = {}
 
     def look(self, model: Classifier, epoch: int, precision: Precision) -> dict[str, float]:
         """Measure the model after an epoch, keep it where it is the best; returns the losses."""
@@ -64,7 +70,7 @@ class Selections:
         model.eval()
         generator = torch.Generator().manual_seed(self.stream)
         total, count = 0.0, 0
-        for indices in torch.arange(len(data)).split(_BATCH):
+        for indices in torch.arange(len(data)).tensor_split(math.ceil(len(data) / _BATCH)):
             images, labels = (tensor.to(device) for tensor in data.batch(indices))
             if self.nulls is not None:
                 made = self.nulls(images, labels, generator)

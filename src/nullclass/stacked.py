@@ -195,6 +195,7 @@ class _Member:
         self.training = training
         self.folder = make_folder(run_folder / place_of(training, dataset.checksum))
         records.unseal(self.folder)
+        records.clear_leftovers(self.folder)
         self.data = dataset.train
         self.trained = Trained(training, dataset, device=device)
         self.config = self.trained.config

@@ -45,7 +45,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     - ``rar``: share that are correct when clean and are fooled by none of them (robust accuracy
       with rejection).
 
-    Both are taken over the images that every such attack saw (:mod:`nullclass.outcomes`).
+    Both are taken over the images that every such attack saw and that were scored clean too
+    (:mod:`nullclass.outcomes`).
 
     Args:
         rows: Columns of :data:`nullclass.records.ROW_COLUMNS`, of one model.
@@ -91,6 +92,7 @@ def _worst_case(rows: pd.DataFrame) -> list[dict[str, object]]:
         if searches.empty:
             continue
         seen = [set(group["image"]) for _, group in searches.groupby("attack")]
+        seen.append(set(of_norm.loc[of_norm["attack"] == "none", "image"]))  # RAR asks about both
         images = sorted(set.intersection(*seen))
         judged = of_norm[of_norm["image"].isin(images)]
         clean = judged[judged["attack"] == "none"].set_index("image")["outcome"].reindex(images)

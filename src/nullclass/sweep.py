@@ -15,10 +15,10 @@ import torch
 
 from nullclass import records
 from nullclass.data import Dataset
-from nullclass.engines.base import Done, Engine, Event, Progress, Task
+from nullclass.engines.base import Done, Engine, Event, Failed, Progress, Task
 from nullclass.errors import CannotWriteError, UserError
 from nullclass.files import make_folder, write_json
-from nullclass.jobs import Job, jobs_of
+from nullclass.jobs import Job, jobs_of, place_of
 from nullclass.progress import JobBars
 from nullclass.provenance import run_origin
 from nullclass.stacked import can_stack
@@ -86,21 +86,33 @@ def run_study(
         UserError: If the folder holds a run with other settings, is in use by another process or
             cannot be written.
     """
-    if trials is None:
-        trials = study.trials(
-            preset,
-            study.seeds(preset) if seeds is None else seeds,
-            _known(study, variants),
-        )
+    try:
+        if trials is None:
+            seeds = study.seeds(preset) if seeds is None else seeds
+            trials = study.trials(preset, seeds, _known(study, variants))
+        if not trials:
+            raise UserError(f"there is nothing to do: name seeds and variants of {study.name}")
+        return _run_trials(study, dataset, folder, engine, device, preset, trials, stack)
+    finally:
+        engine.close()
+
+
+def _run_trials(
+    study: Study,
+    dataset: Dataset,
+    folder: Path,
+    engine: Engine,
+    device: torch.device,
+    preset: Preset,
+    trials: Sequence[Trial],
+    stack: int,
+) -> Outcome:
     make_folder(folder)
     with locked(folder):
         _write_run(study, dataset, folder, preset, device, trials)
         started = time.perf_counter()
         jobs = jobs_of(trials, dataset.checksum)
-        try:
-            outcome = _run(f"{study.name} ({preset})", jobs, dataset, folder, engine, stack)
-        finally:
-            engine.close()
+        outcome = _run(f"{study.name} ({preset})", jobs, dataset, folder, engine, stack)
         records.write_summary(folder, study.name, study.published)
         if outcome.num_done:
             told = records.read_info(folder)
@@ -125,10 +137,14 @@ def locked(folder: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise UserError(
                 f"another process is running a study in {folder}: wait for it, or choose another "
                 "--out"
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be locked ({error.strerror}): choose an --out on another disk"
             ) from None
         yield
 
@@ -167,10 +183,13 @@ def _run(
                 outcome.peak_mb = max(outcome.peak_mb, event.told.get("peak_mb") or 0.0)
             for job in finished:
                 # Of a stack that failed, some models may be whole all the same.
-                if isinstance(event, Done) or records.is_whole(folder / job.place):
+                if records.is_whole(folder / job.place):
                     outcome.num_done += 1
                     bars.end(job.place)
                     continue
+                if isinstance(event, Done):
+                    reason = "its result is not in the run folder: do all workers see --out?"
+                    event = Failed(event.places, reason)
                 bars.restart(job.place)
                 if event.is_hopeless:
                     raise CannotWriteError(event.reason)
@@ -253,8 +272,13 @@ def _write_run(
         "models": [name for name in study.variants if any(t.model == name for t in trials)],
         "seeds": sorted({trial.seed for trial in trials}),
         "selections": list(dict.fromkeys(trial.selection for trial in trials)),
+        "trials": {
+            f"{trial.model}, seed {trial.seed}, {trial.selection}": place_of(
+                trial, dataset.checksum
+            )
+            for trial in trials
+        },
         "settings": {
-            "recipe": asdict(first.training.recipe),
             "validation": first.training.validation,
             "attacks": _attacks_of(trials),
             "trainings": {trial.model: _told(trial.training) for trial in reversed(trials)},
@@ -268,6 +292,7 @@ def _write_run(
         _check_same_run(folder, before, told)
         # More seeds and variants may join; what made the run is told already.
         models = {*before["models"], *told["models"]}
+        before["trials"] = before.get("trials", {}) | told["trials"]
         before["models"] = [name for name in study.variants if name in models]
         before["seeds"] = sorted({*before["seeds"], *told["seeds"]})
         before["settings"]["trainings"] |= told["settings"]["trainings"]
@@ -294,7 +319,7 @@ def _check_same_run(folder: Path, before: dict[str, Any], told: dict[str, Any]) 
     """Refuse to mix runs: each job's folder is safe, but one report cannot speak of two."""
     try:
         found = {key: before[key] for key in ("study", "preset")}
-        found |= {key: before["settings"][key] for key in ("recipe", "validation")}
+        found["validation"] = before["settings"]["validation"]
         # Where the files came from may change, what they hold may not.
         found["data"] = before["data"]["checksum"]
         others = {
@@ -307,7 +332,7 @@ def _check_same_run(folder: Path, before: dict[str, Any], told: dict[str, Any]) 
             f"{folder / records.RUN} does not describe a run: choose another --out, or remove it"
         ) from None
     wanted = {key: told[key] for key in ("study", "preset")}
-    wanted |= {key: told["settings"][key] for key in ("recipe", "validation")}
+    wanted["validation"] = told["settings"]["validation"]
     wanted["data"] = told["data"]["checksum"]
     trainings = {name: told["settings"]["trainings"][name] for name in others}
     if _plain([wanted, trainings]) != _plain([found, others]):

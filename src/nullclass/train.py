@@ -22,7 +22,7 @@ from torch import Tensor
 
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.devices import supports_bfloat16
-from nullclass.errors import UserError
+from nullclass.errors import StateError, UserError
 from nullclass.models.classifier import Classifier
 from nullclass.models.dropout import scaled_dropout
 from nullclass.nulls import NullSource
@@ -126,11 +126,11 @@ class State:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise UserError(
+            raise StateError(
                 f"{path} is damaged ({error}): remove it to start the training again"
             ) from None
         if metadata.get("fingerprint") != self.fingerprint:
-            raise UserError(
+            raise StateError(
                 f"{path} belongs to a training with other settings or data: choose another output "
                 "folder, or remove that file to start again"
             )
@@ -238,6 +238,7 @@ def begin(
 ) -> State:
     """The state before the first step; raises as :func:`train` does."""
     _check_labels(model, data, nulls)
+    selections.forget()
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.Adam(
         model.parameters(),
@@ -426,7 +427,7 @@ def fingerprint(
         "device": next(model.parameters()).device.type,
         "selections": {name: _digest(d.images) for name, d in selections.images.items()},
     }
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _digest(values: Tensor) -> str:

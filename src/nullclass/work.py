@@ -14,7 +14,7 @@ from torch import Tensor
 from nullclass import records
 from nullclass.attacks import ATTACKS
 from nullclass.data import Dataset, LabelledImages
-from nullclass.errors import UserError
+from nullclass.errors import StateError, UserError
 from nullclass.evaluate import SELF, in_order, score_attack, score_clean
 from nullclass.files import make_folder
 from nullclass.jobs import place_of
@@ -57,8 +57,7 @@ def do(
         return
     make_folder(folder)
     records.unseal(folder)
-    for leftover in folder.rglob(".*"):  # half-written when somebody was killed
-        leftover.unlink()
+    records.clear_leftovers(folder)
     if isinstance(config, Training):
         _do_training(config, run_folder, folder, dataset, device, advance)
     else:
@@ -231,9 +230,13 @@ def _do_training(
     start = None
     if training.start is not None:
         start = load_trained(training.start, LAST, run_folder, dataset, device)
-    trained, history = train_from(
-        training, dataset, folder, device=device, start=start, advance=advance
-    )
+    try:
+        trained, history = train_from(
+            training, dataset, folder, device=device, start=start, advance=advance
+        )
+    except StateError:  # begun on another device, or cut short: the folder says what is wanted
+        (folder / records.STATE).unlink()
+        trained, history = train_from(training, dataset, folder, device=device, start=start)
     write_training(trained, history, folder, dataset, device)
 
 

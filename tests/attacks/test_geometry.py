@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nullclass.attacks.geometry import NORMS, check_eps, is_allowed, project
+from nullclass.attacks.geometry import NORMS, along, check_eps, is_allowed, project
 
 NORM = pytest.mark.parametrize("norm", NORMS)
 SEEDS = st.integers(0, 10_000)
@@ -104,3 +104,38 @@ def test_the_largest_budget_is_the_size_of_the_box() -> None:
     shape = torch.Size((5, 1, 28, 28))
     check_eps(1.0, "linf", shape)
     check_eps(28.0, "l2", shape)
+
+
+@NORM
+@settings(deadline=None, max_examples=30)
+@given(seed=SEEDS)
+def test_a_budget_for_each_image_is_that_image_alone(norm: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(6, 1, 3, 3, generator=generator)
+    budgets = torch.rand(6, generator=generator)
+    budgets[2] = 0
+    delta = drawn(seed + 1, 6, 1, 3, 3)
+    shrunk = NORMS[norm].shrink(delta, budgets)
+    steepest = NORMS[norm].steepest(delta)
+    moved = along(steepest, images, budgets, norm)
+    projected = project(images + delta, images, budgets, NORMS[norm])
+    random = NORMS[norm].random(images, budgets, torch.Generator().manual_seed(seed))
+    assert (NORMS[norm].size(random) <= budgets * (1 + 1e-5)).all()
+    assert is_allowed(projected, images, budgets, norm).all()
+    assert is_allowed(moved, images, budgets, norm).all()
+    for index, eps in enumerate(budgets.tolist()):
+        one = slice(index, index + 1)
+        same = {"atol": 1e-6, "rtol": 1e-6}
+        torch.testing.assert_close(shrunk[one], NORMS[norm].shrink(delta[one], eps), **same)
+        torch.testing.assert_close(moved[one], along(steepest[one], images[one], eps, norm), **same)
+        alone = project(images[one] + delta[one], images[one], eps, NORMS[norm])
+        torch.testing.assert_close(projected[one], alone, **same)
+
+
+@NORM
+def test_only_the_image_that_breaks_its_own_budget_is_not_allowed(norm: str) -> None:
+    images = torch.full((3, 1, 2, 2), 0.5)
+    attacked = images.clone()
+    attacked[:, 0, 0, 0] += 0.2
+    budgets = torch.tensor([0.1, 0.2, 0.3])
+    assert is_allowed(attacked, images, budgets, norm).tolist() == [False, True, True]

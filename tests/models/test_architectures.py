@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from nullclass.errors import UserError
 from nullclass.models import MODELS, Classifier, build_model
 from nullclass.models.checkpoint import load_checkpoint, save_checkpoint
+from nullclass.models.dropout import Dropout
 
 MNIST_SHAPE = (1, 28, 28)
 
@@ -27,9 +28,11 @@ def some_images(num: int = 5, shape: tuple[int, int, int] = MNIST_SHAPE) -> Tens
     return torch.rand(num, *shape, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("shape", [MNIST_SHAPE, (3, 9, 12), (1, 6, 6)])
+SIZES = [(name, shape) for name in MODELS for shape in (MNIST_SHAPE, (3, 9, 12), (1, 6, 6))]
+
+
 @pytest.mark.parametrize("has_null", [False, True])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("name", "shape"), [*SIZES, ("ramp", (1, 1, 3))])
 def test_outputs_are_k_or_k_plus_one(
     name: str, has_null: bool, shape: tuple[int, int, int]
 ) -> None:
@@ -103,17 +106,53 @@ def test_parameters_are_those_of_the_source(name: str) -> None:
     assert {key: tuple(value.shape) for key, value in body.state_dict().items()} == SHAPES[name]
 
 
+def test_parameters_of_the_ramp_network_are_those_of_the_source() -> None:
+    body = build("ramp", image_shape=(1, 1, 3), num_classes=2).body
+    assert {key: tuple(value.shape) for key, value in body.state_dict().items()} == {
+        "conv1.weight": (8, 1, 1, 2),
+        "conv1.bias": (8,),
+        "conv2.weight": (16, 8, 1, 2),
+        "conv2.bias": (16,),
+        "hidden.weight": (32, 32),  # 16 channels of 2 pixels, after pooling with stride 1
+        "hidden.bias": (32,),
+        "output.weight": (3, 32),
+        "output.bias": (3,),
+    }
+
+
+def test_the_ramp_network_is_the_source_written_plainly() -> None:
+    model = build("ramp", image_shape=(1, 1, 3), num_classes=2).eval()
+    images = some_images(6, (1, 1, 3))
+    weights = model.state_dict()
+
+    def convolve(rows: Tensor, name: str) -> Tensor:
+        """Width 2, "same": a Keras convolution looks at a pixel and the one to its right."""
+        kernel, bias = weights[f"body.{name}.weight"][:, :, 0], weights[f"body.{name}.bias"]
+        right = torch.cat([rows[:, :, 1:], torch.zeros(len(rows), rows.shape[1], 1)], dim=2)
+        out = torch.einsum("ncw,oc->now", rows, kernel[:, :, 0])
+        out = out + torch.einsum("ncw,oc->now", right, kernel[:, :, 1]) + bias[None, :, None]
+        return out.clamp(min=0)
+
+    hidden = convolve(convolve(images[:, :, 0], "conv1"), "conv2")
+    pooled = torch.maximum(hidden[:, :, :-1], hidden[:, :, 1:]).flatten(1)
+    after = pooled @ weights["body.hidden.weight"].T + weights["body.hidden.bias"]
+    output = after.clamp(min=0) @ weights["body.output.weight"].T + weights["body.output.bias"]
+    torch.testing.assert_close(model(images), output, atol=1e-6, rtol=1e-5)
+
+
 def dropouts(name: str) -> list[float]:
-    return [m.p for m in build(name).modules() if isinstance(m, nn.Dropout)]
+    return [m.p for m in build(name).modules() if isinstance(m, Dropout | nn.Dropout)]
 
 
 def test_dropout_is_the_reports_alone() -> None:
     assert dropouts("notebook") == []
     assert dropouts("report") == [0.25, 0.5]
+    assert dropouts("ramp") == [0.25, 0.5], "the report's toy"
 
 
-def test_the_reports_first_weights_are_glorots() -> None:
-    body = build("report").body
+@pytest.mark.parametrize("name", ["report", "ramp"])
+def test_the_reports_first_weights_are_glorots(name: str) -> None:
+    body = build(name).body
     for layer in body:
         if not isinstance(layer, nn.Conv2d | nn.Linear):
             continue
@@ -121,10 +160,13 @@ def test_the_reports_first_weights_are_glorots() -> None:
         fan_in, fan_out = layer.weight.shape[1] * field, layer.weight.shape[0] * field
         bound = math.sqrt(6 / (fan_in + fan_out))
         assert layer.weight.abs().max() <= bound
-        assert float(layer.weight.detach().std()) == pytest.approx(
-            bound / math.sqrt(3), rel=0.12
-        ), "uniform"
-        assert layer.weight.abs().max() > 0.95 * bound
+        if layer.weight.numel() > 100:  # fewer say little about their distribution
+            assert float(layer.weight.detach().std()) == pytest.approx(
+                bound / math.sqrt(3), rel=0.12
+            ), "uniform"
+        assert layer.weight.abs().max() > 0.85 * bound
+        if layer.weight.numel() > 100:
+            assert layer.weight.abs().max() > 0.95 * bound
         assert torch.equal(layer.bias, torch.zeros_like(layer.bias))
 
 
@@ -143,7 +185,7 @@ def test_the_notebooks_first_weights_are_torchs() -> None:
         assert torch.equal(ours.bias, theirs.bias)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SHAPES)
 def test_pooling_first_is_the_same_function_with_the_same_gradient(name: str) -> None:
     model = build(name).eval()
     order = ["conv1", "relu1", "conv2", "relu2", "pool", "dropout1", "flatten", "hidden", "relu3"]
@@ -166,6 +208,7 @@ def test_pooling_first_is_the_same_function_with_the_same_gradient(name: str) ->
 
 
 def test_only_the_notebook_standardises() -> None:
+    assert (build("ramp").mean.item(), build("ramp").std.item()) == (0, 1)
     assert build("notebook").mean.item() == pytest.approx(0.1307)
     assert build("notebook").std.item() == pytest.approx(0.3081)
     assert (build("report").mean.item(), build("report").std.item()) == (0, 1)
@@ -173,8 +216,12 @@ def test_only_the_notebook_standardises() -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_images_too_small_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match="too small"):
-        build(name, image_shape=(1, 4, 4))
+    height, width = MODELS[name].smallest
+    build(name, image_shape=(1, height, width))
+    for shape in ((1, height - 1, width), (1, height, width - 1)):
+        with pytest.raises(UserError, match="too small"):
+            build(name, image_shape=shape)
+    assert (height, width) == ((1, 2) if name == "ramp" else (6, 6))
 
 
 def test_an_unknown_model_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 from typing import Any
 
@@ -13,10 +14,26 @@ from torch import Tensor, nn
 from nullclass.errors import UserError
 from nullclass.losses import cross_entropy
 from nullclass.models import Classifier
-from nullclass.nulls import NULL_SOURCES, AdversarialNulls, check_settings
+from nullclass.nulls import (
+    NULL_SOURCES,
+    AdversarialNulls,
+    AnyOf,
+    MixedNulls,
+    TileShuffleNulls,
+    UniformNulls,
+    check_settings,
+    make_nulls,
+)
+from nullclass.nulls.tile_shuffle import proper_sides, shuffle_tiles
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "adversarial": [{"eps": 0.154}, {"eps": 0.1, "num_steps": 3}, {"eps": 1.0}],
+    "tile-shuffle": [{}, {"sides": [1, 3]}, {"faithful": True}],
+    "any-of": [
+        {"sources": {"uniform": {}}},
+        {"sources": {"uniform": {}, "tile-shuffle": {"faithful": True}, "mixed": {}}},
+        {"sources": {"adversarial": {"eps": 0.1}, "tile-shuffle": {"sides": [3]}}},
+    ],
 }
 """Settings to test a source with; one that is not named here is tested with none."""
 
@@ -35,9 +52,15 @@ def batch(num: int = 8) -> tuple[Tensor, Tensor]:
     return images, torch.arange(num) % 4
 
 
-@pytest.mark.parametrize("num", [1, 8])
+def smallest_batch(name: str, settings: dict[str, Any]) -> int:
+    """Mixing takes two."""
+    return 2 if "mixed" in (name, *settings.get("sources", ())) else 1
+
+
+@pytest.mark.parametrize("is_small", [True, False])
 @pytest.mark.parametrize(("name", "settings"), CASES)
-def test_contract(name: str, settings: dict[str, Any], num: int) -> None:
+def test_contract(name: str, settings: dict[str, Any], is_small: bool) -> None:
+    num = smallest_batch(name, settings) if is_small else 8
     check_settings(name, settings)
     model = small_model()
     model.body[1].bias.grad = torch.ones(12)
@@ -45,7 +68,12 @@ def test_contract(name: str, settings: dict[str, Any], num: int) -> None:
     assert isinstance(source.needs_image_gradient, bool)
     told = source.settings()
     assert json.loads(json.dumps(told)) == told, "JSON values"
-    assert settings.items() <= told.items()
+    if name == "any-of":  # what it tells also says what was left to its sources
+        assert told["sources"].keys() == settings["sources"].keys()
+        for key, of_source in settings["sources"].items():
+            assert of_source.items() <= told["sources"][key].items()
+    else:
+        assert settings.items() <= told.items()
     images, labels = batch(num)
     images.grad = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
     before = [t.clone() for t in (images, labels, images.grad)]
@@ -72,6 +100,34 @@ def test_contract(name: str, settings: dict[str, Any], num: int) -> None:
     assert torch.equal(torch.get_rng_state(), stream)
     again = source(images, labels, torch.Generator().manual_seed(9))
     assert torch.equal(again, nulls)
+    rebuilt = make_nulls(name, json.loads(json.dumps(told)), model)
+    assert rebuilt.settings() == told
+    assert torch.equal(rebuilt(images, labels, torch.Generator().manual_seed(9)), nulls)
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 8), (1, 28, 28), (2, 9, 9), (1, 2, 6)])
+@pytest.mark.parametrize(("name", "settings"), CASES)
+def test_contract_for_several_channels_and_sizes(
+    name: str, settings: dict[str, Any], shape: tuple[int, int, int]
+) -> None:
+    inner = settings.get("sources", {name: settings}).get("tile-shuffle", {})
+    if inner.get("sides"):
+        settings = json.loads(json.dumps(settings).replace(json.dumps(inner["sides"]), "[1]"))
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 5))
+    source = make_nulls(name, settings, Classifier(body, 4))
+    images = torch.rand(10, *shape, generator=torch.Generator().manual_seed(1))
+    before, labels = images.clone(), torch.arange(10) % 4
+    nulls = source(images, labels, torch.Generator().manual_seed(9))
+    assert nulls.shape == images.shape
+    assert nulls.dtype == images.dtype
+    assert nulls.min() >= 0
+    assert nulls.max() <= 1
+    assert torch.equal(images, before)
+    assert torch.equal(nulls, source(images, labels, torch.Generator().manual_seed(9)))
+    other = source(images, labels, torch.Generator().manual_seed(10))
+    assert source.needs_image_gradient or not torch.equal(nulls, other), "another draw"
 
 
 def test_fgsm_nulls_are_the_formula_with_the_gradient_at_hand() -> None:
@@ -128,3 +184,246 @@ def test_senseless_settings_are_refused(settings: dict[str, Any]) -> None:
 def test_an_unknown_source_is_refused() -> None:
     with pytest.raises(UserError, match="no null source 'noise': choose one of adversarial"):
         check_settings("noise", {})
+
+
+# Noise
+
+
+def test_uniform_nulls_are_uniform_in_every_pixel_and_independent_of_the_batch() -> None:
+    images = torch.zeros(4000, 2, 2, 3)
+    nulls = UniformNulls()(images, torch.zeros(4000), torch.Generator().manual_seed(0)).flatten(1)
+    expected = (torch.arange(4000) + 0.5) / 4000
+    gaps = (nulls.sort(dim=0).values - expected[:, None]).abs().amax(dim=0)
+    assert gaps.max() < 1.95 / 4000**0.5, "Kolmogorov's bound at 0.1 %, for each pixel"
+    correlations = torch.corrcoef(nulls.T) - torch.eye(12)
+    assert correlations.abs().max() < 4 / 4000**0.5
+
+
+# Tiles
+
+
+def tiles_of(image: Tensor, side: int) -> list[bytes]:
+    """The tiles of one image, row by row, cut out one at a time."""
+    _, height, width = image.shape
+    pixels = image.numpy()
+    return [
+        pixels[:, top : top + side, left : left + side].tobytes()
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
+
+
+def sides_used(image: Tensor, shuffled: Tensor, sides: list[int]) -> list[int]:
+    """Sides of which the one image's tiles are a permutation of the other's."""
+    return [
+        side for side in sides if sorted(tiles_of(image, side)) == sorted(tiles_of(shuffled, side))
+    ]
+
+
+SHAPES = [((3, 12, 8), [2, 4]), ((1, 28, 28), [2, 4, 7, 14]), ((1, 6, 12), [2, 3, 6])]
+
+
+@pytest.mark.parametrize(("shape", "sides"), SHAPES)
+def test_every_shuffled_image_has_the_tiles_of_its_own_image_never_all_in_place(
+    shape: tuple[int, int, int], sides: list[int]
+) -> None:
+    assert proper_sides(*shape[1:]) == sides
+    images = torch.rand(60, *shape, generator=torch.Generator().manual_seed(4))
+    nulls = TileShuffleNulls()(images, torch.zeros(60), torch.Generator().manual_seed(5))
+    orders = set()
+    for image, shuffled in zip(images, nulls, strict=True):
+        found = sides_used(image, shuffled, sides)
+        assert found, "its own tiles, each as often as before"
+        assert not torch.equal(image, shuffled)
+        tiles = tiles_of(image, max(found))
+        orders.add((max(found), *(tiles.index(tile) for tile in tiles_of(shuffled, max(found)))))
+    assert {order[0] for order in orders} == set(sides), "every side is drawn"
+    assert len(orders) > 25, "each image has its own permutation"
+
+
+@pytest.mark.parametrize(("shape", "sides"), SHAPES)
+def test_faithful_shuffling_has_one_side_and_one_permutation_a_batch(
+    shape: tuple[int, int, int], sides: list[int]
+) -> None:
+    images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(4))
+    source, generator = TileShuffleNulls(faithful=True), torch.Generator().manual_seed(5)
+    seen = set()
+    for _ in range(25):
+        nulls = source(images, torch.zeros(3), generator)
+        sides_of = [
+            sides_used(image, null, sides) for image, null in zip(images, nulls, strict=True)
+        ]
+        assert sides_of[0]
+        assert all(found == sides_of[0] for found in sides_of)
+        side = max(sides_of[0])
+        orders = {
+            tuple(tiles_of(image, side).index(tile) for tile in tiles_of(null, side))
+            for image, null in zip(images, nulls, strict=True)
+        }
+        assert len(orders) == 1
+        seen.add(side)
+    assert seen == set(sides)
+
+
+def test_the_identity_is_drawn_in_a_faithful_shuffle_and_never_otherwise() -> None:
+    images = torch.rand(2, 1, 2, 4, generator=torch.Generator().manual_seed(4))  # two tiles
+    labels, generator = torch.zeros(2), torch.Generator().manual_seed(5)
+    faithful = TileShuffleNulls([2], faithful=True)
+    stayed = sum(torch.equal(faithful(images, labels, generator), images) for _ in range(200))
+    assert 70 < stayed < 130, "one permutation of two"
+    swapped = torch.cat([images[..., 2:], images[..., :2]], dim=3)
+    for _ in range(50):
+        assert torch.equal(TileShuffleNulls([2])(images, labels, generator), swapped)
+
+
+def test_permutations_of_tiles_are_uniform() -> None:
+    images = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(4))
+    nulls = TileShuffleNulls([2])(
+        images.expand(4600, -1, -1, -1), torch.zeros(4600), torch.Generator().manual_seed(8)
+    )
+    tiles = tiles_of(images[0], 2)
+    counts = dict.fromkeys(itertools.permutations(range(4)), 0)
+    for null in nulls:
+        counts[tuple(tiles.index(tile) for tile in tiles_of(null, 2))] += 1
+    assert counts.pop((0, 1, 2, 3)) == 0
+    # Of 24 permutations the one forbidden gives its share to the turn by one.
+    expected = {order: 4600 / 24 * (2 if order == (3, 0, 1, 2) else 1) for order in counts}
+    squares = sum((counts[o] - expected[o]) ** 2 / expected[o] for o in counts)
+    assert squares < 45, "chi-square with 22 degrees of freedom, 0.3 %"
+
+
+def test_tiles_go_where_the_order_says() -> None:
+    image = torch.arange(8.0).view(1, 1, 2, 4).expand(1, 2, 2, 4) / 8
+    moved = shuffle_tiles(image, 1, torch.tensor([[3, 2, 1, 0, 7, 6, 5, 4]]))
+    assert torch.equal(moved, image.flip(3))
+    moved = shuffle_tiles(image, 2, torch.tensor([[1, 0]]))
+    assert torch.equal(moved, torch.cat([image[..., 2:], image[..., :2]], dim=3))
+
+
+def test_single_pixels_of_a_row_are_shuffled_when_named() -> None:
+    images = torch.rand(50, 1, 1, 3, generator=torch.Generator().manual_seed(4))
+    nulls = TileShuffleNulls([1], faithful=True)(
+        images, torch.zeros(50), torch.Generator().manual_seed(1)
+    )
+    assert torch.equal(nulls.sort(dim=3).values, images.sort(dim=3).values)
+    assert not torch.equal(nulls, images)
+
+
+@pytest.mark.parametrize("faithful", [False, True])
+@pytest.mark.parametrize("sides", [[4], [3, 5], [12], [2, 8]])
+def test_sides_that_do_not_divide_into_several_are_refused(
+    sides: list[int], faithful: bool
+) -> None:
+    images = torch.zeros(2, 1, 12, 12) if sides == [12] else torch.zeros(2, 1, 6, 12)
+    with pytest.raises(UserError, match=r"do not divide images of .* into several"):
+        TileShuffleNulls(sides, faithful)(images, torch.zeros(2))
+
+
+def test_senseless_sides_are_refused() -> None:
+    for sides in ([], [0], [2, -1]):
+        with pytest.raises(UserError, match="at least 1 pixel"):
+            check_settings("tile-shuffle", {"sides": sides})
+    for size in ((1, 3), (5, 5), (4, 9), (7, 7)):
+        with pytest.raises(UserError, match="no square tile"):
+            TileShuffleNulls()(torch.zeros(2, 1, *size), torch.zeros(2))
+
+
+# Mixtures
+
+
+def test_a_mixture_is_the_mean_with_an_image_of_another_class_never_its_own() -> None:
+    images, _ = batch(24)
+    labels = torch.tensor([0, 1, 2, 3, 0, 0] * 4)
+    source, generator = MixedNulls(), torch.Generator().manual_seed(2)
+    partners: dict[int, dict[int, int]] = {index: {} for index in range(24)}
+    for _ in range(200):
+        nulls = source(images, labels, generator)
+        for index, null in enumerate(nulls):
+            means = (images + images[index]) / 2
+            found = [other for other in range(24) if torch.equal(means[other], null)]
+            assert len(found) == 1, "exactly the mean with one other"
+            assert labels[found[0]] != labels[index]
+            partners[index][found[0]] = partners[index].get(found[0], 0) + 1
+    for index, counts in partners.items():
+        possible = [other for other in range(24) if labels[other] != labels[index]]
+        assert set(counts) == set(possible), "any of them"
+        expected = 200 / len(possible)
+        assert max(counts.values()) < expected + 5 * expected**0.5
+
+
+def test_null_images_of_ones_own_are_mixed_but_never_mixed_in() -> None:
+    images, _ = batch(6)
+    labels = torch.tensor([0, 1, -1, -1, 0, 1])
+    generator = torch.Generator().manual_seed(2)
+    for _ in range(30):
+        for index, null in enumerate(MixedNulls()(images, labels, generator)):
+            means = (images + images[index]) / 2
+            (found,) = (other for other in range(6) if torch.equal(means[other], null))
+            assert labels[found] >= 0
+
+
+@pytest.mark.parametrize("labels", [[2, 2, 2], [1], [-1, -1], [3, -1, 3]])
+def test_a_batch_of_one_class_cannot_be_mixed(labels: list[int]) -> None:
+    images, _ = batch(len(labels))
+    with pytest.raises(UserError, match="mixed null images need two classes in every batch"):
+        MixedNulls()(images, torch.tensor(labels))
+
+
+# Several kinds
+
+
+class Constant:
+    needs_image_gradient = False
+
+    def __init__(self, value: float) -> None:
+        self.value = value
+
+    def settings(self) -> dict[str, Any]:
+        return {"value": self.value}
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        return torch.full_like(images, self.value)
+
+
+def test_each_image_draws_its_kind_uniformly_and_alone() -> None:
+    values = (0.125, 0.5, 0.875)
+    source = AnyOf({str(value): Constant(value) for value in values})
+    images, labels = torch.zeros(3000, 1, 2, 2), torch.zeros(3000)
+    drawn = source(images, labels, torch.Generator().manual_seed(6)).flatten(1)
+    assert (drawn == drawn[:, :1]).all(), "one kind an image"
+    kinds = drawn[:, 0]
+    counts = [int((kinds == value).sum()) for value in values]
+    assert sum(counts) == 3000
+    assert sum((count - 1000) ** 2 / 1000 for count in counts) < 11.8, "chi-square, 0.3 %"
+    pairs = torch.stack([kinds[:-1], kinds[1:]])
+    correlation = torch.corrcoef(pairs)[0, 1]
+    assert abs(float(correlation)) < 4 / 3000**0.5, "neighbours say nothing of each other"
+
+
+def test_any_of_tells_whether_a_source_needs_the_gradient_and_hands_it_on() -> None:
+    model = small_model()
+    images, labels = batch(40)
+    images.grad = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
+    fgsm = AdversarialNulls(model, eps=0.2)
+    assert not AnyOf({"uniform": UniformNulls(), "mixed": MixedNulls()}).needs_image_gradient
+    source = AnyOf({"constant": Constant(0.5), "adversarial": fgsm})
+    assert source.needs_image_gradient
+    nulls = source(images, labels, torch.Generator().manual_seed(3))
+    expected = (images + 0.2 * images.grad.sign()).clamp(0, 1)
+    is_fgsm = [torch.equal(null, wanted) for null, wanted in zip(nulls, expected, strict=True)]
+    is_constant = [bool((null == 0.5).all()) for null in nulls]
+    assert all(one != other for one, other in zip(is_fgsm, is_constant, strict=True))
+    assert 8 < sum(is_fgsm) < 32
+
+
+def test_a_combination_is_refused_for_the_reason_of_its_part() -> None:
+    for sources, says in (
+        ({}, "at least one source"),
+        ({"noise": {}}, "no null source 'noise'"),
+        ({"uniform": {}, "adversarial": {"eps": 7}}, "eps must be in"),
+        ({"tile-shuffle": {"sides": [0]}}, "at least 1 pixel"),
+    ):
+        with pytest.raises(UserError, match=says):
+            check_settings("any-of", {"sources": sources})

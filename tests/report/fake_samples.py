@@ -80,7 +80,7 @@ def write_fake_samples(
             "seeds": list(range(num_sets)),
             "selections": ["test", "held-out"],
             "settings": {
-                "recipe": {"batch_size": 32, "epochs": 20, "schedule": "constant"},
+                "trainings": {name: {"recipe": RECIPE} for name in models},
                 "attacks": [],
             },
             "data": {"name": "made up", "num_training_images": 55_000},
@@ -88,6 +88,9 @@ def write_fake_samples(
         },
     )
     return folder
+
+
+RECIPE = {"batch_size": 32, "epochs": 20, "schedule": "constant"}
 
 
 def _rows(model: str, seed: int, selection: str) -> pd.DataFrame:

@@ -2,59 +2,106 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from nullclass.attacks import ATTACKS
 from nullclass.data import DATASETS
+from nullclass.data.loading import RAMPS
 from nullclass.errors import UserError
+from nullclass.jobs import place_of
 from nullclass.models import MODELS
 from nullclass.nulls import check_settings
-from nullclass.records import trial_folder
-from nullclass.studies import STUDIES, find_study
-from nullclass.studies.fgsm_null import PIXEL, TEST_EPS, WHITE_BOX_EPS, pixels, published, trials
+from nullclass.studies import STUDIES, Study, Trial, find_study, null_samples, ramps
+from nullclass.studies.base import LAST
+from nullclass.studies.fgsm_null import (
+    FGSM_NULL,
+    PIXEL,
+    TEST_EPS,
+    WHITE_BOX_EPS,
+    pixels,
+    published,
+)
+from nullclass.train import steps_an_epoch
 
 PRESETS = ("quick", "full")
 
 
+def plan_all(study: Study, preset: Any) -> list[Trial]:
+    return study.trials(preset, study.seeds(preset), study.variants)
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("name", STUDIES)
-def test_contract(name: str, preset: str) -> None:
+def test_contract(name: str, preset: Any) -> None:
     study = find_study(name)
     assert study.name == name
     assert study.claim.endswith(".")
-    assert study.dataset in DATASETS
-    planned = study.trials(preset)  # type: ignore[arg-type]
+    assert study.dataset in (*DATASETS, RAMPS)
+    planned = plan_all(study, preset)
     assert planned
-    assert planned == study.trials(preset), "a function of the preset alone"  # type: ignore[arg-type]
-    folders = [trial_folder(Path("run"), trial.model, trial.seed) for trial in planned]
+    assert planned == plan_all(study, preset), "a function of its arguments alone"
+    assert {trial.model for trial in planned} == set(study.variants)
+    assert {trial.seed for trial in planned} == set(study.seeds(preset))
+    folders = [place_of(trial, "data") for trial in planned]
     assert len(set(folders)) == len(planned), "no trial overwrites another"
     for trial in planned:
         training = trial.training
         assert training.architecture in MODELS
         assert training.dataset == study.dataset
         assert training.validation == study.validation
+        assert trial.selection in (training.selections or (LAST,)), "its weights are kept"
+        assert "held-out" not in training.selections or training.validation > 0
+        if training.start is not None:
+            assert training.start.architecture == training.architecture
+            assert training.start.has_null == training.has_null
+            assert not training.start.selections, "its last weights are kept"
         if training.nulls is not None:
+            assert training.has_null
             check_settings(training.nulls.source, training.nulls.settings)
-            assert training.nulls.weight > 0
-        names = [plan.attack for plan in trial.attacks]
+            if training.nulls.weight is not None:
+                assert training.nulls.weight > 0
+            else:
+                assert training.nulls.share is not None
+                assert 0 < training.nulls.share < 1
+        names = [plan.name for plan in trial.attacks]
         assert len(set(names)) == len(names), "rows know an attack by its name"
-        assert len({plan.norm for plan in trial.attacks}) == 1
+        assert len({plan.norm for plan in trial.attacks}) <= 1
         for plan in trial.attacks:
             ATTACKS[plan.attack](**plan.settings)
-            assert all(0 < eps <= 1 for eps in plan.eps)
-            assert len(set(plan.eps)) == len(plan.eps)
-            assert 0 < plan.num_images <= trial.num_clean
+            assert all(0 <= eps <= 1 for eps in plan.eps)
+            assert list(plan.eps) == sorted(set(plan.eps)), "rising"
+            assert 0 < plan.num_images <= trial.num_clean, "clean rows of all that is attacked"
+            assert plan.num_examples <= plan.num_images
+            assert not plan.is_transfer or trial.source is not None
+            assert plan.eps or trial.images_from is not None
+        if trial.images_from is not None:
+            assert trial.images_from.thresholds is not None
+            assert trial.num_clean >= 10_000, "any test image may be among those found"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_some_seeds_and_variants_are_a_part_of_the_whole(name: str) -> None:
+    study = find_study(name)
+    for preset in PRESETS:
+        whole = study.trials(preset, [0, 4], study.variants)  # type: ignore[arg-type]
+        for variant in study.variants:
+            part = study.trials(preset, [4], [variant])  # type: ignore[arg-type]
+            assert part == [t for t in whole if (t.model, t.seed) == (variant, 4)]
+            assert part
+        assert study.trials(preset, [], study.variants) == []  # type: ignore[arg-type]
 
 
 def test_importing_the_studies_does_not_import_torch() -> None:
     code = (
         "import sys, nullclass.studies as s;"
-        "[study.trials(p) for study in s.STUDIES.values() for p in ('quick', 'full')];"
+        "[study.trials(p, study.seeds(p), study.variants)"
+        " for study in s.STUDIES.values() for p in ('quick', 'full')];"
         "assert 'torch' not in sys.modules, 'torch'; assert 'pandas' not in sys.modules, 'pandas'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -119,12 +166,13 @@ def test_nothing_is_published_that_the_notebook_does_not_say() -> None:
 
 
 def test_the_protocol() -> None:
-    full, quick = trials("full"), trials("quick")
+    full, quick = (plan_all(FGSM_NULL, preset) for preset in ("full", "quick"))
     assert {trial.seed for trial in full} == set(range(5))
     assert {trial.seed for trial in quick} == {0}
     models = {trial.model: trial.training for trial in quick}
     assert set(models) >= {"clean-wd", "null-0.5", "null-0.5-wd", "null-0.01-wd"}
     assert models["clean-wd"].nulls is None
+    assert not models["clean-wd"].has_null
     for name, training in models.items():
         assert training.weight_decay == (1e-4 if name.endswith("wd") else 0.0)
         if training.nulls is not None:
@@ -136,7 +184,7 @@ def test_the_protocol() -> None:
     assert (recipe.batch_size, recipe.epochs, recipe.learning_rate) == (64, 5, 1e-3)
     assert (recipe.schedule, recipe.precision, recipe.null_fraction) == ("constant", "float32", 1)
     assert [plan.attack for plan in full[0].attacks] == ["fgsm", "null-aware-pgd"]
-    assert full[0].attacks[0].eps == tuple(pixels(eps) for eps in TEST_EPS)
+    assert full[0].attacks[0].eps == tuple(pixels(eps) for eps in sorted(TEST_EPS))
     assert full[0].num_clean == full[0].attacks[0].num_images == 10_000
 
 
@@ -145,3 +193,128 @@ def test_pixels_and_standard_deviations_agree_in_a_model() -> None:
     image = torch.tensor(0.5)
     standardised = (image - 0.1307) / 0.3081 + 0.5
     assert float(standardised * 0.3081 + 0.1307 - image) == pytest.approx(pixels(0.5), abs=1e-6)
+
+
+# The report's study, as study-facts has it
+
+# correct, misclassified and unclassified at threshold, in %
+AT_THRESHOLD = {
+    "base": (0.0, 100.0, 0.0),
+    "u": (78.8, 19.1, 2.0),
+    "s": (60.0, 9.7, 30.3),
+    "us": (54.4, 9.5, 36.1),
+    "m": (4.3, 3.0, 92.7),
+    "um": (5.2, 2.6, 92.2),
+    "sm": (7.8, 1.3, 90.9),
+    "usm": (7.2, 1.2, 91.7),
+}
+
+
+@pytest.mark.parametrize("model", AT_THRESHOLD)
+def test_the_reports_published_figures(model: str) -> None:
+    told = null_samples.published
+    attack = null_samples.TRANSFER_AT_THRESHOLD
+    for metric, value in zip(("correct", "fooled", "null"), AT_THRESHOLD[model], strict=True):
+        assert told(model, attack, math.nan, metric) == pytest.approx(value / 100)
+        assert told(model, attack, 0.1, metric) is None, "at thresholds only"
+        assert told(model, "null-aware-pgd-threshold", math.nan, metric) is None
+    assert told(model, "none", 0.0, "correct") == (0.992 if model == "base" else 0.99)
+    assert told(model, attack, math.nan, "loss") is None
+    assert told("nobody", attack, math.nan, "null") is None
+
+
+def test_the_reports_protocol() -> None:
+    study = null_samples.NULL_SAMPLES
+    assert study.variants == ("base", "u", "s", "m", "us", "um", "sm", "usm")
+    assert list(study.seeds("full")) == list(range(30))
+    full = {(t.model, t.seed, t.selection): t for t in plan_all(study, "full")}
+    assert len(full) == 8 * 30 * 2, "selected as published and honestly"
+    kinds = {"u": ("uniform", {}), "s": ("tile-shuffle", {"faithful": True}), "m": ("mixed", {})}
+    for (model, seed, selection), trial in full.items():
+        training = trial.training
+        assert training == full[model, seed, "test"].training, "trained once, selected twice"
+        assert training.has_null, "all variants have 11 outputs, base included"
+        assert (training.architecture, training.weight_decay) == ("report", 0.0)
+        assert training.selections == ("test", "held-out")
+        recipe = training.recipe
+        assert (recipe.batch_size, recipe.epochs, recipe.learning_rate) == (32, 20, 1e-3)
+        assert (recipe.schedule, recipe.precision, recipe.dropout, recipe.stem_epochs) == (
+            "constant", "float32", 1.0, None
+        )  # fmt: skip
+        base = full["base", seed, selection]
+        if model == "base":
+            assert training.nulls is None
+            assert trial.source is None
+            assert trial.thresholds is not None
+            assert trial.thresholds.num_images == 1000
+            assert trial.thresholds.first_image == 1000 * seed % 10_000
+        else:
+            assert training.nulls is not None
+            assert training.nulls.share == 0.5
+            assert training.nulls.source == "any-of"
+            assert training.nulls.settings == {"sources": dict(kinds[letter] for letter in model)}
+            assert trial.source == base, "made on the base model of the same set"
+            assert trial.thresholds is None
+        plans = {plan.name: plan for plan in trial.attacks}
+        at_threshold = plans["fgsm-threshold"]
+        assert (at_threshold.attack, at_threshold.eps, at_threshold.factor) == ("fgsm", (), 1.0)
+        assert at_threshold.num_images == 1000
+        transfers = [plan for plan in plans.values() if plan.name.startswith("fgsm")]
+        assert all(plan.is_transfer is (model != "base") for plan in transfers)
+        if selection == "test":
+            assert plans["fgsm"].num_images == 1000
+            expected = [0.02 * step for step in range(51)]
+            assert plans["fgsm"].eps == pytest.approx(expected)
+            own = [plan for plan in plans.values() if plan.attack == "null-aware-pgd"]
+            assert {plan.eps for plan in own} == {(), null_samples.WHITE_BOX_EPS}
+            assert not any(plan.is_transfer for plan in own), "on the model itself"
+    beyond = {plan.name: plan for plan in full["base", 0, "test"].attacks}["fgsm-1.5-thresholds"]
+    assert (beyond.factor, beyond.eps) == (1.5, ())
+
+
+def test_quick_differs_from_full_in_effort_only() -> None:
+    study = null_samples.NULL_SAMPLES
+    quick, full = (
+        {(t.model, t.selection): t for t in study.trials(preset, [0], study.variants)}
+        for preset in ("quick", "full")
+    )
+    assert {(name, "test") for name in study.variants} <= quick.keys() <= full.keys()
+    for key, trial in quick.items():
+        other = full[key]
+        assert [p.name for p in trial.attacks] == [p.name for p in other.attacks]
+        assert [p.eps for p in trial.attacks] == [p.eps for p in other.attacks]
+        assert trial.thresholds == other.thresholds
+        one, two = trial.training, other.training
+        assert (one.architecture, one.has_null) == (two.architecture, two.has_null)
+        assert set(one.selections) <= set(two.selections)
+        assert (one.nulls is None) == (two.nulls is None)
+        if one.nulls is not None and two.nulls is not None:
+            assert one.nulls.settings == two.nulls.settings
+
+
+# The ramps
+
+
+def test_the_ramps_protocol() -> None:
+    study = ramps.RAMPS
+    assert study.variants == ("base", "uniform", "shuffled")
+    full = {trial.model: trial for trial in study.trials("full", [0], study.variants)}
+    base = full["base"].training
+    assert (base.architecture, base.nulls, base.has_null) == ("ramp", None, True)
+    assert (base.recipe.batch_size, base.recipe.epochs, base.recipe.learning_rate) == (
+        32, 20, 1e-3
+    )  # fmt: skip
+    assert base.recipe.schedule == "constant"
+    for name, source, settings in (
+        ("uniform", "uniform", {}),
+        ("shuffled", "tile-shuffle", {"sides": [1], "faithful": True}),
+    ):
+        training = full[name].training
+        assert training.start == base, "goes on from base"
+        assert training.recipe.epochs == 30
+        assert training.nulls is not None
+        assert (training.nulls.source, training.nulls.settings) == (source, settings)
+        assert training.nulls.share == 0.5
+    assert {trial.decision_grid for trial in full.values()} == {49}
+    # 32,000 ramps are an epoch of 1000 steps.
+    assert steps_an_epoch(32_000, base.recipe) == 1000

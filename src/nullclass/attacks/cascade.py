@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Attack, frozen
-from nullclass.attacks.geometry import Eps
+from nullclass.attacks.geometry import Eps, check_eps
 from nullclass.attacks.objectives import ObjectiveName, find_objective, is_success
 from nullclass.attacks.pgd import PGD, Precision, TargetedPGD, logits_of
 from nullclass.errors import UserError
@@ -45,6 +45,7 @@ class Cascade:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
+        check_eps(eps, norm, images.shape)
         objective = find_objective(self.objective)
         attacked = images.detach().clone()
         standing = torch.arange(len(images), device=images.device)

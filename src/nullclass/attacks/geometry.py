@@ -36,6 +36,10 @@ def _column(values: Tensor, like: Tensor) -> Tensor:
     return values.view(-1, *[1] * (like.ndim - 1))
 
 
+def _on(eps: Eps, like: Tensor) -> Eps:
+    return eps.to(like) if isinstance(eps, Tensor) else eps
+
+
 def wide(eps: Eps, like: Tensor) -> Eps:
     """Budgets of images, to multiply with the images."""
     return _column(eps.to(like), like) if isinstance(eps, Tensor) else eps
@@ -58,7 +62,7 @@ def _l2_size(delta: Tensor) -> Tensor:
 
 
 def _l2_shrink(delta: Tensor, eps: Eps) -> Tensor:
-    return delta * _column((eps / _l2_size(delta).clamp(min=1e-30)).clamp(max=1), delta)
+    return delta * _column((_on(eps, delta) / _l2_size(delta).clamp(min=1e-30)).clamp(max=1), delta)
 
 
 def _l2_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
@@ -66,7 +70,7 @@ def _l2_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Ten
     radius = (-2 * (1 - _uniform(like.shape, like, generator)).log()).sqrt()
     direction = radius * (2 * math.pi * _uniform(like.shape, like, generator)).cos()
     share = _uniform(like.shape[:1], like, generator) ** (1 / math.prod(like.shape[1:]))
-    return _l2_steepest(direction) * _column(eps * share, like)
+    return _l2_steepest(direction) * _column(_on(eps, like) * share, like)
 
 
 def _l2_steepest(gradient: Tensor) -> Tensor:

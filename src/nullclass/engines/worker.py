@@ -12,7 +12,7 @@ import queue
 import sys
 import threading
 
-from nullclass.process import tune_process
+from nullclass.process import trim_memory, tune_process
 
 
 def main() -> None:
@@ -51,6 +51,7 @@ def main() -> None:
         task = from_line(lines.get())
         assert isinstance(task, Task)
         perform(task, lambda: load(source), torch.device(told.device), tell)
+        trim_memory()
 
 
 if __name__ == "__main__":

@@ -50,10 +50,6 @@ class Dropout(nn.Module):
         """What the units that stay are multiplied with."""
         return 256 / (256 - self.level)
 
-    def draw(self, shape: torch.Size) -> Tensor:
-        """Factors of that shape, 0 or 1 / (1 - p), float32, from torch's CPU stream."""
-        return self.draw_kept(shape).float().mul_(self.scale)
-
     def draw_kept(self, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
         """Which units stay, as booleans on the CPU; from torch's global stream unless given one."""
         count = shape.numel()

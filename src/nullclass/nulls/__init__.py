@@ -65,7 +65,10 @@ def make_nulls(name: str, settings: Mapping[str, Any], model: nn.Module | None) 
         raise UserError(
             f"there is no null source {name!r}: choose one of {', '.join(NULL_SOURCES)}"
         )
-    return NULL_SOURCES[name](model, **settings)
+    try:
+        return NULL_SOURCES[name](model, **settings)
+    except TypeError as error:
+        raise UserError(f"the null source {name!r} has no such settings: {error}") from None
 
 
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:

@@ -108,7 +108,7 @@ def shuffle_tiles(images: Tensor, side: int, order: Tensor) -> Tensor:
     num, channels, height, width = images.shape
     rows, columns = height // side, width // side
     cut = images.reshape(num, channels, rows, side, columns, side)
-    tiles = cut.permute(0, 2, 4, 1, 3, 5).reshape(num, rows * columns, -1)
+    tiles = cut.permute(0, 2, 4, 1, 3, 5).reshape(num, rows * columns, channels * side**2)
     index = order.to(images.device)[:, :, None].expand(-1, -1, tiles.shape[2])
     moved = tiles.gather(1, index).view(num, rows, columns, channels, side, side)
     return moved.permute(0, 3, 1, 4, 2, 5).reshape(num, channels, height, width)

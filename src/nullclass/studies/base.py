@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from nullclass.recipes import Recipe
 Preset = Literal["quick", "full"]
 
 LAST = "last"
-"""The weights after the last epoch, kept by every training."""
+"""The weights after the last epoch, kept by a training that selects on nothing."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,15 @@ class Training:
     has_null: bool = True
     """Whether the model has the null logit; the report's base model has it untrained."""
     selections: tuple[str, ...] = ()
-    """Images on which the best epoch is looked for, each selection kept beside the last epoch:
-    ``test`` or ``held-out``, mixed 1:1 with null images."""
+    """Images on which the best epoch is looked for, and kept instead of the last: ``test`` or
+    ``held-out``, mixed 1:1 with null images."""
     start: Training | None = None
     """A training whose weights this one goes on from."""
+
+    def __post_init__(self) -> None:
+        """Refuse to go on from weights that are not kept."""
+        if self.start is not None and self.start.selections:
+            raise UserError(f"{self.name!r} goes on from a training that keeps no last epoch")
 
     @property
     def variant(self) -> str:
@@ -91,6 +97,11 @@ class AttackPlan:
     """Whether it is made on the trial's source instead of the model itself."""
     num_examples: int = 0
     """How many attacked images are kept for showing, at every budget."""
+
+    def __post_init__(self) -> None:
+        """Refuse budgets out of order: what succeeds at a smaller one counts at a larger."""
+        if any(low >= high for low, high in itertools.pairwise(self.eps)):
+            raise UserError(f"the budgets of {self.attack!r} must rise: {self.eps}")
 
     @property
     def name(self) -> str:
@@ -138,6 +149,11 @@ class Trial:
             )
         if len({plan.norm for plan in self.attacks}) > 1:
             raise UserError(f"trial {self.model!r} plans attacks in two norms: make two trials")
+        if self.selection not in (self.training.selections or (LAST,)):
+            raise UserError(
+                f"trial {self.model!r} wants the weights {self.selection!r}, its training keeps "
+                f"{', '.join(self.training.selections or (LAST,))}"
+            )
         if any(plan.is_transfer for plan in self.attacks) and self.source is None:
             raise UserError(f"trial {self.model!r} transfers attacks from no source")
         if any(not plan.eps for plan in self.attacks) and self.images_from is None:

@@ -7,7 +7,8 @@ null-aware attack on each model itself, with the same images and budgets. Import
 One difference in the protocol: the source lets each set go on where the last one stopped in the
 test set, which would make every set wait for all sets before it. Here set k begins at test image
 1000 k (round and round), so that sets are independent; in the source it is 1000 k plus the images
-skipped.
+skipped. And training leaves out 5,000 images, on which an epoch can be selected honestly, beside
+the test set, as published; the source trains on them too.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ NUM_IMAGES = 1_000
 CURVE_EPS = tuple(round(0.02 * step, 2) for step in range(51))
 """Budgets of the scores against eps, in pixel units."""
 
-WHITE_BOX_EPS = (0.1, 0.2, 0.3)
+WHITE_BOX_EPS = (0.1, 0.3)
 """Fixed budgets of the null-aware attack, in pixel units."""
 
 TRANSFER = "fgsm"
@@ -139,9 +140,10 @@ def _attacks(preset: Preset, selection: str, is_base: bool) -> tuple[AttackPlan,
     )
     if selection == HELD_OUT:  # enough to see what selecting on the test set does
         return (at_threshold,)
+    # Fewer steps fool far fewer of the models that saw mixed images (LOG.md).
     attack = {
-        "num_steps": 40 if is_full else 20,
-        "num_target_steps": 20 if is_full else 10,
+        "num_steps": 100,
+        "num_target_steps": 50,
         "precision": "float32" if is_full else "bfloat16",
     }
     num_white_box = NUM_IMAGES if is_full else 100
@@ -165,7 +167,7 @@ def _attacks(preset: Preset, selection: str, is_base: bool) -> tuple[AttackPlan,
         AttackPlan(
             "null-aware-pgd",
             WHITE_BOX_EPS,
-            num_white_box if is_full else num_white_box // 2,
+            num_white_box if is_full else num_white_box // 4,
             settings=attack,
         ),
     ]

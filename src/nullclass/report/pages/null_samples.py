@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nullclass.records import Run
 from nullclass.report.blocks import Block, Bullets, Page, Section, Terms, Text
 from nullclass.report.figures import NULL_SAMPLES
@@ -297,10 +299,18 @@ def _differences(run: Run, measures: Measures) -> list[Block]:
     return blocks
 
 
+def _trained_with(run: Run) -> dict[str, Any] | None:
+    """The recipe of the models, which is the same for all."""
+    try:
+        recipe = next(iter(run.info["settings"]["trainings"].values()))["recipe"]
+    except (KeyError, TypeError, AttributeError, StopIteration):
+        return None
+    return recipe if isinstance(recipe, dict) else None
+
+
 def _reasons(run: Run, measures: Measures) -> list[str]:
     told = []
-    settings = run.info.get("settings")
-    recipe = settings.get("recipe") if isinstance(settings, dict) else None
+    recipe = _trained_with(run)
     if isinstance(recipe, dict):
         ours = {key: recipe.get(key) for key in SOURCE_RECIPE}
         if ours != SOURCE_RECIPE:
@@ -374,8 +384,7 @@ def _selection_blocks(run: Run, measures: Measures, kept: list[Kept]) -> list[Bl
         ),
         selection_table(run, measures, kept),
     ]
-    settings = run.info.get("settings")
-    recipe = settings.get("recipe") if isinstance(settings, dict) else None
+    recipe = _trained_with(run)
     if isinstance(recipe, dict) and recipe.get("schedule") == "triangle":
         blocks.append(
             Text(
