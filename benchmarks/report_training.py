@@ -212,10 +212,13 @@ def _spread(values: list[float]) -> str:
 
 
 def validation_losses(model: Classifier, dataset: Dataset, num_draws: int = 5) -> list[float]:
-    """Losses on the test images with null images, drawn so many times."""
-    plan = null_samples.training(VARIANT, 0, "full").nulls
-    assert plan is not None
-    nulls = make_nulls(plan.source, plan.settings, None)
+    """Losses on the test images with null images, drawn so many times.
+
+    One permutation an image and never the one that leaves it as it is: the source's own null images
+    are real ones now and then, a whole batch at once, and that noise hides the models.
+    """
+    kinds: dict[str, dict[str, object]] = {"uniform": {}, "tile-shuffle": {}, "mixed": {}}
+    nulls = make_nulls("any-of", {"sources": kinds}, None)
     exact = precision_of(null_samples.training("base", 0, "full").recipe, model.mean.device)
     return [
         Selections({}, nulls, stream=draw).loss(model, dataset.test, exact)

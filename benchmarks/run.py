@@ -17,7 +17,10 @@ import tyro
 
 import attacks
 import quality
+import report_training
 import startup
+import sweeps
+import thresholds
 import training
 from common import ROOT, SCRATCH, say, table
 from nullclass.files import write_text
@@ -32,9 +35,12 @@ class Options:
     """A few minutes to see that all of it works: the notebook loop runs one epoch and is
     extrapolated, fewer images, seeds and rounds. Written to .benchmarks/ unless told otherwise."""
     only: tuple[str, ...] = ()
-    """Only these of startup, training, quality, attacks; likewise written to .benchmarks."""
+    """Only these of startup, training, quality, attacks, report-training, thresholds, sweeps;
+    likewise written to .benchmarks."""
     rounds: int | None = None
-    """Turns of training and of the attacks, other than their own defaults."""
+    """Turns of what is measured in turns, other than their own defaults."""
+    keras: Path | None = None
+    """A Python that has TensorFlow, other than the one ``make bench`` sets up."""
     out: Path | None = None
     """File to write; without it benchmarks/results.md."""
     data_dir: Path | None = None
@@ -47,10 +53,20 @@ def sections(options: Options) -> dict[str, Callable[[], str]]:
     train = training.Options(data_dir=where)
     seeds = quality.Options(data_dir=where)
     attack = attacks.Options(data_dir=where)
+    report = report_training.Options(data_dir=where)
+    search = thresholds.Options(data_dir=where)
+    sweep = sweeps.Options()
+    if options.keras is not None:
+        report, search = replace(report, keras=options.keras), replace(search, keras=options.keras)
     if options.rounds is not None:
         train, attack = (
             replace(train, rounds=options.rounds),
             replace(attack, rounds=options.rounds),
+        )
+        report, search, sweep = (
+            replace(report, rounds=options.rounds),
+            replace(search, rounds=options.rounds),
+            replace(sweep, rounds=options.rounds),
         )
     if quick:
         train = training.Options(rounds=1, notebook_epochs=1, data_dir=where)
@@ -61,6 +77,9 @@ def sections(options: Options) -> dict[str, Callable[[], str]]:
         "training": partial(training.measure, train),
         "quality": partial(quality.measure, seeds),
         "attacks": partial(attacks.measure, attack),
+        "report-training": partial(report_training.measure, report),
+        "thresholds": partial(thresholds.measure, search),
+        "sweeps": partial(sweeps.measure, sweep),
     }
     unknown = set(options.only) - known.keys()
     if unknown:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,8 +20,7 @@ from common import in_turns, median_seconds, table, verdict
 from nullclass.data import load_dataset
 from nullclass.engines import DataSource, make_engine
 from nullclass.engines.base import Engine
-from nullclass.studies import null_samples
-from nullclass.studies.base import Trial
+from nullclass.studies.ramps import RAMPS
 from nullclass.sweep import Outcome, run_study
 
 FACTOR = 1.7
@@ -34,47 +33,28 @@ class Options:
 
     rounds: int = 2
     """Times each way of running it is measured, in turns."""
-    num_models: int = 4
-    """Models of the sweep, one of each of as many sets."""
-    epochs: int = 2
-    """Epochs of each, over 10,000 training images."""
-    with_ray: bool = True
-    """Whether to measure Ray too."""
-    data_dir: Path | None = None
-    """Folder of IDX files; without it the cache, then the mirrors."""
-
-
-HELD_OUT = 50_000
-"""Training images left out, so that the models are small jobs."""
-
-
-def trials(options: Options) -> list[Trial]:
-    """Small models of variant usm, each trained and scored."""
-    planned = []
-    for seed in range(options.num_models):
-        training = null_samples.training("usm", seed, "quick")
-        recipe = replace(training.recipe, epochs=options.epochs)
-        training = replace(training, recipe=recipe, selections=(), validation=HELD_OUT)
-        planned.append(Trial(training, (), num_clean=2_000))
-    return planned
+    num_models: int = 12
+    """Models of the sweep."""
+    all_ways: bool = True
+    """Whether to measure one worker with all cores and Ray too."""
 
 
 def measure(options: Options) -> str:
     """Run it and give its section of the results."""
-    data_dir = None if options.data_dir is None else str(options.data_dir)
-    source = DataSource("mnist", data_dir, HELD_OUT)
-    dataset = load_dataset("mnist", data_dir=options.data_dir, validation=source.validation)
+    source = DataSource("ramps", None, 0)
+    dataset = load_dataset("ramps", validation=0)
     cores = os.cpu_count() or 1
 
     def run(engine: Engine) -> Outcome:
         with tempfile.TemporaryDirectory() as folder:
             outcome = run_study(
-                null_samples.NULL_SAMPLES,
+                RAMPS,
                 dataset,
                 Path(folder),
                 engine=engine,
                 device=torch.device("cpu"),
-                trials=trials(options),
+                seeds=range(options.num_models),
+                variants=["base"],
             )
         if outcome.failed:
             raise RuntimeError(str(outcome))
@@ -100,9 +80,9 @@ def measure(options: Options) -> str:
     contenders: dict[str, Callable[[int], Outcome]] = {
         "1 worker, 1 thread": lambda _: local(1, 1),
         "2 workers, 1 thread each": lambda _: local(2, 1),
-        f"1 worker, {cores} threads": lambda _: local(1, cores),
     }
-    if options.with_ray:
+    if options.all_ways:
+        contenders[f"1 worker, {cores} threads"] = lambda _: local(1, cores)
         contenders["Ray, 1 node"] = lambda _: on_ray(1)
         contenders["Ray, 2 nodes"] = lambda _: on_ray(2)
     measured = in_turns(contenders, options.rounds)
@@ -116,9 +96,9 @@ def measure(options: Options) -> str:
     return "\n\n".join(
         [
             "## Sweeps",
-            f"{options.num_models} models of `null-samples`, variant usm, {options.epochs} epochs "
-            "of 10,000 images each, scored on 2,000; everything from the start of the workers, or "
-            f"of the cluster, to the tables. Medians of {options.rounds} rounds in turns.",
+            f"{options.num_models} base models of the study `ramps`, quick; everything from the "
+            "start of the workers, or of the cluster, to the tables. Medians of "
+            f"{options.rounds} rounds in turns.",
             table(["engine", "seconds", "times one worker", "peak MB of a worker"], lines),
             verdict(ratio >= FACTOR, f"two workers {ratio:.2f} times as fast as one, of {FACTOR}"),
         ]

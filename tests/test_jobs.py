@@ -27,8 +27,10 @@ TRAINING = Training(
     weight_decay=0.0,
     nulls=NullPlan("any-of", {"sources": {"uniform": {}}}, share=0.5),
     recipe=RECIPE,
+    selections=("test", "held-out"),
 )
-TRIAL = Trial(TRAINING, (AttackPlan("fgsm", (0.1, 0.2), 50),), num_clean=100)
+TRIAL = Trial(TRAINING, (AttackPlan("fgsm", (0.1, 0.2), 50),), num_clean=100, selection="test")
+SEEDLING = replace(TRAINING, name="seedling", selections=())
 
 
 def placed(config: Training | Trial, data: str = DATA) -> str:
@@ -58,7 +60,7 @@ OTHER_VALUES: dict[str, Any] = {
     "dataset": "idx",
     "name": "other",
     "nulls": NullPlan("mixed", {}, share=0.5),
-    "start": replace(TRAINING, name="before"),
+    "start": SEEDLING,
     "selections": ("test",),
     "schedule": "triangle",
     "stem_epochs": 1,
@@ -66,7 +68,7 @@ OTHER_VALUES: dict[str, Any] = {
     "attack": "pgd",
     "label": "again",
     "norm": "l2",
-    "selection": "test",
+    "selection": "held-out",
     "thresholds": ThresholdPlan(0, 10),
     "source": TRIAL,
     "training": replace(TRAINING, weight_decay=0.5),
@@ -169,7 +171,7 @@ def test_fields_at_their_default_are_not_part_of_the_hash() -> None:
     assert placed(Grown(**values)) == placed(TRAINING)
     assert placed(Grown(**values, colour="red")) != placed(TRAINING)
     told = json.dumps(jobs._telling(TRIAL))
-    for absent in ("decision_grid", "selection", "factor", "norm", "label", "start", "dropout"):
+    for absent in ("decision_grid", "thresholds", "factor", "norm", "label", "start", "dropout"):
         assert absent not in told
         assert absent in json.dumps(told_in_full(TRIAL))
     assert "batch_size" in told
@@ -182,10 +184,10 @@ BASE = replace(TRIAL, training=replace(TRAINING, name="base"), thresholds=Thresh
 
 
 def test_every_job_once_and_none_before_what_it_needs() -> None:
-    grown = replace(TRAINING, name="grown", start=replace(TRAINING, name="seedling"))
+    grown = replace(TRAINING, name="grown", start=SEEDLING)
     transfer = (AttackPlan("fgsm", (), 5, is_transfer=True),)
-    other = Trial(grown, transfer, 10, source=BASE)
-    again = replace(other, selection="test")
+    other = Trial(grown, transfer, 10, selection="test", source=BASE)
+    again = replace(other, selection="held-out")
     found = jobs_of([other, again, BASE, other], DATA)
     places = [job.place for job in found]
     assert len(set(places)) == len(places) == 6
@@ -198,9 +200,9 @@ def test_every_job_once_and_none_before_what_it_needs() -> None:
         "training seedling, seed 3": set(),
         "training grown, seed 3": {"models/seedling"},
         "training base, seed 3": set(),
-        "attacking base, seed 3": {"models/base"},
-        "attacking grown, seed 3": {"models/grown", "trials/base"},
+        "attacking base, seed 3, selected on test": {"models/base"},
         "attacking grown, seed 3, selected on test": {"models/grown", "trials/base"},
+        "attacking grown, seed 3, selected on held-out": {"models/grown", "trials/base"},
     }
 
 
@@ -234,11 +236,11 @@ def test_jobs_of_the_studies(name: str, preset: Any) -> None:
 
 def test_what_takes_longer_costs_more() -> None:
     longer = replace(TRAINING, recipe=replace(RECIPE, epochs=4))
-    looked = replace(TRAINING, selections=("test",))
+    unlooked = replace(TRAINING, selections=())
     beside = replace(TRAINING, nulls=NullPlan("uniform", {}, weight=1.0))
     half = replace(beside, recipe=replace(RECIPE, null_fraction=0.5))
     assert training_cost(longer) == 2 * training_cost(TRAINING)
-    assert training_cost(looked) > training_cost(TRAINING)
+    assert training_cost(unlooked) < training_cost(TRAINING)
     assert training_cost(beside) > training_cost(half) > training_cost(TRAINING)
     reduced = replace(TRAINING, recipe=replace(RECIPE, precision="bfloat16"))
     assert training_cost(reduced) < training_cost(TRAINING)

@@ -374,6 +374,16 @@ def test_plans_without_what_they_need_are_refused(trials: list[Trial]) -> None:
         replace(trials[0], attacks=(AttackPlan("fgsm", (0.1,), 5, is_transfer=True),))
     with pytest.raises(UserError, match="at thresholds it does not have"):
         replace(trials[0], attacks=(AttackPlan("fgsm", (), 5),))
+    with pytest.raises(UserError, match="wants the weights 'test', its training keeps last"):
+        replace(trials[0], selection="test")
+    selected = replace(trials[0].training, selections=("test",))
+    with pytest.raises(UserError, match="wants the weights 'last', its training keeps test"):
+        replace(trials[0], training=selected)
+    with pytest.raises(UserError, match="goes on from a training that keeps no last epoch"):
+        replace(trials[0].training, start=selected)
+    for eps in ((0.2, 0.1), (0.1, 0.1)):
+        with pytest.raises(UserError, match="the budgets of 'pgd' must rise"):
+            AttackPlan("pgd", eps, 5)
     for weight, share in ((None, None), (0.1, 0.5)):
         with pytest.raises(UserError, match="either a weight"):
             NullPlan("uniform", {}, weight=weight, share=share)
@@ -630,6 +640,55 @@ def test_more_seeds_and_variants_may_join_a_run(tiny: Dataset, tmp_path: Path) -
 
 def run_tiny_and_refuse(tiny: Dataset, folder: Path) -> None:
     run_study(TINY, tiny, folder, engine=Here(tiny, CPU), device=CPU, variants=["x"])
+
+
+def test_a_trial_planned_otherwise_takes_the_place_of_the_one_before(
+    tiny: Dataset, tmp_path: Path
+) -> None:
+    run_tiny(tiny, tmp_path, variants=["base"])
+    (before,) = (tmp_path / TRIALS).iterdir()
+    (base,) = tiny_trials("quick", [0], ["base"])
+    outcome = run_tiny(tiny, tmp_path, trials=[replace(base, num_clean=30)])
+    assert (outcome.num_done, outcome.num_recorded) == (1, 1), "the training is the same"
+    (trial,) = read_run(tmp_path).trials
+    assert trial.folder != before
+    assert (trial.rows["attack"] == "none").sum() == 30
+    assert is_whole(before), "left where it was"
+    summary = records.read_frame(tmp_path / SUMMARY)
+    assert set(summary.loc[summary["attack"] == "none", "num_images"]) == {30}
+
+
+def test_a_training_whose_state_cannot_be_used_is_begun_again(
+    tiny_run: Path, tiny: Dataset, tmp_path: Path
+) -> None:
+    whole = place(tiny_run, "base", MODELS)
+    begun = tmp_path / MODELS / whole.name
+    begun.mkdir(parents=True)
+    (begun / STATE).write_bytes(b"cut short")
+    outcome = run_tiny(tiny, tmp_path, variants=["base"])
+    assert (outcome.num_done, outcome.failed) == (2, {})
+    assert not (begun / STATE).exists()
+    weights = f"last/{WEIGHTS}"
+    assert (begun / weights).read_bytes() == (whole / weights).read_bytes()
+
+
+def test_nothing_to_do_is_told(tiny: Dataset, tmp_path: Path) -> None:
+    for nothing in ({"seeds": []}, {"variants": []}, {"trials": []}):
+        with pytest.raises(UserError, match="nothing to do: name seeds and variants of tiny"):
+            run_study(TINY, tiny, tmp_path, engine=Here(tiny, CPU), device=CPU, **nothing)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_whose_results_do_not_arrive_has_failed(tiny: Dataset, tmp_path: Path) -> None:
+    class Elsewhere(Watched):
+        """Works in a folder that nobody sees."""
+
+        def start(self, task: Task) -> None:
+            super().start(replace(task, run_folder=tmp_path / "elsewhere"))
+
+    outcome = run_tiny(tiny, tmp_path / "run", Elsewhere(tiny), variants=["base"])
+    assert outcome.num_done == 0
+    assert outcome.failed["training base, seed 0"].startswith("its result is not in the run folder")
 
 
 def test_what_fails_three_times_is_given_up_with_what_needs_it_and_the_rest_goes_on(

@@ -70,7 +70,9 @@ class Selections:
         model.eval()
         generator = torch.Generator().manual_seed(self.stream)
         total, count = 0.0, 0
-        for indices in torch.arange(len(data)).tensor_split(math.ceil(len(data) / _BATCH)):
+        # Shuffled: some null images need several classes in a batch, and files may be sorted.
+        order = torch.randperm(len(data), generator=generator)
+        for indices in order.tensor_split(math.ceil(len(data) / _BATCH)):
             images, labels = (tensor.to(device) for tensor in data.batch(indices))
             if self.nulls is not None:
                 made = self.nulls(images, labels, generator)

@@ -425,7 +425,10 @@ def fingerprint(
         "standardisation": [_digest(model.mean), _digest(model.std)],
         "first_weights": {name: _digest(t) for name, t in model.state_dict().items()},
         "device": next(model.parameters()).device.type,
-        "selections": {name: _digest(d.images) for name, d in selections.images.items()},
+        "selections": {
+            name: [_digest(data.images), _digest(data.labels)]
+            for name, data in selections.images.items()
+        },
     }
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 

@@ -236,7 +236,9 @@ def _do_training(
         )
     except StateError:  # begun on another device, or cut short: the folder says what is wanted
         (folder / records.STATE).unlink()
-        trained, history = train_from(training, dataset, folder, device=device, start=start)
+        trained, history = train_from(
+            training, dataset, folder, device=device, start=start, advance=advance
+        )
     write_training(trained, history, folder, dataset, device)
 
 

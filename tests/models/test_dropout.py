@@ -70,13 +70,15 @@ def test_the_same_seed_drops_the_same_units_and_a_step_later_others() -> None:
 
 
 @pytest.mark.parametrize("shape", [(3,), (2, 5), (4, 3, 6, 6), (0, 4)])
-def test_drawn_factors_are_what_forward_would_multiply_with(shape: tuple[int, ...]) -> None:
+def test_what_is_drawn_is_what_forward_keeps(shape: tuple[int, ...]) -> None:
     dropout, values = layer(0.25), torch.rand(shape)
     torch.manual_seed(1)
     expected = dropout(values)
+    torch.manual_seed(1)
     kept = dropout.draw_kept(values.shape)
     assert kept.dtype == torch.bool
     assert kept.shape == values.shape
+    assert dropout.scale == pytest.approx(4 / 3)
     torch.testing.assert_close(values * kept * dropout.scale, expected)
 
 
