@@ -203,20 +203,21 @@ def score_attack(
     with frozen(model):
         for places in torch.arange(len(chosen)).split(BATCH_SIZE):
             indices = chosen[places]
-            eps: Sequence[Eps] = budgets if not isinstance(budgets, Tensor) else []
-            if isinstance(budgets, Tensor):
-                eps = [budgets[places].to(model.mean.device)]
-            generator = torch.Generator().manual_seed(_stream(seed, int(places[0])))
             images, labels = _batch(model, data, indices)
+            eps: Sequence[Eps] = (
+                [budgets[places].to(images.device)] if isinstance(budgets, Tensor) else budgets
+            )
+            generator = torch.Generator().manual_seed(_stream(seed, int(places[0])))
+            kept = slice(0, num_examples if int(places[0]) == 0 else 0)
+            clean = _score(model, images[kept], labels[kept]) if kept.stop else None
             for budget, attacked, scored in _attack_batch(
                 model, source, images, labels, name, attack, eps, norm, generator
             ):
                 goal = attack.objective
                 tables.append(_rows(indices, scored, name, goal, made_on, norm, budget))
-                if num_examples and int(places[0]) == 0:
-                    clean = _score(model, images[:num_examples], labels[:num_examples])
-                    kept = _examples(name, norm, budget, images, attacked, clean, scored)
-                    examples.append(kept)
+                if clean is not None:
+                    shown = _examples(name, norm, budget, images, attacked, clean, scored)
+                    examples.append(shown)
                 on_images(len(indices))
     return pd.concat(tables, ignore_index=True), examples
 

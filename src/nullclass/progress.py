@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -24,30 +25,19 @@ Advance = Callable[[float], None]
 """Told how many more of a stage's units are done."""
 
 
-class Stages:
-    """A job of several stages, each with an expected cost, shown as one bar over another.
+class _Bars:
+    """Bars on standard error while the block lasts, with lines above them.
 
     Args:
-        title: What the whole job is called.
-        cost: Expected cost of all its stages, in any one unit.
+        columns: What each bar shows.
+        settings: Others of :class:`rich.progress.Progress`.
     """
 
-    def __init__(self, title: str, cost: float) -> None:
+    def __init__(self, *columns: ProgressColumn, **settings: Any) -> None:
         self.console = Console(stderr=True)
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            disable=not self.console.is_terminal,
-            speed_estimate_period=120,
-        )
-        self._whole: TaskID = self._bars.add_task(f"[bold]{title}", total=cost)
+        is_hidden = not self.console.is_terminal
+        self._bars = Progress(*columns, console=self.console, disable=is_hidden, **settings)
         self._started = time.perf_counter()
-        self._cost, self._done = cost, 0.0
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -63,7 +53,29 @@ class Stages:
 
     def say(self, line: str) -> None:
         """Print a line above the bars."""
-        self.console.print(line, highlight=False, soft_wrap=True)
+        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
+
+
+class Stages(_Bars):
+    """A job of several stages, each with an expected cost, shown as one bar over another.
+
+    Args:
+        title: What the whole job is called.
+        cost: Expected cost of all its stages, in any one unit.
+    """
+
+    def __init__(self, title: str, cost: float) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            speed_estimate_period=120,
+        )
+        self._whole: TaskID = self._bars.add_task(f"[bold]{title}", total=cost)
+        self._cost, self._done = cost, 0.0
 
     @contextmanager
     def stage(self, name: str, *, units: float, cost: float) -> Iterator[Advance]:
@@ -94,7 +106,7 @@ class Stages:
         self.say(f"{name}: {seconds:.1f} s{later}")
 
 
-class JobBars:
+class JobBars(_Bars):
     """Many jobs at once: a bar for the whole sweep, one for each job that runs.
 
     Args:
@@ -104,36 +116,16 @@ class JobBars:
     """
 
     def __init__(self, title: str, cost: float, num_jobs: int) -> None:
-        self.console = Console(stderr=True)
-        self._bars = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=30),
             TaskProgressColumn(),
             TextColumn("{task.fields[left]}"),
-            console=self.console,
-            disable=not self.console.is_terminal,
         )
         self._whole = self._bars.add_task(f"[bold]{title}", total=cost, left="")
         self._cost, self._num_jobs, self._num_ended = cost, num_jobs, 0
         self._running: dict[str, _Running] = {}
         self._ended_cost = 0.0
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bars.stop()
-
-    def say(self, line: str) -> None:
-        """Print a line above the bars."""
-        self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
     def begin(self, key: str, title: str, cost: float) -> None:
         """A job has been started."""

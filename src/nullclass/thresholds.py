@@ -60,16 +60,15 @@ def find_thresholds(
     found: list[Tensor] = []
     thresholds: list[Tensor] = []
     lacking, looked = num_images, 0
-    with frozen(model):
-        while lacking and looked < len(order):
-            indices = order[looked : looked + max(lacking, BATCH_SIZE)]
-            looked += len(indices)
-            images, labels = (t.to(model.mean.device) for t in data.batch(indices))
-            eps = thresholds_of(model, images, labels).cpu()
-            usable = (~eps.isnan()).nonzero().squeeze(1)[:lacking]
-            found.append(indices[usable])
-            thresholds.append(eps[usable])
-            lacking -= len(usable)
+    while lacking and looked < len(order):
+        indices = order[looked : looked + max(lacking, BATCH_SIZE)]
+        looked += len(indices)
+        images, labels = (t.to(model.mean.device) for t in data.batch(indices))
+        eps = thresholds_of(model, images, labels).cpu()
+        usable = (~eps.isnan()).nonzero().squeeze(1)[:lacking]
+        found.append(indices[usable])
+        thresholds.append(eps[usable])
+        lacking -= len(usable)
     if lacking:
         raise UserError(
             f"only {num_images - lacking} of {len(data)} images are right and fall to an FGSM step "

@@ -178,18 +178,17 @@ def write_training(
     trained: Trained, history: pd.DataFrame, folder: Path, dataset: Dataset, device: torch.device
 ) -> None:
     """Write a training's checkpoints and history, ``result.json`` last, and drop its state."""
-    training, selections = trained.training, trained.selections
-    epochs = {name: epoch for name, (_, epoch) in selections.best.items()}
-    last = {key: value.clone() for key, value in trained.model.state_dict().items()}
-    for name, weights in selections.weights.items():
-        trained.model.load_state_dict(weights)
-        about = _about(training, history, dataset, device) | {"epoch": epochs[name]}
-        save_checkpoint(trained.model, folder / name, about=about)
-    trained.model.load_state_dict(last)
-    if not epochs:
-        epochs = {LAST: len(history)}
-        about = _about(training, history, dataset, device) | {"epoch": len(history)}
-        save_checkpoint(trained.model, folder / LAST, about=about)
+    training, model, selections = trained.training, trained.model, trained.selections
+    last = {key: value.clone() for key, value in model.state_dict().items()}
+    epochs, kept = {LAST: len(history)}, {LAST: last}
+    if selections.images:
+        epochs = {name: epoch for name, (_, epoch) in selections.best.items()}
+        kept = selections.weights
+    about = _about(training, history, dataset, device)
+    for name, weights in kept.items():
+        model.load_state_dict(weights)
+        save_checkpoint(model, folder / name, about=about | {"epoch": epochs[name]})
+    model.load_state_dict(last)
     records.write_frame(folder / records.HISTORY, history)
     told = {"config": asdict(training), "epochs": epochs, "data_checksum": dataset.checksum}
     records.seal(folder, told | provenance())

@@ -62,7 +62,6 @@ WHITE_BOX_EPS = (0.1, 0.3)
 TRANSFER = "fgsm"
 TRANSFER_AT_THRESHOLD = "fgsm-threshold"
 TRANSFER_BEYOND = "fgsm-1.5-thresholds"
-WHITE_BOX = "null-aware-pgd"
 WHITE_BOX_AT_THRESHOLD = "null-aware-pgd-threshold"
 """Names of the attacks in rows."""
 
