@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def linear_world(
     """A random linear model with null, and an image in the middle of the box.
 
     The optimum is the least over all wrong real classes t of the distance to the region where
-    t beats the true label and null: a linear programme for L-infinity, and for L2 the least
+    t beats the true label and null: a linear programme for L-infinity and L1, and for L2 the least
     point of two half-spaces (the box is far enough away not to matter; checked).
     """
     rng = np.random.default_rng(seed)
@@ -65,13 +66,8 @@ def linear_world(
     gaps = rng.uniform(margin, 3 * margin, num_classes + 1)  # how far each logit lies below
     gaps[label] = 0
     bias = -gaps - weight @ centre
-    linf, l2 = [], []
-    for target in set(range(num_classes)) - {label}:
-        normals = np.stack([weight[target] - weight[label], weight[target] - weight[num_classes]])
-        needs = np.array([gaps[target], gaps[target] - gaps[num_classes]])
-        linf.append(_least_linf(normals, needs, centre))
-        l2.append(_least_l2(normals, needs))
-    assert min(l2) < 0.4, "the box would matter"
+    optimum = _optimum(weight, bias, centre, label)
+    assert optimum["l2"] < 0.4, "the box would matter"
     model = Classifier(
         Affine(
             torch.tensor(scale * weight, dtype=torch.float32),
@@ -80,7 +76,68 @@ def linear_world(
         num_classes,
     )
     image = torch.tensor(centre, dtype=torch.float32).view(1, 1, size, size)
-    return LinearWorld(model, image, torch.tensor([label]), {"linf": min(linf), "l2": min(l2)})
+    return LinearWorld(model, image, torch.tensor([label]), optimum)
+
+
+@dataclass
+class LinearBatch:
+    """A linear model with null and images whose nearest fooled points are known."""
+
+    model: Classifier
+    images: Tensor
+    labels: Tensor
+    optima: dict[str, Tensor]
+    """Distances to the nearest fooled points within [0,1], ``(N,)`` by norm."""
+
+
+@cache
+def linear_batch(
+    seed: int, num_images: int = 30, num_classes: int = 4, size: int = 3, scale: float = 100
+) -> LinearBatch:
+    """As :func:`linear_world`, with many images of one model: those it is right about."""
+    rng = np.random.default_rng(seed)
+    dim = size * size
+    weight = rng.normal(size=(num_classes + 1, dim)) / dim
+    bias = -weight.sum(axis=1) / 2  # all answers are equal in the middle of the box
+    images, labels, optima = [], [], []
+    while len(images) < num_images:
+        image = rng.uniform(0.3, 0.7, dim)
+        logits = weight @ image + bias
+        label, gaps = int(logits.argmax()), np.sort(logits.max() - logits)
+        if label == num_classes or gaps[1] < 0.02:
+            continue
+        optimum = _optimum(weight, bias, image, label)
+        if optimum["l2"] < 0.3:  # else the box would matter
+            images.append(image)
+            labels.append(label)
+            optima.append(optimum)
+    return LinearBatch(
+        Classifier(
+            Affine(
+                torch.tensor(scale * weight, dtype=torch.float32),
+                torch.tensor(scale * bias, dtype=torch.float32),
+            ),
+            num_classes,
+        ),
+        torch.tensor(np.stack(images), dtype=torch.float32).view(-1, 1, size, size),
+        torch.tensor(labels),
+        {norm: torch.tensor([optimum[norm] for optimum in optima]) for norm in optima[0]},
+    )
+
+
+def _optimum(
+    weight: np.ndarray, bias: np.ndarray, centre: np.ndarray, label: int
+) -> dict[str, float]:
+    """The distance to the nearest fooled point, by norm: the least over all targets."""
+    num_classes, logits = len(weight) - 1, weight @ centre + bias
+    found: dict[str, list[float]] = {"linf": [], "l2": [], "l1": []}
+    for target in set(range(num_classes)) - {label}:
+        beaten = [label, num_classes]
+        normals, needs = weight[target] - weight[beaten], logits[beaten] - logits[target]
+        found["linf"].append(_least_linf(normals, needs, centre))
+        found["l2"].append(_least_l2(normals, needs))
+        found["l1"].append(_least_l1(normals, needs, centre))
+    return {norm: min(distances) for norm, distances in found.items()}
 
 
 def _least_linf(normals: np.ndarray, needs: np.ndarray, centre: np.ndarray) -> float:
@@ -115,6 +172,17 @@ def _least_l2(normals: np.ndarray, needs: np.ndarray) -> float:
         if (normals @ delta >= needs - 1e-12).all():
             found.append(float(np.linalg.norm(delta)))
     return min(found)
+
+
+def _least_l1(normals: np.ndarray, needs: np.ndarray, centre: np.ndarray) -> float:
+    """min sum(up + down) with normals @ (up - down) >= needs, 0 <= centre + up - down <= 1."""
+    solved = linprog(
+        np.ones(2 * len(centre)),
+        A_ub=np.hstack([-normals, normals]),
+        b_ub=-needs,
+        bounds=[(0, room) for room in np.concatenate([1 - centre, centre])],
+    )
+    return float(solved.fun) if solved.status == 0 else np.inf
 
 
 @dataclass

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nullclass.attacks import FGSM, PGD, TargetedPGD, null_aware_pgd
+from nullclass.attacks import (
+    APGD,
+    FGSM,
+    PGD,
+    MinimumNorm,
+    SelectivePGD,
+    TargetedPGD,
+    null_aware_pgd,
+)
 from nullclass.attacks.geometry import is_allowed
 from nullclass.models import build_model
 from worlds import Digits, outcome_of
@@ -21,14 +29,23 @@ def fooled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("norm", "budgets"), [("linf", (0.03, 0.06, 0.1, 0.15)), ("l2", (0.2, 0.4, 0.7, 1.0))]
+    ("norm", "budgets"),
+    [
+        ("linf", (0.03, 0.06, 0.1, 0.15)),
+        ("l2", (0.2, 0.4, 0.7, 1.0)),
+        ("l1", (0.8, 1.2, 2.0)),
+    ],
 )
 def test_pgd_is_no_weaker_than_foolbox(
     digits: Digits, norm: str, budgets: tuple[float, ...]
 ) -> None:
     model, images, labels = digits.plain, digits.images, digits.labels
     theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
-    maker = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
+    maker = {
+        "linf": foolbox.attacks.LinfPGD,
+        "l2": foolbox.attacks.L2PGD,
+        "l1": foolbox.attacks.L1PGD,
+    }[norm]
     their_attack = maker(rel_stepsize=2.5 / NUM_STEPS, steps=NUM_STEPS, random_start=False)
     for eps in budgets:
         _, clipped, _ = their_attack(theirs, images, labels, epsilons=eps)
@@ -136,6 +153,6 @@ def test_images_fooled_already_are_left_alone(digits: Digits) -> None:
     wrong = (digits.labels[:60] + 1) % 10  # now nearly every clean answer is another class
     is_fooled = fooled(model, images, wrong)
     assert is_fooled.sum() > 50
-    for attack in (PGD(), TargetedPGD(), null_aware_pgd()):
+    for attack in (PGD(), TargetedPGD(), APGD(), MinimumNorm(), SelectivePGD(), null_aware_pgd()):
         attacked = attack(model, images, wrong, eps=0.1)
         assert torch.equal(attacked[is_fooled], images[is_fooled])

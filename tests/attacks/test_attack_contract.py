@@ -3,19 +3,57 @@
 from __future__ import annotations
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks import ATTACKS, PGD, Attack, Cascade, TargetedPGD, null_aware_pgd
+from nullclass.attacks import (
+    APGD,
+    ATTACKS,
+    FGSM,
+    PGD,
+    Attack,
+    Cascade,
+    MinimumNorm,
+    SelectivePGD,
+    Square,
+    TargetedAPGD,
+    TargetedPGD,
+    null_aware_pgd,
+)
 from nullclass.attacks.base import Ray
 from nullclass.attacks.geometry import Eps, along
 from nullclass.errors import UserError
 from nullclass.models import Classifier
 
+ENSEMBLES = ("worst-case", "worst-case-deny")
+"""Cascades of members that are walked here themselves (test_worst_case.py)."""
+
+CHEAP = {
+    "apgd": lambda: APGD(num_steps=9),
+    "apgd-targeted": lambda: TargetedAPGD(num_steps=7),
+    "minimum-norm": lambda: MinimumNorm(num_steps=9),
+    "selective-pgd": lambda: SelectivePGD(num_steps=7),
+    "square": lambda: Square(num_queries=30),
+}
+"""The same attacks with less effort: what they promise does not hang on it."""
+
 MAKERS = {
-    **ATTACKS,
+    **{name: make for name, make in ATTACKS.items() if name not in ENSEMBLES},
+    **CHEAP,
+    "fgsm, fool": lambda: FGSM("fool"),
+    "fgsm, deny": lambda: FGSM("deny"),
+    "pgd, momentum": lambda: PGD(num_steps=7, momentum=0.75),
+    "apgd, dlr, restarts": lambda: APGD(form="dlr", num_steps=7, num_restarts=2),
+    "apgd, deny": lambda: APGD(objective="deny", num_steps=7),
+    "apgd-targeted, evade": lambda: TargetedAPGD(objective="evade", num_steps=5),
+    "selective-pgd, orthogonal": lambda: SelectivePGD("orthogonal", num_steps=7),
+    "selective-pgd, restarts": lambda: SelectivePGD(num_steps=5, num_restarts=3),
+    "minimum-norm, deny": lambda: MinimumNorm(objective="deny", num_steps=9),
+    "minimum-norm, one target": lambda: MinimumNorm(form="hard", num_steps=9, num_targets=1),
     "pgd, hard": lambda: PGD(form="hard", num_steps=7),
     "pgd, evade": lambda: PGD(objective="evade", num_steps=7),
     "pgd, deny": lambda: PGD(objective="deny", num_steps=7),
@@ -25,7 +63,7 @@ MAKERS = {
     "null-aware-pgd, bfloat16": lambda: null_aware_pgd(5, 3, precision="bfloat16"),
     "cascade": lambda: Cascade((PGD(num_steps=3), TargetedPGD(num_steps=3, num_restarts=2))),
 }
-EPS = {"linf": 0.1, "l2": 0.7}
+EPS = {"linf": 0.1, "l2": 0.7, "l1": 3.0}
 NUM_CLASSES = 4
 
 
@@ -60,7 +98,17 @@ def batch() -> tuple[Tensor, Tensor]:
 
 def size(delta: Tensor, norm: str) -> Tensor:
     flat = delta.double().flatten(1)
-    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+    return {"linf": flat.abs().amax(1), "l2": flat.norm(dim=1), "l1": flat.abs().sum(1)}[norm]
+
+
+NEEDS_L2 = ("square",)
+
+
+@pytest.fixture(autouse=True)
+def skip_norms_an_attack_does_not_have(request: pytest.FixtureRequest) -> None:
+    told = getattr(request.node, "callspec", None)
+    if told and told.params.get("norm") == "l1" and told.params.get("name") in NEEDS_L2:
+        pytest.skip("says so itself: test_square.py")
 
 
 def run(
@@ -78,7 +126,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", list(EPS))
 @pytest.mark.parametrize(("name", "has_null"), CASES)
 def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Tensor]) -> None:
     attack = MAKERS[name]()
@@ -116,7 +164,7 @@ def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Ten
     assert torch.equal(attacked, run(attack, model, batch, EPS[norm], norm))
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", list(EPS))
 @pytest.mark.parametrize("name", MAKERS)
 def test_eps_zero_returns_the_clean_images(
     name: str, norm: str, batch: tuple[Tensor, Tensor]
@@ -124,7 +172,7 @@ def test_eps_zero_returns_the_clean_images(
     assert torch.equal(run(MAKERS[name](), small_model(True), batch, 0.0, norm), batch[0])
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", list(EPS))
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_batch_of_one_is_like_the_batch_and_of_none_is_none(
     name: str, norm: str, batch: tuple[Tensor, Tensor]
@@ -133,7 +181,7 @@ def test_a_batch_of_one_is_like_the_batch_and_of_none_is_none(
     images, labels = batch
     whole = run(attack, model, batch, EPS[norm], norm)
     single = run(attack, model, (images[2:3], labels[2:3]), EPS[norm], norm)
-    exact = not any(word in name for word in ("restarts", "cascade", "two nearest", "bfloat16"))
+    exact = name in REPEATABLE
     if exact:
         torch.testing.assert_close(single, whole[2:3], atol=1e-5, rtol=0)
     assert single.shape == (1, 1, 6, 6)
@@ -141,16 +189,13 @@ def test_a_batch_of_one_is_like_the_batch_and_of_none_is_none(
     assert nothing.shape == (0, 1, 6, 6)
 
 
-# Random starts of a batch and of single images come from different places of the stream, and
-# bfloat16 is rounded differently in batches of other sizes.
-REPEATABLE = [
-    name
-    for name in MAKERS
-    if not any(word in name for word in ("restarts", "two nearest", "cascade", "bfloat16"))
-]
+# Random numbers of a batch and of single images come from different places of the stream, a swap's
+# donors are the batch's own images, and bfloat16 is rounded differently in batches of other sizes.
+BY_BATCH = ("restarts", "two nearest", "cascade", "bfloat16", "square", "noise", "swap")
+REPEATABLE = [name for name in MAKERS if not any(word in name for word in BY_BATCH)]
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", list(EPS))
 @pytest.mark.parametrize("name", REPEATABLE)
 def test_a_budget_for_each_image_is_like_attacking_one_by_one(
     name: str, norm: str, batch: tuple[Tensor, Tensor]
@@ -172,7 +217,7 @@ def test_a_budget_for_each_image_is_like_attacking_one_by_one(
     torch.testing.assert_close(again, together[shuffled], atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", list(EPS))
 @pytest.mark.parametrize("name", MAKERS)
 def test_equal_budgets_for_each_image_are_one_budget(
     name: str, norm: str, batch: tuple[Tensor, Tensor]
@@ -201,13 +246,13 @@ def test_budgets_that_are_not_one_for_each_image_are_refused(
             run(attack, model, batch, budgets, "linf")
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", list(EPS))
 @pytest.mark.parametrize("name", MAKERS)
 def test_all_images_of_a_ray_lie_along_its_direction(
     name: str, norm: str, batch: tuple[Tensor, Tensor]
 ) -> None:
     attack, model = MAKERS[name](), small_model(True)
-    assert isinstance(attack, Ray) is (name == "fgsm"), "nothing else claims to be one"
+    assert isinstance(attack, Ray) is name.startswith("fgsm"), "nothing else claims to be one"
     if not isinstance(attack, Ray):
         return
     images, labels = batch
@@ -255,17 +300,19 @@ def test_l2_budgets_reach_to_the_diagonal(name: str, batch: tuple[Tensor, Tensor
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_an_unknown_norm_is_refused(name: str, batch: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(UserError, match="no norm 'l1': choose one of linf, l2"):
-        run(MAKERS[name](), small_model(True), batch, 0.1, "l1")
+    with pytest.raises(UserError, match="no norm 'l0': choose one of linf, l2, l1"):
+        run(MAKERS[name](), small_model(True), batch, 0.1, "l0")
 
 
 def test_deny_needs_null(batch: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(UserError, match="deny needs a model with a null class"):
-        run(PGD(objective="deny"), small_model(False), batch, 0.1, "linf")
+    for make in (PGD, TargetedPGD, APGD, TargetedAPGD, MinimumNorm):
+        with pytest.raises(UserError, match="deny needs a model with a null class"):
+            run(make(objective="deny"), small_model(False), batch, 0.1, "linf")
 
 
 def test_the_dictionary_names_what_the_command_line_promises() -> None:
-    assert list(ATTACKS) == ["fgsm", "pgd", "pgd-targeted", "null-aware-pgd"]
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([a-z-]+)` \| `[A-Z_a-z(]", page, re.MULTILINE)) == set(ATTACKS)
     for name, make in ATTACKS.items():
         attack = make()
         assert attack.objective in ("fool", "deny", "evade"), name
@@ -283,6 +330,20 @@ def test_senseless_settings_are_refused() -> None:
         lambda: PGD(precision="float8"),  # type: ignore[arg-type]
         lambda: TargetedPGD(num_steps=-1),
         lambda: TargetedPGD(num_targets=0),
+        lambda: APGD(num_steps=0),
+        lambda: APGD(num_restarts=0),
+        lambda: APGD(form="soft"),  # type: ignore[arg-type]
+        lambda: APGD(objective="annoy"),  # type: ignore[arg-type]
+        lambda: APGD(precision="float8"),  # type: ignore[arg-type]
+        lambda: TargetedAPGD(num_targets=0),
+        lambda: TargetedAPGD(form="soft"),  # type: ignore[arg-type]
+        lambda: MinimumNorm(num_steps=0),
+        lambda: MinimumNorm(num_targets=0),
+        lambda: MinimumNorm(form="soft"),  # type: ignore[arg-type]
+        lambda: MinimumNorm(objective="annoy"),  # type: ignore[arg-type]
+        lambda: SelectivePGD(num_steps=0),
+        lambda: SelectivePGD(relative_step=3.0),
+        lambda: SelectivePGD(variant="diagonal"),  # type: ignore[arg-type]
         lambda: Cascade(()),
         lambda: Cascade((PGD(), PGD(objective="deny"))),
     ):
@@ -302,6 +363,6 @@ def test_random_starts_stay_in_the_ball_and_depend_on_the_generator() -> None:
 
     model = Classifier(Flat(), 2)
     attack = PGD(num_restarts=2, num_steps=1)
-    for norm, eps in (("linf", 0.2), ("l2", 0.5)):
+    for norm, eps in (("linf", 0.2), ("l2", 0.5), ("l1", 1.5)):
         one = attack(model, images, labels, eps=eps, norm=norm, generator=torch.Generator())
         assert (size(one - images, norm) <= eps + 1e-6).all()

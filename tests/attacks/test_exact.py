@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,11 +11,34 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from nullclass.attacks import ATTACKS, FGSM, PGD, Attack, TargetedPGD, null_aware_pgd
+from nullclass.attacks import (
+    APGD,
+    ATTACKS,
+    FGSM,
+    PGD,
+    Attack,
+    MinimumNorm,
+    SelectivePGD,
+    TargetedAPGD,
+    TargetedPGD,
+    null_aware_pgd,
+)
 from nullclass.models import Classifier
-from worlds import linear_world, outcome_of, two_input_world
+from worlds import linear_batch, outcome_of, two_input_world
 
-SEARCHES = [name for name, make in ATTACKS.items() if make().is_search]
+NORMS = ["linf", "l2", "l1"]
+
+# What searches with gradients. The whole ensemble, which is far dearer, has its own file.
+SEARCHES = [
+    name
+    for name, make in ATTACKS.items()
+    if make().is_search and make().needs == "gradients" and not name.startswith("worst-case")
+]
+
+# Of thirty images, how many a single climb may miss: it can end at a class that is not the nearest
+# (the margin over all targets has several peaks), and steps that take turns do not settle. What
+# aims at every target in turn misses none: each target's margin is concave.
+MAY_MISS = {"pgd": 1, "apgd": 1, "selective-pgd": 4}
 
 NULL_AWARE: dict[str, Attack] = {
     "smooth": PGD(form="smooth"),
@@ -22,6 +47,12 @@ NULL_AWARE: dict[str, Attack] = {
     "targeted": TargetedPGD(),
     "null-aware-pgd": null_aware_pgd(),
     "null-aware-pgd, bfloat16": null_aware_pgd(precision="bfloat16"),
+    "apgd, smooth": APGD(form="smooth"),
+    "apgd, hard": APGD(form="hard"),
+    "apgd, dlr": APGD(form="dlr"),
+    "apgd, targeted": TargetedAPGD(),
+    "minimum norm": MinimumNorm(),
+    "selective": SelectivePGD(),
 }
 
 
@@ -39,16 +70,15 @@ def cross_entropy_pgd(
 
 
 @pytest.mark.parametrize("name", NULL_AWARE)
-@pytest.mark.parametrize("b", [0.01, 0.1, 0.3])
 @pytest.mark.parametrize("ratio", [0.2, 1.0, 2.9])
-def test_two_inputs_linf(name: str, b: float, ratio: float) -> None:
-    model, image, label = two_input_world(a=ratio * b, b=b)
-    attack = NULL_AWARE[name]
-    generator = torch.Generator().manual_seed(0)
-    below = attack(model, image, label, eps=0.95 * b, generator=generator)
-    above = attack(model, image, label, eps=1.05 * b, generator=generator)
-    assert outcome_of(model, below, label) != ["fooled"]
-    assert outcome_of(model, above, label) == ["fooled"]
+def test_two_inputs_linf(name: str, ratio: float) -> None:
+    attack, generator = NULL_AWARE[name], torch.Generator().manual_seed(0)
+    for b in (0.01, 0.1, 0.3):
+        model, image, label = two_input_world(a=ratio * b, b=b)
+        below = attack(model, image, label, eps=0.95 * b, generator=generator)
+        above = attack(model, image, label, eps=1.05 * b, generator=generator)
+        assert outcome_of(model, below, label) != ["fooled"], b
+        assert outcome_of(model, above, label) == ["fooled"], b
 
 
 @pytest.mark.parametrize("b", [0.01, 0.1, 0.3])
@@ -63,28 +93,25 @@ def test_cross_entropy_walks_into_null_at_every_budget(b: float) -> None:
 
 
 @pytest.mark.parametrize("name", NULL_AWARE)
-@pytest.mark.parametrize("b", [0.01, 0.1, 0.3])
-def test_two_inputs_l2(name: str, b: float) -> None:
-    # Along x2 alone the distance is b in L2 too. A smooth margin spends part of an L2 budget on
-    # pushing null away, unless the logits are sharp; scaling them moves no boundary.
-    model, image, label = two_input_world(a=b, b=b, scale=30 / b)
-    attack = NULL_AWARE[name]
-    generator = torch.Generator().manual_seed(0)
-    for share, may_fool in ((0.95, False), (1.05, True)):
-        attacked = attack(model, image, label, eps=share * b, norm="l2", generator=generator)
-        assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_two_inputs_l2_and_l1(name: str, norm: str) -> None:
+    # Along x2 alone the distance is b in L2 and L1 too. A smooth margin spends part of such a
+    # budget on pushing null away, unless the logits are sharp; scaling them moves no boundary.
+    attack, generator = NULL_AWARE[name], torch.Generator().manual_seed(0)
+    for b in (0.01, 0.1, 0.3):
+        model, image, label = two_input_world(a=b, b=b, scale=30 / b)
+        for share, may_fool in ((0.95, False), (1.05, True)):
+            attacked = attack(model, image, label, eps=share * b, norm=norm, generator=generator)
+            assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool, b
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1"])
 @pytest.mark.parametrize(
-    "name",
-    [
-        "hard",
-        "null-aware-pgd",
-    ],
+    "name", ["hard", "null-aware-pgd", "apgd, hard", "apgd, targeted", "minimum norm", "selective"]
 )
-def test_two_inputs_l2_with_flat_logits(name: str) -> None:
+def test_two_inputs_with_flat_logits(name: str, norm: str) -> None:
     model, image, label = two_input_world(a=0.1, b=0.1)
-    attacked = NULL_AWARE[name](model, image, label, eps=0.105, norm="l2")
+    attacked = NULL_AWARE[name](model, image, label, eps=0.105, norm=norm)
     assert outcome_of(model, attacked, label) == ["fooled"]
 
 
@@ -93,43 +120,58 @@ def test_two_inputs_l2_with_flat_logits(name: str) -> None:
     a=st.floats(0.02, 0.5),
     b=st.floats(0.02, 0.4),
     eps=st.floats(0, 0.49),
-    norm=st.sampled_from(["linf", "l2"]),
+    norm=st.sampled_from(NORMS),
+    name=st.sampled_from(SEARCHES),
 )
-def test_nothing_is_fooled_within_b(a: float, b: float, eps: float, norm: str) -> None:
+def test_nothing_is_fooled_within_b(a: float, b: float, eps: float, norm: str, name: str) -> None:
     model, image, label = two_input_world(a, b)
-    for name in SEARCHES:
-        attacked = ATTACKS[name]()(model, image, label, eps=min(eps, 0.999 * b), norm=norm)
-        assert outcome_of(model, attacked, label) != ["fooled"]
+    attacked = ATTACKS[name]()(model, image, label, eps=min(eps, 0.999 * b), norm=norm)
+    assert outcome_of(model, attacked, label) != ["fooled"]
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", SEARCHES)
 def test_linear_models_fall_within_a_quarter_of_the_optimum(name: str, norm: str) -> None:
-    attack = ATTACKS[name]()
-    for seed in range(25):
-        world = linear_world(seed, scale=100)
-        optimum = world.optimum[norm]
-        eps = 1.25 * optimum
-        attacked = attack(world.model, world.image, world.label, eps=eps, norm=norm)
-        assert outcome_of(world.model, attacked, world.label) == ["fooled"], (seed, optimum)
-        delta = (attacked - world.image).double().flatten()
-        size = delta.abs().max() if norm == "linf" else delta.norm()
-        assert optimum * (1 - 1e-4) <= size <= eps + 1e-6, "in budget, and the optimum is one"
-        below = attack(world.model, world.image, world.label, eps=0.99 * optimum, norm=norm)
-        assert outcome_of(world.model, below, world.label) != ["fooled"], "nothing can"
+    attack, generator = ATTACKS[name](), torch.Generator().manual_seed(0)
+    for seed in range(2):
+        world = linear_batch(seed)
+        clean, optima = (world.model, world.images, world.labels), world.optima[norm]
+        attacked = attack(*clean, eps=1.25 * optima, norm=norm, generator=generator)
+        is_fooled = torch.tensor(
+            [told == "fooled" for told in outcome_of(world.model, attacked, world.labels)]
+        )
+        delta = (attacked - world.images).double().flatten(1)
+        sizes = delta.norm(p={"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
+        assert (sizes <= 1.25 * optima * (1 + 1e-5)).all(), "in budget"
+        assert (sizes >= optima * (1 - 1e-4))[is_fooled].all(), "the optimum is one"
+        assert int((~is_fooled).sum()) <= MAY_MISS.get(name, 0)
+        below = attack(*clean, eps=0.99 * optima, norm=norm, generator=generator)
+        assert "fooled" not in outcome_of(world.model, below, world.labels), "nothing can"
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("objective", ["deny", "evade"])
-def test_other_goals_have_their_own_optimum(objective: str, norm: str) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda objective: PGD(objective, form="hard"),
+        lambda objective: TargetedPGD(objective),
+        lambda objective: APGD(objective, form="hard"),
+        lambda objective: TargetedAPGD(objective),
+        lambda objective: MinimumNorm(objective),
+    ],
+    ids=["pgd", "pgd-targeted", "apgd", "apgd-targeted", "minimum-norm"],
+)
+def test_other_goals_have_their_own_optimum(
+    make: Callable[[str], Attack], objective: str, norm: str
+) -> None:
     # From the origin null is reached along x1 alone after a / 3, the other class along x2 after b:
     # deny needs the first, evade the nearer of the two.
     for a, b in ((0.3, 0.3), (0.3, 0.05)):
         model, image, label = two_input_world(a=a, b=b, scale=300)
         optimum = a / 3 if objective == "deny" else min(a / 3, b)
-        attack = PGD(objective=objective, form="hard")  # type: ignore[arg-type]
         reached = ["null"] if objective == "deny" else ["null", "fooled"]
         for share, is_reached in ((0.95, False), (1.05, True)):
-            attacked = attack(model, image, label, eps=share * optimum, norm=norm)
+            attacked = make(objective)(model, image, label, eps=share * optimum, norm=norm)
             told = outcome_of(model, attacked, label)[0]
             assert (told in reached) is is_reached, (a, b, share, told)

@@ -3,31 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+from nullclass.attacks.apgd import APGD, TargetedAPGD
 from nullclass.attacks.base import Attack
 from nullclass.attacks.cascade import Cascade, null_aware_pgd
 from nullclass.attacks.fgsm import FGSM
-from nullclass.attacks.pgd import PGD, TargetedPGD
+from nullclass.attacks.minimum_norm import MinimumNorm
+from nullclass.attacks.noise import Noise
+from nullclass.attacks.pgd import PGD
+from nullclass.attacks.pgd_targeted import TargetedPGD
+from nullclass.attacks.selective import SelectivePGD
+from nullclass.attacks.square import Square
+from nullclass.attacks.swap import Swap
+from nullclass.attacks.transfer import Transfer
+from nullclass.attacks.worst_case import worst_case
+from nullclass.data.arrays import LabelledImages
 from nullclass.errors import UserError
+from nullclass.models.classifier import Classifier
 
 __all__ = [
+    "APGD",
     "ATTACKS",
     "FGSM",
     "PGD",
     "Attack",
     "Cascade",
+    "MinimumNorm",
+    "Noise",
+    "SelectivePGD",
+    "Square",
+    "Swap",
+    "TargetedAPGD",
     "TargetedPGD",
+    "Transfer",
     "describe",
     "find_attack",
     "null_aware_pgd",
+    "worst_case",
 ]
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
     "fgsm": FGSM,
     "pgd": PGD,
     "pgd-targeted": TargetedPGD,
+    "apgd": APGD,
+    "apgd-targeted": TargetedAPGD,
+    "minimum-norm": MinimumNorm,
+    "selective-pgd": SelectivePGD,
+    "square": Square,
+    "noise": Noise,
+    "swap": Swap,
     "null-aware-pgd": null_aware_pgd,
+    "worst-case": worst_case,
+    "worst-case-deny": partial(worst_case, "deny"),
 }
 """Name to a maker, from settings by name; all have defaults."""
 
@@ -36,17 +66,29 @@ def describe(attack: Attack) -> dict[str, Any]:
     """Kind and settings of an attack, members included, as JSON values."""
     told: dict[str, Any] = {"kind": type(attack).__name__, "objective": attack.objective}
     for name, value in vars(attack).items():
-        is_members = isinstance(value, tuple) and name == "members"
-        told[name] = [describe(member) for member in value] if is_members else value
+        told[name] = _told(value)
     return told
 
 
+def _told(setting: Any) -> Any:
+    if isinstance(setting, tuple):
+        return [_told(part) for part in setting]
+    if isinstance(setting, LabelledImages):
+        return {"num_images": len(setting)}
+    if isinstance(setting, Classifier):
+        return setting.architecture or type(setting.body).__name__
+    return describe(setting) if hasattr(setting, "objective") else setting
+
+
 def find_attack(name: str) -> Attack:
-    """The attack of that name with its default settings.
+    """The attack of that name, ours or another library's, with its default settings.
 
     Raises:
-        UserError: If it is unknown.
+        UserError: If it is unknown, or its library is not installed or broken.
     """
-    if name not in ATTACKS:
-        raise UserError(f"there is no attack {name!r}: choose one of {', '.join(ATTACKS)}")
-    return ATTACKS[name]()
+    from nullclass.adapters import ADAPTERS  # built on this package: imported once it is there
+
+    makers = {**ATTACKS, **ADAPTERS}
+    if name not in makers:
+        raise UserError(f"there is no attack {name!r}: choose one of {', '.join(makers)}")
+    return makers[name]()

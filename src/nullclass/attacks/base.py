@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks.geometry import Eps
+from nullclass.attacks.geometry import NORMS, Eps
 from nullclass.attacks.objectives import ObjectiveName
+from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
+
+Needs = Literal["gradients", "answers", "nothing"]
+"""What an attack takes from the model under attack: gradients too, only its logits or labels (a
+black-box attack), or nothing at all (a transfer, noise)."""
 
 
 class Attack(Protocol):
@@ -34,6 +39,10 @@ class Attack(Protocol):
         does not look.
         """
 
+    @property
+    def needs(self) -> Needs:
+        """What it takes from the model; red flags compare it with what was really taken."""
+
     def __call__(
         self,
         model: Classifier,
@@ -51,6 +60,12 @@ class Attack(Protocol):
         ...
 
 
+def norms_of(attack: Attack) -> tuple[str, ...]:
+    """The norms an attack knows: its ``norms`` if it names some, else all there are."""
+    known: tuple[str, ...] = getattr(attack, "norms", tuple(NORMS))
+    return known
+
+
 @runtime_checkable
 class Ray(Protocol):
     """An attack whose images for all eps lie on one straight line from the clean image.
@@ -60,6 +75,15 @@ class Ray(Protocol):
 
     def direction(self, model: Classifier, images: Tensor, labels: Tensor, *, norm: str) -> Tensor:
         """Where the images ``(N, C, H, W)`` go, of size 1 in the norm, or 0 without a gradient."""
+        ...
+
+
+@runtime_checkable
+class WantsImages(Protocol):
+    """An attack that draws on other images than those it attacks, and may be given them."""
+
+    def given(self, pool: LabelledImages) -> Attack:
+        """The same attack with that pool, or itself if it has one."""
         ...
 
 

@@ -1,10 +1,10 @@
 """FGSM: one step along the gradient's sign (Goodfellow et al. 2015, equation in section 4).
 
-    x' = clamp(x + eps * steepest(dCE/dx), 0, 1)
+    x' = clamp(x + eps * steepest(grad), 0, 1)
 
-The notebook's attack, made on the model under test against plain cross-entropy. It knows
-nothing of null: it only walks away from the true label. Where cross-entropy saturates its
-gradient is exactly zero and the image stays as it is, as in the notebook.
+For the objective evade the gradient is plain cross-entropy's, as in the notebook: it knows nothing
+of null and only walks away from the true label; where cross-entropy saturates it is exactly zero,
+and the image stays as it is. For fool and deny it is that of the smooth margin.
 """
 
 from __future__ import annotations
@@ -15,19 +15,25 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import frozen
+from nullclass.attacks.base import Needs, frozen
 from nullclass.attacks.geometry import Eps, along, check_eps, find_norm
-from nullclass.attacks.objectives import ObjectiveName
+from nullclass.attacks.objectives import ObjectiveName, find_objective
 from nullclass.losses import cross_entropy
 from nullclass.models.classifier import Classifier
 
 
 @dataclass(frozen=True)
 class FGSM:
-    """One cross-entropy step from the clean image; it has no settings."""
+    """One step from the clean image."""
 
-    objective: ClassVar[ObjectiveName] = "evade"
+    objective: ObjectiveName = "evade"
+    """What the attacker wants; evade is the notebook's attack."""
     is_search: ClassVar[bool] = False
+    needs: ClassVar[Needs] = "gradients"
+
+    def __post_init__(self) -> None:
+        """Refuse an unknown objective."""
+        find_objective(self.objective)
 
     def __call__(
         self,
@@ -48,6 +54,11 @@ class FGSM:
         """See :class:`nullclass.attacks.base.Ray`."""
         with frozen(model):
             start = images.detach().clone().requires_grad_()
-            loss = cross_entropy(model(start), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, start)
-        return find_norm(norm).steepest(gradient)
+            logits = model(start)
+            if self.objective == "evade":
+                climbed = cross_entropy(logits, labels, reduction="sum")
+            else:
+                objective = find_objective(self.objective)
+                climbed = objective.margin(logits, labels, model.num_classes, "smooth").sum()
+            (gradient,) = torch.autograd.grad(climbed, start)
+        return find_norm(norm).steepest(gradient, start.detach())

@@ -20,16 +20,21 @@ Eps = float | Tensor
 
 @dataclass(frozen=True)
 class Norm:
-    """The three things an attack needs to know of a norm."""
+    """What an attack needs to know of a norm."""
 
     size: Callable[[Tensor], Tensor]
     """``(N, …)`` perturbations to their ``(N,)`` sizes."""
-    shrink: Callable[[Tensor, Eps], Tensor]
-    """Nearest perturbations ``(N, …)`` of size at most eps."""
-    steepest: Callable[[Tensor], Tensor]
-    """Perturbations ``(N, …)`` of size 1 along which the gradient ``(N, …)`` climbs fastest."""
+    project: Callable[[Tensor, Tensor, Eps], Tensor]
+    """Attacked images ``(N, …)``, images in [0,1] and eps to attacked images in ball and box."""
+    steepest: Callable[[Tensor, Tensor], Tensor]
+    """Perturbations ``(N, …)`` of size 1 along which the gradient ``(N, …)`` climbs fast, at the
+    images of the second argument: L1 leaves out pixels that the box holds. For one single step."""
+    step: Callable[[Tensor, Tensor], Tensor]
+    """The same for steps that are projected and repeated: per unit of eps, and of any size."""
     random: Callable[[Tensor, Eps, torch.Generator | None], Tensor]
     """Uniformly random perturbations in the ball, shaped like the first argument."""
+    largest: Callable[[int], float]
+    """Number of pixels to the largest distance in the [0,1] box."""
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
@@ -45,11 +50,11 @@ def wide(eps: Eps, like: Tensor) -> Eps:
     return _column(eps.to(like), like) if isinstance(eps, Tensor) else eps
 
 
-def _linf_shrink(delta: Tensor, eps: Eps) -> Tensor:
-    if isinstance(eps, Tensor):
-        bound = _column(eps.to(delta), delta)
-        return delta.clamp(-bound, bound)
-    return delta.clamp(-eps, eps)
+def _linf_project(attacked: Tensor, images: Tensor, eps: Eps) -> Tensor:
+    bound = wide(eps, attacked)
+    delta = attacked - images
+    delta = delta.clamp(-bound, bound)  # type: ignore[arg-type]
+    return (images + delta).clamp(0, 1)  # images are in the box: clamping never leaves the ball
 
 
 def _linf_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
@@ -61,8 +66,10 @@ def _l2_size(delta: Tensor) -> Tensor:
     return size
 
 
-def _l2_shrink(delta: Tensor, eps: Eps) -> Tensor:
-    return delta * _column((_on(eps, delta) / _l2_size(delta).clamp(min=1e-30)).clamp(max=1), delta)
+def _l2_project(attacked: Tensor, images: Tensor, eps: Eps) -> Tensor:
+    delta = attacked - images
+    share = (_on(eps, delta) / _l2_size(delta).clamp(min=1e-30)).clamp(max=1)
+    return (images + delta * _column(share, delta)).clamp(0, 1)
 
 
 def _l2_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
@@ -70,10 +77,10 @@ def _l2_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Ten
     radius = (-2 * (1 - _uniform(like.shape, like, generator)).log()).sqrt()
     direction = radius * (2 * math.pi * _uniform(like.shape, like, generator)).cos()
     share = _uniform(like.shape[:1], like, generator) ** (1 / math.prod(like.shape[1:]))
-    return _l2_steepest(direction) * _column(_on(eps, like) * share, like)
+    return _l2_steepest(direction, like) * _column(_on(eps, like) * share, like)
 
 
-def _l2_steepest(gradient: Tensor) -> Tensor:
+def _l2_steepest(gradient: Tensor, at: Tensor) -> Tensor:
     # Scaled first: a squared tiny gradient underflows, and would look like no gradient at all.
     largest = _column(gradient.flatten(1).abs().amax(dim=1), gradient)
     scaled = gradient / largest.clamp(min=torch.finfo(gradient.dtype).tiny)
@@ -86,16 +93,93 @@ def _uniform(shape: torch.Size, like: Tensor, generator: torch.Generator | None)
     return drawn.to(like.device)
 
 
+L1_SHARE = 0.05
+"""Share of the pixels that an L1 step moves, those of the largest gradient; at least one."""
+
+
+def _l1_size(delta: Tensor) -> Tensor:
+    return delta.flatten(1).abs().sum(dim=1)
+
+
+def _l1_project(attacked: Tensor, images: Tensor, eps: Eps) -> Tensor:
+    """The nearest point (in L2) of ball and box together (Croce & Hein 2021, "Mind the box").
+
+    It is the box's clamp of a soft threshold; the threshold is found by bisection, from its safe
+    side, so that the result is never outside the ball.
+    """
+    delta = attacked - images
+    sizes, room = delta.abs(), torch.where(delta > 0, 1 - images, images)
+    budget = torch.as_tensor(eps, dtype=delta.dtype, device=delta.device).expand(len(delta))
+
+    def at(threshold: Tensor) -> Tensor:
+        return (sizes - _column(threshold, delta)).clamp(min=0).minimum(room)
+
+    low = torch.zeros_like(budget)
+    high = sizes.flatten(1).amax(dim=1) if len(delta) else low
+    is_inside = _l1_size(at(low)) <= budget
+    for _ in range(50 if delta.dtype == torch.float64 else 25):  # as many as it has bits, nearly
+        middle = (low + high) / 2
+        is_low = _l1_size(at(middle)) > budget
+        low, high = torch.where(is_low, middle, low), torch.where(is_low, high, middle)
+    kept = at(torch.where(is_inside, torch.zeros_like(high), high))
+    return (images + delta.sign() * kept).clamp(0, 1)
+
+
+def _free(gradient: Tensor, at: Tensor) -> Tensor:
+    is_held = ((at <= 0) & (gradient < 0)) | ((at >= 1) & (gradient > 0))
+    return gradient.masked_fill(is_held, 0)
+
+
+def _l1_steepest(gradient: Tensor, at: Tensor) -> Tensor:
+    free = _free(gradient, at).flatten(1)
+    num_moved = max(1, round(L1_SHARE * free.shape[1]))
+    top = free.abs().topk(num_moved, dim=1)
+    moved = torch.zeros_like(free).scatter(1, top.indices, free.gather(1, top.indices).sign())
+    return (moved / _l1_size(moved).clamp(min=1)[:, None]).view_as(gradient)
+
+
+def _l1_step(gradient: Tensor, at: Tensor) -> Tensor:
+    # The projection picks the pixels itself, by all steps so far; a step that picks them by
+    # its own gradient alone finds far less (LOG.md). It also takes much of the step away: hence 2.
+    return 2 * _l2_steepest(_free(gradient, at), at)
+
+
+def _l1_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
+    # Uniform on the simplex by exponentials, a random sign each, and the radius as in any ball.
+    lengths = -(1 - _uniform(like.shape, like, generator)).log()
+    lengths = lengths / _column(_l1_size(lengths).clamp(min=1e-30), like)
+    share = _uniform(like.shape[:1], like, generator) ** (1 / math.prod(like.shape[1:]))
+    signs = (_uniform(like.shape, like, generator) < 0.5).to(like) * 2 - 1
+    return signs * lengths * _column(_on(eps, like) * share, like)
+
+
 NORMS: dict[str, Norm] = {
     "linf": Norm(
         size=lambda delta: delta.flatten(1).abs().amax(dim=1),
-        shrink=_linf_shrink,
-        steepest=torch.sign,
+        project=_linf_project,
+        steepest=lambda gradient, at: gradient.sign(),
+        step=lambda gradient, at: gradient.sign(),
         random=_linf_random,
+        largest=lambda num_pixels: 1.0,
     ),
-    "l2": Norm(size=_l2_size, shrink=_l2_shrink, steepest=_l2_steepest, random=_l2_random),
+    "l2": Norm(
+        size=_l2_size,
+        project=_l2_project,
+        steepest=_l2_steepest,
+        step=_l2_steepest,
+        random=_l2_random,
+        largest=math.sqrt,
+    ),
+    "l1": Norm(
+        size=_l1_size,
+        project=_l1_project,
+        steepest=_l1_steepest,
+        step=_l1_step,
+        random=_l1_random,
+        largest=float,
+    ),
 }
-"""L-infinity and L2."""
+"""L-infinity, L2 and L1."""
 
 
 def find_norm(name: str) -> Norm:
@@ -116,8 +200,7 @@ def check_eps(eps: Eps, norm: str, image_shape: torch.Size) -> None:
         UserError: With a hint at the most likely slip, units of 0 to 255; or if there is not one
             budget for each image.
     """
-    find_norm(norm)
-    largest = 1.0 if norm == "linf" else math.sqrt(math.prod(image_shape[1:]))
+    largest = find_norm(norm).largest(math.prod(image_shape[1:]))
     if isinstance(eps, Tensor) and eps.shape != image_shape[:1]:
         raise UserError(f"there are {image_shape[0]} images, but budgets of {tuple(eps.shape)}")
     budgets = eps.flatten().tolist() if isinstance(eps, Tensor) else [eps]
@@ -131,22 +214,15 @@ def check_eps(eps: Eps, norm: str, image_shape: torch.Size) -> None:
 
 def along(direction: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:
     """Images moved by eps along directions ``(N, …)`` of size 1, within the ball and the box."""
-    return project(images + wide(eps, images) * direction, images, eps, find_norm(norm))
-
-
-def project(attacked: Tensor, images: Tensor, eps: Eps, norm: Norm) -> Tensor:
-    """Back into the ball around ``images`` and the [0,1] box.
-
-    The images are in the box, so clamping to it never leaves the ball.
-    """
-    return (images + norm.shrink(attacked - images, eps)).clamp(0, 1)
+    return find_norm(norm).project(images + wide(eps, images) * direction, images, eps)
 
 
 def is_allowed(attacked: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:
     """``(N,)`` booleans: within the budget (up to float32 rounding), the box, and finite."""
     delta = attacked.double() - images.double()
     budget = torch.as_tensor(eps, dtype=torch.float64, device=delta.device)
-    rounding = 1e-6 * budget.clamp(min=1)
+    # A pixel's rounding in float32; in L1 all of them add up.
+    rounding = 1e-6 * budget.clamp(min=1) * (math.sqrt(delta[0].numel()) if norm == "l1" else 1)
     in_ball = NORMS[norm].size(delta) <= budget + rounding
     in_box = ((attacked >= 0) & (attacked <= 1)).flatten(1).all(dim=1)
     return in_ball & in_box  # comparisons with NaN are false

@@ -1,74 +1,40 @@
-"""What an attacker wants: a test of success, and a margin to climb towards it.
+"""What an attacker wants: a test of success, and margins to climb towards it.
 
-For logits z, true label y, and null index K (all over the K real classes unless said):
+An objective parts the logits in two: those that *win* (if one of them is the largest, the
+attacker has what he wants) and those that *defend*:
 
-    fool:   max_{k != y} z_k  -  max(z_y, z_null)       another real class is answered
-    deny:   z_null            -  max_k z_k              null is answered
-    evade:  max_{k != y, or null} z_k  -  z_y           anything but the true label
+    fool:   wins = the real classes but y    defends = y and null
+    deny:   wins = null                      defends = the real classes
+    evade:  wins = everything but y          defends = y
 
-Each margin is positive exactly on success. In the smooth form every max is a logsumexp: its
-gradient sees all classes at once (study: ``docs/evaluation.md``), but its sign is no proof of
-success, so success is always the outcome's own test. Without a null logit, fool is evade.
-Sources: Carlini & Wagner 2017 (margins); Sheikholeslami et al. 2021 (abstain as a class to beat).
+The margins, each larger the nearer success is:
+
+    hard:   max over wins - max over defends          (Carlini & Wagner 2017); > 0 on success
+    smooth: logsumexp over wins - logsumexp over defends
+    dlr:    hard, divided by the logits' own spread   (Croce & Hein 2020, eq. 6, null merged)
+
+The smooth margin's gradient sees all classes at once, but its sign is no proof of success: that is
+always the outcome's own test. DLR does not change when the logits are scaled. Without a null logit
+fool is evade, and these are the margins of the literature. Null counted as a defence is
+the abstain class of Sheikholeslami et al. 2021.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from nullclass.errors import UserError
 from nullclass.outcomes import Outcome, outcomes, predictions
 
-Form = Literal["hard", "smooth"]
+Form = Literal["hard", "smooth", "dlr"]
 ObjectiveName = Literal["fool", "deny", "evade"]
 _EXCLUDED = float("-inf")
-
-
-def _max(logits: Tensor, form: Form) -> Tensor:
-    return logits.logsumexp(dim=1) if form == "smooth" else logits.amax(dim=1)
-
-
-def _is_true(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.one_hot(labels, logits.shape[1]).bool()
-
-
-def fool_margin(logits: Tensor, labels: Tensor, num_classes: int, form: Form) -> Tensor:
-    """``(N,)``: best wrong real class over the better of true label and null."""
-    is_kept = _is_true(logits, labels)
-    is_kept[:, num_classes:] = True
-    wrong = _max(logits.masked_fill(is_kept, _EXCLUDED), form)
-    return wrong - _max(logits.masked_fill(~is_kept, _EXCLUDED), form)
-
-
-def deny_margin(logits: Tensor, labels: Tensor, num_classes: int, form: Form) -> Tensor:
-    """``(N,)``: null over the best real class."""
-    if logits.shape[1] == num_classes:
-        raise UserError("objective deny needs a model with a null class to push images into")
-    return logits[:, num_classes] - _max(logits[:, :num_classes], form)
-
-
-def evade_margin(logits: Tensor, labels: Tensor, num_classes: int, form: Form) -> Tensor:
-    """``(N,)``: best other answer, null included, over the true label."""
-    is_true = _is_true(logits, labels)
-    other = _max(logits.masked_fill(is_true, _EXCLUDED), form)
-    return other - logits.gather(1, labels[:, None]).squeeze(1)
-
-
-def target_margin(logits: Tensor, targets: Tensor) -> Tensor:
-    """``(N,)``: ``z_t - logsumexp_{j != t} z_j``, the log-odds of the target.
-
-    Its gradient has the direction of targeted cross-entropy's, without its vanishing when the
-    model is sure. To reach t the true label and null must both be beaten, so aiming at every
-    real class in turn is null-aware by itself.
-    """
-    is_target = _is_true(logits, targets)
-    others = logits.masked_fill(is_target, _EXCLUDED).logsumexp(dim=1)
-    return logits.gather(1, targets[:, None]).squeeze(1) - others
 
 
 @dataclass(frozen=True)
@@ -77,14 +43,90 @@ class Objective:
 
     is_reached: Callable[[Tensor], Tensor]
     """``(N,)`` outcomes to ``(N,)`` booleans."""
-    margin: Callable[[Tensor, Tensor, int, Form], Tensor]
-    """Logits, true labels, K and form to the ``(N,)`` margin an attack climbs."""
+    wins: Callable[[Tensor, Tensor, int], Tensor]
+    """Logits ``(N, K)`` or ``(N, K + 1)``, true labels and K to booleans shaped like the logits."""
+
+    def margin(self, logits: Tensor, labels: Tensor, num_classes: int, form: Form) -> Tensor:
+        """``(N,)``: how near the attacker is."""
+        wins = self.wins(logits, labels, num_classes)
+        winning = logits.masked_fill(~wins, _EXCLUDED)
+        defending = logits.masked_fill(wins, _EXCLUDED)
+        if form == "smooth":
+            return winning.logsumexp(dim=1) - defending.logsumexp(dim=1)
+        margin = winning.amax(dim=1) - defending.amax(dim=1)
+        return margin / _spread(logits, wins, targeted=False) if form == "dlr" else margin
+
+    def target_margin(
+        self, logits: Tensor, labels: Tensor, targets: Tensor, num_classes: int, form: Form
+    ) -> Tensor:
+        """``(N,)``: how near the attacker is to the answer ``targets`` ``(N,)``.
+
+        ``hard`` and ``dlr`` are the target's logit over the best defender's. ``smooth`` is
+        ``z_t - logsumexp_{j != t} z_j``, the target's log-odds: targeted cross-entropy's direction,
+        without its vanishing when the model is sure. As every defender must be beaten, null too,
+        aiming at the real classes in turn is null-aware by itself.
+        """
+        at_target = logits.gather(1, targets[:, None]).squeeze(1)
+        if form == "smooth":
+            others = logits.masked_fill(_is_at(logits, targets), _EXCLUDED).logsumexp(dim=1)
+            return at_target - others
+        wins = self.wins(logits, labels, num_classes)
+        margin = at_target - logits.masked_fill(wins, _EXCLUDED).amax(dim=1)
+        return margin / _spread(logits, wins, targeted=True) if form == "dlr" else margin
+
+    def targets(self, logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+        """``(N, T)`` answers that win, the nearest (largest logit) first."""
+        wins = self.wins(logits, labels, num_classes)
+        ranked = logits.masked_fill(~wins, _EXCLUDED).argsort(dim=1, descending=True, stable=True)
+        return ranked[:, : int(wins.sum(dim=1).amax()) if len(wins) else 0]
+
+
+def _is_at(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.one_hot(labels, logits.shape[1]).bool()
+
+
+def _fool_wins(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    wins = ~_is_at(logits, labels)
+    wins[:, num_classes:] = False
+    return wins
+
+
+def _deny_wins(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    if logits.shape[1] == num_classes:
+        raise UserError("objective deny needs a model with a null class to push images into")
+    wins = torch.zeros_like(logits, dtype=torch.bool)
+    wins[:, num_classes] = True
+    return wins
+
+
+def _evade_wins(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    return ~_is_at(logits, labels)
+
+
+def _spread(logits: Tensor, wins: Tensor, *, targeted: bool) -> Tensor:
+    """``(N,)``: DLR's denominator, over logits of which no two stand on the same side for the same.
+
+    Where the defenders are several (y and null), only their best counts: left apart, the two could
+    be first and second, and the margin to a third would be divided by itself. With a single
+    winner (null, in deny) the defenders' own spread serves.
+    """
+    if int(wins[0].sum()) > 1 if len(wins) else True:
+        best = logits.masked_fill(wins, _EXCLUDED).amax(dim=1, keepdim=True)
+        seen = torch.cat([logits.masked_fill(~wins, _EXCLUDED), best], dim=1)
+    else:
+        seen = logits.masked_fill(wins, _EXCLUDED)
+    ranked = seen.sort(dim=1, descending=True).values
+    num_seen = int(ranked.isfinite().sum(dim=1).amin()) if len(ranked) else 0
+    if num_seen < 3 + targeted:  # two have no third; of three the target may be it: no gradient
+        return torch.ones_like(ranked[:, 0])
+    low = (ranked[:, 2] + ranked[:, 3]) / 2 if targeted else ranked[:, 2]
+    return ranked[:, 0] - low + 1e-12
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "fool": Objective(lambda scored: scored == Outcome.FOOLED, fool_margin),
-    "deny": Objective(lambda scored: scored == Outcome.NULL, deny_margin),
-    "evade": Objective(lambda scored: scored != Outcome.CORRECT, evade_margin),
+    "fool": Objective(lambda scored: scored == Outcome.FOOLED, _fool_wins),
+    "deny": Objective(lambda scored: scored == Outcome.NULL, _deny_wins),
+    "evade": Objective(lambda scored: scored != Outcome.CORRECT, _evade_wins),
 }
 """fool, deny and evade."""
 
@@ -100,12 +142,16 @@ def find_objective(name: str) -> Objective:
     return OBJECTIVES[name]
 
 
+def check_form(form: str) -> None:
+    """Refuse a form of the margin that does not exist.
+
+    Raises:
+        UserError: If it is unknown.
+    """
+    if form not in get_args(Form):
+        raise UserError(f"there is no form {form!r} of the margin: choose hard, smooth or dlr")
+
+
 def is_success(logits: Tensor, labels: Tensor, num_classes: int, objective: Objective) -> Tensor:
     """``(N,)`` booleans, decided by the outcome alone."""
     return objective.is_reached(outcomes(predictions(logits, num_classes), labels))
-
-
-def ranked_targets(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """``(N, K - 1)`` wrong real classes of each image, the nearest (largest logit) first."""
-    real = logits[:, :num_classes].masked_fill(_is_true(logits, labels)[:, :num_classes], _EXCLUDED)
-    return real.argsort(dim=1, descending=True, stable=True)[:, : num_classes - 1]

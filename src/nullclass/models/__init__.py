@@ -13,6 +13,7 @@ from nullclass.models.classifier import Classifier
 from nullclass.models.notebook import notebook_cnn
 from nullclass.models.ramp import ramp_cnn
 from nullclass.models.report import report_cnn
+from nullclass.models.small import small_cnn
 from nullclass.models.widen import with_null_class
 
 __all__ = ["MODELS", "Architecture", "Classifier", "build_model", "with_null_class"]
@@ -33,6 +34,7 @@ class Architecture:
 MODELS: dict[str, Architecture] = {
     "notebook": Architecture(notebook_cnn, is_standardised=True),
     "report": Architecture(report_cnn, is_standardised=False),
+    "small": Architecture(small_cnn, is_standardised=False),
     "ramp": Architecture(ramp_cnn, is_standardised=False, smallest=(1, 2)),
 }
 

@@ -1,0 +1,80 @@
+"""Random noise of size eps: what no attacker has to work for.
+
+    x' = project(x + delta),    delta uniform in the ball, and in turn on its edge
+
+On the edge means every pixel moved by eps up or down (L-infinity's corners), or a uniformly drawn
+perturbation stretched to the whole budget (L2, L1). An attack that finds less than this is broken,
+and so is a defence that refuses noise: both are red flags, so this is a yardstick, not an attack
+to rely on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nullclass.attacks.base import Needs, frozen
+from nullclass.attacks.geometry import Eps, check_eps, wide
+from nullclass.attacks.objectives import ObjectiveName, find_objective
+from nullclass.attacks.standing import Standing
+from nullclass.errors import UserError
+from nullclass.models.classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The best of the clean image and some noisy ones."""
+
+    objective: ObjectiveName = "fool"
+    """What the attacker wants."""
+    num_draws: int = 10
+    """Noisy images tried; the first, third, … are uniform in the ball, the others on its edge."""
+    is_search: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "nothing"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that do nothing."""
+        if self.num_draws < 1:
+            raise UserError(f"noise needs at least one draw, not {self.num_draws}")
+        find_objective(self.objective)
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: Eps,
+        norm: str = "linf",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """See :class:`nullclass.attacks.base.Attack`."""
+        check_eps(eps, norm, images.shape)
+        standing = Standing(model, images, labels, eps, norm, self.objective)
+
+        def nearness(logits: Tensor, indices: Tensor) -> Tensor:
+            return standing.objective.margin(logits, labels[indices], model.num_classes, "hard")
+
+        with frozen(model):
+            for indices in standing.batches():
+                standing.try_out(indices, standing.images[indices], nearness)
+            for draw in range(self.num_draws):
+                for indices in standing.batches():
+                    clean, allowed = standing.images[indices], standing.eps_of(indices)
+                    delta = standing.norm.random(clean, allowed, generator)
+                    if draw % 2 == 1:
+                        delta = _to_the_edge(delta, allowed, norm)
+                    tried = standing.norm.project(clean + delta, clean, allowed)
+                    standing.try_out(indices, tried, nearness)
+        return standing.attacked
+
+
+def _to_the_edge(delta: Tensor, eps: Eps, norm: str) -> Tensor:
+    if norm == "linf":
+        return wide(eps, delta) * delta.sign()
+    order = {"l2": 2, "l1": 1}[norm]
+    size: Tensor = torch.linalg.vector_norm(delta, order, dim=(1, 2, 3), keepdim=True)
+    return delta * (wide(eps, delta) / size.clamp(min=torch.finfo(size.dtype).tiny))

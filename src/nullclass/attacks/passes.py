@@ -1,0 +1,38 @@
+"""What an attack costs: how many images went through the network, forwards and backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass
+class Passes:
+    """Images that went through a model; one image once is one pass."""
+
+    forward: int = 0
+    backward: int = 0
+
+
+@contextmanager
+def counted(model: nn.Module) -> Iterator[Passes]:
+    """Count the passes of a model inside the block, whoever makes them."""
+    passes = Passes()
+
+    def on_forward(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        passes.forward += len(output)
+        if output.requires_grad:
+            output.register_hook(on_backward)
+
+    def on_backward(gradient: Tensor) -> None:
+        passes.backward += len(gradient)
+
+    hook = model.register_forward_hook(on_forward)
+    try:
+        yield passes
+    finally:
+        hook.remove()

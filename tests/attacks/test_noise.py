@@ -1,0 +1,136 @@
+"""Random noise: where it lies, and how often it succeeds where the chance is known."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from black_box import (
+    OBJECTIVES,
+    check_budgets,
+    check_contract,
+    check_double,
+    check_sizes,
+    small_batch,
+    small_model,
+    wide_colour_world,
+)
+from torch import Tensor, nn
+
+from nullclass.attacks import Noise
+from nullclass.attacks.geometry import NORMS, is_allowed
+from nullclass.attacks.passes import counted
+from nullclass.errors import UserError
+from nullclass.models import Classifier
+from worlds import Affine, outcome_of, two_input_world
+
+ALL_NORMS = ["linf", "l2", "l1"]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+@pytest.mark.parametrize(("objective", "has_null"), OBJECTIVES)
+def test_contract(objective: str, has_null: bool, norm: str) -> None:
+    check_contract(Noise(objective=objective), norm, has_null)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+def test_budgets_and_sizes(norm: str) -> None:
+    check_budgets(Noise(num_draws=4), norm)
+    check_sizes(Noise(num_draws=4), norm)
+    check_double(Noise(num_draws=4), norm)
+    model, images, labels = wide_colour_world()
+    attacked = Noise(num_draws=4)(model, images, labels, eps=0.3, norm=norm, generator=seeded())
+    assert is_allowed(attacked, images, 0.3, norm).all()
+
+
+class Recorder(nn.Module):
+    """Never fooled; remembers what it was asked about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images.clone())
+        return torch.tensor([1.0, 0.0, 0.0]).repeat(len(images), 1)
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+def test_draws_fill_the_ball_and_its_edge_in_turn(norm: str) -> None:
+    images = torch.full((60, 1, 3, 4), 0.5)
+    recorder = Recorder()
+    budgets = torch.linspace(0.1, 0.4, 60)
+    Noise(num_draws=6)(
+        Classifier(recorder, 2),
+        images,
+        torch.zeros(60, dtype=torch.int64),
+        eps=budgets,
+        norm=norm,
+        generator=seeded(),
+    )
+    clean, *draws = recorder.seen
+    assert torch.equal(clean, images)
+    assert len(draws) == 6
+    for number, drawn in enumerate(draws):
+        delta = drawn - images
+        share = NORMS[norm].size(delta) / budgets
+        if number % 2:
+            torch.testing.assert_close(share, torch.ones(60), atol=1e-5, rtol=0)
+            if norm == "linf":  # a corner: every pixel, not only one
+                torch.testing.assert_close(
+                    delta.flatten(1).abs(), budgets[:, None].expand(60, 12), atol=1e-6, rtol=0
+                )
+        else:
+            # Uniform in a ball of 12 dimensions: the size has the distribution u^(1/12).
+            assert (share <= 1 + 1e-6).all()
+            # mean 12/13, standard deviation 0.071
+            assert abs(float(share.mean()) - 12 / 13) < 4 * 0.071 / 60**0.5
+            assert (share < 0.999).any()
+        assert len(delta.flatten(1).unique(dim=0)) == 60, "each image has its own"
+
+
+def test_success_has_the_known_chance() -> None:
+    # Fooled if and only if the one pixel rises by more than 0.03. Uniform in +-0.1 that is chance
+    # 0.35; on the edge 1/2; both in turn leave 0.65 * 0.5 standing.
+    weight = torch.tensor([[0.0], [1.0], [0.0]])
+    model = Classifier(Affine(weight, torch.tensor([0.0, -0.53, -1.0])), 2)
+    num_images = 4000
+    images = torch.full((num_images, 1, 1, 1), 0.5)
+    labels = torch.zeros(num_images, dtype=torch.int64)
+    for num_draws, chance in ((1, 0.35), (2, 1 - 0.65 * 0.5), (4, 1 - (0.65 * 0.5) ** 2)):
+        attack = Noise(num_draws=num_draws)
+        attacked = attack(model, images, labels, eps=0.1, generator=seeded(num_draws))
+        share = outcome_of(model, attacked, labels).count("fooled") / num_images
+        assert abs(share - chance) < 4 * (chance * (1 - chance) / num_images) ** 0.5
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+@pytest.mark.parametrize("b", [0.01, 0.1])
+def test_two_inputs(b: float, norm: str) -> None:
+    model, image, label = two_input_world(a=b, b=b)
+    attack = Noise(num_draws=200)
+    for share, may_fool in ((0.95, False), (2.0, True)):
+        attacked = attack(model, image, label, eps=share * b, norm=norm, generator=seeded())
+        assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool
+
+
+def test_images_that_fell_are_asked_about_no_more() -> None:
+    model, image, label = two_input_world(a=0.1, b=0.1)
+    far = torch.tensor([[[[0.1, 0.9]]]])  # fooled as it is
+    with counted(model) as passes:
+        attacked = Noise(num_draws=5)(
+            model, torch.cat([image, far]), label.expand(2), eps=0.05, generator=seeded()
+        )
+    assert torch.equal(attacked[1:], far)
+    assert passes.forward == 2 + 5
+
+
+def test_senseless_settings_are_refused() -> None:
+    for setting in ({"num_draws": 0}, {"objective": "annoy"}):
+        with pytest.raises(UserError):
+            Noise(**setting)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="deny needs a model with a null class"):
+        Noise(objective="deny")(small_model(False), *small_batch(), eps=0.1)

@@ -1,0 +1,178 @@
+"""Transfer: what other models' attacks do to this one."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import torch
+from black_box import OBJECTIVES, check_budgets, check_contract, check_sizes, small_model
+from torch import Tensor, nn
+
+from nullclass.attacks import FGSM, PGD, Attack, Noise, Square, TargetedPGD, Transfer, describe
+from nullclass.attacks.objectives import find_objective
+from nullclass.attacks.passes import counted
+from nullclass.errors import UserError
+from nullclass.models import Classifier, build_model
+from worlds import Affine, Digits, outcome_of, two_input_world
+
+ALL_NORMS = ["linf", "l2", "l1"]
+
+
+def sources(has_null: bool = True) -> tuple[Classifier, ...]:
+    """Two relatives of the model under attack."""
+    relatives = small_model(has_null), small_model(has_null)
+    generator = torch.Generator().manual_seed(0)
+    for relative in relatives:
+        weight = relative.body[5].weight.data
+        weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=generator)
+    return relatives
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+@pytest.mark.parametrize(("objective", "has_null"), OBJECTIVES)
+def test_contract(objective: str, has_null: bool, norm: str) -> None:
+    attack = PGD(objective=objective, num_steps=5, num_restarts=2)  # type: ignore[arg-type]
+    check_contract(Transfer(sources(has_null), attack), norm, has_null)
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+def test_budgets_and_sizes(norm: str) -> None:
+    attack = Transfer(sources(), TargetedPGD(num_steps=3))
+    check_budgets(attack, norm)
+    check_sizes(attack, norm)
+
+
+def test_sources_are_left_as_found() -> None:
+    first, second = sources()
+    model = small_model()
+    before = [copy.deepcopy(source.state_dict()) for source in (first, second)]
+    modes = [[m.training for m in source.modules()] for source in (first, second)]
+    images = torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    labels = torch.zeros(5, dtype=torch.int64)
+    Transfer((first, second), PGD(num_steps=3))(model, images, labels, eps=0.01)
+    for source, state, was in zip((first, second), before, modes, strict=True):
+        assert [m.training for m in source.modules()] == was
+        assert source.body[5].weight.requires_grad
+        assert not source.body[0].weight.requires_grad
+        for key, value in source.state_dict().items():
+            assert torch.equal(value, state[key])
+
+
+@pytest.mark.parametrize(
+    "attack", [PGD(num_steps=10), FGSM(objective="fool"), TargetedPGD(num_steps=5)]
+)
+def test_from_the_model_s_twin_it_is_the_attack_itself(digits: Digits, attack: Attack) -> None:
+    model, images, labels = digits.guarded, digits.images[:100], digits.labels[:100]
+    twin = copy.deepcopy(model)
+    itself = outcome_of(model, attack(model, images, labels, eps=0.08), labels)
+    transferred = Transfer((twin,), attack)(model, images, labels, eps=0.08)
+    # FGSM may leave behind an image that was fooled as it was; a search never does.
+    for ours, theirs in zip(outcome_of(model, transferred, labels), itself, strict=True):
+        assert (ours == "fooled") >= (theirs == "fooled")
+        if attack.is_search:
+            assert (ours == "fooled") == (theirs == "fooled")
+    assert "fooled" in itself
+
+
+def test_two_inputs() -> None:
+    # A source with the same two inputs transfers as far as its own b lets it believe.
+    model, image, label = two_input_world(a=0.1, b=0.1)
+    twin, _, _ = two_input_world(a=0.1, b=0.1)
+    harder, _, _ = two_input_world(a=0.1, b=0.15)
+    attack = PGD(form="hard")
+    for source in (twin, harder):
+        for share, may_fool in ((0.95, False), (1.05, True)):
+            attacked = Transfer((source,), attack)(model, image, label, eps=share * 0.1)
+            assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool
+    # One that sees the first input only has nothing to teach.
+    weight = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
+    blind = Classifier(Affine(weight, torch.zeros(2)), 2, has_null=False)
+    attacked = Transfer((blind,), PGD())(model, image, label, eps=0.2)
+    assert outcome_of(model, attacked, label) != ["fooled"]
+
+
+def test_the_first_source_that_succeeds_is_kept_and_the_others_are_not_asked() -> None:
+    model, image, label = two_input_world(a=0.1, b=0.1)
+    useless, _, _ = two_input_world(a=0.1, b=0.1)
+    useless.body.weight.data.neg_()  # believes in the opposite direction
+    good, unasked = two_input_world(a=0.1, b=0.1)[0], two_input_world(a=0.1, b=0.1)[0]
+    attack = PGD(form="hard")
+    with counted(good) as of_good, counted(unasked) as of_unasked, counted(model) as of_model:
+        attacked = Transfer((useless, good, unasked), attack)(model, image, label, eps=0.11)
+    assert outcome_of(model, attacked, label) == ["fooled"]
+    assert of_good.backward > 0
+    assert of_unasked.forward == 0
+    assert (of_model.forward, of_model.backward) == (3, 0), "clean, useless, good"
+    torch.testing.assert_close(attacked, attack(good, image, label, eps=0.11))
+
+
+def test_the_best_try_on_the_target_is_kept(digits: Digits) -> None:
+    model, images, labels = digits.guarded, digits.images[:80], digits.labels[:80]
+    attack, goal, eps = PGD(num_steps=5), find_objective("fool"), 0.03
+    others = tuple(stranger(seed) for seed in range(3))
+    attacked = Transfer(others, attack)(model, images, labels, eps=eps)
+    tries = [images] + [attack(other, images, labels, eps=eps) for other in others]
+
+    def margins(tried: Tensor) -> Tensor:
+        with torch.no_grad():
+            return goal.margin(model(tried), labels, 10, "hard")
+
+    best = torch.stack([margins(tried) for tried in tries]).amax(dim=0)
+    stands = best < 0
+    assert stands.sum() > 40
+    torch.testing.assert_close(margins(attacked)[stands], best[stands], atol=1e-5, rtol=0)
+    is_fooled = torch.tensor([t == "fooled" for t in outcome_of(model, attacked, labels)])
+    assert torch.equal(is_fooled, best > 0)
+
+
+def stranger(seed: int, num_classes: int = 10, has_null: bool = True) -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(64, num_classes + has_null))
+    return Classifier(body, num_classes, has_null=has_null)
+
+
+def test_a_source_without_null_does(digits: Digits) -> None:
+    images, labels = digits.images[:200], digits.labels[:200]
+    attacked = Transfer((digits.plain,), PGD())(digits.guarded, images, labels, eps=0.2)
+    clean, found = (
+        outcome_of(digits.guarded, x, labels).count("fooled") for x in (images, attacked)
+    )
+    assert found > clean + 10
+    with pytest.raises(UserError, match="deny needs a model with a null class"):
+        Transfer((digits.plain,), PGD(objective="deny"))(digits.guarded, images, labels, eps=0.15)
+    with pytest.raises(UserError, match="deny needs a model with a null class"):
+        Transfer((digits.guarded,), PGD(objective="deny"))(digits.plain, images, labels, eps=0.15)
+
+
+def test_budgets_of_each_image_reach_the_attack(digits: Digits) -> None:
+    model, images, labels = digits.plain, digits.images[:200], digits.labels[:200]
+    budgets = torch.where(torch.arange(200) % 2 == 0, 0.0, 0.3)
+    attacked = Transfer((digits.guarded,), Square(num_queries=30))(
+        model, images, labels, eps=budgets, generator=torch.Generator().manual_seed(0)
+    )
+    assert torch.equal(attacked[::2], images[::2])
+    clean, found = (outcome_of(model, x[1::2], labels[1::2]) for x in (images, attacked))
+    assert found.count("fooled") > clean.count("fooled") + 10
+
+
+def test_it_is_told_short() -> None:
+    named = build_model("notebook", image_shape=(1, 28, 28), num_classes=10)
+    attack = Transfer((named, stranger(0)), Noise("evade", num_draws=3))
+    told = describe(attack)
+    assert told["sources"] == ["notebook", "Sequential"]
+    assert told["objective"] == attack.objective == "evade"
+    assert told["attack"] == {"kind": "Noise", "objective": "evade", "num_draws": 3}
+    assert json.loads(json.dumps(told)) == told
+    assert len(repr(attack)) < 200
+
+
+def test_senseless_sources_are_refused(digits: Digits) -> None:
+    for wrong in ((), (nn.Linear(2, 2),), (digits.plain, None)):
+        with pytest.raises(UserError, match="transfer needs at least one source"):
+            Transfer(wrong, PGD())  # type: ignore[arg-type]
+    attack = Transfer((digits.plain, stranger(0, num_classes=7)), PGD())
+    with pytest.raises(UserError, match="a source has 7 classes, but the model under attack 10"):
+        attack(digits.guarded, digits.images[:3], digits.labels[:3], eps=0.1)
