@@ -1,0 +1,37 @@
+"""Attacks of other libraries, so that one can aim those one trusts at a model with null.
+
+A library is loaded when one of its attacks is made, never before. A new library: one file here; a
+ready-made attack of one: a line in :data:`ADAPTERS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from nullclass.adapters import of_art, of_foolbox, of_torchattacks
+from nullclass.adapters.base import Adapter, Task
+from nullclass.adapters.of_art import ARTAttack
+from nullclass.adapters.of_autoattack import AutoAttackAttack, unmodified
+from nullclass.adapters.of_foolbox import FoolboxAttack
+from nullclass.adapters.of_torchattacks import TorchattacksAttack
+from nullclass.adapters.view import KClassView
+
+__all__ = [
+    "ADAPTERS",
+    "ARTAttack",
+    "Adapter",
+    "AutoAttackAttack",
+    "FoolboxAttack",
+    "KClassView",
+    "Task",
+    "TorchattacksAttack",
+]
+
+ADAPTERS: dict[str, Callable[[], Adapter]] = {
+    "autoattack": AutoAttackAttack,
+    "autoattack-unmodified": unmodified,
+    "foolbox-fmn": of_foolbox.fmn,
+    "art-pgd": of_art.pgd,
+    "torchattacks-pgd": of_torchattacks.pgd,
+}
+"""Name to a maker of a ready-made attack, without arguments."""
