@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pandas as pd
 
 from nullclass import records
 from nullclass.files import write_json
+from nullclass.red_flags import Flag
 from nullclass.studies import find_study
 from nullclass.studies.fgsm_null import PIXEL, TEST_EPS, VARIANTS, WHITE_BOX_EPS, pixels
 
@@ -32,6 +34,7 @@ def write_fake_run(
     num_attacked: int = 100,
     num_epochs: int = 1,
     study: str = "fgsm-null",
+    flags: Sequence[Flag] = (),
 ) -> Path:
     """Write a run folder of made-up results; the same arguments give the same run."""
     for seed in range(num_seeds):
@@ -44,14 +47,33 @@ def write_fake_run(
             records.write_frame(folder / trained_in / records.HISTORY, history)
             records.write_trial(
                 records.trial_folder(folder, model, seed),
-                rows,
-                _examples(model, labels, rng),
+                findings_of(rows, _examples(model, labels, rng), flags=flags),
                 {"model": model, "seed": seed, "trained_in": trained_in},
             )
     published = {} if study == "evaluate" else {"published": find_study(study).published}
     records.write_summary(folder, study, **published)
     write_json(folder / records.RUN, _info(study, models, num_seeds, num_images))
     return folder
+
+
+def findings_of(
+    rows: pd.DataFrame,
+    examples: list[records.Examples],
+    *,
+    flags: Sequence[Flag] = (),
+    costs: pd.DataFrame | None = None,
+) -> records.Findings:
+    """Rows and images as an evaluation hands them over; nobody asked the model unless flagged."""
+    return records.Findings(
+        rows=rows,
+        costs=pd.DataFrame(columns=list(records.COST_COLUMNS)) if costs is None else costs,
+        examples=examples,
+        held_out=pd.DataFrame(columns=list(records.ROW_COLUMNS)),
+        ood=pd.DataFrame(columns=list(records.OOD_COLUMNS)),
+        threat={},
+        probes={"has_null": True} if flags else {},
+        flags=list(flags),
+    )
 
 
 def with_files(trial: records.Trial, **contents: Any) -> records.Trial:
@@ -67,7 +89,7 @@ def _curves(model: str, attack: str, eps: float) -> tuple[float, float, float]:
     if attack == "none":
         return 0.988, 0.0, 0.012
     fooled = 1 / (1 + math.exp(-(eps - 0.1) * 40))
-    if attack == "null-aware-pgd":
+    if attack == "worst-case":
         return (1 - fooled) * 0.98, 0.02 * (1 - fooled) * has_null, fooled
     null = 0.0
     if has_null:
@@ -82,7 +104,7 @@ def _rows(
     has_null = model.startswith("null")
     plans = [("none", "none", 0.0, len(labels))]
     plans += [("fgsm", "evade", pixels(eps), num_attacked) for eps in TEST_EPS]
-    plans += [("null-aware-pgd", "fool", eps, num_attacked // 2) for eps in WHITE_BOX_EPS]
+    plans += [("worst-case", "fool", eps, num_attacked // 2) for eps in WHITE_BOX_EPS]
     luck = rng.random(len(labels))  # one draw an image: what falls at an eps falls at larger ones
     tables = []
     for attack, objective, eps, num in plans:
@@ -106,6 +128,7 @@ def _rows(
                     "norm": "linf",
                     "budget": "given",
                     "eps_pixels": eps,
+                    "member": "none",
                     "prediction": predicted,
                     "outcome": outcome,
                     "confidence": rng.uniform(0.6, 1, num),
@@ -113,6 +136,8 @@ def _rows(
                     "null_loss": rng.exponential(1e-7 + 17 * (1 - null), num)
                     if has_null
                     else math.nan,
+                    "real_prediction": np.where(predicted < 0, labels[:num], predicted),
+                    "null_score": np.where(predicted < 0, 1, -1) * rng.exponential(5, num),
                 }
             )
         )
@@ -149,7 +174,7 @@ def _examples(model: str, labels: np.ndarray, rng: np.random.Generator) -> list[
     clean = np.stack([digit(int(label), rng) for label in labels[:8]])
     sets = []
     budgets = [("fgsm", pixels(eps)) for eps in TEST_EPS]
-    for attack, eps in [*budgets, *(("null-aware-pgd", eps) for eps in WHITE_BOX_EPS)]:
+    for attack, eps in [*budgets, *(("worst-case", eps) for eps in WHITE_BOX_EPS)]:
         sign = np.sign(rng.normal(size=clean.shape)).astype(np.float32)
         shares = np.array(_curves(model, attack, eps))
         kinds = rng.choice(3, size=8, p=shares / shares.sum())
@@ -186,9 +211,9 @@ def _info(study: str, models: list[str], num_seeds: int, num_images: int) -> dic
             "attacks": [
                 {"attack": "fgsm", "eps": [pixels(eps) for eps in TEST_EPS], "settings": {}},
                 {
-                    "attack": "null-aware-pgd",
+                    "attack": "worst-case",
                     "eps": list(WHITE_BOX_EPS),
-                    "settings": {"num_steps": 40, "num_target_steps": 40},
+                    "settings": {},
                 },
             ],
             **({"pixel_per_notebook_eps": PIXEL} if study == "fgsm-null" else {}),

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fake_run import digit
+from fake_run import digit, findings_of
 
 from nullclass import records
 from nullclass.files import write_json
 from nullclass.studies import find_study
-from nullclass.studies.null_samples import VARIANTS
+from nullclass.studies.null_samples import VARIANTS, WHITE_BOX_AT_THRESHOLD
 
 NUM_CLEAN, NUM_ATTACKED, NUM_WHITE_BOX, NUM_SHOWN = 50, 20, 10, 30
 CURVE_EPS = (0.0, 0.08, 0.2, 0.5, 0.8, 1.0)
@@ -61,8 +61,7 @@ def write_fake_samples(
                     records.write_frame(place / records.THRESHOLDS, _thresholds(rng))
                 records.write_trial(
                     place,
-                    _rows(model, seed, selection),
-                    _examples(model, rng),
+                    findings_of(_rows(model, seed, selection), _examples(model, rng)),
                     {
                         "model": model,
                         "seed": seed,
@@ -113,10 +112,10 @@ def _rows(model: str, seed: int, selection: str) -> pd.DataFrame:
             tables.append(_group("fgsm", "evade", made_on, eps, counts))
         counts = WHITE_BOX[odd]
         own = own[:NUM_WHITE_BOX]
-        tables.append(_group("null-aware-pgd-threshold", "fool", "self", own, counts))
+        tables.append(_group(WHITE_BOX_AT_THRESHOLD, "fool", "self", own, counts))
         for eps in WHITE_BOX_EPS:
             counts = (5, 0, 5) if eps < 0.2 else WHITE_BOX[odd]
-            tables.append(_group("null-aware-pgd", "fool", "self", eps, counts))
+            tables.append(_group("worst-case", "fool", "self", eps, counts))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -137,6 +136,7 @@ def _group(
             "norm": "linf",
             "budget": "threshold" if isinstance(eps, np.ndarray) else "given",
             "eps_pixels": eps,
+            "member": "none",
             "prediction": np.select(
                 [outcomes == word for word in predicted], list(predicted.values())
             ),
@@ -144,6 +144,8 @@ def _group(
             "confidence": 0.9,
             "loss": 0.5,
             "null_loss": 2.0,
+            "real_prediction": np.where(outcomes == "fooled", predicted["fooled"], labels),
+            "null_score": np.where(outcomes == "null", 1.0, -1.0),
         }
     )
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
+from fake_run import findings_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -291,9 +292,13 @@ def write_ramp_run(
             confidence=0.9,
             loss=0.1,
             null_loss=2.0,
+            member="none",
+            real_prediction=labels,
+            null_score=-1.0,
         )
         result = {"model": model, "seed": seed, "trained_in": place}
-        records.write_trial(trial, rows, [], {**result, "config": {"training": training}})
+        config = {"config": {"training": training}}
+        records.write_trial(trial, findings_of(rows, []), result | config)
     info = {"study": "ramps", "preset": "quick", "models": planned, "seeds": list(seeds)}
     write_json(folder / records.RUN, info)
     return folder

@@ -8,6 +8,8 @@ from typing import ClassVar, Literal
 
 from markupsafe import Markup
 
+from nullclass.red_flags import Flag
+
 Mark = Literal["", "within", "outside"]
 
 
@@ -58,7 +60,25 @@ class Table:
     columns: list[Cell]
     rows: list[list[Cell]]
     caption: str = ""
+    holds_words: bool = False
+    """Whether its cells are words, which stand on the left and may take several lines."""
     kind: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason not to believe an evaluation, and of which model if there are several."""
+
+    flag: Flag
+    of: str = ""
+
+
+@dataclass(frozen=True)
+class Doubts:
+    """Reasons not to believe an evaluation, to be seen first."""
+
+    items: list[Doubt]
+    kind: ClassVar[str] = "doubts"
 
 
 @dataclass(frozen=True)
@@ -113,7 +133,7 @@ class Scene:
     kind: ClassVar[str] = "scene"
 
 
-Block = Text | Bullets | Terms | Table | Drawing | Scene
+Block = Text | Bullets | Terms | Table | Doubts | Drawing | Scene
 
 
 @dataclass(frozen=True)

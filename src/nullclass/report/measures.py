@@ -16,23 +16,33 @@ from nullclass.records import SUMMARY, SUMMARY_COLUMNS, Run
 from nullclass.report.blocks import Cell, Mark
 from nullclass.studies import null_samples
 from nullclass.studies.base import LAST
-from nullclass.summary import WORST_CASE
+from nullclass.summary import UNION
 
 CLEAN = "none"
 FGSM = "fgsm"
-NULL_AWARE = "null-aware-pgd"
+WORST_CASE = "worst-case"
+NULL_AWARE = (WORST_CASE, "null-aware-pgd")
+"""Attacks by one who has the model and knows of null, the stronger first."""
+SMALLEST = "smallest-eps"
+"""The search for each image's smallest eps that fools."""
 LOSSES = ("loss", "null_loss")
-NORMS = {"linf": "L∞", "l2": "L2"}
+NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 NAMES = {
     FGSM: "FGSM",
-    NULL_AWARE: "null-aware PGD",
+    WORST_CASE: "worst-case ensemble",
+    f"{WORST_CASE}-deny": "worst-case ensemble (deny)",
+    "null-aware-pgd": "null-aware PGD",
+    SMALLEST: "search for the smallest ε",
     "pgd": "PGD",
     "pgd-targeted": "targeted PGD",
     null_samples.TRANSFER_AT_THRESHOLD: "FGSM at threshold",
     null_samples.TRANSFER_BEYOND: "FGSM at 1.5 thresholds",
-    null_samples.WHITE_BOX_AT_THRESHOLD: "null-aware PGD at threshold",
+    null_samples.WHITE_BOX_AT_THRESHOLD: "worst-case ensemble at threshold",
 }
 """Attacks as they are written; others by the name they have in the rows."""
+
+GOALS = {"fool": "a wrong class", "evade": "anything but the true class", "deny": "null"}
+"""What an attack's objective means."""
 
 FLOOR = 0.003
 """How far a published rate may always be from ours: 0.3 points."""
@@ -192,8 +202,8 @@ class Measures:
         return None
 
     def attacks(self) -> list[str]:
-        """Names of the attacks, FGSM first, the union of all left out."""
-        names = {measure.attack for measure in self.all} - {CLEAN, WORST_CASE}
+        """Names of the attacks, FGSM first; neither their union nor the search for smallest eps."""
+        names = {measure.attack for measure in self.all} - {CLEAN, UNION, SMALLEST}
         return sorted(names, key=lambda name: (name != FGSM, name))
 
     def budgets(self, attack: str) -> list[float]:
@@ -202,13 +212,17 @@ class Measures:
         own = [OWN_BUDGET] if any(map(math.isnan, of)) else []
         return sorted(eps for eps in of if not math.isnan(eps)) + own
 
-    def worst_case_budgets(self) -> list[float]:
-        """Budgets AER and RAR are given for, rising."""
-        return self.budgets(WORST_CASE)
+    def union_budgets(self, metric: str = "aer") -> list[float]:
+        """Budgets that a rate of the union of all attacks is given for, rising."""
+        return sorted({m.eps for m in self.all if (m.attack, m.metric) == (UNION, metric)})
+
+    def null_aware(self) -> str | None:
+        """The strongest attack of one who has the model and knows of null, if there was any."""
+        return next((attack for attack in NULL_AWARE if self.budgets(attack)), None)
 
     def attacker(self) -> str:
         """Who AER and RAR are about: one who knows about null, or whatever attacks there were."""
-        return "an attacker who knows about null" if self.budgets(NULL_AWARE) else "some attack"
+        return "an attacker who knows about null" if self.null_aware() else "some attack"
 
     def norm(self, attack: str) -> str:
         """The norm of an attack's budget, as it is written."""
@@ -236,7 +250,7 @@ class Measures:
     def made_on(self, attack: str) -> str:
         """Which other model an attack was made on, as it is written; empty if on none."""
         sources = sorted({m.made_on for m in self.all if m.attack == attack} - {"none", "self"})
-        if not sources or attack == WORST_CASE:
+        if not sources or attack == UNION:
             return ""
         return f"made on {' and '.join(sources)} of the same seed and transferred"
 

@@ -32,7 +32,7 @@ from nullclass.studies.null_samples import (
     TRANSFER_AT_THRESHOLD,
     WHITE_BOX_AT_THRESHOLD,
 )
-from nullclass.summary import WORST_CASE
+from nullclass.summary import UNION
 
 SOURCE_SETS = 30
 """Sets behind the published figures."""
@@ -114,7 +114,7 @@ def at_threshold(measures: Measures, model: str, outcome: str) -> Measure | None
 
 
 def white_box(measures: Measures, model: str, outcome: str) -> Measure | None:
-    """The same of the null-aware attack on the model itself."""
+    """The same of the worst-case ensemble on the model itself."""
     return measures.find(model, WHITE_BOX_AT_THRESHOLD, outcome, OWN_BUDGET)
 
 
@@ -201,7 +201,7 @@ def landmark_table(measures: Measures) -> Table:
 
 
 def white_box_at_threshold_table(measures: Measures) -> Table:
-    """The transferred attack as published, and the null-aware one on each model."""
+    """The transferred attack as published, and the worst-case ensemble on each model."""
     words = ("correct", "null", "fooled")
     rows = []
     for model in measures.models:
@@ -221,10 +221,10 @@ def white_box_at_threshold_table(measures: Measures) -> Table:
         ],
         rows,
         f"%, each image at its own threshold (L∞, pixel units). Transfer: FGSM made on {BASE} of "
-        f"the same set, {counts['transfer']} images a set, as published. White-box: null-aware PGD "
-        f"made on the model that is scored, the first {counts['white-box']} of the same images. "
-        f"{measures.seeds_text('set')}, selected on {measures.selection} images. "
-        f"{_spread(measures)}",
+        f"the same set, {counts['transfer']} images a set, as published. White-box: the "
+        "worst-case ensemble made on the model that is scored, the first "
+        f"{counts['white-box']} of the same images. {measures.seeds_text('set')}, selected on "
+        f"{measures.selection} images. {_spread(measures)}",
     )
 
 
@@ -313,7 +313,7 @@ def rule() -> str:
 def which_images(measures: Measures) -> str:
     """What AER and RAR are shares of."""
     return (
-        "The worst case is over these attacked images, not over all test images: each set's first "
-        f"{num_images(measures, WORST_CASE)} that {BASE} gets right when clean and FGSM on "
-        f"{BASE} gets wrong. It counts the transferred attack too."
+        "AER and RAR are over these attacked images, not over all test images: each set's first "
+        f"{num_images(measures, UNION)} that {BASE} gets right when clean and FGSM on "
+        f"{BASE} gets wrong. They count the transferred attack too."
     )

@@ -123,6 +123,7 @@ def sheet(file: str, alt: str, size: tuple[float, float]) -> Iterator[tuple[Figu
         figure = Figure(figsize=size, layout="constrained")
         yield figure, drawn
         svg = _svg(figure, alt)
+        figure.set_layout_engine("none")  # found once, the places serve the files too
         if size[0] >= WIDE:
             svg = Markup(str(svg).replace("<svg", '<svg class="wide"', 1))
         figure.set_facecolor("white")

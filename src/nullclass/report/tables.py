@@ -11,7 +11,6 @@ from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
     CLEAN,
     FGSM,
-    NULL_AWARE,
     Measure,
     Measures,
     attack_name,
@@ -20,7 +19,7 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
-from nullclass.summary import WORST_CASE
+from nullclass.summary import UNION
 
 RANGES = {
     ("null-0.5", CLEAN, "correct"): "98.71–98.80",
@@ -172,12 +171,12 @@ def white_box_table(measures: Measures, metric: str) -> Table:
         measures: Of the run.
         metric: ``aer`` or ``rar``.
     """
-    budgets = measures.worst_case_budgets()
+    budgets = measures.union_budgets()
     words = () if metric == "aer" else ("correct", "null", "fooled")
     rows = []
     for model in measures.models:
         shown = [measures.find(model, CLEAN, word) for word in words]
-        shown += [measures.find(model, WORST_CASE, metric, eps) for eps in budgets]
+        shown += [measures.find(model, UNION, metric, eps) for eps in budgets]
         cells = map(value_cell, shown)
         rows.append([Cell(model), *(Cell(cell.text, cell.small) for cell in cells)])
     what = {
@@ -192,8 +191,8 @@ def white_box_table(measures: Measures, metric: str) -> Table:
             *(Cell(f"ε {eps_text(eps)}", "px") for eps in budgets),
         ],
         rows,
-        f"{measures.norm(WORST_CASE)}, ε in pixel units (px); the worst over all attacks at that ε "
-        f"or below, {measures.num_images(WORST_CASE)} test images"
+        f"{measures.norm(UNION)}, ε in pixel units (px); the worst over all attacks at that ε "
+        f"or below, {measures.num_images(UNION)} test images"
         f"{f', clean outcomes over {measures.num_images(CLEAN)}' if words else ''}, "
         f"{measures.seeds_text()}. {_spread(measures)}",
     )
@@ -273,8 +272,3 @@ def _spread(measures: Measures, are_rates: bool = True) -> str:
     if len(measures.seeds) == 1:
         return "Below each rate: its 95 % Wilson interval over the images."
     return "Mean over seeds ± their standard deviation."
-
-
-def white_box_budgets(measures: Measures) -> list[float]:
-    """Budgets the null-aware attack was given; where it was not used, those of the worst case."""
-    return measures.budgets(NULL_AWARE) or measures.worst_case_budgets()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from nullclass.records import Run
 from nullclass.report.blocks import Cell
+from nullclass.report.evaluation_tables import MEANINGS, RATES
 from nullclass.report.measures import (
     CLEAN,
     Measure,
@@ -21,7 +22,6 @@ from nullclass.report.tables import (
     name_of,
     outcome_table,
     published_text,
-    white_box_budgets,
 )
 from nullclass.studies.null_samples import (
     BASE,
@@ -29,7 +29,7 @@ from nullclass.studies.null_samples import (
     TRANSFER_AT_THRESHOLD,
     WHITE_BOX_AT_THRESHOLD,
 )
-from nullclass.summary import WORST_CASE
+from nullclass.summary import UNION
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -50,15 +50,15 @@ def summary_table(run: Run) -> Group:
 
 
 def _any_study(run: Run) -> list[Table]:
-    """Measured beside published where there is something published, then AER and RAR."""
+    """Measured beside published where there is something published, then the rates of the union."""
     measures = Measures(run)
     parts: list[Table] = []
     if any(measure.published is not None for measure in measures.all):
         parts.append(_published(measures, pixel_per_unit(run.info)))
     else:
         parts += [_outcomes(measures, model) for model in measures.models]
-    if measures.worst_case_budgets():
-        parts.append(_white_box(measures))
+    if measures.budgets(UNION):
+        parts.append(_union(measures))
     return parts
 
 
@@ -137,26 +137,23 @@ def _published(measures: Measures, unit: float | None) -> Table:
     return table
 
 
-def _white_box(measures: Measures) -> Table:
+def _union(measures: Measures) -> Table:
+    """The rates of the union, a line a model and eps."""
     from rich.markup import escape
 
-    budgets = white_box_budgets(measures)
+    shown = [metric for metric in RATES if measures.union_budgets(metric)]
+    budgets = measures.budgets(UNION)
     table = _table(
-        f"AER (fooled by {measures.attacker()}) / RAR (right, never fooled)",
-        f"%, {measures.num_images(WORST_CASE)} images a seed; ε in pixel units, "
-        f"{measures.norm(WORST_CASE)}",
-        ["model", *(f"ε {eps_text(eps)}" for eps in budgets)],
+        "The worst of all attacks, image by image",
+        f"%, {measures.num_images(UNION)} images a seed; {measures.norm(UNION)}, ε in pixel units. "
+        f"{'. '.join(MEANINGS[metric] for metric in shown)}",
+        ["model", "ε", *(RATES[metric] for metric in shown)],
     )
     for model in measures.models:
-        row = []
-        for eps in budgets:
-            aer = measures.find(model, WORST_CASE, "aer", eps)
-            rar = measures.find(model, WORST_CASE, "rar", eps)
-            if aer is None or rar is None:
-                row.append("–")
-            else:
-                row.append(f"{percent(aer.mean, 1)}/{percent(rar.mean, 1)}")
-        table.add_row(escape(model), *row)
+        for place, eps in enumerate(budgets):
+            rates = (measures.find(model, UNION, metric, eps) for metric in shown)
+            name = "" if place else escape(model)
+            table.add_row(name, eps_text(eps), *(_percent(rate, 2) for rate in rates))
     return table
 
 

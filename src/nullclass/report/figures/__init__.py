@@ -8,13 +8,21 @@ from nullclass.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.figures.adversarial_samples import adversarial_samples
 from nullclass.report.figures.clean_scores import clean_scores
+from nullclass.report.figures.confusion import confusion
+from nullclass.report.figures.contribution import contribution
 from nullclass.report.figures.epsilon_thresholds import epsilon_thresholds
+from nullclass.report.figures.first_to_fall import first_to_fall
 from nullclass.report.figures.gallery import gallery
 from nullclass.report.figures.null_images import null_images
+from nullclass.report.figures.null_scores import null_scores
 from nullclass.report.figures.outcomes import outcomes
+from nullclass.report.figures.risk_coverage import risk_coverage
+from nullclass.report.figures.roc import roc
 from nullclass.report.figures.scores_at_threshold import scores_at_threshold
 from nullclass.report.figures.scores_versus_epsilon import model_comparison, scores_versus_epsilon
 from nullclass.report.figures.security import security
+from nullclass.report.figures.security_curves import security_curves
+from nullclass.report.figures.smallest_eps import smallest_eps
 from nullclass.report.figures.training import training
 from nullclass.report.figures.training_histories import training_histories
 from nullclass.report.figures.unnoticed import unnoticed
@@ -30,7 +38,21 @@ FIGURES: dict[str, Figure] = {
     "gallery": gallery,
     "training": training,
 }
-"""Figures of any run with attacks, by name."""
+"""Figures of a study with attacks, by name."""
+
+EVALUATED: dict[str, Figure] = {
+    "security-curves": security_curves,
+    "outcomes": outcomes,
+    "contribution": contribution,
+    "confusion": confusion,
+    "null-scores": null_scores,
+    "roc": roc,
+    "risk-coverage": risk_coverage,
+    "smallest-eps": smallest_eps,
+    "first-to-fall": first_to_fall,
+    "gallery": gallery,
+}
+"""Figures of one evaluated model, by name."""
 
 NULL_SAMPLES: dict[str, Figure] = {
     "scores-at-threshold": scores_at_threshold,

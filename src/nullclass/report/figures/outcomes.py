@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def outcomes(run: Run) -> Drawing | None:
     """Stacked outcome shares of every model under every attack, mean over seeds."""
     measures = Measures(run)
-    attacks = [attack for attack in measures.attacks() if measures.budgets(attack)]
+    attacks = measures.attacks()
     unit = pixel_per_unit(run.info)
     panels = []
     for model in measures.models:

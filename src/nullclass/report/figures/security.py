@@ -9,14 +9,12 @@ from nullclass.records import Run
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.measures import (
     FGSM,
-    NULL_AWARE,
     Measure,
     Measures,
     attack_name,
 )
 from nullclass.report.style import line_style, panel, percent_axis
-from nullclass.report.tables import white_box_budgets
-from nullclass.summary import WORST_CASE
+from nullclass.summary import UNION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,12 +28,12 @@ SHOWN = {
 def security(run: Run) -> Drawing | None:
     """AER, RAR and, for contrast, the null share of FGSM images in the same range of eps."""
     measures = Measures(run)
-    budgets = [eps for eps in white_box_budgets(measures) if eps in measures.worst_case_budgets()]
+    budgets = measures.union_budgets()
     if not budgets:
         return None
     reach = 1.05 * max(budgets)
     panels = [
-        _panel(measures, WORST_CASE, metric, budgets, reach, heading)
+        _panel(measures, UNION, metric, budgets, reach, heading)
         for metric, heading in SHOWN.items()
     ]
     fgsm = [eps for eps in measures.budgets(FGSM) if 0 < eps <= reach]
@@ -46,9 +44,8 @@ def security(run: Run) -> Drawing | None:
             " For contrast, on the same axis, what FGSM alone would show: the share of its images "
             f"called null ({measures.num_images(FGSM)} images)."
         )
-    who = "all attacks"
-    if measures.budgets(NULL_AWARE):
-        who = f"{attack_name(NULL_AWARE)} and every other attack"
+    strongest = measures.null_aware()
+    who = f"the {attack_name(strongest)} and every other attack" if strongest else "all attacks"
     spread = (
         "bars are 95 % Wilson intervals over the images"
         if len(measures.seeds) == 1
@@ -56,8 +53,8 @@ def security(run: Run) -> Drawing | None:
     )
     return Drawing(
         "Security curves",
-        f"Worst case over {who}, {measures.num_images(WORST_CASE)} images a seed, "
-        f"{measures.norm(WORST_CASE)}, ε in pixel units, {measures.seeds_text()}; {spread}."
+        f"The worst, image by image, of {who}, {measures.num_images(UNION)} images a seed, "
+        f"{measures.norm(UNION)}, ε in pixel units, {measures.seeds_text()}; {spread}."
         f"{contrast}",
         panels,
     )

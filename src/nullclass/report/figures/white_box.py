@@ -15,7 +15,11 @@ from nullclass.studies.null_samples import (
 FILE = "fig_white_box"
 LOOKS = {
     TRANSFER_AT_THRESHOLD: (-0.2, "#F4C2A0", "FGSM transferred from base"),
-    WHITE_BOX_AT_THRESHOLD: (0.2, OUTCOME_COLOURS["fooled"], "null-aware PGD on the model itself"),
+    WHITE_BOX_AT_THRESHOLD: (
+        0.2,
+        OUTCOME_COLOURS["fooled"],
+        "worst-case ensemble on the model itself",
+    ),
 }
 """Offset, colour and name of the two attacks' bars."""
 
@@ -68,10 +72,10 @@ def white_box(run: Run) -> Drawing | None:
         "Transferred and white-box",
         f"Share of images fooled (a wrong digit), each at the threshold of {BASE} (L∞, pixel "
         f"units). Light: FGSM made on {BASE} of the same set, "
-        f"{measures.num_images(TRANSFER_AT_THRESHOLD)} images a set. Dark: null-aware PGD made on "
-        f"the model that is scored, the first {measures.num_images(WHITE_BOX_AT_THRESHOLD)} of the "
-        f"same images. {measures.seeds_text('set')}, models selected on {measures.selection} "
-        f"images; bars reach "
+        f"{measures.num_images(TRANSFER_AT_THRESHOLD)} images a set. Dark: the worst-case ensemble "
+        "made on the model that is scored, the first "
+        f"{measures.num_images(WHITE_BOX_AT_THRESHOLD)} of the same images. "
+        f"{measures.seeds_text('set')}, models selected on {measures.selection} images; bars reach "
         f"{'from the lowest to the highest set' if several else 'over the 95 % Wilson interval'}.",
         drawn,
     )

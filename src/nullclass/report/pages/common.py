@@ -9,14 +9,17 @@ from typing import Any
 from nullclass.records import Run
 from nullclass.report.blocks import Block, Section, Terms, Text
 from nullclass.report.figures import FIGURES, Figure
-from nullclass.report.measures import CLEAN, Measures, attack_name, eps_text
-from nullclass.summary import WORST_CASE
+from nullclass.report.measures import CLEAN, GOALS, Measures, attack_name, eps_text
+from nullclass.summary import UNION
 
 MANY = 12
 """More budgets than this are not listed one by one."""
 
-GOALS = {"fool": "a wrong class", "evade": "anything but the true class", "deny": "null"}
-"""What an attack's objective means."""
+NULL_AWARE_TEXT = (
+    "a fixed sequence of attacks, each on what still stands, for which null is a defence to get "
+    "past and not a success."
+)
+"""What sets the attacks apart that know of null."""
 
 DEFINITIONS = [
     (
@@ -37,6 +40,16 @@ DEFINITIONS = [
         "Robust accuracy with rejection: share of images that are correct when clean and "
         "that no attack fooled at ε or below. Answering null to an attacked image counts as good, "
         "answering null to a clean one does not: a model that always says null scores 0.",
+    ),
+    (
+        "strict robust accuracy(ε)",
+        "Share of images that are correct when clean and under every attack at ε or below: here "
+        "null counts as a failure. It is what attack libraries print.",
+    ),
+    (
+        "null-DoS(ε)",
+        "Share of images that are correct when clean and that some attack at ε or below gets "
+        "answered null: the price of refusing.",
     ),
     ("null loss", "Mean cross-entropy between the model's output and the answer null."),
     (
@@ -69,10 +82,13 @@ def settings_section(run: Run) -> Section:
     settings = run.info.get("settings")
     settings = dict(settings) if isinstance(settings, dict) else {}
     trainings, card = settings.pop("trainings", None), settings.pop("card", None)
+    attacks = settings.pop("attacks", None)
     blocks: list[Block] = [
         Text("Everything that decides the numbers above, as the run recorded it."),
         Terms(flat(settings)),
     ]
+    if isinstance(attacks, list):
+        blocks += [Terms(flat(told), f"Attack {_name(told)}") for told in attacks]
     if isinstance(trainings, dict):
         blocks += [Terms(flat(told), f"Training of {model}") for model, told in trainings.items()]
     if isinstance(card, dict):
@@ -80,6 +96,12 @@ def settings_section(run: Run) -> Section:
     return Section(
         "Settings in full", [*blocks, Text("Data, code and machine:"), Terms(flat(info))]
     )
+
+
+def _name(attack: Any) -> str:
+    """An attack's name in rows: its label, or its own."""
+    told = attack if isinstance(attack, dict) else {}
+    return attack_name(str(told.get("label") or told.get("attack") or "without a name"))
 
 
 def definitions_section(further: Sequence[tuple[str, str]] = ()) -> Section:
@@ -139,13 +161,13 @@ def attack_terms(measures: Measures) -> list[tuple[str, str]]:
                 f"{f'; {source}' if (source := measures.made_on(attack)) else ''}",
             )
         )
-    if measures.budgets(WORST_CASE):
+    if measures.budgets(UNION):
         pairs.append(
             (
-                "worst case",
-                "AER and RAR count an image as fooled if any of these attacks fooled it at that ε "
-                "or below, over the images that every such attack saw: "
-                f"{measures.num_images(WORST_CASE)} a seed",
+                "union",
+                "AER and RAR take the worst, image by image, of all these attacks at that ε or "
+                "below and of the clean image, over the images that every attack saw: "
+                f"{measures.num_images(UNION)} a seed",
             )
         )
     return pairs

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from nullclass.records import Run
 from nullclass.report.blocks import Block, Bullets, Page, Section, Terms, Text
+from nullclass.report.flags import flags_section
 from nullclass.report.measures import (
     FGSM,
     Measure,
     Measures,
+    attack_name,
     eps_text,
     percent,
     pixel_per_unit,
 )
 from nullclass.report.pages.common import (
+    NULL_AWARE_TEXT,
     attack_terms,
     definitions_section,
     figure_sections,
@@ -30,11 +33,10 @@ from nullclass.report.tables import (
     rule,
     unnoticed,
     unnoticed_table,
-    white_box_budgets,
     white_box_table,
     with_unit,
 )
-from nullclass.summary import WORST_CASE
+from nullclass.summary import UNION
 
 HEADLINE_EPS = 0.3
 """Pixel units; the budget MNIST defences are usually quoted at."""
@@ -65,7 +67,7 @@ def fgsm_null(run: Run) -> Page:
     if isinstance(notes, list) and notes:
         tables.append(Bullets([str(note) for note in notes]))
     open_questions: list[Block] = []
-    if measures.worst_case_budgets():
+    if measures.union_budgets():
         open_questions += [white_box_table(measures, metric) for metric in ("aer", "rar")]
     counts = unnoticed(run)
     if len(counts):
@@ -80,6 +82,7 @@ def fgsm_null(run: Run) -> Page:
         sections.append(Section("The two questions left open", [asked, *open_questions]))
     sections += figure_sections(run)
     sections += [
+        *flags_section(run),
         _threat_model(measures, unit),
         settings_section(run),
         definitions_section(),
@@ -139,7 +142,7 @@ def _detection(measures: Measures, nulls: list[str], unit: float | None) -> list
     ]
     if not found:
         return []
-    white_box = white_box_budgets(measures)
+    white_box = measures.union_budgets()
 
     def same_budget(measure: Measure) -> float | None:
         near = [eps for eps in white_box if abs(eps / measure.eps - 1) < 0.05]
@@ -160,7 +163,7 @@ def _detection(measures: Measures, nulls: list[str], unit: float | None) -> list
         f"{_with_n(best)} at {where}"
     )
     eps = same_budget(best)
-    aer = None if eps is None else measures.find(best.model, WORST_CASE, "aer", eps)
+    aer = None if eps is None else measures.find(best.model, UNION, "aer", eps)
     if aer is None:
         return [f"{told}."]
     return [
@@ -176,7 +179,7 @@ def _with_n(measure: Measure) -> str:
 
 def _white_box(measures: Measures, nulls: list[str]) -> list[str]:
     """Whether null helped against who knows of it, where the models can be told apart."""
-    budgets = white_box_budgets(measures)
+    budgets = measures.union_budgets()
     if not budgets or not nulls:
         return []
     told = []
@@ -267,11 +270,8 @@ def _threat_model(measures: Measures, unit: float | None) -> Section:
             ),
             Text(
                 "FGSM is the notebook's attack: one gradient-sign step on cross-entropy, which "
-                "knows nothing of null and so often walks into it. Null-aware PGD climbs the "
-                "margin of the wrong classes over the true class and null together, smooth "
-                "and hard, from the clean image, then goes for each wrong class in turn, always on "
-                "what still stands. AER and RAR "
-                "take the worst, image by image, of both attacks and the clean image. "
+                f"knows nothing of null and so often walks into it. {_who_knows(measures)}AER and "
+                "RAR take the worst, image by image, of all attacks and the clean image. "
                 f"{inside}".strip()
             ),
             Terms(attack_terms(measures)),
@@ -279,8 +279,15 @@ def _threat_model(measures: Measures, unit: float | None) -> Section:
     )
 
 
+def _who_knows(measures: Measures) -> str:
+    attack = measures.null_aware()
+    if attack is None:
+        return ""
+    return f"The {attack_name(attack)} knows of null: it is {NULL_AWARE_TEXT} "
+
+
 def _of(measures: Measures, models: list[str], metric: str, eps: float) -> list[Measure]:
-    found = (measures.find(model, WORST_CASE, metric, eps) for model in models)
+    found = (measures.find(model, UNION, metric, eps) for model in models)
     return [measure for measure in found if measure is not None]
 
 

@@ -7,16 +7,20 @@ from typing import Any
 from nullclass.records import Run
 from nullclass.report.blocks import Block, Bullets, Page, Section, Terms, Text
 from nullclass.report.figures import NULL_SAMPLES
+from nullclass.report.flags import flags_section
 from nullclass.report.measures import (
     CLEAN,
     READ_OFF,
+    WORST_CASE,
     Measure,
     Measures,
+    attack_name,
     eps_text,
     on_common_seeds,
     percent,
 )
 from nullclass.report.pages.common import (
+    NULL_AWARE_TEXT,
     attack_terms,
     definitions_section,
     figure_sections,
@@ -56,7 +60,7 @@ from nullclass.studies.null_samples import (
     VARIANTS,
     WHITE_BOX_AT_THRESHOLD,
 )
-from nullclass.summary import WORST_CASE
+from nullclass.summary import UNION
 
 SOURCE_RECIPE = {"batch_size": 32, "epochs": 20}
 SOURCE_IMAGES = 60_000
@@ -122,7 +126,7 @@ def null_samples(run: Run) -> Page:
             )
         )
         beyond.append(white_box_at_threshold_table(measures))
-    if measures.worst_case_budgets():
+    if measures.union_budgets():
         beyond += [white_box_table(measures, metric) for metric in ("aer", "rar")]
         beyond.append(Text(which_images(measures)))
     sections = [Section("Measured and published", told)]
@@ -134,6 +138,7 @@ def null_samples(run: Run) -> Page:
         )
     sections += figure_sections(run, ("adversarial-samples", "training-histories"), NULL_SAMPLES)
     sections += [
+        *flags_section(run),
         _threat_model(measures),
         settings_section(run),
         definitions_section(TERMS),
@@ -225,9 +230,9 @@ def _attacked_itself(measures: Measures) -> list[str]:
             f"{most[0].model}'s, {with_spread(most[0])} % transferred and "
             f"{with_spread(most[1])} % white-box. So {verdict}."
         )
-    for eps in measures.worst_case_budgets()[:1]:
-        base = measures.find(BASE, WORST_CASE, "aer", eps)
-        found = (measures.find(model, WORST_CASE, "aer", eps) for model in _nulls(measures))
+    for eps in measures.union_budgets()[:1]:
+        base = measures.find(BASE, UNION, "aer", eps)
+        found = (measures.find(model, UNION, "aer", eps) for model in _nulls(measures))
         aers = [measure for measure in found if measure is not None]
         if base is not None and aers:
             told.append(
@@ -409,10 +414,9 @@ def _threat_model(measures: Measures) -> Section:
             ),
             Text(
                 "White-box: the attacker has the model's weights, knows its null class and takes "
-                "gradients through it. Null-aware PGD climbs the margin of the wrong classes over "
-                "the true class and null together, smooth and hard, from the clean image, then "
-                "goes for each wrong class in turn, always on what still stands. The attacker wins "
-                "with a wrong digit; being answered null is a failure."
+                f"gradients through it. The attack is the {attack_name(WORST_CASE)}, "
+                f"{NULL_AWARE_TEXT} The attacker wins with a wrong digit; being answered null is a "
+                "failure."
             ),
             Text(
                 "Images stay in [0, 1] and within ε of the clean image; both are checked, and "
