@@ -17,7 +17,7 @@ def main(folder: Path) -> None:
     """Draw what FGSM says of the notebook's null model beside what a null-aware attack does."""
     summary = read_run(folder).summary.query("model == @MODEL")
     fgsm = summary.query("attack == 'fgsm' and metric == 'null' and eps_pixels < 0.35")
-    fooled = summary.query("attack == 'worst-case' and metric == 'aer'")
+    fooled = summary.query("attack == 'union' and metric == 'aer'")
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     told = (
         (fgsm, "s:", DETECTED, "FGSM images answered null: “detection”"),

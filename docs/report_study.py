@@ -32,7 +32,7 @@ torch {torch}. Mean ± standard deviation over the sets, in %.
 
 Attacks "transferred" are the report's: one FGSM step on the *base* model of the same set, each
 image with the smallest ε that makes base err (its threshold); {num_transfer} images a set.
-"White-box" is the null-aware attack on each model itself, same images, same ε; the first
+"White-box" is the worst-case ensemble on each model itself, same images, same ε; the first
 {num_white} of them. It is a lower bound: a stronger attack may fool more, never fewer.
 
 {verdicts} {rule}

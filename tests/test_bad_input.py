@@ -249,7 +249,11 @@ def test_bad_options_of_train(
     ("option", "value", "says"),
     [
         ("--attack", "cw", "no attack 'cw': choose one of fgsm"),
-        ("--norm", "l1", "no norm 'l1': choose one of linf, l2"),
+        ("--norm", "l0", "no norm 'l0': choose one of linf, l2, l1"),
+        ("--smallest", "-1", "--smallest must not be negative"),
+        ("--ood", "cats", "no source of images 'cats'"),
+        ("--null-rate", "0", "rate"),
+        ("--null-rate", "0.0001", "held-out"),
         ("--images", "0", "choose 1 to 40"),
         ("--images", "-3", "choose 1 to 40"),
         ("--images", "41", "choose 1 to 40"),

@@ -136,6 +136,7 @@ def test_evaluate_writes_a_whole_run(
     arguments = [
         "evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out", str(out),
         "--eps", "0.05", "0.3", "--attack", "fgsm", "pgd", "--images", "30", "--device", "cpu",
+        "--smallest", "6",
     ]  # fmt: skip
     assert main(arguments) == 0
     told = capsys.readouterr().out
@@ -145,7 +146,17 @@ def test_evaluate_writes_a_whole_run(
     assert list(trial.rows.columns) == list(ROW_COLUMNS)
     counts = trial.rows.groupby(["attack", "eps_pixels"]).size().to_dict()
     attacked = [(attack, eps) for attack in ("fgsm", "pgd") for eps in (0.05, 0.3)]
-    assert counts == dict.fromkeys([("none", 0.0), *attacked], 30)
+    smallest = {place: n for place, n in counts.items() if place[0] == "smallest-eps"}
+    assert sum(smallest.values()) == 6
+    assert counts == dict.fromkeys([("none", 0.0), *attacked], 30) | smallest
+    assert set(trial.ood["source"]) == {"noise", "blank", "tiles"}
+    assert len(trial.held_out) == 20, "what the training held out"
+    assert {"auroc", "aurc", "rerr99"} <= set(trial.scores["metric"])
+    assert set(trial.costs["attack"]) == {"fgsm", "pgd", "smallest-eps"}
+    assert trial.result["threat"]["attacks"]["pgd"]["goal"] == "fool"
+    flags = {flag.name for flag in trial.flags}
+    assert all(f"  {name}: " in told for name in flags)
+    assert ("no red flags" in told) is not flags
     assert list(run.summary.columns) == SUMMARY_COLUMNS
     assert run.info["study"] == "evaluate"
     assert (
@@ -162,6 +173,26 @@ def test_evaluate_writes_a_whole_run(
     bytes_before = rows.read_bytes()
     assert main(arguments) == 0
     assert rows.read_bytes() == bytes_before
+
+
+def test_strict_fails_on_a_red_flag_and_a_threshold_comes_from_held_out_images(
+    checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        "evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out", str(tmp_path / "run"),
+        "--eps", "0.1", "--attack", "fgsm", "--images", "10", "--smallest", "0", "--ood", "none",
+        "--null-rate", "0.2", "--strict",
+    ]  # fmt: skip
+    assert main(arguments) == 1, "FGSM that evades says nothing about who can be fooled"
+    assert "no-null-aware-attack" in capsys.readouterr().out
+    (trial,) = read_run(tmp_path / "run").trials
+    threshold = trial.result["threat"]["threshold"]
+    assert threshold["origin"] == "held-out"
+    assert threshold["num_images"] == 20
+    is_null = trial.held_out["outcome"] == "null"
+    assert is_null.mean() <= 0.2
+    assert (is_null == (trial.held_out["null_score"] > 0)).all(), "scores are told past tau"
+    assert trial.ood.empty
 
 
 def test_evaluate_in_l2(checkpoint: Path, data_dir: Path, tmp_path: Path) -> None:
@@ -278,11 +309,14 @@ def few_trials(preset: str, seeds: Sequence[int], variants: Sequence[str]) -> li
         fgsm, pgd = trial.attacks
         attacks = (
             replace(fgsm, num_images=20),
-            replace(pgd, num_images=5, settings={"num_steps": 2, "num_target_steps": 1}),
-        )
+            replace(pgd, attack="null-aware-pgd", num_images=5,
+                    settings={"num_steps": 2, "num_target_steps": 1}),
+        )  # fmt: skip
         recipe = Recipe(batch_size=16, epochs=2, learning_rate=2e-3)
         training = replace(trial.training, dataset="idx", recipe=recipe)
-        shrunk.append(replace(trial, training=training, attacks=attacks, num_clean=40))
+        shrunk.append(
+            replace(trial, training=training, attacks=attacks, num_clean=40, is_checked=False)
+        )
     return shrunk
 
 

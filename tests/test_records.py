@@ -16,6 +16,7 @@ from nullclass.records import (
     ROW_COLUMNS,
     SUMMARY_COLUMNS,
     Examples,
+    Findings,
     is_whole,
     read_frame,
     read_run,
@@ -39,13 +40,38 @@ ROWS = pd.DataFrame(
         "norm": "linf",
         "budget": "given",
         "eps_pixels": [0.0, 0.0, 0.154],
+        "member": ["none", "none", "targets"],
         "prediction": [3, -1, 5],
         "outcome": ["correct", "null", "fooled"],
         "confidence": [0.9999999, 0.5, 0.25],
         "loss": [1e-7, 12.5, 3.25],
         "null_loss": [float("nan")] * 3,
+        "real_prediction": [3, 4, 5],
+        "null_score": [-4.5, 0.25, -0.125],
     }
 )
+
+
+def findings(rows: pd.DataFrame, examples: list[Examples]) -> Findings:
+    costs = pd.DataFrame(
+        {
+            "attack": ["pgd"],
+            "objective": ["fool"],
+            "made_on": ["self"],
+            "norm": ["linf"],
+            "eps_pixels": [0.154],
+            "needs": ["gradients"],
+            "is_search": [True],
+            "member": ["targets"],
+            "num_images": [1],
+            "num_fallen": [1],
+            "num_forward": [21],
+            "num_backward": [20],
+            "seconds": [0.5],
+        }
+    )
+    empty = pd.DataFrame()
+    return Findings(rows, costs, examples, empty, empty, {"norm": "linf"}, {}, [])
 
 
 def example(seed: int = 0) -> Examples:
@@ -72,8 +98,7 @@ def write_run(folder: Path, models: list[tuple[str, int]]) -> None:
         write_frame(folder / trained_in / records.HISTORY, history)
         write_trial(
             records.trial_folder(folder, model, seed),
-            ROWS,
-            [example(0), example(1)],
+            findings(ROWS, [example(0), example(1)]),
             {"model": model, "seed": seed, "trained_in": trained_in},
         )
     write_frame(folder / records.SUMMARY, pd.DataFrame(columns=records.SUMMARY_COLUMNS))
@@ -223,7 +248,8 @@ def test_any_changed_or_lost_file_makes_a_folder_not_whole(tmp_path: Path) -> No
     assert is_whole(place)
     written = {path: path.read_bytes() for path in place.iterdir()}
     assert {path.name for path in written} == {
-        records.ROWS, records.SUMMARY, records.EXAMPLES, records.RESULT
+        records.ROWS, records.COSTS, records.SUMMARY, records.SCORES, records.EXAMPLES,
+        records.RESULT,
     }  # fmt: skip
     for path, content in written.items():
         if path.name != records.RESULT:
@@ -292,7 +318,7 @@ def test_an_unsealed_folder_is_not_whole_and_unsealing_twice_is_no_mistake(tmp_p
 
 
 def test_a_result_that_does_not_say_whose_it_is(tmp_path: Path) -> None:
-    write_trial(tmp_path / "trial", ROWS, [], {"seed": 0})
+    write_trial(tmp_path / "trial", findings(ROWS, []), {"seed": 0})
     with pytest.raises(UserError, match=r"result\.json does not say its 'model'"):
         read_trial(tmp_path / "trial")
 
@@ -303,7 +329,7 @@ def test_a_trial_tells_its_selection_thresholds_and_decisions(tmp_path: Path) ->
     write_frame(place / records.THRESHOLDS, thresholds, float_format="%.9g")
     cube = (np.arange(27, dtype=np.int8) % 4 - 1).reshape(3, 3, 3)
     save_tensors(place / records.DECISIONS, {"predictions": torch.from_numpy(cube)})
-    write_trial(place, ROWS, [], {"model": "a", "seed": 3, "selection": "test"})
+    write_trial(place, findings(ROWS, []), {"model": "a", "seed": 3, "selection": "test"})
     trial = read_trial(place)
     assert (trial.model, trial.seed, trial.selection) == ("a", 3, "test")
     pd.testing.assert_frame_equal(trial.thresholds, thresholds)
@@ -349,7 +375,7 @@ def test_reading_a_run_reads_no_rows_until_they_are_asked_for(
 
 def test_examples_at_budgets_of_their_own_come_back(tmp_path: Path) -> None:
     own = dataclasses.replace(example(), eps_pixels=float("nan"), budgets=[0.125, 0.75])
-    write_trial(tmp_path / "t", ROWS, [own], {"model": "a", "seed": 0})
+    write_trial(tmp_path / "t", findings(ROWS, [own]), {"model": "a", "seed": 0})
     (found,) = read_trial(tmp_path / "t").examples
     assert np.isnan(found.eps_pixels)
     assert found.budgets == [0.125, 0.75]
@@ -362,7 +388,7 @@ def test_the_summary_joins_the_trials_and_asks_what_was_published(tmp_path: Path
         ("b", own, {"selection": "held-out"}),
     ):
         place = records.trial_folder(tmp_path, model, 2)
-        write_trial(place, rows, [], {"model": model, "seed": 2, **told})
+        write_trial(place, findings(rows, []), {"model": model, "seed": 2, **told})
     asked: list[tuple[str, str, float, str]] = []
 
     def published(model: str, attack: str, eps: float, metric: str) -> float | None:

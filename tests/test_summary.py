@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nullclass.outcomes import OUTCOME_NAMES
 from nullclass.records import ROW_COLUMNS
-from nullclass.summary import GIVEN, OWN, WORST_CASE, summarise, wilson
+from nullclass.summary import GIVEN, OWN, UNION, summarise, wilson
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def random_rows(draw: st.DrawFn) -> pd.DataFrame:
         predicted = {"correct": 0, "null": -1, "fooled": 1}[outcome]
         made_on = "none" if attack == "none" else "self"
         place = (image, 0, attack, objective, made_on, "linf", "given", eps)
-        lines.append((*place, predicted, outcome, 0.5, 1.0, 2.0))
+        lines.append((*place, "none", predicted, outcome, 0.5, 1.0, 2.0, 0, 0.0))
 
     for image in range(num_images):
         add(image, "none", "none", 0.0)
@@ -117,29 +117,34 @@ def test_worst_case_against_a_loop_over_images(rows: pd.DataFrame) -> None:
         image
         for image in sorted({line.image for line in told})
         if all(
-            any(line.image == image and line.attack == name for line in told) for name in searches
+            any(line.image == image and line.attack == name for line in told) for name in ATTACKS
         )
     ]
     before = -1.0
     for eps in budgets:
-        num_fooled = num_robust = 0
+        num_fooled = num_robust = num_strict = num_denied = 0
         for image in judged:
-            is_fooled, is_correct = False, False
+            is_fooled = is_null = is_correct = False
             for line in told:
                 if line.image != image or line.eps_pixels > eps:
                     continue
                 is_fooled |= line.outcome == "fooled"  # by anybody, or already when clean
+                is_null |= line.outcome == "null"
                 is_correct |= line.attack == "none" and line.outcome == "correct"
             num_fooled += is_fooled
             num_robust += is_correct and not is_fooled
-        aer = lookup(summary, WORST_CASE, eps, "aer")
-        rar = lookup(summary, WORST_CASE, eps, "rar")
+            num_strict += is_correct and not is_fooled and not is_null
+            num_denied += is_correct and is_null
+        aer = lookup(summary, UNION, eps, "aer")
+        rar = lookup(summary, UNION, eps, "rar")
         assert aer == pytest.approx(num_fooled / len(judged))
         assert rar == pytest.approx(num_robust / len(judged))
+        assert lookup(summary, UNION, eps, "strict") == pytest.approx(num_strict / len(judged))
+        assert lookup(summary, UNION, eps, "null_dos") == pytest.approx(num_denied / len(judged))
         assert aer >= before, "AER never falls as eps grows"
         assert rar <= 1 - aer + 1e-12
         before = aer
-    worst = summary[summary["attack"] == WORST_CASE]
+    worst = summary[summary["attack"] == UNION]
     assert sorted(worst["eps_pixels"].unique()) == budgets
     assert (worst["num_images"] == len(judged)).all()
     rates = summary[~summary["metric"].isin(["loss", "null_loss"])]
@@ -161,8 +166,8 @@ def test_a_model_that_always_refuses_is_never_fooled_and_scores_nothing() -> Non
     rows = [row(i, attack, "null", eps) for i in range(5) for attack, eps in
             (("none", 0.0), ("pgd", 0.3))]  # fmt: skip
     summary = summarise(pd.DataFrame(rows))
-    assert lookup(summary, WORST_CASE, 0.3, "aer") == 0
-    assert lookup(summary, WORST_CASE, 0.3, "rar") == 0
+    assert lookup(summary, UNION, 0.3, "aer") == 0
+    assert lookup(summary, UNION, 0.3, "rar") == 0
 
 
 def test_losses_are_means_and_null_loss_is_left_out_without_null() -> None:
@@ -190,9 +195,11 @@ def test_norms_are_kept_apart() -> None:
     assert worst.to_dict() == {"linf": 0.0, "l2": 1.0}
 
 
-def test_without_a_search_there_is_no_worst_case() -> None:
-    rows = pd.DataFrame([row(0, "none", "correct"), row(0, "fgsm", "fooled", 0.1)])
-    assert WORST_CASE not in set(summarise(rows)["attack"])
+def test_without_a_search_that_fools_nothing_is_said_about_who_can_be_fooled() -> None:
+    rows = pd.DataFrame([row(0, "none", "correct"), row(0, "fgsm", "null", 0.1)])
+    summary = summarise(rows)
+    union = summary[summary["attack"] == UNION].set_index("metric")["value"]
+    assert union.to_dict() == {"strict": 0.0, "null_dos": 1.0}
 
 
 def test_images_at_their_own_thresholds_are_one_group_without_an_eps() -> None:
@@ -215,7 +222,7 @@ def test_images_at_their_own_thresholds_are_one_group_without_an_eps() -> None:
 def test_a_search_at_thresholds_has_no_worst_case_of_its_own_but_counts_within_its_eps() -> None:
     own = [row(i, "pgd", "fooled", eps, budget=OWN) for i, eps in enumerate((0.05, 0.3))]
     clean = [row(i, "none", "correct") for i in range(2)]
-    assert WORST_CASE not in set(summarise(pd.DataFrame(own + clean))["attack"])
+    assert UNION not in set(summarise(pd.DataFrame(own + clean))["attack"])
     given = [row(i, "pgd", "correct", eps) for i in range(2) for eps in (0.1, 0.4)]
     summary = summarise(pd.DataFrame(own + clean + given))
     worst = summary[summary["metric"] == "aer"].set_index("eps_pixels")["value"]

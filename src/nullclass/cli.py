@@ -15,6 +15,7 @@ from nullclass.errors import UserError
 from nullclass.process import tune_process
 
 if TYPE_CHECKING:
+    from nullclass.red_flags import Flag
     from nullclass.studies.base import NullPlan
 
 
@@ -152,18 +153,28 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Attack a checkpoint and report correct, null and fooled, AER and RAR."""
+    """Attack a checkpoint and report what holds, what does not, and whether to believe it."""
 
     checkpoint: tyro.conf.Positional[Path]
     """Folder with model.safetensors and card.json."""
-    attack: tuple[str, ...] = ("fgsm", "null-aware-pgd")
-    """Attacks: fgsm, pgd, pgd-targeted, null-aware-pgd."""
+    attack: tuple[str, ...] | None = None
+    """Names such as worst-case, apgd, square, autoattack (docs/attacks.md lists them all); unless
+    given fgsm, worst-case and, for a model that may refuse, worst-case-deny."""
     eps: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     """Budgets in pixel units, pixels in [0,1]."""
     norm: str = "linf"
-    """linf or l2."""
+    """linf, l2 or l1."""
     images: int = 1000
     """How many of the first test images are attacked."""
+    null_rate: float | None = None
+    """Answer null by a threshold on the null score that refuses this share of clean held-out
+    images; unless given the largest logit decides."""
+    ood: tuple[str, ...] = ("noise", "blank", "tiles")
+    """Inputs of no class to show the model: noise, blank, tiles, fashion-mnist; or none."""
+    smallest: int = 50
+    """For how many of the first images to look for the smallest eps that fools."""
+    strict: bool = False
+    """Exit with status 1 if there is any red flag."""
     dataset: str | None = None
     """Another dataset than the card names."""
     data_dir: Path | None = None
@@ -182,20 +193,25 @@ class Evaluate:
         from nullclass.evaluation_run import record_evaluation
         from nullclass.models.checkpoint import load_checkpoint
 
+        if self.smallest < 0:
+            raise UserError(f"--smallest must not be negative, it is {self.smallest}")
         device = find_device(self.device)
         model, card = load_checkpoint(self.checkpoint, device=device)
         name = self.dataset or card.get("data")
         if name is None:
             raise UserError("the card does not say which data the model is for: give --dataset")
-        # The card's model saw the training images; only the test images are used here.
-        dataset = load_dataset(name, data_dir=self.data_dir, validation=0)
+        # What the training held out; the test images are the same however many that are.
+        training = card.get("training") or {}
+        num_held_out = training.get("validation", 0) if self.dataset is None else 0
+        dataset = load_dataset(name, data_dir=self.data_dir, validation=num_held_out)
         checkpoint = self.checkpoint.resolve()
         if checkpoint.is_file():  # load_checkpoint takes the weights file too
             checkpoint = checkpoint.parent
         # The weights' hash keeps checkpoints of one name in different runs apart.
         place = f"{checkpoint.name}-{card['weights_sha256'][:8]}"
         folder = self.out or Path("runs") / "evaluate" / place
-        record_evaluation(
+        selections = training.get("selections") or ()
+        findings = record_evaluation(
             model,
             card,
             dataset,
@@ -205,9 +221,16 @@ class Evaluate:
             eps=self.eps,
             norm=self.norm,
             num_images=self.images,
+            clean_null_rate=self.null_rate,
+            ood=() if self.ood == ("none",) else self.ood,
+            num_smallest=self.smallest,
+            selected_on=checkpoint.name if checkpoint.name in selections else None,
             seed=self.seed,
         )
         _finish(folder)
+        _tell_flags(findings.flags)
+        if self.strict and findings.flags:
+            raise RedFlagsError(len(findings.flags))
 
 
 @dataclass(frozen=True)
@@ -304,6 +327,14 @@ class Report:
         _finish(self.folder)
 
 
+class RedFlagsError(Exception):
+    """There are reasons not to believe an evaluation, and the user wants to hear of any."""
+
+    def __init__(self, num_flags: int) -> None:
+        super().__init__(f"{num_flags} red flags")
+        self.num_flags = num_flags
+
+
 class IncompleteError(Exception):
     """Some jobs of a sweep were given up."""
 
@@ -327,6 +358,16 @@ def numbers(text: str) -> list[int]:
     if not found:
         raise UserError(f"--sets {text!r} is empty: write it as 0-9 or 0,3,7")
     return list(dict.fromkeys(found))
+
+
+def _tell_flags(flags: Sequence[Flag]) -> None:
+    """Print the reasons not to believe an evaluation."""
+    if not flags:
+        print("no red flags")
+        return
+    print(f"{len(flags)} red {'flag' if len(flags) == 1 else 'flags'}:")
+    for flag in flags:
+        print(f"  {flag.name}: {flag.message} ({flag.page})")
 
 
 def _finish(folder: Path) -> None:
@@ -359,8 +400,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; ``sys.argv`` unless given.
 
     Returns:
-        Exit status: 0, 1 if part of a sweep was given up, 2 for a mistake the user can put right,
-        130 when stopped.
+        Exit status: 0, 1 if part of a sweep was given up or --strict found a red flag, 2 for a
+        mistake the user can put right, 130 when stopped.
     """
     tune_process()
     command: Data | Train | Evaluate | Study | Report = tyro.cli(
@@ -375,6 +416,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"nullclass: {error}", file=sys.stderr)
         return 2
+    except RedFlagsError:  # told already
+        return 1
     except IncompleteError as error:
         print(
             f"nullclass: {error.num_failed} jobs were given up, the rest is done; the same command "

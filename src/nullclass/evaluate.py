@@ -1,68 +1,68 @@
-"""model x attack x eps -> one outcome an image. Everything is scored here, outside the attacks."""
+"""model x attacks x eps -> outcomes, rates, scores, and the reasons not to believe them."""
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks import Attack
-from nullclass.attacks.base import Ray, frozen
-from nullclass.attacks.geometry import Eps, along, check_eps, is_allowed
-from nullclass.attacks.objectives import find_objective
+from nullclass.attacks import Attack, describe, find_attack
+from nullclass.attacks.base import Needs, WantsImages, frozen
+from nullclass.attacks.cascade import UNTOLD
+from nullclass.attacks.geometry import check_eps
+from nullclass.attacks.minimum_norm import MinimumNorm
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.errors import UserError
-from nullclass.losses import cross_entropy
 from nullclass.models.classifier import Classifier
-from nullclass.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
-from nullclass.records import ROW_COLUMNS, Examples
-from nullclass.summary import GIVEN, OWN, summarise
+from nullclass.ood import check_ood, make_ood, score_ood
+from nullclass.probes import probe
+from nullclass.records import COST_COLUMNS, OOD_COLUMNS, ROW_COLUMNS, Findings
+from nullclass.red_flags import Evidence, Flag, find_flags
+from nullclass.rejection import Threshold, overlap, with_threshold
+from nullclass.scoring import (
+    CLEAN,
+    SELF,
+    OnImages,
+    Scored,
+    score_attack,
+    score_clean,
+    score_smallest,
+)
+from nullclass.summary import GIVEN, UNION
 
-BATCH_SIZE = 256
-"""Images scored or attacked at once; bounds the memory an evaluation takes."""
+Data = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
+"""Test images in [0,1] with labels: tensors, a loader, or :class:`LabelledImages`."""
 
-CLEAN = "none"
-"""Name of no attack."""
+Evaluation = Findings
+"""The outcome of every image under every attack, and what follows from it."""
 
-SELF = "self"
-"""``made_on`` of an attack made on the very model it is scored on."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The outcome of every image under every attack."""
-
-    rows: pd.DataFrame = field(repr=False)
-    """One attacked image a line: :data:`nullclass.records.ROW_COLUMNS`."""
-    examples: list[Examples] = field(repr=False)
-    """The first few images under each attack and eps, to show."""
-
-    def summary(self) -> pd.DataFrame:
-        """Rates with 95 % intervals, one a line: see :func:`nullclass.summary.summarise`."""
-        return summarise(self.rows)
-
-
-OnImages = Callable[[int], None]
-"""Told how many images have been dealt with since it was last called."""
+SMALLEST = "smallest-eps"
+"""The name, in rows, of the search for each image's smallest eps."""
 
 
 def evaluate(
     model: nn.Module,
-    data: LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
+    data: Data,
     *,
-    attacks: Mapping[str, Attack],
+    attacks: str | Sequence[str] | Mapping[str, Attack] = "worst-case",
     eps: float | Sequence[float] | Mapping[str, Sequence[float]],
     norm: str = "linf",
     num_images: int | Mapping[str, int] | None = None,
     num_classes: int | None = None,
     source: nn.Module | None = None,
+    threshold: Threshold | float | None = None,
+    held_out: Data | None = None,
+    ood: Sequence[str] | Mapping[str, Tensor] = (),
+    num_smallest: int = 0,
+    data_name: str | None = None,
+    selected_on: str | None = None,
     num_examples: int = 0,
     seed: int = 0,
+    checks: bool = True,
     on_images: OnImages | None = None,
 ) -> Evaluation:
     """Attack a model and score every image, clean and attacked.
@@ -73,73 +73,217 @@ def evaluate(
     Args:
         model: A :class:`Classifier`, or any module from [0,1] images ``(N, C, H, W)`` to logits
             with null last; then give ``num_classes``.
-        data: Test images in [0,1] with labels: tensors, a loader, or :class:`LabelledImages`.
-        attacks: Attacks by the name they get in the rows.
+        data: The test images.
+        attacks: Names of attacks, or attacks by the name they get in the rows.
         eps: Budgets in pixel units, for all attacks or by attack.
-        norm: ``linf`` or ``l2``.
+        norm: ``linf``, ``l2`` or ``l1``.
         num_images: How many of the first images are attacked, for all attacks or by attack; all
             unless said. The clean images are always all scored.
         num_classes: K, the number of real classes (without null), for a module that does not say.
         source: Another model to make the attacks on, to see how they transfer; the rows then say
             ``made_on`` source. Nothing is carried from a smaller eps to a larger one.
+        threshold: Answer null where the null score is above it (:mod:`nullclass.rejection`), best
+            from ``calibrate`` on held-out images; argmax decides unless given. The attacks know it.
+        held_out: Clean images that are neither trained nor tested on, for metrics whose threshold
+            must not come from test data.
+        ood: Inputs of no class to show the model: names in :data:`nullclass.ood.OOD`, or images
+            by the name they get.
+        num_smallest: For how many of the first images the smallest eps that fools is looked for;
+            a slow search, none unless said.
+        data_name: Name of the dataset, for red flags that know a dataset's records.
+        selected_on: ``test`` or ``held-out``: what the model's weights were picked on, if told.
         num_examples: How many of the first attacked images to keep for showing.
         seed: Seed of the attacks' random starts.
+        checks: Whether the model is probed and red flags are looked for.
         on_images: Progress: called with the number of images just scored.
 
     Returns:
-        Rows and examples; :meth:`Evaluation.summary` gives the rates.
+        Rows, costs, examples and red flags; ``summary()`` gives the rates, ``scores()`` the metrics
+        of the null score.
 
     Raises:
-        UserError: If images, labels, eps or the model's outputs make no sense.
+        UserError: If images, labels, eps, attacks or the model's outputs make no sense.
     """
-    if not isinstance(attacks, Mapping) or not all(map(_is_attack, attacks.values())):
-        raise UserError("attacks must be a dictionary from names to attacks, as {'fgsm': FGSM()}")
-    if isinstance(eps, int | float):
-        eps = (eps,)
+    named = find_attacks(attacks)
+    for name in () if isinstance(ood, Mapping) else ood:
+        check_ood(name)
+    eps = (eps,) if isinstance(eps, int | float) else eps
     images = tensors_or_loader(data)
     classifier = as_classifier(model, num_classes, images.batch([0])[0])
-    if int(images.labels.min()) < 0 or int(images.labels.max()) >= classifier.num_classes:
-        raise UserError(
-            f"labels run from {int(images.labels.min())} to {int(images.labels.max())}; the model "
-            f"has the classes 0 to {classifier.num_classes - 1}"
-        )
-    for settings, what in ((eps, "eps"), (num_images, "num_images")):
-        lacking = set(attacks) - set(settings) if isinstance(settings, Mapping) else set()
-        if lacking:
-            raise UserError(f"{what} says nothing for the attack {min(lacking)!r}")
-    plan = {name: sorted(set(eps[name] if isinstance(eps, Mapping) else eps)) for name in attacks}
-    if not all(plan.values()):
-        raise UserError("give at least one eps for every attack")
-    for budget in (budget for budgets in plan.values() for budget in budgets):
-        check_eps(budget, norm, images.images.shape)
-    counts = {}
-    for name in attacks:
-        wanted = num_images[name] if isinstance(num_images, Mapping) else num_images
-        if wanted is not None and wanted < 1:
-            raise UserError(f"num_images must be at least 1, not {wanted}; None attacks all images")
-        counts[name] = len(images) if wanted is None else min(wanted, len(images))
+    _check_labels(images, classifier)
+    plan = _budgets(named, eps, norm, images)
+    counts = _counts(named, num_images, len(images))
     other = None if source is None else as_classifier(source, num_classes, images.batch([0])[0])
+    if threshold is not None:
+        classifier = with_threshold(classifier, threshold)
     told = on_images or (lambda _: None)
-    tables = [score_clean(classifier, images, norm=norm, on_images=told)]
-    examples: list[Examples] = []
-    for name, attack in attacks.items():
-        table, kept = score_attack(
-            classifier,
-            images,
-            torch.arange(counts[name]),
-            name,
-            attack,
-            plan[name],
-            norm=norm,
-            source=other,
-            made_on=SELF if other is None else "source",
-            num_examples=num_examples,
-            seed=seed,
-            on_images=told,
+    clean = score_clean(classifier, images, norm=norm, on_images=told)
+    done: list[Scored] = []
+    for name, attack in named.items():
+        done.append(
+            score_attack(
+                classifier,
+                images,
+                torch.arange(counts[name]),
+                name,
+                attack.given(images) if isinstance(attack, WantsImages) else attack,
+                plan[name],
+                norm=norm,
+                source=other,
+                made_on=SELF if other is None else "source",
+                num_examples=num_examples,
+                seed=seed,
+                on_images=told,
+            )
         )
-        tables.append(table)
-        examples += kept
-    return Evaluation(in_order(tables), examples)
+    if num_smallest:
+        few = images.first(min(num_smallest, len(images)))
+        search = MinimumNorm()
+        done.append(
+            score_smallest(
+                classifier,
+                few,
+                SMALLEST,
+                search,
+                norm=norm,
+                num_examples=num_examples,
+                on_images=told,
+            )
+        )
+    aside = pd.DataFrame(columns=list(ROW_COLUMNS))
+    if held_out is not None:
+        held = tensors_or_loader(held_out)
+        _check_labels(held, classifier)
+        aside = score_clean(classifier, held, norm=norm, on_images=told)
+    about = {
+        "num_classes": classifier.num_classes,
+        "norm": norm,
+        "data": data_name,
+        "threshold": _told_of(threshold, images),
+        "selected_on": selected_on,
+    }
+    return findings_of(
+        classifier,
+        images,
+        clean,
+        done,
+        named if other is None else {},
+        about,
+        held_out=aside,
+        ood=_ood(classifier, images, ood, seed),
+        checks=checks,
+        seed=seed,
+        on_images=told,
+    )
+
+
+def findings_of(
+    model: Classifier,
+    data: LabelledImages,
+    clean: pd.DataFrame,
+    done: Sequence[Scored],
+    attacks: Mapping[str, Attack],
+    about: dict[str, Any],
+    *,
+    held_out: pd.DataFrame | None = None,
+    ood: pd.DataFrame | None = None,
+    checks: bool,
+    seed: int,
+    on_images: OnImages,
+) -> Findings:
+    """Put an evaluation together: rows in order, threat model, probes, red flags.
+
+    Args:
+        model: The model that was scored.
+        data: The test images.
+        clean: Rows of the clean images.
+        done: The attacks, scored.
+        attacks: Those of them that were made on the model itself, by name.
+        about: What the rows do not say: ``num_classes``, ``norm``, ``data``, ``threshold``,
+            ``selected_on`` (:class:`nullclass.red_flags.Evidence`).
+        held_out: Rows of clean held-out images, if there are any.
+        ood: Rows of inputs of no class, if there are any.
+        checks: Whether the model is probed and red flags are looked for.
+        seed: Seed of the probes' random starts.
+        on_images: Progress.
+    """
+    rows = in_order([clean, *(scored.rows for scored in done)])
+    tables = [scored.costs for scored in done]
+    costs = pd.DataFrame(columns=list(COST_COLUMNS)).astype(COST_COLUMNS)
+    if tables:
+        costs = pd.concat(tables, ignore_index=True)
+    probes: dict[str, Any] = {}
+    flags: list[Flag] = []
+    if checks:
+        probes = probe(model, data, rows, attacks, norm=about["norm"], seed=seed)
+        flags = find_flags(Evidence(rows, costs, probes, about))
+    return Findings(
+        rows=rows,
+        costs=costs,
+        examples=[example for scored in done for example in scored.examples],
+        held_out=pd.DataFrame(columns=list(ROW_COLUMNS)) if held_out is None else held_out,
+        ood=pd.DataFrame(columns=list(OOD_COLUMNS)) if ood is None else ood,
+        threat=threat_model(rows, costs, attacks, about),
+        probes=probes,
+        flags=flags,
+    )
+
+
+def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[str, Attack]:
+    """Attacks by name, from names or as they are.
+
+    Raises:
+        UserError: If one is unknown, not an attack, or its name means something else in rows.
+    """
+    if isinstance(attacks, str):
+        attacks = (attacks,)
+    if isinstance(attacks, Sequence) and all(isinstance(name, str) for name in attacks):
+        attacks = {name: find_attack(name) for name in attacks}
+    if not isinstance(attacks, Mapping) or not all(map(_is_attack, attacks.values())):
+        raise UserError(
+            "attacks must be names, or a dictionary from names to attacks, as {'fgsm': FGSM()}"
+        )
+    taken = {CLEAN, UNION, SMALLEST} & set(attacks)
+    if taken:
+        raise UserError(f"an attack cannot be called {min(taken)!r}: the rows mean something else")
+    return dict(attacks)
+
+
+def threat_model(
+    rows: pd.DataFrame,
+    costs: pd.DataFrame,
+    attacks: Mapping[str, Attack],
+    about: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What the attacker wants, may do and knows, as JSON values.
+
+    Args:
+        rows: The evaluation's rows.
+        costs: Its costs.
+        attacks: Attacks by name, for their settings.
+        about: As for :func:`findings_of`.
+    """
+    told = {}
+    for name, group in rows[rows["attack"] != CLEAN].groupby("attack", sort=False):
+        first, own = group.iloc[0], group["budget"].iloc[0] != GIVEN
+        needs = set(costs.loc[costs["attack"] == name, "needs"])
+        told[str(name)] = {
+            "goal": first["objective"],
+            "takes": next((need for need in get_args(Needs) if need in needs), UNTOLD),
+            "made_on": first["made_on"],
+            "eps": None if own else sorted(group["eps_pixels"].unique().tolist()),
+            "num_images": int(group["image"].nunique()),
+            "settings": describe(attacks[str(name)]) if name in attacks else None,
+        }
+    return {
+        "norm": about["norm"],
+        "units": "pixels in [0,1]",
+        "data": about["data"],
+        "num_classes": about["num_classes"],
+        "threshold": about["threshold"],
+        "selected_on": about["selected_on"],
+        "attacks": told,
+    }
 
 
 def in_order(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -147,79 +291,6 @@ def in_order(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     rows = pd.concat(tables, ignore_index=True)
     rows = rows.sort_values(["attack", "eps_pixels", "image"], kind="stable", ignore_index=True)
     return rows[list(ROW_COLUMNS)]
-
-
-def score_clean(
-    model: Classifier, data: LabelledImages, *, norm: str = "linf", on_images: OnImages
-) -> pd.DataFrame:
-    """Rows of all images as they are."""
-    tables = []
-    with frozen(model):
-        for indices in torch.arange(len(data)).split(BATCH_SIZE):
-            scored = _score(model, *_batch(model, data, indices))
-            tables.append(_rows(indices, scored, CLEAN, CLEAN, CLEAN, norm, 0.0))
-            on_images(len(indices))
-    return pd.concat(tables, ignore_index=True)
-
-
-def score_attack(
-    model: Classifier,
-    data: LabelledImages,
-    chosen: Tensor,
-    name: str,
-    attack: Attack,
-    budgets: Sequence[float] | Tensor,
-    *,
-    norm: str,
-    source: Classifier | None = None,
-    made_on: str = SELF,
-    num_examples: int = 0,
-    seed: int = 0,
-    on_images: OnImages,
-) -> tuple[pd.DataFrame, list[Examples]]:
-    """Attack some images at every budget and score what comes out.
-
-    Args:
-        model: The model to score.
-        data: Images and labels.
-        chosen: ``(N,)`` positions of the images to attack.
-        name: The attack's name in rows.
-        attack: The attack.
-        budgets: Eps in pixel units, rising, each for all images; or ``(N,)``, one for each image.
-        norm: ``linf`` or ``l2``.
-        source: The model to attack, if it is another.
-        made_on: What the rows call the model attacked.
-        num_examples: How many images to keep for showing, at every budget.
-        seed: Seed of the attack's random starts.
-        on_images: Progress.
-
-    Returns:
-        Rows and examples.
-    """
-    for budget in [budgets] if isinstance(budgets, Tensor) else budgets:
-        check_eps(budget, norm, torch.Size((len(chosen), *data.images.shape[1:])))
-    tables: list[pd.DataFrame] = []
-    examples: list[Examples] = []
-    with frozen(model):
-        for places in torch.arange(len(chosen)).split(BATCH_SIZE):
-            indices = chosen[places]
-            images, labels = _batch(model, data, indices)
-            eps: Sequence[Eps] = (
-                [budgets[places].to(images.device)] if isinstance(budgets, Tensor) else budgets
-            )
-            generator = torch.Generator().manual_seed(_stream(seed, int(places[0])))
-            kept = slice(0, num_examples if int(places[0]) == 0 else 0)
-            clean = _score(model, images[kept], labels[kept]) if kept.stop else None
-            for budget, attacked, scored in _attack_batch(
-                model, source, images, labels, name, attack, eps, norm, generator
-            ):
-                goal = attack.objective
-                tables.append(_rows(indices, scored, name, goal, made_on, norm, budget))
-                if clean is not None:
-                    shown = _examples(name, norm, budget, images, attacked, clean, scored)
-                    examples.append(shown)
-                on_images(len(indices))
-    return pd.concat(tables, ignore_index=True), examples
 
 
 def as_classifier(model: nn.Module, num_classes: int | None, image: Tensor) -> Classifier:
@@ -256,148 +327,84 @@ def _is_attack(attack: object) -> bool:
     return callable(attack) and hasattr(attack, "objective") and not isinstance(attack, type)
 
 
-def _stream(seed: int, first: int) -> int:
-    """A seed of its own for every batch, so that a batch's result does not hang on the others."""
-    return (seed * 1_000_003 + first) % 2**63
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """What the model made of a batch, on the CPU."""
-
-    labels: Tensor
-    predictions: Tensor
-    outcomes: Tensor
-    confidences: Tensor
-    losses: Tensor
-    null_losses: Tensor
-
-
-def _batch(model: Classifier, data: LabelledImages, indices: Tensor) -> tuple[Tensor, Tensor]:
-    device = model.mean.device
-    images, labels = data.batch(indices)
-    return images.to(device), labels.to(device)
-
-
-@torch.no_grad()
-def _score(model: Classifier, images: Tensor, labels: Tensor) -> _Scored:
-    logits = model(images)
-    if not bool(logits.isfinite().all()):
+def _check_labels(images: LabelledImages, model: Classifier) -> None:
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= model.num_classes:
         raise UserError(
-            "the model's logits are not finite (NaN or infinite): its weights are broken"
+            f"labels run from {low} to {high}; the model has the classes 0 to "
+            f"{model.num_classes - 1}"
         )
-    predicted = predictions(logits, model.num_classes)
-    null = torch.full_like(labels, NULL_LABEL)
-    has_null = logits.shape[1] == model.num_classes + 1
-    nowhere = torch.full(labels.shape, math.nan)
-    return _Scored(
-        labels=labels.cpu(),
-        predictions=predicted.cpu(),
-        outcomes=outcomes(predicted, labels).cpu(),
-        confidences=logits.softmax(dim=1).amax(dim=1).cpu(),
-        losses=cross_entropy(logits, labels, reduction="none").cpu(),
-        null_losses=cross_entropy(logits, null, reduction="none").cpu() if has_null else nowhere,
-    )
 
 
-def _rows(
-    indices: Tensor,
-    scored: _Scored,
-    attack: str,
-    objective: str,
-    made_on: str,
+def _budgets(
+    attacks: Mapping[str, Attack],
+    eps: Sequence[float] | Mapping[str, Sequence[float]],
     norm: str,
-    eps: Eps,
-) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "image": indices.numpy(),
-            "label": scored.labels.numpy(),
-            "attack": attack,
-            "objective": objective,
-            "made_on": made_on,
-            "norm": norm,
-            "budget": OWN if isinstance(eps, Tensor) else GIVEN,
-            "eps_pixels": eps.cpu().numpy() if isinstance(eps, Tensor) else eps,
-            "prediction": scored.predictions.numpy(),
-            "outcome": [OUTCOME_NAMES[code] for code in scored.outcomes.tolist()],
-            "confidence": scored.confidences.numpy(),
-            "loss": scored.losses.numpy(),
-            "null_loss": scored.null_losses.numpy(),
-        }
-    )
+    images: LabelledImages,
+) -> dict[str, list[float]]:
+    """Budgets of every attack, rising."""
+    _check_names(attacks, eps, "eps")
+    plan = {name: sorted(set(eps[name] if isinstance(eps, Mapping) else eps)) for name in attacks}
+    if not all(plan.values()):
+        raise UserError("give at least one eps for every attack")
+    for budget in (budget for budgets in plan.values() for budget in budgets):
+        check_eps(budget, norm, images.images.shape)
+    return plan
 
 
-def _attack_batch(
+def _counts(
+    attacks: Mapping[str, Attack], num_images: int | Mapping[str, int] | None, num_given: int
+) -> dict[str, int]:
+    """How many images every attack is made on."""
+    _check_names(attacks, num_images, "num_images")
+    counts = {}
+    for name in attacks:
+        wanted = num_images[name] if isinstance(num_images, Mapping) else num_images
+        if wanted is not None and wanted < 1:
+            raise UserError(f"num_images must be at least 1, not {wanted}; None attacks all images")
+        counts[name] = num_given if wanted is None else min(wanted, num_given)
+    return counts
+
+
+def _check_names(attacks: Mapping[str, Attack], settings: object, what: str) -> None:
+    lacking = set(attacks) - set(settings) if isinstance(settings, Mapping) else set()
+    if lacking:
+        raise UserError(f"{what} says nothing for the attack {min(lacking)!r}")
+
+
+def _told_of(threshold: Threshold | float | None, images: LabelledImages) -> dict[str, Any] | None:
+    """Where a threshold comes from, for the threat model and the red flags."""
+    if threshold is None:
+        return None
+    if not isinstance(threshold, Threshold):
+        threshold = Threshold(float(threshold))
+    if not threshold.is_calibrated:
+        return threshold.to_dict() | {"origin": UNTOLD, "num_overlapping": 0}
+    return threshold.to_dict() | {
+        "origin": "held-out",
+        "num_overlapping": overlap(threshold, images),
+    }
+
+
+def _ood(
     model: Classifier,
-    source: Classifier | None,
-    images: Tensor,
-    labels: Tensor,
-    name: str,
-    attack: Attack,
-    budgets: Sequence[Eps],
-    norm: str,
-    generator: torch.Generator,
-) -> Iterable[tuple[Eps, Tensor, _Scored]]:
-    """One batch at every eps, smallest first, successes carried along if the attack searches."""
-    objective = find_objective(attack.objective)
-    attacked_model = model if source is None else source
-    # What is carried to a larger eps was chosen by looking at the model scored.
-    carries = attack.is_search and source is None
-    carried = images.clone()
-    stands = torch.ones(len(images), dtype=torch.bool, device=images.device)
-    if carries:  # a clean image that is fooled needs no attack
-        stands = ~objective.is_reached(_score(model, images, labels).outcomes).to(images.device)
-    direction = None
-    if isinstance(attack, Ray):  # one gradient serves every eps
-        direction = attack.direction(attacked_model, images, labels, norm=norm)
-    for eps in budgets:
-        attacked = carried.clone()
-        if direction is not None:
-            attacked = along(direction, images, eps, norm)
-        elif bool(stands.any()):
-            attacked[stands] = attack(
-                attacked_model,
-                images[stands],
-                labels[stands],
-                eps=eps[stands] if isinstance(eps, Tensor) else eps,
-                norm=norm,
-                generator=generator,
-            )
-        if not bool(is_allowed(attacked, images, eps, norm).all()):
-            told = "each image's own" if isinstance(eps, Tensor) else f"{eps:g}"
-            raise UserError(
-                f"attack {name!r} left its budget of {norm} eps {told} or the [0,1] box: "
-                "its results would mean nothing"
-            )
-        scored = _score(model, attacked, labels)
-        if carries:
-            carried = attacked
-            stands = ~objective.is_reached(scored.outcomes).to(images.device)
-        yield eps, attacked, scored
-
-
-def _examples(
-    attack: str,
-    norm: str,
-    eps: Eps,
-    images: Tensor,
-    attacked: Tensor,
-    clean: _Scored,
-    scored: _Scored,
-) -> Examples:
-    kept = slice(0, len(clean.labels))
-    own = eps[kept].tolist() if isinstance(eps, Tensor) else [eps] * len(clean.labels)
-    return Examples(
-        attack=attack,
-        norm=norm,
-        eps_pixels=math.nan if isinstance(eps, Tensor) else eps,
-        budgets=own,
-        labels=clean.labels.tolist(),
-        clean_predictions=clean.predictions.tolist(),
-        clean_confidences=clean.confidences.tolist(),
-        predictions=scored.predictions[kept].tolist(),
-        confidences=scored.confidences[kept].tolist(),
-        clean=images[kept].cpu().numpy(),
-        attacked=attacked[kept].cpu().numpy(),
+    data: LabelledImages,
+    sources: Sequence[str] | Mapping[str, Tensor],
+    seed: int,
+) -> pd.DataFrame:
+    """Rows of inputs of no class."""
+    tables = []
+    for name in sources:
+        if isinstance(sources, Mapping):
+            images = sources[name]
+        else:
+            generator = torch.Generator().manual_seed(seed)
+            images = make_ood(name, data, min(NUM_OOD, len(data)), generator)
+        tables.append(score_ood(model, images, name))
+    return (
+        pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(OOD_COLUMNS))
     )
+
+
+NUM_OOD = 1000
+"""Inputs of each source of no class."""

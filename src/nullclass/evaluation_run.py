@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from nullclass import records
-from nullclass.attacks import describe, find_attack
+from nullclass.attacks import describe
 from nullclass.attacks.geometry import check_eps
 from nullclass.data import Dataset
 from nullclass.errors import UserError
-from nullclass.evaluate import evaluate
+from nullclass.evaluate import evaluate, find_attacks
 from nullclass.files import make_folder, write_json
 from nullclass.models import Classifier
+from nullclass.ood import check_ood
 from nullclass.progress import Stages
 from nullclass.provenance import provenance, run_origin
+from nullclass.records import Findings
+from nullclass.rejection import calibrate
 
 NUM_EXAMPLES = 8
 """Attacked images kept for the report's gallery."""
@@ -29,25 +32,38 @@ def record_evaluation(
     folder: Path,
     *,
     name: str,
-    attacks: Sequence[str],
+    attacks: Sequence[str] | None,
     eps: Sequence[float],
     norm: str,
     num_images: int,
+    clean_null_rate: float | None = None,
+    ood: Sequence[str] = (),
+    num_smallest: int = 0,
+    selected_on: str | None = None,
     seed: int,
-) -> None:
+) -> Findings:
     """Attack a model on the first test images and write rows, summary and ``run.json``.
 
     Args:
         model: The model, on the device to compute on.
         card: Its card, kept in the run's settings.
-        dataset: The data; only its test images are used.
+        dataset: The data: test images, and held-out ones for thresholds.
         folder: The run folder; a former evaluation of the same name in it is replaced.
         name: The model's name in tables.
-        attacks: Names in :data:`nullclass.attacks.ATTACKS`.
+        attacks: Names in :data:`nullclass.attacks.ATTACKS`; unless given FGSM and the worst cases
+            of fooling and, with a null class, of denying.
         eps: Budgets in pixel units.
-        norm: ``linf`` or ``l2``.
+        norm: ``linf``, ``l2`` or ``l1``.
         num_images: How many of the first test images are attacked and scored.
+        clean_null_rate: Answer null by a threshold on the null score, calibrated on the held-out
+            images to this share of clean ones; argmax decides unless given.
+        ood: Names in :data:`nullclass.ood.OOD` of inputs of no class to show the model.
+        num_smallest: For how many images the smallest eps that fools is looked for.
+        selected_on: ``test`` or ``held-out``: what the weights were picked on, if told.
         seed: Seed of the attacks' random starts.
+
+    Returns:
+        What was found.
 
     Raises:
         UserError: If the data do not fit the model, or as :func:`nullclass.evaluate.evaluate`.
@@ -57,16 +73,25 @@ def record_evaluation(
             f"the model takes images of {tuple(model.image_shape)}, {dataset.name} has "
             f"{dataset.image_shape}: give the --dataset it was trained for"
         )
-    if not attacks or not eps:
+    has_null = model.has_null or clean_null_rate is not None
+    named = find_attacks(DEFAULT_ATTACKS[has_null] if attacks is None else attacks)
+    if not named or not eps:
         raise UserError("give at least one --attack and one --eps")
-    makers = {attack: find_attack(attack) for attack in attacks}
+    for source in ood:
+        check_ood(source)
     test = dataset.test.first(num_images)
     for budget in eps:
         check_eps(budget, norm, test.images.shape)
+    threshold = None
+    if clean_null_rate is not None:
+        if dataset.validation is None:
+            raise UserError("a threshold is calibrated on held-out images, and there are none")
+        threshold = calibrate(model, dataset.validation, clean_null_rate)
     make_folder(folder)
     _check_free(folder)
     origin, started = run_origin(dataset, model.mean.device), time.perf_counter()
-    units = num_images * (1 + len(eps) * len(attacks))
+    units = len(test) * (1 + len(eps) * len(named)) + min(num_smallest, len(test))
+    units += 0 if dataset.validation is None else len(dataset.validation)
     with (
         Stages(f"evaluating {name}", units) as stages,
         stages.stage(f"attacking {name}", units=units, cost=units) as advance,
@@ -74,9 +99,15 @@ def record_evaluation(
         evaluation = evaluate(
             model,
             test,
-            attacks=makers,
+            attacks=named,
             eps=eps,
             norm=norm,
+            threshold=threshold,
+            held_out=dataset.validation,
+            ood=ood,
+            num_smallest=num_smallest,
+            data_name=dataset.name,
+            selected_on=selected_on,
             num_examples=NUM_EXAMPLES,
             seed=seed,
             on_images=advance,
@@ -92,12 +123,13 @@ def record_evaluation(
                 {
                     "attack": attack,
                     "eps": sorted(eps),
-                    "num_images": num_images,
+                    "num_images": len(test),
                     "settings": describe(maker),
                     "norm": norm,
                 }
-                for attack, maker in makers.items()
+                for attack, maker in named.items()
             ],
+            "num_held_out": 0 if dataset.validation is None else len(dataset.validation),
             "card": card,
         },
         **origin,
@@ -106,8 +138,16 @@ def record_evaluation(
     _clear(folder)
     write_json(folder / records.RUN, info)  # first: it says whose the rest is
     place = records.trial_folder(folder, name, seed)
-    records.write_trial(place, evaluation.rows, evaluation.examples, told)
+    records.write_trial(place, evaluation, told)
     records.write_summary(folder, "evaluate")
+    return evaluation
+
+
+DEFAULT_ATTACKS = {
+    False: ("fgsm", "worst-case"),
+    True: ("fgsm", "worst-case", "worst-case-deny"),
+}
+"""By whether the model may refuse: who cannot refuse cannot be made to."""
 
 
 def _check_free(folder: Path) -> None:
@@ -133,5 +173,5 @@ def _clear(folder: Path) -> None:
     for model in info.get("models", []):
         for seed in info.get("seeds", []):
             place = records.trial_folder(folder, model, seed)
-            for name in (records.RESULT, records.ROWS, records.SUMMARY, records.EXAMPLES):
+            for name in records.TRIAL_FILES:
                 (place / name).unlink(missing_ok=True)

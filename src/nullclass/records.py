@@ -11,7 +11,11 @@ A run folder::
         result.json            written last: the training is whole
     trials/NAME-seedN-HASH/    one evaluation each
         rows.csv.gz            one attacked image a line (:data:`ROW_COLUMNS`)
+        costs.csv              what each attack and member did and cost (:data:`COST_COLUMNS`)
+        held-out.csv.gz        clean held-out images, if there were any: columns of rows
+        ood.csv.gz             inputs of no class, if there were any (:data:`OOD_COLUMNS`)
         summary.csv            the rates of these rows
+        scores.csv             metrics of the null score
         examples.safetensors   a few images to show
         result.json            written last: the trial is whole
 
@@ -38,6 +42,8 @@ from safetensors.numpy import load_file, save_file
 from nullclass.errors import CannotWriteError, UserError
 from nullclass.files import read_json, replacing, sha256, write_json
 from nullclass.outcomes import OUTCOME_NAMES
+from nullclass.red_flags import Flag
+from nullclass.score_summary import score_metrics
 from nullclass.summary import summarise
 
 RUN = "run.json"
@@ -48,10 +54,17 @@ MODELS = "models"
 TRIALS = "trials"
 HISTORY = "history.csv"
 ROWS = "rows.csv.gz"
+COSTS = "costs.csv"
+HELD_OUT = "held-out.csv.gz"
+OOD = "ood.csv.gz"
+SCORES = "scores.csv"
 THRESHOLDS = "thresholds.csv"
 EXAMPLES = "examples.safetensors"
 DECISIONS = "decisions.safetensors"
 RESULT = "result.json"
+TRIAL_FILES = (RESULT, ROWS, COSTS, HELD_OUT, OOD, SUMMARY, SCORES, EXAMPLES)
+"""Everything an evaluation writes; ``result.json`` is removed first."""
+
 STATE = "training.safetensors"
 """The state of a training that is not done."""
 
@@ -64,13 +77,46 @@ ROW_COLUMNS = {
     "norm": "str",
     "budget": "str",  # "given": one eps for all images; "threshold": each image has its own
     "eps_pixels": "float64",
+    "member": "str",  # the member of an ensemble that the image fell to; "none" if to none
     "prediction": "int64",  # -1 is null
     "outcome": "str",  # correct, null or fooled
     "confidence": "float64",  # probability of the prediction
     "loss": "float64",  # cross-entropy to the true label
     "null_loss": "float64",  # cross-entropy to null; NaN without a null class
+    "real_prediction": "int64",  # the best real class
+    "null_score": "float64",  # larger is more null (nullclass.rejection)
 }
 """Columns of ``rows.csv.gz`` and their types."""
+
+COST_COLUMNS = {
+    "attack": "str",
+    "objective": "str",
+    "made_on": "str",
+    "norm": "str",
+    "eps_pixels": "float64",  # NaN where each image had a budget of its own
+    "needs": "str",  # what it takes from the model: gradients, answers, nothing; or untold
+    "is_search": "bool",  # False for a fixed recipe, such as one step
+    "member": "str",  # of an ensemble, in its order; else the attack itself
+    "num_images": "int64",  # images it was given: those that stood
+    "num_fallen": "int64",  # on the model attacked
+    "num_forward": "int64",  # images through the model attacked, forwards
+    "num_backward": "int64",  # and backwards
+    "seconds": "float64",
+}
+"""Columns of ``costs.csv`` and their types."""
+
+COST_COUNTS = ["num_images", "num_fallen", "num_forward", "num_backward", "seconds"]
+"""The columns that add up over images."""
+
+OOD_COLUMNS = {
+    "source": "str",  # name in nullclass.ood.OOD
+    "image": "int64",
+    "prediction": "int64",  # -1 is null
+    "real_prediction": "int64",
+    "confidence": "float64",
+    "null_score": "float64",
+}
+"""Columns of ``ood.csv.gz`` and their types."""
 
 SUMMARY_COLUMNS = [
     "study",
@@ -146,6 +192,37 @@ class Trial:
     def summary(self) -> pd.DataFrame:
         """Rates of the rows, as :func:`nullclass.summary.summarise` gave them."""
         return read_frame(self.folder / SUMMARY)
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What each attack and member did and cost: :data:`COST_COLUMNS`."""
+        return self._frame(COSTS, COST_COLUMNS)
+
+    @cached_property
+    def held_out(self) -> pd.DataFrame:
+        """Clean held-out images: :data:`ROW_COLUMNS`; empty if there were none."""
+        return self._frame(HELD_OUT, ROW_COLUMNS)
+
+    @cached_property
+    def ood(self) -> pd.DataFrame:
+        """Inputs of no class: :data:`OOD_COLUMNS`; empty if there were none."""
+        return self._frame(OOD, OOD_COLUMNS)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """Metrics of the null score, as :func:`nullclass.score_summary.score_metrics` gave them."""
+        return self._frame(SCORES)
+
+    @property
+    def flags(self) -> list[Flag]:
+        """Reasons not to believe the evaluation."""
+        return [Flag(**told) for told in self.result.get("flags", [])]
+
+    def _frame(self, name: str, dtypes: dict[str, str] | None = None) -> pd.DataFrame:
+        path = self.folder / name
+        return (
+            read_frame(path, dtypes) if path.exists() else pd.DataFrame(columns=list(dtypes or {}))
+        )
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -263,23 +340,66 @@ def read_examples(path: Path) -> list[Examples]:
         raise UserError(f"{path} is damaged ({error}): remove it and run the study again") from None
 
 
-def write_trial(
-    folder: Path, rows: pd.DataFrame, examples: list[Examples], result: dict[str, Any]
-) -> None:
+@dataclass(frozen=True)
+class Findings:
+    """What an evaluation found, as it is kept."""
+
+    rows: pd.DataFrame = field(repr=False)
+    """One attacked image a line: :data:`ROW_COLUMNS`."""
+    costs: pd.DataFrame = field(repr=False)
+    """What each attack and member did and cost: :data:`COST_COLUMNS`."""
+    examples: list[Examples] = field(repr=False)
+    """The first few images under each attack and eps, to show."""
+    held_out: pd.DataFrame = field(repr=False)
+    """Clean held-out images, columns of :data:`ROW_COLUMNS`; empty without any."""
+    ood: pd.DataFrame = field(repr=False)
+    """Inputs of no class: :data:`OOD_COLUMNS`; empty without any."""
+    threat: dict[str, Any] = field(repr=False)
+    """The threat model: what the attacker wants, may do and knows (JSON values)."""
+    probes: dict[str, Any] = field(repr=False)
+    """What the model was asked besides (:mod:`nullclass.probes`); empty if it was not."""
+    flags: list[Flag]
+    """Reasons not to believe the evaluation (:mod:`nullclass.red_flags`)."""
+
+    def summary(self) -> pd.DataFrame:
+        """Rates with 95 % intervals, one a line: see :func:`nullclass.summary.summarise`."""
+        return summarise(self.rows)
+
+    def scores(self) -> pd.DataFrame:
+        """Metrics of the null score: see :func:`nullclass.score_summary.score_metrics`."""
+        return score_metrics(self.rows, self.held_out, self.ood)
+
+
+def write_trial(folder: Path, findings: Findings, result: dict[str, Any]) -> None:
     """Write a trial; ``result.json`` last, so that it vouches for the rest.
 
     Args:
         folder: The trial's folder, perhaps with thresholds or decisions in it already.
-        rows: Columns of :data:`ROW_COLUMNS`.
-        examples: Images to show.
+        findings: What was found.
         result: At least ``model`` and ``seed``; ``selection`` and ``trained_in`` (the training's
             folder, from the run folder) if there are any.
     """
     unseal(folder)
+    rows = findings.rows
     write_frame(folder / ROWS, rows[list(ROW_COLUMNS)])
-    write_frame(folder / SUMMARY, summarise(rows))
-    write_examples(folder / EXAMPLES, examples)
-    seal(folder, {**result, "num_rows": len(rows)})
+    write_frame(folder / COSTS, findings.costs[list(COST_COLUMNS)])
+    write_frame(folder / SUMMARY, findings.summary())
+    write_frame(folder / SCORES, findings.scores())
+    for name, frame, columns in (
+        (HELD_OUT, findings.held_out, ROW_COLUMNS),
+        (OOD, findings.ood, OOD_COLUMNS),
+    ):
+        (folder / name).unlink(missing_ok=True)
+        if len(frame):
+            write_frame(folder / name, frame[list(columns)])
+    write_examples(folder / EXAMPLES, findings.examples)
+    told = {
+        "threat": findings.threat,
+        "probes": findings.probes,
+        "flags": [asdict(flag) for flag in findings.flags],
+        "num_rows": len(rows),
+    }
+    seal(folder, result | told)
 
 
 def unseal(folder: Path) -> None:

@@ -11,7 +11,7 @@ from nullclass.outcomes import OUTCOME_NAMES
 GIVEN, OWN = "given", "threshold"
 """Budgets in rows: one eps for all images, or for each image its own threshold."""
 
-WORST_CASE = "worst-case"
+UNION = "union"
 """Name of the per-image union of all attacks in a table of rows."""
 
 
@@ -38,15 +38,17 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
     For every attack, norm and eps: ``correct``, ``null``, ``fooled`` (they sum to 1), ``loss``
     and, with a null class, ``null_loss``; for the clean images also ``not_null``. Then, under the
-    attack name ``worst-case``, for every eps of an attack whose objective is fool:
+    attack name ``union``, for every eps, what *some* attack did at that eps or below, or
+    the image did when clean (:mod:`nullclass.outcomes`):
 
-    - ``aer``: share of images fooled by any attack of any objective at that eps or below, or
-      already when clean (accepted-error rate);
-    - ``rar``: share that are correct when clean and are fooled by none of them (robust accuracy
-      with rejection).
+    - ``aer``: share of images fooled (accepted-error rate);
+    - ``rar``: share correct when clean and never fooled (robust accuracy with rejection);
+    - ``strict``: share correct when clean and under every attack;
+    - ``null_dos``: share correct when clean and refused under some attack.
 
-    Both are taken over the images that every such attack saw and that were scored clean too
-    (:mod:`nullclass.outcomes`).
+    They stand at every eps of the attacks whose objective is fool, over the images that every
+    attack saw and that were scored clean too. Without such an attack nothing tells who can be
+    fooled: then only the last two stand, at every eps.
 
     Args:
         rows: Columns of :data:`nullclass.records.ROW_COLUMNS`, of one model.
@@ -75,7 +77,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
                     | {"metric": loss, "value": group[loss].mean()}
                     | {"low": math.nan, "high": math.nan, "num_images": len(group)}
                 )
-    lines += _worst_case(rows)
+    lines += _union(rows)
     return pd.DataFrame(lines)
 
 
@@ -85,23 +87,35 @@ def _rate(metric: str, hits: pd.Series[bool]) -> dict[str, object]:
     return {"metric": metric, "value": value, "low": low, "high": high, "num_images": len(hits)}
 
 
-def _worst_case(rows: pd.DataFrame) -> list[dict[str, object]]:
+def _union(rows: pd.DataFrame) -> list[dict[str, object]]:
     lines: list[dict[str, object]] = []
     for norm, of_norm in rows.groupby("norm", sort=True):
-        searches = of_norm[(of_norm["objective"] == "fool") & (of_norm["budget"] == GIVEN)]
-        if searches.empty:
+        given = of_norm[(of_norm["objective"] != "none") & (of_norm["budget"] == GIVEN)]
+        seen = [set(group["image"]) for _, group in given.groupby("attack")]
+        seen.append(set(of_norm.loc[of_norm["attack"] == "none", "image"]))
+        images = pd.Index(sorted(set.intersection(*seen)))
+        if given.empty or images.empty:
             continue
-        seen = [set(group["image"]) for _, group in searches.groupby("attack")]
-        seen.append(set(of_norm.loc[of_norm["attack"] == "none", "image"]))  # RAR asks about both
-        images = sorted(set.intersection(*seen))
+        fooling = given[given["objective"] == "fool"]
+        judging = given if fooling.empty else fooling
         judged = of_norm[of_norm["image"].isin(images)]
         clean = judged[judged["attack"] == "none"].set_index("image")["outcome"].reindex(images)
-        for eps in sorted(searches["eps_pixels"].unique()):
+        is_right = clean == "correct"
+        for eps in sorted(judging["eps_pixels"].unique()):
             within = judged[judged["eps_pixels"] <= eps]
-            fooled = set(within.loc[within["outcome"] == "fooled", "image"])
-            is_fooled = pd.Series([image in fooled for image in images], index=images)
-            place = {"attack": WORST_CASE, "objective": "fool", "made_on": "any", "norm": norm}
+            became = {
+                name: pd.Series(images.isin(within.loc[within["outcome"] == name, "image"]), images)
+                for name in OUTCOME_NAMES
+            }
+            metrics = {
+                "aer": became["fooled"],
+                "rar": is_right & ~became["fooled"],
+                "strict": is_right & ~became["fooled"] & ~became["null"],
+                "null_dos": is_right & became["null"],
+            }
+            if fooling.empty:
+                del metrics["aer"], metrics["rar"]
+            place = {"attack": UNION, "objective": "any", "made_on": "any", "norm": norm}
             place["eps_pixels"] = eps
-            lines.append(place | _rate("aer", is_fooled))
-            lines.append(place | _rate("rar", (clean == "correct") & ~is_fooled))
+            lines += [place | _rate(name, hits) for name, hits in metrics.items()]
     return lines

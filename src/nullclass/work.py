@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from nullclass import records
-from nullclass.attacks import ATTACKS
+from nullclass.attacks import ATTACKS, Attack
+from nullclass.attacks.base import WantsImages
 from nullclass.data import Dataset, LabelledImages
 from nullclass.errors import StateError, UserError
-from nullclass.evaluate import SELF, in_order, score_attack, score_clean
+from nullclass.evaluate import findings_of
 from nullclass.files import make_folder
 from nullclass.jobs import place_of
 from nullclass.models import Classifier, build_model
@@ -24,6 +25,7 @@ from nullclass.nulls import NullSource, make_nulls
 from nullclass.progress import Advance
 from nullclass.provenance import provenance
 from nullclass.randomness import borrowed_stream
+from nullclass.scoring import SELF, Scored, score_attack, score_clean
 from nullclass.selection import Selections
 from nullclass.studies.base import LAST, AttackPlan, Training, Trial
 from nullclass.tensor_files import save_tensors
@@ -273,26 +275,50 @@ def _do_trial(
 
     clean = dataset.test.first(min(trial.num_clean, len(dataset.test)))
     norm = trial.attacks[0].norm if trial.attacks else "linf"  # they agree
-    tables = [score_clean(model, clean, norm=norm, on_images=on_images)]
-    examples: list[records.Examples] = []
+    clean_rows = score_clean(model, clean, norm=norm, on_images=on_images)
+    done: list[Scored] = []
+    own: dict[str, Attack] = {}
     for plan in trial.attacks:
         part = slice(0, min(plan.num_images, len(chosen)))
-        table, kept = score_attack(
-            model,
-            dataset.test,
-            chosen[part],
-            plan.name,
-            ATTACKS[plan.attack](**plan.settings),
-            plan.eps or (plan.factor * thresholds[part]).clamp(max=1),
-            norm=norm,
-            source=source if plan.is_transfer else None,
-            made_on=trial.source.model if plan.is_transfer and trial.source else SELF,
-            num_examples=plan.num_examples,
-            seed=trial.seed,
-            on_images=on_images,
+        attack = ATTACKS[plan.attack](**plan.settings)
+        if isinstance(attack, WantsImages):
+            attack = attack.given(clean)
+        if not plan.is_transfer:
+            own[plan.name] = attack
+        done.append(
+            score_attack(
+                model,
+                dataset.test,
+                chosen[part],
+                plan.name,
+                attack,
+                plan.eps or (plan.factor * thresholds[part]).clamp(max=1),
+                norm=norm,
+                source=source if plan.is_transfer else None,
+                made_on=trial.source.model if plan.is_transfer and trial.source else SELF,
+                num_examples=plan.num_examples,
+                seed=trial.seed,
+                on_images=on_images,
+            )
         )
-        tables.append(table)
-        examples += kept
+    about = {
+        "num_classes": model.num_classes,
+        "norm": norm,
+        "data": dataset.name,
+        "threshold": None,
+        "selected_on": None if trial.selection == LAST else trial.selection,
+    }
+    findings = findings_of(
+        model,
+        dataset.test,
+        clean_rows,
+        done,
+        own,
+        about,
+        checks=trial.is_checked,
+        seed=trial.seed,
+        on_images=on_images,
+    )
     result = {
         "model": trial.model,
         "seed": trial.seed,
@@ -304,7 +330,7 @@ def _do_trial(
         "evaluation_seconds": round(time.perf_counter() - started, 1),
         **provenance(),
     }
-    records.write_trial(folder, in_order(tables), examples, result)
+    records.write_trial(folder, findings, result)
 
 
 def _num_units(plan: AttackPlan, num_images: int) -> int:

@@ -121,7 +121,7 @@ def test_units() -> None:
         0.9243, 0.3081, 0.154, 0.0308, 0.0031
     ]  # fmt: skip
     assert TEST_EPS == (3, 2, 1, 0.5, 0.1, 0.01, 0.001)
-    assert WHITE_BOX_EPS == (0.05, 0.1, 0.154, 0.2, 0.3)
+    assert WHITE_BOX_EPS == (0.1, 0.154, 0.2, 0.3)
 
 
 FACTS = [
@@ -160,7 +160,7 @@ def test_nothing_is_published_that_the_notebook_does_not_say() -> None:
     assert value is not None
     assert low <= value <= high
     assert published("null-0.01", "fgsm", 0.3081 * 0.01, "null") is None
-    assert published("null-0.5-wd", "null-aware-pgd", 0.154, "null") is None
+    assert published("null-0.5-wd", "worst-case", 0.154, "null") is None
     assert published("null-0.5-wd", "fgsm", 0.2, "null") is None
     assert published("clean-wd", "fgsm", 0.154, "null") is None
 
@@ -183,7 +183,9 @@ def test_the_protocol() -> None:
     recipe = full[0].training.recipe
     assert (recipe.batch_size, recipe.epochs, recipe.learning_rate) == (64, 5, 1e-3)
     assert (recipe.schedule, recipe.precision, recipe.null_fraction) == ("constant", "float32", 1)
-    assert [plan.attack for plan in full[0].attacks] == ["fgsm", "null-aware-pgd"]
+    assert [plan.attack for plan in full[0].attacks] == ["fgsm", "worst-case"]
+    assert all(trial.is_checked for trial in full), "red flags are looked for"
+    assert {trial.model for trial in quick if trial.is_checked} == {"null-0.5-wd"}
     assert full[0].attacks[0].eps == tuple(pixels(eps) for eps in sorted(TEST_EPS))
     assert full[0].num_clean == full[0].attacks[0].num_images == 10_000
 
@@ -217,7 +219,7 @@ def test_the_reports_published_figures(model: str) -> None:
     for metric, value in zip(("correct", "fooled", "null"), AT_THRESHOLD[model], strict=True):
         assert told(model, attack, math.nan, metric) == pytest.approx(value / 100)
         assert told(model, attack, 0.1, metric) is None, "at thresholds only"
-        assert told(model, "null-aware-pgd-threshold", math.nan, metric) is None
+        assert told(model, "worst-case-threshold", math.nan, metric) is None
     assert told(model, "none", 0.0, "correct") == (0.992 if model == "base" else 0.99)
     assert told(model, attack, math.nan, "loss") is None
     assert told("nobody", attack, math.nan, "null") is None
@@ -265,7 +267,7 @@ def test_the_reports_protocol() -> None:
             assert plans["fgsm"].num_images == 1000
             expected = [0.02 * step for step in range(51)]
             assert plans["fgsm"].eps == pytest.approx(expected)
-            own = [plan for plan in plans.values() if plan.attack == "null-aware-pgd"]
+            own = [plan for plan in plans.values() if plan.attack == "worst-case"]
             assert {plan.eps for plan in own} == {(), null_samples.WHITE_BOX_EPS}
             assert not any(plan.is_transfer for plan in own), "on the model itself"
     beyond = {plan.name: plan for plan in full["base", 0, "test"].attacks}["fgsm-1.5-thresholds"]

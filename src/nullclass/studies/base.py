@@ -136,6 +136,8 @@ class Trial:
     """Looks for the images to attack and their thresholds on this trial's model."""
     source: Trial | None = None
     """The trial that transfers are made on; its images are attacked if it looked for some."""
+    is_checked: bool = False
+    """Whether red flags are looked for, which asks the model some more."""
     decision_grid: int = 0
     """Points a side of a grid over the unit cube on which the model is asked; for three pixels."""
 

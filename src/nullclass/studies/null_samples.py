@@ -57,12 +57,12 @@ CURVE_EPS = tuple(round(0.02 * step, 2) for step in range(51))
 """Budgets of the scores against eps, in pixel units."""
 
 WHITE_BOX_EPS = (0.1, 0.3)
-"""Fixed budgets of the null-aware attack, in pixel units."""
+"""Fixed budgets of the worst case, in pixel units."""
 
 TRANSFER = "fgsm"
 TRANSFER_AT_THRESHOLD = "fgsm-threshold"
 TRANSFER_BEYOND = "fgsm-1.5-thresholds"
-WHITE_BOX_AT_THRESHOLD = "null-aware-pgd-threshold"
+WHITE_BOX_AT_THRESHOLD = "worst-case-threshold"
 """Names of the attacks in rows."""
 
 SHOWN = 30
@@ -139,12 +139,6 @@ def _attacks(preset: Preset, selection: str, is_base: bool) -> tuple[AttackPlan,
     )
     if selection == HELD_OUT:  # enough to see what selecting on the test set does
         return (at_threshold,)
-    # Fewer steps fool far fewer of the models that saw mixed images (LOG.md).
-    attack = {
-        "num_steps": 100,
-        "num_target_steps": 50,
-        "precision": "float32" if is_full else "bfloat16",
-    }
     num_white_box = NUM_IMAGES if is_full else 100
     plans = [
         at_threshold,
@@ -156,18 +150,16 @@ def _attacks(preset: Preset, selection: str, is_base: bool) -> tuple[AttackPlan,
             is_transfer=not is_base,
         ),
         AttackPlan(
-            "null-aware-pgd",
+            "worst-case",
             (),
             num_white_box,
-            settings=attack,
             label=WHITE_BOX_AT_THRESHOLD,
             num_examples=SHOWN,
         ),
         AttackPlan(
-            "null-aware-pgd",
+            "worst-case",
             WHITE_BOX_EPS,
             num_white_box if is_full else num_white_box // 4,
-            settings=attack,
         ),
     ]
     if is_base:
