@@ -202,9 +202,12 @@ class Evidence:
         return sorted({float(eps) for made in self.attacks for eps in made.rows["eps_pixels"]})
 
     def judged(self, eps: float) -> set[int]:
-        """Images scored clean and seen at an eps by all attacks that aim and were made there."""
-        images = [made.seen(eps) for made in self.aiming]
-        return set.intersection(set(self.clean.index), *(one for one in images if one))
+        """Images scored clean and seen at an eps by all attacks that aim and were made there.
+
+        None, if there is no such attack: an image that nobody attacked tells nothing.
+        """
+        images = [seen for seen in (made.seen(eps) for made in self.aiming) if seen]
+        return set.intersection(set(self.clean.index), *images) if images else set()
 
     def fooled(self, eps: float) -> set[int]:
         """Images fooled by any attack at an eps or below, or when clean."""
