@@ -138,13 +138,12 @@ def evaluate(
         )
     if num_smallest:
         few = images.first(min(num_smallest, len(images)))
-        search = MinimumNorm()
         done.append(
             score_smallest(
                 classifier,
                 few,
                 SMALLEST,
-                search,
+                MinimumNorm(),
                 norm=norm,
                 num_examples=num_examples,
                 on_images=told,
@@ -173,7 +172,6 @@ def evaluate(
         ood=_ood(classifier, images, ood, seed),
         checks=checks,
         seed=seed,
-        on_images=told,
     )
 
 
@@ -189,7 +187,6 @@ def findings_of(
     ood: pd.DataFrame | None = None,
     checks: bool,
     seed: int,
-    on_images: OnImages,
 ) -> Findings:
     """Put an evaluation together: rows in order, threat model, probes, red flags.
 
@@ -205,7 +202,6 @@ def findings_of(
         ood: Rows of inputs of no class, if there are any.
         checks: Whether the model is probed and red flags are looked for.
         seed: Seed of the probes' random starts.
-        on_images: Progress.
     """
     rows = in_order([clean, *(scored.rows for scored in done)])
     tables = [scored.costs for scored in done]

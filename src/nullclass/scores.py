@@ -19,6 +19,8 @@ from fractions import Fraction
 import numpy as np
 import numpy.typing as npt
 
+from nullclass.summary import wilson_of
+
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
 
@@ -98,7 +100,7 @@ def auroc_interval(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[fl
         for twice, num_others in zip(sides, (len(negative), len(positive)), strict=True):
             variance += float(np.var(twice / (2 * num_others), ddof=1)) / len(twice)
     if variance == 0:
-        return _wilson(area, min(len(positive), len(negative)))
+        return wilson_of(area, min(len(positive), len(negative)))
     half = Z_95 * math.sqrt(variance)
     return max(0.0, area - half), min(1.0, area + half)
 
@@ -333,14 +335,6 @@ def _twice_below(scores: Floats, others: Floats) -> npt.NDArray[np.int64]:
     """Twice the number of others below each score, ties counted half: integers, so exact."""
     ordered = np.sort(others)
     return np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
-
-
-def _wilson(share: float, num_images: int) -> tuple[float, float]:
-    shrink = 1 + Z_95**2 / num_images
-    middle = (share + Z_95**2 / (2 * num_images)) / shrink
-    half = Z_95 / shrink
-    half *= math.sqrt(share * (1 - share) / num_images + (Z_95 / (2 * num_images)) ** 2)
-    return (0.0 if share == 0 else middle - half), (1.0 if share == 1 else middle + half)
 
 
 def _scores(values: npt.ArrayLike, which: str, most_axes: int = 1) -> Floats:

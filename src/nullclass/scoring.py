@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nullclass.attacks import Attack
 from nullclass.attacks.base import Ray, frozen
-from nullclass.attacks.cascade import UNTOLD, Tally, Trace, trace_of
+from nullclass.attacks.cascade import Tally, Trace, needs_of, trace_of
 from nullclass.attacks.geometry import Eps, along, check_eps, find_norm, is_allowed
 from nullclass.attacks.minimum_norm import MinimumNorm
 from nullclass.attacks.objectives import find_objective
@@ -370,19 +370,22 @@ def _along_ray(
     norm: str,
 ) -> tuple[Trace, Tensor]:
     """One point of a ray; its gradient is taken, and paid for, at the first eps."""
-
-    def at(model: Classifier, images: Tensor, labels: Tensor, **_: object) -> Tensor:
-        nonlocal direction
+    started = time.perf_counter()
+    with counted(model) as passes:
         if direction is None:
             direction = attack.direction(model, images, labels, norm=norm)
-        return along(direction, images, eps, norm)
-
-    at.objective = attack.objective  # type: ignore[attr-defined]
-    at.needs = getattr(attack, "needs", UNTOLD)  # type: ignore[attr-defined]
-    at.is_search = False  # type: ignore[attr-defined]
-    trace = trace_of(at, name, model, images, labels, eps=eps, norm=norm)  # type: ignore[arg-type]
-    assert direction is not None
-    return trace, direction
+    tally = Tally(
+        name,
+        needs_of(attack),
+        False,  # a ray is a fixed recipe
+        len(images),
+        len(images),
+        passes.forward,
+        passes.backward,
+        time.perf_counter() - started,
+    )
+    attacked = along(direction, images, eps, norm)
+    return Trace(attacked, torch.zeros_like(labels), (tally,)), direction
 
 
 def _examples(

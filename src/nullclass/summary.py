@@ -23,13 +23,17 @@ def wilson(num_hits: int, num_images: int, z: float = 1.959964) -> tuple[float, 
     """
     if num_images < 1 or not 0 <= num_hits <= num_images:
         raise ValueError(f"{num_hits} hits among {num_images} images make no share")
-    share = num_hits / num_images
+    return wilson_of(num_hits / num_images, num_images, z)
+
+
+def wilson_of(share: float, num_images: int, z: float = 1.959964) -> tuple[float, float]:
+    """As :func:`wilson`, of a share that need not be a whole number of hits."""
     shrink = 1 + z**2 / num_images
     middle = (share + z**2 / (2 * num_images)) / shrink
     half = z / shrink * math.sqrt(share * (1 - share) / num_images + (z / (2 * num_images)) ** 2)
     # At the ends the formula is exactly 0 or 1; rounding must not move it.
-    low = 0.0 if num_hits == 0 else middle - half
-    high = 1.0 if num_hits == num_images else middle + half
+    low = 0.0 if share == 0 else middle - half
+    high = 1.0 if share == 1 else middle + half
     return low, high
 
 

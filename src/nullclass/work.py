@@ -317,7 +317,6 @@ def _do_trial(
         about,
         checks=trial.is_checked,
         seed=trial.seed,
-        on_images=on_images,
     )
     result = {
         "model": trial.model,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from disturbed import left_as_found, small_batch, small_model
 from nullclass.adapters import (
     ADAPTERS,
     Adapter,
@@ -22,11 +23,9 @@ from nullclass.adapters import (
 from nullclass.attacks import TargetedPGD, describe
 from nullclass.attacks.geometry import is_allowed
 from nullclass.attacks.passes import counted
-from nullclass.models import Classifier
 from worlds import Digits, outcome_of, two_input_world
 
 EPS = {"linf": 0.1, "l2": 0.7}
-NUM_CLASSES = 4
 ART_PGD = "ProjectedGradientDescentPyTorch"
 
 MAKERS: dict[str, tuple[str, Callable[[], Adapter]]] = {
@@ -89,33 +88,9 @@ def norms(name: str) -> list[str]:
 CASES = [(name, norm) for name in MAKERS for norm in norms(name)]
 
 
-def small_model(has_null: bool) -> Classifier:
-    """Everything a library could disturb: batch norm, dropout, a frozen and a graded weight."""
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        outputs = NUM_CLASSES + has_null
-        body = nn.Sequential(
-            nn.Conv2d(1, 4, 3),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Dropout(0.5),
-            nn.Flatten(),
-            nn.Linear(64, outputs),
-        )
-    body[0].weight.requires_grad_(False)
-    body[5].bias.grad = torch.ones(outputs)
-    model = Classifier(body, NUM_CLASSES, has_null=has_null, mean=(0.5,), std=(0.1,))
-    model.train()
-    body[1].eval()  # a mode of its own
-    return model
-
-
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(9, 1, 6, 6, generator=generator)
-    images[0], images[1] = 0, 1  # corners of the box
-    return images, torch.arange(9) % NUM_CLASSES
+    return small_batch()
 
 
 def seeded(seed: int = 5) -> torch.Generator:
@@ -130,13 +105,8 @@ def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Ten
     attack = maker(name)
     model = small_model(has_null)
     images, labels = batch
-    before = copy.deepcopy((images, labels, model.state_dict()))
-    modes = [module.training for module in model.modules()]
-    wanted = [p.requires_grad for p in model.parameters()]
-    grads = [copy.deepcopy(p.grad) for p in model.parameters()]
-    stream = torch.get_rng_state()
 
-    with counted(model) as passes:
+    with left_as_found(model, images, labels), counted(model) as passes:
         attacked = attack(model, images, labels, eps=EPS[norm], norm=norm, generator=seeded())
 
     assert attacked.shape == images.shape
@@ -146,17 +116,6 @@ def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Ten
     assert is_allowed(attacked, images, EPS[norm], norm).all()
     assert (attacked != images).any(), "an attack that does nothing"
     assert (passes.backward > 0) is (attack.needs == "gradients")
-    # The model, the inputs and the world are as they were.
-    assert torch.equal(images, before[0])
-    assert torch.equal(labels, before[1])
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, before[2][key]), key
-    assert [module.training for module in model.modules()] == modes
-    assert [p.requires_grad for p in model.parameters()] == wanted
-    for parameter, grad in zip(model.parameters(), grads, strict=True):
-        same = parameter.grad is None if grad is None else torch.equal(parameter.grad, grad)
-        assert same
-    assert torch.equal(torch.get_rng_state(), stream)
     # Same generator, same result.
     again = attack(model, images, labels, eps=EPS[norm], norm=norm, generator=seeded())
     assert torch.equal(attacked, again)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from disturbed import NUM_CLASSES, left_as_found, small_batch, small_model
 from nullclass.attacks import Attack
 from nullclass.attacks.geometry import Eps, is_allowed
 from nullclass.attacks.objectives import find_objective, is_success
@@ -15,38 +16,10 @@ from nullclass.attacks.passes import counted
 from nullclass.errors import UserError
 from nullclass.models import Classifier
 
-NUM_CLASSES = 4
 EPS = {"linf": 0.1, "l2": 0.7, "l1": 3.0}
 LARGEST = {"linf": 1.0, "l2": 6.0, "l1": 36.0}
 OBJECTIVES = [("fool", True), ("deny", True), ("evade", True), ("fool", False)]
 """Objectives, and whether the model has null."""
-
-
-def small_model(has_null: bool = True) -> Classifier:
-    """Everything an attack could disturb: batch norm, dropout, a frozen and a graded weight."""
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        outputs = NUM_CLASSES + has_null
-        body = nn.Sequential(
-            nn.Conv2d(1, 4, 3),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Dropout(0.5),
-            nn.Flatten(),
-            nn.Linear(64, outputs),
-        )
-    body[0].weight.requires_grad_(False)
-    body[5].bias.grad = torch.ones(outputs)
-    model = Classifier(body, NUM_CLASSES, has_null=has_null, mean=(0.5,), std=(0.1,))
-    model.train()
-    body[1].eval()  # a mode of its own
-    return model
-
-
-def small_batch() -> tuple[Tensor, Tensor]:
-    images = torch.rand(9, 1, 6, 6, generator=torch.Generator().manual_seed(1))
-    images[0], images[1] = 0, 1  # corners of the box
-    return images, torch.arange(9) % NUM_CLASSES
 
 
 def run(
@@ -61,12 +34,7 @@ def check_contract(attack: Attack, norm: str, has_null: bool) -> None:
     judge = copy.deepcopy(model).eval()
     answers = judge.predict(images)  # so that most images stand for fool and evade
     labels = torch.where((answers >= 0) & (torch.arange(9) > 2), answers, labels)
-    before = copy.deepcopy((images, labels, model.state_dict()))
-    modes = [module.training for module in model.modules()]
-    wanted = [p.requires_grad for p in model.parameters()]
-    grads = [copy.deepcopy(p.grad) for p in model.parameters()]
-    stream = torch.get_rng_state()
-    with counted(model) as passes:
+    with left_as_found(model, images, labels), counted(model) as passes:
         attacked = run(attack, model, (images, labels), EPS[norm], norm)
 
     assert attacked.shape == images.shape
@@ -76,17 +44,6 @@ def check_contract(attack: Attack, norm: str, has_null: bool) -> None:
     assert is_allowed(attacked, images, EPS[norm], norm).all()
     assert (attacked != images).any(), "an attack that does nothing"
     assert passes.backward == 0, "it takes no gradients"
-    # The model, the inputs and the world are as they were.
-    assert torch.equal(images, before[0])
-    assert torch.equal(labels, before[1])
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, before[2][key]), key
-    assert [module.training for module in model.modules()] == modes
-    assert [p.requires_grad for p in model.parameters()] == wanted
-    for parameter, grad in zip(model.parameters(), grads, strict=True):
-        same = parameter.grad is None if grad is None else torch.equal(parameter.grad, grad)
-        assert same
-    assert torch.equal(torch.get_rng_state(), stream)
     # Same generator, same result, whatever the caller thinks of gradients.
     assert torch.equal(attacked, run(attack, model, (images, labels), EPS[norm], norm))
     with torch.no_grad():

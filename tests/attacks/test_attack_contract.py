@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from disturbed import left_as_found, small_batch, small_model
 from nullclass.attacks import (
     APGD,
     ATTACKS,
@@ -64,36 +64,11 @@ MAKERS = {
     "cascade": lambda: Cascade((PGD(num_steps=3), TargetedPGD(num_steps=3, num_restarts=2))),
 }
 EPS = {"linf": 0.1, "l2": 0.7, "l1": 3.0}
-NUM_CLASSES = 4
-
-
-def small_model(has_null: bool) -> Classifier:
-    """Everything an attack could disturb: batch norm, dropout, a frozen and a graded weight."""
-    with torch.random.fork_rng():
-        torch.manual_seed(7)
-        outputs = NUM_CLASSES + has_null
-        body = nn.Sequential(
-            nn.Conv2d(1, 4, 3),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Dropout(0.5),
-            nn.Flatten(),
-            nn.Linear(64, outputs),
-        )
-    body[0].weight.requires_grad_(False)
-    body[5].bias.grad = torch.ones(outputs)
-    model = Classifier(body, NUM_CLASSES, has_null=has_null, mean=(0.5,), std=(0.1,))
-    model.train()
-    body[1].eval()  # a mode of its own
-    return model
 
 
 @pytest.fixture
 def batch() -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(9, 1, 6, 6, generator=generator)
-    images[0], images[1] = 0, 1  # corners of the box
-    return images, torch.arange(9) % NUM_CLASSES
+    return small_batch()
 
 
 def size(delta: Tensor, norm: str) -> Tensor:
@@ -132,13 +107,9 @@ def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Ten
     attack = MAKERS[name]()
     model = small_model(has_null)
     images, labels = batch
-    before = copy.deepcopy((images, labels, model.state_dict()))
-    modes = [module.training for module in model.modules()]
-    wanted = [p.requires_grad for p in model.parameters()]
-    grads = [copy.deepcopy(p.grad) for p in model.parameters()]
-    stream = torch.get_rng_state()
 
-    attacked = run(attack, model, batch, EPS[norm], norm)
+    with left_as_found(model, images, labels):
+        attacked = run(attack, model, batch, EPS[norm], norm)
 
     assert attacked.shape == images.shape
     assert attacked.dtype == images.dtype
@@ -148,18 +119,6 @@ def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Ten
     assert attacked.max() <= 1
     assert (size(attacked - images, norm) <= EPS[norm] + 1e-6).all()
     assert (attacked != images).any(), "an attack that does nothing"
-    # The model, the inputs and the world are as they were.
-    assert torch.equal(images, before[0])
-    assert torch.equal(labels, before[1])
-    assert images.grad is None
-    for key, value in model.state_dict().items():
-        assert torch.equal(value, before[2][key]), key
-    assert [module.training for module in model.modules()] == modes
-    assert [p.requires_grad for p in model.parameters()] == wanted
-    for parameter, grad in zip(model.parameters(), grads, strict=True):
-        same = parameter.grad is None if grad is None else torch.equal(parameter.grad, grad)
-        assert same
-    assert torch.equal(torch.get_rng_state(), stream)
     # Same generator, same result.
     assert torch.equal(attacked, run(attack, model, batch, EPS[norm], norm))
 

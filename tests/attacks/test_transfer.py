@@ -7,9 +7,10 @@ import json
 
 import pytest
 import torch
-from black_box import OBJECTIVES, check_budgets, check_contract, check_sizes, small_model
+from black_box import OBJECTIVES, check_budgets, check_contract, check_sizes
 from torch import Tensor, nn
 
+from disturbed import small_model
 from nullclass.attacks import FGSM, PGD, Attack, Noise, Square, TargetedPGD, Transfer, describe
 from nullclass.attacks.objectives import find_objective
 from nullclass.attacks.passes import counted

@@ -19,6 +19,7 @@ and two times eps.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -75,11 +76,13 @@ class APGD:
         check_eps(eps, norm, images.shape)
         standing = Standing(model, images, labels, eps, norm, self.objective, self.precision)
 
-        def climbed(logits: Tensor, indices: Tensor) -> Tensor:
-            return standing.objective.margin(logits, labels[indices], model.num_classes, self.form)
-
         with frozen(model):
-            _climb_all(standing, [climbed], self.num_steps, self.num_restarts, generator)
+            standing.climb(
+                [standing.margin(self.form)],
+                self.num_restarts,
+                generator,
+                partial(auto_climb, standing, num_steps=self.num_steps),
+            )
         return standing.attacked
 
 
@@ -125,22 +128,13 @@ class TargetedAPGD:
         standing = Standing(model, images, labels, eps, norm, self.objective, self.precision)
         with frozen(model):
             margins = target_margins(standing, self.num_targets, self.form)
-            _climb_all(standing, margins, self.num_steps, self.num_restarts, generator)
+            standing.climb(
+                margins,
+                self.num_restarts,
+                generator,
+                partial(auto_climb, standing, num_steps=self.num_steps),
+            )
         return standing.attacked
-
-
-def _climb_all(
-    standing: Standing,
-    margins: list[Margin],
-    num_steps: int,
-    num_restarts: int,
-    generator: torch.Generator | None,
-) -> None:
-    for restart in range(num_restarts):
-        for margin in margins:
-            for indices in standing.batches():
-                start = standing.start(indices, is_random=restart > 0, generator=generator)
-                auto_climb(standing, indices, start, margin, num_steps)
 
 
 def checkpoints(num_steps: int) -> list[int]:

@@ -155,7 +155,7 @@ class Cascade:
             tallies.append(
                 Tally(
                     name,
-                    _needs(member),
+                    needs_of(member),
                     member.is_search,
                     num_given,
                     num_given - len(standing),
@@ -167,7 +167,8 @@ class Cascade:
         return Trace(attacked, fell_to, tuple(tallies))
 
 
-def _needs(attack: Attack) -> str:
+def needs_of(attack: object) -> str:
+    """What an attack takes from the model, or ``untold`` if it does not say."""
     return getattr(attack, "needs", UNTOLD)
 
 
@@ -197,7 +198,7 @@ def trace_of(
     seconds = time.perf_counter() - started
     tally = Tally(
         name,
-        _needs(attack),
+        needs_of(attack),
         attack.is_search,
         len(images),
         len(images),

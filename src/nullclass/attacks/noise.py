@@ -55,12 +55,9 @@ class Noise:
         check_eps(eps, norm, images.shape)
         standing = Standing(model, images, labels, eps, norm, self.objective)
 
-        def nearness(logits: Tensor, indices: Tensor) -> Tensor:
-            return standing.objective.margin(logits, labels[indices], model.num_classes, "hard")
-
+        nearness = standing.margin("hard")
         with frozen(model):
-            for indices in standing.batches():
-                standing.try_out(indices, standing.images[indices], nearness)
+            standing.try_clean(nearness)
             for draw in range(self.num_draws):
                 for indices in standing.batches():
                     clean, allowed = standing.images[indices], standing.eps_of(indices)

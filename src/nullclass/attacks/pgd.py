@@ -67,22 +67,19 @@ class PGD:
         check_eps(eps, norm, images.shape)
         standing = Standing(model, images, labels, eps, norm, self.objective, self.precision)
 
-        def climbed(logits: Tensor, indices: Tensor) -> Tensor:
-            return standing.objective.margin(logits, labels[indices], model.num_classes, self.form)
+        def walk(indices: Tensor, start: Tensor, margin: Margin) -> None:
+            climb(
+                standing,
+                indices,
+                start,
+                margin,
+                self.num_steps,
+                self.relative_step,
+                self.momentum,
+            )
 
         with frozen(model):
-            for restart in range(self.num_restarts):
-                for indices in standing.batches():
-                    start = standing.start(indices, is_random=restart > 0, generator=generator)
-                    climb(
-                        standing,
-                        indices,
-                        start,
-                        climbed,
-                        self.num_steps,
-                        self.relative_step,
-                        self.momentum,
-                    )
+            standing.climb([standing.margin(self.form)], self.num_restarts, generator, walk)
         return standing.attacked
 
 

@@ -74,20 +74,21 @@ class TargetedPGD:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
         standing = Standing(model, images, labels, eps, norm, self.objective, self.precision)
+
+        def walk(indices: Tensor, start: Tensor, margin: Margin) -> None:
+            climb(
+                standing,
+                indices,
+                start,
+                margin,
+                self.num_steps,
+                self.relative_step,
+                self.momentum,
+            )
+
         with frozen(model):
-            for restart in range(self.num_restarts):
-                for margin in target_margins(standing, self.num_targets, self.form):
-                    for indices in standing.batches():
-                        start = standing.start(indices, is_random=restart > 0, generator=generator)
-                        climb(
-                            standing,
-                            indices,
-                            start,
-                            margin,
-                            self.num_steps,
-                            self.relative_step,
-                            self.momentum,
-                        )
+            margins = target_margins(standing, self.num_targets, self.form)
+            standing.climb(margins, self.num_restarts, generator, walk)
         return standing.attacked
 
 

@@ -21,6 +21,7 @@ PGD on a.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -30,7 +31,7 @@ from nullclass.attacks.base import Needs, frozen
 from nullclass.attacks.geometry import Eps, check_eps, find_norm, wide
 from nullclass.attacks.objectives import ObjectiveName
 from nullclass.attacks.pgd import check_step
-from nullclass.attacks.standing import Standing, check_counts
+from nullclass.attacks.standing import Margin, Standing, check_counts
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
 
@@ -74,25 +75,20 @@ class SelectivePGD:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
         standing = Standing(model, images, labels, eps, norm, self.objective)
-        with frozen(model):
-            for restart in range(self.num_restarts):
-                for indices in standing.batches():
-                    start = standing.start(indices, is_random=restart > 0, generator=generator)
-                    self._climb(standing, indices, start)
-        return standing.attacked
-
-    def _climb(self, standing: Standing, indices: Tensor, attacked: Tensor) -> None:
-        def losses(logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-            return two_losses(logits, standing.labels[indices], standing.model.num_classes)
 
         def selected(logits: Tensor, indices: Tensor) -> Tensor:
-            classifier, detector = losses(logits, indices)
+            classifier, detector = two_losses(logits, labels[indices], model.num_classes)
             return torch.where(classifier > 0, detector, classifier)
 
-        def other(logits: Tensor, indices: Tensor) -> Tensor:
-            classifier, detector = losses(logits, indices)
-            return torch.where(classifier > 0, classifier, detector)
+        with frozen(model):
+            walk = partial(self._walk, standing)
+            standing.climb([selected], self.num_restarts, generator, walk)
+        return standing.attacked
 
+    def _walk(
+        self, standing: Standing, indices: Tensor, attacked: Tensor, selected: Margin
+    ) -> None:
+        model = standing.model
         share = 2.5 / self.num_steps if self.relative_step is None else self.relative_step
         for done in range(self.num_steps + 1):
             is_last = done == self.num_steps
@@ -101,9 +97,12 @@ class SelectivePGD:
             if is_last or not bool(goes_on.any()):
                 return
             indices, attacked, gradient = indices[goes_on], attacked[goes_on], gradient[goes_on]
-            if self.variant == "orthogonal" and standing.model.has_null:
+            if self.variant == "orthogonal" and model.has_null:
                 point = attacked.detach().requires_grad_()
-                left_alone = other(standing.model(point), indices).sum()
+                classifier, detector = two_losses(
+                    model(point), standing.labels[indices], model.num_classes
+                )
+                left_alone = torch.where(classifier > 0, classifier, detector).sum()
                 (against,) = torch.autograd.grad(left_alone, point)
                 gradient = _orthogonal(gradient, against)
             clean, eps = standing.images[indices], standing.eps_of(indices)

@@ -87,12 +87,9 @@ class Square:
             raise UserError(f"square attacks linf and l2, not {norm}")
         standing = Standing(model, images, labels, eps, norm, self.objective)
 
-        def climbed(logits: Tensor, indices: Tensor) -> Tensor:
-            return standing.objective.margin(logits, labels[indices], model.num_classes, self.form)
-
+        climbed = standing.margin(self.form)
         with frozen(model):
-            for indices in standing.batches():
-                standing.try_out(indices, standing.images[indices], climbed)
+            standing.try_clean(climbed)
             if bool(torch.as_tensor(eps > 0).any()):
                 for _ in range(self.num_restarts):
                     self._search(standing, MOVES[norm], climbed, generator)

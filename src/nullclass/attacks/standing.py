@@ -6,14 +6,14 @@ of what stands, and gradients in the precision asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from nullclass.attacks.geometry import Eps, find_norm
-from nullclass.attacks.objectives import ObjectiveName, find_objective, is_success
+from nullclass.attacks.objectives import Form, ObjectiveName, find_objective, is_success
 from nullclass.devices import supports_bfloat16
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
@@ -71,7 +71,7 @@ class Standing:
         """The budgets of some images."""
         return self.eps[indices] if isinstance(self.eps, Tensor) else self.eps
 
-    def start(
+    def _start(
         self, indices: Tensor, *, is_random: bool, generator: torch.Generator | None
     ) -> Tensor:
         """The clean images, or random points of their balls."""
@@ -80,6 +80,33 @@ class Standing:
             return clean
         eps = self.eps_of(indices)
         return self.norm.project(clean + self.norm.random(clean, eps, generator), clean, eps)
+
+    def climb(
+        self,
+        margins: Sequence[Margin],
+        num_restarts: int,
+        generator: torch.Generator | None,
+        walk: Callable[[Tensor, Tensor, Margin], None],
+    ) -> None:
+        """Send whatever stands on one walk from every start towards every margin.
+
+        Args:
+            margins: What to climb, one after another from each start.
+            num_restarts: Starts; the first is the clean image, the others are random in the ball.
+            generator: Where random starts come from.
+            walk: Takes the indices ``(N,)`` of a batch, its starts ``(N, C, H, W)`` and a margin.
+        """
+        for restart in range(num_restarts):
+            for margin in margins:
+                for indices in self.batches():
+                    start = self._start(indices, is_random=restart > 0, generator=generator)
+                    walk(indices, start, margin)
+
+    def margin(self, form: Form) -> Margin:
+        """The objective's margin, for images by their indices."""
+        return lambda logits, indices: self.objective.margin(
+            logits, self.labels[indices], self.model.num_classes, form
+        )
 
     def look(
         self, indices: Tensor, attacked: Tensor, margin: Margin, *, is_last: bool = False
@@ -112,6 +139,11 @@ class Standing:
         with torch.no_grad():
             climbed, _, is_fallen = self.look(indices, attacked, margin, is_last=True)
         return climbed, is_fallen
+
+    def try_clean(self, margin: Margin) -> None:
+        """Try the clean images out: what fell needs no attack, the rest has a best try."""
+        for indices in self.batches():
+            self.try_out(indices, self.images[indices], margin)
 
     def _record(
         self,

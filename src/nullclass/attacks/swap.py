@@ -75,13 +75,10 @@ class Swap:
         check_eps(eps, norm, images.shape)
         standing = Standing(model, images, labels, eps, norm, self.objective)
 
-        def nearness(logits: Tensor, indices: Tensor) -> Tensor:
-            return standing.objective.margin(logits, labels[indices], model.num_classes, "hard")
-
+        nearness = standing.margin("hard")
         pool = self._looked_at(standing.images)
         with frozen(model):
-            for indices in standing.batches():
-                standing.try_out(indices, standing.images[indices], nearness)
+            standing.try_clean(nearness)
             if not bool(standing.is_standing.any()):
                 return standing.attacked
             answers = predictions(logits_of(model, pool), model.num_classes)

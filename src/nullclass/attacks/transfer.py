@@ -68,12 +68,9 @@ class Transfer:
                 )
         standing = Standing(model, images, labels, eps, norm, self.objective)
 
-        def nearness(logits: Tensor, indices: Tensor) -> Tensor:
-            return standing.objective.margin(logits, labels[indices], model.num_classes, "hard")
-
+        nearness = standing.margin("hard")
         with frozen(model):
-            for indices in standing.batches():
-                standing.try_out(indices, standing.images[indices], nearness)
+            standing.try_clean(nearness)
             for source in self.sources:
                 stands = standing.is_standing.nonzero().squeeze(1)
                 if not len(stands):

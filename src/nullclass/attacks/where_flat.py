@@ -57,9 +57,7 @@ class WhereFlat:
         standing = Standing(model, images, labels, eps, norm, self.objective)
         is_flat = torch.zeros_like(standing.is_standing)
 
-        def climbed(logits: Tensor, indices: Tensor) -> Tensor:
-            return standing.objective.margin(logits, labels[indices], model.num_classes, "smooth")
-
+        climbed = standing.margin("smooth")
         with frozen(model):
             for indices in standing.batches():
                 _, gradient, _ = standing.look(indices, standing.images[indices], climbed)
