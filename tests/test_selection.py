@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -11,18 +12,27 @@ from torch import Tensor, nn
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 from nullclass.models.dropout import Dropout
-from nullclass.nulls import MixedNulls, UniformNulls
+from nullclass.null_curve import NullCurve
+from nullclass.nulls import (
+    CCATNulls,
+    MixedNulls,
+    NullImages,
+    NullProbabilities,
+    NullSource,
+    UniformNulls,
+)
 from nullclass.selection import Selections
 
 NUM_CLASSES = 3
 
 
 class Dark:
-    """Null images that are known beforehand."""
+    """Null images that are known beforehand, and so is their share of null, if there is one."""
 
     needs_image_gradient = False
 
-    def __init__(self) -> None:
+    def __init__(self, is_soft: bool = False) -> None:
+        self.is_soft = is_soft
         self.seen: list[Tensor] = []
 
     def settings(self) -> dict[str, Any]:
@@ -30,17 +40,22 @@ class Dark:
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    ) -> NullImages:
         assert generator is not None
         self.seen.append(images.clone())
-        return images / 4
+        return NullImages(images / 4, share_of(images) if self.is_soft else None)
 
 
-def small_model(seed: int = 0) -> Classifier:
+def share_of(images: Tensor) -> Tensor:
+    """Each image's own: its first pixel."""
+    return images[:, 0, 0, 0]
+
+
+def small_model(seed: int = 0, num_nulls: int = 1) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        body = nn.Sequential(nn.Flatten(), Dropout(0.5), nn.Linear(16, NUM_CLASSES + 1))
-    return Classifier(body, NUM_CLASSES)
+        body = nn.Sequential(nn.Flatten(), Dropout(0.5), nn.Linear(16, NUM_CLASSES + num_nulls))
+    return Classifier(body, NUM_CLASSES, has_null=num_nulls > 0, num_nulls=max(1, num_nulls))
 
 
 def some_images(num: int = 30, seed: int = 0) -> LabelledImages:
@@ -72,6 +87,51 @@ def test_the_loss_is_the_mean_over_images_and_as_many_null_images(num: int) -> N
     assert model.training, "as found"
     alone = Selections({"test": data}, None).loss(model, data, nullcontext)
     assert alone == pytest.approx(loss_by_hand(model, images, labels.tolist()), rel=1e-5)
+
+
+@pytest.mark.parametrize("is_soft", [False, True])
+@pytest.mark.parametrize("num_nulls", [0, 1, NUM_CLASSES])
+def test_null_in_part_is_measured_by_the_loss_that_is_trained(
+    num_nulls: int, is_soft: bool
+) -> None:
+    model, data, nulls = small_model(num_nulls=num_nulls), some_images(30), Dark(is_soft)
+    found = Selections({"test": data}, nulls).loss(model, data, nullcontext)
+    total = 0.0
+    for image, label in zip(*data.batch(slice(None)), strict=True):
+        clean, null = (logs_by_hand(model, x) for x in (image, image / 4))
+        share = float(image[0, 0, 0]) if is_soft else 1.0
+        of_null = {
+            0: sum(null) / NUM_CLASSES,
+            1: null[-1],
+            NUM_CLASSES: null[(NUM_CLASSES + int(label)) % len(null)],
+        }[num_nulls]
+        total -= clean[label] + (1 - share) * null[label] + share * of_null
+    assert found == pytest.approx(total / 60, rel=1e-5)
+
+
+def logs_by_hand(model: Classifier, image: Tensor) -> list[float]:
+    """Log-probabilities of one image, without dropout."""
+    weight, bias = model.body[2].weight.double(), model.body[2].bias.double()
+    logits = (weight @ image.flatten().double() + bias).tolist()
+    return [z - math.log(sum(map(math.exp, logits))) for z in logits]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda model: CCATNulls(model, num_steps=2),
+        lambda model: NullProbabilities(model, NullCurve("linf", (0.3,), (1.0,)), "pgd"),
+    ],
+)
+def test_sources_that_climb_do_so_here_too(make: Callable[[Classifier], NullSource]) -> None:
+    """Where no gradient of the loss is wanted, and of a model in training."""
+    model, data = small_model().train(), some_images()
+    selections = Selections({"test": data}, make(model))
+    first = selections.loss(model, data, nullcontext)
+    assert math.isfinite(first)
+    assert selections.loss(model, data, nullcontext) == first, "dropout is off, the draw the same"
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def in_any_order(images: torch.Tensor) -> list[bytes]:

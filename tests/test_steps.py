@@ -12,17 +12,41 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nullclass.models import Classifier
-from nullclass.nulls import AdversarialNulls, MixedNulls, NullSource, UniformNulls
-from nullclass.steps import StepLosses, mix_within, step_beside, step_within
+from nullclass.null_curve import NullCurve
+from nullclass.nulls import (
+    AdversarialNulls,
+    AnyOf,
+    CCATNulls,
+    MixedNulls,
+    NullImages,
+    NullProbabilities,
+    NullSource,
+    UniformNulls,
+)
+from nullclass.steps import (
+    StepLosses,
+    mix_within,
+    null_cross_entropy,
+    step_beside,
+    step_within,
+)
 
 NUM_CLASSES = 4
 
 
-def small_model() -> Classifier:
+def small_model(num_nulls: int = 1) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        body = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), nn.Linear(12, 5))
-    return Classifier(body, NUM_CLASSES, mean=(0.5,), std=(0.25,)).double()
+        output = nn.Linear(12, NUM_CLASSES + num_nulls)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), output)
+    return Classifier(
+        body,
+        NUM_CLASSES,
+        has_null=num_nulls > 0,
+        num_nulls=max(1, num_nulls),
+        mean=(0.5,),
+        std=(0.25,),
+    ).double()
 
 
 def batch(num: int = 12) -> tuple[Tensor, Tensor]:
@@ -42,14 +66,15 @@ class Numbered:
     """Null images that tell which image they were made from."""
 
     needs_image_gradient = False
+    is_soft = False
 
     def settings(self) -> dict[str, Any]:
         return {}
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        return 1 - images.detach() / 2
+    ) -> NullImages:
+        return NullImages(1 - images.detach() / 2)
 
 
 # Within
@@ -174,6 +199,107 @@ def test_beside_the_gradient_is_the_notebooks_formula(weight: float, fraction: f
     )
 
 
+CURVE = NullCurve("linf", (0.1, 0.3), (0.4, 1.0))
+
+SOURCES = {
+    "hard": lambda model: AdversarialNulls(model, 0.1),
+    "probabilities": lambda model: NullProbabilities(model, CURVE, "fgsm"),
+    "probabilities without the gradient": lambda model: NullProbabilities(model, CURVE, "noise"),
+    # So far that the box ends each climb elsewhere: within a smaller ball all end at its edge.
+    "ccat": lambda model: CCATNulls(model, 1.0, num_steps=1, power=0.5),
+    "any of": lambda model: AnyOf(
+        {"uniform": UniformNulls(), "soft": NullProbabilities(model, CURVE, "fgsm")}
+    ),
+}
+
+
+def null_loss_by_hand(
+    model: Classifier, images: Tensor, labels: Tensor, shares: Tensor | None
+) -> Tensor:
+    """-(1 - p) log p_y - p log p_null, image by image; without a null class over all classes."""
+    logs = model.body((images - 0.5) / 0.25).log_softmax(dim=1)
+    losses = []
+    for i, label in enumerate(labels.tolist()):
+        share = 1.0 if shares is None or label == -1 else float(shares[i])
+        if model.num_nulls == 0:
+            null = sum(logs[i, k] for k in range(NUM_CLASSES)) / NUM_CLASSES
+        else:
+            null = logs[i, NUM_CLASSES + (label if model.num_nulls > 1 else 0)]
+        kept = (1 - share) * logs[i, label] if label >= 0 else 0.0
+        losses.append(-kept - share * null)
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("num_nulls", [0, 1, NUM_CLASSES])
+@pytest.mark.parametrize("name", SOURCES)
+def test_beside_the_gradient_is_that_of_the_whole_loss_written_out(
+    name: str, num_nulls: int
+) -> None:
+    weight, num = 0.7, 9
+    images, labels = batch()
+    model = small_model(num_nulls)
+    source = SOURCES[name](model)
+    told = step_beside(
+        model, images.clone(), labels, source, stream(), nullcontext, weight, num / 12
+    )
+    found = gradients(model)
+
+    plain = small_model(num_nulls)
+    x = images.clone().requires_grad_()
+    logits = plain.body((x - 0.5) / 0.25)
+    loss = F.cross_entropy(logits, labels)
+    (gradient,) = torch.autograd.grad(loss, x, retain_graph=True)
+    part = images[:num].clone()
+    if source.needs_image_gradient:
+        part.grad = gradient[:num]
+    made = SOURCES[name](plain)(part, labels[:num], stream())
+    null_loss = null_loss_by_hand(plain, made.images, labels[:num], made.shares).mean()
+    (loss + weight * null_loss).backward()
+    for one, other in zip(found, gradients(plain), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    num_correct = int((logits.argmax(dim=1) == labels).sum())
+    assert told == StepLosses(
+        pytest.approx(loss.item()), pytest.approx(null_loss.item()), num_correct, 12
+    )
+    if source.is_soft:
+        assert made.shares is not None
+        assert len(set(made.shares.tolist())) > 1, "a fair case"
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("shares", [None, [0.0, 0.3, 0.5, 0.8, 1.0, 0.1]])
+@pytest.mark.parametrize("num_nulls", [0, 1, NUM_CLASSES])
+def test_the_loss_of_null_images(num_nulls: int, shares: Any, reduction: Any) -> None:
+    model, (images, labels) = small_model(num_nulls), batch(6)
+    if num_nulls < 2:
+        labels[4] = -1  # a null image of one's own
+    made = NullImages(images, None if shares is None else torch.tensor(shares))
+    with torch.no_grad():
+        logits = model.all_logits(images)
+        found = null_cross_entropy(model, logits, labels, made, reduction=reduction)
+        expected = null_loss_by_hand(model, images, labels, made.shares).float()
+    if reduction != "none":
+        expected = getattr(expected, reduction)()
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_answer_of_any_null_logit_is_right_for_null_and_wrong_for_a_class() -> None:
+    images, labels = batch(8)
+    for num_nulls in (1, NUM_CLASSES):
+        for answered in range(NUM_CLASSES + num_nulls):
+            model = small_model(num_nulls)
+            with torch.no_grad():
+                model.body[3].bias[answered] += 100
+            told = step_beside(model, images.clone(), labels, None, stream(), nullcontext, 1.0, 1.0)
+            assert told.num_correct == (2 if answered < NUM_CLASSES else 0)
+            if num_nulls == 1:
+                null = torch.full_like(labels, -1)
+                told = step_beside(
+                    model, images.clone(), null, None, stream(), nullcontext, 1.0, 1.0
+                )
+                assert told.num_correct == (8 if answered == NUM_CLASSES else 0)
+
+
 def test_beside_without_null_images_is_plain_training() -> None:
     images, labels = batch()
     labels[3] = -1  # a null image of one's own
@@ -191,6 +317,8 @@ def test_gradients_are_added_to_what_is_there() -> None:
     for step in (
         lambda model: step_beside(model, images.clone(), labels, UniformNulls(), stream(),
                                   nullcontext, 1.0, 1.0),
+        lambda model: step_beside(model, images.clone(), labels, CCATNulls(model, num_steps=1),
+                                  stream(), nullcontext, 1.0, 1.0),
         lambda model: step_within(model, images, labels, UniformNulls(), stream(), nullcontext,
                                   0.5),
     ):  # fmt: skip
@@ -212,6 +340,11 @@ def test_the_layers_run_in_the_precision_that_is_asked_for_and_the_loss_in_float
     for step in (
         lambda model: step_beside(model, images.float(), labels, UniformNulls(), stream(),
                                   precision, 1.0, 1.0),
+        lambda model: step_beside(model, images.float(), labels, CCATNulls(model, num_steps=1),
+                                  stream(), precision, 1.0, 1.0),
+        lambda model: step_beside(model, images.float(), labels,
+                                  NullProbabilities(model, CURVE, "pgd"), stream(), precision,
+                                  1.0, 1.0),
         lambda model: step_within(model, images.float(), labels, UniformNulls(), stream(),
                                   precision, 0.5),
     ):  # fmt: skip

@@ -4,7 +4,7 @@ import math
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,17 @@ from nullclass.devices import supports_bfloat16
 from nullclass.errors import UserError
 from nullclass.models import Classifier, build_model
 from nullclass.models.dropout import Dropout
-from nullclass.nulls import AdversarialNulls, AnyOf, MixedNulls, UniformNulls
+from nullclass.null_curve import NullCurve
+from nullclass.nulls import (
+    AdversarialNulls,
+    AnyOf,
+    CCATNulls,
+    MixedNulls,
+    NullImages,
+    NullProbabilities,
+    NullSource,
+    UniformNulls,
+)
 from nullclass.recipes import FAITHFUL, FAST, Recipe, find_recipe
 from nullclass.selection import Selections
 from nullclass.train import STATE, TrainConfig, train
@@ -126,7 +136,7 @@ def test_training_is_the_notebooks_own_loop_written_plainly(weight_decay: float)
 def test_a_step_is_two_forward_passes_not_three() -> None:
     model = fresh_model()
     calls: list[int] = []
-    model.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    model.body.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
     nulls = AdversarialNulls(model, 0.15)
     train(model, learnable_images(48), TrainConfig(replace(RECIPE, epochs=1)), nulls=nulls)
     assert calls == [16, 16] * 3
@@ -141,16 +151,17 @@ def test_null_images_are_made_from_the_clean_ones_and_labelled_null() -> None:
 
     class Spy:
         needs_image_gradient = True
+        is_soft = False
 
         def settings(self) -> dict[str, Any]:
             return {}
 
         def __call__(
             self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-        ) -> Tensor:
+        ) -> NullImages:
             assert generator is not None
             seen.append((images.clone(), labels.clone(), images.grad))
-            return torch.ones_like(images)
+            return NullImages(torch.ones_like(images))
 
     model, data = fresh_model(), learnable_images(32)
     recipe = Recipe(batch_size=16, epochs=30, learning_rate=3e-3)
@@ -180,7 +191,7 @@ def test_a_last_batch_of_less_than_half_the_size_is_left_out(
 ) -> None:
     model = fresh_model(has_null=False)
     calls: list[int] = []
-    model.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
+    model.body.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
     told: list[tuple[int, int]] = []
     train(
         model,
@@ -192,10 +203,15 @@ def test_a_last_batch_of_less_than_half_the_size_is_left_out(
     assert told == [(step, 2 * len(sizes)) for step in range(1, 2 * len(sizes) + 1)]
 
 
+def as_pixels(standardised: Tensor) -> Tensor:
+    """What a network saw, as the images they were (:func:`fresh_model` has both at 0.3)."""
+    return standardised.detach() * 0.3 + 0.3
+
+
 def test_what_is_left_out_of_an_epoch_is_drawn_anew_in_every_epoch() -> None:
     model, data = fresh_model(has_null=False), learnable_images(35)
     seen: list[Tensor] = []
-    model.register_forward_hook(lambda module, args, out: seen.append(args[0].detach().clone()))
+    model.body.register_forward_hook(lambda module, args, out: seen.append(as_pixels(args[0])))
     train(model, data, TrainConfig(replace(RECIPE, epochs=30)))
     epochs = [torch.cat(seen[i : i + 2]) for i in range(0, len(seen), 2)]
     met: set[int] = set()
@@ -213,14 +229,15 @@ def test_null_images_within_the_batch_leave_its_size_and_are_counted() -> None:
 
     class White:
         needs_image_gradient = False
+        is_soft = False
 
         def settings(self) -> dict[str, Any]:
             return {}
 
         def __call__(
             self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-        ) -> Tensor:
-            return torch.ones_like(images)
+        ) -> NullImages:
+            return NullImages(torch.ones_like(images))
 
     recipe = Recipe(batch_size=16, epochs=20, learning_rate=3e-3)
     history = train(model, data, TrainConfig(recipe, null_share=0.5), nulls=White())
@@ -252,7 +269,7 @@ def test_the_recipes_factor_on_dropout_holds_during_training_only() -> None:
     levels: list[list[int]] = []
     model = fresh_model("report", has_null=False)
     layers = [module for module in model.modules() if isinstance(module, Dropout)]
-    model.register_forward_hook(lambda *_: levels.append([layer.level for layer in layers]))
+    model.body.register_forward_hook(lambda *_: levels.append([layer.level for layer in layers]))
     train(model, learnable_images(), TrainConfig(replace(RECIPE, epochs=1, dropout=0.5)))
     assert levels == [[32, 64]] * STEPS_PER_EPOCH
     assert [layer.level for layer in layers] == [64, 128]
@@ -509,6 +526,51 @@ def test_killed_by_the_kernel_and_resumed_gives_the_same_bits(
     assert_same_history(history, resumed_history)
 
 
+CURVE = NullCurve("linf", (0.1, 0.3), (0.4, 1.0), perturbation="fgsm")
+
+SOFT: dict[str, Callable[[Classifier], NullSource]] = {
+    "probabilities": lambda model: NullProbabilities(model, CURVE),
+    "probabilities, noise": lambda model: NullProbabilities(model, CURVE, "noise"),
+    "ccat": lambda model: CCATNulls(model, 0.2, num_steps=2),
+}
+
+
+@pytest.mark.parametrize("step", [6, 13])
+@pytest.mark.parametrize("name", SOFT)
+def test_a_training_with_null_in_part_resumes_to_the_same_bits(
+    name: str, step: int, tmp_path: Path
+) -> None:
+    def run(**settings: Any) -> tuple[Classifier, list[Any], Selections]:
+        model = fresh_model("report")
+        source = SOFT[name](model)
+        selections = Selections({"test": learnable_images(30, seed=1)}, source)
+        recipe = replace(RECIPE, schedule="constant")
+        history = train(model, learnable_images(), TrainConfig(recipe, 5, null_weight=0.5),
+                        nulls=source, selections=selections, **settings)  # fmt: skip
+        return model, history, selections
+
+    whole, history, selections = run()
+    with pytest.raises(Stopped):
+        run(state_folder=tmp_path, on_step=stop_at(step))
+    resumed, resumed_history, resumed_selections = run(state_folder=tmp_path)
+    assert_same_bits(whole, resumed)
+    assert_same_history(history, resumed_history)
+    assert resumed_selections.best == selections.best
+
+
+def test_another_curve_is_another_training(tmp_path: Path) -> None:
+    def run(curve: NullCurve, **settings: Any) -> None:
+        model = fresh_model()
+        train(model, learnable_images(), TrainConfig(RECIPE), nulls=NullProbabilities(model, curve),
+              state_folder=tmp_path, **settings)  # fmt: skip
+
+    with pytest.raises(Stopped):
+        run(CURVE, on_step=stop_at(6))
+    with pytest.raises(UserError, match="other settings"):
+        run(replace(CURVE, probabilities=(0.5, 1.0)))
+    run(CURVE)
+
+
 def test_a_plan_with_bfloat16_resumes_to_the_same_bits(tmp_path: Path) -> None:
     case = make_case("notebook", replace(RECIPE, precision="bfloat16"))
     whole, _ = case()
@@ -617,18 +679,141 @@ def test_null_labels_need_a_null_class() -> None:
     data = learnable_images()
     labels = data.labels.clone()
     labels[0] = -1
-    with pytest.raises(UserError, match="null class"):
-        train(
-            fresh_model(has_null=False),
-            LabelledImages(data.images, labels, NUM_CLASSES),
-            TrainConfig(RECIPE),
-        )
+    own = LabelledImages(data.images, labels, NUM_CLASSES)
+    for model in (fresh_model(has_null=False), twins_model()):  # a twin of which class?
+        for config in (TrainConfig(RECIPE), TrainConfig(RECIPE, spreads_null=not model.has_null)):
+            with pytest.raises(UserError, match="labels of -1 need a model with one null logit"):
+                train(model, own, config)
 
 
 def test_null_images_need_a_null_class() -> None:
     model = fresh_model(has_null=False)
     with pytest.raises(UserError, match="null images need a model with a null class"):
         train(model, learnable_images(), TrainConfig(RECIPE), nulls=AdversarialNulls(model, 0.1))
+
+
+def twins_model(num_nulls: int = NUM_CLASSES) -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(11)
+        return build_model("notebook", image_shape=(1, 8, 8), num_classes=NUM_CLASSES,
+                           num_nulls=num_nulls, mean=(0.3,), std=(0.3,))  # fmt: skip
+
+
+def test_null_is_spread_over_the_classes_of_a_model_without_null_and_of_no_other() -> None:
+    config = TrainConfig(replace(RECIPE, epochs=1), spreads_null=True)
+    for model in (fresh_model(), twins_model()):
+        with pytest.raises(UserError, match="spreads_null is for models without a null class"):
+            train(model, learnable_images(), config, nulls=UniformNulls())
+    model = fresh_model(has_null=False)
+    for source in (UniformNulls(), CCATNulls(model, num_steps=1), AdversarialNulls(model, 0.1)):
+        (record,) = train(model, learnable_images(), config, nulls=source)
+        assert math.isfinite(record.null_loss)
+    # Without null images it says nothing.
+    one, other = fresh_model(), fresh_model()
+    train(one, learnable_images(), config)
+    train(other, learnable_images(), replace(config, spreads_null=False))
+    assert_same_bits(one, other)
+
+
+def test_null_within_the_batch_is_all_null_and_has_one_logit() -> None:
+    config = TrainConfig(replace(RECIPE, epochs=1), null_share=0.3)
+    model = fresh_model()
+    refused: list[tuple[Classifier, NullSource]] = [
+        *((model, make(model)) for make in SOFT.values()),
+        (model, AnyOf({"uniform": UniformNulls(), "soft": NullProbabilities(model, CURVE)})),
+        (twins_model(), UniformNulls()),
+    ]
+    for of, source in refused:
+        with pytest.raises(UserError, match=r"within the batch.*give null_weight instead"):
+            train(of, learnable_images(), config, nulls=source)
+    spread = replace(config, spreads_null=True)
+    with pytest.raises(UserError, match="within the batch"):
+        train(fresh_model(has_null=False), learnable_images(), spread, nulls=UniformNulls())
+    train(model, learnable_images(), config, nulls=UniformNulls())
+
+
+@pytest.mark.parametrize("num_nulls", [NUM_CLASSES - 1, NUM_CLASSES + 1])
+def test_null_images_need_a_twin_of_every_class(num_nulls: int) -> None:
+    with pytest.raises(UserError, match=rf"one a class \(3\), and the model has {num_nulls}"):
+        train(twins_model(num_nulls), learnable_images(), TrainConfig(RECIPE), nulls=UniformNulls())
+
+
+# What null in part, twins and a spread null come to
+
+
+LEARNING = Recipe(batch_size=16, epochs=20, learning_rate=3e-3, schedule="triangle")
+
+
+def test_twins_learn_which_class_a_null_image_was_made_from() -> None:
+    model, data = twins_model(), learnable_images(seed=2)
+    source = AdversarialNulls(model, 0.12)
+    history = train(model, learnable_images(), TrainConfig(LEARNING, null_weight=1.0), nulls=source)
+    assert model.predict(data.images).tolist() == data.labels.tolist()
+    nulls = source(data.images, data.labels).images
+    assert (model.predict(nulls) == -1).float().mean() > 0.95
+    with torch.no_grad():
+        answers = model.all_logits(nulls).argmax(dim=1)
+    assert (answers == NUM_CLASSES + data.labels).float().mean() > 0.95
+    assert history[-1].train_accuracy == 1
+    assert history[-1].null_loss < 0.1 < history[0].null_loss
+
+
+def test_a_spread_null_ends_in_no_confidence() -> None:
+    model, data = fresh_model(has_null=False), learnable_images(seed=2)
+    white = torch.ones(4, 1, 8, 8)
+
+    class White:
+        needs_image_gradient = is_soft = False
+
+        def settings(self) -> dict[str, Any]:
+            return {}
+
+        def __call__(
+            self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
+        ) -> NullImages:
+            return NullImages(torch.ones_like(images))
+
+    config = TrainConfig(LEARNING, null_weight=1.0, spreads_null=True)
+    history = train(model, learnable_images(), config, nulls=White())
+    with torch.no_grad():
+        on_white, on_images = (model(x).softmax(dim=1) for x in (white, data.images))
+    assert model.predict(data.images).tolist() == data.labels.tolist()
+    assert on_white.flatten().tolist() == pytest.approx([1 / 3] * 12, abs=0.05)
+    assert on_images.amax(dim=1).min() > 0.9
+    assert history[-1].null_loss == pytest.approx(math.log(3), abs=0.01), "its least"
+
+
+def test_probabilities_of_null_follow_the_curve() -> None:
+    """Grey added to all of an image, twice the more of it the more null: no more can be learned."""
+    model, data = fresh_model(), learnable_images(seed=2)
+    curve = NullCurve("linf", (0.1, 0.3), (0.1, 1.0))
+
+    class Grey:
+        measures = ("linf",)
+        needs_gradient = False
+
+        def settings(self) -> dict[str, Any]:
+            return {}
+
+        def __call__(self, model: Classifier, images: Tensor, labels: Tensor, sizes: Tensor,
+                     measure: str, generator: Any, *, gradient: Any) -> Tensor:  # fmt: skip
+            return (images + sizes[:, None, None, None]).clamp(0, 1)
+
+    source = NullProbabilities(model, curve, "noise")
+    source.maker = Grey()
+    recipe = replace(LEARNING, epochs=40)
+    train(model, learnable_images(), TrainConfig(recipe, null_weight=2.0), nulls=source)
+    told = []
+    for size in (0.0, 0.05, 0.1, 0.15, 0.2, 0.25):
+        sizes = torch.full((len(data),), size)
+        images = Grey()(model, data.images, data.labels, sizes, "linf", None, gradient=None)
+        with torch.no_grad():
+            probabilities = model(images).softmax(dim=1)
+        own = probabilities.gather(1, data.labels[:, None])
+        told.append(float(probabilities[:, -1].mean()))
+        assert told[-1] == pytest.approx(float(curve(size)), abs=0.12)
+        assert float((probabilities[:, -1] + own[:, 0]).mean()) > 0.97, "the rest is the label's"
+    assert told == sorted(told)
 
 
 def test_senseless_settings_are_refused() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Reduction = Literal["mean", "sum", "none"]
 
-def cross_entropy(
-    logits: Tensor, labels: Tensor, *, reduction: Literal["mean", "sum", "none"] = "mean"
-) -> Tensor:
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """Cross-entropy in which any negative label means null, the last logit.
 
     Args:
@@ -20,3 +21,48 @@ def cross_entropy(
     """
     targets = labels.where(labels >= 0, logits.shape[1] - 1)
     return F.cross_entropy(logits.float(), targets, reduction=reduction)
+
+
+def soft_cross_entropy(logits: Tensor, targets: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    """Cross-entropy to a distribution: ``-sum_k targets_k log softmax(logits)_k``.
+
+    Args:
+        logits: ``(N, L)``. Computed in float32.
+        targets: ``(N, L)``, each line a distribution (:func:`null_targets` makes some).
+        reduction: As in :func:`torch.nn.functional.cross_entropy`.
+    """
+    return F.cross_entropy(logits.float(), targets.float(), reduction=reduction)
+
+
+def null_targets(labels: Tensor, shares: Tensor | None, num_classes: int, num_nulls: int) -> Tensor:
+    """Targets with a share on null and the rest on the true label.
+
+        t = (1 - p) onehot(y) + p null         (Hosseini et al. 2017, step 3)
+
+    Where null's share goes hangs on how many null logits there are: the one there is; the label's
+    own twin, of one a class (2N labelling); without any, evenly over all classes (outlier exposure,
+    Hendrycks et al. 2019; CCAT, Stutz et al. 2020), which a threshold refuses later.
+
+    Args:
+        labels: ``(N,)`` true labels in 0 … K - 1; a negative one is all null, and has no twin.
+        shares: ``(N,)`` in [0,1], p; ``None`` for 1.
+        num_classes: K.
+        num_nulls: 0, 1 or K null logits, after those of the classes.
+
+    Returns:
+        ``(N, K + num_nulls)`` float32, each line a distribution.
+
+    Raises:
+        ValueError: If a label is negative and there are several null logits.
+    """
+    if num_nulls > 1 and bool((labels < 0).any()):
+        raise ValueError("a negative label, null, is the twin of no class")
+    whole = torch.ones(labels.shape, device=labels.device)
+    shares = whole if shares is None else shares.float().where(labels >= 0, 1.0)
+    targets = torch.zeros(len(labels), num_classes + num_nulls, device=labels.device)
+    if num_nulls == 0:
+        targets += shares[:, None] / num_classes
+    else:
+        places = num_classes + (labels if num_nulls > 1 else torch.zeros_like(labels))
+        targets.scatter_(1, places[:, None], shares[:, None])
+    return targets.scatter_add_(1, labels.clamp(min=0)[:, None], 1 - shares[:, None])

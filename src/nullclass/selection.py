@@ -18,8 +18,7 @@ from nullclass.data import LabelledImages
 from nullclass.losses import cross_entropy
 from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullSource
-from nullclass.outcomes import NULL_LABEL
-from nullclass.steps import Precision
+from nullclass.steps import Precision, null_cross_entropy
 
 _BATCH = 250
 
@@ -74,13 +73,15 @@ class Selections:
         order = torch.randperm(len(data), generator=generator)
         for indices in order.tensor_split(math.ceil(len(data) / _BATCH)):
             images, labels = (tensor.to(device) for tensor in data.batch(indices))
-            if self.nulls is not None:
-                made = self.nulls(images, labels, generator)
-                images = torch.cat([images, made])
-                labels = torch.cat([labels, labels.new_full((len(made),), NULL_LABEL)])
+            made = None if self.nulls is None else self.nulls(images, labels, generator)
             with precision():
-                logits = model(images)
-            total += float(cross_entropy(logits, labels, reduction="sum"))
-            count += len(labels)
+                logits = model.all_logits(
+                    images if made is None else torch.cat([images, made.images])
+                )
+            real, nulls = logits[: len(labels)], logits[len(labels) :]
+            total += float(cross_entropy(real, labels, reduction="sum"))
+            if made is not None:
+                total += float(null_cross_entropy(model, nulls, labels, made, reduction="sum"))
+            count += len(logits)
         model.train(was_training)
         return total / count

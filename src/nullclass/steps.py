@@ -2,7 +2,10 @@
 
 Beside (the notebook), on a batch (x, y) with null images x_null made from it:
 
-    L = CE(f(x), y) + null_weight * CE(f(x_null), null)
+    L = CE(f(x), y) + null_weight * CE(f(x_null), t),    t = (1 - p) onehot(y) + p null
+
+with p = 1, but for sources that leave a share of the target on the true label
+(:func:`nullclass.losses.null_targets`).
 
 The gradient of L that makes FGSM null images comes from the same backward pass as the
 parameters' gradient, so such null images cost one extra forward and backward pass, not two.
@@ -21,9 +24,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nullclass.losses import cross_entropy
+from nullclass.losses import Reduction, cross_entropy, null_targets, soft_cross_entropy
 from nullclass.models.classifier import Classifier
-from nullclass.nulls import NullSource
+from nullclass.nulls import NullImages, NullSource
 from nullclass.outcomes import NULL_LABEL
 
 Precision = Callable[[], AbstractContextManager[object]]
@@ -67,7 +70,7 @@ def step_beside(
     """
     images.requires_grad_(nulls is not None and nulls.needs_image_gradient)
     with precision():
-        logits = model(images)
+        logits = model.all_logits(images)
     loss = cross_entropy(logits, labels)
     loss.backward()
     null_value = math.nan
@@ -77,11 +80,35 @@ def step_beside(
         if images.grad is not None:
             part.grad = images.grad[:num]
         with precision():
-            null_logits = model(nulls(part, labels[:num], generator))
-        null_loss = cross_entropy(null_logits, labels.new_full((num,), NULL_LABEL))
+            made = nulls(part, labels[:num], generator)
+            null_logits = model.all_logits(made.images)
+        null_loss = null_cross_entropy(model, null_logits, labels[:num], made)
         (null_weight * null_loss).backward()
         null_value = null_loss.item()
-    return StepLosses(loss.item(), null_value, _num_correct(logits, labels), len(labels))
+    return StepLosses(loss.item(), null_value, _num_correct(model, logits, labels), len(labels))
+
+
+def null_cross_entropy(
+    model: Classifier,
+    logits: Tensor,
+    labels: Tensor,
+    made: NullImages,
+    *,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """The loss of null images.
+
+    Args:
+        model: The model, which says what null logits there are.
+        logits: ``(N, K + num_nulls)``, of the null images.
+        labels: ``(N,)``, of the images they were made from.
+        made: The null images.
+        reduction: As in :func:`torch.nn.functional.cross_entropy`.
+    """
+    if made.shares is None and model.num_nulls == 1:
+        return cross_entropy(logits, torch.full_like(labels, NULL_LABEL), reduction=reduction)
+    targets = null_targets(labels, made.shares, model.num_classes, model.num_nulls)
+    return soft_cross_entropy(logits, targets, reduction=reduction)
 
 
 def step_within(
@@ -111,7 +138,7 @@ def step_within(
     loss = losses.mean()
     loss.backward()
     null_value = losses[-num_nulls:].mean().item() if num_nulls else math.nan
-    return StepLosses(loss.item(), null_value, _num_correct(logits, labels), len(labels))
+    return StepLosses(loss.item(), null_value, _num_correct(model, logits, labels), len(labels))
 
 
 def mix_within(
@@ -131,12 +158,12 @@ def mix_within(
     size = torch.tensor(float(len(images)))
     num_nulls = int(torch.binomial(size, torch.tensor(null_share), generator=generator))
     num_real = len(images) - num_nulls
-    made = nulls(images, labels, generator)
+    made = nulls(images, labels, generator).images
     images = torch.cat([images[:num_real], made[num_real:]])
     labels = torch.cat([labels[:num_real], labels.new_full((num_nulls,), NULL_LABEL)])
     return images, labels, num_nulls
 
 
-def _num_correct(logits: Tensor, labels: Tensor) -> int:
+def _num_correct(model: Classifier, logits: Tensor, labels: Tensor) -> int:
     predicted = logits.detach().argmax(dim=1)
-    return int((predicted == labels.where(labels >= 0, logits.shape[1] - 1)).sum())
+    return int((predicted == labels.where(labels >= 0, model.num_classes)).sum())

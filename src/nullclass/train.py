@@ -51,6 +51,9 @@ class TrainConfig:
     null_share: float | None = None
     """With a number in [0, 1), null images enter within each batch, in the place of
     Binomial(batch, null_share) of its images, and ``null_weight`` is not used."""
+    spreads_null: bool = False
+    """Trains a model without a null class all the same: null's share of a target is spread evenly
+    over the classes, for a threshold to refuse (:func:`nullclass.losses.null_targets`)."""
 
     def __post_init__(self) -> None:
         """Refuse weights, shares and seeds that make no sense."""
@@ -237,7 +240,9 @@ def begin(
     selections: Selections,
 ) -> State:
     """The state before the first step; raises as :func:`train` does."""
-    _check_labels(model, data, nulls)
+    _check_labels(model, data)
+    if nulls is not None:
+        _check_nulls(model, nulls, config)
     selections.forget()
     generator = torch.Generator().manual_seed(config.seed)
     optimizer = torch.optim.Adam(
@@ -288,15 +293,38 @@ def check_learned(model: Classifier, loss: float, num_steps: int, recipe: Recipe
         )
 
 
-def _check_labels(model: Classifier, data: LabelledImages, nulls: NullSource | None) -> None:
+def _check_labels(model: Classifier, data: LabelledImages) -> None:
     lowest, highest = int(data.labels.min()), int(data.labels.max())
     if highest >= model.num_classes:
         raise UserError(
             f"there is a label {highest}, but the model has the classes 0 to "
             f"{model.num_classes - 1}; null is the label -1"
         )
-    if not model.has_null and (nulls is not None or lowest < 0):
-        raise UserError("null images need a model with a null class: build it with has_null=True")
+    if lowest < 0 and model.num_nulls != 1:
+        raise UserError(
+            "training labels of -1 need a model with one null logit: build it with has_null=True"
+        )
+
+
+def _check_nulls(model: Classifier, nulls: NullSource, config: TrainConfig) -> None:
+    """Refuse null images that the model has no place for."""
+    if not model.has_null and not config.spreads_null:
+        raise UserError(
+            "null images need a model with a null class: build it with has_null=True, or say "
+            "spreads_null to refuse by a threshold later"
+        )
+    if model.has_null and config.spreads_null:
+        raise UserError("spreads_null is for models without a null class: this one has one")
+    if model.num_nulls not in (0, 1, model.num_classes):
+        raise UserError(
+            f"null images need one null logit or one a class ({model.num_classes}), and the model "
+            f"has {model.num_nulls}"
+        )
+    if config.null_share is not None and (nulls.is_soft or model.num_nulls != 1):
+        raise UserError(
+            "null images within the batch need a null class of one logit and targets that are all "
+            "null: give null_weight instead of null_share"
+        )
 
 
 def steps_an_epoch(num_images: int, recipe: Recipe) -> int:

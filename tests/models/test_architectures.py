@@ -48,6 +48,24 @@ def test_outputs_are_k_or_k_plus_one(
     assert ((predicted >= -int(has_null)) & (predicted < 7)).all()
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_twins_are_more_outputs_of_the_same_network(name: str) -> None:
+    twins, one = build(name, num_nulls=10), build(name)
+    assert (twins.num_nulls, twins.num_outputs, twins.has_null) == (10, 11, True)
+    images = some_images(4)
+    assert twins.all_logits(images).shape == (4, 20)
+    assert twins(images).shape == (4, 11)
+    for (key, ours), theirs in zip(
+        twins.state_dict().items(), one.state_dict().values(), strict=True
+    ):
+        if not key.startswith("body.output"):
+            assert ours.shape == theirs.shape
+    assert twins.body.output.weight.shape[0] == 20
+    without = build(name, has_null=False, num_nulls=10)
+    assert without.num_nulls == 0
+    assert without(images).shape == (4, 10)
+
+
 @pytest.mark.parametrize("has_null", [False, True])
 @pytest.mark.parametrize("name", MODELS)
 def test_a_checkpoint_gives_back_the_same_bits(name: str, has_null: bool, tmp_path: object) -> None:

@@ -79,6 +79,7 @@ def test_one_flipped_bit(folder: Path) -> None:
     [
         {"num_classes": 9},
         {"has_null": False},
+        {"num_nulls": 4},
         {"architecture": "report", "image_shape": [1, 28, 28]},
         {"image_shape": [1, 28, 28]},
         {"image_shape": [3, 6, 6]},
@@ -91,12 +92,56 @@ def test_a_card_of_another_architecture(folder: Path, changed: dict[str, object]
 
 
 @pytest.mark.parametrize(
+    ("has_null", "num_nulls", "told"), [(True, 4, 4), (True, 1, 1), (False, 4, 0)]
+)
+def test_the_card_says_how_many_null_logits_there_are(
+    has_null: bool, num_nulls: int, told: int, tmp_path: Path
+) -> None:
+    folder = saved(tmp_path / "checkpoint", has_null=has_null, num_nulls=num_nulls)
+    loaded, card = load_checkpoint(folder)
+    assert (card["num_nulls"], loaded.num_nulls, loaded.has_null) == (told, told, has_null)
+    assert card["null_index"] == (4 if has_null else None)
+    again = tmp_path / "again"
+    save_checkpoint(loaded, again)
+    twice, _ = load_checkpoint(again)
+    images = torch.rand(3, 1, 6, 6)
+    assert torch.equal(twice.all_logits(images), loaded.all_logits(images))
+    assert loaded.all_logits(images).shape == (3, 4 + told)
+
+
+def test_twins_of_a_body_of_ones_own(tmp_path: Path) -> None:
+    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), 2, num_nulls=2).eval()
+    save_checkpoint(model, tmp_path)
+    body = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
+    loaded, card = load_checkpoint(tmp_path, body=body)
+    images = torch.rand(3, 1, 6, 6)
+    assert (loaded.num_nulls, card["num_nulls"]) == (2, 2)
+    assert torch.equal(loaded(images), model(images))
+
+
+@pytest.mark.parametrize("has_null", [True, False])
+def test_cards_written_before_there_could_be_several_null_logits(
+    has_null: bool, tmp_path: Path
+) -> None:
+    folder = saved(tmp_path / "checkpoint", has_null=has_null)
+    expected, _ = load_checkpoint(folder)
+    card = json.loads((folder / CARD).read_text())
+    del card["num_nulls"]
+    (folder / CARD).write_text(json.dumps(card))
+    loaded, _ = load_checkpoint(folder)
+    assert loaded.num_nulls == int(has_null)
+    images = torch.rand(3, 1, 6, 6)
+    assert torch.equal(loaded(images), expected(images))
+
+
+@pytest.mark.parametrize(
     ("changed", "says"),
     [
         ({"architecture": "resnet"}, "names the model 'resnet'; known are notebook, report"),
         ({"card_version": 99}, "has version 99"),
         ({"num_classes": 1}, "does not describe a model"),
         ({"num_classes": "four"}, "does not describe a model"),
+        ({"num_nulls": "four"}, "does not describe a model"),
         ({"image_shape": [1, 6]}, "does not describe a model"),
         ({"image_shape": [1, 2, 2]}, "too small"),
         ({"image_shape": None}, "no image_shape"),

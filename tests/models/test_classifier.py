@@ -74,3 +74,59 @@ def test_a_body_with_other_logits_than_it_should_have_is_told() -> None:
         for use in (model, model.predict):
             with pytest.raises(UserError, match=says):
                 use(images)
+
+
+# Several null logits
+
+
+def images_of(logits: list[list[float]]) -> Tensor:
+    """Images whose first pixels are those logits; with :class:`Fixed` they need not be in [0,1]."""
+    return torch.tensor(logits).view(len(logits), 1, 1, -1)
+
+
+@pytest.mark.parametrize("num_nulls", [1, 2, 3, 7])
+def test_several_null_logits_are_folded_into_the_largest(num_nulls: int) -> None:
+    num_classes = 3
+    drawn = torch.randn(200, num_classes + num_nulls, generator=torch.Generator().manual_seed(0))
+    images = drawn.view(200, 1, 1, -1)
+    model = Classifier(Fixed(num_classes + num_nulls), num_classes, num_nulls=num_nulls)
+    assert (model.num_nulls, model.num_outputs) == (num_nulls, num_classes + 1)
+    assert torch.equal(model.all_logits(images), drawn)
+    rows = drawn.tolist()
+    assert model(images).tolist() == [[*row[:3], max(row[3:])] for row in rows]
+    answers = [max(range(len(row)), key=row.__getitem__) for row in rows]
+    assert model.predict(images).tolist() == [-1 if a >= num_classes else a for a in answers]
+    assert {-1, 0, 1, 2} == set(model.predict(images).tolist()), "a fair case"
+
+
+def test_the_order_of_null_logits_says_nothing() -> None:
+    model = Classifier(Fixed(4), 2, num_nulls=2)
+    one, other = images_of([[0.1, 0.2, 0.9, 0.3]]), images_of([[0.1, 0.2, 0.3, 0.9]])
+    assert torch.equal(model(one), model(other))
+    assert model.predict(torch.cat([one, other])).tolist() == [-1, -1]
+    assert model.predict(images_of([[0.1, 0.9, 0.5, 0.5]])).tolist() == [1]
+
+
+def test_the_gradient_of_a_folded_null_is_that_of_the_largest() -> None:
+    images = images_of([[0.1, 0.2, 0.9, 0.3]]).requires_grad_()
+    Classifier(Fixed(4), 2, num_nulls=2)(images)[0, 2].backward()
+    assert images.grad is not None
+    assert images.grad.flatten().tolist() == [0, 0, 1, 0]
+
+
+def test_a_model_without_null_has_no_null_logits_whatever_is_said() -> None:
+    model = Classifier(Fixed(2), 2, has_null=False, num_nulls=5)
+    assert (model.num_nulls, model.num_outputs) == (0, 2)
+    images = images_of([[0.3, 0.1]])
+    assert torch.equal(model(images), model.all_logits(images))
+    for num_nulls in (0, -1):
+        with pytest.raises(ValueError, match="needs a null logit at least"):
+            Classifier(Fixed(2), 2, num_nulls=num_nulls)
+
+
+@pytest.mark.parametrize("num", [3, 5])
+def test_a_body_with_another_number_of_null_logits_is_told(num: int) -> None:
+    model = Classifier(Fixed(num), 2, num_nulls=2)
+    for use in (model, model.predict, model.all_logits):
+        with pytest.raises(UserError, match=r"logits of \(4, .*classes with null need \(4, 4\)"):
+            use(torch.rand(4, 1, 2, 3))

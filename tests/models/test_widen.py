@@ -89,3 +89,19 @@ def test_a_classifier_of_ours_knows_that_it_has_null_now() -> None:
     assert not model.has_null
     with pytest.raises(UserError, match="has a null class already"):
         with_null_class(wider)
+
+
+def test_the_null_class_that_is_added_has_one_logit() -> None:
+    for num_nulls in (1, 3):  # what is said of nulls that are not there says nothing
+        model = build_model(
+            "notebook", image_shape=(1, 8, 8), num_classes=K, has_null=False, num_nulls=num_nulls
+        )
+        wider = with_null_class(model)
+        assert isinstance(wider, Classifier)
+        assert (wider.num_nulls, model.num_nulls) == (1, 0)
+        images = torch.rand(3, 1, 8, 8)
+        assert wider(images).shape == (3, K + 1)
+        assert torch.equal(wider(images), wider.all_logits(images))
+    twins = build_model("notebook", image_shape=(1, 8, 8), num_classes=K, num_nulls=K)
+    with pytest.raises(UserError, match="has a null class already"):
+        with_null_class(twins)

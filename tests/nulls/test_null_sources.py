@@ -1,24 +1,28 @@
-"""One contract for every source of null images, and the adversarial one against its formula."""
+"""One contract for every source of null images; the makers without a paper by their definitions."""
 
 from __future__ import annotations
 
 import copy
 import itertools
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from nullclass.data import LabelledImages
 from nullclass.errors import UserError
 from nullclass.losses import cross_entropy
 from nullclass.models import Classifier
+from nullclass.null_curve import NullCurve
 from nullclass.nulls import (
     NULL_SOURCES,
     AdversarialNulls,
     AnyOf,
     MixedNulls,
+    NullImages,
     TileShuffleNulls,
     UniformNulls,
     check_settings,
@@ -26,13 +30,32 @@ from nullclass.nulls import (
 )
 from nullclass.nulls.tile_shuffle import proper_sides, shuffle_tiles
 
+CURVES = {
+    measure: NullCurve(measure, (0.1, 0.4), (0.3, 1.0)).to_dict()
+    for measure in ("linf", "l2", "l0")
+}
+
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "adversarial": [{"eps": 0.154}, {"eps": 0.1, "num_steps": 3}, {"eps": 1.0}],
+    "null-probabilities": [
+        {"curve": CURVES["linf"], "perturbation": "fgsm"},
+        {"curve": CURVES["l2"], "perturbation": "pgd", "perturbation_settings": {"num_steps": 2}},
+        {
+            "curve": CURVES["l0"],
+            "perturbation": "sparse",
+            "perturbation_settings": {"num_steps": 1},
+        },
+        {"curve": CURVES["l2"], "perturbation": "noise"},
+        {"curve": CURVES["l0"], "perturbation": "noise"},
+    ],
+    "ccat": [{"num_steps": 2}, {"eps": 0.05, "num_steps": 1, "power": 0.5}],
+    "background": [{}, {"dataset": "mnist"}],
     "tile-shuffle": [{}, {"sides": [1, 3]}, {"faithful": True}],
     "any-of": [
         {"sources": {"uniform": {}}},
         {"sources": {"uniform": {}, "tile-shuffle": {"faithful": True}, "mixed": {}}},
         {"sources": {"adversarial": {"eps": 0.1}, "tile-shuffle": {"sides": [3]}}},
+        {"sources": {"background": {}, "ccat": {"num_steps": 2}}},
     ],
 }
 """Settings to test a source with; one that is not named here is tested with none."""
@@ -57,15 +80,49 @@ def smallest_batch(name: str, settings: dict[str, Any]) -> int:
     return 2 if "mixed" in (name, *settings.get("sources", ())) else 1
 
 
+def give_background(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]) -> None:
+    """Nothing is fetched: whatever data are asked for, these images are they."""
+    images = torch.rand(7, *shape, generator=torch.Generator().manual_seed(4))
+    data = SimpleNamespace(train=LabelledImages(images, torch.zeros(7, dtype=torch.int64)))
+    monkeypatch.setattr("nullclass.nulls.background.load_dataset", lambda name, validation: data)
+
+
+def check_made(made: NullImages, images: Tensor, *, is_soft: bool) -> None:
+    """What holds for all that a source makes."""
+    assert made.images.shape == images.shape
+    assert made.images.dtype == images.dtype
+    assert not made.images.requires_grad
+    assert made.images.min() >= 0
+    assert made.images.max() <= 1
+    assert (made.shares is not None) is is_soft
+    if made.shares is not None:
+        assert made.shares.shape == (len(images),)
+        assert made.shares.is_floating_point()
+        assert not made.shares.requires_grad
+        assert made.shares.min() >= 0
+        assert made.shares.max() <= 1
+
+
+def assert_same(one: NullImages, other: NullImages) -> None:
+    assert torch.equal(one.images, other.images)
+    assert (one.shares is None) is (other.shares is None)
+    if one.shares is not None:
+        assert torch.equal(one.shares, other.shares)
+
+
 @pytest.mark.parametrize("is_small", [True, False])
 @pytest.mark.parametrize(("name", "settings"), CASES)
-def test_contract(name: str, settings: dict[str, Any], is_small: bool) -> None:
+def test_contract(
+    name: str, settings: dict[str, Any], is_small: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give_background(monkeypatch, (1, 6, 6))
     num = smallest_batch(name, settings) if is_small else 8
     check_settings(name, settings)
     model = small_model()
     model.body[1].bias.grad = torch.ones(12)
     source = NULL_SOURCES[name](model, **settings)
     assert isinstance(source.needs_image_gradient, bool)
+    assert isinstance(source.is_soft, bool)
     told = source.settings()
     assert json.loads(json.dumps(told)) == told, "JSON values"
     if name == "any-of":  # what it tells also says what was left to its sources
@@ -80,14 +137,10 @@ def test_contract(name: str, settings: dict[str, Any], is_small: bool) -> None:
     state = copy.deepcopy(model.state_dict())
     stream = torch.get_rng_state()
 
-    nulls = source(images, labels, torch.Generator().manual_seed(9))
+    made = source(images, labels, torch.Generator().manual_seed(9))
 
-    assert nulls.shape == images.shape
-    assert nulls.dtype == images.dtype
-    assert not nulls.requires_grad
-    assert nulls.min() >= 0
-    assert nulls.max() <= 1
-    assert not torch.equal(nulls, images)
+    check_made(made, images, is_soft=source.is_soft)
+    assert not torch.equal(made.images, images)
     for now, then in zip((images, labels, images.grad), before, strict=True):
         assert torch.equal(now, then)
     for key, value in model.state_dict().items():
@@ -99,17 +152,25 @@ def test_contract(name: str, settings: dict[str, Any], is_small: bool) -> None:
     assert model.training
     assert torch.equal(torch.get_rng_state(), stream)
     again = source(images, labels, torch.Generator().manual_seed(9))
-    assert torch.equal(again, nulls)
+    assert_same(again, made)
     rebuilt = make_nulls(name, json.loads(json.dumps(told)), model)
     assert rebuilt.settings() == told
-    assert torch.equal(rebuilt(images, labels, torch.Generator().manual_seed(9)), nulls)
+    assert (rebuilt.needs_image_gradient, rebuilt.is_soft) == (
+        source.needs_image_gradient,
+        source.is_soft,
+    )
+    assert_same(rebuilt(images, labels, torch.Generator().manual_seed(9)), made)
 
 
 @pytest.mark.parametrize("shape", [(3, 12, 8), (1, 28, 28), (2, 9, 9), (1, 2, 6)])
 @pytest.mark.parametrize(("name", "settings"), CASES)
 def test_contract_for_several_channels_and_sizes(
-    name: str, settings: dict[str, Any], shape: tuple[int, int, int]
+    name: str,
+    settings: dict[str, Any],
+    shape: tuple[int, int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    give_background(monkeypatch, shape)
     inner = settings.get("sources", {name: settings}).get("tile-shuffle", {})
     if inner.get("sides"):
         settings = json.loads(json.dumps(settings).replace(json.dumps(inner["sides"]), "[1]"))
@@ -119,15 +180,14 @@ def test_contract_for_several_channels_and_sizes(
     source = make_nulls(name, settings, Classifier(body, 4))
     images = torch.rand(10, *shape, generator=torch.Generator().manual_seed(1))
     before, labels = images.clone(), torch.arange(10) % 4
-    nulls = source(images, labels, torch.Generator().manual_seed(9))
-    assert nulls.shape == images.shape
-    assert nulls.dtype == images.dtype
-    assert nulls.min() >= 0
-    assert nulls.max() <= 1
+    made = source(images, labels, torch.Generator().manual_seed(9))
+    check_made(made, images, is_soft=source.is_soft)
     assert torch.equal(images, before)
-    assert torch.equal(nulls, source(images, labels, torch.Generator().manual_seed(9)))
+    assert_same(made, source(images, labels, torch.Generator().manual_seed(9)))
     other = source(images, labels, torch.Generator().manual_seed(10))
-    assert source.needs_image_gradient or not torch.equal(nulls, other), "another draw"
+    # A climb that begins elsewhere may end in the same corner.
+    settles = name in ("adversarial", "ccat")
+    assert settles or not torch.equal(made.images, other.images), "another draw"
 
 
 def test_fgsm_nulls_are_the_formula_with_the_gradient_at_hand() -> None:
@@ -138,11 +198,11 @@ def test_fgsm_nulls_are_the_formula_with_the_gradient_at_hand() -> None:
     images.requires_grad_()
     cross_entropy(model(images), labels).backward()
     calls.clear()
-    nulls = AdversarialNulls(model, eps=0.2)(images, labels)
+    nulls = AdversarialNulls(model, eps=0.2)(images, labels).images
     assert calls == [], "no second forward pass"
     expected = (images.detach() + 0.2 * images.grad.sign()).clamp(0, 1)
     assert torch.equal(nulls, expected)
-    bare = AdversarialNulls(model, eps=0.2)(images.detach(), labels)
+    bare = AdversarialNulls(model, eps=0.2)(images.detach(), labels).images
     assert calls == [1], "without a gradient at hand it makes one"
     assert torch.equal(bare, expected)
 
@@ -158,7 +218,7 @@ def test_more_steps_climb_higher_within_the_same_ball() -> None:
     losses = [loss(images)]
     for num_steps in (1, 10):
         calls.clear()
-        nulls = AdversarialNulls(model, eps=0.1, num_steps=num_steps)(images, labels)
+        nulls = AdversarialNulls(model, eps=0.1, num_steps=num_steps)(images, labels).images
         assert len(calls) == num_steps
         assert (nulls - images).abs().max() <= 0.1 + 1e-6
         losses.append(loss(nulls))
@@ -167,7 +227,7 @@ def test_more_steps_climb_higher_within_the_same_ball() -> None:
         cross_entropy(model(x := images.clone().requires_grad_()), labels), x
     )[0]
     calls.clear()
-    given = AdversarialNulls(model, eps=0.1, num_steps=10)(images, labels)
+    given = AdversarialNulls(model, eps=0.1, num_steps=10)(images, labels).images
     assert len(calls) == 9, "the first step uses the gradient at hand"
     torch.testing.assert_close(given, nulls)
 
@@ -191,7 +251,8 @@ def test_an_unknown_source_is_refused() -> None:
 
 def test_uniform_nulls_are_uniform_in_every_pixel_and_independent_of_the_batch() -> None:
     images = torch.zeros(4000, 2, 2, 3)
-    nulls = UniformNulls()(images, torch.zeros(4000), torch.Generator().manual_seed(0)).flatten(1)
+    made = UniformNulls()(images, torch.zeros(4000), torch.Generator().manual_seed(0))
+    nulls = made.images.flatten(1)
     expected = (torch.arange(4000) + 0.5) / 4000
     gaps = (nulls.sort(dim=0).values - expected[:, None]).abs().amax(dim=0)
     assert gaps.max() < 1.95 / 4000**0.5, "Kolmogorov's bound at 0.1 %, for each pixel"
@@ -229,7 +290,7 @@ def test_every_shuffled_image_has_the_tiles_of_its_own_image_never_all_in_place(
 ) -> None:
     assert proper_sides(*shape[1:]) == sides
     images = torch.rand(60, *shape, generator=torch.Generator().manual_seed(4))
-    nulls = TileShuffleNulls()(images, torch.zeros(60), torch.Generator().manual_seed(5))
+    nulls = TileShuffleNulls()(images, torch.zeros(60), torch.Generator().manual_seed(5)).images
     orders = set()
     for image, shuffled in zip(images, nulls, strict=True):
         found = sides_used(image, shuffled, sides)
@@ -249,7 +310,7 @@ def test_faithful_shuffling_has_one_side_and_one_permutation_a_batch(
     source, generator = TileShuffleNulls(faithful=True), torch.Generator().manual_seed(5)
     seen = set()
     for _ in range(25):
-        nulls = source(images, torch.zeros(3), generator)
+        nulls = source(images, torch.zeros(3), generator).images
         sides_of = [
             sides_used(image, null, sides) for image, null in zip(images, nulls, strict=True)
         ]
@@ -269,18 +330,19 @@ def test_the_identity_is_drawn_in_a_faithful_shuffle_and_never_otherwise() -> No
     images = torch.rand(2, 1, 2, 4, generator=torch.Generator().manual_seed(4))  # two tiles
     labels, generator = torch.zeros(2), torch.Generator().manual_seed(5)
     faithful = TileShuffleNulls([2], faithful=True)
-    stayed = sum(torch.equal(faithful(images, labels, generator), images) for _ in range(200))
+    drawn = [faithful(images, labels, generator).images for _ in range(200)]
+    stayed = sum(torch.equal(nulls, images) for nulls in drawn)
     assert 70 < stayed < 130, "one permutation of two"
     swapped = torch.cat([images[..., 2:], images[..., :2]], dim=3)
     for _ in range(50):
-        assert torch.equal(TileShuffleNulls([2])(images, labels, generator), swapped)
+        assert torch.equal(TileShuffleNulls([2])(images, labels, generator).images, swapped)
 
 
 def test_permutations_of_tiles_are_uniform() -> None:
     images = torch.rand(1, 1, 4, 4, generator=torch.Generator().manual_seed(4))
     nulls = TileShuffleNulls([2])(
         images.expand(4600, -1, -1, -1), torch.zeros(4600), torch.Generator().manual_seed(8)
-    )
+    ).images
     tiles = tiles_of(images[0], 2)
     counts = dict.fromkeys(itertools.permutations(range(4)), 0)
     for null in nulls:
@@ -304,7 +366,7 @@ def test_single_pixels_of_a_row_are_shuffled_when_named() -> None:
     images = torch.rand(50, 1, 1, 3, generator=torch.Generator().manual_seed(4))
     nulls = TileShuffleNulls([1], faithful=True)(
         images, torch.zeros(50), torch.Generator().manual_seed(1)
-    )
+    ).images
     assert torch.equal(nulls.sort(dim=3).values, images.sort(dim=3).values)
     assert not torch.equal(nulls, images)
 
@@ -337,7 +399,7 @@ def test_a_mixture_is_the_mean_with_an_image_of_another_class_never_its_own() ->
     source, generator = MixedNulls(), torch.Generator().manual_seed(2)
     partners: dict[int, dict[int, int]] = {index: {} for index in range(24)}
     for _ in range(200):
-        nulls = source(images, labels, generator)
+        nulls = source(images, labels, generator).images
         for index, null in enumerate(nulls):
             means = (images + images[index]) / 2
             found = [other for other in range(24) if torch.equal(means[other], null)]
@@ -356,7 +418,7 @@ def test_null_images_of_ones_own_are_mixed_but_never_mixed_in() -> None:
     labels = torch.tensor([0, 1, -1, -1, 0, 1])
     generator = torch.Generator().manual_seed(2)
     for _ in range(30):
-        for index, null in enumerate(MixedNulls()(images, labels, generator)):
+        for index, null in enumerate(MixedNulls()(images, labels, generator).images):
             means = (images + images[index]) / 2
             (found,) = (other for other in range(6) if torch.equal(means[other], null))
             assert labels[found] >= 0
@@ -373,25 +435,31 @@ def test_a_batch_of_one_class_cannot_be_mixed(labels: list[int]) -> None:
 
 
 class Constant:
+    """One grey, and one share of null if it is soft."""
+
     needs_image_gradient = False
 
-    def __init__(self, value: float) -> None:
-        self.value = value
+    def __init__(self, value: float, share: float | None = None) -> None:
+        self.value, self.share = value, share
+        self.is_soft = share is not None
 
     def settings(self) -> dict[str, Any]:
-        return {"value": self.value}
+        return {"value": self.value, "share": self.share}
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        return torch.full_like(images, self.value)
+    ) -> NullImages:
+        shares = None if self.share is None else images.new_full((len(images),), self.share)
+        return NullImages(torch.full_like(images, self.value), shares)
 
 
 def test_each_image_draws_its_kind_uniformly_and_alone() -> None:
     values = (0.125, 0.5, 0.875)
     source = AnyOf({str(value): Constant(value) for value in values})
     images, labels = torch.zeros(3000, 1, 2, 2), torch.zeros(3000)
-    drawn = source(images, labels, torch.Generator().manual_seed(6)).flatten(1)
+    made = source(images, labels, torch.Generator().manual_seed(6))
+    assert made.shares is None
+    drawn = made.images.flatten(1)
     assert (drawn == drawn[:, :1]).all(), "one kind an image"
     kinds = drawn[:, 0]
     counts = [int((kinds == value).sum()) for value in values]
@@ -402,6 +470,21 @@ def test_each_image_draws_its_kind_uniformly_and_alone() -> None:
     assert abs(float(correlation)) < 4 / 3000**0.5, "neighbours say nothing of each other"
 
 
+def test_each_image_has_the_share_of_its_own_kind() -> None:
+    shares = {0.125: 0.25, 0.5: None, 0.875: 0.0}
+    source = AnyOf({str(value): Constant(value, share) for value, share in shares.items()})
+    assert source.is_soft
+    images, labels = torch.zeros(200, 1, 2, 2), torch.zeros(200)
+    made = source(images, labels, torch.Generator().manual_seed(6))
+    kinds = made.images[:, 0, 0, 0].tolist()
+    assert set(kinds) == set(shares)
+    assert made.shares is not None
+    wanted = [1.0 if shares[kind] is None else shares[kind] for kind in kinds]
+    assert made.shares.tolist() == wanted, "a hard kind is all null"
+    hard = AnyOf({"one": Constant(0.5), "other": Constant(0.125)})
+    assert not hard.is_soft
+
+
 def test_any_of_tells_whether_a_source_needs_the_gradient_and_hands_it_on() -> None:
     model = small_model()
     images, labels = batch(40)
@@ -410,7 +493,7 @@ def test_any_of_tells_whether_a_source_needs_the_gradient_and_hands_it_on() -> N
     assert not AnyOf({"uniform": UniformNulls(), "mixed": MixedNulls()}).needs_image_gradient
     source = AnyOf({"constant": Constant(0.5), "adversarial": fgsm})
     assert source.needs_image_gradient
-    nulls = source(images, labels, torch.Generator().manual_seed(3))
+    nulls = source(images, labels, torch.Generator().manual_seed(3)).images
     expected = (images + 0.2 * images.grad.sign()).clamp(0, 1)
     is_fgsm = [torch.equal(null, wanted) for null, wanted in zip(nulls, expected, strict=True)]
     is_constant = [bool((null == 0.5).all()) for null in nulls]

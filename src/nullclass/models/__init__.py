@@ -45,6 +45,7 @@ def build_model(
     image_shape: tuple[int, int, int],
     num_classes: int,
     has_null: bool = True,
+    num_nulls: int = 1,
     mean: Sequence[float] = (0.0,),
     std: Sequence[float] = (1.0,),
 ) -> Classifier:
@@ -55,6 +56,7 @@ def build_model(
         image_shape: ``(C, H, W)`` of one image.
         num_classes: K, the number of real classes.
         has_null: Whether to add the null logit.
+        num_nulls: How many null logits to add, if any.
         mean: Pixel mean of the data, used if the architecture standardises.
         std: Pixel standard deviation of the data, likewise.
 
@@ -67,7 +69,7 @@ def build_model(
     if not spec.is_standardised:
         mean, std = (0.0,), (1.0,)
     try:
-        body = spec.build(image_shape, num_classes + int(has_null))
+        body = spec.build(image_shape, num_classes + num_nulls * has_null)
     except RuntimeError:
         body = None
     height, width = spec.smallest
@@ -77,6 +79,7 @@ def build_model(
         body,
         num_classes,
         has_null=has_null,
+        num_nulls=num_nulls,
         mean=mean,
         std=std,
         architecture=architecture,

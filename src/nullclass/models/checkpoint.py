@@ -54,6 +54,7 @@ def save_checkpoint(
         "num_classes": model.num_classes,
         "has_null": model.has_null,
         "null_index": model.num_classes if model.has_null else None,
+        "num_nulls": model.num_nulls,
         "mean": _exact(model.mean),
         "std": _exact(model.std),
         "num_parameters": sum(p.numel() for p in model.parameters()),
@@ -129,12 +130,14 @@ def _from_card(card: dict[str, Any], body: nn.Module | None) -> Classifier:
             f"{CARD_VERSION}: use the release that wrote it"
         )
     name = card["architecture"]
+    num_nulls = max(1, card.get("num_nulls", 1))  # cards written before there could be several
     shape = tuple(card["image_shape"]) if card["image_shape"] else None
     if body is not None:
         return Classifier(
             body,
             card["num_classes"],
             has_null=card["has_null"],
+            num_nulls=num_nulls,
             mean=card["mean"],
             std=card["std"],
             architecture=name,
@@ -153,6 +156,7 @@ def _from_card(card: dict[str, Any], body: nn.Module | None) -> Classifier:
         image_shape=shape,
         num_classes=card["num_classes"],
         has_null=card["has_null"],
+        num_nulls=num_nulls,
         mean=card["mean"],
         std=card["std"],
     )

@@ -31,7 +31,7 @@ def with_null_class(module: nn.Module) -> nn.Module:
         raise UserError("the model has a null class already: train it as it is")
     widened = copy.deepcopy(module)
     if isinstance(widened, Classifier):
-        widened.has_null = True
+        widened.has_null, widened.num_nulls = True, 1
     linears = [(n, m) for n, m in widened.named_modules() if isinstance(m, nn.Linear)]
     if not linears:
         raise UserError("the model has no linear layer to widen: add the null logit by hand")

@@ -10,8 +10,11 @@ from torch import nn
 from nullclass.errors import UserError
 from nullclass.nulls.adversarial import AdversarialNulls
 from nullclass.nulls.any_of import AnyOf
-from nullclass.nulls.base import NullSource
+from nullclass.nulls.background import BackgroundNulls
+from nullclass.nulls.base import NullImages, NullSource
+from nullclass.nulls.ccat import CCATNulls
 from nullclass.nulls.mixed import MixedNulls
+from nullclass.nulls.null_probabilities import NullProbabilities
 from nullclass.nulls.tile_shuffle import TileShuffleNulls
 from nullclass.nulls.uniform import UniformNulls
 
@@ -19,7 +22,11 @@ __all__ = [
     "NULL_SOURCES",
     "AdversarialNulls",
     "AnyOf",
+    "BackgroundNulls",
+    "CCATNulls",
     "MixedNulls",
+    "NullImages",
+    "NullProbabilities",
     "NullSource",
     "TileShuffleNulls",
     "UniformNulls",
@@ -42,6 +49,9 @@ def _of_images(source: Callable[..., NullSource]) -> Callable[..., NullSource]:
 
 NULL_SOURCES: dict[str, Callable[..., NullSource]] = {
     "adversarial": AdversarialNulls,
+    "null-probabilities": NullProbabilities,
+    "ccat": CCATNulls,
+    "background": _of_images(BackgroundNulls),
     "uniform": _of_images(UniformNulls),
     "tile-shuffle": _of_images(TileShuffleNulls),
     "mixed": _of_images(MixedNulls),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nullclass.errors import UserError
 from nullclass.losses import cross_entropy
+from nullclass.nulls.base import NullImages
 
 
 class AdversarialNulls:
@@ -31,6 +32,7 @@ class AdversarialNulls:
     """
 
     needs_image_gradient = True
+    is_soft = False
 
     def __init__(self, model: nn.Module, eps: float, num_steps: int = 1) -> None:
         if not 0 < eps <= 1:
@@ -47,12 +49,12 @@ class AdversarialNulls:
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    ) -> NullImages:
         """Null images from a batch; the first step uses ``images.grad`` where it is there."""
         clean = images.detach()
         gradient = images.grad if images.grad is not None else self._gradient(clean, labels)
         if self.num_steps == 1:
-            return (clean + self.eps * gradient.sign()).clamp(0, 1)
+            return NullImages((clean + self.eps * gradient.sign()).clamp(0, 1))
         step = 2.5 * self.eps / self.num_steps
         lower, upper = (clean - self.eps).clamp(min=0), (clean + self.eps).clamp(max=1)
         attacked = clean
@@ -60,7 +62,7 @@ class AdversarialNulls:
             if i > 0:
                 gradient = self._gradient(attacked, labels)
             attacked = (attacked + step * gradient.sign()).clamp(lower, upper)
-        return attacked
+        return NullImages(attacked)
 
     def _gradient(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.enable_grad():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nullclass.errors import UserError
-from nullclass.nulls.base import NullSource
+from nullclass.nulls.base import NullImages, NullSource
 
 
 class AnyOf:
@@ -27,6 +27,7 @@ class AnyOf:
             raise UserError("a combination of null images needs at least one source")
         self.sources = dict(sources)
         self.needs_image_gradient = any(s.needs_image_gradient for s in sources.values())
+        self.is_soft = any(s.is_soft for s in sources.values())
 
     def settings(self) -> dict[str, Any]:
         """The sources' settings by name."""
@@ -34,8 +35,14 @@ class AnyOf:
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    ) -> NullImages:
         """See :class:`nullclass.nulls.base.NullSource`."""
         kinds = torch.randint(len(self.sources), (len(images),), generator=generator)
-        made = torch.stack([source(images, labels, generator) for source in self.sources.values()])
-        return made[kinds.to(images.device), torch.arange(len(images), device=images.device)]
+        made = [source(images, labels, generator) for source in self.sources.values()]
+        chosen = kinds.to(images.device), torch.arange(len(images), device=images.device)
+        shares = None
+        if self.is_soft:
+            whole = images.new_ones(len(images))
+            told = [whole if part.shares is None else part.shares for part in made]
+            shares = torch.stack(told)[chosen]
+        return NullImages(torch.stack([part.images for part in made])[chosen], shares)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nullclass.errors import UserError
+from nullclass.nulls.base import NullImages
 
 
 class MixedNulls:
@@ -20,6 +21,7 @@ class MixedNulls:
     """
 
     needs_image_gradient = False
+    is_soft = False
 
     def settings(self) -> dict[str, Any]:
         """None."""
@@ -27,7 +29,7 @@ class MixedNulls:
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    ) -> NullImages:
         """See :class:`nullclass.nulls.base.NullSource`."""
         labels = labels.cpu()
         may_meet = (labels[:, None] != labels[None, :]) & (labels >= 0)[None, :]
@@ -38,4 +40,4 @@ class MixedNulls:
             )
         partners = torch.multinomial(may_meet.float(), 1, generator=generator).squeeze(1)
         images = images.detach()
-        return (images + images[partners.to(images.device)]) / 2
+        return NullImages((images + images[partners.to(images.device)]) / 2)

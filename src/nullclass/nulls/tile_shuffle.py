@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from nullclass.errors import UserError
+from nullclass.nulls.base import NullImages
 
 
 class TileShuffleNulls:
@@ -32,6 +33,7 @@ class TileShuffleNulls:
     """
 
     needs_image_gradient = False
+    is_soft = False
 
     def __init__(self, sides: Sequence[int] | None = None, faithful: bool = False) -> None:
         if sides is not None and (not sides or min(sides) < 1):
@@ -47,7 +49,7 @@ class TileShuffleNulls:
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    ) -> NullImages:
         """See :class:`nullclass.nulls.base.NullSource`."""
         images = images.detach()
         height, width = images.shape[2:]
@@ -62,7 +64,7 @@ class TileShuffleNulls:
             side = sides[int(torch.randint(len(sides), (), generator=generator))]
             num_tiles = (height // side) * (width // side)
             order = torch.randperm(num_tiles, generator=generator)
-            return shuffle_tiles(images, side, order.expand(len(images), -1))
+            return NullImages(shuffle_tiles(images, side, order.expand(len(images), -1)))
         chosen = torch.randint(len(sides), (len(images),), generator=generator)
         shuffled = torch.empty_like(images)
         for place, side in enumerate(sides):
@@ -73,7 +75,7 @@ class TileShuffleNulls:
             order = torch.where(stays, order.roll(1, dims=1), order)
             which = which.to(images.device)
             shuffled[which] = shuffle_tiles(images[which], side, order)
-        return shuffled
+        return NullImages(shuffled)
 
 
 def proper_sides(height: int, width: int) -> list[int]:

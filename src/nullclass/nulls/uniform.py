@@ -7,11 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nullclass.nulls.base import NullImages
+
 
 class UniformNulls:
     """Null images of independent uniform pixels; the batch gives only their shape."""
 
     needs_image_gradient = False
+    is_soft = False
 
     def settings(self) -> dict[str, Any]:
         """None."""
@@ -19,7 +22,7 @@ class UniformNulls:
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
+    ) -> NullImages:
         """See :class:`nullclass.nulls.base.NullSource`."""
         drawn = torch.rand(images.shape, generator=generator, dtype=images.dtype)
-        return drawn.to(images.device)
+        return NullImages(drawn.to(images.device))

@@ -1,0 +1,277 @@
+"""Images perturbed by a random size, and the share of null that the curve says of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nullclass.errors import UserError
+from nullclass.losses import cross_entropy
+from nullclass.models import Classifier
+from nullclass.null_curve import NullCurve
+from nullclass.nulls import NullProbabilities, check_settings, make_nulls
+from nullclass.perturbations import PERTURBATIONS, make_perturbation
+
+PAIRS = [(name, measure) for name, maker in PERTURBATIONS.items() for measure in maker.measures]
+
+SIZE = 6
+
+
+def curve_in(measure: str, perturbation: str = "") -> NullCurve:
+    """Bent, so that a share tells the size."""
+    points = (0.1, 0.25, 0.5), (0.2, 0.7, 1.0)
+    return NullCurve(measure, *points, perturbation=perturbation)
+
+
+def small_model() -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(2 * SIZE**2, 12), nn.ReLU(), nn.Linear(12, 5))
+    return Classifier(body, 4, mean=(0.5,), std=(0.25,))
+
+
+def batch(num: int = 40) -> tuple[Tensor, Tensor]:
+    images = torch.rand(num, 2, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
+    return images, torch.arange(num) % 4
+
+
+def stream(seed: int = 7) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def size_by_hand(delta: np.ndarray, measure: str) -> float:
+    """Of one perturbation ``(C, H, W)``, by the definitions."""
+    if measure == "linf":
+        return max(abs(float(value)) for value in delta.flatten())
+    if measure == "l2":
+        return float(sum(float(value) ** 2 for value in delta.flatten()) ** 0.5)
+    changed = sum(any(delta[:, h, w] != 0) for h in range(SIZE) for w in range(SIZE))
+    return changed / SIZE**2
+
+
+def share_by_hand(size: float, curve: NullCurve) -> float:
+    """Straight lines from 0 through the points, and level after the last."""
+    before, value = 0.0, 0.0
+    for point, probability in zip(curve.sizes, curve.probabilities, strict=True):
+        if size <= point:
+            return value + (probability - value) * (size - before) / (point - before)
+        before, value = point, probability
+    return value
+
+
+@pytest.mark.parametrize(("name", "measure"), PAIRS)
+def test_the_share_of_null_is_the_curve_at_the_size_that_came_out(name: str, measure: str) -> None:
+    curve = curve_in(measure)
+    source = NullProbabilities(small_model(), curve, name)
+    images, labels = batch()
+    made = source(images, labels, stream())
+    assert made.shares is not None
+    shares = made.shares.tolist()
+    deltas = (made.images - images).numpy()
+    reached = [size_by_hand(delta, measure) for delta in deltas]
+    assert shares == pytest.approx([share_by_hand(size, curve) for size in reached], abs=1e-5)
+    assert max(reached) <= curve.largest * (1 + 1e-6)
+    assert len({round(share, 4) for share in shares}) > 8, "sizes of their own"
+    assert source.needs_image_gradient is PERTURBATIONS[name].needs_gradient
+    assert source.is_soft
+
+
+class Spy:
+    """A maker that goes as far as it is told, on grey images, and keeps what it was told."""
+
+    measures = ("linf",)
+    needs_gradient = False
+
+    def __init__(self) -> None:
+        self.sizes: list[Tensor] = []
+        self.gradients: list[Tensor | None] = []
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        sizes: Tensor,
+        measure: str,
+        generator: torch.Generator | None = None,
+        *,
+        gradient: Tensor | None = None,
+    ) -> Tensor:
+        assert measure == "linf"
+        self.sizes.append(sizes)
+        self.gradients.append(gradient)
+        return images + sizes[:, None, None, None]
+
+
+def spied(curve: NullCurve) -> tuple[NullProbabilities, Spy]:
+    source, spy = NullProbabilities(small_model(), curve, "fgsm"), Spy()
+    source.maker = spy
+    return source, spy
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "largest"), [((0.2, 0.7, 1.0), 0.5), ((0.2, 1.0, 1.0), 0.25)]
+)
+def test_sizes_are_uniform_up_to_where_all_is_null(
+    probabilities: tuple[float, ...], largest: float
+) -> None:
+    num = 4000
+    source, spy = spied(NullCurve("linf", (0.1, 0.25, 0.5), probabilities))
+    images, labels = torch.zeros(num, 1, 1, 2), torch.zeros(num, dtype=torch.int64)
+    made = source(images, labels, stream())
+    (sizes,) = spy.sizes
+    assert sizes.min() > 0
+    assert sizes.max() <= largest
+    expected = largest * (torch.arange(num) + 0.5) / num
+    gap = (sizes.sort().values - expected).abs().max() / largest
+    assert gap < 1.95 / num**0.5, "Kolmogorov's bound at 0.1 %"
+    neighbours = torch.corrcoef(torch.stack([sizes[:-1], sizes[1:]]))[0, 1]
+    assert abs(float(neighbours)) < 4 / num**0.5, "one image's size says nothing of the next's"
+    shares = source.curve(sizes.double().numpy())
+    assert made.shares is not None
+    assert made.shares.tolist() == shares.astype(np.float32).tolist(), "exactly"
+
+
+@pytest.mark.parametrize("num_most", [1, 5, 36])
+def test_counts_of_pixels_are_uniform_from_one_to_the_most(num_most: int) -> None:
+    """Of 1 ... N_max: never none, and as often all of them as any other number."""
+    num = 3600
+    curve = NullCurve("l0", (num_most / SIZE**2,), (1.0,))
+    source = NullProbabilities(small_model(), curve, "noise")
+    images, labels = torch.full((num, 2, SIZE, SIZE), 0.5), torch.zeros(num, dtype=torch.int64)
+    made = source(images, labels, stream())
+    counts = (made.images != images).any(dim=1).flatten(1).sum(dim=1).tolist()
+    expected = num / num_most
+    assert min(counts) == 1
+    assert max(counts) == num_most
+    squares = sum((counts.count(k) - expected) ** 2 / expected for k in range(1, num_most + 1))
+    limit = {1: 1e-9, 5: 16.0, 36: 63.0}[num_most]
+    assert squares < limit, "chi-square, 0.3 %"
+    assert made.shares is not None
+    assert made.shares.tolist() == pytest.approx([count / num_most for count in counts])
+
+
+def test_the_box_makes_a_size_smaller_and_so_the_share() -> None:
+    """All pixels at an end, and the gradient beyond it: nothing moves, and nothing is null."""
+    model = small_model()
+    images = torch.ones(6, 2, SIZE, SIZE)
+    images.grad = torch.ones_like(images)
+    made = NullProbabilities(model, curve_in("linf"), "fgsm")(
+        images, torch.zeros(6, dtype=torch.int64), stream()
+    )
+    assert torch.equal(made.images, images)
+    assert made.shares is not None
+    assert made.shares.tolist() == [0.0] * 6
+
+
+def test_the_gradient_at_hand_is_used_and_is_the_one_it_would_have_made() -> None:
+    model, (images, labels) = small_model(), batch()
+    calls: list[int] = []
+    model.body.register_forward_hook(lambda *_: calls.append(1))
+    source = NullProbabilities(model, curve_in("linf"), "fgsm")
+    bare = source(images, labels, stream())
+    assert calls == [1]
+    images.requires_grad_()
+    cross_entropy(model(images), labels).backward()
+    calls.clear()
+    given = source(images, labels, stream())
+    assert calls == [], "no second pass"
+    assert torch.equal(given.images, bare.images)
+    # Another gradient, another image: it is not just that none was needed.
+    images.grad = -images.grad
+    opposite = source(images, labels, stream())
+    inside = ((bare.images > 0) & (bare.images < 1)) & (
+        (opposite.images > 0) & (opposite.images < 1)
+    )
+    middle = ((bare.images + opposite.images) / 2)[inside]
+    torch.testing.assert_close(middle, images.detach()[inside])
+    assert inside.float().mean() > 0.3
+
+
+@pytest.mark.parametrize(("name", "measure"), PAIRS)
+def test_where_gradients_are_off_the_images_are_the_same(name: str, measure: str) -> None:
+    """As selections call it."""
+    source = NullProbabilities(small_model().train(), curve_in(measure), name)
+    images, labels = batch(8)
+    made = source(images, labels, stream())
+    with torch.no_grad():
+        again = source(images, labels, stream())
+    assert torch.equal(made.images, again.images)
+    assert not made.images.requires_grad
+    assert source.model.training
+    assert all(parameter.grad is None for parameter in source.model.parameters())
+
+
+def test_the_curve_comes_as_itself_or_as_json_and_brings_its_maker() -> None:
+    curve = curve_in("l2", perturbation="pgd")
+    images, labels = batch(8)
+    of_itself = NullProbabilities(small_model(), curve)
+    of_json = make_nulls("null-probabilities", {"curve": curve.to_dict()}, small_model())
+    assert of_itself.settings() == of_json.settings()
+    assert of_itself.settings() == {
+        "curve": curve.to_dict(),
+        "perturbation": "pgd",
+        "perturbation_settings": {"num_steps": 10},
+    }
+    one, other = (source(images, labels, stream()) for source in (of_itself, of_json))
+    assert torch.equal(one.images, other.images)
+    another = NullProbabilities(small_model(), curve, "noise")
+    assert another.settings()["perturbation"] == "noise", "unless it is told another"
+    assert another.maker == make_perturbation("noise")
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({}, "no such settings.*curve"),
+        ({"curve": curve_in("linf")}, "no perturbation '': choose one of fgsm"),
+        ({"curve": curve_in("linf"), "perturbation": "blur"}, "no perturbation 'blur': choose"),
+        ({"curve": curve_in("l0"), "perturbation": "fgsm"}, "'fgsm' cannot be told a size in 'l0'"),
+        ({"curve": curve_in("l2", "sparse")}, "'sparse' cannot be told a size in 'l2'"),
+        (
+            {
+                "curve": curve_in("l2"),
+                "perturbation": "pgd",
+                "perturbation_settings": {"num_steps": 0},
+            },
+            "at least one step",
+        ),
+        (
+            {
+                "curve": curve_in("l2"),
+                "perturbation": "fgsm",
+                "perturbation_settings": {"num_steps": 3},
+            },
+            "'fgsm' has no such settings",
+        ),
+        ({"curve": {"measure": "linf"}, "perturbation": "fgsm"}, "this is no null curve"),
+        ({"curve": [0.1, 0.2], "perturbation": "fgsm"}, "no such settings|no null curve"),
+        ({"curve": 3, "perturbation": "fgsm"}, "no such settings|no null curve"),
+        ({"curve": curve_in("linf").to_dict() | {"slope": 1}, "perturbation": "fgsm"}, "slope"),
+        (
+            {
+                "curve": curve_in("linf").to_dict() | {"probabilities": [0.5, 0.2, 1.0]},
+                "perturbation": "fgsm",
+            },
+            "fall with size",
+        ),
+        (
+            {
+                "curve": curve_in("linf").to_dict() | {"probabilities": [0.5, 0.7, 1.2]},
+                "perturbation": "fgsm",
+            },
+            r"outside \[0, 1\]",
+        ),
+        ({"curve": curve_in("linf").to_dict() | {"measure": "l7"}, "perturbation": "fgsm"}, "'l7'"),
+    ],
+)
+def test_bad_curves_and_makers_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check_settings("null-probabilities", settings)
