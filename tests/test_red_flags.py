@@ -189,6 +189,11 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     ),
     (
         "transfer-as-white-box",
+        evidence(rays=Made({0.1: some("f", 5)}, num_forward=0, needs="labels")),
+        evidence(rays=Made({0.1: some("f", 5)}, num_backward=0, needs="labels")),
+    ),
+    (
+        "transfer-as-white-box",
         evidence(both=Made({0.1: some("f", 5)}, members=[("a", "gradients", 5)], num_backward=0)),
         # It had nothing to do.
         evidence(both=Made({0.1: some("f", 5)}, members=[("a", "gradients", NUM)], num_backward=0)),

@@ -25,14 +25,13 @@ from nullclass.red_flags import Evidence, Flag, find_flags
 from nullclass.rejection import Threshold, overlap, with_threshold
 from nullclass.scoring import (
     CLEAN,
-    SELF,
     OnImages,
     Scored,
     score_attack,
     score_clean,
     score_smallest,
 )
-from nullclass.summary import GIVEN, UNION
+from nullclass.summary import GIVEN, SELF, UNION
 
 Data = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 """Test images in [0,1] with labels: tensors, a loader, or :class:`LabelledImages`."""
@@ -110,7 +109,7 @@ def evaluate(
     eps = (eps,) if isinstance(eps, int | float) else eps
     images = tensors_or_loader(data)
     classifier = as_classifier(model, num_classes, images.batch([0])[0])
-    _check_labels(images, classifier)
+    check_labels(images, classifier)
     plan = _budgets(named, eps, norm, images)
     counts = _counts(named, num_images, len(images))
     other = None if source is None else as_classifier(source, num_classes, images.batch([0])[0])
@@ -152,13 +151,13 @@ def evaluate(
     aside = pd.DataFrame(columns=list(ROW_COLUMNS))
     if held_out is not None:
         held = tensors_or_loader(held_out)
-        _check_labels(held, classifier)
+        check_labels(held, classifier)
         aside = score_clean(classifier, held, norm=norm, on_images=told)
     about = {
         "num_classes": classifier.num_classes,
         "norm": norm,
         "data": data_name,
-        "threshold": _told_of(threshold, images),
+        "threshold": told_of(threshold, images),
         "selected_on": selected_on,
     }
     return findings_of(
@@ -323,7 +322,12 @@ def _is_attack(attack: object) -> bool:
     return callable(attack) and hasattr(attack, "objective") and not isinstance(attack, type)
 
 
-def _check_labels(images: LabelledImages, model: Classifier) -> None:
+def check_labels(images: LabelledImages, model: Classifier) -> None:
+    """Refuse labels that are no real class of the model.
+
+    Raises:
+        UserError: If there are some.
+    """
     low, high = int(images.labels.min()), int(images.labels.max())
     if low < 0 or high >= model.num_classes:
         raise UserError(
@@ -368,7 +372,7 @@ def _check_names(attacks: Mapping[str, Attack], settings: object, what: str) -> 
         raise UserError(f"{what} says nothing for the attack {min(lacking)!r}")
 
 
-def _told_of(threshold: Threshold | float | None, images: LabelledImages) -> dict[str, Any] | None:
+def told_of(threshold: Threshold | float | None, images: LabelledImages) -> dict[str, Any] | None:
     """Where a threshold comes from, for the threat model and the red flags."""
     if threshold is None:
         return None

@@ -92,7 +92,7 @@ class Made:
     made_on: str
     """``self``, or the model it is transferred from."""
     needs: str
-    """The most that it or a member takes: gradients, answers, nothing; untold if one is silent."""
+    """The most that it or a member takes (``_NEEDS``); untold if one is silent."""
     is_search: bool
     """Whether it looks for one success in the ball; a single step does not."""
     aims: bool
@@ -214,7 +214,7 @@ class Evidence:
         return self.clean_with("fooled").union(*(made.fooled(eps) for made in self.attacks))
 
 
-_NEEDS = ("untold", "gradients", "answers", "nothing")
+_NEEDS = ("untold", "gradients", "answers", "labels", "nothing")
 _ROWS = ["image", "label", "attack", "objective", "made_on", "norm", "budget", "eps_pixels"]
 _ROWS += ["prediction", "outcome", "confidence", "loss", "null_loss"]
 _COSTS = ["attack", "made_on", "norm", "eps_pixels", "member", "needs", "is_search"]
@@ -258,7 +258,11 @@ def _transfer_as_white_box(evidence: Evidence) -> str | None:
     """Over all eps and members together: one gradient may serve several eps."""
     own = evidence.spent[evidence.spent["made_on"] == "self"]
     for (attack, needs), costs in own.groupby(["attack", "needs"], sort=False):
-        taken = {"gradients": "num_backward", "answers": "num_forward"}.get(str(needs))
+        taken = {
+            "gradients": "num_backward",
+            "answers": "num_forward",
+            "labels": "num_forward",
+        }.get(str(needs))
         by_eps = costs.groupby("eps_pixels", dropna=False)
         num_images = int(by_eps["num_images"].max().sum())
         num_stood = num_images - int(by_eps["num_fallen"].sum().sum())

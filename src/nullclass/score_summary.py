@@ -14,7 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nullclass import scores
-from nullclass.summary import GIVEN, UNION, wilson
+from nullclass.summary import GIVEN, SELF, UNION, wilson
 
 TPR = 0.99
 """Share of right held-out clean images that must be accepted, for RErr (Stutz et al. 2020)."""
@@ -31,7 +31,8 @@ def score_metrics(rows: pd.DataFrame, held_out: pd.DataFrame, ood: pd.DataFrame)
 
     - clean images: ``aurc`` and ``augrc`` of risk against coverage, an error being a wrong best
       real class;
-    - every attack and eps: ``auroc`` and ``fpr95`` of telling its images from the clean ones;
+    - every attack and eps: ``auroc`` and ``fpr95`` of telling its images from the clean ones (only
+      of attacks on the model itself, if there are any: of transfers there can be very many);
     - every eps of the union, with held-out images: ``rerr99``, the error among what is accepted at
       the threshold that accepts 99 % of the right held-out ones;
     - inputs of no class: ``auroc``, ``fpr95`` and ``null``, the share answered null.
@@ -68,6 +69,8 @@ def _selective(clean: pd.DataFrame) -> Iterator[Line]:
 def _detection(rows: pd.DataFrame, clean: pd.DataFrame) -> Iterator[Line]:
     """Attacked images against clean ones."""
     attacked = rows[(rows["attack"] != "none") & (rows["budget"] == GIVEN)]
+    own = attacked[attacked["made_on"] == SELF]
+    attacked = own if len(own) else attacked
     for (attack, norm, eps), group in attacked.groupby(["attack", "norm", "eps_pixels"]):
         place = {"attack": attack, "norm": norm, "eps_pixels": eps}
         yield from _separation(place, group["null_score"], clean["null_score"])

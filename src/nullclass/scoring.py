@@ -25,16 +25,13 @@ from nullclass.models.classifier import Classifier
 from nullclass.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
 from nullclass.records import COST_COLUMNS, COST_COUNTS, Examples
 from nullclass.rejection import null_scores
-from nullclass.summary import GIVEN, OWN
+from nullclass.summary import GIVEN, OWN, SELF
 
 BATCH_SIZE = 512
 """Images scored or attacked at once; bounds the memory an evaluation takes."""
 
 CLEAN = "none"
 """Name of no attack, and of no member of one."""
-
-SELF = "self"
-"""``made_on`` of an attack made on the very model it is scored on."""
 
 OnImages = Callable[[int], None]
 """Told how many images have been dealt with since it was last called."""
@@ -58,8 +55,8 @@ def score_clean(
     tables = []
     with frozen(model):
         for indices in torch.arange(len(data)).split(BATCH_SIZE):
-            scored = _score(model, *_batch(model, data, indices))
-            tables.append(_rows(indices, scored, CLEAN, CLEAN, CLEAN, norm, 0.0))
+            scored = score_batch(model, *batch_of(model, data, indices))
+            tables.append(rows_of(indices, scored, CLEAN, CLEAN, CLEAN, norm, 0.0))
             on_images(len(indices))
     return pd.concat(tables, ignore_index=True)
 
@@ -112,25 +109,25 @@ def score_attack(
     with frozen(model):
         for places in torch.arange(len(chosen)).split(BATCH_SIZE):
             indices = chosen[places]
-            images, labels = _batch(model, data, indices)
+            images, labels = batch_of(model, data, indices)
             eps: Sequence[Eps] = (
                 [budgets[places].to(images.device)] if isinstance(budgets, Tensor) else budgets
             )
-            generator = torch.Generator().manual_seed(_stream(seed, int(places[0])))
+            generator = torch.Generator().manual_seed(stream_of(seed, int(places[0])))
             kept = slice(0, num_examples if int(places[0]) == 0 else 0)
-            clean = _score(model, images[kept], labels[kept]) if kept.stop else None
-            for budget, trace, scored in _attack_batch(
+            clean = score_batch(model, images[kept], labels[kept]) if kept.stop else None
+            for budget, trace, scored in attack_batch(
                 model, source, images, labels, name, attack, eps, norm, generator
             ):
-                rows = _rows(indices, scored, name, attack.objective, made_on, norm, budget)
-                tables.append(rows.assign(member=_members(trace)))
+                rows = rows_of(indices, scored, name, attack.objective, made_on, norm, budget)
+                tables.append(rows.assign(member=members_of(trace)))
                 told = math.nan if isinstance(budget, Tensor) else budget
                 spent += [place | {"eps_pixels": told} | asdict(t) for t in trace.tallies]
                 if clean is not None:
                     shown = _examples(name, norm, budget, images, trace.attacked, clean, scored)
                     examples.append(shown)
                 on_images(len(indices))
-    return Scored(pd.concat(tables, ignore_index=True), _summed(spent), examples)
+    return Scored(pd.concat(tables, ignore_index=True), summed(spent), examples)
 
 
 def score_smallest(
@@ -151,7 +148,7 @@ def score_smallest(
     tables: list[pd.DataFrame] = []
     spent: list[dict[str, object]] = []
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    looks: list[tuple[_Scored, _Scored]] = []
+    looks: list[tuple[Answers, Answers]] = []
     largest = find_norm(norm).largest(math.prod(data.images.shape[1:]))
     place = {
         "attack": name,
@@ -161,15 +158,15 @@ def score_smallest(
         "eps_pixels": math.nan,
     }
     for indices in torch.arange(len(data)).split(BATCH_SIZE):
-        images, labels = _batch(model, data, indices)
+        images, labels = batch_of(model, data, indices)
         started = time.perf_counter()
         with counted(model) as passes:
             attacked, sizes = attack.smallest(model, images, labels, norm=norm)
         seconds = time.perf_counter() - started
         with frozen(model):
-            clean, scored = _score(model, images, labels), _score(model, attacked, labels)
+            clean, scored = score_batch(model, images, labels), score_batch(model, attacked, labels)
         budgets = sizes.where(sizes.isfinite(), largest)
-        rows = _rows(indices, scored, name, attack.objective, SELF, norm, budgets)
+        rows = rows_of(indices, scored, name, attack.objective, SELF, norm, budgets)
         names = [name if is_found else CLEAN for is_found in sizes.isfinite().tolist()]
         tables.append(rows.assign(member=names))
         fell = int(sizes.isfinite().sum())
@@ -196,37 +193,38 @@ def score_smallest(
         clean, scored = (_joined(parts, order.cpu()) for parts in zip(*looks, strict=True))
         shown = _examples(name, norm, sizes[order], images[order], attacked[order], clean, scored)
         examples.append(shown)
-    return Scored(pd.concat(tables, ignore_index=True), _summed(spent), examples)
+    return Scored(pd.concat(tables, ignore_index=True), summed(spent), examples)
 
 
-def _joined(parts: Sequence[_Scored], chosen: Tensor) -> _Scored:
+def _joined(parts: Sequence[Answers], chosen: Tensor) -> Answers:
     """Some images of several batches."""
     joined = {
         column.name: torch.cat([getattr(part, column.name) for part in parts])[chosen]
-        for column in fields(_Scored)
+        for column in fields(Answers)
     }
-    return _Scored(**joined)
+    return Answers(**joined)
 
 
-def _members(trace: Trace) -> list[str]:
+def members_of(trace: Trace) -> list[str]:
+    """The member each image fell to, by name."""
     names = [tally.member for tally in trace.tallies]
     return [CLEAN if member < 0 else names[member] for member in trace.members.tolist()]
 
 
-def _summed(spent: list[dict[str, object]]) -> pd.DataFrame:
+def summed(spent: list[dict[str, object]]) -> pd.DataFrame:
     """Costs of batches added up, members in their order."""
     costs = pd.DataFrame(spent, columns=list(COST_COLUMNS)).astype(COST_COLUMNS)
     keys = [column for column in COST_COLUMNS if column not in COST_COUNTS]
     return costs.groupby(keys, sort=False, dropna=False, as_index=False)[COST_COUNTS].sum()
 
 
-def _stream(seed: int, first: int) -> int:
+def stream_of(seed: int, first: int) -> int:
     """A seed of its own for every batch, so that a batch's result does not hang on the others."""
     return (seed * 1_000_003 + first) % 2**63
 
 
 @dataclass(frozen=True)
-class _Scored:
+class Answers:
     """What the model made of a batch, on the CPU."""
 
     labels: Tensor
@@ -239,14 +237,20 @@ class _Scored:
     null_scores: Tensor
 
 
-def _batch(model: Classifier, data: LabelledImages, indices: Tensor) -> tuple[Tensor, Tensor]:
+def batch_of(model: Classifier, data: LabelledImages, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and labels at some positions, on the model's device."""
     device = model.mean.device
     images, labels = data.batch(indices)
     return images.to(device), labels.to(device)
 
 
 @torch.no_grad()
-def _score(model: Classifier, images: Tensor, labels: Tensor) -> _Scored:
+def score_batch(model: Classifier, images: Tensor, labels: Tensor) -> Answers:
+    """What the model makes of images ``(N, C, H, W)`` with real labels.
+
+    Raises:
+        UserError: If its logits are not finite.
+    """
     logits = model(images)
     if not bool(logits.isfinite().all()):
         raise UserError(
@@ -257,7 +261,7 @@ def _score(model: Classifier, images: Tensor, labels: Tensor) -> _Scored:
     null = torch.full_like(labels, NULL_LABEL)
     has_null = logits.shape[1] == num_classes + 1
     nowhere = torch.full(labels.shape, math.nan)
-    return _Scored(
+    return Answers(
         labels=labels.cpu(),
         predictions=predicted.cpu(),
         outcomes=outcomes(predicted, labels).cpu(),
@@ -269,15 +273,16 @@ def _score(model: Classifier, images: Tensor, labels: Tensor) -> _Scored:
     )
 
 
-def _rows(
+def rows_of(
     indices: Tensor,
-    scored: _Scored,
+    scored: Answers,
     attack: str,
     objective: str,
     made_on: str,
     norm: str,
     eps: Eps,
 ) -> pd.DataFrame:
+    """Rows of some images under one attack at one eps; ``member`` is still to be filled in."""
     return pd.DataFrame(
         {
             "image": indices.numpy(),
@@ -300,7 +305,7 @@ def _rows(
     )
 
 
-def _attack_batch(
+def attack_batch(
     model: Classifier,
     source: Classifier | None,
     images: Tensor,
@@ -310,7 +315,7 @@ def _attack_batch(
     budgets: Sequence[Eps],
     norm: str,
     generator: torch.Generator,
-) -> Iterator[tuple[Eps, Trace, _Scored]]:
+) -> Iterator[tuple[Eps, Trace, Answers]]:
     """One batch at every eps, smallest first, successes carried along if the attack searches."""
     objective = find_objective(attack.objective)
     attacked_model = model if source is None else source
@@ -320,7 +325,8 @@ def _attack_batch(
     fell_to = torch.full((len(images),), -1, device=images.device)
     stands = torch.ones(len(images), dtype=torch.bool, device=images.device)
     if carries:  # a clean image that is fooled needs no attack
-        stands = ~objective.is_reached(_score(model, images, labels).outcomes).to(images.device)
+        clean = score_batch(model, images, labels)
+        stands = ~objective.is_reached(clean.outcomes).to(images.device)
     direction = None
     for eps in budgets:
         if isinstance(attack, Ray):  # one gradient serves every eps
@@ -346,7 +352,7 @@ def _attack_batch(
                 f"attack {name!r} left its budget of {norm} eps {told} or the [0,1] box: "
                 "its results would mean nothing"
             )
-        scored = _score(model, attacked, labels)
+        scored = score_batch(model, attacked, labels)
         members = fell_to.clone()
         members[stands] = trace.members
         is_reached = objective.is_reached(scored.outcomes).to(images.device)
@@ -394,8 +400,8 @@ def _examples(
     eps: Eps,
     images: Tensor,
     attacked: Tensor,
-    clean: _Scored,
-    scored: _Scored,
+    clean: Answers,
+    scored: Answers,
 ) -> Examples:
     kept = slice(0, len(clean.labels))
     own = eps[kept].tolist() if isinstance(eps, Tensor) else [eps] * len(clean.labels)

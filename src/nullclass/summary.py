@@ -11,6 +11,9 @@ from nullclass.outcomes import OUTCOME_NAMES
 GIVEN, OWN = "given", "threshold"
 """Budgets in rows: one eps for all images, or for each image its own threshold."""
 
+SELF = "self"
+"""``made_on`` of an attack made on the very model it is scored on."""
+
 UNION = "union"
 """Name of the per-image union of all attacks in a table of rows."""
 

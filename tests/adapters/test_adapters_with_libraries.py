@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from disturbed import left_as_found, small_batch, small_model
+from label_only import labels_for_logits
 from nullclass.adapters import (
     ADAPTERS,
     Adapter,
@@ -21,8 +22,11 @@ from nullclass.adapters import (
     TorchattacksAttack,
 )
 from nullclass.attacks import TargetedPGD, describe
+from nullclass.attacks.base import WantsImages
 from nullclass.attacks.geometry import is_allowed
 from nullclass.attacks.passes import counted
+from nullclass.data import LabelledImages
+from nullclass.models import Classifier
 from worlds import Digits, outcome_of, two_input_world
 
 EPS = {"linf": 0.1, "l2": 0.7}
@@ -38,7 +42,7 @@ MAKERS: dict[str, tuple[str, Callable[[], Adapter]]] = {
     "foolbox hop skip jump": (
         "foolbox",
         lambda: FoolboxAttack(
-            {"linf": "HopSkipJumpAttack"}, {"steps": 2, "constraint": "linf"}, needs="answers"
+            {"linf": "HopSkipJumpAttack", "l2": "HopSkipJumpAttack"}, {"steps": 2}, needs="labels"
         ),
     ),
     "foolbox boundary, targeted": (
@@ -80,7 +84,7 @@ def maker(name: str) -> Adapter:
 
 
 def norms(name: str) -> list[str]:
-    only = {"hop": ["linf"], "boundary": ["l2"], "noise": ["linf"], "fgsm": ["linf"]}
+    only = {"boundary": ["l2"], "noise": ["linf"], "fgsm": ["linf"]}
     only |= {"deepfool": ["l2"], "cw": ["l2"], "autoattack": ["linf"]}
     return next((norms for word, norms in only.items() if word in name), ["linf", "l2"])
 
@@ -300,6 +304,74 @@ def test_walkers_start_at_images_of_another_class(digits: Digits) -> None:
     is_right = digits.guarded.predict(images) == labels
     one = slice(int(is_right.nonzero()[0]), int(is_right.nonzero()[0]) + 1)
     assert torch.equal(attack(digits.guarded, images[one], labels[one], eps=0.9), images[one])
+
+
+def test_a_walker_given_a_pool_needs_no_company(digits: Digits) -> None:
+    pytest.importorskip("foolbox")
+    model, attack = digits.guarded, ADAPTERS["foolbox-hopskipjump"]()
+    is_right = (model.predict(digits.images) == digits.labels) & (digits.labels == 3)
+    images, labels = digits.images[is_right][:12], digits.labels[is_right][:12]
+    pool = LabelledImages(digits.train_images[:300], digits.train_labels[:300])
+    assert isinstance(attack, WantsImages)
+    given = attack.given(pool)
+    assert given.given(pool.first(5)) is given, "a pool of one's own is kept"
+    assert given == attack, "settings are values, a pool is not"
+    for norm, eps in (("linf", 0.25), ("l2", 1.5)):
+        alone = [attack(model, images[:1], labels[:1], eps=eps, norm=norm)]
+        assert torch.equal(alone[0], images[:1]), "nowhere to start from"
+        with counted(model) as passes:
+            attacked = given(model, images, labels, eps=eps, norm=norm, generator=seeded())
+        assert is_allowed(attacked, images, eps, norm).all()
+        assert outcome_of(model, attacked, labels).count("fooled") >= 6, norm
+        assert passes.backward == 0
+        assert passes.forward < 12 * 2000 + 300, "what it says of its queries"
+    # A pool that the model takes for nothing else is no help.
+    same = LabelledImages(images[:1], labels[:1])
+    assert torch.equal(attack.given(same)(model, images[:1], labels[:1], eps=0.9), images[:1])
+    # What does not walk does not ask for images.
+    pgd = FoolboxAttack({"linf": "LinfPGD"}, {"steps": 3})
+    assert pgd.given(pool) is pgd
+
+
+def test_a_walker_sees_labels_only(digits: Digits) -> None:
+    pytest.importorskip("foolbox")
+    attack = FoolboxAttack({"linf": "HopSkipJumpAttack"}, {"steps": 3}, needs="labels")
+    chosen = (digits.labels % 5 == 3).nonzero().flatten()[:30]  # two classes: one task each
+    images, labels = digits.images[chosen], digits.labels[chosen]
+    told = [
+        attack(model, images, labels, eps=0.3, generator=seeded())
+        for model in (digits.guarded, labels_for_logits(digits.guarded))
+    ]
+    fell, without = (
+        torch.tensor([word == "fooled" for word in outcome_of(digits.guarded, found, labels)])
+        for found in told
+    )
+    assert 10 < fell.sum() < 30, "a budget that decides something"
+    assert torch.equal(fell, without)
+    assert torch.equal(told[0][fell], told[1][fell])
+
+
+def test_a_bad_start_does_not_cost_the_other_images_theirs() -> None:
+    # Class 1 ties with null: the model takes the first of them, which fools; a K-class view, in
+    # which null counts for the true class 0, takes that one. Foolbox would refuse the whole batch.
+    pytest.importorskip("foolbox")
+
+    class Tied(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = (x.flatten(1) > 0.9).float().unbind(dim=1)
+            either = torch.maximum(left, right)
+            return torch.stack([1 - either, either, left], dim=1)
+
+    model = Classifier(Tied(), 2)
+    left, right = torch.tensor([[[[1.0, 0.1]]]]), torch.tensor([[[[0.1, 1.0]]]])
+    pool = LabelledImages(torch.cat([left, right]), torch.tensor([1, 1]))
+    assert model.predict(pool.images).tolist() == [1, 1]
+    attack = ADAPTERS["foolbox-hopskipjump"]()
+    assert isinstance(attack, WantsImages)
+    images, labels = torch.cat([left - 0.1, right - 0.1]), torch.tensor([0, 0])
+    attacked = attack.given(pool)(model, images.clamp(0, 0.9), labels, eps=0.2)
+    assert torch.equal(attacked[0], images[0].clamp(0, 0.9))
+    assert outcome_of(model, attacked[1:], labels[1:]) == ["fooled"]
 
 
 def test_a_class_from_elsewhere(digits: Digits) -> None:

@@ -16,6 +16,8 @@ from nullclass.adapters import (
     FoolboxAttack,
     TorchattacksAttack,
 )
+from nullclass.attacks.base import WantsImages
+from nullclass.data import LabelledImages
 from nullclass.errors import UserError
 from worlds import linear_world, outcome_of, two_input_world
 
@@ -149,6 +151,9 @@ def test_norms_an_attack_has(name: str) -> None:
         return
     world = linear_world(3, scale=100)
     model, image, label = world.model, world.image, torch.tensor([world.label])
+    if isinstance(attack, WantsImages):  # alone, an image has no other to start from
+        others = torch.rand(300, *image.shape[1:], generator=torch.Generator().manual_seed(0))
+        attack = attack.given(LabelledImages(others, torch.zeros(300, dtype=torch.int64)))
     for norm in ("linf", "l2", "l1"):
         eps = 1.5 * world.optimum.get(norm, 9 * world.optimum["linf"])
         if norm in attack.names:

@@ -182,7 +182,7 @@ def test_a_pool_is_given_once_and_told_short() -> None:
     attack = Swap(objective="evade", num_nearest=2)
     assert isinstance(attack, WantsImages)
     takers = [name for name, make in ATTACKS.items() if isinstance(make(), WantsImages)]
-    assert takers == ["swap", "null-aware-pgd", "worst-case", "worst-case-deny"]
+    assert takers == ["swap", "rays", "null-aware-pgd", "worst-case", "worst-case-deny"]
     given = attack.given(pool)
     assert given.pool is pool
     assert given.given(other).pool is pool, "a pool of one's own is kept"

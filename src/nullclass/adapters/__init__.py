@@ -31,6 +31,7 @@ ADAPTERS: dict[str, Callable[[], Adapter]] = {
     "autoattack": AutoAttackAttack,
     "autoattack-unmodified": unmodified,
     "foolbox-fmn": of_foolbox.fmn,
+    "foolbox-hopskipjump": of_foolbox.hop_skip_jump,
     "art-pgd": of_art.pgd,
     "torchattacks-pgd": of_torchattacks.pgd,
 }

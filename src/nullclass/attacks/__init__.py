@@ -10,10 +10,12 @@ from nullclass.attacks.apgd import APGD, TargetedAPGD
 from nullclass.attacks.base import Attack
 from nullclass.attacks.cascade import Cascade, null_aware_pgd
 from nullclass.attacks.fgsm import FGSM
+from nullclass.attacks.mi_fgsm import MIFGSM
 from nullclass.attacks.minimum_norm import MinimumNorm
 from nullclass.attacks.noise import Noise
 from nullclass.attacks.pgd import PGD
 from nullclass.attacks.pgd_targeted import TargetedPGD
+from nullclass.attacks.rays import RayS
 from nullclass.attacks.selective import SelectivePGD
 from nullclass.attacks.square import Square
 from nullclass.attacks.swap import Swap
@@ -27,11 +29,13 @@ __all__ = [
     "APGD",
     "ATTACKS",
     "FGSM",
+    "MIFGSM",
     "PGD",
     "Attack",
     "Cascade",
     "MinimumNorm",
     "Noise",
+    "RayS",
     "SelectivePGD",
     "Square",
     "Swap",
@@ -46,6 +50,7 @@ __all__ = [
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
     "fgsm": FGSM,
+    "mi-fgsm": MIFGSM,
     "pgd": PGD,
     "pgd-targeted": TargetedPGD,
     "apgd": APGD,
@@ -55,6 +60,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "square": Square,
     "noise": Noise,
     "swap": Swap,
+    "rays": RayS,
     "null-aware-pgd": null_aware_pgd,
     "worst-case": worst_case,
     "worst-case-deny": partial(worst_case, "deny"),

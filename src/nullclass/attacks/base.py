@@ -14,9 +14,10 @@ from nullclass.attacks.objectives import ObjectiveName
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 
-Needs = Literal["gradients", "answers", "nothing"]
-"""What an attack takes from the model under attack: gradients too, only its logits or labels (a
-black-box attack), or nothing at all (a transfer, noise)."""
+Needs = Literal["gradients", "answers", "labels", "nothing"]
+"""What an attack takes from the model under attack: gradients too, only its logits (a black-box
+attack with scores), only the labels it answers (a score-free, or hard-label, attack), or nothing at
+all (a transfer, noise)."""
 
 
 class Attack(Protocol):

@@ -90,7 +90,7 @@ class Cascade:
     @property
     def needs(self) -> Needs:
         """The most that a member needs."""
-        needs: tuple[Needs, ...] = ("gradients", "answers")
+        needs: tuple[Needs, ...] = ("gradients", "answers", "labels")
         wanted = {member.needs for member in self.members}
         return next((need for need in needs if need in wanted), "nothing")
 

@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Needs, frozen
+from nullclass.attacks.donors import nearest_of_each, thinned
 from nullclass.attacks.geometry import Eps, check_eps
-from nullclass.attacks.objectives import Objective, ObjectiveName, find_objective
+from nullclass.attacks.objectives import ObjectiveName, find_objective
 from nullclass.attacks.standing import Standing, logits_of
 from nullclass.data.arrays import LabelledImages
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
-from nullclass.outcomes import outcomes, predictions
+from nullclass.outcomes import predictions
 
 _ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
 
@@ -76,14 +77,16 @@ class Swap:
         standing = Standing(model, images, labels, eps, norm, self.objective)
 
         nearness = standing.margin("hard")
-        pool = self._looked_at(standing.images)
+        pool = thinned(self.pool, standing.images, self.num_donors)
         with frozen(model):
             standing.try_clean(nearness)
             if not bool(standing.is_standing.any()):
                 return standing.attacked
             answers = predictions(logits_of(model, pool), model.num_classes)
             distances = torch.cdist(standing.images.flatten(1), pool.flatten(1), p=_ORDERS[norm])
-            chosen, is_donor = self._nearest(distances, answers, labels, standing.objective)
+            chosen, is_donor = nearest_of_each(
+                distances, answers, labels, standing.objective, self.num_nearest
+            )
             for donors, is_there in zip(chosen.unbind(dim=1), is_donor.unbind(dim=1), strict=True):
                 for standing_now in standing.batches():
                     indices = standing_now[is_there[standing_now]]
@@ -91,35 +94,6 @@ class Swap:
                         tried = _into_ball(pool[donors[indices]], indices, standing)
                         standing.try_out(indices, tried, nearness)
         return standing.attacked
-
-    def _looked_at(self, images: Tensor) -> Tensor:
-        size = len(images) if self.pool is None else len(self.pool)
-        looked_at = torch.arange(size)
-        if size > self.num_donors:
-            looked_at = torch.arange(self.num_donors) * size // self.num_donors
-        if self.pool is None:
-            return images[looked_at.to(images.device)]
-        if self.pool.images.shape[1:] != images.shape[1:]:
-            raise UserError(
-                f"the pool's images have shape {tuple(self.pool.images.shape[1:])}, but those "
-                f"attacked {tuple(images.shape[1:])}: give images of the same kind"
-            )
-        return self.pool.batch(looked_at.to(self.pool.images.device))[0].to(images)
-
-    def _nearest(
-        self, distances: Tensor, answers: Tensor, labels: Tensor, objective: Objective
-    ) -> tuple[Tensor, Tensor]:
-        """``(N, T)`` pool images for each image, nearest first, and whether they are donors."""
-        chosen, how_far = [], []
-        for answer in answers.unique():
-            of_answer = (answers == answer).nonzero().squeeze(1)
-            is_wanted = objective.is_reached(outcomes(answer.expand(len(labels)), labels))
-            num_tried = min(self.num_nearest, len(of_answer))
-            near = distances[:, of_answer].topk(num_tried, dim=1, largest=False)
-            chosen.append(of_answer[near.indices])
-            how_far.append(near.values.masked_fill(~is_wanted[:, None], torch.inf))
-        ranked = torch.cat(how_far, dim=1).sort(dim=1, stable=True)
-        return torch.cat(chosen, dim=1).gather(1, ranked.indices), ranked.values.isfinite()
 
 
 def _into_ball(donors: Tensor, indices: Tensor, standing: Standing) -> Tensor:

@@ -12,6 +12,7 @@ from nullclass.report.measures import GOALS, NORMS, attack_name, eps_text, perce
 
 TAKES = {
     "gradients": "gradients and answers",
+    "labels": "labels only",
     "answers": "answers only",
     "nothing": "nothing",
     "untold": "it does not say",

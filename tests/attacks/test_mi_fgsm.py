@@ -1,0 +1,164 @@
+"""MI-FGSM against its formula written out, and that it never stops before the end of its budget."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from nullclass.attacks import MIFGSM
+from nullclass.errors import UserError
+from nullclass.models import Classifier
+from nullclass.outcomes import Outcome, outcomes
+from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
+
+
+def margin_by_hand(logits: Tensor, label: int) -> Tensor:
+    """log-sum-exp of the wrong real classes less that of the label and null."""
+    num_classes = len(logits) - 1
+    wrong = [logits[k] for k in range(num_classes) if k != label]
+    return torch.stack(wrong).logsumexp(0) - logits[[label, num_classes]].logsumexp(0)
+
+
+def step_by_hand(past: Tensor, norm: str) -> Tensor:
+    return past.sign() if norm == "linf" else past / past.pow(2).sum().sqrt()
+
+
+def pulled_back(image: Tensor, clean: Tensor, eps: float, norm: str) -> Tensor:
+    delta = image - clean
+    if norm == "linf":
+        delta = delta.clamp(-eps, eps)
+    elif (size := float(delta.pow(2).sum().sqrt())) > eps:
+        delta = delta * (eps / size)
+    return (clean + delta).clamp(0, 1)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.08), ("linf", 0.6), ("l2", 0.7), ("l2", 4.0)])
+def test_it_is_the_formula_written_out(
+    norm: str, eps: float, momentum: float, digits: Digits
+) -> None:
+    num_steps, num = 5, 6
+    model = digits.guarded
+    attack = MIFGSM(num_steps=num_steps, momentum=momentum)
+    found = attack(model, digits.images[:num], digits.labels[:num], eps=eps, norm=norm)
+    for i in range(num):
+        clean, label = digits.images[i], int(digits.labels[i])
+        image, past = clean.clone(), torch.zeros_like(clean)
+        for _ in range(num_steps):
+            image.requires_grad_()
+            margin = margin_by_hand(model(image[None])[0], label)
+            (gradient,) = torch.autograd.grad(margin, image)
+            past = momentum * past + gradient / gradient.abs().sum()
+            moved = image.detach() + 2.5 * eps / num_steps * step_by_hand(past, norm)
+            image = pulled_back(moved, clean, eps, norm)
+        # Rounding may turn the sign of a gradient that is nearly nothing: such pixels are few.
+        is_off = (found[i] - image).abs() > 1e-4
+        assert is_off.float().mean() < 0.02, i
+
+
+def test_momentum_and_steps_matter(digits: Digits) -> None:
+    def made(**settings: Any) -> Tensor:
+        attack = MIFGSM(**settings)
+        return attack(digits.guarded, digits.images[:40], digits.labels[:40], eps=0.2)
+
+    for settings in ({"momentum": 0.0}, {"num_steps": 3}, {"objective": "deny"}):
+        assert (made() - made(**settings)).abs().amax() > 0.01, settings
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_it_never_stops_before_the_end_of_the_budget(norm: str) -> None:
+    """On a linear model of two classes the direction never turns: every step counts, in line."""
+    world = linear_batch(seed=3, num_images=30, scale=10)
+    model = two_classes(world.model)
+    eps = 0.29  # all pixels are in 0.3 ... 0.7, so the box is no matter
+    needed = distances(model, world.images, norm)
+    images, needed = world.images[needed < 0.5 * eps], needed[needed < 0.5 * eps]
+    assert len(images) > 5, "a fair case"
+    labels = model.predict(images)
+    made = MIFGSM()(model, images, labels, eps=eps, norm=norm)
+    assert (outcomes(model.predict(made), labels) == Outcome.FOOLED).all()
+    delta = (made - images).flatten(1)
+    size = delta.abs().amax(dim=1) if norm == "linf" else delta.norm(dim=1)
+    torch.testing.assert_close(size, torch.full_like(size, eps), atol=1e-5, rtol=1e-4)
+    if norm == "linf":
+        assert (delta.abs() > eps - 1e-5).all(), "every pixel to the edge"
+    least = MIFGSM()(model, images, labels, eps=1.01 * needed, norm=norm)
+    assert (outcomes(model.predict(least), labels) == Outcome.FOOLED).all()
+    below = MIFGSM()(model, images, labels, eps=0.99 * needed, norm=norm)
+    assert (outcomes(model.predict(below), labels) == Outcome.CORRECT).all()
+
+
+def two_classes(model: Classifier) -> Classifier:
+    """The first two classes of a linear model with null, and no null."""
+    body = model.body
+    return Classifier(
+        Affine(body.weight[:2].detach().clone(), body.bias[:2].detach().clone()), 2, has_null=False
+    )
+
+
+def distances(model: Classifier, images: Tensor, norm: str) -> Tensor:
+    """To the boundary between two classes: the gap over the gradient's dual norm."""
+    with torch.no_grad():
+        logits = model(images)
+        normal = model.body.weight[0] - model.body.weight[1]
+    dual = normal.abs().sum() if norm == "linf" else normal.norm()
+    return (logits[:, 0] - logits[:, 1]).abs() / dual
+
+
+def test_an_image_that_is_fooled_goes_on(digits: Digits) -> None:
+    """What is fooled after the first step ends elsewhere than there, and further from clean."""
+    images, labels = digits.images[:100], digits.labels[:100]
+    one = MIFGSM(num_steps=1)(digits.plain, images, labels, eps=0.05)
+    is_fooled = outcomes(digits.plain.predict(one), labels) == Outcome.FOOLED
+    assert is_fooled.sum() > 5
+    made = MIFGSM()(digits.plain, images, labels, eps=0.3)
+    first = one[is_fooled] - images[is_fooled]
+    last = made[is_fooled] - images[is_fooled]
+    assert first.abs().amax() < 0.051
+    assert (last.flatten(1).abs().amax(dim=1) > 0.299).all()
+
+
+@pytest.mark.parametrize("ratio", [0.2, 1.0, 2.9])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_two_inputs(ratio: float, scale: float) -> None:
+    for b in (0.01, 0.1, 0.3):
+        model, image, label = two_input_world(a=ratio * b, b=b, scale=scale)
+        for eps, told in ((0.95 * b, "correct"), (1.05 * b, "fooled")):
+            made = MIFGSM()(model, image, label, eps=eps)
+            assert outcome_of(model, made, label) == [told], (b, eps)
+            assert (made - image).abs().max() <= eps + 1e-6
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_budgets_of_images_are_each_their_own(norm: str, digits: Digits) -> None:
+    images, labels = digits.images[:5], digits.labels[:5]
+    eps = torch.tensor([0.0, 0.05, 0.1, 0.3, 1.0])
+    together = MIFGSM()(digits.guarded, images, labels, eps=eps, norm=norm)
+    assert torch.equal(together[0], images[0])
+    for i in range(1, 5):
+        part = slice(i, i + 1)
+        alone = MIFGSM()(digits.guarded, images[part], labels[part], eps=float(eps[i]), norm=norm)
+        torch.testing.assert_close(together[part], alone, atol=1e-4, rtol=0)
+
+
+def test_where_there_is_no_gradient_it_stays() -> None:
+    model, image, label = two_input_world(0.1, 0.1, scale=0.0)
+    assert torch.equal(MIFGSM()(model, image, label, eps=0.2), image)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"num_steps": 0}, "at least one step"),
+        ({"momentum": -0.1}, "momentum"),
+        ({"momentum": math.nan}, "momentum"),
+        ({"objective": "hide"}, "no objective 'hide'"),
+    ],
+)
+def test_senseless_settings_are_refused(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        MIFGSM(**settings)

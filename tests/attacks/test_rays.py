@@ -1,0 +1,429 @@
+"""RayS: exact optima, a slow loop of one image, a world with null on both sides, labels alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from itertools import count
+
+import pytest
+import torch
+from black_box import (
+    OBJECTIVES,
+    check_budgets,
+    check_double,
+    check_sizes,
+    run,
+    small_batch,
+    small_model,
+    wide_colour_world,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from disturbed import left_as_found
+from label_only import labels_for_logits
+from nullclass import evaluate
+from nullclass.adapters import ADAPTERS
+from nullclass.attacks import PGD, Cascade, Noise, RayS, Square, Swap, describe
+from nullclass.attacks.base import WantsImages
+from nullclass.attacks.geometry import is_allowed
+from nullclass.attacks.objectives import ObjectiveName, find_objective
+from nullclass.attacks.passes import counted
+from nullclass.data import LabelledImages
+from nullclass.errors import UserError
+from nullclass.models import Classifier
+from nullclass.outcomes import outcomes
+from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
+
+
+def random_pool(*shape: int, num_images: int = 300) -> LabelledImages:
+    images = torch.rand(num_images, *shape, generator=torch.Generator().manual_seed(8))
+    return LabelledImages(images, torch.zeros(num_images, dtype=torch.int64), num_classes=4)
+
+
+def fooled(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    return torch.tensor([told == "fooled" for told in outcome_of(model, images, labels)])
+
+
+def right_digits(digits: Digits, model: Classifier, num: int) -> tuple[Tensor, Tensor]:
+    is_right = model.predict(digits.images) == digits.labels
+    return digits.images[is_right][:num], digits.labels[is_right][:num]
+
+
+def digit_pool(digits: Digits) -> LabelledImages:
+    return LabelledImages(digits.train_images[:300], digits.train_labels[:300])
+
+
+# What every attack promises.
+
+
+@pytest.mark.parametrize(("objective", "has_null"), OBJECTIVES)
+def test_contract(objective: ObjectiveName, has_null: bool) -> None:
+    model, (images, labels) = small_model(has_null), small_batch()
+    attack = RayS(random_pool(1, 6, 6), objective, num_queries=60)
+    with left_as_found(model, images, labels), counted(model) as passes:
+        attacked = run(attack, model, (images, labels), 0.3, "linf")
+    assert is_allowed(attacked, images, 0.3, "linf").all()
+    assert (attacked != images).any()
+    assert passes.backward == 0
+    assert torch.equal(attacked, attack(model, images, labels, eps=0.3)), "nothing is drawn"
+    with torch.no_grad():
+        assert torch.equal(attacked, attack(model, images, labels, eps=0.3))
+    told = find_objective(objective).is_reached(outcomes(model.eval().predict(images), labels))
+    assert torch.equal(attacked[told], images[told]), "what fell is left alone"
+
+
+def test_budgets_and_sizes() -> None:
+    for attack in (RayS(num_queries=30), RayS(random_pool(1, 6, 6), num_queries=30)):
+        check_budgets(attack, "linf")
+        check_sizes(attack, "linf")
+        check_double(attack, "linf")
+    model, images, labels = wide_colour_world()
+    colours = RayS(objective="evade", num_queries=60)  # it answers null to all of them
+    attacked = colours(model, images, labels, eps=0.3)
+    assert torch.equal(attacked, images), "fallen already"
+    model = Classifier(model.body, 3, has_null=False)
+    labels = model.predict(images)
+    labels[:35] = 0
+    attacked = colours(model, images, labels, eps=0.3)
+    assert is_allowed(attacked, images, 0.3, "linf").all()
+    one_pixel = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 3)), 2)
+    images = torch.rand(20, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+    attacked = RayS(num_queries=30)(one_pixel, images, torch.zeros(20, dtype=torch.int64), eps=0.2)
+    assert is_allowed(attacked, images, 0.2, "linf").all()
+
+
+def test_senseless_settings_are_refused() -> None:
+    model, (images, labels) = small_model(), small_batch()
+    for norm in ("l2", "l1"):
+        with pytest.raises(UserError, match=f"rays attacks linf, not {norm}"):
+            RayS()(model, images, labels, eps=0.1, norm=norm)
+    with pytest.raises(UserError, match="deny needs a model with a null class"):
+        RayS(objective="deny")(small_model(False), images, labels, eps=0.1)
+    with pytest.raises(UserError, match=r"pool's images have shape \(1, 5, 5\), but those"):
+        RayS(random_pool(1, 5, 5))(model, images, labels, eps=0.1)
+    for setting in (
+        {"num_queries": 0},
+        {"num_donors": 0},
+        {"num_starts": -1},
+        {"tolerance": 0.0},
+        {"tolerance": math.nan},
+        {"tolerance": 0.2},
+        {"objective": "annoy"},
+    ):
+        with pytest.raises(UserError):
+            RayS(**setting)  # type: ignore[arg-type]
+
+
+def test_a_pool_is_given_once_and_told_short() -> None:
+    pool, attack = random_pool(1, 6, 6), RayS(num_queries=7)
+    assert isinstance(attack, WantsImages)
+    given_one = attack.given(pool)
+    assert given_one.pool is pool
+    assert given_one.given(random_pool(1, 6, 6)).pool is pool, "a pool of one's own is kept"
+    assert given_one == attack, "settings are values, a pool is not"
+    told = describe(given_one)
+    assert told["pool"] == {"num_images": 300}
+    assert json.loads(json.dumps(told)) == told
+
+
+# Exact worlds.
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_it_is_exact_with_one_boundary(seed: int) -> None:
+    # Two classes, no null: the optimum is the margin over the L1 size of the weights' difference.
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(2, 25, generator=generator)
+    bias = -weight.sum(dim=1) / 2
+    model = Classifier(Affine(weight, bias), 2, has_null=False)
+    images = 0.3 + 0.4 * torch.rand(40, 1, 5, 5, generator=generator)
+    labels = model.predict(images)
+    with torch.no_grad():
+        logits = model(images)
+    optimum = (logits[:, 0] - logits[:, 1]).abs() / (weight[0] - weight[1]).abs().sum()
+    attack = RayS(random_pool(1, 5, 5), num_queries=400, tolerance=1e-5)
+    for share, is_found in ((0.999, False), (1.001, True)):
+        attacked = attack(model, images, labels, eps=share * optimum + 2e-5 * is_found)
+        assert (fooled(model, attacked, labels) == is_found).all(), share
+
+
+def test_it_is_near_the_optimum_on_linear_models_with_null() -> None:
+    # Two boundaries at a time, whose optimum need not be a corner, and a search flip by flip.
+    num_found = dict.fromkeys((0.99, 1.05, 1.25), 0)
+    for seed in range(2):
+        world = linear_batch(seed)
+        attack = RayS(random_pool(1, 3, 3), num_queries=300, tolerance=1e-4)
+        for share in num_found:
+            eps = share * world.optima["linf"]
+            attacked = attack(world.model, world.images, world.labels, eps=eps)
+            num_found[share] += int(fooled(world.model, attacked, world.labels).sum())
+    assert num_found[0.99] == 0
+    assert num_found[1.05] >= 0.85 * 60, num_found
+    assert num_found[1.25] >= 0.9 * 60, num_found
+
+
+@settings(max_examples=10)
+@given(a=st.floats(0.02, 0.4), b=st.floats(0.05, 0.4), scale=st.sampled_from([0.1, 1.0, 100.0]))
+def test_null_is_no_success(a: float, b: float, scale: float) -> None:
+    # Every direction that moves the first input up ends in null, and half of all do.
+    model, image, label = two_input_world(a, b, scale)
+    attack = RayS(random_pool(1, 1, 2), num_queries=100, tolerance=1e-4)
+    assert (model.predict(attack.pool.images) == -1).any()  # type: ignore[union-attr]
+    for share, may_fool in ((0.95, False), (1.05, True)):
+        attacked = attack(model, image, label, eps=share * b)
+        assert outcome_of(model, attacked, label) == (["fooled"] if may_fool else ["correct"])
+
+
+class Band(nn.Module):
+    """Class 1 between 0.60 and 0.66, the true class 0 below 0.54, null everywhere else."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        value = images.flatten(1).mean(dim=1)
+        is_other = (value >= 0.60) & (value <= 0.66)
+        is_null = ~is_other & (value > 0.54)
+        told = torch.where(is_other, 1, torch.where(is_null, 2, 0))
+        return nn.functional.one_hot(told, 3).float()
+
+
+def test_null_on_both_sides_of_what_is_looked_for() -> None:
+    # The ray's corner is null, and so is half of the way: "fooled from here on" is never true.
+    model, image, label = Classifier(Band(), 2), torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
+    pool = LabelledImages(
+        torch.tensor([0.1, 0.64, 0.9]).view(3, 1, 1, 1).expand(3, 1, 2, 2), label.expand(3)
+    )
+    attack = RayS(pool, num_queries=100)
+    for eps, told in ((0.099, "correct"), (0.1025, "fooled"), (0.3, "fooled"), (1.0, "fooled")):
+        attacked = attack(model, image, label, eps=eps)
+        if told == "correct":
+            assert outcome_of(model, attacked, label) != ["fooled"]
+        else:
+            assert outcome_of(model, attacked, label) == ["fooled"], eps
+    # Towards white, as in the paper, nothing is ever found, and nothing is done.
+    blind = RayS(pool, num_starts=0, num_queries=100)
+    assert torch.equal(blind(model, image, label, eps=1.0), image)
+    # Deny goes for null itself, from an image that is null or towards white.
+    for starts in (0, 5):
+        denied = RayS(pool, "deny", num_starts=starts, num_queries=100)
+        assert outcome_of(model, denied(model, image, label, eps=0.043), label) == ["null"]
+        assert outcome_of(model, denied(model, image, label, eps=0.039), label) == ["correct"]
+
+
+def test_a_model_that_answers_one_class_is_not_fooled() -> None:
+    class Always(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([0.0, 1.0, 0.0]).expand(len(images), 3) + 0 * images.sum()
+
+    images, _ = small_batch()
+    model, labels = Classifier(Always(), 2), torch.ones(9, dtype=torch.int64)
+    attack = RayS(random_pool(1, 6, 6), num_queries=50)
+    assert torch.equal(attack(model, images, labels, eps=1.0), images)
+
+
+# The same search, one image at a time, in plain loops.
+
+
+def slow_rays(
+    model: Classifier, image: Tensor, label: Tensor, eps: float, attack: RayS
+) -> tuple[Tensor, int]:
+    """The attacked image and the queries it took; the pool's answers are known."""
+    left = count(1)
+    asked, size = 0, image.numel()
+    state = {"radius": 1.0, "end": torch.ones_like(image), "found": False}
+
+    class DoneError(Exception):
+        pass
+
+    def succeeds(end: Tensor, radius: float) -> bool:
+        nonlocal asked
+        if asked == attack.num_queries or (state["found"] and state["radius"] <= eps):
+            raise DoneError
+        asked = next(left)
+        point = (image + (end - image).clamp(-radius, radius)).clamp(0, 1)
+        return outcome_of(model, point, label) == ["fooled"]
+
+    def ends() -> Iterator[tuple[Tensor, bool]]:
+        assert attack.pool is not None
+        pool = attack.pool.images.to(image)
+        nearest = {}
+        for donor, answer in zip(pool, model.predict(pool).tolist(), strict=True):
+            distance = float((donor - image[0]).norm())
+            if answer not in (-1, int(label)) and distance < nearest.get(answer, (9.0,))[0]:
+                nearest[answer] = (distance, donor)
+        for _, donor in sorted(nearest.values(), key=lambda pair: pair[0])[: attack.num_starts]:
+            yield donor[None], True
+        yield torch.ones_like(image), True
+        while True:
+            end = state["end"]
+            yield torch.where(end > image, 1.0, torch.where(end < image, 0.0, end)), False
+            for num_blocks in (*(2**n for n in range(20) if 2**n < size), size):
+                for block in range(num_blocks):
+                    flipped = state["end"].clone().flatten()
+                    for pixel, value in enumerate(image.flatten().tolist()):
+                        if pixel * num_blocks // size == block:
+                            now = float(flipped[pixel])
+                            flipped[pixel] = float(value <= 0.5 if now == value else now < value)
+                    yield flipped.view_as(image), False
+
+    try:
+        for end, is_start in ends():
+            if not succeeds(end, state["radius"]):
+                continue
+            state.update(end=end, found=True)
+            low, leap = 0.0, 0.0 if is_start else attack.tolerance
+            while state["radius"] - low >= 1.5 * attack.tolerance:
+                at = (low + state["radius"]) / 2
+                at = max(at, state["radius"] - leap) if leap else at
+                if succeeds(end, at):
+                    state["radius"], leap = at, 2 * leap
+                else:
+                    low, leap = at, 0.0
+    except DoneError:
+        pass
+    if not state["found"]:
+        return image, asked
+    radius = min(state["radius"], eps)
+    return (image + (state["end"] - image).clamp(-radius, radius)).clamp(0, 1), asked
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.12, 0.3])
+def test_a_batch_is_searched_like_image_by_image(digits: Digits, eps: float) -> None:
+    model = Classifier(digits.guarded.body, 10)
+    images, labels = right_digits(digits, model, 8)
+    model = model.double()
+    try:
+        images = images.double()
+        images[0, 0, :2] = 0.375  # and pixels that have no direction yet
+        attack = RayS(digit_pool(digits), num_queries=150, num_starts=3)
+        with counted(model) as passes:
+            together = attack(model, images, labels, eps=eps)
+        num_asked = 0
+        for one in range(len(images)):
+            image, label = images[one : one + 1], labels[one : one + 1]
+            alone, asked = slow_rays(model, image, label, eps, attack)
+            torch.testing.assert_close(together[one : one + 1], alone, atol=1e-9, rtol=0)
+            num_asked += asked
+        assert passes.forward == num_asked + len(images) + 300
+    finally:
+        model.float()
+
+
+# Labels alone, and no more of them than allowed.
+
+
+@pytest.mark.parametrize("objective", ["fool", "deny", "evade"])
+def test_scores_change_nothing(digits: Digits, objective: ObjectiveName) -> None:
+    model, images, labels = digits.guarded, digits.images[:40], digits.labels[:40]
+    attack = RayS(digit_pool(digits), objective, num_queries=150)
+    with_scores, without = (
+        attack(m, images, labels, eps=0.12) for m in (model, labels_for_logits(model))
+    )
+    assert torch.equal(with_scores, without)
+    wanted = {"fool": {"fooled"}, "deny": {"null"}, "evade": {"fooled", "null"}}[objective]
+    num = sum(told in wanted for told in outcome_of(model, with_scores, labels))
+    assert 5 < num <= 40, "a budget that decides something"
+
+
+def test_queries_are_counted_and_spent_on_what_stands(digits: Digits) -> None:
+    model = digits.guarded
+    images, labels = right_digits(digits, model, 30)
+    extra = 30 + 300
+    for num_queries in (1, 2, 10, 100):
+        attack = RayS(digit_pool(digits), num_queries=num_queries)
+        with counted(model) as passes:
+            attack(model, images, labels, eps=0.001)
+        assert passes.forward == 30 * num_queries + extra, "none was fooled, all was spent"
+    with counted(model) as passes:
+        attacked = RayS(digit_pool(digits))(model, images, labels, eps=1.0)
+    assert passes.forward == 30 + extra, "where the ball is the box, the first donor does"
+    assert fooled(model, attacked, labels).all()
+    with counted(model) as passes:
+        RayS(digit_pool(digits), num_donors=20)(model, images, labels, eps=1.0)
+    assert passes.forward <= 30 * 3 + 30 + 20
+    with counted(model) as passes:
+        RayS(digit_pool(digits))(model, images, labels, eps=0.0)
+    assert passes.forward == 30, "nothing allowed, nothing done"
+
+
+def test_more_never_finds_less(digits: Digits) -> None:
+    # The search knows neither eps nor its queries: it only stops earlier or later.
+    model = digits.guarded
+    images, labels = right_digits(digits, model, 40)
+    found = {
+        (eps, num_queries): fooled(
+            model,
+            RayS(digit_pool(digits), num_queries=num_queries)(model, images, labels, eps=eps),
+            labels,
+        )
+        for eps in (0.05, 0.1, 0.15)
+        for num_queries in (15, 60, 240)
+    }
+    counts = {key: int(fell.sum()) for key, fell in found.items()}
+    for (eps, num_queries), fell in found.items():
+        for (larger, more), also in found.items():
+            if larger >= eps and more >= num_queries:
+                assert not (fell & ~also).any(), (eps, num_queries, larger, more)
+    assert counts[0.05, 15] < counts[0.1, 60] < counts[0.15, 240], counts
+
+
+def test_with_a_pool_the_result_does_not_hang_on_batches(digits: Digits) -> None:
+    model, images, labels = digits.guarded, digits.images[:70], digits.labels[:70]
+    attack = RayS(digit_pool(digits), num_queries=40)
+    budgets = torch.linspace(0.05, 0.3, 70)
+    together = attack(model, images, labels, eps=budgets)
+    order = torch.arange(70).flip(0)
+    again = attack(model, images[order], labels[order], eps=budgets[order])
+    torch.testing.assert_close(again, together[order], atol=1e-6, rtol=0)
+    assert not torch.equal(together, RayS(num_queries=40)(model, images, labels, eps=budgets))
+
+
+# What it finds, beside others.
+
+
+@pytest.mark.parametrize("name", ["plain", "guarded"])
+def test_it_finds_what_others_find(digits: Digits, name: str) -> None:
+    model: Classifier = getattr(digits, name)
+    images, labels = right_digits(digits, model, 300)
+    chosen = (
+        (labels % 5 == 3).nonzero().flatten()[:24]
+    )  # of two classes: foolbox sees one at a time
+    images, labels = images[chosen], labels[chosen]
+    pool, eps = digit_pool(digits), 0.12
+    pytest.importorskip("foolbox")
+    walker = ADAPTERS["foolbox-hopskipjump"]()
+    assert isinstance(walker, WantsImages)
+    attacks = {
+        "rays": RayS(pool, num_queries=800),
+        "hop skip jump": walker.given(pool),  # about 1,800 labels
+        "square": Square(num_queries=800),  # with scores
+        "swap": Swap(pool),
+    }
+    num = {}
+    for kind, attack in attacks.items():
+        generator = torch.Generator().manual_seed(0)
+        attacked = attack(model, images, labels, eps=eps, generator=generator)
+        num[kind] = int(fooled(model, attacked, labels).sum())
+    assert num["rays"] > num["hop skip jump"] > num["swap"], num
+    assert num["rays"] >= 0.8 * num["square"], num
+    assert num["square"] < 24, "a budget that decides something"
+
+
+def test_what_it_takes_is_told(digits: Digits) -> None:
+    assert RayS().needs == "labels"
+    assert Cascade((Noise(), RayS())).needs == "labels"
+    assert Cascade((RayS(), Square())).needs == "answers"
+    assert Cascade((RayS(), PGD())).needs == "gradients"
+    found = evaluate(
+        digits.guarded,
+        (digits.images[:20], digits.labels[:20]),
+        attacks={"rays": RayS(num_queries=30)},
+        eps=[0.1, 0.2],
+        num_classes=10,
+        checks=False,
+    )
+    assert found.threat["attacks"]["rays"]["takes"] == "labels"
+    assert set(found.costs["needs"]) == {"labels"}
+    assert (found.costs["num_forward"] > 0).all()
