@@ -21,7 +21,7 @@ from nullclass.models.checkpoint import CARD, load_checkpoint
 from nullclass.outcomes import NULL_LABEL
 from nullclass.studies import fgsm_null
 from nullclass.studies.base import Training
-from nullclass.work import train_from, write_model
+from nullclass.trained import train_from, write_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / ".benchmarks"

@@ -30,7 +30,7 @@ from nullclass.nulls import make_nulls
 from nullclass.selection import Selections
 from nullclass.studies import null_samples
 from nullclass.train import precision_of
-from nullclass.work import train_from
+from nullclass.trained import train_from
 
 THROUGHPUT_FACTOR = 5
 QUALITY_FACTOR = 10

@@ -11,10 +11,25 @@ from typing import Any
 import pytest
 
 from nullclass import jobs
+from nullclass.errors import UserError
 from nullclass.jobs import evaluation_cost, jobs_of, place_of, training_cost
+from nullclass.queries import QueryPlan
 from nullclass.recipes import Recipe
 from nullclass.studies import STUDIES
-from nullclass.studies.base import AttackPlan, NullPlan, ThresholdPlan, Training, Trial
+from nullclass.studies.base import (
+    LAST,
+    AttackPlan,
+    Config,
+    Craft,
+    Deployed,
+    Estimate,
+    NullPlan,
+    Queries,
+    SizePlan,
+    ThresholdPlan,
+    Training,
+    Trial,
+)
 
 DATA = "c" * 64
 RECIPE = Recipe(batch_size=32, epochs=2, learning_rate=1e-3)
@@ -31,15 +46,22 @@ TRAINING = Training(
 )
 TRIAL = Trial(TRAINING, (AttackPlan("fgsm", (0.1, 0.2), 50),), num_clean=100, selection="test")
 SEEDLING = replace(TRAINING, name="seedling", selections=())
+CLEAN = replace(SEEDLING, name="clean", nulls=None, has_null=False)
+ESTIMATE = Estimate(Deployed(CLEAN), "pgd", "linf", 100, {"num_steps": 2})
+CRAFT = Craft(Deployed(CLEAN), AttackPlan("mi-fgsm", (0.1, 0.2), 50))
+QUERIES = Queries(Deployed(CLEAN))
+ASKING = replace(CLEAN, name="asking", queries=QUERIES)
 
 
-def placed(config: Training | Trial, data: str = DATA) -> str:
+def placed(config: Config, data: str = DATA) -> str:
     return place_of(config, data)
 
 
 def test_a_folder_is_named_after_the_model_its_seed_and_a_hash() -> None:
     assert re.fullmatch(r"models/m-seed3-[0-9a-f]{10}", placed(TRAINING))
     assert re.fullmatch(r"trials/m-seed3-[0-9a-f]{10}", placed(TRIAL))
+    assert re.fullmatch(r"estimates/clean-pgd-linf-seed3-[0-9a-f]{10}", placed(ESTIMATE))
+    assert re.fullmatch(r"crafted/clean-mi-fgsm-seed3-[0-9a-f]{10}", placed(CRAFT))
     assert placed(TRAINING)[-10:] != placed(TRIAL)[-10:]
 
 
@@ -78,6 +100,16 @@ OTHER_VALUES: dict[str, Any] = {
     "is_transfer": True,
     "has_null": False,
     "recipe": replace(RECIPE, epochs=9),
+    "estimate": ESTIMATE,
+    "crafted": (CRAFT,),
+    "sizes": (SizePlan("fgsm", "linf", (0.1,), 10),),
+    "null_rate": 0.01,
+    "model": Deployed(CLEAN, null_rate=0.1),
+    "perturbation": "fgsm",
+    "measure": "l2",
+    "always": 0.5,
+    "target": Deployed(CLEAN, null_rate=0.1),
+    "plan": QueryPlan(budget=200),
 }
 
 
@@ -91,6 +123,8 @@ def variations(config: Any) -> list[tuple[str, Any]]:
     found = []
     for f in fields(config):
         value = getattr(config, f.name)
+        if f.name == "queries":  # of a training without null images only: below
+            continue
         if f.name not in ("weight", "share", "null_fraction", "dropout", "learning_rate"):
             found.append((f.name, {f.name: another(f.name, value)}))
         elif value is not None:
@@ -109,6 +143,26 @@ def changed_trainings() -> dict[str, Training]:
     told["nulls.source"] = replace(TRAINING, nulls=replace(TRAINING.nulls, source="mixed"))
     told["nulls.weight"] = replace(TRAINING, nulls=replace(TRAINING.nulls, weight=0.5, share=None))
     told["nulls.none"] = replace(TRAINING, nulls=None)
+    told["queries"] = ASKING
+    for name, change in variations(QUERIES):
+        told[f"queries.{name}"] = replace(ASKING, queries=replace(QUERIES, **change))
+    return told
+
+
+def changed_estimates() -> dict[str, Estimate]:
+    told = {name: replace(ESTIMATE, **change) for name, change in variations(ESTIMATE)}
+    told["model.training"] = replace(ESTIMATE, model=Deployed(SEEDLING))
+    return told
+
+
+def changed_crafts() -> dict[str, Craft]:
+    told = {
+        f"plan.{name}": replace(CRAFT, plan=replace(CRAFT.plan, **change))
+        for name, change in variations(CRAFT.plan)
+        if name != "is_transfer"
+    }
+    told["source"] = replace(CRAFT, source=Deployed(SEEDLING))
+    told["source.null_rate"] = replace(CRAFT, source=Deployed(CLEAN, null_rate=0.1))
     return told
 
 
@@ -121,31 +175,39 @@ def changed_trials() -> dict[str, Trial]:
         plan = replace(TRIAL.attacks[0], **change)
         told[f"attacks.{name}"] = replace(base, attacks=(plan,))
     for name, training in changed_trainings().items():
-        told[f"training.{name}"] = replace(TRIAL, training=training)
-        told[f"source.{name}"] = replace(TRIAL, source=replace(TRIAL, training=training))
+        kept = (*training.selections, LAST)[0]
+        told[f"training.{name}"] = replace(TRIAL, training=training, selection=kept)
+        told[f"source.{name}"] = replace(TRIAL, source=told[f"training.{name}"])
     return told
 
 
 def test_any_other_setting_is_another_folder() -> None:
-    for original, changed in ((TRAINING, changed_trainings()), (TRIAL, changed_trials())):
+    everything: list[tuple[Config, dict[str, Any], int]] = [
+        (TRAINING, changed_trainings(), 20),
+        (TRIAL, changed_trials(), 20),
+        (ESTIMATE, changed_estimates(), 6),
+        (CRAFT, changed_crafts(), 6),
+    ]
+    for original, changed, least in everything:
         folders = {name: placed(config) for name, config in changed.items()}
         assert placed(original) not in folders.values()
         by_hash: dict[str, set[str]] = {}
         for name, config in changed.items():
             by_hash.setdefault(folders[name][-10:], set()).add(repr(config))
         assert all(len(configs) == 1 for configs in by_hash.values()), "no two share a hash"
-        assert len(by_hash) > 20
+        assert len(by_hash) > least
 
 
 def test_every_field_is_varied() -> None:
     assert {f.name for f in fields(Training)} <= set(changed_trainings())
     assert {f.name for f in fields(Trial)} <= set(changed_trials())
+    assert {f.name for f in fields(Estimate)} <= set(changed_estimates())
 
 
 def test_other_data_are_another_folder_and_so_is_another_version(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for config in (TRAINING, TRIAL):
+    for config in (TRAINING, TRIAL, ESTIMATE, CRAFT):
         before = placed(config)
         assert placed(config, "d" * 64) != before
         with monkeypatch.context() as patched:
@@ -206,6 +268,44 @@ def test_every_job_once_and_none_before_what_it_needs() -> None:
     }
 
 
+def test_curves_and_crafted_images_come_before_what_needs_them() -> None:
+    soft = replace(
+        SEEDLING, name="soft", nulls=NullPlan("null-probabilities", {}, 1.0, estimate=ESTIMATE)
+    )
+    own = Craft(Deployed(ASKING), CRAFT.plan)
+    trial = Trial(soft, TRIAL.attacks, 10, crafted=(CRAFT, own))
+    found = jobs_of([trial], DATA)
+    places = [job.place for job in found]
+    for position, job in enumerate(found):
+        assert set(job.needs) <= set(places[:position]), job.title
+        assert job.cost > 0
+    needs = {job.title: {n.split("-seed")[0] for n in job.needs} for job in found}
+    assert needs == {
+        "training clean, seed 3": set(),
+        "estimating clean-pgd-linf, seed 3": {"models/clean"},
+        "training soft, seed 3": {"estimates/clean-pgd-linf"},
+        "crafting clean-mi-fgsm, seed 3": {"models/clean"},
+        "training asking, seed 3": {"models/clean"},
+        "crafting asking-mi-fgsm, seed 3": {"models/asking"},
+        "attacking soft, seed 3": {
+            "models/soft",
+            "crafted/clean-mi-fgsm",
+            "crafted/asking-mi-fgsm",
+        },
+    }
+
+
+def test_plans_that_cannot_be_are_refused() -> None:
+    for wrong, told in (
+        (lambda: Craft(Deployed(CLEAN), AttackPlan("fgsm", (), 5)), "need budgets"),
+        (lambda: replace(TRAINING, queries=QUERIES), "takes no null images"),
+        (lambda: Deployed(TRAINING), "keeps test, held-out"),
+        (lambda: replace(TRIAL, crafted=(CRAFT, CRAFT)), "label of its own"),
+    ):
+        with pytest.raises(UserError, match=told):
+            wrong()
+
+
 def test_a_training_shared_by_two_trials_is_one_job() -> None:
     found = jobs_of([TRIAL, replace(TRIAL, num_clean=7)], DATA)
     assert [type(job.config).__name__ for job in found] == ["Training", "Trial", "Trial"]
@@ -228,8 +328,9 @@ def test_jobs_of_the_studies(name: str, preset: Any) -> None:
     places = [job.place for job in found]
     assert len(set(places)) == len(places)
     trainings = [job for job in found if isinstance(job.config, Training)]
-    assert len(trainings) == len({repr(trial.training) for trial in trials})
-    assert len(found) - len(trainings) == len(trials), "no trial beside the study's own"
+    assert {repr(trial.training) for trial in trials} <= {repr(job.config) for job in trainings}
+    tried = [job for job in found if isinstance(job.config, Trial)]
+    assert len(tried) == len(trials), "no trial beside the study's own"
     for position, job in enumerate(found):
         assert set(job.needs) <= set(places[:position])
 

@@ -30,7 +30,8 @@ from nullclass.recipes import Recipe
 from nullclass.stacked import can_stack, do_stacked
 from nullclass.studies.base import LAST, NullPlan, Training, Trial
 from nullclass.studies.null_samples import NULL_SAMPLES
-from nullclass.work import Trained, do, load_trained
+from nullclass.trained import Trained, load_trained
+from nullclass.work import do
 from tiny import learnable_dataset
 
 CPU = torch.device("cpu")

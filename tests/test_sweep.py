@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from nullclass import load_checkpoint, records, sweep, work
+from nullclass import load_checkpoint, records, sweep, trained, work
 from nullclass.attacks import FGSM
 from nullclass.cli import main
 from nullclass.data import Dataset, load_dataset
@@ -224,7 +224,7 @@ def test_the_second_call_skips_everything(
     finished: Path, few: Dataset, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = stamps(finished)
-    monkeypatch.setattr(work, "train", None)  # nobody may call it
+    monkeypatch.setattr(trained, "train", None)  # nobody may call it
     monkeypatch.setattr(work, "score_clean", None)
     started = time.monotonic()
     outcome = run(few, trials, finished)
@@ -258,7 +258,7 @@ def test_only_what_is_lacking_is_redone(
     trials: list[Trial],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(work, "train", None)  # the checkpoint is there
+    monkeypatch.setattr(trained, "train", None)  # the checkpoint is there
     trial = place(finished, VARIANTS[1])
     contents = {path.name: path.read_bytes() for path in trial.iterdir()}
     before = stamps(finished)
@@ -277,7 +277,7 @@ def test_only_what_is_lacking_is_redone(
 def test_a_trial_without_its_result_is_redone(
     finished: Path, few: Dataset, trials: list[Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(work, "train", None)
+    monkeypatch.setattr(trained, "train", None)
     trial = place(finished, VARIANTS[0])
     rows = (trial / ROWS).read_bytes()
     (trial / RESULT).unlink()
@@ -325,7 +325,7 @@ def test_interrupted_in_the_middle_of_a_training(
         """Stops the second training in its second epoch."""
 
         def __init__(self) -> None:
-            self.train = work.train
+            self.train = trained.train
 
         def __call__(self, *args: object, **settings: object) -> object:
             asked.append("train")
@@ -339,7 +339,7 @@ def test_interrupted_in_the_middle_of_a_training(
             return self.train(*args, **(settings | {"on_step": stop}))  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(work, "train", Interrupting())
+        patched.setattr(trained, "train", Interrupting())
         with pytest.raises(KeyboardInterrupt):
             run(few, trials, stopped)
     second = place(stopped, VARIANTS[1], MODELS)
@@ -560,13 +560,13 @@ def test_a_training_that_goes_on_from_another_begins_with_its_weights(
     tiny_run: Path, tiny: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[dict[str, torch.Tensor]] = []
-    original = work.train
+    original = trained.train
 
     def watch(model: torch.nn.Module, *args: object, **settings: object) -> object:
         seen.append({k: v.detach().clone() for k, v in model.state_dict().items()})
         return original(model, *args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(work, "train", watch)
+    monkeypatch.setattr(trained, "train", watch)
     lose(place(tiny_run, "grown", MODELS) / RESULT)
     assert run_tiny(tiny, tiny_run).num_done == 1
     base, _ = load_checkpoint(place(tiny_run, "base", MODELS) / "last")

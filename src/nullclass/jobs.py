@@ -1,4 +1,7 @@
-"""What a sweep has to do, job by job: trainings, and trials that need them. Imports no torch.
+"""What a sweep has to do, job by job, and which needs which. Imports no torch.
+
+Trainings; estimates of null curves, from trained models; images crafted on trained models; and
+trials, which may need all of these.
 
 A job's folder is named by the hash of its config and of the data, so that a folder with a result
 is that job done, whoever did it, and another setting is another folder. (Device, threads and
@@ -12,8 +15,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
-from nullclass.records import MODELS, TRIALS
-from nullclass.studies.base import LAST, AttackPlan, Training, Trial
+from nullclass.records import CRAFTED, ESTIMATES, MODELS, TRIALS
+from nullclass.studies.base import LAST, AttackPlan, Config, Craft, Estimate, Training, Trial
 
 VERSION = 1
 """Part of every hash: raised when the same config comes to mean something else."""
@@ -21,9 +24,9 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Job:
-    """One training or one trial."""
+    """One training, estimate, craft or trial."""
 
-    config: Training | Trial
+    config: Config
     place: str
     """Its folder, from the run folder."""
     needs: tuple[str, ...]
@@ -36,6 +39,10 @@ class Job:
         """What is shown while it runs."""
         if isinstance(self.config, Training):
             return f"training {self.config.variant}"
+        if isinstance(self.config, Estimate):
+            return f"estimating {self.config.name}, seed {self.config.seed}"
+        if isinstance(self.config, Craft):
+            return f"crafting {self.config.name}, seed {self.config.seed}"
         picked = "" if self.config.selection == LAST else f", selected on {self.config.selection}"
         return f"attacking {self.config.training.variant}{picked}"
 
@@ -44,25 +51,42 @@ def jobs_of(trials: Sequence[Trial], data_checksum: str) -> list[Job]:
     """The jobs of some trials and of all they need, each once, none before what it needs."""
     jobs: dict[str, Job] = {}
 
-    def add(config: Training | Trial) -> str:
-        needed: list[Training | Trial | None]
-        if isinstance(config, Training):
-            needed, cost = [config.start], training_cost(config)
-        else:
-            needed, cost = [config.training, config.source], evaluation_cost(config)
-        needs = tuple(add(other) for other in needed if other is not None)
-        place = place_of(config, data_checksum)
-        jobs.setdefault(place, Job(config, place, needs, cost))
-        return place
+    known: dict[int, str] = {}
+
+    def add(config: Config) -> str:
+        # Many trials share a config, and what it needs goes deep: hashed once.
+        told = id(config)
+        if told not in known:
+            needs = tuple(dict.fromkeys(add(other) for other in needs_of(config)))
+            known[told] = place_of(config, data_checksum)
+            jobs.setdefault(known[told], Job(config, known[told], needs, cost_of(config)))
+        return known[told]
 
     for trial in trials:
         add(trial)
     return list(jobs.values())
 
 
-def place_of(config: Training | Trial, data_checksum: str) -> str:
-    """The folder of a training or a trial, from the run folder."""
-    parent, name = (MODELS, config.name) if isinstance(config, Training) else (TRIALS, config.model)
+def needs_of(config: Config) -> list[Config]:
+    """What must be done before a job can be begun."""
+    needed: list[Config | None]
+    if isinstance(config, Training):
+        asked = None if config.queries is None else config.queries.target.training
+        estimate = None if config.nulls is None else config.nulls.estimate
+        needed = [config.start, estimate, asked]
+    elif isinstance(config, Estimate):
+        needed = [config.model.training]
+    elif isinstance(config, Craft):
+        needed = [config.source.training]
+    else:
+        needed = [config.training, config.source, *config.crafted]
+    return [other for other in needed if other is not None]
+
+
+def place_of(config: Config, data_checksum: str) -> str:
+    """The folder of a job, from the run folder."""
+    parent = next(parent for kind, parent in _PARENTS.items() if isinstance(config, kind))
+    name = config.model if isinstance(config, Trial) else config.name
     told = {"version": VERSION, "kind": parent, "config": _telling(config), "data": data_checksum}
     digest = hashlib.sha256(json.dumps(told).encode()).hexdigest()[:10]
     return f"{parent}/{name}-seed{config.seed}-{digest}"
@@ -85,9 +109,26 @@ def _telling(config: object) -> object:
     return [_telling(item) for item in config] if isinstance(config, tuple) else config
 
 
+_PARENTS = {Training: MODELS, Estimate: ESTIMATES, Craft: CRAFTED, Trial: TRIALS}
+
+
+def cost_of(config: Config) -> float:
+    """Expected cost of a job."""
+    if isinstance(config, Training):
+        return training_cost(config)
+    if isinstance(config, Trial):
+        return evaluation_cost(config)
+    if isinstance(config, Craft):
+        return _attack_cost(config.plan)
+    steps: int = config.settings.get("num_steps", 1)
+    return config.num_images / 1000 * (config.num_sizes + 12) * (1.0 + 2 * (steps - 1))
+
+
 def training_cost(training: Training) -> float:
     """Expected cost of a training, looking at its selections included."""
-    images = 60 * training.recipe.epochs
+    images = 60.0 * training.recipe.epochs
+    if training.queries is not None:  # the set doubles every round
+        images = 2 * training.queries.plan.budget / 1000 * training.recipe.epochs
     beside = 0.0
     if training.nulls is not None and training.nulls.weight is not None:
         beside = training.recipe.null_fraction
@@ -100,11 +141,15 @@ def evaluation_cost(trial: Trial) -> float:
     """Expected cost of a trial."""
     searched = 25 * trial.thresholds.num_images / 1000 if trial.thresholds is not None else 0
     asked = trial.decision_grid**3 / 100_000  # such images are tiny
-    return trial.num_clean / 1000 + searched + asked + sum(map(_attack_cost, trial.attacks))
+    sized = sum(plan.num_images / 1000 * (3 + 3 * len(plan.sizes)) for plan in trial.sizes)
+    tried = sum(c.plan.num_images / 1000 * len(c.plan.eps) for c in trial.crafted)
+    attacked = sum(map(_attack_cost, trial.attacks))
+    return trial.num_clean / 1000 + searched + asked + sized + tried + attacked
 
 
 def _attack_cost(plan: AttackPlan) -> float:
     # A search attacks few images again at the larger eps, and about nine targets at the first.
-    steps = plan.settings.get("num_steps", 0), plan.settings.get("num_target_steps", 0)
+    own = {"mi-fgsm": 10, "rays": plan.settings.get("num_queries", 2000) // 4}.get(plan.attack, 0)
+    steps = plan.settings.get("num_steps", own), plan.settings.get("num_target_steps", 0)
     passes = 3.0 + len(plan.eps) if not any(steps) else 4.0 * steps[0] + 24.0 * steps[1]
     return plan.num_images / 1000 * passes

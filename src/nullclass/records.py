@@ -9,6 +9,9 @@ A run folder::
         last/, test/ …         checkpoints: the last epoch's, or each selection's
         history.csv            one epoch a line
         result.json            written last: the training is whole
+    estimates/NAME-seedN-HASH/ one null curve each: curve.csv, result.json
+    crafted/NAME-seedN-HASH/   images attacked on one model: images.safetensors, rows.csv.gz of
+                               what became of them there, result.json
     trials/NAME-seedN-HASH/    one evaluation each
         rows.csv.gz            one attacked image a line (:data:`ROW_COLUMNS`)
         costs.csv              what each attack and member did and cost (:data:`COST_COLUMNS`)
@@ -16,6 +19,7 @@ A run folder::
         ood.csv.gz             inputs of no class, if there were any (:data:`OOD_COLUMNS`)
         summary.csv            the rates of these rows
         scores.csv             metrics of the null score
+        sizes.csv.gz           where probability goes with size, if asked (:data:`SIZE_COLUMNS`)
         examples.safetensors   a few images to show
         result.json            written last: the trial is whole
 
@@ -41,6 +45,7 @@ from safetensors.numpy import load_file, save_file
 
 from nullclass.errors import CannotWriteError, UserError
 from nullclass.files import read_json, replacing, sha256, write_json
+from nullclass.null_curve import NullCurve
 from nullclass.outcomes import OUTCOME_NAMES
 from nullclass.red_flags import Flag
 from nullclass.score_summary import score_metrics
@@ -52,6 +57,8 @@ REPORT = "report.html"
 FIGURES = "figures"
 MODELS = "models"
 TRIALS = "trials"
+ESTIMATES = "estimates"
+CRAFTED = "crafted"
 HISTORY = "history.csv"
 ROWS = "rows.csv.gz"
 COSTS = "costs.csv"
@@ -59,6 +66,10 @@ HELD_OUT = "held-out.csv.gz"
 OOD = "ood.csv.gz"
 SCORES = "scores.csv"
 THRESHOLDS = "thresholds.csv"
+SIZES = "sizes.csv.gz"
+CURVE = "curve.csv"
+IMAGES = "images.safetensors"
+QUERIES = "queries.csv"
 EXAMPLES = "examples.safetensors"
 DECISIONS = "decisions.safetensors"
 RESULT = "result.json"
@@ -94,7 +105,7 @@ COST_COLUMNS = {
     "made_on": "str",
     "norm": "str",
     "eps_pixels": "float64",  # NaN where each image had a budget of its own
-    "needs": "str",  # what it takes from the model: gradients, answers, nothing; or untold
+    "needs": "str",  # what it takes from the model: gradients, answers, labels, nothing; or untold
     "is_search": "bool",  # False for a fixed recipe, such as one step
     "member": "str",  # of an ensemble, in its order; else the attack itself
     "num_images": "int64",  # images it was given: those that stood
@@ -117,6 +128,21 @@ OOD_COLUMNS = {
     "null_score": "float64",
 }
 """Columns of ``ood.csv.gz`` and their types."""
+
+SIZE_COLUMNS = {
+    "perturbation": "str",  # name in nullclass.perturbations.PERTURBATIONS
+    "measure": "str",  # linf, l2 or l0
+    "size": "float64",  # asked for, in units of the measure
+    "image": "int64",  # index in the test set
+    "reached": "float64",  # size that came out: the box may have made it smaller
+    "label": "int64",
+    "prediction": "int64",  # -1 is null
+    "outcome": "str",  # correct, null or fooled
+    "p_label": "float64",  # probability of the true label
+    "p_null": "float64",  # probability of null; 0 without a null class
+}
+"""Columns of ``sizes.csv.gz`` and their types. The probabilities are the network's own: a threshold
+changes the answer, not them."""
 
 SUMMARY_COLUMNS = [
     "study",
@@ -251,6 +277,11 @@ class Trial:
         return read_frame(path) if path.exists() else empty
 
     @cached_property
+    def sizes(self) -> pd.DataFrame:
+        """Where probability goes with size: :data:`SIZE_COLUMNS`; empty if it was not asked."""
+        return self._frame(SIZES, SIZE_COLUMNS)
+
+    @cached_property
     def decisions(self) -> npt.NDArray[np.int8] | None:
         """Predictions on a grid over the unit cube, -1 for null; one axis a pixel."""
         path = self.folder / DECISIONS
@@ -263,6 +294,29 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """An estimated null curve of a run."""
+
+    model: str
+    """The clean model."""
+    seed: int
+    curve: NullCurve
+    result: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Images attacked on one model of a run, and what became of them there."""
+
+    model: str
+    seed: int
+    attack: str
+    result: dict[str, Any] = field(repr=False)
+    rows: pd.DataFrame = field(repr=False)
+    """:data:`ROW_COLUMNS`."""
+
+
+@dataclass(frozen=True)
 class Run:
     """Everything a report needs."""
 
@@ -271,6 +325,59 @@ class Run:
     """``run.json``."""
     summary: pd.DataFrame = field(repr=False)
     trials: list[Trial] = field(repr=False)
+
+    @cached_property
+    def curves(self) -> list[Curve]:
+        """The null curves estimated in the run.
+
+        Raises:
+            UserError: If one is damaged.
+        """
+        return [
+            Curve(
+                told["model"],
+                told["seed"],
+                NullCurve.from_dict(told["curve"]),
+                told,
+            )
+            for _, told in _results(self.folder / ESTIMATES)
+        ]
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """The models on which images were crafted.
+
+        Raises:
+            UserError: If one is damaged.
+        """
+        return [
+            Source(
+                told["model"],
+                told["seed"],
+                told["attack"],
+                told,
+                read_frame(folder / ROWS, ROW_COLUMNS),
+            )
+            for folder, told in _results(self.folder / CRAFTED)
+        ]
+
+    @cached_property
+    def queried(self) -> dict[tuple[str, int], pd.DataFrame]:
+        """Name and seed of each substitute trained by queries, to its rounds.
+
+        Columns num_queries, num_images, null, agreement_before, agreement_after.
+        """
+        return {
+            (told["config"]["name"], told["config"]["seed"]): read_frame(folder / QUERIES)
+            for folder, told in _results(self.folder / MODELS)
+            if (folder / QUERIES).exists()
+        }
+
+
+def _results(parent: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Folders with a result, by name, and the results."""
+    for path in sorted(parent.glob(f"*/{RESULT}")):
+        yield path.parent, read_json(path, "result")
 
 
 def trial_folder(run_folder: Path, model: str, seed: int) -> Path:

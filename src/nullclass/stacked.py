@@ -44,7 +44,7 @@ from nullclass.nulls import make_nulls
 from nullclass.progress import Advance
 from nullclass.randomness import borrowed_stream
 from nullclass.steps import Precision, mix_within
-from nullclass.studies.base import Training, Trial
+from nullclass.studies.base import Config, Training
 from nullclass.train import (
     EpochRecord,
     accuracy,
@@ -57,14 +57,15 @@ from nullclass.train import (
     precision_of,
     steps_an_epoch,
 )
-from nullclass.work import Trained, do, history_of, write_training
+from nullclass.trained import Trained, history_of, write_training
+from nullclass.work import do
 
 Weights = dict[str, Tensor]
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def can_stack(first: Training, other: Training | Trial) -> bool:
+def can_stack(first: Training, other: Config) -> bool:
     """Whether two trainings can be steps of one stack.
 
     They must be alike in all but name, seed and null images, start from fresh weights, and have
@@ -73,7 +74,7 @@ def can_stack(first: Training, other: Training | Trial) -> bool:
     """
     if first == other:
         return True
-    if not isinstance(other, Training) or first.start is not None:
+    if not isinstance(other, Training) or first.start is not None or first.queries is not None:
         return False
     if replace(first, name=other.name, seed=other.seed, nulls=other.nulls) != other:
         return False

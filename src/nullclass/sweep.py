@@ -280,7 +280,7 @@ def _write_run(
         },
         "settings": {
             "validation": first.training.validation,
-            "attacks": _attacks_of(trials),
+            **_plans_of(trials),
             "trainings": {trial.model: _told(trial.training) for trial in reversed(trials)},
             **study.units,
         },
@@ -296,9 +296,9 @@ def _write_run(
         before["models"] = [name for name in study.variants if name in models]
         before["seeds"] = sorted({*before["seeds"], *told["seeds"]})
         before["settings"]["trainings"] |= told["settings"]["trainings"]
-        for plan in told["settings"]["attacks"]:
-            if _plain(plan) not in before["settings"]["attacks"]:
-                before["settings"]["attacks"].append(plan)
+        for kind in _plans_of(trials):
+            plans = before["settings"].setdefault(kind, [])
+            plans += [plan for plan in told["settings"][kind] if _plain(plan) not in plans]
         told = before
     write_json(folder / records.RUN, told)
 
@@ -310,9 +310,22 @@ def _told(training: Training) -> dict[str, Any]:
     return told
 
 
-def _attacks_of(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    plans = [asdict(plan) for trial in trials for plan in trial.attacks]
-    return [plan for place, plan in enumerate(plans) if plan not in plans[:place]]
+def _plans_of(trials: Sequence[Trial]) -> dict[str, list[dict[str, Any]]]:
+    """Attacks, images crafted on other models and perturbations by size, each once."""
+    plans: dict[str, list[dict[str, Any]]] = {
+        "attacks": [asdict(plan) for trial in trials for plan in trial.attacks],
+        "crafted": [
+            {"made_on": craft.made_on} | asdict(craft.plan)
+            for trial in trials
+            for craft in trial.crafted
+        ],
+        "sizes": [asdict(plan) for trial in trials for plan in trial.sizes],
+    }
+    return {
+        kind: [plan for place, plan in enumerate(told) if plan not in told[:place]]
+        for kind, told in plans.items()
+        if told or kind == "attacks"
+    }
 
 
 def _check_same_run(folder: Path, before: dict[str, Any], told: dict[str, Any]) -> None:
@@ -335,11 +348,22 @@ def _check_same_run(folder: Path, before: dict[str, Any], told: dict[str, Any]) 
     wanted["validation"] = told["settings"]["validation"]
     wanted["data"] = told["data"]["checksum"]
     trainings = {name: told["settings"]["trainings"][name] for name in others}
-    if _plain([wanted, trainings]) != _plain([found, others]):
+    if _plain(wanted) != _plain(found) or not _agree(_plain(others), _plain(trainings)):
         raise UserError(
             f"{folder} holds a run with other settings or data: choose another --out, or remove "
             "that folder to start again"
         )
+
+
+def _agree(before: Any, now: Any) -> bool:
+    """Whether two configs are alike in all that the older one tells.
+
+    A later version's configs have more fields. That these do not change what the older run is, the
+    hashes of its jobs vouch for.
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(key in now and _agree(value, now[key]) for key, value in before.items())
+    return bool(before == now)
 
 
 def _plain(value: Any) -> Any:

@@ -1,11 +1,12 @@
-"""One job, done: a model trained, or a trained model attacked and recorded."""
+"""One job, done: a model trained, a curve estimated, images crafted, or a trial recorded."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -16,25 +17,48 @@ from nullclass.attacks import ATTACKS, Attack
 from nullclass.attacks.base import WantsImages
 from nullclass.data import Dataset, LabelledImages
 from nullclass.errors import StateError, UserError
-from nullclass.evaluate import findings_of
-from nullclass.files import make_folder
+from nullclass.evaluate import findings_of, told_of
+from nullclass.files import make_folder, read_json
 from nullclass.jobs import place_of
-from nullclass.models import Classifier, build_model
-from nullclass.models.checkpoint import load_checkpoint, save_checkpoint
-from nullclass.nulls import NullSource, make_nulls
+from nullclass.models import Classifier
+from nullclass.models.checkpoint import save_checkpoint
+from nullclass.null_curve import NullCurve, estimate_curve, write_curve
+from nullclass.perturbations import make_perturbation
 from nullclass.progress import Advance
 from nullclass.provenance import provenance
-from nullclass.randomness import borrowed_stream
-from nullclass.scoring import SELF, Scored, score_attack, score_clean
-from nullclass.selection import Selections
-from nullclass.studies.base import LAST, AttackPlan, Training, Trial
+from nullclass.queries import num_own
+from nullclass.scoring import OnImages, Scored, score_attack, score_clean
+from nullclass.size_scoring import score_sizes
+from nullclass.studies.base import (
+    LAST,
+    AttackPlan,
+    Config,
+    Craft,
+    Estimate,
+    Queries,
+    SizePlan,
+    Training,
+    Trial,
+    name_of,
+)
+from nullclass.substitutes import query_substitute
+from nullclass.summary import SELF
 from nullclass.tensor_files import save_tensors
 from nullclass.thresholds import find_thresholds
-from nullclass.train import TrainConfig, train
+from nullclass.trained import (
+    about_trained,
+    check_data,
+    load_deployed,
+    load_trained,
+    train_from,
+    write_training,
+)
+from nullclass.transfers import Crafted, score_crafted
+from nullclass.transfers import craft as make_images
 
 
 def do(
-    config: Training | Trial,
+    config: Config,
     run_folder: Path,
     dataset: Dataset,
     *,
@@ -44,7 +68,7 @@ def do(
     """Do a job and write its folder, unless it is there.
 
     Args:
-        config: The training or trial.
+        config: The training, estimate, craft or trial.
         run_folder: The run's folder; what the job needs is there already.
         dataset: The data.
         device: Where to compute.
@@ -60,164 +84,8 @@ def do(
     make_folder(folder)
     records.unseal(folder)
     records.clear_leftovers(folder)
-    if isinstance(config, Training):
-        _do_training(config, run_folder, folder, dataset, device, advance)
-    else:
-        _do_trial(config, run_folder, folder, dataset, device, advance)
-
-
-class Trained:
-    """A training about to be done: model, null source, selections and settings."""
-
-    def __init__(
-        self,
-        training: Training,
-        dataset: Dataset,
-        *,
-        device: torch.device,
-        start: Classifier | None = None,
-    ) -> None:
-        """Build everything a training starts from.
-
-        Args:
-            training: The config.
-            dataset: The data.
-            device: Where to train.
-            start: The model whose weights to go on from, if the config wants one.
-        """
-        _check_data(training, dataset)
-        self.training = training
-        plan = training.nulls
-        self.config = TrainConfig(
-            recipe=training.recipe,
-            seed=training.seed,
-            weight_decay=training.weight_decay,
-            null_weight=0.0 if plan is None or plan.weight is None else plan.weight,
-            null_share=None if plan is None else plan.share,
-        )
-        with borrowed_stream(training.seed):
-            self.model = build_model(
-                training.architecture,
-                image_shape=dataset.image_shape,
-                num_classes=dataset.num_classes,
-                has_null=training.has_null,
-                mean=(dataset.mean,),
-                std=(dataset.std,),
-            ).to(device)
-        if start is not None:
-            self.model.load_state_dict(start.state_dict())
-        self.nulls: NullSource | None = None
-        if plan is not None:
-            self.nulls = make_nulls(plan.source, plan.settings, self.model)
-        sets = {"test": dataset.test, "held-out": dataset.validation}
-        chosen: dict[str, LabelledImages] = {}
-        for name in training.selections:
-            images = sets.get(name)
-            if images is None:
-                raise UserError(f"there are no images {name!r} to select on: test or held-out")
-            chosen[name] = images
-        self.selections = Selections(chosen, self.nulls)
-
-
-def train_from(
-    training: Training,
-    dataset: Dataset,
-    folder: Path,
-    *,
-    device: torch.device,
-    start: Classifier | None = None,
-    advance: Advance = lambda _: None,
-) -> tuple[Trained, pd.DataFrame]:
-    """Build and train the model of a config, going on from the state in a folder if it is there.
-
-    Args:
-        training: The config.
-        dataset: The data.
-        folder: Where the state is kept between epochs; it is left there.
-        device: Where to train.
-        start: The model whose weights to go on from, if the config wants one.
-        advance: Told the share of the training that is done since it was last told.
-
-    Returns:
-        The trained model with its selections, and the history, one epoch a line.
-
-    Raises:
-        UserError: As :func:`nullclass.train.train` and :func:`nullclass.models.build_model` do, or
-            if the folder cannot be written.
-    """
-    trained = Trained(training, dataset, device=device, start=start)
-    make_folder(folder)
-    told = 0.0
-
-    def on_step(done: int, steps: int, loss: float) -> None:
-        nonlocal told
-        advance(done / steps - told)
-        told = done / steps
-
-    epochs = train(
-        trained.model,
-        dataset.train,
-        trained.config,
-        nulls=trained.nulls,
-        validation=dataset.validation,
-        selections=trained.selections,
-        state_folder=folder,
-        on_step=on_step,
-    )
-    return trained, history_of([asdict(epoch) for epoch in epochs])
-
-
-def history_of(epochs: list[dict[str, Any]]) -> pd.DataFrame:
-    """Epoch records as a table, the selections' losses in columns of their own."""
-    lines = []
-    for epoch in epochs:
-        losses = epoch.pop("selection_losses")
-        lines.append(epoch | {f"{name}_loss": loss for name, loss in losses.items()})
-    return pd.DataFrame(lines)
-
-
-def write_training(
-    trained: Trained, history: pd.DataFrame, folder: Path, dataset: Dataset, device: torch.device
-) -> None:
-    """Write a training's checkpoints and history, ``result.json`` last, and drop its state."""
-    training, model, selections = trained.training, trained.model, trained.selections
-    last = {key: value.clone() for key, value in model.state_dict().items()}
-    epochs, kept = {LAST: len(history)}, {LAST: last}
-    if selections.images:
-        epochs = {name: epoch for name, (_, epoch) in selections.best.items()}
-        kept = selections.weights
-    about = _about(training, history, dataset, device)
-    for name, weights in kept.items():
-        model.load_state_dict(weights)
-        save_checkpoint(model, folder / name, about=about | {"epoch": epochs[name]})
-    model.load_state_dict(last)
-    records.write_frame(folder / records.HISTORY, history)
-    told = {"config": asdict(training), "epochs": epochs, "data_checksum": dataset.checksum}
-    records.seal(folder, told | provenance())
-    (folder / records.STATE).unlink(missing_ok=True)  # last: nothing is ever trained twice
-
-
-def write_model(
-    trained: Trained, history: pd.DataFrame, folder: Path, dataset: Dataset, device: torch.device
-) -> None:
-    """Write a single model's checkpoint and history into a folder, and drop its state."""
-    records.write_frame(folder / records.HISTORY, history)
-    about = _about(trained.training, history, dataset, device)
-    save_checkpoint(trained.model, folder, about=about)
-    (folder / records.STATE).unlink(missing_ok=True)
-
-
-def _about(
-    training: Training, history: pd.DataFrame, dataset: Dataset, device: torch.device
-) -> dict[str, Any]:
-    """What a card tells of where its model comes from."""
-    return {
-        "training": asdict(training),
-        "training_seconds": round(float(history["seconds"].sum()), 1),
-        "data": dataset.name,
-        "data_checksum": dataset.checksum,
-        "device": str(device),
-    }
+    work = next(work for kind, work in _WORK.items() if isinstance(config, kind))
+    work(config, run_folder, folder, dataset, device, advance)
 
 
 def _do_training(
@@ -228,27 +96,141 @@ def _do_training(
     device: torch.device,
     advance: Advance,
 ) -> None:
-    start = None
+    if training.queries is not None:
+        _do_substitute(training, training.queries, run_folder, folder, dataset, device)
+        return
+    start = curve = None
     if training.start is not None:
         start = load_trained(training.start, LAST, run_folder, dataset, device)
+    if training.nulls is not None and training.nulls.estimate is not None:
+        curve = _curve_of(training.nulls.estimate, run_folder, dataset)
+    go_on = partial(
+        train_from,
+        training,
+        dataset,
+        folder,
+        device=device,
+        start=start,
+        curve=curve,
+        advance=advance,
+    )
     try:
-        trained, history = train_from(
-            training, dataset, folder, device=device, start=start, advance=advance
-        )
+        trained, history = go_on()
     except StateError:  # begun on another device, or cut short: the folder says what is wanted
         (folder / records.STATE).unlink()
-        trained, history = train_from(
-            training, dataset, folder, device=device, start=start, advance=advance
-        )
+        trained, history = go_on()
     write_training(trained, history, folder, dataset, device)
 
 
-def load_trained(
-    training: Training, selection: str, run_folder: Path, dataset: Dataset, device: torch.device
-) -> Classifier:
-    """The trained model of a config, from its folder in the run."""
-    place = run_folder / place_of(training, dataset.checksum) / selection
-    return load_checkpoint(place, device=device)[0]
+def _do_substitute(
+    training: Training,
+    queries: Queries,
+    run_folder: Path,
+    folder: Path,
+    dataset: Dataset,
+    device: torch.device,
+) -> None:
+    """Train a model on another's answers; short enough to be begun again if it is stopped."""
+    check_data(training, dataset)
+    target, _ = load_deployed(queries.target, run_folder, dataset, device)
+    started = time.perf_counter()
+    pool = dataset.test.subset(slice(-num_own(len(dataset.test)), None))
+    substitute, log = query_substitute(
+        target,
+        pool,
+        queries.plan,
+        architecture=training.architecture,
+        recipe=training.recipe,
+        seed=training.seed,
+        device=device,
+    )
+    rounds = pd.DataFrame([asdict(done) for done in log.rounds])
+    records.write_frame(folder / records.QUERIES, rounds)
+    seconds = time.perf_counter() - started
+    about = about_trained(training, seconds, dataset, device)
+    save_checkpoint(substitute, folder / LAST, about=about)
+    told = {"config": asdict(training), "epochs": {}, "data_checksum": dataset.checksum}
+    records.seal(folder, told | provenance())
+
+
+def _do_estimate(
+    estimate: Estimate,
+    run_folder: Path,
+    folder: Path,
+    dataset: Dataset,
+    device: torch.device,
+    advance: Advance,
+) -> None:
+    check_data(estimate.model.training, dataset)
+    if dataset.validation is None:
+        raise UserError("a null curve needs held-out images, and the dataset holds none out")
+    model, _ = load_deployed(estimate.model, run_folder, dataset, device)
+    held_out = dataset.validation.first(min(estimate.num_images, len(dataset.validation)))
+    units = len(held_out) * (estimate.num_sizes + 12)  # the scan for the range ends early
+    curve = estimate_curve(
+        model,
+        held_out,
+        make_perturbation(estimate.perturbation, estimate.settings),
+        estimate.measure,
+        num_sizes=estimate.num_sizes,
+        always=estimate.always,
+        seed=estimate.seed,
+        on_images=lambda count: advance(count / units),
+    )
+    write_curve(folder / records.CURVE, curve)
+    told = {
+        "model": estimate.model.training.name,
+        "seed": estimate.seed,
+        "curve": curve.to_dict(),
+        "config": asdict(estimate),
+        "data_checksum": dataset.checksum,
+    }
+    records.seal(folder, told | provenance())
+
+
+def _curve_of(estimate: Estimate, run_folder: Path, dataset: Dataset) -> NullCurve:
+    result = run_folder / place_of(estimate, dataset.checksum) / records.RESULT
+    return NullCurve.from_dict(read_json(result, "null curve").get("curve", {}))
+
+
+def _do_craft(
+    craft: Craft,
+    run_folder: Path,
+    folder: Path,
+    dataset: Dataset,
+    device: torch.device,
+    advance: Advance,
+) -> None:
+    model, _ = load_deployed(craft.source, run_folder, dataset, device)
+    plan = craft.plan
+    num_images = min(plan.num_images, len(dataset.test))
+    units = num_images * len(plan.eps)
+    made = make_images(
+        model,
+        dataset.test,
+        _attack_of(plan, dataset.test),
+        plan.eps,
+        norm=plan.norm,
+        num_images=num_images,
+        seed=craft.seed,
+        name=plan.name,
+        on_images=lambda count: advance(count / units),
+    )
+    made.save(folder)
+    told = {
+        "model": craft.made_on,
+        "seed": craft.seed,
+        "attack": plan.name,
+        "config": asdict(craft),
+        "data_checksum": dataset.checksum,
+        "device": str(device),
+    }
+    records.seal(folder, told | provenance())
+
+
+def _attack_of(plan: AttackPlan, pool: LabelledImages) -> Attack:
+    attack = ATTACKS[plan.attack](**plan.settings)
+    return attack.given(pool) if isinstance(attack, WantsImages) else attack
 
 
 def _do_trial(
@@ -260,7 +242,7 @@ def _do_trial(
     advance: Advance,
 ) -> None:
     started = time.perf_counter()
-    model = load_trained(trial.training, trial.selection, run_folder, dataset, device)
+    model, threshold = load_deployed(trial.deployed, run_folder, dataset, device)
     source = None
     if trial.source is not None:
         of = trial.source
@@ -269,6 +251,8 @@ def _do_trial(
     if trial.decision_grid:
         _write_decisions(model, trial.decision_grid, folder, device)
     units = trial.num_clean + sum(_num_units(plan, len(chosen)) for plan in trial.attacks)
+    units += sum(len(plan.sizes) * plan.num_images for plan in trial.sizes)
+    units += sum(len(craft.plan.eps) * craft.plan.num_images for craft in trial.crafted)
 
     def on_images(count: int) -> None:
         advance(count / units)
@@ -280,9 +264,7 @@ def _do_trial(
     own: dict[str, Attack] = {}
     for plan in trial.attacks:
         part = slice(0, min(plan.num_images, len(chosen)))
-        attack = ATTACKS[plan.attack](**plan.settings)
-        if isinstance(attack, WantsImages):
-            attack = attack.given(clean)
+        attack = _attack_of(plan, clean)
         if not plan.is_transfer:
             own[plan.name] = attack
         done.append(
@@ -301,11 +283,31 @@ def _do_trial(
                 on_images=on_images,
             )
         )
+    for craft in trial.crafted:
+        attack = ATTACKS[craft.plan.attack](**craft.plan.settings)
+        place = run_folder / place_of(craft, dataset.checksum)
+        made = Crafted.load(place, attack, craft.plan.norm)
+        done.append(
+            score_crafted(
+                model,
+                dataset.test,
+                made,
+                name=name_of(craft),
+                made_on=SELF if craft.source == trial.deployed else craft.made_on,
+                on_images=on_images,
+            )
+        )
+    if trial.sizes:
+        told = [
+            _score_sizes(trial, plan, run_folder, dataset, model, device, on_images)
+            for plan in trial.sizes
+        ]
+        records.write_frame(folder / records.SIZES, pd.concat(told, ignore_index=True))
     about = {
         "num_classes": model.num_classes,
         "norm": norm,
         "data": dataset.name,
-        "threshold": None,
+        "threshold": told_of(threshold, clean),
         "selected_on": None if trial.selection == LAST else trial.selection,
     }
     findings = findings_of(
@@ -330,6 +332,30 @@ def _do_trial(
         **provenance(),
     }
     records.write_trial(folder, findings, result)
+
+
+def _score_sizes(
+    trial: Trial,
+    plan: SizePlan,
+    run_folder: Path,
+    dataset: Dataset,
+    answering: Classifier,
+    device: torch.device,
+    on_images: OnImages,
+) -> pd.DataFrame:
+    network = answering
+    if trial.null_rate is not None:  # probabilities are the network's own
+        network = load_trained(trial.training, trial.selection, run_folder, dataset, device)
+    return score_sizes(
+        network,
+        dataset.test.first(min(plan.num_images, len(dataset.test))),
+        make_perturbation(plan.perturbation, plan.settings),
+        plan.measure,
+        plan.sizes,
+        answering=answering,
+        seed=trial.seed,
+        on_images=on_images,
+    )
 
 
 def _num_units(plan: AttackPlan, num_images: int) -> int:
@@ -367,11 +393,9 @@ def _write_decisions(model: Classifier, side: int, folder: Path, device: torch.d
     save_tensors(folder / records.DECISIONS, {"predictions": cube})
 
 
-def _check_data(training: Training, dataset: Dataset) -> None:
-    """A card must not tell of other data than the model saw."""
-    num_held_out = 0 if dataset.validation is None else len(dataset.validation)
-    if (dataset.name, num_held_out) != (training.dataset, training.validation):
-        raise UserError(
-            f"the trial wants {training.dataset} with {training.validation} images held out, the "
-            f"dataset given is {dataset.name} with {num_held_out}"
-        )
+_WORK: dict[type, Callable[..., None]] = {
+    Training: _do_training,
+    Estimate: _do_estimate,
+    Craft: _do_craft,
+    Trial: _do_trial,
+}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,14 @@ import torch
 from nullclass.attacks import ATTACKS
 from nullclass.data import DATASETS
 from nullclass.data.loading import RAMPS
+from nullclass.engines.base import Task
+from nullclass.engines.messages import from_line, to_line
 from nullclass.errors import UserError
-from nullclass.jobs import place_of
+from nullclass.jobs import jobs_of, place_of
 from nullclass.models import MODELS
+from nullclass.null_curve import NullCurve
 from nullclass.nulls import check_settings
+from nullclass.perturbations import check_measure, make_perturbation
 from nullclass.studies import STUDIES, Study, Trial, find_study, null_samples, ramps
 from nullclass.studies.base import LAST
 from nullclass.studies.fgsm_null import (
@@ -62,8 +67,16 @@ def test_contract(name: str, preset: Any) -> None:
             assert training.start.has_null == training.has_null
             assert not training.start.selections, "its last weights are kept"
         if training.nulls is not None:
-            assert training.has_null
-            check_settings(training.nulls.source, training.nulls.settings)
+            assert training.has_null != training.spreads_null
+            settings, estimate = training.nulls.settings, training.nulls.estimate
+            if estimate is not None:
+                check_measure(estimate.perturbation, estimate.measure)
+                assert 0 < estimate.num_images <= study.validation, "of held-out images"
+                assert settings["perturbation"] == estimate.perturbation, "f is about what is made"
+                assert settings["perturbation_settings"] == estimate.settings
+                curve = NullCurve(estimate.measure, (0.1,), (1.0,))
+                settings = settings | {"curve": curve.to_dict()}
+            check_settings(training.nulls.source, settings)
             if training.nulls.weight is not None:
                 assert training.nulls.weight > 0
             else:
@@ -80,9 +93,31 @@ def test_contract(name: str, preset: Any) -> None:
             assert plan.num_examples <= plan.num_images
             assert not plan.is_transfer or trial.source is not None
             assert plan.eps or trial.images_from is not None
+        for craft in trial.crafted:
+            attack = ATTACKS[craft.plan.attack](**craft.plan.settings)
+            assert attack.objective == "fool", "a source's null is no success"
+            assert craft.plan.num_images <= trial.num_clean
+            assert craft.seed % 1000 == trial.seed, "of the same seed, or a substitute for it"
+        for plan in trial.sizes:
+            check_measure(plan.perturbation, plan.measure)
+            make_perturbation(plan.perturbation, plan.settings)
+            assert list(plan.sizes) == sorted(set(plan.sizes)), "rising"
+            assert plan.num_images <= trial.num_clean
         if trial.images_from is not None:
             assert trial.images_from.thresholds is not None
             assert trial.num_clean >= 10_000, "any test image may be among those found"
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_job_reaches_a_worker_as_it_was_planned(name: str) -> None:
+    study = find_study(name)
+    for job in jobs_of(study.trials("quick", [0], study.variants), "data"):
+        task = Task((job.config,), (job.place,), Path("run"), "data")
+        arrived = from_line(to_line(task))
+        assert isinstance(arrived, Task)
+        assert arrived.configs == (job.config,)
+        assert type(arrived.configs[0]) is type(job.config)
+        assert place_of(arrived.configs[0], "data") == job.place
 
 
 @pytest.mark.parametrize("name", STUDIES)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nullclass.studies.base import Training, Trial
+from nullclass.studies.base import Config
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class DataSource:
 class Task:
     """What one worker is given to do at a time."""
 
-    configs: tuple[Training | Trial, ...]
-    """One training or trial; or several trainings, to train together in one process."""
+    configs: tuple[Config, ...]
+    """One of any kind; or several trainings, to train together in one process."""
     places: tuple[str, ...]
     """Their folders, from the run folder, in the same order."""
     run_folder: Path

@@ -8,22 +8,31 @@ from typing import Any
 import cattrs
 
 from nullclass.engines.base import Done, Event, Failed, Progress, Task
-from nullclass.studies.base import Training, Trial
+from nullclass.studies.base import Config, Craft, Estimate, Training, Trial
 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in (Task, Progress, Done, Failed)}
 
 _converter = cattrs.Converter(forbid_extra_keys=True)
 
 
-def _which(told: dict[str, Any], _: Any) -> Training | Trial:
-    if "training" in told:
-        return _converter.structure(told, Trial)
-    return _converter.structure(told, Training)
+_MARKS: dict[str, type] = {
+    "training": Trial,
+    "measure": Estimate,
+    "plan": Craft,
+    "recipe": Training,
+}
+"""A field that only this kind of config has."""
 
 
-_converter.register_structure_hook(Training | Trial, _which)
+def _which(told: dict[str, Any], _: Any) -> Config:
+    kind = next(kind for mark, kind in _MARKS.items() if mark in told)
+    config: Config = _converter.structure(told, kind)
+    return config
+
+
+_converter.register_structure_hook(Config, _which)
 _converter.register_unstructure_hook(
-    Training | Trial, lambda config: _converter.unstructure(config, type(config))
+    Config, lambda config: _converter.unstructure(config, type(config))
 )
 
 

@@ -35,6 +35,8 @@ NAMES = {
     SMALLEST: "search for the smallest ε",
     "pgd": "PGD",
     "pgd-targeted": "targeted PGD",
+    "mi-fgsm": "MI-FGSM",
+    "rays": "RayS",
     null_samples.TRANSFER_AT_THRESHOLD: "FGSM at threshold",
     null_samples.TRANSFER_BEYOND: "FGSM at 1.5 thresholds",
     null_samples.WHITE_BOX_AT_THRESHOLD: "worst-case ensemble at threshold",

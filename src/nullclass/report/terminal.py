@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from nullclass.outcomes import OUTCOME_NAMES
 from nullclass.records import Run
 from nullclass.report.blocks import Cell
 from nullclass.report.evaluation_tables import MEANINGS, RATES
@@ -12,6 +13,7 @@ from nullclass.report.measures import (
     CLEAN,
     Measure,
     Measures,
+    attack_name,
     eps_text,
     percent,
     pixel_per_unit,
@@ -23,6 +25,7 @@ from nullclass.report.tables import (
     outcome_table,
     published_text,
 )
+from nullclass.studies.null_probabilities import NULL_PROBABILITIES, TRANSFERS, from_substitute
 from nullclass.studies.null_samples import (
     BASE,
     NULL_SAMPLES,
@@ -106,7 +109,35 @@ def _percent(measure: Measure | None, digits: int = 1) -> str:
     return "–" if measure is None else percent(measure.mean, digits)
 
 
-TABLES: dict[str, Callable[[Run], list[Table]]] = {NULL_SAMPLES.name: _null_samples}
+def _null_probabilities(run: Run) -> list[Table]:
+    """Clean outcomes and what transfers from the clean substitute, then the union."""
+    from rich.markup import escape
+
+    measures = Measures(run)
+    transfers = [attack for attack in map(from_substitute, TRANSFERS) if measures.budgets(attack)]
+    places = [(attack, eps) for attack in transfers for eps in measures.budgets(attack)]
+    seen = f", {measures.num_images(transfers[0])} transferred" if transfers else ""
+    table = _table(
+        "Clean images, and fooled by what was made on a clean substitute",
+        f"%, images a seed: {measures.num_images(CLEAN)} clean{seen}; ε in pixel units",
+        [
+            "model",
+            *OUTCOME_NAMES,
+            *(f"{attack_name(attack.split(' on ')[0])} {eps_text(eps)}" for attack, eps in places),
+        ],
+    )
+    for model in measures.models:
+        clean = (measures.find(model, CLEAN, outcome, 0.0) for outcome in OUTCOME_NAMES)
+        fooled = (measures.find(model, attack, "fooled", eps) for attack, eps in places)
+        rates = (_percent(rate, 2) for rate in (*clean, *fooled))
+        table.add_row(escape(model), *rates)
+    return [table, *([_union(measures)] if measures.union_budgets() else [])]
+
+
+TABLES: dict[str, Callable[[Run], list[Table]]] = {
+    NULL_SAMPLES.name: _null_samples,
+    NULL_PROBABILITIES.name: _null_probabilities,
+}
 """Tables of the studies that have their own."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nullclass.errors import UserError
 from nullclass.studies.base import AttackPlan, NullPlan, Preset, Study, Training, Trial
 from nullclass.studies.fgsm_null import FGSM_NULL
+from nullclass.studies.null_probabilities import NULL_PROBABILITIES
 from nullclass.studies.null_samples import NULL_SAMPLES
 from nullclass.studies.ramps import RAMPS
 
@@ -19,7 +20,9 @@ __all__ = [
     "find_study",
 ]
 
-STUDIES: dict[str, Study] = {study.name: study for study in (FGSM_NULL, RAMPS, NULL_SAMPLES)}
+STUDIES: dict[str, Study] = {
+    study.name: study for study in (FGSM_NULL, RAMPS, NULL_SAMPLES, NULL_PROBABILITIES)
+}
 """Studies by name."""
 
 

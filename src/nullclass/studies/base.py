@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nullclass.errors import UserError
+from nullclass.queries import QueryPlan
 from nullclass.recipes import Recipe
 
 Preset = Literal["quick", "full"]
@@ -29,6 +30,8 @@ class NullPlan:
     alpha)."""
     share: float | None = None
     """Null images take the place of Binomial(batch, share) images of each batch (the report)."""
+    estimate: Estimate | None = None
+    """Where the source's ``curve`` comes from, if it is to be estimated first."""
 
     def __post_init__(self) -> None:
         """Refuse a plan that says neither or both."""
@@ -63,16 +66,90 @@ class Training:
     ``held-out``, mixed 1:1 with null images."""
     start: Training | None = None
     """A training whose weights this one goes on from."""
+    has_twins: bool = False
+    """Whether there is a null logit for each class, and an image that is null goes to the one of
+    its class (2N labelling), instead of one for all."""
+    spreads_null: bool = False
+    """Whether, without a null class, null's share of a target is spread over all classes
+    (:class:`nullclass.train.TrainConfig`)."""
+    queries: Queries | None = None
+    """Trains on what another model answers, instead of on the dataset's training images."""
 
     def __post_init__(self) -> None:
-        """Refuse to go on from weights that are not kept."""
+        """Refuse to go on from weights that are not kept, and questions beside null images."""
         if self.start is not None and self.start.selections:
             raise UserError(f"{self.name!r} goes on from a training that keeps no last epoch")
+        if self.queries is not None and (self.nulls or self.selections or self.start):
+            raise UserError(
+                f"{self.name!r} learns another model's answers: it takes no null images, no "
+                "selections and no former weights"
+            )
 
     @property
     def variant(self) -> str:
         """Name and seed."""
         return f"{self.name}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A trained model as it answers."""
+
+    training: Training
+    selection: str = LAST
+    """Which of the training's weights: ``last``, or one of its selections."""
+    null_rate: float | None = None
+    """Answers null by a threshold that refuses this share of clean held-out images
+    (:func:`nullclass.rejection.calibrate`); unless given, the largest logit decides."""
+
+    def __post_init__(self) -> None:
+        """Refuse weights that are not kept."""
+        kept = self.training.selections or (LAST,)
+        if self.selection not in kept:
+            raise UserError(
+                f"the weights {self.selection!r} of {self.training.name!r} are wanted, its "
+                f"training keeps {', '.join(kept)}"
+            )
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A null curve to be estimated: how often perturbations of each size fool a model.
+
+    On held-out images (:func:`nullclass.null_curve.estimate_curve`).
+    """
+
+    model: Deployed
+    perturbation: str
+    """Name in :data:`nullclass.perturbations.PERTURBATIONS`."""
+    measure: str
+    """How sizes are told: ``linf``, ``l2`` or ``l0``."""
+    num_images: int
+    """How many of the held-out images are perturbed, from the first."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The maker's settings, by name."""
+    num_sizes: int = 32
+    """Points of the curve."""
+    always: float = 0.99
+    """The share fooled that counts as always."""
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.model.training.name}-{self.perturbation}-{self.measure}"
+
+    @property
+    def seed(self) -> int:
+        """The training's."""
+        return self.model.training.seed
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Whom a substitute's training asks, and how often (:mod:`nullclass.substitutes`)."""
+
+    target: Deployed
+    plan: QueryPlan = field(default_factory=QueryPlan)
 
 
 @dataclass(frozen=True)
@@ -110,6 +187,51 @@ class AttackPlan:
 
 
 @dataclass(frozen=True)
+class Craft:
+    """Attacked images of one model, kept to be tried out on others."""
+
+    source: Deployed
+    plan: AttackPlan
+    """Its budgets are given, not each image's own."""
+
+    def __post_init__(self) -> None:
+        """Refuse a plan without budgets."""
+        if not self.plan.eps or self.plan.is_transfer:
+            raise UserError(f"images made on {self.made_on!r} need budgets, and are made there")
+
+    @property
+    def made_on(self) -> str:
+        """The source's name in rows."""
+        return self.source.training.name
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return f"{self.made_on}-{self.plan.name}"
+
+    @property
+    def seed(self) -> int:
+        """The source's, which the attack uses too."""
+        return self.source.training.seed
+
+
+@dataclass(frozen=True)
+class SizePlan:
+    """Perturbations of several sizes, to see where a model's probability goes."""
+
+    perturbation: str
+    """Name in :data:`nullclass.perturbations.PERTURBATIONS`."""
+    measure: str
+    """How sizes are told: ``linf``, ``l2`` or ``l0``."""
+    sizes: tuple[float, ...]
+    """Rising, in units of the measure."""
+    num_images: int
+    """How many of the first test images are perturbed."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """The maker's settings, by name."""
+
+
+@dataclass(frozen=True)
 class ThresholdPlan:
     """Which images are attacked: those the model gets right and one FGSM ray gets wrong.
 
@@ -140,22 +262,25 @@ class Trial:
     """Whether red flags are looked for, which asks the model some more."""
     decision_grid: int = 0
     """Points a side of a grid over the unit cube on which the model is asked; for three pixels."""
+    null_rate: float | None = None
+    """As of :class:`Deployed`."""
+    crafted: tuple[Craft, ...] = ()
+    """Images attacked on other models, tried out on this one; named by attack and source in
+    rows."""
+    sizes: tuple[SizePlan, ...] = ()
+    """Perturbations made on this model, by size."""
 
     def __post_init__(self) -> None:
         """Refuse plans that rows, which know an attack by its name, could not tell apart."""
-        names = [plan.name for plan in self.attacks]
+        names = [plan.name for plan in self.attacks] + [name_of(craft) for craft in self.crafted]
         if len(set(names)) < len(names):
             raise UserError(
                 f"trial {self.model!r} plans the attacks {', '.join(names)}: give each a label of "
                 "its own"
             )
-        if len({plan.norm for plan in self.attacks}) > 1:
+        if len({plan.norm for plan in (*self.attacks, *(c.plan for c in self.crafted))}) > 1:
             raise UserError(f"trial {self.model!r} plans attacks in two norms: make two trials")
-        if self.selection not in (self.training.selections or (LAST,)):
-            raise UserError(
-                f"trial {self.model!r} wants the weights {self.selection!r}, its training keeps "
-                f"{', '.join(self.training.selections or (LAST,))}"
-            )
+        self.deployed  # noqa: B018 - refuses weights that are not kept
         if any(plan.is_transfer for plan in self.attacks) and self.source is None:
             raise UserError(f"trial {self.model!r} transfers attacks from no source")
         if any(not plan.eps for plan in self.attacks) and self.images_from is None:
@@ -165,6 +290,11 @@ class Trial:
     def model(self) -> str:
         """Name of the variant, as in tables."""
         return self.training.name
+
+    @property
+    def deployed(self) -> Deployed:
+        """The model that is tried."""
+        return Deployed(self.training, self.selection, self.null_rate)
 
     @property
     def seed(self) -> int:
@@ -179,6 +309,15 @@ class Trial:
         if self.source is not None and self.source.thresholds is not None:
             return self.source
         return None
+
+
+Config = Training | Estimate | Craft | Trial
+"""What a sweep can be given to do."""
+
+
+def name_of(craft: Craft) -> str:
+    """The name, in rows, of images attacked on another model."""
+    return f"{craft.plan.name} on {craft.made_on}"
 
 
 @dataclass(frozen=True)
@@ -201,5 +340,7 @@ class Study:
     published: Callable[[str, str, float, str], float | None] = lambda *_: None
     """Model, attack, eps in pixel units (NaN for thresholds) and metric to the figure its source
     gives, if any."""
+    further_data: tuple[str, ...] = ()
+    """Names of other datasets that its trainings draw on: fetched before anything is begun."""
     units: dict[str, float] = field(default_factory=dict)
     """Factors from the source's units to pixel units, to print both."""

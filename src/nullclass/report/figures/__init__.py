@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from nullclass.records import Run
 from nullclass.report.blocks import Drawing
+from nullclass.report.defences import with_names
 from nullclass.report.figures.adversarial_samples import adversarial_samples
 from nullclass.report.figures.clean_scores import clean_scores
 from nullclass.report.figures.confusion import confusion
@@ -13,6 +14,7 @@ from nullclass.report.figures.contribution import contribution
 from nullclass.report.figures.epsilon_thresholds import epsilon_thresholds
 from nullclass.report.figures.first_to_fall import first_to_fall
 from nullclass.report.figures.gallery import gallery
+from nullclass.report.figures.null_curves import null_curves
 from nullclass.report.figures.null_images import null_images
 from nullclass.report.figures.null_scores import null_scores
 from nullclass.report.figures.outcomes import outcomes
@@ -22,9 +24,12 @@ from nullclass.report.figures.scores_at_threshold import scores_at_threshold
 from nullclass.report.figures.scores_versus_epsilon import model_comparison, scores_versus_epsilon
 from nullclass.report.figures.security import security
 from nullclass.report.figures.security_curves import security_curves
+from nullclass.report.figures.sizes import answers_by_size, probability_by_size
 from nullclass.report.figures.smallest_eps import smallest_eps
+from nullclass.report.figures.survival import survival
 from nullclass.report.figures.training import training
 from nullclass.report.figures.training_histories import training_histories
+from nullclass.report.figures.transfer_matrix import other_transfers, transfer_matrix
 from nullclass.report.figures.unnoticed import unnoticed
 from nullclass.report.figures.white_box import white_box
 
@@ -66,3 +71,15 @@ NULL_SAMPLES: dict[str, Figure] = {
     "training-histories": training_histories,
 }
 """Figures of the study ``null-samples``, by name."""
+
+NULL_PROBABILITIES: dict[str, Figure] = {
+    "null-curves": null_curves,
+    "probability-by-size": probability_by_size,
+    "answers-by-size": answers_by_size,
+    "survival": survival,
+    "transfer-matrix": transfer_matrix,
+    "other-transfers": other_transfers,
+    "gallery": lambda run: gallery(with_names(run)),
+    "training": lambda run: training(with_names(run)),
+}
+"""Figures of the study ``null-probabilities``, by name."""

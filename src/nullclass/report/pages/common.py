@@ -15,6 +15,9 @@ from nullclass.summary import UNION
 MANY = 12
 """More budgets than this are not listed one by one."""
 
+FOLDED = {"crafted": "Images made on other models", "sizes": "Perturbations by size"}
+"""Plans of a run that are folded away in one list each, and its heading."""
+
 NULL_AWARE_TEXT = (
     "a fixed sequence of attacks, each on what still stands, for which null is a defence to get "
     "past and not a success."
@@ -83,12 +86,14 @@ def settings_section(run: Run) -> Section:
     settings = dict(settings) if isinstance(settings, dict) else {}
     trainings, card = settings.pop("trainings", None), settings.pop("card", None)
     attacks = settings.pop("attacks", None)
+    others = {name: settings.pop(key, None) for key, name in FOLDED.items()}
     blocks: list[Block] = [
         Text("Everything that decides the numbers above, as the run recorded it."),
         Terms(flat(settings)),
     ]
     if isinstance(attacks, list):
         blocks += [Terms(flat(told), f"Attack {_name(told)}") for told in attacks]
+    blocks += [Terms(flat(told, "plan"), name) for name, told in others.items() if told]
     if isinstance(trainings, dict):
         blocks += [Terms(flat(told), f"Training of {model}") for model, told in trainings.items()]
     if isinstance(card, dict):
