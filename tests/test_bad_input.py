@@ -268,6 +268,78 @@ def test_bad_options_of_evaluate(
     assert not Path("out").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read: No such file"),
+        ("", "no column|at least one size"),
+        ("size,probability\n", "at least one size"),
+        ("size,p\n0.1,1\n", "no column 'probability'.*size,probability"),
+        ("size,probability\n0.1,one\n", "must hold numbers only"),
+        ("size,probability\n0.1,0.5\n0.2,0.4\n", "fall with size"),
+        ("size,probability\n0.2,0.5\n0.1,0.6\n", "must rise"),
+        ("size,probability\n0.1,0.5\n0.2,1.1\n", r"outside \[0, 1\]"),
+        ("size,probability\n0.1,-0.5\n", r"outside \[0, 1\]"),
+        ("size,probability\n0.1,nan\n", r"outside \[0, 1\]"),
+        ("size,probability\n30,1\n", "pixels are in"),
+    ],
+)
+def test_curves_that_are_none(
+    content: str | None, says: str, refused: Refused, data_dir: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "f.csv"
+    if content is not None:
+        table.write_text(content)
+    arguments = [*train_arguments(data_dir), "--nulls", "null-probabilities"]
+    refused(*arguments, "--curve", str(table), "--measure", "linf", says=says)
+    assert not Path("out").exists()
+
+
+def test_null_probabilities_without_what_they_need(
+    refused: Refused, data_dir: Path, tmp_path: Path
+) -> None:
+    table = tmp_path / "f.csv"
+    table.write_text("size,probability\n0.1,0.2\n0.2,1\n")
+    arguments = [*train_arguments(data_dir), "--nulls", "null-probabilities"]
+    refused(*arguments, says="need a curve: give --curve")
+    arguments += ["--curve", str(table)]
+    refused(*arguments, says="does not say how it tells sizes")
+    refused(*arguments, "--measure", "linf", says="does not say what perturbs.*--perturbation")
+    fgsm = [*arguments, "--measure", "linf", "--perturbation", "fgsm"]
+    sparse = [*arguments, "--measure", "linf", "--perturbation", "sparse"]
+    refused(*fgsm, "--measure", "l0", says="'fgsm' cannot be told a size in 'l0'")
+    refused(*sparse, says="'sparse' cannot be told a size in 'linf'")
+    refused(*fgsm, "--null-steps", "3", says="'fgsm' has no such settings")
+    refused(*fgsm, "--null-share", "0.4", says="give null_weight instead of null_share")
+    refused(*fgsm, "--null-fraction", "0", says="null_fraction must be in")
+    refused(*fgsm, "--twins", "--spread-null", says="give one")
+    refused(*train_arguments(data_dir), "--nulls", "none", "--twins", says="give --nulls too")
+    refused(*train_arguments(data_dir), "--curve", str(table), says="are for --nulls null-prob")
+    table.write_text("size,probability,measure\n0.1,1,l0\n")
+    refused(*fgsm, says="tells sizes in l0, not in linf")
+
+
+def test_images_of_no_class_have_no_twin_and_ones_own_data_are_no_background(
+    refused: Refused, data_dir: Path
+) -> None:
+    arguments = train_arguments(data_dir)
+    refused(*arguments, "--nulls", "uniform", "--twins", says="uniform images are of no class")
+    refused(
+        *arguments, "--nulls", "background", "--background", "cats", says="no background images"
+    )
+
+
+def test_curves_that_cannot_be_estimated(
+    refused: Refused, data_dir: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    curve = ["curve", str(checkpoint), "--data-dir", str(data_dir), "--out", "f.csv"]
+    refused(*curve, says="a null curve needs")
+    refused(*curve, "--perturbation", "sparse", says="cannot be told a size in 'linf'")
+    refused(*curve, "--steps", "3", says="--steps is for pgd and sparse")
+    refused("curve", str(tmp_path / "nothing"), "--out", "f.csv", says="there is no checkpoint")
+    assert not Path("f.csv").exists()
+
+
 def test_no_null_images_and_some_cannot_both_be_had(refused: Refused, data_dir: Path) -> None:
     refused(*train_arguments(data_dir), "--nulls", "none", "mixed", says="--nulls none alone")
     refused(*train_arguments(data_dir), "--nulls", "mixed", "noise", says="no null source 'noise'")

@@ -18,8 +18,9 @@ import pandas as pd
 import pytest
 import torch
 
-from nullclass import UserError, engines, load_checkpoint, load_dataset, work
-from nullclass.cli import main, numbers
+from nullclass import UserError, engines, load_checkpoint, load_dataset, trained
+from nullclass.cli import main
+from nullclass.commands.study import numbers
 from nullclass.engines import DataSource
 from nullclass.engines.here import Here
 from nullclass.engines.performing import load
@@ -64,7 +65,7 @@ def test_train_writes_a_checkpoint_that_works(
     assert card["data_checksum"] == dataset.checksum
     assert card["training"]["nulls"] == {
         "source": "adversarial", "settings": {"eps": 0.154, "num_steps": 1}, "weight": 1 / 11,
-        "share": None,
+        "share": None, "estimate": None,
     }  # fmt: skip
     assert (card["num_classes"], card["has_null"], card["null_index"]) == (3, True, 3)
     history = pd.read_csv(checkpoint / "history.csv")
@@ -122,11 +123,81 @@ def test_train_with_several_kinds_of_null_images_within_the_batches(
         },
         "weight": None,
         "share": 0.4,
+        "estimate": None,
     }  # fmt: skip
     assert model.has_null
     history = pd.read_csv(out / "history.csv")
     assert history["null_loss"].notna().all()
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
+
+
+def test_null_probabilities_from_a_clean_model_to_a_trained_one(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clean, table, out = tmp_path / "clean", tmp_path / "f.csv", tmp_path / "np"
+    train = ["train", "--dataset", "idx", "--data-dir", str(data_dir), "--model", "small",
+             "--validation", "70", "--device", "cpu", "--learning-rate", "0.005"]  # fmt: skip
+    assert main([*train, "--out", str(clean), "--nulls", "none", "--epochs", "30"]) == 0
+    capsys.readouterr()
+    curve = ["curve", str(clean), "--out", str(table), "--data-dir", str(data_dir),
+             "--perturbation", "pgd", "--steps", "3", "--measure", "l2", "--sizes", "5",
+             "--images", "65", "--always", "0.6", "--device", "cpu"]  # fmt: skip
+    assert main(curve) == 0
+    told = capsys.readouterr().out
+    assert "held-out images, pgd: always fooled from" in told
+    assert f"curve: {table}" in told
+    found = pd.read_csv(table)
+    about = ["measure", "perturbation", "perturbation_settings", "num_images"]
+    assert list(found) == ["size", "probability", "fooled", *about]
+    assert len(found) == 5
+    assert found["probability"].iloc[-1] == 1
+    assert found["size"].is_monotonic_increasing
+    soft = [*train, "--out", str(out), "--nulls", "null-probabilities", "--curve", str(table),
+            "--epochs", "2"]  # fmt: skip
+    assert main(soft) == 0
+    model, card = load_checkpoint(out)
+    assert model.has_null
+    assert card["nulls"]["curve"]["sizes"] == found["size"].tolist()
+    assert card["nulls"]["perturbation"] == "pgd", "as the curve's file tells"
+    assert card["nulls"]["perturbation_settings"] == {"num_steps": 3}
+    assert card["nulls"]["curve"]["num_images"] == found["num_images"].iloc[0] >= 50
+    assert card["training"]["nulls"]["weight"] == 2
+    assert card["training"]["recipe"]["null_fraction"] == 1
+
+
+def test_twins_and_null_spread_over_the_classes(data_dir: Path, tmp_path: Path) -> None:
+    train = [*TRAIN, "--data-dir", str(data_dir), "--model", "small"]
+    assert main([*train, "--out", str(tmp_path / "twins"), "--twins"]) == 0
+    model, card = load_checkpoint(tmp_path / "twins")
+    assert (model.num_nulls, card["num_nulls"], card["null_index"]) == (3, 3, 3)
+    ccat = [*train, "--out", str(tmp_path / "ccat"), "--nulls", "ccat", "--null-steps", "2"]
+    assert main([*ccat, "--spread-null"]) == 0
+    model, card = load_checkpoint(tmp_path / "ccat")
+    assert not model.has_null
+    assert card["nulls"] == {"eps": 0.3, "num_steps": 2, "power": 10.0, "reach": 2 / 3}
+
+
+def test_substitute_and_transfer(
+    checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, table = tmp_path / "asked", tmp_path / "matrix.csv"
+    ask = ["substitute", str(checkpoint), "--out", str(out), "--queries", "30", "--seeds", "12",
+           "--data-dir", str(data_dir), "--device", "cpu"]  # fmt: skip
+    assert main(ask) == 0
+    told = capsys.readouterr().out
+    assert "30 queries in 3 rounds; the substitute answers as the model does on" in told
+    _, card = load_checkpoint(out)
+    _, asked = load_checkpoint(checkpoint)
+    assert (card["queried"], card["num_queries"]) == (asked["weights_sha256"], 30)
+    shown = ["transfer", "--sources", str(out), str(checkpoint), "--targets", str(checkpoint),
+             "--eps", "0.1", "0.3", "--images", "20", "--data-dir", str(data_dir),
+             "--out", str(table), "--device", "cpu"]  # fmt: skip
+    assert main(shown) == 0
+    assert "who falls to whom: mi-fgsm, linf, 20 test images" in capsys.readouterr().out
+    matrix = pd.read_csv(table)
+    assert len(matrix) == 4
+    assert set(matrix["source"]) == {str(out), str(checkpoint)}
+    assert np.allclose(matrix["correct"] + matrix["null"] + matrix["fooled"], 1)
 
 
 def test_evaluate_writes_a_whole_run(
@@ -376,7 +447,7 @@ def test_study_that_gives_jobs_up_says_so_and_the_same_command_tries_them_again(
         raise UserError("the source is broken")
 
     with monkeypatch.context() as patched:
-        patched.setattr(work, "make_nulls", broken)
+        patched.setattr(trained, "make_nulls", broken)
         assert main(arguments) == 1
     told = capsys.readouterr()
     assert "Traceback" not in told.err

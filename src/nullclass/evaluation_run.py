@@ -7,14 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nullclass import records
 from nullclass.attacks import describe
 from nullclass.attacks.geometry import check_eps
-from nullclass.data import Dataset
+from nullclass.data import Dataset, load_dataset
 from nullclass.errors import UserError
 from nullclass.evaluate import evaluate, find_attacks
 from nullclass.files import make_folder, write_json
 from nullclass.models import Classifier
+from nullclass.models.checkpoint import load_checkpoint
 from nullclass.ood import check_ood
 from nullclass.progress import Stages
 from nullclass.provenance import provenance, run_origin
@@ -23,6 +26,33 @@ from nullclass.rejection import calibrate
 
 NUM_EXAMPLES = 8
 """Attacked images kept for the report's gallery."""
+
+
+NOTHING_HELD_OUT = (
+    "no held-out images are known for this model (its card tells of none, or other data was "
+    "named), and {}: train it with --validation"
+)
+"""Why something cannot be had."""
+
+
+def load_with_data(
+    checkpoint: Path, dataset: str | None, data_dir: Path | None, device: torch.device
+) -> tuple[Classifier, dict[str, Any], Dataset]:
+    """A checkpoint's model and card, and the data of its card or another dataset.
+
+    Of the card's own data what the training held out is held out; the test images are the same
+    however many that are.
+
+    Raises:
+        UserError: If the checkpoint or the data cannot be loaded, or nobody says which data.
+    """
+    model, card = load_checkpoint(checkpoint, device=device)
+    name = dataset or card.get("data")
+    if name is None:
+        raise UserError("the card does not say which data the model is for: give --dataset")
+    training = card.get("training") or {}
+    num_held_out = training.get("validation", 0) if dataset is None else 0
+    return model, card, load_dataset(name, data_dir=data_dir, validation=num_held_out)
 
 
 def record_evaluation(
