@@ -34,6 +34,7 @@ NAMES = {
     "null-aware-pgd": "null-aware PGD",
     SMALLEST: "search for the smallest ε",
     "pgd": "PGD",
+    "pgd-deny": "PGD (deny)",
     "pgd-targeted": "targeted PGD",
     "mi-fgsm": "MI-FGSM",
     "rays": "RayS",

@@ -128,6 +128,8 @@ def _of_seed(preset: Preset, seed: int, variants: Sequence[str]) -> list[Trial]:
 def _attacks(is_full: bool, *, has_null: bool) -> tuple[AttackPlan, ...]:
     num_images = 250 if is_full else 25
     deny = AttackPlan("worst-case-deny", EPS, num_images)
+    if not is_full:  # the whole ensemble on what can hardly be denied takes minutes
+        deny = AttackPlan("pgd", EPS, num_images, {"objective": "deny"}, label="pgd-deny")
     return (
         *([deny] if has_null else []),
         AttackPlan("rays", EPS, num_images, {"num_queries": 10_000 if is_full else 1000}),

@@ -12,6 +12,7 @@ from nullclass.report.figures import NULL_PROBABILITIES
 from nullclass.report.flags import flags_section
 from nullclass.report.measures import (
     CLEAN,
+    GOALS,
     WORST_CASE,
     Measure,
     Measures,
@@ -89,6 +90,15 @@ TERMS = [
         "null), or on the target's answers to its questions.",
     ),
 ]
+
+
+OWN_ATTACKS = {
+    QUERY_ATTACK: "fool",
+    WORST_CASE: "fool",
+    "pgd-deny": "deny",
+    f"{WORST_CASE}-deny": "deny",
+}
+"""Attacks made on each model itself, and what they go for."""
 
 
 def null_probabilities(run: Run) -> Page:
@@ -481,14 +491,14 @@ def _threat_model(run: Run, measures: Measures, transfers: Transfers) -> Section
                     "class, and null on the source is no success",
                 )
             )
-    for attack in (QUERY_ATTACK, WORST_CASE):
+    for attack, goal in OWN_ATTACKS.items():
         if measures.budgets(attack):
             pairs.append(
                 (
                     attack_name(attack),
                     f"made on the model that is scored, {measures.norm(attack)}, "
                     f"{budgets_text(measures, attack)}, {measures.num_images(attack)} test images "
-                    "a seed; it goes for a wrong class",
+                    f"a seed; it goes for {GOALS[goal]}",
                 )
             )
     if measures.budgets(UNION):
