@@ -190,6 +190,8 @@ def strict_table(measures: Measures) -> Table:
     """Strict robust accuracy and null-DoS of the union."""
     metrics = {"strict": "strict", "null_dos": "null-DoS"}
     columns = [(metric, eps) for metric in metrics for eps in measures.union_budgets(metric)]
+    denying = sorted({attack_name(m.attack) for m in measures.all if m.objective == "deny"})
+    tries = f"{' and '.join(denying)} tries to be refused" if denying else "no attack tries to be"
     rows = []
     for model in measures.models:
         cells = (value_cell(measures.find(model, UNION, *column)) for column in columns)
@@ -202,7 +204,7 @@ def strict_table(measures: Measures) -> Table:
         ],
         rows,
         "Strict: right when clean and under every attack. Null-DoS: right when clean and refused "
-        "under some attack; none of these attacks tries to be refused, so it is a lower bound. "
+        f"under some attack ({tries}): a lower bound. "
         f"{measures.norm(UNION)}, ε in pixel units (px), {measures.num_images(UNION)} test images, "
         f"{measures.seeds_text()}. {spread(measures)}",
     )
