@@ -148,7 +148,7 @@ def test_dlr_has_the_hard_margins_sign_and_does_not_see_scale(
 def test_unknown_names() -> None:
     with pytest.raises(UserError, match="no objective 'annoy': choose one of fool, deny, evade"):
         find_objective("annoy")
-    with pytest.raises(UserError, match="no attack 'cw': choose one of fgsm, pgd"):
+    with pytest.raises(UserError, match="no attack 'cw': choose one of fgsm, mi-fgsm"):
         find_attack("cw")
     with pytest.raises(UserError, match="no form 'soft' of the margin"):
         check_form("soft")
