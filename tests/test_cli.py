@@ -287,11 +287,15 @@ def nullclass(*arguments: str, **settings: object) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
+        # A shell's background jobs ignore SIGINT, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         **settings,  # type: ignore[call-overload]
     )
 
 
-@pytest.mark.parametrize("command", [[], ["data"], ["train"], ["evaluate"], ["study"], ["report"]])
+@pytest.mark.parametrize(
+    "command", [[], ["data"], ["train"], ["curve"], ["evaluate"], ["study"], ["report"]]
+)
 def test_help_does_not_wait_for_torch(command: list[str]) -> None:
     code = (
         "import sys\n"
