@@ -117,7 +117,7 @@ def _of_seed(preset: Preset, seed: int, variants: Sequence[str]) -> list[Trial]:
                 is_checked=is_full,
                 crafted=(*crafted, *(craft(own, attack, preset) for attack in TRANSFERS)),
                 sizes=tuple(
-                    SizePlan(maker, measure, SIZES[measure], 1000 if is_full else 150, settings)
+                    SizePlan(maker, measure, SIZES[measure], 1000 if is_full else 100, settings)
                     for measure, (maker, settings) in MAKERS.items()
                 ),
             )
@@ -132,7 +132,7 @@ def _attacks(is_full: bool, *, has_null: bool) -> tuple[AttackPlan, ...]:
         deny = AttackPlan("pgd", EPS, num_images, {"objective": "deny"}, label="pgd-deny")
     return (
         *([deny] if has_null else []),
-        AttackPlan("rays", EPS, num_images, {"num_queries": 10_000 if is_full else 1000}),
+        AttackPlan("rays", EPS, num_images, {"num_queries": 10_000 if is_full else 500}),
         AttackPlan("worst-case", EPS, num_images, num_examples=8),
     )
 
@@ -144,7 +144,7 @@ def from_substitute(attack: str) -> str:
 
 def craft(source: Deployed, attack: str, preset: Preset) -> Craft:
     """Images to be tried on all models, made to fool their source and not to be null there."""
-    num_images = 1000 if preset == "full" else 500
+    num_images = 1000 if preset == "full" else 400
     return Craft(source, AttackPlan(attack, EPS, num_images, {"objective": "fool"}))
 
 
@@ -179,7 +179,7 @@ def _nulls(name: str, seed: int, preset: Preset) -> NullPlan | None:
             Deployed(training(CLEAN, seed, preset)),
             maker,
             measure,
-            num_images=5_000 if preset == "full" else 400,
+            num_images=5_000 if preset == "full" else 300,
             settings=settings,
             num_sizes=32 if preset == "full" else 16,
         )
