@@ -22,7 +22,7 @@ from nullclass.ood import check_ood
 from nullclass.progress import Stages
 from nullclass.provenance import provenance, run_origin
 from nullclass.records import Findings
-from nullclass.rejection import calibrate
+from nullclass.rejection import calibrate, with_threshold
 
 NUM_EXAMPLES = 8
 """Attacked images kept for the report's gallery."""
@@ -53,6 +53,17 @@ def load_with_data(
     training = card.get("training") or {}
     num_held_out = training.get("validation", 0) if dataset is None else 0
     return model, card, load_dataset(name, data_dir=data_dir, validation=num_held_out)
+
+
+def refusing(model: Classifier, dataset: Dataset, null_rate: float) -> Classifier:
+    """The model as it answers by a threshold that refuses this share of clean held-out images.
+
+    Raises:
+        UserError: If there are no held-out images, or too few for that rate.
+    """
+    if dataset.validation is None:
+        raise UserError(NOTHING_HELD_OUT.format("--null-rate needs them"))
+    return with_threshold(model, calibrate(model, dataset.validation, null_rate))
 
 
 def record_evaluation(

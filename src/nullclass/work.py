@@ -27,6 +27,7 @@ from nullclass.perturbations import make_perturbation
 from nullclass.progress import Advance
 from nullclass.provenance import provenance
 from nullclass.queries import num_own
+from nullclass.rejection import Thresholded
 from nullclass.scoring import OnImages, Scored, score_attack, score_clean
 from nullclass.size_scoring import score_sizes
 from nullclass.studies.base import (
@@ -298,10 +299,7 @@ def _do_trial(
             )
         )
     if trial.sizes:
-        told = [
-            _score_sizes(trial, plan, run_folder, dataset, model, device, on_images)
-            for plan in trial.sizes
-        ]
+        told = [_score_sizes(trial, plan, dataset, model, on_images) for plan in trial.sizes]
         records.write_frame(folder / records.SIZES, pd.concat(told, ignore_index=True))
     about = {
         "num_classes": model.num_classes,
@@ -335,17 +333,10 @@ def _do_trial(
 
 
 def _score_sizes(
-    trial: Trial,
-    plan: SizePlan,
-    run_folder: Path,
-    dataset: Dataset,
-    answering: Classifier,
-    device: torch.device,
-    on_images: OnImages,
+    trial: Trial, plan: SizePlan, dataset: Dataset, answering: Classifier, on_images: OnImages
 ) -> pd.DataFrame:
-    network = answering
-    if trial.null_rate is not None:  # probabilities are the network's own
-        network = load_trained(trial.training, trial.selection, run_folder, dataset, device)
+    body = answering.body  # probabilities are the network's own
+    network = body.classifier if isinstance(body, Thresholded) else answering
     return score_sizes(
         network,
         dataset.test.first(min(plan.num_images, len(dataset.test))),

@@ -10,6 +10,7 @@ so easy images cost a few steps only.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -66,18 +67,13 @@ class PGD:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
         standing = Standing(model, images, labels, eps, norm, self.objective, self.precision)
-
-        def walk(indices: Tensor, start: Tensor, margin: Margin) -> None:
-            climb(
-                standing,
-                indices,
-                start,
-                margin,
-                self.num_steps,
-                self.relative_step,
-                self.momentum,
-            )
-
+        walk = partial(
+            climb,
+            standing,
+            num_steps=self.num_steps,
+            relative_step=self.relative_step,
+            momentum=self.momentum,
+        )
         with frozen(model):
             standing.climb([standing.margin(self.form)], self.num_restarts, generator, walk)
         return standing.attacked

@@ -8,6 +8,7 @@ beat the true *and* the null logit, so a targeted attack is null-aware for free.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -74,18 +75,13 @@ class TargetedPGD:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
         standing = Standing(model, images, labels, eps, norm, self.objective, self.precision)
-
-        def walk(indices: Tensor, start: Tensor, margin: Margin) -> None:
-            climb(
-                standing,
-                indices,
-                start,
-                margin,
-                self.num_steps,
-                self.relative_step,
-                self.momentum,
-            )
-
+        walk = partial(
+            climb,
+            standing,
+            num_steps=self.num_steps,
+            relative_step=self.relative_step,
+            momentum=self.momentum,
+        )
         with frozen(model):
             margins = target_margins(standing, self.num_targets, self.form)
             standing.climb(margins, self.num_restarts, generator, walk)

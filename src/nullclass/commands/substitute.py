@@ -40,10 +40,9 @@ class Substitute:
     def run(self) -> None:
         """Run the command."""
         from nullclass.devices import find_device
-        from nullclass.evaluation_run import NOTHING_HELD_OUT, load_with_data
+        from nullclass.evaluation_run import load_with_data, refusing
         from nullclass.models.checkpoint import CARD, save_checkpoint
         from nullclass.queries import QueryPlan, num_own
-        from nullclass.rejection import calibrate, with_threshold
         from nullclass.substitutes import agreement, query_substitute
 
         plan = QueryPlan(self.seeds, self.queries, self.step)
@@ -52,10 +51,7 @@ class Substitute:
             raise UserError(f"{self.out} holds a checkpoint already: choose another --out")
         target, card, dataset = load_with_data(self.checkpoint, self.dataset, self.data_dir, device)
         if self.null_rate is not None:
-            if dataset.validation is None:
-                raise UserError(NOTHING_HELD_OUT.format("--null-rate needs them"))
-            threshold = calibrate(target, dataset.validation, self.null_rate)
-            target = with_threshold(target, threshold)
+            target = refusing(target, dataset, self.null_rate)
         num_pool = num_own(len(dataset.test))
         substitute, log = query_substitute(
             target,

@@ -49,9 +49,8 @@ class Transfer:
         from rich.console import Console
 
         from nullclass.devices import find_device
-        from nullclass.evaluation_run import NOTHING_HELD_OUT, load_with_data
+        from nullclass.evaluation_run import load_with_data, refusing
         from nullclass.records import write_frame
-        from nullclass.rejection import calibrate, with_threshold
         from nullclass.transfers import transfer_matrix
 
         if not self.sources or not self.targets:
@@ -63,9 +62,10 @@ class Transfer:
             model, _, dataset = load_with_data(path, self.dataset, self.data_dir, device)
             named.add(dataset.checksum)
             if self.null_rate is not None and not model.has_null:
-                if dataset.validation is None:
-                    raise UserError(f"{path}: {NOTHING_HELD_OUT.format('--null-rate needs them')}")
-                model = with_threshold(model, calibrate(model, dataset.validation, self.null_rate))
+                try:
+                    model = refusing(model, dataset, self.null_rate)
+                except UserError as error:
+                    raise UserError(f"{path}: {error}") from None
             models[str(path)] = model
         if len(named) > 1:
             raise UserError(
