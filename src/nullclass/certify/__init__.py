@@ -1,0 +1,1 @@
+"""Images -> what is proved about a classifier around them."""

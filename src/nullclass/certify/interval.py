@@ -1,0 +1,107 @@
+"""Interval bounds: what the logits can be when every pixel moves within a region.
+
+Centre and radius go through the layers together (interval bound propagation, Gowal et al. 2018,
+section 3): an affine layer maps them to ``W c + b`` and ``|W| r``, a monotone one maps the corners.
+So bounds cost about two forward passes. The last affine layer is folded into what is asked about the
+logits, ``C z`` (Gowal et al. 2018, section 3.2, "elision of the last layer"), which is tighter than
+bounding every logit by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nullclass.certify.layers import Linear, boxed
+from nullclass.certify.network import Network, Step
+from nullclass.certify.regions import Box, Region
+from nullclass.certify.rounding import Rounding
+
+Watch = Callable[[Step, Box], None]
+"""Told every layer's name and the box of its output."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What the network's last layer gets, or, if that is not affine, what it gives."""
+
+    box: Box
+    last: Linear | None
+    """The last layer, if it is a matrix: still to be applied."""
+
+
+def reach(
+    network: Network, region: Region, rounding: Rounding, watch: Watch | None = None
+) -> Reached:
+    """Send a region through all layers but a last matrix.
+
+    Args:
+        network: The network.
+        region: Where the images are.
+        rounding: Margins; :data:`nullclass.certify.rounding.NONE` for none.
+        watch: Told of every layer's output, for regularisers that look at it.
+    """
+
+    def each(step: Step, inputs: list[Region]) -> Region:
+        bound = step.layer.bound(*inputs, rounding=rounding)
+        if watch is not None and isinstance(bound, Box):
+            watch(step, bound)
+        return bound
+
+    last = network.steps[-1].layer
+    is_folded = isinstance(last, Linear) and last.weight.ndim == 2 and len(network.steps) > 1
+    if not is_folded:
+        box = boxed(network.run(region, each, num_steps=len(network.steps)), rounding)
+        return Reached(box, None)
+    before = network.run(region, each, num_steps=network.steps[-1].inputs[0] + 1)
+    assert isinstance(last, Linear)
+    return Reached(boxed(before, rounding), last)
+
+
+def lower_bounds(reached: Reached, spec: Tensor, rounding: Rounding) -> Tensor:
+    """Lower bounds of ``C z``, z the logits.
+
+    Args:
+        reached: From :func:`reach`.
+        spec: C: ``(M, L)`` for all images, or ``(N, M, L)``, one for each; L logits.
+        rounding: Margins, as for :func:`reach`.
+
+    Returns:
+        ``(N, M)``.
+    """
+    box, last = reached.box, reached.last
+    if last is None:
+        center, radius, width = box.center, box.radius, box.center.shape[1]
+        folded = spec
+        about = center.abs()
+        middle = _applied(spec, center)
+        spread = _applied(spec.abs(), radius)
+    else:
+        weight = last.weight
+        width = weight.shape[1] + weight.shape[0]
+        logits = last.value(box.center)
+        folded = spec @ weight
+        middle = _applied(spec, logits)
+        spread = _applied(folded.abs(), box.radius)
+        about = torch.empty(0)
+    if not rounding.unit:
+        return middle - spread
+    gamma = rounding.gamma(width)
+    if last is None:
+        error = _applied(spec.abs(), about + radius) * gamma
+    else:
+        # |W| |c| + |b|: all that the logits at the centre, the fold and their products round.
+        bias = 0 if last.bias is None else last.bias.abs()
+        size = (box.center.abs() + box.radius) @ weight.abs().T + bias
+        error = _applied(spec.abs(), size) * (2 * gamma)
+    return middle - (spread * (1 + 2 * gamma) + error * (1 + 2 * gamma)) - rounding.tiny
+
+
+def _applied(spec: Tensor, values: Tensor) -> Tensor:
+    """``C v`` for ``(N, L)`` values."""
+    if spec.ndim == 2:
+        return values @ spec.T
+    return torch.einsum("nml,nl->nm", spec, values)
