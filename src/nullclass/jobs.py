@@ -132,6 +132,8 @@ def training_cost(training: Training) -> float:
     beside = 0.0
     if training.nulls is not None and training.nulls.weight is not None:
         beside = training.recipe.null_fraction
+    if training.robust is not None:  # bounds are two passes; an attack's step is one
+        beside = 1.0 + training.robust.settings.get("num_steps", 0)
     passes = images * 3 * (1 + beside) * (0.6 if training.recipe.precision == "bfloat16" else 1)
     looked = 30 * training.recipe.epochs if training.selections else 0
     return passes + looked

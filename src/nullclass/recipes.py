@@ -8,9 +8,11 @@ null epsilon 0.01 it recognises about a point less of larger steps (measured: ``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from nullclass.errors import UserError
+
+Schedule = Literal["constant", "triangle", "late-cosine"]
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,10 @@ class Recipe:
     """Passes over the training images."""
     learning_rate: float
     """Adam's step size; the peak if the schedule changes it."""
-    schedule: Literal["constant", "triangle"] = "constant"
-    """``triangle`` rises linearly for a fifth of all steps, then falls linearly to zero."""
+    schedule: Schedule = "constant"
+    """``triangle`` rises linearly for a fifth of all steps, then falls linearly to zero.
+    ``late-cosine`` rises for a hundredth, stays for two fifths, then falls along a cosine to zero:
+    for losses that get harder as ε rises."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16`` runs the layers under autocast where the machine has it natively; weights,
     losses and optimiser state stay in float32."""
@@ -45,8 +49,9 @@ class Recipe:
             )
         if not 0 < self.learning_rate < 10:
             raise UserError(f"the learning rate must be in (0, 10), not {self.learning_rate}")
-        if self.schedule not in ("constant", "triangle"):
-            raise UserError(f"no schedule {self.schedule!r}: choose constant or triangle")
+        if self.schedule not in get_args(Schedule):
+            known = ", ".join(get_args(Schedule))
+            raise UserError(f"no schedule {self.schedule!r}: choose one of {known}")
         if self.precision not in ("float32", "bfloat16"):
             raise UserError(f"no precision {self.precision!r}: choose float32 or bfloat16")
         if not 0 < self.null_fraction <= 1:

@@ -28,6 +28,7 @@ from nullclass.losses import Reduction, cross_entropy, null_targets, soft_cross_
 from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullImages, NullSource
 from nullclass.outcomes import NULL_LABEL
+from nullclass.robust.base import StepLoss
 
 Precision = Callable[[], AbstractContextManager[object]]
 """Makes the context in which the layers run."""
@@ -42,6 +43,7 @@ class StepLosses:
     null_loss: float
     """NaN if there were no null images."""
     num_correct: int
+    """With a robust loss: how many stand at the step's ε."""
     num_judged: int
     """Images that ``num_correct`` counts among: clean ones beside, all within."""
 
@@ -139,6 +141,23 @@ def step_within(
     loss.backward()
     null_value = losses[-num_nulls:].mean().item() if num_nulls else math.nan
     return StepLosses(loss.item(), null_value, _num_correct(model, logits, labels), len(labels))
+
+
+def step_robust(
+    robust: StepLoss, images: Tensor, labels: Tensor, generator: torch.Generator, progress: float
+) -> StepLosses:
+    """Add a step's gradients to the parameters, by a robust loss (:mod:`nullclass.robust`).
+
+    Args:
+        robust: The loss, bound to the model.
+        images: ``(B, C, H, W)`` in [0,1], on the model's device.
+        labels: ``(B,)``.
+        generator: Stream of the attack's random starts.
+        progress: Share of all steps that are done.
+    """
+    seen = robust(images, labels, progress, generator)
+    seen.loss.backward()
+    return StepLosses(seen.loss.item(), math.nan, seen.num_right, len(labels))
 
 
 def mix_within(

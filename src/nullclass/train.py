@@ -29,8 +29,9 @@ from nullclass.nulls import NullSource
 from nullclass.randomness import borrowed_stream
 from nullclass.recipes import FAST, Recipe
 from nullclass.records import STATE
+from nullclass.robust.base import RobustLoss, StepLoss
 from nullclass.selection import Selections
-from nullclass.steps import Precision, StepLosses, step_beside, step_within
+from nullclass.steps import Precision, StepLosses, step_beside, step_robust, step_within
 from nullclass.tensor_files import save_tensors
 
 OnStep = Callable[[int, int, float], None]
@@ -51,6 +52,8 @@ class TrainConfig:
     null_share: float | None = None
     """With a number in [0, 1), null images enter within each batch, in the place of
     Binomial(batch, null_share) of its images, and ``null_weight`` is not used."""
+    robust: RobustLoss | None = None
+    """Trained on instead of the clean images' loss; computed in float32 whatever the precision."""
     spreads_null: bool = False
     """Trains a model without a null class all the same: null's share of a target is spread evenly
     over the classes, for a threshold to refuse (:func:`nullclass.losses.null_targets`)."""
@@ -74,11 +77,12 @@ class EpochRecord:
 
     epoch: int
     loss: float
-    """Of the clean images; with null images within the batches, of all."""
+    """Of the clean images; with null images within the batches, of all; else the robust loss."""
     null_loss: float
     """NaN without null images."""
     train_accuracy: float
-    """Share of the images that ``loss`` is about right at the moment they were trained on."""
+    """Share of the images that ``loss`` is about right at the moment they were trained on; with a
+    robust loss, that stood at the ε of that step (proved, or not fooled)."""
     validation_accuracy: float
     """NaN without validation images."""
     seconds: float
@@ -211,6 +215,7 @@ def train(
     selections = Selections({}, None) if selections is None else selections
     state = begin(model, data, config, nulls, selections)
     num_steps = steps_an_epoch(len(data), config.recipe)
+    robust = None if config.robust is None else config.robust.bind(model)
     with borrowed_stream(config.seed), scaled_dropout(model, recipe.dropout), learning_stem(model):
         path = Path(state_folder) / STATE if state_folder is not None else None
         if path is not None and path.exists():
@@ -221,7 +226,7 @@ def train(
         while len(state.history) < recipe.epochs:
             for name in frozen_names(model, recipe, len(state.history)):
                 model.get_parameter(name).requires_grad_(False)
-            record = _epoch(state, data, config, nulls, validation, on_step)
+            record = _epoch(state, data, config, nulls, robust, validation, on_step)
             check_weights(model, record.epoch, recipe)
             state.history.append(record)
             # The last state is kept too: whoever asked for it removes it with the weights safe.
@@ -241,6 +246,8 @@ def begin(
 ) -> State:
     """The state before the first step; raises as :func:`train` does."""
     _check_labels(model, data)
+    if config.robust is not None and (nulls is not None or int(data.labels.min()) < 0):
+        raise UserError("a robust loss takes no null images: train with one or the other")
     if nulls is not None:
         _check_nulls(model, nulls, config)
     selections.forget()
@@ -341,6 +348,7 @@ def _epoch(
     data: LabelledImages,
     config: TrainConfig,
     nulls: NullSource | None,
+    robust: StepLoss | None,
     validation: LabelledImages | None,
     on_step: OnStep | None,
 ) -> EpochRecord:
@@ -359,7 +367,10 @@ def _epoch(
         chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
         images, labels = (tensor.to(device) for tensor in data.batch(chosen))
         optimizer.zero_grad()
-        if config.null_share is None:
+        if robust is not None:
+            progress = done / (recipe.epochs * num_steps)
+            losses = step_robust(robust, images, labels, state.generator, progress)
+        elif config.null_share is None:
             losses = step_beside(
                 model,
                 images,
@@ -421,6 +432,9 @@ def learning_rate(recipe: Recipe, progress: float) -> float:
 def _schedule(recipe: Recipe, progress: float) -> float:
     if recipe.schedule == "constant":
         return 1.0
+    if recipe.schedule == "late-cosine":
+        fallen = max(0.0, (progress - 0.4) / 0.6)
+        return max(min(progress / 0.01, (1 + math.cos(math.pi * fallen)) / 2), 1e-3)
     return max(min(progress / 0.2, (1 - progress) / 0.8), 1e-3)
 
 
@@ -445,6 +459,7 @@ def fingerprint(
     """A hash of everything that decides the result, so that a state is never misused."""
     told = {
         "config": asdict(config),
+        "robust": None if config.robust is None else type(config.robust).__name__,
         "nulls": None if nulls is None else [type(nulls).__name__, nulls.settings()],
         "num_images": len(data),
         "images": _digest(data.images),

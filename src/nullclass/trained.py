@@ -22,6 +22,7 @@ from nullclass.progress import Advance
 from nullclass.provenance import provenance
 from nullclass.randomness import borrowed_stream
 from nullclass.rejection import Threshold, calibrate, with_threshold
+from nullclass.robust import make_robust
 from nullclass.selection import Selections
 from nullclass.studies.base import LAST, Deployed, NullPlan, Training
 from nullclass.train import TrainConfig, train
@@ -57,6 +58,9 @@ class Trained:
             weight_decay=training.weight_decay,
             null_weight=0.0 if plan is None or plan.weight is None else plan.weight,
             null_share=None if plan is None else plan.share,
+            robust=make_robust(training.robust.loss, training.robust.settings)
+            if training.robust is not None
+            else None,
             spreads_null=training.spreads_null,
         )
         with borrowed_stream(training.seed):
@@ -69,6 +73,9 @@ class Trained:
                 mean=(dataset.mean,),
                 std=(dataset.std,),
             ).to(device)
+            if self.config.robust is not None:
+                first = torch.Generator().manual_seed(training.seed)
+                self.config.robust.initialise(self.model, first)
         if start is not None:
             self.model.load_state_dict(start.state_dict())
         self.nulls: NullSource | None = None

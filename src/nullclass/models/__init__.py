@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from nullclass.errors import UserError
+from nullclass.models.certifiable import certifiable_cnn
 from nullclass.models.classifier import Classifier
 from nullclass.models.notebook import notebook_cnn
 from nullclass.models.ramp import ramp_cnn
@@ -35,6 +37,10 @@ MODELS: dict[str, Architecture] = {
     "notebook": Architecture(notebook_cnn, is_standardised=True),
     "report": Architecture(report_cnn, is_standardised=False),
     "small": Architecture(small_cnn, is_standardised=False),
+    "certifiable": Architecture(certifiable_cnn, is_standardised=False),
+    "certifiable-small": Architecture(
+        partial(certifiable_cnn, widths=(16, 32, 100)), is_standardised=False
+    ),
     "ramp": Architecture(ramp_cnn, is_standardised=False, smallest=(1, 2)),
 }
 

@@ -40,6 +40,16 @@ class NullPlan:
 
 
 @dataclass(frozen=True)
+class RobustPlan:
+    """A loss that is trained on instead of the clean one."""
+
+    loss: str
+    """Name in :data:`nullclass.robust.ROBUST_LOSSES`."""
+    settings: dict[str, Any]
+    """Its settings, by name."""
+
+
+@dataclass(frozen=True)
 class Training:
     """Everything that decides a model's weights, besides the data."""
 
@@ -72,6 +82,8 @@ class Training:
     spreads_null: bool = False
     """Whether, without a null class, null's share of a target is spread over all classes
     (:class:`nullclass.train.TrainConfig`)."""
+    robust: RobustPlan | None = None
+    """Trains on a robust loss, without null images."""
     queries: Queries | None = None
     """Trains on what another model answers, instead of on the dataset's training images."""
 
@@ -79,10 +91,14 @@ class Training:
         """Refuse to go on from weights that are not kept, and questions beside null images."""
         if self.start is not None and self.start.selections:
             raise UserError(f"{self.name!r} goes on from a training that keeps no last epoch")
-        if self.queries is not None and (self.nulls or self.selections or self.start):
+        if self.robust is not None and self.nulls is not None:
+            raise UserError(f"{self.name!r} has a robust loss: it takes no null images")
+        if self.queries is not None and (
+            self.nulls or self.selections or self.start or self.robust
+        ):
             raise UserError(
                 f"{self.name!r} learns another model's answers: it takes no null images, no "
-                "selections and no former weights"
+                "selections, no former weights and no robust loss"
             )
 
     @property
