@@ -246,6 +246,24 @@ def test_bad_options_of_train(
 
 
 @pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--robust", "interval", "--robust-eps", "0"], "training eps must be in"),
+        (["--robust", "interval", "--robust-eps", "1.5"], "training eps must be in"),
+        (["--robust", "abstain", "--nulls", "mixed"], "--robust takes no null images"),
+        (["--robust", "adversarial", "--spread-null"], "--robust takes no null images"),
+        (["--robust-eps", "0.1"], "are for --robust"),
+        (["--null-class"], "are for --robust"),
+    ],
+)
+def test_bad_options_of_robust_training(
+    options: list[str], says: str, refused: Refused, data_dir: Path
+) -> None:
+    refused(*train_arguments(data_dir), *options, says=says)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
     ("option", "value", "says"),
     [
         ("--attack", "cw", "no attack 'cw': choose one of fgsm"),

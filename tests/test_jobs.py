@@ -24,7 +24,9 @@ from nullclass.studies.base import (
     Deployed,
     Estimate,
     NullPlan,
+    ProofPlan,
     Queries,
+    RobustPlan,
     SizePlan,
     ThresholdPlan,
     Training,
@@ -104,6 +106,7 @@ OTHER_VALUES: dict[str, Any] = {
     "crafted": (CRAFT,),
     "sizes": (SizePlan("fgsm", "linf", (0.1,), 10),),
     "null_rate": 0.01,
+    "proofs": (ProofPlan((0.1,), 10),),
     "model": Deployed(CLEAN, null_rate=0.1),
     "perturbation": "fgsm",
     "measure": "l2",
@@ -123,7 +126,7 @@ def variations(config: Any) -> list[tuple[str, Any]]:
     found = []
     for f in fields(config):
         value = getattr(config, f.name)
-        if f.name == "queries":  # of a training without null images only: below
+        if f.name in ("queries", "robust", "radius"):  # of a training without null only: below
             continue
         if f.name not in ("weight", "share", "null_fraction", "dropout", "learning_rate"):
             found.append((f.name, {f.name: another(f.name, value)}))
@@ -144,6 +147,11 @@ def changed_trainings() -> dict[str, Training]:
     told["nulls.weight"] = replace(TRAINING, nulls=replace(TRAINING.nulls, weight=0.5, share=None))
     told["nulls.none"] = replace(TRAINING, nulls=None)
     told["queries"] = ASKING
+    plain = replace(TRAINING, nulls=None)
+    told["robust"] = replace(plain, robust=RobustPlan("adversarial", {"eps": 0.1}))
+    for loss, eps in (("interval", 0.1), ("interval", 0.2), ("abstain", 0.1)):
+        plan = RobustPlan(loss, {"eps": eps})
+        told[f"robust.{loss}.{eps}"] = replace(plain, robust=plan)
     for name, change in variations(QUERIES):
         told[f"queries.{name}"] = replace(ASKING, queries=replace(QUERIES, **change))
     return told
@@ -163,11 +171,14 @@ def changed_crafts() -> dict[str, Craft]:
     }
     told["source"] = replace(CRAFT, source=Deployed(SEEDLING))
     told["source.null_rate"] = replace(CRAFT, source=Deployed(CLEAN, null_rate=0.1))
+    told["source.radius"] = replace(CRAFT, source=Deployed(CLEAN, radius=0.1))
     return told
 
 
 def changed_trials() -> dict[str, Trial]:
     told = {name: replace(TRIAL, **change) for name, change in variations(TRIAL)}
+    told["radius"] = Trial(CLEAN, TRIAL.attacks, num_clean=100, radius=0.1)
+    told["radius.other"] = replace(told["radius"], radius=0.2)
     told["threshold.first"] = replace(TRIAL, thresholds=ThresholdPlan(1, 10))
     told["threshold.num"] = replace(TRIAL, thresholds=ThresholdPlan(0, 11))
     for name, change in variations(TRIAL.attacks[0]):

@@ -28,7 +28,7 @@ from nullclass.jobs import place_of
 from nullclass.models import Classifier
 from nullclass.recipes import Recipe
 from nullclass.stacked import can_stack, do_stacked
-from nullclass.studies.base import LAST, NullPlan, Training, Trial
+from nullclass.studies.base import LAST, NullPlan, RobustPlan, Training, Trial
 from nullclass.studies.null_samples import NULL_SAMPLES
 from nullclass.trained import Trained, load_trained
 from nullclass.work import do
@@ -458,6 +458,7 @@ OTHERWISE = [
 ]
 NEVER = [
     training("u", 1, start=replace(training("base", 1), selections=())),
+    training("u", 1, nulls=None, robust=RobustPlan("interval", {"eps": 0.1})),
     training("u", 1, nulls=NullPlan("adversarial", {"eps": 0.1}, weight=0.1)),
     training("u", 1, nulls=NullPlan("uniform", {}, weight=0.1)),
     training("u", 1, nulls=NullPlan("adversarial", {"eps": 0.1}, share=0.5)),

@@ -353,7 +353,7 @@ def test_history_says_what_happened() -> None:
     assert not model.training
 
 
-@pytest.mark.parametrize("schedule", ["constant", "triangle"])
+@pytest.mark.parametrize("schedule", ["constant", "triangle", "late-cosine"])
 def test_the_learning_rate_follows_the_schedule(
     schedule: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -370,6 +370,9 @@ def test_the_learning_rate_follows_the_schedule(
     shares = [rate / 0.01 for rate in rates]
     if schedule == "constant":
         assert shares == [1.0] * 20
+    elif schedule == "late-cosine":
+        late = [(1 + math.cos(math.pi * (i / 20 - 0.4) / 0.6)) / 2 for i in range(8, 20)]
+        assert shares == pytest.approx([1e-3, *[1.0] * 7, *late])
     else:
         expected = [min(i / 4, (20 - i) / 16) for i in range(20)]
         assert shares == pytest.approx([max(share, 1e-3) for share in expected])

@@ -15,23 +15,31 @@ from nullclass.attacks.base import Needs, WantsImages, frozen
 from nullclass.attacks.cascade import UNTOLD
 from nullclass.attacks.geometry import check_eps
 from nullclass.attacks.minimum_norm import MinimumNorm
+from nullclass.certify.prove import proof_rows
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.ood import check_ood, make_ood, score_ood
 from nullclass.probes import probe
-from nullclass.records import COST_COLUMNS, OOD_COLUMNS, ROW_COLUMNS, Findings
+from nullclass.records import (
+    CERTIFIED_COLUMNS,
+    COST_COLUMNS,
+    OOD_COLUMNS,
+    ROW_COLUMNS,
+    Findings,
+)
 from nullclass.red_flags import Evidence, Flag, find_flags
 from nullclass.rejection import Threshold, overlap, with_threshold
 from nullclass.scoring import (
     CLEAN,
     OnImages,
     Scored,
+    check_labels,
     score_attack,
     score_clean,
     score_smallest,
 )
-from nullclass.summary import GIVEN, SELF, UNION
+from nullclass.summary import GIVEN, PROOF, SELF, UNION
 
 Data = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 """Test images in [0,1] with labels: tensors, a loader, or :class:`LabelledImages`."""
@@ -57,6 +65,7 @@ def evaluate(
     held_out: Data | None = None,
     ood: Sequence[str] | Mapping[str, Tensor] = (),
     num_smallest: int = 0,
+    proofs: str | None = None,
     data_name: str | None = None,
     selected_on: str | None = None,
     num_examples: int = 0,
@@ -89,6 +98,8 @@ def evaluate(
             by the name they get.
         num_smallest: For how many of the first images the smallest eps that fools is looked for;
             a slow search, none unless said.
+        proofs: Name in :data:`nullclass.certify.verifiers.VERIFIERS`: then it is also proved, of
+            every image at every eps, that no attack can fool it (:mod:`nullclass.certify.prove`).
         data_name: Name of the dataset, for red flags that know a dataset's records.
         selected_on: ``test`` or ``held-out``: what the model's weights were picked on, if told.
         num_examples: How many of the first attacked images to keep for showing.
@@ -116,6 +127,10 @@ def evaluate(
     if threshold is not None:
         classifier = with_threshold(classifier, threshold)
     told = on_images or (lambda _: None)
+    certified = None
+    if proofs is not None:  # first: it is quick, and tells at once what it cannot bound
+        budgets = sorted({budget for budgets in plan.values() for budget in budgets})
+        certified = proof_rows(classifier, images, budgets, norm=norm, verifier=proofs)
     clean = score_clean(classifier, images, norm=norm, on_images=told)
     done: list[Scored] = []
     for name, attack in named.items():
@@ -169,6 +184,7 @@ def evaluate(
         about,
         held_out=aside,
         ood=_ood(classifier, images, ood, seed),
+        certified=certified,
         checks=checks,
         seed=seed,
     )
@@ -184,6 +200,7 @@ def findings_of(
     *,
     held_out: pd.DataFrame | None = None,
     ood: pd.DataFrame | None = None,
+    certified: pd.DataFrame | None = None,
     checks: bool,
     seed: int,
 ) -> Findings:
@@ -199,6 +216,7 @@ def findings_of(
             ``selected_on`` (:class:`nullclass.red_flags.Evidence`).
         held_out: Rows of clean held-out images, if there are any.
         ood: Rows of inputs of no class, if there are any.
+        certified: What was proved, image by image, if anything was asked.
         checks: Whether the model is probed and red flags are looked for.
         seed: Seed of the probes' random starts.
     """
@@ -207,17 +225,20 @@ def findings_of(
     costs = pd.DataFrame(columns=list(COST_COLUMNS)).astype(COST_COLUMNS)
     if tables:
         costs = pd.concat(tables, ignore_index=True)
+    if certified is None:
+        certified = pd.DataFrame(columns=list(CERTIFIED_COLUMNS)).astype(CERTIFIED_COLUMNS)
     probes: dict[str, Any] = {}
     flags: list[Flag] = []
     if checks:
         probes = probe(model, data, rows, attacks, norm=about["norm"], seed=seed)
-        flags = find_flags(Evidence(rows, costs, probes, about))
+        flags = find_flags(Evidence(rows, costs, probes, about, certified))
     return Findings(
         rows=rows,
         costs=costs,
         examples=[example for scored in done for example in scored.examples],
         held_out=pd.DataFrame(columns=list(ROW_COLUMNS)) if held_out is None else held_out,
         ood=pd.DataFrame(columns=list(OOD_COLUMNS)) if ood is None else ood,
+        certified=certified,
         threat=threat_model(rows, costs, attacks, about),
         probes=probes,
         flags=flags,
@@ -238,7 +259,7 @@ def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[st
         raise UserError(
             "attacks must be names, or a dictionary from names to attacks, as {'fgsm': FGSM()}"
         )
-    taken = {CLEAN, UNION, SMALLEST} & set(attacks)
+    taken = {CLEAN, UNION, PROOF, SMALLEST} & set(attacks)
     if taken:
         raise UserError(f"an attack cannot be called {min(taken)!r}: the rows mean something else")
     return dict(attacks)
@@ -320,20 +341,6 @@ def as_classifier(model: nn.Module, num_classes: int | None, image: Tensor) -> C
 
 def _is_attack(attack: object) -> bool:
     return callable(attack) and hasattr(attack, "objective") and not isinstance(attack, type)
-
-
-def check_labels(images: LabelledImages, model: Classifier) -> None:
-    """Refuse labels that are no real class of the model.
-
-    Raises:
-        UserError: If there are some.
-    """
-    low, high = int(images.labels.min()), int(images.labels.max())
-    if low < 0 or high >= model.num_classes:
-        raise UserError(
-            f"labels run from {low} to {high}; the model has the classes 0 to "
-            f"{model.num_classes - 1}"
-        )
 
 
 def _budgets(

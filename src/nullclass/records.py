@@ -17,6 +17,7 @@ A run folder::
         costs.csv              what each attack and member did and cost (:data:`COST_COLUMNS`)
         held-out.csv.gz        clean held-out images, if there were any: columns of rows
         ood.csv.gz             inputs of no class, if there were any (:data:`OOD_COLUMNS`)
+        certified.csv.gz       what is proved of each image, if asked (:data:`CERTIFIED_COLUMNS`)
         summary.csv            the rates of these rows
         scores.csv             metrics of the null score
         sizes.csv.gz           where probability goes with size, if asked (:data:`SIZE_COLUMNS`)
@@ -49,7 +50,7 @@ from nullclass.null_curve import NullCurve
 from nullclass.outcomes import OUTCOME_NAMES
 from nullclass.red_flags import Flag
 from nullclass.score_summary import score_metrics
-from nullclass.summary import summarise
+from nullclass.summary import PROOF, proved_rates, summarise
 
 RUN = "run.json"
 SUMMARY = "summary.csv"
@@ -64,6 +65,7 @@ ROWS = "rows.csv.gz"
 COSTS = "costs.csv"
 HELD_OUT = "held-out.csv.gz"
 OOD = "ood.csv.gz"
+CERTIFIED = "certified.csv.gz"
 SCORES = "scores.csv"
 THRESHOLDS = "thresholds.csv"
 SIZES = "sizes.csv.gz"
@@ -73,7 +75,7 @@ QUERIES = "queries.csv"
 EXAMPLES = "examples.safetensors"
 DECISIONS = "decisions.safetensors"
 RESULT = "result.json"
-TRIAL_FILES = (RESULT, ROWS, COSTS, HELD_OUT, OOD, SUMMARY, SCORES, EXAMPLES)
+TRIAL_FILES = (RESULT, ROWS, COSTS, HELD_OUT, OOD, CERTIFIED, SUMMARY, SCORES, EXAMPLES)
 """Everything an evaluation writes; ``result.json`` is removed first."""
 
 STATE = "training.safetensors"
@@ -128,6 +130,21 @@ OOD_COLUMNS = {
     "null_score": "float64",
 }
 """Columns of ``ood.csv.gz`` and their types."""
+
+CERTIFIED_COLUMNS = {
+    "image": "int64",  # index in the test set
+    "label": "int64",
+    "norm": "str",
+    "eps_pixels": "float64",
+    "verifier": "str",  # name in nullclass.certify.verifiers.VERIFIERS
+    "prediction": "int64",  # for the clean image; -1 is null
+    "margin": "float64",  # lower bound that decides is_never_fooled: positive is proved
+    "is_correct_proved": "bool",  # every image within eps is answered with the true label
+    "is_rar_proved": "bool",  # right when clean, and none within eps is fooled
+    "is_never_fooled": "bool",  # none within eps is fooled
+    "status": "str",  # correct, not-fooled or undecided
+}
+"""Columns of ``certified.csv.gz`` and their types."""
 
 SIZE_COLUMNS = {
     "perturbation": "str",  # name in nullclass.perturbations.PERTURBATIONS
@@ -233,6 +250,11 @@ class Trial:
     def ood(self) -> pd.DataFrame:
         """Inputs of no class: :data:`OOD_COLUMNS`; empty if there were none."""
         return self._frame(OOD, OOD_COLUMNS)
+
+    @cached_property
+    def certified(self) -> pd.DataFrame:
+        """What is proved of each image: :data:`CERTIFIED_COLUMNS`; empty if it was not asked."""
+        return self._frame(CERTIFIED, CERTIFIED_COLUMNS)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
@@ -467,10 +489,22 @@ class Findings:
     """What the model was asked besides (:mod:`nullclass.probes`); empty if it was not."""
     flags: list[Flag]
     """Reasons not to believe the evaluation (:mod:`nullclass.red_flags`)."""
+    certified: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=list(CERTIFIED_COLUMNS)), repr=False
+    )
+    """What is proved of each image: :data:`CERTIFIED_COLUMNS`; empty if it was not asked."""
 
     def summary(self) -> pd.DataFrame:
-        """Rates with 95 % intervals, one a line: see :func:`nullclass.summary.summarise`."""
-        return summarise(self.rows)
+        """Rates with 95 % intervals, one a line: see :func:`nullclass.summary.summarise`.
+
+        Last, under the attack name ``proof``, those of :func:`nullclass.summary.proved_rates`.
+        """
+        rates = summarise(self.rows)
+        if self.certified.empty:
+            return rates
+        place = {"attack": PROOF, "objective": "any", "made_on": "any"}
+        proved = proved_rates(self.certified).drop(columns="verifier").assign(**place)
+        return pd.concat([rates, proved[list(rates.columns)]], ignore_index=True)
 
     def scores(self) -> pd.DataFrame:
         """Metrics of the null score: see :func:`nullclass.score_summary.score_metrics`."""
@@ -495,6 +529,7 @@ def write_trial(folder: Path, findings: Findings, result: dict[str, Any]) -> Non
     for name, frame, columns in (
         (HELD_OUT, findings.held_out, ROW_COLUMNS),
         (OOD, findings.ood, OOD_COLUMNS),
+        (CERTIFIED, findings.certified, CERTIFIED_COLUMNS),
     ):
         (folder / name).unlink(missing_ok=True)
         if len(frame):

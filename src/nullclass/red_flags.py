@@ -137,6 +137,9 @@ class Evidence:
     """``norm``, ``num_classes``; ``data``, the dataset's name; ``threshold``, None or a mapping
     with ``value``, ``origin`` (``held-out`` or ``untold``) and ``num_overlapping``, the test images
     it was calibrated on; ``selected_on``, None or the images that chose the weights."""
+    certified: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    """What is proved of each image (:data:`nullclass.records.CERTIFIED_COLUMNS`); empty if nothing
+    was asked."""
 
     @property
     def norm(self) -> str:
@@ -425,6 +428,26 @@ def _strict_above_chance(evidence: Evidence) -> str | None:
     return None
 
 
+def _proof_broken(evidence: Evidence) -> str | None:
+    """One image is enough: a proof has no exceptions."""
+    if evidence.certified.empty:
+        return None
+    proved = evidence.certified[evidence.certified["is_never_fooled"].astype(bool)]
+    furthest = proved.groupby(["norm", "image"])["eps_pixels"].max().rename("proved").reset_index()
+    fooled = evidence.rows[evidence.rows["outcome"] == "fooled"]
+    broken = fooled.merge(furthest, on=["norm", "image"])
+    broken = broken[broken["eps_pixels"] <= broken["proved"]]
+    if broken.empty:
+        return None
+    worst = broken.sort_values(["image", "eps_pixels"], kind="stable").iloc[0]
+    by = "without any attack" if worst["attack"] == "none" else f"by {worst['attack']}"
+    return (
+        f"{broken['image'].nunique()} of {furthest['image'].nunique()} images proved never to be "
+        f"fooled were fooled: image {worst['image']}, proved at eps {worst['proved']:g}, at eps "
+        f"{worst['eps_pixels']:g} {by}."
+    )
+
+
 def _better_than_known(evidence: Evidence) -> str | None:
     known = BEST_KNOWN.get((str(evidence.about.get("data")), evidence.norm), ())
     for eps in (eps for eps in evidence.budgets if eps > 0 and known):
@@ -576,6 +599,7 @@ CHECKS: dict[str, Callable[[Evidence], str | None]] = {
     "aer-falls": _aer_falls,
     "largest-budget-survived": _largest_budget_survived,
     "strict-above-chance": _strict_above_chance,
+    "proof-broken": _proof_broken,
     "better-than-known": _better_than_known,
     "zero-gradients": _zero_gradients,
     "non-finite-gradients": _non_finite_gradients,

@@ -237,6 +237,20 @@ class Answers:
     null_scores: Tensor
 
 
+def check_labels(images: LabelledImages, model: Classifier) -> None:
+    """Refuse labels that are no real class of the model.
+
+    Raises:
+        UserError: If there are some.
+    """
+    low, high = int(images.labels.min()), int(images.labels.max())
+    if low < 0 or high >= model.num_classes:
+        raise UserError(
+            f"labels run from {low} to {high}; the model has the classes 0 to "
+            f"{model.num_classes - 1}"
+        )
+
+
 def batch_of(model: Classifier, data: LabelledImages, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Images and labels at some positions, on the model's device."""
     device = model.mean.device

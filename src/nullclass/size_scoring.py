@@ -10,13 +10,12 @@ import torch
 from nullclass.attacks.base import frozen
 from nullclass.data import LabelledImages
 from nullclass.errors import UserError
-from nullclass.evaluate import check_labels
 from nullclass.models.classifier import Classifier
 from nullclass.outcomes import OUTCOME_NAMES, outcomes
 from nullclass.perturbations import Perturbation, find_measure, name_of, size_of
 from nullclass.perturbations.base import check_maker, gradient_of
 from nullclass.records import SIZE_COLUMNS
-from nullclass.scoring import BATCH_SIZE, OnImages, stream_of
+from nullclass.scoring import BATCH_SIZE, OnImages, check_labels, stream_of
 
 
 def score_sizes(

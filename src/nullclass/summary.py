@@ -17,6 +17,9 @@ SELF = "self"
 UNION = "union"
 """Name of the per-image union of all attacks in a table of rows."""
 
+PROOF = "proof"
+"""Name, in place of an attack's, of what is proved against every attack there is."""
+
 
 def wilson(num_hits: int, num_images: int, z: float = 1.959964) -> tuple[float, float]:
     """Ends of the Wilson score interval of a share (Wilson 1927); 95 % by default.
@@ -126,3 +129,35 @@ def _union(rows: pd.DataFrame) -> list[dict[str, object]]:
             place["eps_pixels"] = eps
             lines += [place | _rate(name, hits) for name, hits in metrics.items()]
     return lines
+
+
+PROVED = {
+    "rar_proved": "is_rar_proved",
+    "strict_proved": "is_correct_proved",
+    "aer_bound": "is_never_fooled",
+}
+"""Rates of what is proved, and the column each is a share of; AER is bounded by what is left."""
+
+
+def proved_rates(rows: pd.DataFrame) -> pd.DataFrame:
+    """Shares of images of which something is proved, with 95 % intervals.
+
+    For every norm, eps and verifier: ``rar_proved``, a lower bound of RAR; ``strict_proved``, one
+    of strict robust accuracy; ``aer_bound``, an upper bound of AER. Of these very images they hold
+    against every attack; the interval is for images like them.
+
+    Args:
+        rows: Columns of :data:`nullclass.records.CERTIFIED_COLUMNS`, of one model.
+
+    Returns:
+        Columns norm, eps_pixels, metric, value, low, high, num_images, verifier.
+    """
+    columns = ["norm", "eps_pixels", "metric", "value", "low", "high", "num_images", "verifier"]
+    lines: list[dict[str, object]] = []
+    keys = ["norm", "eps_pixels", "verifier"]
+    for place, group in rows.groupby(keys, sort=True):
+        for metric, column in PROVED.items():
+            hits = group[column].astype(bool)
+            told = _rate(metric, ~hits if metric == "aer_bound" else hits)
+            lines.append(dict(zip(keys, place, strict=True)) | told)
+    return pd.DataFrame(lines, columns=columns)

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 
 from nullclass import records
+from nullclass.certify.provable import provable
 from nullclass.data import Dataset, LabelledImages
 from nullclass.errors import UserError
 from nullclass.files import make_folder
@@ -219,6 +220,8 @@ def load_deployed(
         UserError: Also if a threshold is wanted and the dataset holds no images out for it.
     """
     model = load_trained(deployed.training, deployed.selection, run_folder, dataset, device)
+    if deployed.radius is not None:
+        return provable(model, deployed.radius), None
     if deployed.null_rate is None:
         return model, None
     if dataset.validation is None:

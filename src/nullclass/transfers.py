@@ -36,7 +36,7 @@ from nullclass.attacks.geometry import check_eps, is_allowed
 from nullclass.attacks.objectives import find_objective
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.errors import UserError
-from nullclass.evaluate import Data, as_classifier, check_labels, find_attacks, in_order
+from nullclass.evaluate import Data, as_classifier, find_attacks, in_order
 from nullclass.models.classifier import Classifier
 from nullclass.outcomes import OUTCOME_NAMES
 from nullclass.scoring import (
@@ -46,6 +46,7 @@ from nullclass.scoring import (
     Scored,
     attack_batch,
     batch_of,
+    check_labels,
     members_of,
     rows_of,
     score_batch,

@@ -15,6 +15,7 @@ from torch import Tensor
 from nullclass import records
 from nullclass.attacks import ATTACKS, Attack
 from nullclass.attacks.base import WantsImages
+from nullclass.certify.prove import proof_rows
 from nullclass.data import Dataset, LabelledImages
 from nullclass.errors import StateError, UserError
 from nullclass.evaluate import findings_of, told_of
@@ -254,6 +255,7 @@ def _do_trial(
     units = trial.num_clean + sum(_num_units(plan, len(chosen)) for plan in trial.attacks)
     units += sum(len(plan.sizes) * plan.num_images for plan in trial.sizes)
     units += sum(len(craft.plan.eps) * craft.plan.num_images for craft in trial.crafted)
+    units += sum(plan.num_images for plan in trial.proofs)
 
     def on_images(count: int) -> None:
         advance(count / units)
@@ -301,6 +303,18 @@ def _do_trial(
     if trial.sizes:
         told = [_score_sizes(trial, plan, dataset, model, on_images) for plan in trial.sizes]
         records.write_frame(folder / records.SIZES, pd.concat(told, ignore_index=True))
+    proved = [
+        proof_rows(
+            model,
+            dataset.test,
+            plan.eps,
+            norm=plan.norm,
+            verifier=plan.verifier,
+            num_images=plan.num_images,
+            on_images=on_images,
+        )
+        for plan in trial.proofs
+    ]
     about = {
         "num_classes": model.num_classes,
         "norm": norm,
@@ -315,6 +329,7 @@ def _do_trial(
         done,
         own,
         about,
+        certified=pd.concat(proved, ignore_index=True) if proved else None,
         checks=trial.is_checked,
         seed=trial.seed,
     )

@@ -2,9 +2,9 @@
 
 Centre and radius go through the layers together (interval bound propagation, Gowal et al. 2018,
 section 3): an affine layer maps them to ``W c + b`` and ``|W| r``, a monotone one maps the corners.
-So bounds cost about two forward passes. The last affine layer is folded into what is asked about the
-logits, ``C z`` (Gowal et al. 2018, section 3.2, "elision of the last layer"), which is tighter than
-bounding every logit by itself.
+So bounds cost about two forward passes. The last affine layer is folded into what is asked about
+the logits, ``C z`` (Gowal et al. 2018, section 3.2, "elision of the last layer"), which is tighter
+than bounding every logit by itself.
 """
 
 from __future__ import annotations
@@ -17,11 +17,27 @@ from torch import Tensor
 
 from nullclass.certify.layers import Linear, boxed
 from nullclass.certify.network import Network, Step
-from nullclass.certify.regions import Box, Region
-from nullclass.certify.rounding import Rounding
+from nullclass.certify.regions import Box, Region, region_around
+from nullclass.certify.rounding import Rounding, rounded_down, rounding_for
 
 Watch = Callable[[Step, Box], None]
 """Told every layer's name and the box of its output."""
+
+
+def interval(network: Network, images: Tensor, radius: float, norm: str, spec: Tensor) -> Tensor:
+    """Interval bounds; a :data:`nullclass.certify.verifiers.Verifier`, with gradients.
+
+    Computed in the images' type; float32 on CUDA, where products may be rounded in other ways, in
+    float64.
+    """
+    if images.is_cuda and images.dtype == torch.float32:
+        wide = network.to(torch.float64)
+        bounds = interval(wide, images.double(), radius, norm, spec.double())
+        return rounded_down(bounds, images.dtype)
+    with torch.autocast(images.device.type, enabled=False):
+        rounding = rounding_for(images)
+        reached = reach(network, region_around(images, radius, norm, rounding), rounding)
+        return lower_bounds(reached, spec, rounding)
 
 
 @dataclass(frozen=True)

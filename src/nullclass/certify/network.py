@@ -6,8 +6,8 @@ What cannot be bounded is refused when it is read, with its name: never when hal
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,14 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from nullclass.certify.layers import Added, Layer, Linear, Monotone, Pooled, Reshaped, Scale
+from nullclass.certify.lines import (
+    clipped_lines,
+    curved_lines,
+    leaky_lines,
+    pooled_lines,
+    sigmoid_slope,
+    tanh_slope,
+)
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.models.dropout import Dropout
@@ -56,6 +64,11 @@ class Network:
                     del kept[place]
         return kept[num_steps - 1]
 
+    def to(self, dtype: torch.dtype) -> Network:
+        """The same network for images of another type; its weights follow no more."""
+        steps = tuple(replace(step, layer=step.layer.to(dtype)) for step in self.steps)
+        return replace(self, steps=steps)
+
     def values(self, images: Tensor) -> Tensor:
         """The logits ``(N, K + num_nulls)``, as the model computes them."""
         logits: Tensor = self.run(
@@ -72,10 +85,16 @@ def read_network(model: Classifier) -> Network:
             values of its input; the message names it.
     """
     for name, module in model.body.named_modules():
+        if module._forward_hooks or module._forward_pre_hooks:
+            raise UserError(
+                f"layer {name!r} ({type(module).__name__}) has a hook, which bounds would not see: "
+                "remove it first"
+            )
         if isinstance(module, _BATCH_NORMS) and module.training:
             raise UserError(
                 f"layer {name!r} is batch norm in training mode, whose output hangs on the whole "
-                "batch: call eval() on the model first, or train a network without batch norm"
+                "batch: put the model into evaluation mode first, or train a network without "
+                "batch norm"
             )
     try:
         graph = _Tracer().trace(model.body)
@@ -95,7 +114,7 @@ def read_network(model: Classifier) -> Network:
                 raise UserError(
                     "the network must return its logits, and compute nothing after them"
                 )
-        elif node.op != "get_attr":
+        elif node.op != "get_attr" and not _is_size(node):
             layer, inputs = _layer_of(node, model.body)
             steps.append(Step(_name(node), layer, tuple(places[given] for given in inputs)))
             places[node] = len(steps) - 1
@@ -116,7 +135,7 @@ class _Tracer(fx.Tracer):
 def _standardisation(model: Classifier) -> Layer:
     scale = (1 / model.std.double())[None]
     shift = -model.mean.double()[None] * scale
-    return Scale(scale.to(model.std.dtype), shift.to(model.std.dtype))
+    return Scale(scale, shift, shift.abs())
 
 
 def _name(node: fx.Node) -> str:
@@ -133,23 +152,62 @@ def _layer_of(node: fx.Node, body: nn.Module) -> tuple[Layer, list[fx.Node]]:
                 f"layer {node.target!r} ({type(module).__name__}) has no bound here: known are "
                 f"{KNOWN}"
             )
-        return layer, [given for given in node.args if isinstance(given, fx.Node)]
+        return layer, _inputs(node)
     layer = _of_function(node)
     if layer is None:
-        told = getattr(node.target, "__name__", str(node.target))
+        told = _called_name(node)
         raise UserError(f"the function {told!r} ({node.name}) has no bound here: known are {KNOWN}")
-    return layer, [
-        given for given in node.args if isinstance(given, fx.Node) and given.op != "get_attr"
+    return layer, _inputs(node)
+
+
+def _inputs(node: fx.Node) -> list[fx.Node]:
+    """The activations that a node reads."""
+    return [
+        given
+        for given in node.args
+        if isinstance(given, fx.Node) and given.op != "get_attr" and not _is_size(given)
     ]
 
 
+def _called_name(node: fx.Node) -> str:
+    if node.target is F.max_pool2d:  # torch wraps it
+        return "max_pool2d"
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether it is a size or a shape, as in ``x.view(x.size(0), -1)``, and no activation."""
+    if node.op == "call_method":
+        return node.target == "size"
+    if node.target is operator.getitem:
+        of = node.args[0]
+        return isinstance(of, fx.Node) and _is_size(of)
+    return node.target is getattr and node.args[1] == "shape"
+
+
+def _is_batch(node: fx.Node) -> bool:
+    """Whether it is the number of images: ``x.size(0)`` or ``x.shape[0]``."""
+    if node.target == "size":
+        return node.args[1:] == (0,)
+    return _is_size(node) and node.target is operator.getitem and node.args[1] == 0
+
+
 KNOWN = (
-    "convolution, linear, batch norm in evaluation, average and max pooling, ReLU, leaky ReLU, "
-    "tanh, sigmoid, hardtanh, dropout, flatten, and sums of branches"
+    "convolution (zero padding), linear, batch norm in evaluation, average and max pooling, ReLU, "
+    "leaky ReLU, ELU (alpha at most 1), tanh, sigmoid, hardtanh, dropout, flatten, view with the "
+    "batch first, sums of branches, and sums and products with numbers"
 )
 """What can be bounded, as messages say it."""
 
 _BATCH_NORMS = nn.BatchNorm1d | nn.BatchNorm2d
+
+_RELU = Monotone(torch.relu, lines=partial(clipped_lines, 0.0, torch.inf))
+_TANH = Monotone(
+    torch.tanh, is_exact=False, lines=partial(curved_lines, torch.tanh, tanh_slope, 0.0)
+)
+_SIGMOID = Monotone(
+    torch.sigmoid, is_exact=False, lines=partial(curved_lines, torch.sigmoid, sigmoid_slope, 0.0)
+)
 
 
 def _of_module(module: nn.Module) -> Layer | None:
@@ -160,63 +218,130 @@ def _of_module(module: nn.Module) -> Layer | None:
         return Linear(apply, module.weight, module.bias)
     if isinstance(module, _BATCH_NORMS):
         return _batch_norm(module)
-    if isinstance(module, nn.ReLU | nn.ReLU6 | nn.Hardtanh):
-        return Monotone(_out_of_place(module))
-    if isinstance(module, nn.Tanh | nn.Sigmoid):
-        return Monotone(module, is_exact=False)
-    if isinstance(module, nn.LeakyReLU) and module.negative_slope >= 0:
-        return Monotone(_out_of_place(module), is_exact=False)
+    if isinstance(module, nn.ReLU):
+        return _RELU
+    if isinstance(module, nn.Hardtanh):  # ReLU6 is one
+        return _clipped(module.min_val, module.max_val)
+    if isinstance(module, nn.Tanh):
+        return _TANH
+    if isinstance(module, nn.Sigmoid):
+        return _SIGMOID
+    if isinstance(module, nn.LeakyReLU):
+        return _leaky(module.negative_slope)
+    if isinstance(module, nn.ELU):
+        return _elu(module.alpha)
     if isinstance(module, nn.MaxPool2d) and not module.return_indices:
-        return Monotone(module)
+        return _max_pool(
+            kernel_size=module.kernel_size,
+            stride=module.stride,
+            padding=module.padding,
+            dilation=module.dilation,
+            ceil_mode=module.ceil_mode,
+        )
     if isinstance(module, nn.AvgPool2d) and module.divisor_override is None:
-        size = module.kernel_size
-        return Pooled(module, size * size if isinstance(size, int) else size[0] * size[1])
-    if isinstance(module, nn.AdaptiveAvgPool2d) and module.output_size in (1, (1, 1)):
-        return Pooled(module, 2**16)  # whatever the image; the margin stays below a hundredth
-    if isinstance(module, nn.Flatten | nn.Identity):
-        return Reshaped(module)
-    if isinstance(module, Dropout | nn.Dropout | nn.Dropout2d):
+        return Pooled(module, _area(module.kernel_size))
+    if isinstance(module, nn.AdaptiveAvgPool2d):
+        return Pooled(module, None)
+    if isinstance(module, nn.Flatten):
+        return Reshaped(module) if module.start_dim == 1 else None
+    if isinstance(module, nn.Identity | Dropout | nn.Dropout | nn.Dropout2d):
         return Reshaped(_same)
     return None
 
 
 def _of_function(node: fx.Node) -> Layer | None:
-    target = node.target
-    if target in (torch.relu, F.relu, "relu"):
-        return Monotone(torch.relu)
+    """The layer that a function or a method is; ``None`` if there is none."""
+    target, named = node.target, dict(node.kwargs)
+    if target in (torch.relu, F.relu, "relu", torch.relu_, "relu_"):
+        return _RELU
     if target in (torch.tanh, F.tanh, "tanh"):
-        return Monotone(torch.tanh, is_exact=False)
+        return _TANH
     if target in (torch.sigmoid, F.sigmoid, "sigmoid"):
-        return Monotone(torch.sigmoid, is_exact=False)
+        return _SIGMOID
     if target in (F.dropout, F.dropout2d):
         return Reshaped(_same)
-    settings: list[Any] = [value for value in node.args[1:] if not isinstance(value, fx.Node)]
-    if len(settings) == len(node.args) - 1:
-        call = partial(_called, target, tuple(settings), dict(node.kwargs))
-        if target in (torch.flatten, "flatten", "view", "reshape", torch.reshape):
-            return Reshaped(call)
-        if target is F.max_pool2d:
-            return Monotone(call)
-        if target is F.avg_pool2d:
-            size: Any = node.kwargs.get("kernel_size", settings[0] if settings else 0)
-            return Pooled(call, size**2 if isinstance(size, int) else size[0] * size[1])
-    if target in _SUMS:
-        branches = [given for given in node.args if isinstance(given, fx.Node)]
-        is_sum = len(branches) == 2 and not node.kwargs
-        if is_sum and all(given.op != "get_attr" for given in branches):
-            return Added(_SUMS[target])
+    if target in ("view", "reshape", torch.reshape):
+        return _reshaped(node)
+    if target in _ARITHMETIC:
+        return _arithmetic(node)
+    settings: list[Any] = list(node.args[1:])
+    if any(isinstance(value, fx.Node) for value in [*settings, *named.values()]):
+        return None
+    if target is F.leaky_relu:
+        return _leaky(settings[0] if settings else named.get("negative_slope", 0.01))
+    if target is F.elu:
+        return _elu(settings[0] if settings else named.get("alpha", 1.0))
+    if target is F.max_pool2d and not named.get("return_indices") and len(settings) < 6:
+        names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+        given = {**named, **dict(zip(names, settings, strict=False))}
+        return _max_pool(**{name: given[name] for name in names if name in given})
+    call = partial(_called, target, tuple(settings), named)
+    if target in (torch.flatten, "flatten"):
+        start = settings[0] if settings else named.get("start_dim", 0)
+        return Reshaped(call) if start == 1 else None
+    if target is F.avg_pool2d and named.get("divisor_override") is None and len(settings) < 6:
+        return Pooled(call, _area(settings[0] if settings else named["kernel_size"]))
+    if target is F.adaptive_avg_pool2d:
+        return Pooled(call, None)
+    if target in (torch.mean, "mean"):
+        over = settings[0] if settings else named.get("dim")
+        return Pooled(call, None) if tuple(_listed(over)) in ((2, 3), (-2, -1)) else None
     return None
 
 
-_SUMS: dict[object, int] = {
-    operator.add: 1,
-    operator.iadd: 1,
-    torch.add: 1,
-    "add": 1,
-    operator.sub: -1,
-    torch.sub: -1,
-    "sub": -1,
+def _reshaped(node: fx.Node) -> Layer | None:
+    """``x.view(batch, …)``, the batch as ``x.size(0)``, ``x.shape[0]`` or -1."""
+    shape = [*node.args[1:], *node.kwargs.values()]
+    if len(shape) == 1 and isinstance(shape[0], list | tuple):
+        shape = list(shape[0])
+    if not shape:
+        return None
+    batch, *rest = shape
+    keeps_batch = _is_batch(batch) if isinstance(batch, fx.Node) else batch == -1
+    if not keeps_batch or not all(isinstance(size, int) for size in rest):
+        return None
+    return Reshaped(partial(_viewed, tuple(rest)))
+
+
+_ARITHMETIC: dict[object, str] = {
+    operator.add: "add",
+    operator.iadd: "add",
+    torch.add: "add",
+    "add": "add",
+    "add_": "add",
+    operator.sub: "sub",
+    operator.isub: "sub",
+    torch.sub: "sub",
+    "sub": "sub",
+    operator.mul: "mul",
+    operator.imul: "mul",
+    torch.mul: "mul",
+    "mul": "mul",
+    operator.truediv: "div",
+    operator.itruediv: "div",
+    torch.div: "div",
+    "div": "div",
 }
+
+
+def _arithmetic(node: fx.Node) -> Layer | None:
+    """Two branches added or subtracted, or a branch and a number."""
+    kind = _ARITHMETIC[node.target]
+    if len(node.args) != 2 or node.kwargs:
+        return None
+    first, second = node.args
+    if isinstance(first, fx.Node) and isinstance(second, fx.Node):
+        is_sum = kind in ("add", "sub") and len(_inputs(node)) == 2
+        return Added(-1 if kind == "sub" else 1) if is_sum else None
+    if isinstance(first, int | float) and kind in ("add", "mul"):
+        first, second = second, first
+    if not isinstance(second, int | float) or (kind == "div" and second == 0):
+        return None
+    number = torch.tensor([float(second)], dtype=torch.float64)
+    one, none = torch.ones_like(number), torch.zeros_like(number)
+    if kind in ("add", "sub"):
+        return Scale(one, number if kind == "add" else -number, number.abs())
+    return Scale(number if kind == "mul" else 1 / number, none, none)
 
 
 def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Layer | None:
@@ -227,10 +352,42 @@ def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d) -> Layer | None:
     if module.weight is not None:
         scale = scale * module.weight.double()
     shift = -module.running_mean.double() * scale
+    terms = shift.abs()
     if module.bias is not None:
         shift = shift + module.bias.double()
-    dtype = module.running_mean.dtype
-    return Scale(scale.to(dtype).view(shape), shift.to(dtype).view(shape))
+        terms = terms + module.bias.double().abs()
+    return Scale(scale.view(shape), shift.view(shape), terms.detach().view(shape))
+
+
+def _clipped(least: float, most: float) -> Layer:
+    apply = partial(torch.clamp, min=least, max=most)
+    return Monotone(apply, lines=partial(clipped_lines, least, most))
+
+
+def _leaky(slope: float) -> Layer | None:
+    if slope < 0:
+        return None
+    apply = partial(F.leaky_relu, negative_slope=slope)
+    lines = partial(leaky_lines, slope) if slope <= 1 else None
+    return Monotone(apply, is_exact=False, lines=lines)
+
+
+def _elu(alpha: float) -> Layer | None:
+    if not 0 < alpha <= 1:  # it would fall, or be neither convex nor concave
+        return None
+    apply = partial(F.elu, alpha=alpha)
+    slope_at = partial(_elu_slope, alpha)
+    lines = partial(curved_lines, apply, slope_at, torch.inf)
+    return Monotone(apply, is_exact=False, lines=lines)
+
+
+def _elu_slope(alpha: float, x: Tensor) -> Tensor:
+    return torch.where(x > 0, 1.0, alpha * x.clamp(max=0).exp())
+
+
+def _max_pool(**settings: Any) -> Layer:
+    apply = partial(F.max_pool2d, **settings)
+    return Monotone(apply, lines=partial(pooled_lines, settings))
 
 
 def _convolved(
@@ -239,13 +396,14 @@ def _convolved(
     return F.conv2d(x, w, b, stride, padding, dilation, groups)
 
 
-def _out_of_place(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The layer without ``inplace``, which would write over a box's corners."""
-    if isinstance(module, nn.LeakyReLU):
-        return partial(F.leaky_relu, negative_slope=module.negative_slope)
-    if isinstance(module, nn.Hardtanh):
-        return partial(torch.clamp, min=module.min_val, max=module.max_val)
-    return torch.relu
+def _area(size: Any) -> int:
+    """Of a window."""
+    sizes = _listed(size)
+    return int(sizes[0] * sizes[-1])
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Iterable) else [value]
 
 
 def _called(target: Any, settings: tuple[Any, ...], named: dict[str, Any], x: Tensor) -> Tensor:
@@ -255,6 +413,10 @@ def _called(target: Any, settings: tuple[Any, ...], named: dict[str, Any], x: Te
         else target(x, *settings, **named)
     )
     return result
+
+
+def _viewed(shape: tuple[int, ...], x: Tensor) -> Tensor:
+    return x.reshape(-1 if -1 not in shape else len(x), *shape)
 
 
 def _same(values: Tensor) -> Tensor:

@@ -38,6 +38,12 @@ class Box:
         """The upper corner, rounded to nearest."""
         return self.center + self.radius
 
+    def corners(self, rounding: Rounding) -> tuple[Tensor, Tensor]:
+        """Both corners, each moved outward by more than its own rounding."""
+        lower, upper = self.lower, self.upper
+        outward = 2 * rounding.unit
+        return lower - outward * lower.abs(), upper + outward * upper.abs()
+
     @staticmethod
     def between(lower: Tensor, upper: Tensor, rounding: Rounding) -> Box:
         """The box with these corners, each of which may be off by two roundings."""
@@ -67,6 +73,11 @@ class Ball:
 
 
 Region = Box | Ball
+
+
+def boxed(region: Region, rounding: Rounding) -> Box:
+    """The region as a box."""
+    return region if isinstance(region, Box) else region.boxed(rounding)
 
 
 def region_around(images: Tensor, radius: float, norm: str, rounding: Rounding) -> Region:

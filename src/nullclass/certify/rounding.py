@@ -7,8 +7,12 @@ at most ``gamma_n`` times the sum of their absolute values,
     gamma_n = n u / (1 - n u),        u = 2^-24 in float32, 2^-53 in float64.
 
 Every bound here is moved outward by such a margin, so that it holds for the exact real function of
-the weights as they are stored. The model does not cover TF32, nor convolutions by Winograd or
-Fourier transforms. PyTorch uses none of them on a CPU; on CUDA prove in float64.
+the weights as they are stored. What underflows is below ``tiny`` in one layer, and below what the
+margin has to spare where that is too small to be added.
+
+The model does not cover products of fewer bits (TF32, bfloat16), nor convolutions by Winograd or
+Fourier transforms. PyTorch uses none of them on a CPU unless told to
+(``torch.set_float32_matmul_precision``), which is refused; on CUDA bounds are computed in float64.
 """
 
 from __future__ import annotations
@@ -16,6 +20,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+from nullclass.errors import UserError
 
 _SPARE = 4
 """Roundings beside the sum's own: of the inflated radius, the bias, the last product."""
@@ -63,3 +70,27 @@ def rounding_of(dtype: torch.dtype) -> Rounding:
     if dtype not in _OF:
         raise ValueError(f"bounds are computed in float32 or float64, not {dtype}")
     return _OF[dtype]
+
+
+def rounding_for(images: Tensor) -> Rounding:
+    """The margins of bounds computed in the images' type.
+
+    Raises:
+        UserError: If torch was told to multiply float32 numbers with fewer bits than they have.
+        ValueError: As :func:`rounding_of`.
+    """
+    if images.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        raise UserError(
+            "nothing is proved while float32 products are rounded to fewer bits: call "
+            "torch.set_float32_matmul_precision('highest')"
+        )
+    return rounding_of(images.dtype)
+
+
+def rounded_down(bounds: Tensor, dtype: torch.dtype) -> Tensor:
+    """Float64 lower bounds in another type, never above themselves."""
+    if dtype == bounds.dtype:
+        return bounds
+    rounding = rounding_of(dtype)
+    nearest = bounds.to(dtype)
+    return nearest - (2 * rounding.unit * nearest.abs() + rounding.tiny)

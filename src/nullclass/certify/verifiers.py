@@ -9,26 +9,18 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from nullclass.certify.interval import lower_bounds, reach
+from nullclass.certify.crown import crown_ibp
+from nullclass.certify.interval import interval
 from nullclass.certify.network import Network
-from nullclass.certify.regions import region_around
-from nullclass.certify.rounding import rounding_of
 from nullclass.errors import UserError
 
 Verifier = Callable[[Network, Tensor, float, str, Tensor], Tensor]
-"""From a network, images ``(N, C, H, W)`` in [0,1], a radius in pixel units, its norm and C, ``(M, L)``
-or ``(N, M, L)``, to lower bounds ``(N, M)`` of ``C z`` on the images of [0,1] within the radius, z the L
-logits."""
+"""From a network, images ``(N, C, H, W)`` in [0,1], a radius in pixel units, its norm and C,
+``(M, L)`` or ``(N, M, L)``, to lower bounds ``(N, M)`` of ``C z`` on the images of [0,1] within the
+radius, z the L logits."""
 
 
-def interval(network: Network, images: Tensor, radius: float, norm: str, spec: Tensor) -> Tensor:
-    """Interval bounds (:mod:`nullclass.certify.interval`); differentiable in the images."""
-    rounding = rounding_of(images.dtype)
-    reached = reach(network, region_around(images, radius, norm, rounding), rounding)
-    return lower_bounds(reached, spec, rounding)
-
-
-VERIFIERS: dict[str, Verifier] = {"interval": interval}
+VERIFIERS: dict[str, Verifier] = {"interval": interval, "crown-ibp": crown_ibp}
 """Verifiers by name."""
 
 

@@ -12,10 +12,11 @@ from nullclass.commands.study import Study
 from nullclass.commands.substitute import Substitute
 from nullclass.commands.train import Train
 from nullclass.commands.transfer import Transfer
+from nullclass.commands.zoo import Zoo
 
 __all__ = ["COMMANDS", "Command"]
 
-Command = Data | Train | Curve | Substitute | Transfer | Evaluate | Study | Report
+Command = Data | Train | Curve | Substitute | Transfer | Evaluate | Study | Report | Zoo
 
 COMMANDS: dict[str, Callable[..., object]] = {
     "data": Data,
@@ -26,5 +27,6 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "evaluate": Evaluate,
     "study": Study,
     "report": Report,
+    "zoo": Zoo,
 }
 """Name to a dataclass of options with a method ``run``, in the order of the help."""

@@ -17,7 +17,8 @@ class Study:
     """Run a study: train its models, attack them, draw its report. Stopped, it goes on."""
 
     name: tyro.conf.Positional[str]
-    """fgsm-null (the notebook), ramps or null-samples (the report), or null-probabilities."""
+    """fgsm-null (the notebook), ramps or null-samples (the report), null-probabilities, or
+    provable-null."""
     preset: Literal["quick", "full"] = "quick"
     """quick is few seeds with the fast recipe; full is the source's own recipe and number."""
     sets: str | None = None
@@ -26,6 +27,9 @@ class Study:
     """Some of the study's models only, such as base,sm."""
     out: Path | None = None
     """Run folder; runs/NAME for quick and runs/NAME-full for full unless given."""
+    data: str | None = None
+    """Other data than the study's own, if it is made with them too: fashion-mnist for
+    provable-null."""
     data_dir: Path | None = None
     """Folder of IDX files."""
     device: str = "auto"
@@ -45,7 +49,7 @@ class Study:
         """Run the command."""
         from nullclass.studies import find_study
 
-        study = find_study(self.name)  # before torch is waited for
+        study = find_study(self.name, self.data)  # before torch is waited for
         seeds = None if self.sets is None else numbers(self.sets)
         variants = None if self.variants is None else self.variants.split(",")
         given = [n for n in (self.stack, self.workers, self.threads) if n is not None]

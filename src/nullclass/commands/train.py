@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from nullclass.errors import UserError
 
 if TYPE_CHECKING:
-    from nullclass.studies.base import NullPlan
+    from nullclass.studies.base import NullPlan, RobustPlan
 
 
 BY_SIZE = "null-probabilities"
@@ -31,7 +31,8 @@ class Train:
     data_dir: Path | None = None
     """Folder of IDX files."""
     model: str = "notebook"
-    """notebook or report, the two sources' networks."""
+    """notebook or report, the two sources' networks; certifiable or certifiable-small, made for
+    interval bounds."""
     nulls: tuple[str, ...] = ("adversarial",)
     """Where null images come from: adversarial, null-probabilities, ccat, background, uniform,
     tile-shuffle, mixed, or several of them; none trains a model without a null class."""
@@ -62,6 +63,14 @@ class Train:
     spread_null: bool = False
     """No null class: null is spread over all classes, for a threshold to refuse (CCAT; evaluate
     --null-rate)."""
+    robust: Literal["interval", "mtl-ibp", "adversarial", "abstain"] | None = None
+    """Train on a robust loss instead of null images: interval bounds (alone, or mixed with attacked
+    images), null-aware adversarial training, or the abstain class."""
+    robust_eps: float | None = None
+    """What the robust loss is trained for, L-infinity, in pixel units, 0.2 unless given; to prove a
+    null of radius r, a little more than r."""
+    null_class: bool = False
+    """With a robust loss: give the network a null class; abstain always has one."""
     null_share: float | None = None
     """Put null images within each batch instead, in the place of this share of it (the report)."""
     weight_decay: float = 1e-4
@@ -102,7 +111,8 @@ class Train:
             fraction = 1.0
         if fraction is not None:
             recipe = replace(recipe, null_fraction=fraction)
-        plan = self._null_plan()
+        robust = self._robust_plan()
+        plan = None if robust else self._null_plan()
         if (self.out / CARD).exists():
             raise UserError(f"{self.out} holds a checkpoint already: choose another --out")
         dataset = load_dataset(self.dataset, data_dir=self.data_dir, validation=self.validation)
@@ -115,9 +125,11 @@ class Train:
             weight_decay=self.weight_decay,
             nulls=plan,
             recipe=recipe,
-            has_null=plan is not None and not self.spread_null,
+            has_null=(plan is not None and not self.spread_null)
+            or (robust is not None and (self.null_class or robust.loss == "abstain")),
             has_twins=self.twins,
             spreads_null=self.spread_null,
+            robust=robust,
         )
         with (
             Stages(f"training {self.model} on {dataset.name}", 1) as stages,
@@ -156,6 +168,20 @@ class Train:
             weight = WEIGHTS.get(source, 1 / 11)
         weight = weight if self.null_share is None else None
         return NullPlan(source, settings, weight=weight, share=self.null_share)
+
+    def _robust_plan(self) -> RobustPlan | None:
+        from nullclass.robust import make_robust
+        from nullclass.studies.base import RobustPlan
+
+        if self.robust is None:
+            if self.null_class or self.robust_eps is not None:
+                raise UserError("--null-class and --robust-eps are for --robust")
+            return None
+        if self.nulls not in (("adversarial",), ("none",)) or self.twins or self.spread_null:
+            raise UserError("--robust takes no null images: leave --nulls out")
+        settings = {"eps": 0.2 if self.robust_eps is None else self.robust_eps}
+        make_robust(self.robust, settings)  # refuses an eps that makes no sense
+        return RobustPlan(self.robust, settings)
 
     def _settings(self, name: str) -> dict[str, Any]:
         """The settings of a source of null images."""

@@ -2,6 +2,7 @@
 
 A checkpoint is a folder with ``model.safetensors`` and ``card.json``. The card is written last
 and holds the weights' SHA-256, so a half-written checkpoint is never mistaken for a whole one.
+Weights may be rounded as they are saved (:mod:`nullclass.models.rounded`); the card says so.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from nullclass.errors import UserError
 from nullclass.files import read_json, sha256, write_json
 from nullclass.models import MODELS, build_model
 from nullclass.models.classifier import Classifier
+from nullclass.models.rounded import Stored, packed, unpacked
 from nullclass.provenance import provenance
 from nullclass.randomness import borrowed_stream
 from nullclass.tensor_files import save_tensors
@@ -28,7 +30,11 @@ CARD_VERSION = 1
 
 
 def save_checkpoint(
-    model: Classifier, folder: Path | str, *, about: dict[str, Any] | None = None
+    model: Classifier,
+    folder: Path | str,
+    *,
+    about: dict[str, Any] | None = None,
+    stored: Stored = "exact",
 ) -> None:
     """Write a model's weights and card.
 
@@ -36,17 +42,20 @@ def save_checkpoint(
         model: The model; a body of one's own is saved too, but its card cannot rebuild it.
         folder: Where to write; made if it is missing.
         about: What else the card should tell (training config, data checksum …); JSON values.
+        stored: ``exact``, or rounded to ``float16`` or ``int8``: then what is loaded is the rounded
+            network, no longer `model`.
 
     Raises:
-        UserError: If the folder cannot be written.
+        UserError: If the folder cannot be written, or the weights cannot be rounded so.
     """
     folder = Path(folder)
+    tensors = packed(model.state_dict(), stored)
     # An old card must not vouch for new weights if we are stopped in between.
     try:
         (folder / CARD).unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"cannot replace the checkpoint in {folder}: {error.strerror}") from error
-    save_tensors(folder / WEIGHTS, model.state_dict())
+    save_tensors(folder / WEIGHTS, tensors)
     card = {
         "card_version": CARD_VERSION,
         "architecture": model.architecture,
@@ -58,6 +67,7 @@ def save_checkpoint(
         "mean": _exact(model.mean),
         "std": _exact(model.std),
         "num_parameters": sum(p.numel() for p in model.parameters()),
+        "stored": stored,
         "weights_sha256": sha256(folder / WEIGHTS),
         **(about or {}),
         **provenance(),
@@ -93,7 +103,7 @@ def load_checkpoint(
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the card {folder / CARD} does not describe a model: {error!r}") from None
     try:
-        tensors = load_file(folder / WEIGHTS)
+        tensors = unpacked(load_file(folder / WEIGHTS))
     except FileNotFoundError:
         raise UserError(f"{folder / WEIGHTS} is missing beside its card") from None
     except (SafetensorError, OSError) as error:

@@ -18,6 +18,7 @@ from nullclass.report.measures import (
     percent,
     pixel_per_unit,
 )
+from nullclass.report.proved import clean_triple, radii
 from nullclass.report.sample_tables import accuracies, at_threshold, scores, white_box
 from nullclass.report.tables import (
     compare,
@@ -32,7 +33,8 @@ from nullclass.studies.null_samples import (
     TRANSFER_AT_THRESHOLD,
     WHITE_BOX_AT_THRESHOLD,
 )
-from nullclass.summary import UNION
+from nullclass.studies.provable_null import PROVABLE_NULL, PROVABLE_NULL_FASHION
+from nullclass.summary import PROOF, UNION
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -134,9 +136,44 @@ def _null_probabilities(run: Run) -> list[Table]:
     return [table, *([_union(measures)] if measures.union_budgets() else [])]
 
 
+def _provable_null(run: Run) -> list[Table]:
+    """Clean outcomes, then RAR proved and left by attacks, with the price, a line a model and ε."""
+    from rich.markup import escape
+
+    measures = Measures(run)
+    own = radii(run)
+    attacked = f", {measures.num_images(UNION)} attacked" if measures.budgets(UNION) else ""
+    proved = f", {measures.num_images(PROOF)} for proofs" if measures.budgets(PROOF) else ""
+    table = _table(
+        "Proved, and left by attacks",
+        f"%, images a seed: {measures.num_images(CLEAN)} clean{attacked}{proved}; "
+        f"{measures.seeds_text()}; ε in pixel units. RAR: right when clean, never fooled; proved "
+        "against every attack. c/n/f: clean correct, null, fooled",
+        ["model", "clean c/n/f", "ε", "RAR proved", "RAR left", "AER", "null-DoS"],
+    )
+    for model in measures.models:
+        radius = f" (r {eps_text(own[model])})" if model in own else ""
+        triple = "/".join(_percent(measure, 2) for measure in clean_triple(measures, model))
+        budgets = measures.union_budgets("rar") or measures.budgets(PROOF)
+        for place, eps in enumerate(budgets or [0.0]):
+            table.add_row(
+                "" if place else escape(model) + radius,
+                "" if place else triple,
+                eps_text(eps),
+                _percent(measures.find(model, PROOF, "rar_proved", eps), 2),
+                *(
+                    _percent(measures.find(model, UNION, m, eps))
+                    for m in ("rar", "aer", "null_dos")
+                ),
+            )
+    return [table]
+
+
 TABLES: dict[str, Callable[[Run], list[Table]]] = {
     NULL_SAMPLES.name: _null_samples,
     NULL_PROBABILITIES.name: _null_probabilities,
+    PROVABLE_NULL.name: _provable_null,
+    PROVABLE_NULL_FASHION.name: _provable_null,
 }
 """Tables of the studies that have their own."""
 

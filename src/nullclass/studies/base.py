@@ -117,9 +117,17 @@ class Deployed:
     null_rate: float | None = None
     """Answers null by a threshold that refuses this share of clean held-out images
     (:func:`nullclass.rejection.calibrate`); unless given, the largest logit decides."""
+    radius: float | None = None
+    """Answers only what is proved within this radius, L∞ in pixel units
+    (:class:`nullclass.certify.provable.ProvableNull`)."""
 
     def __post_init__(self) -> None:
-        """Refuse weights that are not kept."""
+        """Refuse weights that are not kept, and two ways to refuse."""
+        if self.radius is not None and (self.training.has_null or self.null_rate is not None):
+            raise UserError(
+                f"{self.training.name!r} is to refuse what is not proved: then it has no null "
+                "class, and no threshold"
+            )
         kept = self.training.selections or (LAST,)
         if self.selection not in kept:
             raise UserError(
@@ -248,6 +256,25 @@ class SizePlan:
 
 
 @dataclass(frozen=True)
+class ProofPlan:
+    """What is to be proved of a model (:func:`nullclass.certify.prove.proof_rows`)."""
+
+    eps: tuple[float, ...]
+    """Budgets in pixel units."""
+    num_images: int
+    """Of how many of the first test images."""
+    norm: str = "linf"
+    """``linf`` or ``l2``."""
+    verifier: str = "interval"
+    """Name in :data:`nullclass.certify.verifiers.VERIFIERS`."""
+
+    def __post_init__(self) -> None:
+        """Refuse a plan that proves nothing."""
+        if not self.eps:
+            raise UserError("give at least one eps to prove something at")
+
+
+@dataclass(frozen=True)
 class ThresholdPlan:
     """Which images are attacked: those the model gets right and one FGSM ray gets wrong.
 
@@ -285,6 +312,10 @@ class Trial:
     rows."""
     sizes: tuple[SizePlan, ...] = ()
     """Perturbations made on this model, by size."""
+    radius: float | None = None
+    """As of :class:`Deployed`."""
+    proofs: tuple[ProofPlan, ...] = ()
+    """What is proved of it, beside the attacks."""
 
     def __post_init__(self) -> None:
         """Refuse plans that rows, which know an attack by its name, could not tell apart."""
@@ -310,7 +341,7 @@ class Trial:
     @property
     def deployed(self) -> Deployed:
         """The model that is tried."""
-        return Deployed(self.training, self.selection, self.null_rate)
+        return Deployed(self.training, self.selection, self.null_rate, self.radius)
 
     @property
     def seed(self) -> int:

@@ -8,6 +8,8 @@ from nullclass.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.defences import with_names
 from nullclass.report.figures.adversarial_samples import adversarial_samples
+from nullclass.report.figures.answered_refused import answered_refused
+from nullclass.report.figures.certified_training import certified_training
 from nullclass.report.figures.clean_scores import clean_scores
 from nullclass.report.figures.confusion import confusion
 from nullclass.report.figures.contribution import contribution
@@ -18,6 +20,8 @@ from nullclass.report.figures.null_curves import null_curves
 from nullclass.report.figures.null_images import null_images
 from nullclass.report.figures.null_scores import null_scores
 from nullclass.report.figures.outcomes import outcomes
+from nullclass.report.figures.proved_and_attacked import proved_and_attacked
+from nullclass.report.figures.radius import radius
 from nullclass.report.figures.risk_coverage import risk_coverage
 from nullclass.report.figures.roc import roc
 from nullclass.report.figures.scores_at_threshold import scores_at_threshold
@@ -83,3 +87,12 @@ NULL_PROBABILITIES: dict[str, Figure] = {
     "training": lambda run: training(with_names(run)),
 }
 """Figures of the study ``null-probabilities``, by name."""
+
+PROVABLE_NULL: dict[str, Figure] = {
+    "proved-and-attacked": proved_and_attacked,
+    "radius": radius,
+    "answered-refused": answered_refused,
+    "training": certified_training,
+    "gallery": gallery,
+}
+"""Figures of the study ``provable-null``, by name."""
