@@ -458,6 +458,7 @@ OTHERWISE = [
 ]
 NEVER = [
     training("u", 1, start=replace(training("base", 1), selections=())),
+    training("u", 1, recipe=replace(RECIPE, jitter=1.0)),
     training("u", 1, nulls=None, robust=RobustPlan("interval", {"eps": 0.1})),
     training("u", 1, nulls=NullPlan("adversarial", {"eps": 0.1}, weight=0.1)),
     training("u", 1, nulls=NullPlan("uniform", {}, weight=0.1)),

@@ -36,6 +36,9 @@ class Recipe:
     """Share of each batch from which null images are made beside it, in (0, 1]."""
     dropout: float = 1.0
     """Factor in [0, 1] on what the network's dropout layers drop: few epochs need less."""
+    jitter: float = 0.0
+    """How much images are moved at random before each step: at 1, turned by up to 7 degrees,
+    stretched and sheared by up to 8 %, shifted by up to a pixel (:mod:`nullclass.jitter`)."""
     stem_epochs: int | None = None
     """Epochs after which the first layer no longer learns, which saves the gradient of its output,
     a third of the second one's work (FreezeOut, Brock et al. 2017); ``None``: it learns to the end.
@@ -58,6 +61,8 @@ class Recipe:
             raise UserError(f"null_fraction must be in (0, 1], not {self.null_fraction}")
         if not 0 <= self.dropout <= 1:
             raise UserError(f"the factor on dropout must be in [0, 1], not {self.dropout}")
+        if not 0 <= self.jitter <= 10:
+            raise UserError(f"jitter must be in [0, 10], not {self.jitter}")
         if self.stem_epochs is not None and self.stem_epochs < 1:
             raise UserError(f"the first layer must learn for an epoch at least: {self.stem_epochs}")
 

@@ -69,14 +69,16 @@ def can_stack(first: Training, other: Config) -> bool:
     """Whether two trainings can be steps of one stack.
 
     They must be alike in all but name, seed and null images, start from fresh weights, and have
-    null images within their batches, made without the model in training, or none at all, and no
-    robust loss. Every training stacks with itself, so that there is always a stack of one.
+    null images within their batches, made without the model in training, or none at all, no robust
+    loss and no jitter. Every training stacks with itself, so that there is always a stack of one.
     """
     if first == other:
         return True
     if not isinstance(other, Training):
         return False
     if first.start is not None or first.queries is not None or first.robust is not None:
+        return False
+    if first.recipe.jitter:
         return False
     if replace(first, name=other.name, seed=other.seed, nulls=other.nulls) != other:
         return False

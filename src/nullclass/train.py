@@ -23,6 +23,7 @@ from torch import Tensor
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.devices import supports_bfloat16
 from nullclass.errors import StateError, UserError
+from nullclass.jitter import jittered
 from nullclass.models.classifier import Classifier
 from nullclass.models.dropout import scaled_dropout
 from nullclass.nulls import NullSource
@@ -366,6 +367,8 @@ def _epoch(
             group["lr"] = learning_rate(recipe, done / (recipe.epochs * num_steps))
         chosen = order[step * recipe.batch_size : (step + 1) * recipe.batch_size]
         images, labels = (tensor.to(device) for tensor in data.batch(chosen))
+        if recipe.jitter:
+            images = jittered(images, recipe.jitter, state.generator)
         optimizer.zero_grad()
         if robust is not None:
             progress = done / (recipe.epochs * num_steps)

@@ -38,6 +38,9 @@ MODELS: dict[str, Architecture] = {
     "report": Architecture(report_cnn, is_standardised=False),
     "small": Architecture(small_cnn, is_standardised=False),
     "certifiable": Architecture(certifiable_cnn, is_standardised=False),
+    "certifiable-medium": Architecture(
+        partial(certifiable_cnn, widths=(24, 48, 160)), is_standardised=False
+    ),
     "certifiable-small": Architecture(
         partial(certifiable_cnn, widths=(16, 32, 100)), is_standardised=False
     ),
