@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from nullclass.attacks import FGSM, PGD, Attack, Cascade, Square, Swap, TargetedPGD
 from nullclass.attacks.objectives import find_objective
+from nullclass.certify.verifiers import VERIFIERS, interval
 from nullclass.data import LabelledImages
 from nullclass.evaluate import Evaluation, evaluate
 from nullclass.models import Classifier
@@ -229,11 +230,20 @@ SOUND: dict[str, Callable[[Models], Evaluation]] = {
         eps=[0.1],
         threshold=calibrate(m.robust, m.held_out, 0.02),
     ),
-    "a linear model at one eps": lambda m: evaluate(
-        m.linear, m.test, attacks={"targets": TargetedPGD(num_steps=20)}, eps=0.1
+    "a linear model at one eps, with proofs": lambda m: evaluate(
+        m.linear, m.test, attacks={"targets": TargetedPGD(num_steps=20)}, eps=0.1, proofs="interval"
     ),
 }
 """Six evaluations in which nothing is wrong."""
+
+
+def unsoundly_proved(models: Models) -> Evaluation:
+    """Interval bounds, but far too high: a minus sign lost would do."""
+    VERIFIERS["hopeful"] = lambda *given: interval(*given) + 1000
+    try:
+        return evaluate(models.refusing, models.test, attacks=weak(), eps=0.2, proofs="hopeful")
+    finally:
+        del VERIFIERS["hopeful"]
 
 
 def weak(**settings: Any) -> dict[str, Attack]:
@@ -292,5 +302,6 @@ PLANTED: dict[str, tuple[str, Callable[[Models], Evaluation]]] = {
         "transfer-as-white-box",
         lambda m: evaluate(m.refusing, m.test, attacks={"pgd": SecretTransfer(m.robust)}, eps=0.1),
     ),
+    "bounds that are not sound": ("proof-broken", lambda m: unsoundly_proved(m)),
 }
-"""Twelve evaluations or models that are broken, and the flag that must go up."""
+"""Thirteen evaluations or models that are broken, and the flag that must go up."""

@@ -18,12 +18,21 @@ import pandas as pd
 import pytest
 import torch
 
-from nullclass import UserError, engines, load_checkpoint, load_dataset, trained
+from nullclass import (
+    UserError,
+    engines,
+    load_checkpoint,
+    load_dataset,
+    save_checkpoint,
+    trained,
+)
+from nullclass.certify.certificates import Certificates
 from nullclass.cli import main
 from nullclass.commands.study import numbers
 from nullclass.engines import DataSource
 from nullclass.engines.here import Here
 from nullclass.engines.performing import load
+from nullclass.models import build_model
 from nullclass.models.checkpoint import CARD, WEIGHTS
 from nullclass.recipes import Recipe
 from nullclass.records import ROW_COLUMNS, STATE, SUMMARY_COLUMNS, read_run
@@ -266,6 +275,87 @@ def test_strict_fails_on_a_red_flag_and_a_threshold_comes_from_held_out_images(
     assert trial.ood.empty
 
 
+@pytest.fixture(scope="module")
+def provable(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint without null, of which something can be proved."""
+    folder = tmp_path_factory.mktemp("provable") / "model"
+    dataset = load_dataset("idx", data_dir=data_dir, validation=20)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(
+            "certifiable-small", image_shape=(1, 8, 8), num_classes=3, has_null=False
+        )
+        images, labels = dataset.train.batch(slice(None))
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for _ in range(40):
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    save_checkpoint(model, folder, about={"data": "idx", "training": {"validation": 20}})
+    return folder
+
+
+def test_certify_proves_keeps_and_checks(
+    provable: Path, checkpoint: Path, data_dir: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    kept = tmp_path / "certificates.json"
+    ask = ["certify", str(provable), "--data-dir", str(data_dir), "--device", "cpu"]
+    assert main([*ask, "--eps", "0.0002", "0.4"]) == 0
+    assert "certified accuracy" in capsys.readouterr().out
+    assert main([*ask, "--eps", "0.0002", "--radius", "0.0001", "--out", str(kept)]) == 0
+    told = capsys.readouterr().out
+    assert "RAR ≥" in told
+    assert "Nothing is proved of null-DoS" in told
+    assert f"certificates: {kept}" in told
+    certificates = Certificates.load(kept)
+    assert len(certificates) == 40
+    assert certificates.num_proved > 20
+    assert main([*ask, "--check", str(kept)]) == 0
+    assert f"{certificates.num_proved} answers within linf 0.0001: proved anew" in (
+        capsys.readouterr().out
+    )
+    # Of a network with null that was learned, too; but its answers have no certificates.
+    learned = ["certify", str(checkpoint), "--data-dir", str(data_dir), "--device", "cpu"]
+    assert main([*learned, "--eps", "0.001", "--images", "10"]) == 0
+    assert "10 images, 1 eps" in capsys.readouterr().out
+    for wrong, why in (
+        ([*learned, "--radius", "0.1"], "no null of its own"),
+        ([*learned, "--check", str(kept)], "without null"),
+        ([*ask, "--out", str(kept)], "give --radius with --out"),
+        ([*ask, "--radius", "1.5"], "radius must be in [0, 1]"),
+        ([*ask, "--verifier", "guess"], "no verifier 'guess'"),
+    ):
+        assert main(wrong) == 2
+        assert why in capsys.readouterr().err
+
+
+def test_evaluate_a_model_deployed_with_a_radius(
+    provable: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "evaluate", str(provable), "--data-dir", str(data_dir), "--out", str(out),
+        "--eps", "0.0002", "0.3", "--attack", "pgd", "--images", "30", "--device", "cpu",
+        "--smallest", "0", "--radius", "0.0001", "--proofs", "interval",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    told = capsys.readouterr().out
+    assert "RAR ≥" in told
+    assert "proof-broken" not in told
+    run = read_run(out)
+    (trial,) = run.trials
+    assert set(trial.certified["eps_pixels"]) == {0.0002, 0.3}
+    assert trial.certified["is_rar_proved"].any()
+    clean = trial.rows[trial.rows["attack"] == "none"].set_index("image")["prediction"]
+    first = trial.certified[trial.certified["eps_pixels"] == 0.3].set_index("image")["prediction"]
+    assert clean.equals(first)
+    assert run.info["settings"]["radius"] == 0.0001
+    assert main([*arguments, "--null-rate", "0.1"]) == 2
+    assert "by a radius or by a threshold" in capsys.readouterr().err
+
+
 def test_evaluate_in_l2(checkpoint: Path, data_dir: Path, tmp_path: Path) -> None:
     arguments = [
         "evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out", str(tmp_path / "run"),
@@ -294,7 +384,18 @@ def nullclass(*arguments: str, **settings: object) -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["data"], ["train"], ["curve"], ["evaluate"], ["study"], ["report"]]
+    "command",
+    [
+        [],
+        ["data"],
+        ["train"],
+        ["curve"],
+        ["evaluate"],
+        ["certify"],
+        ["zoo"],
+        ["study"],
+        ["report"],
+    ],
 )
 def test_help_does_not_wait_for_torch(command: list[str]) -> None:
     code = (

@@ -312,6 +312,10 @@ def test_plans_that_cannot_be_are_refused() -> None:
         (lambda: replace(TRAINING, queries=QUERIES), "takes no null images"),
         (lambda: Deployed(TRAINING), "keeps test, held-out"),
         (lambda: replace(TRIAL, crafted=(CRAFT, CRAFT)), "label of its own"),
+        (lambda: Deployed(SEEDLING, radius=0.1), "no null class"),
+        (lambda: Deployed(CLEAN, null_rate=0.1, radius=0.1), "no threshold"),
+        (lambda: replace(TRIAL, radius=0.1), "no null class"),
+        (lambda: ProofPlan((), 10), "at least one eps"),
     ):
         with pytest.raises(UserError, match=told):
             wrong()
@@ -356,7 +360,10 @@ def test_what_takes_longer_costs_more() -> None:
     assert training_cost(beside) > training_cost(half) > training_cost(TRAINING)
     reduced = replace(TRAINING, recipe=replace(RECIPE, precision="bfloat16"))
     assert training_cost(reduced) < training_cost(TRAINING)
+    plain = Trial(CLEAN, TRIAL.attacks, num_clean=100)
+    assert evaluation_cost(replace(plain, radius=0.1)) > evaluation_cost(plain)
     for more in (
+        replace(TRIAL, proofs=(ProofPlan((0.1,), 100),)),
         replace(TRIAL, num_clean=1000),
         replace(TRIAL, thresholds=ThresholdPlan(0, 10)),
         replace(TRIAL, decision_grid=49),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -70,6 +71,7 @@ def evidence(
     clean: str = "c" * NUM,
     probes: dict[str, Any] | None = None,
     about: dict[str, Any] | None = None,
+    certified: pd.DataFrame | None = None,
     **attacks: Made,
 ) -> Evidence:
     rows = [lines("none", 0.0, Made({}, objective="none", made_on="none"), clean, 0.1)]
@@ -102,6 +104,21 @@ def evidence(
         pd.DataFrame(costs),
         probes or {},
         told | {"selected_on": None} | (about or {}),
+        pd.DataFrame() if certified is None else certified,
+    )
+
+
+def proofs(num_never: int, num_always: int = 0, eps: float = 0.1, norm: str = "linf") -> Any:
+    """The last images are proved never to be fooled, and the last of them always to be right."""
+    image = np.arange(NUM)
+    return pd.DataFrame(
+        {
+            "image": image,
+            "norm": norm,
+            "eps_pixels": eps,
+            "is_never_fooled": image >= NUM - num_never,
+            "is_correct_proved": image >= NUM - num_always,
+        }
     )
 
 
@@ -343,6 +360,26 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         evidence(weak=search(10, eps=(0.2,), rest="n"), strong=search(99, eps=(0.2,), rest="c")),
     ),
     (
+        "proof-broken",  # the first 50 are fooled at 0.1: one proof too many
+        evidence(pgd=HEALTHY, certified=proofs(NUM - 49)),
+        evidence(pgd=HEALTHY, certified=proofs(NUM - 50)),
+    ),
+    (
+        "proof-broken",  # at 0.2 120 are fooled, but that was proved of a smaller eps
+        evidence(pgd=HEALTHY, certified=proofs(NUM - 119, eps=0.2)),
+        evidence(pgd=HEALTHY, certified=proofs(NUM - 119, eps=0.1)),
+    ),
+    (
+        "proof-broken",  # without any attack; proved in another norm
+        evidence(clean=some("f", 1), pgd=HEALTHY, certified=proofs(NUM, eps=0.0)),
+        evidence(clean=some("f", 1), pgd=HEALTHY, certified=proofs(NUM, eps=0.0, norm="l2")),
+    ),
+    (
+        "proof-broken",  # null breaks only what is proved always to be right
+        evidence(deny=search(0, 0, rest="n"), certified=proofs(NUM, 1)),
+        evidence(deny=search(0, 0, rest="n"), certified=proofs(NUM, 0)),
+    ),
+    (
         "null-on-noise",
         probed(noise=NOISE | {"num_null_signs": 30}),  # 15 %, at least 10.7
         probed(noise=NOISE),  # 13 %, at least 9.0
@@ -476,8 +513,8 @@ def models(digits: Digits) -> Models:
     return train_models(digits)
 
 
-def test_there_are_twelve_planted_failures_and_six_sound_evaluations() -> None:
-    assert len(PLANTED) == 12
+def test_there_are_thirteen_planted_failures_and_six_sound_evaluations() -> None:
+    assert len(PLANTED) == 13
     assert len(SOUND) == 6
 
 

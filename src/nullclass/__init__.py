@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nullclass.certify.provable import ProvableNull
     from nullclass.data import load_dataset
     from nullclass.errors import UserError
     from nullclass.evaluate import evaluate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Classifier": "nullclass.models",
+    "ProvableNull": "nullclass.certify.provable",
     "UserError": "nullclass.errors",
     "evaluate": "nullclass.evaluate",
     "load_checkpoint": "nullclass.models.checkpoint",
@@ -32,6 +34,7 @@ _HOMES = {
 
 __all__ = [
     "Classifier",
+    "ProvableNull",
     "UserError",
     "evaluate",
     "load_checkpoint",

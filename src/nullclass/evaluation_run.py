@@ -12,6 +12,8 @@ import torch
 from nullclass import records
 from nullclass.attacks import describe
 from nullclass.attacks.geometry import check_eps
+from nullclass.certify.provable import ProvableNull
+from nullclass.certify.verifiers import find_verifier
 from nullclass.data import Dataset, load_dataset
 from nullclass.errors import UserError
 from nullclass.evaluate import evaluate, find_attacks
@@ -78,6 +80,8 @@ def record_evaluation(
     norm: str,
     num_images: int,
     clean_null_rate: float | None = None,
+    proofs: str | None = None,
+    radius: float | None = None,
     ood: Sequence[str] = (),
     num_smallest: int = 0,
     selected_on: str | None = None,
@@ -98,6 +102,9 @@ def record_evaluation(
         num_images: How many of the first test images are attacked and scored.
         clean_null_rate: Answer null by a threshold on the null score, calibrated on the held-out
             images to this share of clean ones; argmax decides unless given.
+        proofs: Name of the verifier that also proves what no attack can do; nothing is proved
+            unless given.
+        radius: Answer only what is proved within it, else null; for a model without null.
         ood: Names in :data:`nullclass.ood.OOD` of inputs of no class to show the model.
         num_smallest: For how many images the smallest eps that fools is looked for.
         selected_on: ``test`` or ``held-out``: what the weights were picked on, if told.
@@ -114,6 +121,12 @@ def record_evaluation(
             f"the model takes images of {tuple(model.image_shape)}, {dataset.name} has "
             f"{dataset.image_shape}: give the --dataset it was trained for"
         )
+    if radius is not None:
+        if clean_null_rate is not None:
+            raise UserError("a model refuses by a radius or by a threshold, not by both")
+        model = ProvableNull(model, radius)
+    if proofs is not None:
+        find_verifier(proofs)
     has_null = model.has_null or clean_null_rate is not None
     named = find_attacks(DEFAULT_ATTACKS[has_null] if attacks is None else attacks)
     if not named or not eps:
@@ -147,6 +160,7 @@ def record_evaluation(
             held_out=dataset.validation,
             ood=ood,
             num_smallest=num_smallest,
+            proofs=proofs,
             data_name=dataset.name,
             selected_on=selected_on,
             num_examples=NUM_EXAMPLES,
@@ -171,6 +185,8 @@ def record_evaluation(
                 for attack, maker in named.items()
             ],
             "num_held_out": 0 if dataset.validation is None else len(dataset.validation),
+            **({} if radius is None else {"radius": radius}),
+            **({} if proofs is None else {"proofs": proofs}),
             "card": card,
         },
         **origin,

@@ -432,20 +432,25 @@ def _proof_broken(evidence: Evidence) -> str | None:
     """One image is enough: a proof has no exceptions."""
     if evidence.certified.empty:
         return None
-    proved = evidence.certified[evidence.certified["is_never_fooled"].astype(bool)]
-    furthest = proved.groupby(["norm", "image"])["eps_pixels"].max().rename("proved").reset_index()
-    fooled = evidence.rows[evidence.rows["outcome"] == "fooled"]
-    broken = fooled.merge(furthest, on=["norm", "image"])
-    broken = broken[broken["eps_pixels"] <= broken["proved"]]
-    if broken.empty:
-        return None
-    worst = broken.sort_values(["image", "eps_pixels"], kind="stable").iloc[0]
-    by = "without any attack" if worst["attack"] == "none" else f"by {worst['attack']}"
-    return (
-        f"{broken['image'].nunique()} of {furthest['image'].nunique()} images proved never to be "
-        f"fooled were fooled: image {worst['image']}, proved at eps {worst['proved']:g}, at eps "
-        f"{worst['eps_pixels']:g} {by}."
-    )
+    for column, promise, outcomes in (
+        ("is_never_fooled", "never fooled", ["fooled"]),
+        ("is_correct_proved", "always right", ["fooled", "null"]),
+    ):
+        proved = evidence.certified[evidence.certified[column].astype(bool)]
+        furthest = proved.groupby(["norm", "image"])["eps_pixels"].max().rename("proved")
+        tried = evidence.rows[evidence.rows["outcome"].isin(outcomes)]
+        broken = tried.merge(furthest.reset_index(), on=["norm", "image"])
+        broken = broken[broken["eps_pixels"] <= broken["proved"]]
+        if broken.empty:
+            continue
+        worst = broken.sort_values(["image", "eps_pixels"], kind="stable").iloc[0]
+        by = "without any attack" if worst["attack"] == "none" else f"by {worst['attack']}"
+        return (
+            f"{broken['image'].nunique()} of {len(furthest)} images proved to be {promise} were "
+            f"not: image {worst['image']}, proved at eps {worst['proved']:g}, became "
+            f"{worst['outcome']} at eps {worst['eps_pixels']:g} {by}."
+        )
+    return None
 
 
 def _better_than_known(evidence: Evidence) -> str | None:

@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 
 from nullclass import records
-from nullclass.certify.provable import provable
+from nullclass.certify.provable import ProvableNull
 from nullclass.data import Dataset, LabelledImages
 from nullclass.errors import UserError
 from nullclass.files import make_folder
@@ -221,7 +221,7 @@ def load_deployed(
     """
     model = load_trained(deployed.training, deployed.selection, run_folder, dataset, device)
     if deployed.radius is not None:
-        return provable(model, deployed.radius), None
+        return ProvableNull(model, deployed.radius), None
     if deployed.null_rate is None:
         return model, None
     if dataset.validation is None:

@@ -58,6 +58,7 @@ def write_fake_evaluation(
     threshold: dict[str, Any] | None = None,
     norm: str = "linf",
     name: str = "made-up",
+    proved: Sequence[float] = (),
 ) -> Path:
     """Write a run folder as ``nullclass evaluate`` does; the same arguments give the same run."""
     rng = np.random.default_rng(5)
@@ -88,6 +89,7 @@ def write_fake_evaluation(
         threat=_threat(attacks, objectives, eps, num_images, num_classes, norm, threshold),
         probes={"has_null": has_null} if is_checked else {},
         flags=list(flags),
+        certified=_certified(world, proved, norm),
     )
     told = {"model": name, "seed": 0}
     records.write_trial(records.trial_folder(folder, name, 0), findings, told)
@@ -107,6 +109,36 @@ def write_fake_evaluation(
         },
     )
     return folder
+
+
+def _certified(world: World, eps: Sequence[float], norm: str) -> pd.DataFrame:
+    """Most of what is true of the images, proved."""
+    tables = []
+    for each in eps:
+        never = world.fooled_at > 1.2 * each
+        is_right = world.answers == world.labels
+        always = never & is_right & (world.null_at > 1.5 * each)
+        tables.append(
+            pd.DataFrame(
+                {
+                    "image": np.arange(len(world.labels)),
+                    "label": world.labels,
+                    "norm": norm,
+                    "eps_pixels": each,
+                    "verifier": "interval",
+                    "prediction": world.answers,
+                    "margin": np.where(never, 1.0, -1.0),
+                    "is_correct_proved": always,
+                    "is_rar_proved": never & is_right,
+                    "is_never_fooled": never,
+                    "status": np.where(
+                        always, "correct", np.where(never, "not-fooled", "undecided")
+                    ),
+                }
+            )
+        )
+    columns = list(records.CERTIFIED_COLUMNS)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
 def _world(num_images: int, num_classes: int, has_null: bool, rng: np.random.Generator) -> World:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html as html_text
+import io
 import json
 import math
 import re
@@ -142,6 +143,58 @@ def test_rates_of_the_union_image_by_image(run: Run, trial: Trial) -> None:
     for eps in EPS:
         expected = [share_cell(num, 120) for num in rates(trial, eps).values()]
         assert row(table, f"ε {eps}")[1:] == [*expected, Cell("120")]
+
+
+@pytest.fixture(scope="module")
+def proved(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("proved")
+    return read_run(write_fake_evaluation(folder, **(SMALL | {"eps": EPS}), proved=(0.1, 0.3, 0.4)))
+
+
+def test_what_is_proved_stands_beside_what_attacks_left(proved: Run) -> None:
+    (trial,) = proved.trials
+    table = union_table(Measures(proved), "made-up")
+    assert table is not None
+    headings = [cell.text for cell in table.columns]
+    assert headings[1:8] == ["AER", "AER ≤", "RAR", "RAR ≥", "strict", "strict ≥", "null-DoS"]
+    assert headings[8:] == ["clean null", "n"]
+    clean_null = clean_outcomes(trial).values()
+    for eps in (0.1, 0.3):
+        attacked = list(rates(trial, eps).values())
+        of = trial.certified[trial.certified["eps_pixels"] == eps]
+        bounds = [
+            120 - int(of["is_never_fooled"].sum()),
+            int(of["is_rar_proved"].sum()),
+            int(of["is_correct_proved"].sum()),
+        ]
+        aer, rar, strict, dos = attacked
+        assert aer <= bounds[0]
+        assert bounds[1] <= rar
+        expected = [aer, bounds[0], rar, bounds[1], strict, bounds[2], dos]
+        cells = [*map(share_cell, expected, [120] * 7)]
+        cells.append(share_cell([*clean_null].count("null"), 120))
+        assert row(table, f"ε {eps}")[1:] == [*cells, Cell("120")]
+    only = row(table, "ε 0.4")  # proved only
+    assert [cell.text for cell in only[1:8:2]] == ["–"] * 4
+    assert only[4].text != "–"
+    assert row(table, "ε 0.2")[4].text == "–"  # attacked only
+
+
+def test_proofs_are_drawn_and_told(proved: Run) -> None:
+    page = evaluated(proved)
+    assert any("Proved, whatever the attack: at that ε RAR is at least" in t for t in page.findings)
+    drawn = EVALUATED["security-curves"](proved)
+    assert drawn is not None
+    assert "the RAR that is proved" in drawn.caption
+    (drawing,) = drawn.panels
+    assert "RAR proved" in str(drawing.html)
+    from rich.console import Console
+
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(summary_table(proved))
+    told = console.export_text()
+    assert "RAR ≥" in told
+    assert "proved, against every attack" in told
 
 
 def test_curves_begin_at_the_clean_images(run: Run, trial: Trial) -> None:

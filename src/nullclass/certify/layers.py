@@ -82,15 +82,16 @@ class Linear:
         gamma = rounding.gamma(self.weight[0].numel())
         center = self.value(region.center)
         given = region.slack if isinstance(region, Ball) else region.radius
-        if gamma:  # also by what vanishes below the smallest number, however large W is
-            given = torch.add(given, region.center.abs(), alpha=gamma) + rounding.tiny
-        radius = self.apply(given, self.weight.abs(), None)
+        size = self.weight.abs()
+        if gamma:
+            given = torch.add(given, region.center.abs(), alpha=gamma)
+            size = size * (1 + 2 * gamma)
+        radius = self.apply(given, size, self._margin(size, gamma, rounding))
         if isinstance(region, Ball):  # radius * ||scale * W_i||_2 (Cauchy-Schwarz)
             norms = self.apply(region.scale**2, self.weight**2, None).sqrt()
             # Squares vanish where the weights are still far above the smallest number.
-            radius = radius + region.radius * (norms + math.sqrt(rounding.tiny))
-        if gamma:
-            radius = radius * (1 + 2 * gamma) + self._bias_margin(gamma, rounding)
+            norms = norms + math.sqrt(rounding.tiny)
+            radius = radius + region.radius * (1 + 2 * gamma) * norms
         return Box(center, radius)
 
     def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> Pulled:
@@ -113,10 +114,12 @@ class Linear:
         bias = None if self.bias is None else self.bias.to(dtype)
         return replace(self, weight=self.weight.to(dtype), bias=bias)
 
-    def _bias_margin(self, gamma: float, rounding: Rounding) -> Tensor | float:
-        if self.bias is None:
-            return rounding.tiny
-        return _by_channel(gamma * self.bias.detach().abs() + rounding.tiny, self.weight)
+    def _margin(self, size: Tensor, gamma: float, rounding: Rounding) -> Tensor | None:
+        """For each output: the rounding of its bias, and all that vanishes below the smallest."""
+        if not gamma:
+            return None
+        vanished = rounding.tiny * (1 + size.detach().flatten(1).sum(dim=1))
+        return vanished if self.bias is None else vanished + gamma * self.bias.detach().abs()
 
 
 @dataclass(frozen=True)
@@ -329,7 +332,7 @@ def _relu_bound(box: Box, rounding: Rounding) -> Box:
     center = torch.lerp(lower, upper, 0.5)
     radius = upper - center
     if rounding.unit:
-        radius = torch.add(radius, upper, alpha=8 * rounding.unit) + rounding.tiny
+        radius.add_(upper, alpha=8 * rounding.unit).add_(rounding.tiny)
     return Box(center, radius)
 
 
@@ -340,23 +343,20 @@ def _by_channel(values: Tensor, weight: Tensor) -> Tensor:
 
 def _transposed(linear: Callable[[Tensor], Tensor], coefs: Tensor, inputs: Tensor) -> Tensor:
     """``coefs W`` of a map ``W`` without bias, ``(N, M, …)``."""
-    folded = coefs.flatten(0, 1)
-    at = inputs.new_zeros(len(folded), *inputs.shape[1:])
-    _, pull_back = torch.func.vjp(linear, at)
-    part: Tensor = pull_back(folded)[0]
+    folded, is_followed = coefs.flatten(0, 1), torch.is_grad_enabled()
+    with torch.enable_grad():
+        at = inputs.new_zeros(len(folded), *inputs.shape[1:], requires_grad=True)
+        (part,) = torch.autograd.grad(linear(at), at, folded, create_graph=is_followed)
     return part.view(*coefs.shape[:2], *inputs.shape[1:])
 
 
 def _folded(coefs: Tensor, part: Tensor, box: Box) -> Tensor:
     """Summed over what was broadcast."""
-    shape = box.center.shape[1:]
+    rows, shape = coefs.shape[:2], box.center.shape[1:]
     if coefs.shape[2:] == shape:
         return part
-    return (
-        part.flatten(0, 1)
-        .sum_to_size(len(coefs) * coefs.shape[1], *shape)
-        .view(*coefs.shape[:2], *shape)
-    )
+    summed = part.flatten(0, 1).sum_to_size((rows.numel(), *shape))
+    return summed.view((*rows, *shape))
 
 
 def weighted_sum(coefs: Tensor, values: Tensor) -> Tensor:

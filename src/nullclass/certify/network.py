@@ -189,7 +189,7 @@ def _is_batch(node: fx.Node) -> bool:
     """Whether it is the number of images: ``x.size(0)`` or ``x.shape[0]``."""
     if node.target == "size":
         return node.args[1:] == (0,)
-    return _is_size(node) and node.target is operator.getitem and node.args[1] == 0
+    return _is_size(node) and node.target is operator.getitem and node.args[1:] == (0,)
 
 
 KNOWN = (
@@ -251,7 +251,7 @@ def _of_module(module: nn.Module) -> Layer | None:
 
 def _of_function(node: fx.Node) -> Layer | None:
     """The layer that a function or a method is; ``None`` if there is none."""
-    target, named = node.target, dict(node.kwargs)
+    target = node.target
     if target in (torch.relu, F.relu, "relu", torch.relu_, "relu_"):
         return _RELU
     if target in (torch.tanh, F.tanh, "tanh"):
@@ -264,7 +264,8 @@ def _of_function(node: fx.Node) -> Layer | None:
         return _reshaped(node)
     if target in _ARITHMETIC:
         return _arithmetic(node)
-    settings: list[Any] = list(node.args[1:])
+    settings: list[Any] = [*node.args[1:]]
+    named: dict[str, Any] = {**node.kwargs}
     if any(isinstance(value, fx.Node) for value in [*settings, *named.values()]):
         return None
     if target is F.leaky_relu:
@@ -284,14 +285,14 @@ def _of_function(node: fx.Node) -> Layer | None:
     if target is F.adaptive_avg_pool2d:
         return Pooled(call, None)
     if target in (torch.mean, "mean"):
-        over = settings[0] if settings else named.get("dim")
-        return Pooled(call, None) if tuple(_listed(over)) in ((2, 3), (-2, -1)) else None
+        over: Any = settings[0] if settings else named.get("dim")
+        return Pooled(call, None) if _listed(over) in ([2, 3], [-2, -1]) else None
     return None
 
 
 def _reshaped(node: fx.Node) -> Layer | None:
     """``x.view(batch, …)``, the batch as ``x.size(0)``, ``x.shape[0]`` or -1."""
-    shape = [*node.args[1:], *node.kwargs.values()]
+    shape: list[Any] = [*node.args[1:], *node.kwargs.values()]
     if len(shape) == 1 and isinstance(shape[0], list | tuple):
         shape = list(shape[0])
     if not shape:

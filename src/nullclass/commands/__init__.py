@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from nullclass.commands.certify import Certify
 from nullclass.commands.curve import Curve
 from nullclass.commands.data import Data
 from nullclass.commands.evaluate import Evaluate
@@ -16,7 +17,7 @@ from nullclass.commands.zoo import Zoo
 
 __all__ = ["COMMANDS", "Command"]
 
-Command = Data | Train | Curve | Substitute | Transfer | Evaluate | Study | Report | Zoo
+Command = Data | Train | Curve | Substitute | Transfer | Evaluate | Certify | Study | Report | Zoo
 
 COMMANDS: dict[str, Callable[..., object]] = {
     "data": Data,
@@ -25,6 +26,7 @@ COMMANDS: dict[str, Callable[..., object]] = {
     "substitute": Substitute,
     "transfer": Transfer,
     "evaluate": Evaluate,
+    "certify": Certify,
     "study": Study,
     "report": Report,
     "zoo": Zoo,

@@ -34,6 +34,11 @@ class Evaluate:
     null_rate: float | None = None
     """Answer null by a threshold on the null score that refuses this share of clean held-out
     images; unless given the largest logit decides."""
+    proofs: str | None = None
+    """Also prove what no attack can do, with this verifier: interval or crown-ibp."""
+    radius: float | None = None
+    """Of a model without null: answer only what is proved within this radius (linf, pixel units),
+    else null."""
     ood: tuple[str, ...] = ("noise", "blank", "tiles")
     """Inputs of no class to show the model: noise, blank, tiles, fashion-mnist; or none."""
     smallest: int = 50
@@ -78,6 +83,8 @@ class Evaluate:
             norm=self.norm,
             num_images=self.images,
             clean_null_rate=self.null_rate,
+            proofs=self.proofs,
+            radius=self.radius,
             ood=() if self.ood == ("none",) else self.ood,
             num_smallest=self.smallest,
             selected_on=checkpoint.name if checkpoint.name in selections else None,

@@ -17,7 +17,7 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
-from nullclass.summary import UNION, wilson
+from nullclass.summary import PROOF, UNION, wilson
 
 RATES = {"aer": "AER", "rar": "RAR", "strict": "strict", "null_dos": "null-DoS"}
 """Metrics of the union, in the order of tables."""
@@ -29,6 +29,9 @@ MEANINGS = {
     "null_dos": "null-DoS: right when clean, null under attack",
 }
 """The rates in a few words."""
+
+PROVED = {"aer": "aer_bound", "rar": "rar_proved", "strict": "strict_proved"}
+"""Beside which rate of the union which one of the proofs stands."""
 
 OOD = "ood:"
 """Before the name of a source of inputs of no class, in ``scores.csv``."""
@@ -50,26 +53,76 @@ def clean_table(measures: Measures, model: str) -> Table:
 
 def union_table(measures: Measures, model: str) -> Table | None:
     """AER, RAR, strict and null-DoS at every eps; those there are."""
-    budgets = measures.budgets(UNION)
-    shown = [name for name in RATES if measures.union_budgets(name)]
+    budgets = sorted({*measures.budgets(UNION), *measures.budgets(PROOF)})
+    shown = columns_of(measures)
     if not budgets:
         return None
+    is_proved = bool(measures.budgets(PROOF))
     rows = [
         [
             Cell(f"ε {eps_text(eps)}"),
-            *(value_cell(measures.find(model, UNION, metric, eps)) for metric in shown),
-            Cell(measures.num_images(UNION)),
+            *(value_cell(measures.find(model, attack, metric, eps)) for attack, metric in shown),
+            *([value_cell(measures.find(model, CLEAN, "null"))] if is_proved else []),
+            Cell(_num_images(measures)),
         ]
         for eps in budgets
     ]
-    return Table(
-        "Under all attacks together",
-        [Cell("budget"), *(Cell(RATES[metric], "%") for metric in shown), Cell("n")],
-        rows,
+    meanings = [MEANINGS[metric] for attack, metric in shown if attack == UNION]
+    told = (
         "Image by image the worst of all attacks at that ε or below, the search for the smallest ε "
         "too if there was one, and of the clean image; "
-        f"{measures.norm(UNION)}, ε in pixel units. "
-        f"{'. '.join(MEANINGS[metric] for metric in shown)}. {INTERVAL}",
+        f"{measures.norm(UNION) or measures.norm(PROOF)}, ε in pixel units. "
+        f"{'. '.join(meanings)}. "
+    )
+    if is_proved:
+        told += (
+            "Proved: what holds against every attack there is (no attack fools more, or leaves "
+            "less), so the truth lies between the two. Nothing is proved of null-DoS; clean null "
+            "is what the model refuses unattacked. "
+        )
+    return Table(
+        "Under all attacks together, and proved" if is_proved else "Under all attacks together",
+        [
+            Cell("budget"),
+            *(rate_heading(attack, metric) for attack, metric in shown),
+            *([Cell("clean null", "%")] if is_proved else []),
+            Cell("n"),
+        ],
+        rows,
+        told + INTERVAL,
+    )
+
+
+def columns_of(measures: Measures) -> list[tuple[str, str]]:
+    """Rates of the union and, beside each, of the proofs: attack name and metric; those there are.
+
+    The attack's rate bounds the true one from one side, the proof's from the other.
+    """
+    columns = []
+    proved = {m.metric for m in measures.all if m.attack == PROOF}
+    for metric in RATES:
+        if measures.union_budgets(metric):
+            columns.append((UNION, metric))
+        if PROVED.get(metric) in proved:
+            columns.append((PROOF, PROVED[metric]))
+    return columns
+
+
+def rate_heading(attack: str, metric: str) -> Cell:
+    """The heading of a rate of the union, or of the proofs."""
+    if attack == UNION:
+        return Cell(RATES[metric], "%")
+    (rate,) = (rate for rate, proved in PROVED.items() if proved == metric)
+    return Cell(f"{RATES[rate]} {'≤' if rate == 'aer' else '≥'}", "proved, %")
+
+
+def _num_images(measures: Measures) -> str:
+    """How many images were attacked and, if others were proved, how many those were."""
+    counts = {name: measures.num_images(name) for name in (UNION, PROOF) if measures.budgets(name)}
+    if len(set(counts.values())) == 1:
+        return next(iter(counts.values()))
+    return ", ".join(
+        f"{count} {'attacked' if name == UNION else 'proved'}" for name, count in counts.items()
     )
 
 

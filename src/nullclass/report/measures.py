@@ -16,7 +16,7 @@ from nullclass.records import SUMMARY, SUMMARY_COLUMNS, Run
 from nullclass.report.blocks import Cell, Mark
 from nullclass.studies import null_samples
 from nullclass.studies.base import LAST
-from nullclass.summary import UNION
+from nullclass.summary import PROOF, UNION
 
 CLEAN = "none"
 FGSM = "fgsm"
@@ -205,8 +205,8 @@ class Measures:
         return None
 
     def attacks(self) -> list[str]:
-        """Names of the attacks, FGSM first; neither their union nor the search for smallest eps."""
-        names = {measure.attack for measure in self.all} - {CLEAN, UNION, SMALLEST}
+        """Names of the attacks, FGSM first; neither their union, proofs nor the smallest eps."""
+        names = {measure.attack for measure in self.all} - {CLEAN, UNION, PROOF, SMALLEST}
         return sorted(names, key=lambda name: (name != FGSM, name))
 
     def budgets(self, attack: str) -> list[float]:

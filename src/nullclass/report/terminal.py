@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from nullclass.outcomes import OUTCOME_NAMES
 from nullclass.records import Run
 from nullclass.report.blocks import Cell
-from nullclass.report.evaluation_tables import MEANINGS, RATES
+from nullclass.report.evaluation_tables import MEANINGS, columns_of, rate_heading
 from nullclass.report.measures import (
     CLEAN,
     Measure,
@@ -209,17 +209,20 @@ def _union(measures: Measures) -> Table:
     """The rates of the union, a line a model and eps."""
     from rich.markup import escape
 
-    shown = [metric for metric in RATES if measures.union_budgets(metric)]
-    budgets = measures.budgets(UNION)
+    shown = columns_of(measures)
+    budgets = sorted({*measures.budgets(UNION), *measures.budgets(PROOF)})
+    is_proved = bool(measures.budgets(PROOF))
+    meanings = ". ".join(MEANINGS[metric] for attack, metric in shown if attack == UNION)
+    beside = ". ≤ and ≥: proved, against every attack" if is_proved else ""
     table = _table(
-        "The worst of all attacks, image by image",
+        "The worst of all attacks, image by image" + (", and what is proved" if is_proved else ""),
         f"%, {measures.num_images(UNION)} images a seed; {measures.norm(UNION)}, ε in pixel units. "
-        f"{'. '.join(MEANINGS[metric] for metric in shown)}",
-        ["model", "ε", *(RATES[metric] for metric in shown)],
+        f"{meanings}{beside}",
+        ["model", "ε", *(rate_heading(attack, metric).text for attack, metric in shown)],
     )
     for model in measures.models:
         for place, eps in enumerate(budgets):
-            rates = (measures.find(model, UNION, metric, eps) for metric in shown)
+            rates = (measures.find(model, attack, metric, eps) for attack, metric in shown)
             name = "" if place else escape(model)
             table.add_row(name, eps_text(eps), *(_percent(rate, 2) for rate in rates))
     return table

@@ -8,14 +8,17 @@ from nullclass.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.evaluation_tables import MEANINGS, RATES
 from nullclass.report.judged import Judged, judged, only_trial
-from nullclass.report.measures import Measures
+from nullclass.report.measures import Measure, Measures
 from nullclass.report.style import WIDTH, percent_axis, sheet
-from nullclass.summary import UNION, wilson
+from nullclass.summary import PROOF, UNION, wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FILE = "fig_security_curves"
+
+PROVED = "RAR proved: no attack leaves less"
+"""The line from below."""
 
 LOOKS = {
     "aer": ("#D55E00", "solid", "o"),
@@ -41,6 +44,12 @@ def security_curves(run: Run) -> Drawing | None:
         axis = figure.subplots()
         for metric in shown:
             _curve(axis, metric, points(measures, trial.model, metric, start[metric]))
+        found = (
+            measures.find(trial.model, PROOF, "rar_proved", eps) for eps in measures.budgets(PROOF)
+        )
+        proved = [measure for measure in found if measure is not None]
+        if proved:
+            _proved(axis, proved)
         axis.set_ylim(-0.03, 1.03)
         axis.set_xlim(left=0)
         axis.margins(x=0.02)
@@ -53,10 +62,26 @@ def security_curves(run: Run) -> Drawing | None:
         f"The worst, image by image, of all attacks at that ε or below, {measures.norm(UNION)}, "
         f"{measures.num_images(UNION)} images, {measures.seeds_text()}. Points: the ε that were "
         "tried, and at 0 the clean images alone; bands: 95 % Wilson intervals over the images. "
-        "Lines only join the points: between two the rates lie somewhere between theirs.",
+        "Lines only join the points: between two the rates lie somewhere between theirs."
+        + (f" {_PROVED_TOLD}" if proved else ""),
         drawn,
         is_large=True,
     )
+
+
+_PROVED_TOLD = (
+    "Dashed with crosses: the RAR that is proved; no attack, made or not, gets below it, so the "
+    "true one lies between it and the RAR that the attacks left."
+)
+
+
+def _proved(axis: Axes, proved: list[Measure]) -> None:
+    """The RAR that is proved, in the colour of the one attacked."""
+    colour, _, _ = LOOKS["rar"]
+    at, means = [m.eps for m in proved], [m.mean for m in proved]
+    axis.plot(at, means, color=colour, linestyle=(0, (2, 1)), marker="x", label=PROVED)
+    lows, highs = [m.low for m in proved], [m.high for m in proved]
+    axis.fill_between(at, lows, highs, color=colour, alpha=0.08, linewidth=0)
 
 
 def clean_counts(of: Judged) -> dict[str, tuple[int, int]]:

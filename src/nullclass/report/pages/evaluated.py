@@ -25,7 +25,7 @@ from nullclass.report.pages.common import (
 )
 from nullclass.report.tables import outcome_table, with_unit
 from nullclass.report.threat import threat_card
-from nullclass.summary import UNION
+from nullclass.summary import PROOF, UNION
 
 TERMS = [
     (
@@ -151,6 +151,12 @@ def _worst(measures: Measures, model: str, eps: float) -> list[str]:
         told.append(
             f"On {with_unit(dos)} it is right when clean, but some attack gets it to answer null "
             "(null-DoS)."
+        )
+    proved = measures.find(model, PROOF, "rar_proved", eps)
+    if proved is not None:
+        told.append(
+            f"Proved, whatever the attack: at that ε RAR is at least {with_unit(proved)} "
+            f"({measures.num_images(PROOF)} images)."
         )
     return told
 

@@ -1,0 +1,29 @@
+"""A tiny zoo, made and evaluated once; each test that changes something gets a copy."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tiny_zoo import TinyZoo, make_zoo
+
+from nullclass.cli import main
+
+
+@pytest.fixture(scope="session")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> TinyZoo:
+    """Both members attacked on 30 images and proved on all 40; not to be changed."""
+    zoo = make_zoo(tmp_path_factory.mktemp("zoo"))
+    arguments = ["zoo", "--zoo", str(zoo.folder), "evaluate", "all", "--images", "30"]
+    arguments += ["--attack", "pgd", "--data-dir", str(zoo.data_dir), "--device", "cpu"]
+    assert main(arguments) == 0
+    return zoo
+
+
+@pytest.fixture
+def zoo(evaluated: TinyZoo, tmp_path: Path) -> TinyZoo:
+    """A copy that may be changed."""
+    shutil.copytree(evaluated.folder, tmp_path / "zoo")
+    return replace(evaluated, folder=tmp_path / "zoo")
