@@ -107,6 +107,7 @@ OTHER_VALUES: dict[str, Any] = {
     "sizes": (SizePlan("fgsm", "linf", (0.1,), 10),),
     "null_rate": 0.01,
     "proofs": (ProofPlan((0.1,), 10),),
+    "radii": (0.1, 0.2),
     "model": Deployed(CLEAN, null_rate=0.1),
     "perturbation": "fgsm",
     "measure": "l2",

@@ -150,7 +150,8 @@ def evaluation_cost(trial: Trial) -> float:
     # model that refuses what is not proved.
     proved = sum(plan.num_images / 1000 * (1 + 6 * len(plan.eps)) for plan in trial.proofs)
     answered = trial.num_clean / 1000 + searched + asked + sized + tried + attacked
-    return answered * (1 if trial.radius is None else 3) + proved
+    by_radius = 3 * trial.num_clean / 1000 * len(trial.radii)
+    return answered * (1 if trial.radius is None else 3) + proved + by_radius
 
 
 def _attack_cost(plan: AttackPlan) -> float:

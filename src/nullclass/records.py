@@ -20,6 +20,7 @@ A run folder::
         certified.csv.gz       what is proved of each image, if asked (:data:`CERTIFIED_COLUMNS`)
         summary.csv            the rates of these rows
         scores.csv             metrics of the null score
+        radii.csv.gz           what other radii answer, if asked (:mod:`nullclass.radius_rows`)
         sizes.csv.gz           where probability goes with size, if asked (:data:`SIZE_COLUMNS`)
         examples.safetensors   a few images to show
         result.json            written last: the trial is whole

@@ -28,6 +28,8 @@ from nullclass.perturbations import make_perturbation
 from nullclass.progress import Advance
 from nullclass.provenance import provenance
 from nullclass.queries import num_own
+from nullclass.radius_rows import RADII
+from nullclass.radius_scoring import score_radii
 from nullclass.rejection import Thresholded
 from nullclass.scoring import OnImages, Scored, score_attack, score_clean
 from nullclass.size_scoring import score_sizes
@@ -256,6 +258,7 @@ def _do_trial(
     units += sum(len(plan.sizes) * plan.num_images for plan in trial.sizes)
     units += sum(len(craft.plan.eps) * craft.plan.num_images for craft in trial.crafted)
     units += sum(plan.num_images for plan in trial.proofs)
+    units += trial.num_clean if trial.radii else 0
 
     def on_images(count: int) -> None:
         advance(count / units)
@@ -303,6 +306,9 @@ def _do_trial(
     if trial.sizes:
         told = [_score_sizes(trial, plan, dataset, model, on_images) for plan in trial.sizes]
         records.write_frame(folder / records.SIZES, pd.concat(told, ignore_index=True))
+    if trial.radii:
+        by_radius = score_radii(model, clean, trial.radii, on_images=on_images)
+        records.write_frame(folder / RADII, by_radius)
     proved = [
         proof_rows(
             model,

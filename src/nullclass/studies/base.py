@@ -316,6 +316,9 @@ class Trial:
     """As of :class:`Deployed`."""
     proofs: tuple[ProofPlan, ...] = ()
     """What is proved of it, beside the attacks."""
+    radii: tuple[float, ...] = ()
+    """Other radii that it is asked about clean images with, in pixel units
+    (:mod:`nullclass.radius_scoring`)."""
 
     def __post_init__(self) -> None:
         """Refuse plans that rows, which know an attack by its name, could not tell apart."""

@@ -52,6 +52,9 @@ EPS_QUICK = (0.1, 0.3, 0.4)
 EPS_PROVED = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
 """Where something is proved, on all test images."""
 
+RADII = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3)
+"""Radii with which the provable models are asked about all clean test images."""
+
 DATASETS = ("mnist", "fashion-mnist")
 """What the study can be made with; the first unless told."""
 
@@ -95,6 +98,7 @@ def _trial(name: str, dataset: str, seed: int, preset: Preset) -> Trial:
         is_checked=is_full,
         radius=PROVABLE.get(name),
         proofs=(ProofPlan(EPS_PROVED, 10_000),),
+        radii=RADII if name in PROVABLE else (),
     )
 
 
