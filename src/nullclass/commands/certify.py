@@ -99,11 +99,9 @@ def _tell(rows: pd.DataFrame, rates: pd.DataFrame, *, has_null: bool) -> None:
     titles = {"rar_proved": "RAR ≥", "strict_proved": "strict ≥", "aer_bound": "AER ≤"}
     if not has_null:
         titles = {"rar_proved": "certified accuracy"}
-    table = Table(
-        title=f"Proved against every attack ({rows['norm'].iloc[0]}, {rows['verifier'].iloc[0]})",
-        caption="%, ε in pixel units" + (". Nothing is proved of null-DoS" if has_null else ""),
-        box=box.SIMPLE_HEAD,
-    )
+    how = f"{rows['norm'].iloc[0]}, {rows['verifier'].iloc[0]}"
+    print(f"proved against every attack ({how}), in %, ε in pixel units:")
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("ε", justify="right")
     for title in titles.values():
         table.add_column(title, justify="right")
@@ -112,3 +110,5 @@ def _tell(rows: pd.DataFrame, rates: pd.DataFrame, *, has_null: bool) -> None:
         table.add_row(f"{eps:g}", *(f"{100 * values[metric]:.2f}" for metric in titles))
     # A pipe has no width: wide enough that no column is cut.
     (Console() if sys.stdout.isatty() else Console(width=100)).print(table)
+    if has_null:
+        print("Nothing is proved of null-DoS: any image may be made null.")
