@@ -16,6 +16,7 @@ from pathlib import Path
 import tyro
 
 import attacks
+import certify
 import quality
 import report_training
 import startup
@@ -35,7 +36,8 @@ class Options:
     """A few minutes to see that all of it works: the notebook loop runs one epoch and is
     extrapolated, fewer images, seeds and rounds. Written to .benchmarks/ unless told otherwise."""
     only: tuple[str, ...] = ()
-    """Only these of startup, training, quality, attacks, report-training, thresholds, sweeps;
+    """Only these of startup, training, quality, attacks, report-training, thresholds, sweeps,
+    certify;
     likewise written to .benchmarks."""
     rounds: int | None = None
     """Turns of what is measured in turns, other than their own defaults."""
@@ -56,6 +58,7 @@ def sections(options: Options) -> dict[str, Callable[[], str]]:
     report = report_training.Options(data_dir=where)
     search = thresholds.Options(data_dir=where)
     sweep = sweeps.Options()
+    proofs = certify.Options(data_dir=where)
     if options.keras is not None:
         report, search = replace(report, keras=options.keras), replace(search, keras=options.keras)
     if options.rounds is not None:
@@ -68,10 +71,12 @@ def sections(options: Options) -> dict[str, Callable[[], str]]:
             replace(search, rounds=options.rounds),
             replace(sweep, rounds=options.rounds),
         )
+        proofs = replace(proofs, rounds=options.rounds)
     if quick:
         train = training.Options(rounds=1, notebook_epochs=1, data_dir=where)
         seeds = quality.Options(seeds=(0,), data_dir=where)
         attack = attacks.Options(rounds=1, num_images=200, data_dir=where)
+        proofs = certify.Options(1000, rounds=1, data_dir=where)
     known = {
         "startup": partial(startup.measure, startup.Options(rounds=3 if quick else 9)),
         "training": partial(training.measure, train),
@@ -80,6 +85,7 @@ def sections(options: Options) -> dict[str, Callable[[], str]]:
         "report-training": partial(report_training.measure, report),
         "thresholds": partial(thresholds.measure, search),
         "sweeps": partial(sweeps.measure, sweep),
+        "certify": partial(certify.measure, proofs),
     }
     unknown = set(options.only) - known.keys()
     if unknown:

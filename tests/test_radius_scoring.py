@@ -10,7 +10,7 @@ from nullclass.certify.provable import ProvableNull
 from nullclass.data import LabelledImages
 from nullclass.errors import UserError
 from nullclass.models import Classifier
-from nullclass.radius_rows import RADIUS_COLUMNS
+from nullclass.records import RADIUS_COLUMNS
 from nullclass.radius_scoring import score_radii
 
 PIXELS = (0.9, 0.6, 0.3, 0.55)

@@ -17,7 +17,7 @@ from nullclass.data import LabelledImages
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.outcomes import OUTCOME_NAMES, outcomes, predictions
-from nullclass.radius_rows import RADIUS_COLUMNS
+from nullclass.records import RADIUS_COLUMNS
 from nullclass.scoring import OnImages
 
 BATCH_SIZE = 500
@@ -41,7 +41,7 @@ def score_radii(
         on_images: Progress: called with the number of images just dealt with.
 
     Returns:
-        A row a radius and image, :data:`nullclass.radius_rows.RADIUS_COLUMNS`.
+        A row a radius and image, :data:`nullclass.records.RADIUS_COLUMNS`.
 
     Raises:
         UserError: If the model proves nothing, there is no radius, or one makes no sense.

@@ -20,7 +20,7 @@ A run folder::
         certified.csv.gz       what is proved of each image, if asked (:data:`CERTIFIED_COLUMNS`)
         summary.csv            the rates of these rows
         scores.csv             metrics of the null score
-        radii.csv.gz           what other radii answer, if asked (:mod:`nullclass.radius_rows`)
+        radii.csv.gz           what other radii answer, if asked (:data:`RADIUS_COLUMNS`)
         sizes.csv.gz           where probability goes with size, if asked (:data:`SIZE_COLUMNS`)
         examples.safetensors   a few images to show
         result.json            written last: the trial is whole
@@ -67,6 +67,7 @@ COSTS = "costs.csv"
 HELD_OUT = "held-out.csv.gz"
 OOD = "ood.csv.gz"
 CERTIFIED = "certified.csv.gz"
+RADII = "radii.csv.gz"
 SCORES = "scores.csv"
 THRESHOLDS = "thresholds.csv"
 SIZES = "sizes.csv.gz"
@@ -131,6 +132,15 @@ OOD_COLUMNS = {
     "null_score": "float64",
 }
 """Columns of ``ood.csv.gz`` and their types."""
+
+RADIUS_COLUMNS = {
+    "radius": "float64",  # within which an answer must be proved, in pixel units
+    "image": "int64",  # index in the test set
+    "prediction": "int64",  # for the clean image; -1 is null
+    "outcome": "str",  # correct, null or fooled
+    "margin": "float64",  # largest proved margin of a class: positive is an answer
+}
+"""Columns and types of what a provable null answers with other radii."""
 
 CERTIFIED_COLUMNS = {
     "image": "int64",  # index in the test set

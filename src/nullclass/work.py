@@ -28,7 +28,6 @@ from nullclass.perturbations import make_perturbation
 from nullclass.progress import Advance
 from nullclass.provenance import provenance
 from nullclass.queries import num_own
-from nullclass.radius_rows import RADII
 from nullclass.radius_scoring import score_radii
 from nullclass.rejection import Thresholded
 from nullclass.scoring import OnImages, Scored, score_attack, score_clean
@@ -308,7 +307,7 @@ def _do_trial(
         records.write_frame(folder / records.SIZES, pd.concat(told, ignore_index=True))
     if trial.radii:
         by_radius = score_radii(model, clean, trial.radii, on_images=on_images)
-        records.write_frame(folder / RADII, by_radius)
+        records.write_frame(folder / records.RADII, by_radius)
     proved = [
         proof_rows(
             model,

@@ -18,7 +18,7 @@ from fake_run import digit
 
 from nullclass import records
 from nullclass.files import write_json
-from nullclass.radius_rows import RADII, RADIUS_COLUMNS
+from nullclass.records import RADII, RADIUS_COLUMNS
 from nullclass.studies import find_study
 from nullclass.studies.base import Trial
 from nullclass.studies.provable_null import EPS, EPS_PROVED, PROVABLE, VARIANTS

@@ -83,7 +83,7 @@ class Evaluate:
     attack: tuple[str, ...] = ("worst-case", "worst-case-deny")
     """Names of attacks, one of them with the goal to fool; or none."""
     proofs: str = "interval"
-    """Who proves: interval, crown …; or none."""
+    """Who proves: interval or crown-ibp; or none."""
     data_dir: Path | None = None
     """Folder of IDX files."""
     seed: int = 0

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from nullclass.radius_rows import RADII, RADIUS_COLUMNS
-from nullclass.records import Run, Trial, read_frame
+from nullclass.records import RADII, RADIUS_COLUMNS, Run, Trial, read_frame
 from nullclass.report.measures import CLEAN, Measure, Measures
 from nullclass.summary import PROOF, UNION
 
@@ -97,7 +96,7 @@ def _broken(trial: Trial) -> tuple[int, pd.DataFrame]:
 
 
 def radii_of(trial: Trial) -> pd.DataFrame:
-    """What the model would answer with other radii: :data:`nullclass.radius_rows.RADIUS_COLUMNS`.
+    """What the model would answer with other radii: :data:`nullclass.records.RADIUS_COLUMNS`.
 
     Empty if it was not asked.
     """
