@@ -10,8 +10,8 @@ from nullclass.certify.provable import ProvableNull
 from nullclass.data import LabelledImages
 from nullclass.errors import UserError
 from nullclass.models import Classifier
-from nullclass.records import RADIUS_COLUMNS
 from nullclass.radius_scoring import score_radii
+from nullclass.records import RADIUS_COLUMNS
 
 PIXELS = (0.9, 0.6, 0.3, 0.55)
 LABELS = (0, 0, 1, 1)
