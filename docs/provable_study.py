@@ -9,7 +9,7 @@ from nullclass.files import write_text
 from nullclass.records import Run, read_run
 from nullclass.report.measures import CLEAN, Measure, Measures, attack_name, eps_text, percent
 from nullclass.report.pages.provable_null import findings
-from nullclass.report.proof_tables import minutes_text, shown_budgets
+from nullclass.report.proof_tables import minutes_text, shown_budgets, verifiers_text
 from nullclass.report.proved import by_radius, checked, clean_triple, minutes
 from nullclass.summary import PROOF, UNION
 
@@ -18,7 +18,7 @@ BEGIN = "<!-- results: written by docs/provable_study.py, do not edit -->"
 END = "<!-- end of results -->"
 
 HEAD = """`{command}`: seed {seeds}, {data}, torch {torch}. In %, 95 % Wilson
-intervals over the images. Clean: {num_clean} test images. Proved: interval bounds, {num_proved}
+intervals over the images. Clean: {num_clean} test images. Proved: {verifiers}, {num_proved}
 test images. Attacks: the worst, image by image, of {attacks} at that ε or
 below, {num_attacked} test images; {norm}, ε in pixel units. AER and null-DoS are at least, RAR and
 strict under attack at most what is written.
@@ -39,6 +39,7 @@ def results(run: Run) -> str:
         data=run.info["data"]["name"],
         torch=run.info["versions"]["torch"],
         num_clean=measures.num_images(CLEAN),
+        verifiers=verifiers_text(run),
         num_proved=measures.num_images(PROOF),
         attacks=attacks,
         num_attacked=measures.num_images(UNION),

@@ -107,7 +107,6 @@ OTHER_VALUES: dict[str, Any] = {
     "sizes": (SizePlan("fgsm", "linf", (0.1,), 10),),
     "null_rate": 0.01,
     "proofs": (ProofPlan((0.1,), 10),),
-    "radii": (0.1, 0.2),
     "model": Deployed(CLEAN, null_rate=0.1),
     "perturbation": "fgsm",
     "measure": "l2",
@@ -127,7 +126,7 @@ def variations(config: Any) -> list[tuple[str, Any]]:
     found = []
     for f in fields(config):
         value = getattr(config, f.name)
-        if f.name in ("queries", "robust", "radius"):  # of a training without null only: below
+        if f.name in ("queries", "robust", "radius", "radii"):  # without null only: below
             continue
         if f.name not in ("weight", "share", "null_fraction", "dropout", "learning_rate"):
             found.append((f.name, {f.name: another(f.name, value)}))
@@ -180,6 +179,8 @@ def changed_trials() -> dict[str, Trial]:
     told = {name: replace(TRIAL, **change) for name, change in variations(TRIAL)}
     told["radius"] = Trial(CLEAN, TRIAL.attacks, num_clean=100, radius=0.1)
     told["radius.other"] = replace(told["radius"], radius=0.2)
+    told["radii"] = replace(told["radius"], radii=(0.1, 0.2))
+    told["radii.other"] = replace(told["radius"], radii=(0.1, 0.3))
     told["threshold.first"] = replace(TRIAL, thresholds=ThresholdPlan(1, 10))
     told["threshold.num"] = replace(TRIAL, thresholds=ThresholdPlan(0, 11))
     for name, change in variations(TRIAL.attacks[0]):
@@ -317,6 +318,7 @@ def test_plans_that_cannot_be_are_refused() -> None:
         (lambda: Deployed(CLEAN, null_rate=0.1, radius=0.1), "no threshold"),
         (lambda: replace(TRIAL, radius=0.1), "no null class"),
         (lambda: ProofPlan((), 10), "at least one eps"),
+        (lambda: Trial(CLEAN, (), 10, radii=(0.1,)), "asks with other radii"),
     ):
         with pytest.raises(UserError, match=told):
             wrong()
@@ -372,6 +374,38 @@ def test_what_takes_longer_costs_more() -> None:
         replace(TRIAL, attacks=(replace(TRIAL.attacks[0], settings={"num_steps": 40}),)),
     ):
         assert evaluation_cost(more) > evaluation_cost(TRIAL)
+
+
+def test_the_steps_of_attacks_cost_what_the_losses_make() -> None:
+    """By default as many as the loss itself says; none where it attacks nothing."""
+    from nullclass.robust import ROBUST_LOSSES, make_robust
+
+    assert set(jobs.ROBUST_STEPS) == set(ROBUST_LOSSES)
+
+    def cost(loss: str, settings: dict[str, Any]) -> float:
+        plan = RobustPlan(loss, {"eps": 0.1, **settings})
+        return training_cost(replace(CLEAN, robust=plan))
+
+    without = cost("interval", {})
+    step = cost("mtl-ibp", {}) - without
+    assert step > 0
+    cases: list[tuple[str, dict[str, Any]]] = [
+        ("interval", {}),
+        ("interval", {"num_steps": 4}),
+        ("interval", {"bound_weight": 0.5}),
+        ("interval", {"bound_weight": 0.5, "num_steps": 4}),
+        ("mtl-ibp", {}),
+        ("mtl-ibp", {"num_steps": 4}),
+        ("mtl-ibp", {"bound_weight": 1.0, "num_steps": 4}),
+        ("adversarial", {}),
+        ("adversarial", {"num_steps": 4}),
+        ("abstain", {}),
+    ]
+    for loss, settings in cases:
+        told = make_robust(loss, {"eps": 0.1, **settings}).settings()
+        attacks = loss == "adversarial" or told.get("bound_weight", 1) < 1
+        num_steps = told["num_steps"] if attacks else 0
+        assert cost(loss, settings) == pytest.approx(without + num_steps * step), (loss, settings)
 
 
 def test_planning_does_not_wait_for_torch() -> None:

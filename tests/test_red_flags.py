@@ -118,6 +118,7 @@ def proofs(num_never: int, num_always: int = 0, eps: float = 0.1, norm: str = "l
             "eps_pixels": eps,
             "is_never_fooled": image >= NUM - num_never,
             "is_correct_proved": image >= NUM - num_always,
+            "is_rar_proved": False,
         }
     )
 

@@ -16,7 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
 from nullclass.records import CRAFTED, ESTIMATES, MODELS, TRIALS
-from nullclass.studies.base import LAST, AttackPlan, Config, Craft, Estimate, Training, Trial
+from nullclass.studies.base import (
+    LAST,
+    AttackPlan,
+    Config,
+    Craft,
+    Estimate,
+    RobustPlan,
+    Training,
+    Trial,
+)
 
 VERSION = 1
 """Part of every hash: raised when the same config comes to mean something else."""
@@ -133,10 +142,22 @@ def training_cost(training: Training) -> float:
     if training.nulls is not None and training.nulls.weight is not None:
         beside = training.recipe.null_fraction
     if training.robust is not None:  # bounds are two passes; an attack's step is one
-        beside = 1.0 + training.robust.settings.get("num_steps", 0)
+        beside = 1.0 + _num_steps(training.robust)
     passes = images * 3 * (1 + beside) * (0.6 if training.recipe.precision == "bfloat16" else 1)
     looked = 30 * training.recipe.epochs if training.selections else 0
     return passes + looked
+
+
+ROBUST_STEPS = {"interval": 0, "mtl-ibp": 1, "adversarial": 7, "abstain": 0}
+"""Steps of a robust loss's attack unless its settings say otherwise: the losses' own defaults,
+which cannot be asked without torch; 0 for those that attack nothing."""
+
+
+def _num_steps(robust: RobustPlan) -> int:
+    default = ROBUST_STEPS.get(robust.loss, 0)
+    if "bound_weight" in robust.settings:  # bounds alone, or mixed with attacked images
+        default = 0 if robust.settings["bound_weight"] == 1 else ROBUST_STEPS["mtl-ibp"]
+    return int(robust.settings.get("num_steps", default)) if default else 0
 
 
 def evaluation_cost(trial: Trial) -> float:

@@ -20,6 +20,7 @@ from typing import Any
 
 import pandas as pd
 
+from nullclass.proofs_held import hold
 from nullclass.summary import GIVEN, wilson
 
 MIN_POINTS = 0.005
@@ -432,25 +433,18 @@ def _proof_broken(evidence: Evidence) -> str | None:
     """One image is enough: a proof has no exceptions."""
     if evidence.certified.empty:
         return None
-    for column, promise, outcomes in (
-        ("is_never_fooled", "never fooled", ["fooled"]),
-        ("is_correct_proved", "always right", ["fooled", "null"]),
-    ):
-        proved = evidence.certified[evidence.certified[column].astype(bool)]
-        furthest = proved.groupby(["norm", "image"])["eps_pixels"].max().rename("proved")
-        tried = evidence.rows[evidence.rows["outcome"].isin(outcomes)]
-        broken = tried.merge(furthest.reset_index(), on=["norm", "image"])
-        broken = broken[broken["eps_pixels"] <= broken["proved"]]
-        if broken.empty:
-            continue
-        worst = broken.sort_values(["image", "eps_pixels"], kind="stable").iloc[0]
-        by = "without any attack" if worst["attack"] == "none" else f"by {worst['attack']}"
-        return (
-            f"{broken['image'].nunique()} of {len(furthest)} images proved to be {promise} were "
-            f"not: image {worst['image']}, proved at eps {worst['proved']:g}, became "
-            f"{worst['outcome']} at eps {worst['eps_pixels']:g} {by}."
-        )
-    return None
+    held = hold(evidence.rows, evidence.certified)
+    if held.broken.empty:
+        return None
+    worst = held.broken.iloc[0]
+    promise = str(worst["what"])
+    num = held.broken.loc[held.broken["what"] == promise, "image"].nunique()
+    by = "without any attack" if worst["attack"] == "none" else f"by {worst['attack']}"
+    return (
+        f"{num} of {held.num_images[promise]} images proved to be {promise} were not: image "
+        f"{worst['image']}, proved at eps {worst['proved']:g}, became {worst['outcome']} at eps "
+        f"{worst['eps_pixels']:g} {by}."
+    )
 
 
 def _better_than_known(evidence: Evidence) -> str | None:

@@ -265,6 +265,22 @@ def _do_trial(
     clean = dataset.test.first(min(trial.num_clean, len(dataset.test)))
     norm = trial.attacks[0].norm if trial.attacks else "linf"  # they agree
     clean_rows = score_clean(model, clean, norm=norm, on_images=on_images)
+    # Before the attacks, which take hours: a layer without bounds is refused at once.
+    proved = [
+        proof_rows(
+            model,
+            dataset.test,
+            plan.eps,
+            norm=plan.norm,
+            verifier=plan.verifier,
+            num_images=plan.num_images,
+            on_images=on_images,
+        )
+        for plan in trial.proofs
+    ]
+    if trial.radii:
+        by_radius = score_radii(model, clean, trial.radii, on_images=on_images)
+        records.write_frame(folder / records.RADII, by_radius)
     done: list[Scored] = []
     own: dict[str, Attack] = {}
     for plan in trial.attacks:
@@ -305,21 +321,6 @@ def _do_trial(
     if trial.sizes:
         told = [_score_sizes(trial, plan, dataset, model, on_images) for plan in trial.sizes]
         records.write_frame(folder / records.SIZES, pd.concat(told, ignore_index=True))
-    if trial.radii:
-        by_radius = score_radii(model, clean, trial.radii, on_images=on_images)
-        records.write_frame(folder / records.RADII, by_radius)
-    proved = [
-        proof_rows(
-            model,
-            dataset.test,
-            plan.eps,
-            norm=plan.norm,
-            verifier=plan.verifier,
-            num_images=plan.num_images,
-            on_images=on_images,
-        )
-        for plan in trial.proofs
-    ]
     about = {
         "num_classes": model.num_classes,
         "norm": norm,

@@ -120,18 +120,29 @@ def test_its_certificates_tell_their_confidence_and_are_held_against_fresh_noise
         check_certificates(swapped, model, images)
 
 
-def test_what_follows_within_eps() -> None:
+def test_it_is_no_proof() -> None:
     model, normal = plane(3)
-    images = images_at(normal, 0.02, 0.2, 0.4)
-    data = images, torch.zeros(3, dtype=torch.long)
-    smoothed = SmoothedNull(model, 0.1, sigma=SIGMA, num_samples=4000)
-    rows = certify(smoothed, data, [0.2, 0.35], norm="l2")
-    assert set(rows["verifier"]) == {"smoothing"}
-    assert rows["is_never_fooled"].tolist() == [False, True, True, False, False, True]
-    assert rows["is_rar_proved"].tolist() == [False, True, True, False, False, True]
-    assert not rows["is_correct_proved"].any(), "a sample may always be too thin"
-    with pytest.raises(UserError, match="proves its answers in l2"):
-        certify(smoothed, data, 0.2)
+    data = images_at(normal, 0.2), torch.zeros(1, dtype=torch.long)
+    with pytest.raises(UserError, match=r"confidence: ask for model\.certificates"):
+        certify(SmoothedNull(model, 0.1, sigma=SIGMA), data, 0.2, norm="l2")
+
+
+def test_a_forged_number_of_votes_does_not_pass() -> None:
+    model, normal = plane(2)
+    images = images_at(normal, -0.05)
+    told = SmoothedNull(model, 0.02, sigma=SIGMA).certificates(images)
+    few = {**told.settings, "num_samples": 1}
+    forged = replace(told, labels=(0,), margins=(0.1,), settings=few)
+    with pytest.raises(UserError, match="certificate 0"):
+        check_certificates(forged, model, images)
+    with pytest.raises(UserError, match="settings that make no sense"):
+        check_certificates(replace(told, settings={}), model, images)
+
+
+def test_votes_that_are_no_numbers_are_null() -> None:
+    model, normal = plane(2)
+    smoothed = SmoothedNull(model, 0.02, sigma=SIGMA)
+    assert smoothed.predict(images_at(normal, 0.3) * float("nan")).tolist() == [-1]
 
 
 def test_attacks_climb_by_the_mean_probabilities() -> None:

@@ -31,6 +31,18 @@ def change_card(folder: Path, **changed: object) -> None:
     (folder / CARD).write_text(json.dumps(card | changed))
 
 
+def test_what_proves_its_answers_is_saved_without_its_radius_or_not_at_all(tmp_path: Path) -> None:
+    network = build_model("certifiable-small", image_shape=(1, 8, 8), num_classes=3, has_null=False)
+    model = nullclass.ProvableNull(network, 0.1)
+    with pytest.raises(UserError, match=r"save its \.model"):
+        save_checkpoint(model, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    save_checkpoint(model.model, tmp_path / "yes")
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    again = nullclass.ProvableNull(load_checkpoint(tmp_path / "yes")[0], 0.1)
+    assert torch.equal(again(images), model(images))
+
+
 def test_a_file_of_the_checkpoint_will_do(folder: Path) -> None:
     images = torch.rand(2, 1, 6, 6)
     expected = load_checkpoint(folder)[0](images)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,7 @@ from fake_provable import NUM_SHOWN, write_fake_provable
 from fake_run import with_files
 
 from nullclass import records
+from nullclass.files import write_json
 from nullclass.records import Run, read_run
 from nullclass.report import PAGES, summary_table, write_report
 from nullclass.report.blocks import Drawing, Table
@@ -27,6 +28,9 @@ from nullclass.report.proved import bracket, by_radius, checked, minutes, radii
 from nullclass.report.recorded import recorded
 from nullclass.studies import STUDIES
 from nullclass.summary import wilson
+from nullclass.zoo.entries import CHECKPOINTS, read_zoo
+from nullclass.zoo.members import MEMBERS
+from nullclass.zoo.results import as_frame, line, write_results
 
 MODELS = ("provable-0.3", "abstain", "clean")
 
@@ -73,7 +77,16 @@ def test_the_findings_tell_these_numbers(run: Run) -> None:
     assert "provable-0.3 on 96.00 % (92.31 to 97.96) at ε 0.3 (L∞, 200 test images)" in told
     # of the first 40, 2 null when clean and 3 others fooled
     assert "at ε 0.3 abstain 87.50 %" in told
-    assert "at ε 0.3 more (8.5 points) than the best of these" in told
+    # of the same 40, 2 null when clean and 1 not proved
+    low, high = wilson(37, 40)
+    assert (
+        "Of the same images is proved, against every attack there is: at ε 0.3 of provable-0.3 "
+        f"92.50 % ({100 * low:.2f} to {100 * high:.2f}, 40 images), which the intervals do not "
+        "tell from abstain."
+    ) in told
+    assert "were trained for: abstain 0.3" in told
+    assert "beyond" not in told, "there is no model for more than 0.3 in this run"
+    assert "provable-0.3 with 7 epochs; abstain with 5 epochs; clean with 2 epochs" in told
     assert "RAR under attack is never below the proved RAR" in told
     low, high = wilson(6, 200)
     assert f"refuses 3.00 % ({100 * low:.2f} to {100 * high:.2f}) of clean images" in told
@@ -82,14 +95,22 @@ def test_the_findings_tell_these_numbers(run: Run) -> None:
     assert "BROKEN" not in told
 
 
-def test_not_more_is_said_as_plainly(run: Run) -> None:
-    (trial,) = [t for t in run.trials if t.model == "abstain"]
+@pytest.mark.parametrize(
+    ("ends", "verdict"),
+    [
+        ((0.4, 0.5), "more than is left to abstain"),
+        ((0.98, 0.99), "less than is left to abstain"),
+        ((0.9, 0.95), "which the intervals do not tell from abstain"),
+    ],
+)
+def test_more_and_less_are_said_only_of_intervals_apart(
+    run: Run, ends: tuple[float, float], verdict: str
+) -> None:
     summary = run.summary.copy()
     at = (summary["model"] == "abstain") & (summary["metric"] == "rar")
-    summary.loc[at, "value"] = 0.98
+    summary.loc[at, ["value", "low", "high"]] = [sum(ends) / 2, *ends]
     told = told_of(replace(run, summary=summary))
-    assert "at ε 0.3 not more (−2.0 points) than the best of these" in told
-    assert trial.model in told
+    assert f"40 images), {verdict}." in told
 
 
 def test_the_bracket_holds_what_is_proved_and_what_was_left(run: Run) -> None:
@@ -183,6 +204,8 @@ def test_a_broken_proof_is_told_before_everything_else(tmp_path: Path) -> None:
         ("null", 0.1, 0.1, "is_correct_proved", True),
         ("null", 0.2, 0.1, "is_correct_proved", False),
         ("correct", 0.1, 0.1, "is_correct_proved", False),
+        ("fooled", 0.1, 0.1, "is_rar_proved", True),
+        ("null", 0.1, 0.1, "is_rar_proved", False),
     ],
 )
 def test_what_breaks_a_proof(
@@ -192,7 +215,11 @@ def test_what_breaks_a_proof(
     is_one = (trial.rows["image"] == 5) & (trial.rows["attack"] == "worst-case")
     rows = trial.rows[is_one].head(1).assign(outcome=outcome, eps_pixels=eps)
     certified = trial.certified.head(1).assign(
-        image=5, eps_pixels=proved, is_never_fooled=False, is_correct_proved=False
+        image=5,
+        eps_pixels=proved,
+        is_never_fooled=False,
+        is_correct_proved=False,
+        is_rar_proved=False,
     )
     certified[column] = True
     one = replace(run, trials=[with_files(trial, rows=rows, certified=certified)])
@@ -212,18 +239,35 @@ def test_a_proof_of_another_image_promises_nothing(run: Run) -> None:
 # The zoo
 
 
+def member(zoo: Path, name: str, data: str = "mnist") -> None:
+    """A member of a zoo, with a card and rows but no weights."""
+    told = {
+        "zoo": asdict(MEMBERS["abstain"]) | {"eps": [0.1]},
+        "weights_sha256": name,
+        "num_parameters": 1,
+        "data": data,
+    }
+    write_json(zoo / CHECKPOINTS / name / "card.json", told)
+    entry = read_zoo(zoo)[name]
+    lines = []
+    for kind, eps, hits in (
+        ("clean", 0.0, {"correct": 99, "null": 1, "fooled": 0}),
+        ("attack", 0.3, {"aer": 90, "rar": 10, "strict": 5, "null_dos": 5}),
+        ("attack", 0.1, {"aer": 40, "rar": 60, "strict": 50, "null_dos": 5}),
+        ("proof", 0.1, {"rar_proved": 20, "strict_proved": 10, "aer_bound": 80}),
+        ("bracket", 0.1, {"rar_proved": 30, "strict_proved": 9, "aer_bound": 70, "broken": 0}),
+    ):
+        lines += [
+            line(entry, kind, metric, num, 100, data_checksum="d", eps=eps)
+            for metric, num in hits.items()
+        ]
+    write_results(entry, as_frame(lines))
+
+
 def test_models_of_the_zoo_stand_beside_as_recorded(run: Run, tmp_path: Path) -> None:
-    table = pd.DataFrame(
-        {
-            "kind": ["clean", "attack", "attack", "attack", "proof", "bracket"],
-            "norm": "linf",
-            "eps_pixels": [0.0, 0.3, 0.1, 0.1, 0.1, 0.1],
-            "metric": ["correct", "rar", "rar", "rar", "rar_proved", "rar_proved"],
-            "value": [0.99, 0.1, 0.7, 0.6, 0.2, 0.3],
-        }
-    )
-    for name in ("other", "clean"):
-        table.to_csv(tmp_path / f"{name}.csv", index=False)
+    member(tmp_path, "other")
+    member(tmp_path, "clean")
+    member(tmp_path, "elsewhere", "fashion-mnist")
     on_mnist = replace(run, info=run.info | {"data": {"name": "mnist"}})
     (found,) = recorded(on_mnist, {"clean"}, tmp_path)
     assert found.name == "other"
@@ -232,8 +276,18 @@ def test_models_of_the_zoo_stand_beside_as_recorded(run: Run, tmp_path: Path) ->
     assert found.proved == [(0.1, 0.2)]
     drawing = proved_and_attacked(on_mnist, tmp_path)
     assert drawing is not None
-    assert "From the zoo, as recorded there: other." in drawing.caption
+    assert "From the zoo, as recorded there: elsewhere" not in drawing.caption
+    assert "other." in drawing.caption
     assert recorded(run, set(), tmp_path) == [], "they were evaluated on other data"
+
+
+def test_rows_of_other_weights_do_not_stand_beside(run: Run, tmp_path: Path) -> None:
+    member(tmp_path, "other")
+    on_mnist = replace(run, info=run.info | {"data": {"name": "mnist"}})
+    assert len(recorded(on_mnist, set(), tmp_path)) == 1
+    card = tmp_path / CHECKPOINTS / "other" / "card.json"
+    card.write_text(card.read_text().replace('"weights_sha256": "other"', '"weights_sha256": "x"'))
+    assert recorded(on_mnist, set(), tmp_path) == []
 
 
 # Page and figures

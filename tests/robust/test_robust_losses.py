@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from nullclass.certify.margins import margins
 from nullclass.certify.network import read_network
+from nullclass.certify.regions import Box
 from nullclass.certify.verifiers import interval
 from nullclass.errors import UserError
 from nullclass.models import Classifier, build_model
@@ -25,7 +26,7 @@ from nullclass.robust import ROBUST_LOSSES, make_robust
 from nullclass.robust.abstain import AbstainLoss
 from nullclass.robust.adversarial import AdversarialLoss
 from nullclass.robust.base import Rise
-from nullclass.robust.interval import IntervalLoss, interval_start, worst_logits
+from nullclass.robust.interval import IntervalLoss, _Watcher, interval_start, worst_logits
 from nullclass.robust.perturbed import perturbed
 from nullclass.train import TrainConfig, train
 from training_cases import learnable_images
@@ -168,6 +169,22 @@ def test_before_eps_rises_the_loss_is_the_clean_one() -> None:
     labels = torch.arange(8) % 3
     seen = IntervalLoss(0.3, warmup=0.2).bind(model)(images, labels, 0.1, generator())
     assert float(seen.loss) == pytest.approx(float(F.cross_entropy(model(images), labels)))
+    model = tiny(has_null=True)
+    for weight in (0.0, 2.0):
+        loss = AbstainLoss(0.3, warmup=0.2, natural_weight=weight)
+        seen = loss.bind(model)(images, labels, 0.1, generator())
+        assert float(seen.loss) == pytest.approx(float(F.cross_entropy(model(images), labels)))
+
+
+def test_while_eps_rises_the_abstain_loss_weighs_its_bounds_by_the_share_reached() -> None:
+    model, images = linear(has_null=True), torch.rand(4, 1, 1, 2, generator=generator(2))
+    labels = torch.tensor([0, 1, 1, 0])
+    halfway = AbstainLoss(0.2, warmup=0.0, ramp=0.8, natural_weight=2.0)
+    there = AbstainLoss(0.1, warmup=0.0, ramp=0.1, natural_weight=2.0)
+    natural = 2 * float(F.cross_entropy(model(images), labels))
+    half = float(halfway.bind(model)(images, labels, 0.4, generator()).loss)
+    whole = float(there.bind(model)(images, labels, 0.4, generator()).loss)
+    assert half - natural == pytest.approx((whole - natural) / 2, rel=1e-4)
 
 
 def test_the_regulariser_vanishes_as_eps_is_reached_and_not_before() -> None:
@@ -180,6 +197,41 @@ def test_the_regulariser_vanishes_as_eps_is_reached_and_not_before() -> None:
 
     assert loss(0.5, 0.9) == loss(0.0, 0.9)
     assert loss(0.5, 0.2) > loss(0.0, 0.2)
+
+
+class Branched(nn.Module):
+    """Two ReLUs of one layer, another layer computed between them; then what is no ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other = nn.Linear(4, 6), nn.Linear(4, 6)
+        self.last, self.bent = nn.Linear(6, 2), nn.Hardtanh()
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        here, there = self.first(flat), self.other(flat)
+        mixed = torch.relu(here) + torch.relu(there)
+        logits: Tensor = self.last(self.bent(mixed))
+        return logits
+
+
+def test_regularisers_look_at_what_each_relu_gets() -> None:
+    """With branches that is not what was computed last; and only a ReLU is looked at."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Classifier(Branched(), 2, has_null=False, image_shape=(1, 2, 2))
+    looked: list[float] = []
+
+    class Told(_Watcher):
+        def _look(self, box: Box) -> None:
+            looked.append(float(box.radius.mean()))
+
+    images = torch.full((3, 1, 2, 2), 0.5)
+    worst_logits(read_network(model), images, torch.tensor([0, 1, 0]), 0.1, Told())
+    body = model.body
+    assert isinstance(body, Branched)
+    expected = [0.1 * float(layer.weight.abs().sum(1).mean()) for layer in (body.first, body.other)]
+    assert looked == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_interval_start_keeps_radii_from_layer_to_layer() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import nullclass.zoo
 from nullclass import UserError
 from nullclass.files import sha256
 from nullclass.models.checkpoint import WEIGHTS, load_checkpoint
@@ -116,6 +117,26 @@ def test_checkpoints_and_rows_are_package_data() -> None:
 def test_unknown_names() -> None:
     with pytest.raises(UserError, match="no model 'nobody' in the zoo: choose one of notebook"):
         load_zoo("nobody")
+
+
+def test_a_damaged_card_does_not_keep_the_module_from_being_imported(tmp_path: Path) -> None:
+    code = (
+        "import sys, pathlib, nullclass.zoo.entries as e\n"
+        "e.read_zoo.__defaults__ = (pathlib.Path(sys.argv[1]),)\n"
+        "import nullclass.zoo as z\n"
+        "from nullclass import UserError\n"
+        "try: z.ZOO\n"
+        "except UserError as error: print(error)\n"
+    )
+    card = tmp_path / CHECKPOINTS / "odd" / "card.json"
+    card.parent.mkdir(parents=True)
+    card.write_text("{}")
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True
+    )
+    assert "is not one of a zoo" in told.stdout
+    with pytest.raises(AttributeError, match="no attribute 'MEMBERS_OF'"):
+        nullclass.zoo.MEMBERS_OF  # noqa: B018
 
 
 def test_listing_the_zoo_does_not_wait_for_torch() -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 from nullclass.certify.corners import corner_margins
 from nullclass.certify.margins import margins
 from nullclass.certify.network import read_network
+from nullclass.certify.regions import check_range
 from nullclass.certify.verifiers import find_verifier
 from nullclass.errors import UserError
 from nullclass.files import read_json, write_json
@@ -145,18 +146,25 @@ class Certificates:
 
 
 def check_certificates(
-    certificates: Certificates | Path | str, model: Classifier, images: Tensor
+    certificates: Certificates | Path | str,
+    model: Classifier,
+    images: Tensor,
+    *,
+    num_fresh: int = 10_000,
 ) -> Tensor:
     """Prove every certificate anew, from the model's weights, in float64 on the CPU.
+
+    Certificates of :mod:`nullclass.certify.smoothing` rest on a sample and cannot be proved: those
+    are held against votes under fresh noise, which contradict false claims of much and let pass
+    claims of a little more than is true.
 
     Args:
         certificates: Certificates or their file.
         model: The classifier they are about: for :class:`~nullclass.certify.provable.ProvableNull`
             the model inside it, or itself.
         images: ``(N, C, H, W)``, the very images, in the same order.
-
-    Certificates of :mod:`nullclass.certify.smoothing` rest on a sample: those are held against
-    fresh noise, which can contradict but not prove them.
+        num_fresh: Votes under fresh noise for each certificate of smoothing; not the number that
+            the certificate tells, which may be forged.
 
     Returns:
         ``(N,)`` float64: the margins proved now; NaN where the answer was null and nothing is
@@ -185,11 +193,19 @@ def check_certificates(
                 f"image {place} is not the one that certificate {place} was made for (another "
                 "SHA-256): give the same images in the same order"
             )
-    if certificates.confidence < 1:
-        from nullclass.certify.smoothing import check_by_fresh_noise
+    check_range(images)
+    from nullclass.certify.smoothing import SMOOTHING, check_by_fresh_noise
 
+    if certificates.verifier == SMOOTHING:
         voting = copy.deepcopy(inner).cpu().float().eval()
-        return check_by_fresh_noise(certificates, voting, images.cpu().float())
+        return check_by_fresh_noise(
+            certificates, voting, images.cpu().float(), num_fresh=max(num_fresh, 1000)
+        )
+    if certificates.confidence != 1 or certificates.settings:
+        raise UserError(
+            f"certificates by {certificates.verifier!r} are proofs, with a confidence of 1 and no "
+            f"settings, and these have a confidence of {certificates.confidence}: they were changed"
+        )
     claims = torch.tensor(certificates.labels, dtype=torch.long) != NULL_LABEL
     proved = torch.full((len(images),), math.nan, dtype=torch.float64)
     exact = copy.deepcopy(inner).cpu().double().eval()
@@ -235,9 +251,11 @@ def _proved_again(
 
 
 def weights_sha256(model: Classifier) -> str:
-    """A fingerprint of all that a classifier computes with: weights, buffers, mean, std, classes.
+    """A fingerprint of a classifier's numbers: weights, buffers, mean, std, how many classes.
 
-    The same for a float32 model and its exact copy in float64; another if one bit differs.
+    What is done with them is not in it: kinds of layers, strides, slopes. The same for a float32
+    model and its exact copy in float64; another if one bit differs.
+    model and its exact copy in float64; another if one bit differs.
     """
     digest = hashlib.sha256()
     tensors: dict[str, Tensor] = {"mean": model.mean, "std": model.std, **model.state_dict()}

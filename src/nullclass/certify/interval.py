@@ -18,21 +18,27 @@ from torch import Tensor
 from nullclass.certify.layers import Linear, boxed
 from nullclass.certify.network import Network, Step
 from nullclass.certify.regions import Box, Region, region_around
-from nullclass.certify.rounding import Rounding, rounded_down, rounding_for
+from nullclass.certify.rounding import Rounding, proof_dtype, rounded_down, rounding_for
+from nullclass.errors import UserError
 
-Watch = Callable[[Step, Box], None]
-"""Told every layer's name and the box of its output."""
+Watch = Callable[[Step, list[Region], Box], None]
+"""Told every layer, the regions of its inputs and the box of its output."""
 
 
 def interval(network: Network, images: Tensor, radius: float, norm: str, spec: Tensor) -> Tensor:
     """Interval bounds; a :data:`nullclass.certify.verifiers.Verifier`, with gradients.
 
-    Computed in the images' type; float32 on CUDA, where products may be rounded in other ways, in
-    float64.
+    Computed in the images' type; in float64 where products of float32 may be rounded in other ways
+    (:func:`nullclass.certify.rounding.proof_dtype`).
+
+    Raises:
+        UserError: If the device, the radius or the norm has no bounds, or the network has another
+            number of logits than C.
     """
-    if images.is_cuda and images.dtype == torch.float32:
-        wide = network.to(torch.float64)
-        bounds = interval(wide, images.double(), radius, norm, spec.double())
+    dtype = proof_dtype(images.device, images.dtype)
+    if dtype != images.dtype:
+        wide = network.to(dtype)
+        bounds = interval(wide, images.to(dtype), radius, norm, spec.to(dtype))
         return rounded_down(bounds, images.dtype)
     with torch.autocast(images.device.type, enabled=False):
         rounding = rounding_for(images)
@@ -58,13 +64,13 @@ def reach(
         network: The network.
         region: Where the images are.
         rounding: Margins; :data:`nullclass.certify.rounding.NONE` for none.
-        watch: Told of every layer's output, for regularisers that look at it.
+        watch: Told of every layer's inputs and output, for regularisers that look at it.
     """
 
     def each(step: Step, inputs: list[Region]) -> Region:
         bound = step.layer.bound(*inputs, rounding=rounding)
         if watch is not None and isinstance(bound, Box):
-            watch(step, bound)
+            watch(step, inputs, bound)
         return bound
 
     last = network.steps[-1].layer
@@ -87,27 +93,31 @@ def lower_bounds(reached: Reached, spec: Tensor, rounding: Rounding) -> Tensor:
 
     Returns:
         ``(N, M)``.
+
+    Raises:
+        UserError: If the network has another number of logits than C.
     """
     box, last = reached.box, reached.last
+    num_logits = box.center.shape[1] if last is None else last.weight.shape[0]
+    if num_logits != spec.shape[-1] or (last is None and box.center.ndim != 2):
+        raise UserError(
+            f"the network gives {num_logits} logits, but bounds were asked of {spec.shape[-1]}: "
+            "give the right num_classes and has_null"
+        )
     if last is None:
-        center, radius, width = box.center, box.radius, box.center.shape[1]
-        folded = spec
-        about = center.abs()
-        middle = _applied(spec, center)
-        spread = _applied(spec.abs(), radius)
+        width = num_logits
+        middle = _applied(spec, box.center)
+        spread = _applied(spec.abs(), box.radius)
     else:
         weight = last.weight
-        width = weight.shape[1] + weight.shape[0]
-        logits = last.value(box.center)
-        folded = spec @ weight
-        middle = _applied(spec, logits)
-        spread = _applied(folded.abs(), box.radius)
-        about = torch.empty(0)
+        width = weight.shape[1] + num_logits
+        middle = _applied(spec, last.value(box.center))
+        spread = _applied((spec @ weight).abs(), box.radius)
     if not rounding.unit:
         return middle - spread
     gamma = rounding.gamma(width)
     if last is None:
-        error = _applied(spec.abs(), about + radius) * gamma
+        error = _applied(spec.abs(), box.center.abs() + box.radius) * gamma
     else:
         # |W| |c| + |b|: all that the logits at the centre, the fold and their products round.
         bias = 0 if last.bias is None else last.bias.abs()

@@ -25,7 +25,7 @@ from torch import Tensor
 from nullclass.certify.interval import lower_bounds, reach
 from nullclass.certify.network import Network
 from nullclass.certify.regions import region_around
-from nullclass.certify.rounding import rounding_for
+from nullclass.certify.rounding import Rounding, rounding_for
 from nullclass.certify.verifiers import VERIFIERS, Verifier
 
 STEPS = 10
@@ -45,6 +45,7 @@ def not_fooled_margins(
     num_classes: int,
     norm: str = "linf",
     verifier: Verifier,
+    rounding: Rounding | None = None,
 ) -> Tensor:
     """By how much the true label or null is sure to beat every other real class.
 
@@ -56,11 +57,12 @@ def not_fooled_margins(
         num_classes: K.
         norm: ``linf`` or ``l2``.
         verifier: From :data:`nullclass.certify.verifiers.VERIFIERS`.
+        rounding: Margins of interval bounds other than those of the images' type.
 
     Returns:
         ``(N,)``: lower bounds of ``min_j max_lambda min_ball``; positive is proved.
     """
-    bounds = _bounds(network, images, radius, norm, verifier)
+    bounds = _bounds(network, images, radius, norm, verifier, rounding)
     num_nulls = network.num_logits - num_classes
     device = images.device
     others = torch.arange(num_classes, device=device).expand(len(labels), -1)
@@ -90,11 +92,16 @@ def not_fooled_margins(
 
 
 def _bounds(
-    network: Network, images: Tensor, radius: float, norm: str, verifier: Verifier
+    network: Network,
+    images: Tensor,
+    radius: float,
+    norm: str,
+    verifier: Verifier,
+    rounding: Rounding | None,
 ) -> Bounds:
     """Bounds of any spec; for interval bounds the layers before the last are gone through once."""
     if verifier is not VERIFIERS["interval"]:
         return lambda spec: verifier(network, images, radius, norm, spec)
-    rounding = rounding_for(images)
-    reached = reach(network, region_around(images, radius, norm, rounding), rounding)
-    return lambda spec: lower_bounds(reached, spec, rounding)
+    margin = rounding_for(images) if rounding is None else rounding
+    reached = reach(network, region_around(images, radius, norm, margin), margin)
+    return lambda spec: lower_bounds(reached, spec, margin)

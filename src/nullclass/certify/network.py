@@ -5,8 +5,10 @@ What cannot be bounded is refused when it is read, with its name: never when hal
 
 from __future__ import annotations
 
+import inspect
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -14,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from nullclass.certify.layers import Added, Layer, Linear, Monotone, Pooled, Reshaped, Scale
 from nullclass.certify.lines import (
@@ -24,6 +27,7 @@ from nullclass.certify.lines import (
     sigmoid_slope,
     tanh_slope,
 )
+from nullclass.certify.rounding import proof_dtype
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.models.dropout import Dropout
@@ -80,11 +84,22 @@ class Network:
 def read_network(model: Classifier) -> Network:
     """Read a model's layers, in evaluation mode.
 
+    Where the model's ``image_shape`` is known, what was read is held against the model itself
+    (:func:`check_reading`).
+
     Raises:
-        UserError: If a layer or a function has no bound here, or the forward pass hangs on the
-            values of its input; the message names it.
+        UserError: If a layer or a function has no bound here, an activation is changed in place
+            while it is still needed, the forward pass hangs on the values of its input or on more
+            than images, the model is neither float32 nor float64, or what was read does not compute
+            what the model does; the message names it.
     """
+    _check_numbers(model)
     for name, module in model.body.named_modules():
+        if is_parametrized(module):
+            raise UserError(
+                f"layer {name!r} ({type(module).__name__}) has parametrised weights, which bounds "
+                "would not follow: call torch.nn.utils.parametrize.remove_parametrizations first"
+            )
         if module._forward_hooks or module._forward_pre_hooks:
             raise UserError(
                 f"layer {name!r} ({type(module).__name__}) has a hook, which bounds would not see: "
@@ -96,6 +111,71 @@ def read_network(model: Classifier) -> Network:
                 "batch: put the model into evaluation mode first, or train a network without "
                 "batch norm"
             )
+    with _in_evaluation(model):
+        network = _read(model)
+        if model.image_shape is not None:
+            check_reading(network, model, model.image_shape)
+    return network
+
+
+def check_reading(network: Network, model: Classifier, image_shape: Sequence[int]) -> None:
+    """Refuse a network that computes something else than its model, on one random image.
+
+    Raises:
+        UserError: If the two differ by more than they round, or one of them cannot be computed.
+    """
+    dtype = next(model.body.parameters(), model.mean).dtype
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand((1, *image_shape), generator=generator).to(model.mean.device, dtype)
+    quiet = torch.random.fork_rng(devices=[])
+    plain = torch.autocast(image.device.type, enabled=False)
+    with _in_evaluation(model), torch.no_grad(), quiet, plain:
+        try:
+            told = [model.all_logits(image.clone()) for _ in range(2)]
+            found = [network.values(image.clone()) for _ in range(2)]
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(
+                f"the network cannot be bounded on images of shape {tuple(image_shape)} ({error}): "
+                "give images, and an image_shape, that the model takes"
+            ) from None
+    size = max(1.0, float(told[0].abs().nan_to_num(0, 0, 0).max()))
+    apart = (1e-3 if dtype == torch.float32 else 1e-9) * size
+    for one, other in zip((*told, told[0]), (*found, told[1]), strict=True):
+        if one.shape != other.shape or not torch.allclose(one, other, 0, apart, equal_nan=True):
+            raise UserError(
+                "the network computes other logits than were read from its forward pass, layer by "
+                "layer: write it as layers and functions of one image batch, without changing "
+                "anything in place or drawing anything at random"
+            )
+
+
+def _check_numbers(model: Classifier) -> None:
+    """Refuse devices and types without bounds."""
+    for tensor in (model.mean, *model.body.parameters()):
+        proof_dtype(tensor.device, tensor.dtype)
+        if tensor.dtype not in (torch.float32, torch.float64):
+            raise UserError(
+                f"bounds are of models in float32 or float64, and this one has {tensor.dtype}: "
+                "call model.float() first"
+            )
+
+
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Every module in evaluation mode for as long as it is looked at."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _read(model: Classifier) -> Network:
     try:
         graph = _Tracer().trace(model.body)
     except Exception as error:
@@ -105,9 +185,16 @@ def read_network(model: Classifier) -> Network:
         ) from None
     steps: list[Step] = [Step("standardisation", _standardisation(model), (-1,))]
     places: dict[fx.Node, int] = {}
+    memory = _Memory()
     for node in graph.nodes:
         if node.op == "placeholder":
+            if places:
+                raise UserError(
+                    f"the network's forward pass takes {node.name!r} beside the images: bounds are "
+                    "of functions of images alone"
+                )
             places[node] = 0
+            memory.owns(node)
         elif node.op == "output":
             (result,) = node.args
             if not isinstance(result, fx.Node) or places.get(result) != len(steps) - 1:
@@ -116,6 +203,16 @@ def read_network(model: Classifier) -> Network:
                 )
         elif node.op != "get_attr" and not _is_size(node):
             layer, inputs = _layer_of(node, model.body)
+            is_in_place = _is_in_place(node, model.body)
+            if is_in_place and memory.is_read_after(node, inputs[0]):
+                raise UserError(
+                    f"layer {_name(node)!r} changes its input in place, and that is read again "
+                    "later: use it without inplace"
+                )
+            if is_in_place or isinstance(layer, Reshaped):
+                memory.shares(node, inputs[0])
+            else:
+                memory.owns(node)
             steps.append(Step(_name(node), layer, tuple(places[given] for given in inputs)))
             places[node] = len(steps) - 1
     last = list(range(len(steps)))
@@ -130,6 +227,60 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Torch's own layers and our dropout are not looked into."""
         return isinstance(m, Dropout) or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Activations that tell ``x += y`` from ``x = x + y``."""
+        return _Activation(node, self)
+
+
+class _Activation(fx.Proxy):
+    """A traced activation; torch's own takes ``+=`` for ``+``, which leaves its input alone."""
+
+    def __iadd__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.iadd, other)
+
+    def __isub__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.isub, other)
+
+    def __imul__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.imul, other)
+
+    def __itruediv__(self, other: Any) -> fx.Proxy:
+        return self._changed(operator.itruediv, other)
+
+    def _changed(self, function: Callable[..., Any], other: Any) -> fx.Proxy:
+        changed: fx.Proxy = self.tracer.create_proxy("call_function", function, (self, other), {})
+        return changed
+
+
+class _Memory:
+    """Which activations may lie in the same memory: a view, or what was changed in place."""
+
+    def __init__(self) -> None:
+        self._sharing: dict[fx.Node, list[fx.Node]] = {}
+        self._order: dict[fx.Node, int] = {}
+
+    def owns(self, node: fx.Node) -> None:
+        """It has memory of its own."""
+        self._sharing[node] = [node]
+        self._order[node] = len(self._order)
+
+    def shares(self, node: fx.Node, given: fx.Node) -> None:
+        """It may lie where ``given`` does."""
+        self._sharing[node] = self._sharing[given]
+        self._sharing[node].append(node)
+        self._order[node] = len(self._order)
+
+    def is_read_after(self, node: fx.Node, given: fx.Node) -> bool:
+        """Whether anything that lies where ``given`` does is read by another node still to come.
+
+        (Nodes still to come are those not told of yet.)
+        """
+        readers = {reader for each in self._sharing[given] for reader in each.users}
+        return any(
+            reader is not node and reader not in self._order and not _is_size(reader)
+            for reader in readers
+        )
 
 
 def _standardisation(model: Classifier) -> Layer:
@@ -147,17 +298,57 @@ def _layer_of(node: fx.Node, body: nn.Module) -> tuple[Layer, list[fx.Node]]:
     if node.op == "call_module":
         module = body.get_submodule(str(node.target))
         layer = _of_module(module)
+        if len(node.args) + len(node.kwargs) != 1 or len(node.all_input_nodes) != 1:
+            raise UserError(
+                f"layer {node.target!r} ({type(module).__name__}) must be given one activation "
+                "and nothing else"
+            )
         if layer is None:
             raise UserError(
                 f"layer {node.target!r} ({type(module).__name__}) has no bound here: known are "
                 f"{KNOWN}"
             )
-        return layer, _inputs(node)
+        inputs = node.all_input_nodes
+        if inputs[0].op == "get_attr" or _is_size(inputs[0]):
+            raise UserError(
+                f"layer {node.target!r} ({type(module).__name__}) must be given an activation"
+            )
+        return layer, inputs
+    if not node.args and "input" in node.kwargs:
+        named = dict(node.kwargs)
+        node.args, node.kwargs = (named.pop("input"),), named
     layer = _of_function(node)
-    if layer is None:
+    inputs = _inputs(node)
+    if layer is None or len(inputs) != (2 if isinstance(layer, Added) else 1):
         told = _called_name(node)
-        raise UserError(f"the function {told!r} ({node.name}) has no bound here: known are {KNOWN}")
-    return layer, _inputs(node)
+        raise UserError(
+            f"the function {told!r} ({node.name}) has no bound here as it is called: known are "
+            f"{KNOWN}"
+        )
+    return layer, inputs
+
+
+def _is_in_place(node: fx.Node, body: nn.Module) -> bool:
+    """Whether it writes to the activation it reads first."""
+    if node.op == "call_module":
+        return bool(getattr(body.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        return str(node.target).endswith("_")
+    target: Any = node.target
+    if target in (operator.iadd, operator.isub, operator.imul, operator.itruediv):
+        return True
+    return str(getattr(target, "__name__", "")).endswith("_") or bool(
+        _settings(node).get("inplace", False)
+    )
+
+
+def _settings(node: fx.Node) -> dict[str, Any]:
+    """A function's arguments by name; those given by place too, where its signature is known."""
+    target: Any = node.target
+    try:
+        return dict(inspect.signature(target).bind(*node.args, **node.kwargs).arguments)
+    except (TypeError, ValueError):  # built in
+        return dict(node.kwargs)
 
 
 def _inputs(node: fx.Node) -> list[fx.Node]:
@@ -210,6 +401,14 @@ _SIGMOID = Monotone(
 )
 
 
+_SHAPES: dict[tuple[object, ...], Layer] = {
+    (torch.relu, F.relu, "relu", torch.relu_, "relu_"): _RELU,
+    (torch.tanh, F.tanh, "tanh"): _TANH,
+    (torch.sigmoid, F.sigmoid, "sigmoid"): _SIGMOID,
+}
+"""Functions without settings."""
+
+
 def _of_module(module: nn.Module) -> Layer | None:
     if isinstance(module, nn.Linear):
         return Linear(F.linear, module.weight, module.bias)
@@ -252,14 +451,12 @@ def _of_module(module: nn.Module) -> Layer | None:
 def _of_function(node: fx.Node) -> Layer | None:
     """The layer that a function or a method is; ``None`` if there is none."""
     target = node.target
-    if target in (torch.relu, F.relu, "relu", torch.relu_, "relu_"):
-        return _RELU
-    if target in (torch.tanh, F.tanh, "tanh"):
-        return _TANH
-    if target in (torch.sigmoid, F.sigmoid, "sigmoid"):
-        return _SIGMOID
+    for functions, layer in _SHAPES.items():
+        if target in functions:
+            return layer if not {*node.kwargs} - {"inplace"} else None
     if target in (F.dropout, F.dropout2d):
-        return Reshaped(_same)
+        # Dropout that hangs on the mode is off here; what is always on is no function of the image.
+        return Reshaped(_same) if _settings(node).get("training", True) is False else None
     if target in ("view", "reshape", torch.reshape):
         return _reshaped(node)
     if target in _ARITHMETIC:

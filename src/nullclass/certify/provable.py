@@ -28,12 +28,15 @@ from torch import Tensor, nn
 
 from nullclass.certify.certificates import Certificates, image_hashes, weights_sha256
 from nullclass.certify.margins import spec_of_labels, spec_of_pairs
-from nullclass.certify.network import Network, read_network
-from nullclass.certify.regions import check_radius
+from nullclass.certify.network import Network, check_reading, read_network
+from nullclass.certify.regions import check_radius, check_range, lie_in_range
 from nullclass.certify.verifiers import find_verifier
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.outcomes import predictions
+
+NEVER = -1e3
+"""The margin of a class of which nothing can be said at all: finite, since logits must be."""
 
 MOST_PAIRED = 32
 """Up to so many classes every pair of logits is bounded, so that each class has its own margin."""
@@ -63,7 +66,9 @@ class ProvedMargins(nn.Module):
         self.norm = norm
         self.verifier = verifier
         self._verify = find_verifier(verifier)
-        self._read: tuple[Network, list[_Seen]] | None = None
+        self._read: tuple[Network, _Seen] | None = None
+        self._has_checked = model.image_shape is not None
+        """Whether the network was held against the model; without a shape, at the first images."""
 
     def train(self, mode: bool = True) -> ProvedMargins:
         """Bounds are of the model in evaluation mode, whatever mode the shell is in."""
@@ -72,11 +77,9 @@ class ProvedMargins(nn.Module):
         return self
 
     def network(self) -> Network:
-        """The model, layer by layer; read again when it moved or its statistics changed."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        if self._read is None or [told for told, _ in self._read[1]] != [*map(_state_of, tensors)]:
-            # With the tensors themselves, so that no other takes a place in memory told of.
-            seen = [(_state_of(tensor), tensor) for tensor in tensors]
+        """The model, layer by layer; read again when a layer or a number of it changed."""
+        seen = _seen(self.model)
+        if self._read is None or self._read[1][0] != seen[0]:
             self._read = read_network(self.model), seen
         return self._read[0]
 
@@ -85,15 +88,21 @@ class ProvedMargins(nn.Module):
 
         ``c_k`` is a lower bound of ``min_j z_k - z_j`` over the ball. At most one is positive, and
         then k is proved; so the largest logit is null's exactly if nothing is. (Null's is really
-        the smallest number above 0, so that it wins against a ``c_k`` of just 0.)
+        the smallest number above 0, so that it wins against a ``c_k`` of just 0.) Where a bound is
+        no number, or the image is outside [0,1], nothing is proved: all ``c_k`` are :data:`NEVER`.
         """
         network = self.network()
+        if not self._has_checked:
+            check_reading(network, self.model, images.shape[1:])
+            self._has_checked = True
+        is_in_range = lie_in_range(images.detach())
         dtype = self.model.mean.dtype if self.model.mean.is_floating_point() else images.dtype
         parameter = next(self.model.parameters(), None)
         images = images.to(dtype if parameter is None else parameter.dtype)
         proved = self._of_pairs if self.model.num_classes <= MOST_PAIRED else self._of_top
         at_once = AT_ONCE if images.device.type == "cpu" else max(1, len(images))
         margins = torch.cat([proved(network, part) for part in images.split(at_once)])
+        margins = margins.where(margins.isfinite() & is_in_range[:, None], NEVER)
         null = margins.new_full((len(images), 1), torch.finfo(margins.dtype).tiny)
         return torch.cat([margins, null], dim=1)
 
@@ -115,12 +124,20 @@ class ProvedMargins(nn.Module):
         return beaten.scatter(1, top[:, None], proved[:, None])
 
 
-_Seen = tuple[tuple[object, ...], Tensor]
+_Seen = tuple[list[object], list[object]]
+"""What tells a change, and the layers and tensors themselves, so that none takes another's place in
+memory."""
+
+
+def _seen(model: Classifier) -> _Seen:
+    modules, tensors = [*model.modules()], [*model.parameters(), *model.buffers()]
+    told: list[object] = [id(module) for module in modules]
+    return told + [_state_of(tensor) for tensor in tensors], [*modules, *tensors]
 
 
 def _state_of(tensor: Tensor) -> tuple[object, ...]:
-    # Parameters are shared with the network that was read; statistics were folded into copies.
-    version = 0 if isinstance(tensor, nn.Parameter) and tensor.ndim > 1 else tensor._version
+    # Tensors of inference mode do not count their changes: never the same twice.
+    version = object() if tensor.is_inference() else tensor._version
     return id(tensor), version, tensor.data_ptr(), tensor.dtype, tensor.device
 
 
@@ -140,7 +157,8 @@ class ProvableNull(Classifier):
 
     Raises:
         UserError: If the model has null already, the radius is negative or over 1, the norm or the
-            verifier is unknown, or a layer cannot be bounded.
+            verifier is unknown, a layer cannot be bounded, or the model cannot be read
+            (:func:`nullclass.certify.network.read_network`).
     """
 
     body: ProvedMargins
@@ -177,13 +195,29 @@ class ProvableNull(Classifier):
         return self.body.verifier
 
     @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; -1 is null.
+
+        Raises:
+            UserError: If an image is outside [0,1], or of a shape that the model does not take.
+        """
+        check_range(images)
+        check_shape(self, images)
+        return super().predict(images)
+
+    @torch.no_grad()
     def certificates(self, images: Tensor, *, batch_size: int = BATCH_SIZE) -> Certificates:
         """What is proved of each image, to be kept and checked again.
 
         Args:
             images: ``(N, C, H, W)`` in [0,1].
             batch_size: How many images at once.
+
+        Raises:
+            UserError: As :meth:`predict`.
         """
+        check_range(images)
+        check_shape(self, images)
         labels: list[int] = []
         margins: list[float] = []
         dtype = images.dtype
@@ -202,6 +236,18 @@ class ProvableNull(Classifier):
             dtype=str(dtype).removeprefix("torch."),
             weights_sha256=weights_sha256(self.model),
         )
+
+
+def check_shape(model: Classifier, images: Tensor) -> None:
+    """Refuse images of another shape than the model's, where that is known.
+
+    Raises:
+        UserError: If they have one.
+    """
+    shape = tuple(images.shape[1:])
+    if images.ndim != 4 or model.image_shape not in (None, shape):
+        wanted = "(C, H, W)" if model.image_shape is None else tuple(model.image_shape)
+        raise UserError(f"images must have the shape {wanted} each, and these have {shape}")
 
 
 def check_without_null(model: Classifier) -> None:

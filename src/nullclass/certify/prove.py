@@ -7,22 +7,26 @@ Kinds of classifier, and what is asked of the verifier for each:
   interval bounds prove it within eps + r, since those of a ball inside a ball are never looser.
 - A learned null class: never fooled by mixes of ``z_y`` and ``z_null``
   (:mod:`nullclass.certify.learned_null`); always right if y beats every logit, null's too.
-- :class:`~nullclass.certify.smoothing.SmoothedNull`: never fooled, with its confidence, by the same
-  claim; ``verifier`` is then ``smoothing``.
 - No null: never fooled is always right, and the share is the certified accuracy.
+
+:class:`~nullclass.certify.smoothing.SmoothedNull` is refused: what it says holds with a confidence,
+and a row here is a proof.
 
 Robust accuracy with rejection (RAR) is proved where an image is right when clean and never fooled.
 A proof at eps is one at ``eps + 1e-6``, what the evaluation forgives an attack for rounding: so an
-attack that breaks one (red flag ``proof-broken``) shows a mistake, not a rounding.
+attack that breaks one (red flag ``proof-broken``) shows a mistake, not a rounding. The rounding of
+the model's own logits: a ``ProvableNull`` answers by bounds, which have margins for it; of a
+learned null the rows of ``interval`` prove the model as it computes (:data:`COARSER`), those of
+``crown-ibp`` its logits as real numbers, so that a tie within their rounding is not covered.
 """
 
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -32,12 +36,12 @@ from nullclass.attacks.geometry import check_eps
 from nullclass.certify.interval import lower_bounds, reach
 from nullclass.certify.learned_null import not_fooled_margins
 from nullclass.certify.margins import margins, spec_of_labels
-from nullclass.certify.network import Network, read_network
-from nullclass.certify.provable import ProvableNull
-from nullclass.certify.regions import check_radius, region_around
-from nullclass.certify.rounding import Rounding, rounding_of
-from nullclass.certify.smoothing import NEVER, SMOOTHING, SmoothedNull, Votes
-from nullclass.certify.verifiers import Verifier, find_verifier
+from nullclass.certify.network import Network, check_reading, read_network
+from nullclass.certify.provable import ProvableNull, check_shape
+from nullclass.certify.regions import check_radius, check_range, region_around
+from nullclass.certify.rounding import Rounding, proof_dtype, rounding_for
+from nullclass.certify.smoothing import SmoothedNull
+from nullclass.certify.verifiers import VERIFIERS, Verifier, find_verifier
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
@@ -53,9 +57,9 @@ SLACK = 1e-6
 """How much further than eps every proof reaches, as a share of the larger of 1 and eps."""
 
 COARSER = 8
-"""How much coarser than the model's own rounding that of :func:`_surely_answered` is: with a factor
+"""How much coarser than the model's own rounding that of :func:`_surely_above` is: with a factor
 of 4 the box of every layer holds all boxes, margins included, that the model itself computes for an
-image of the ball."""
+image of the ball; and so all logits, rounded as they are."""
 
 NEVER_LOOSER = ("interval", "crown-ibp")
 """Verifiers whose bounds are never below those of ``interval``."""
@@ -170,7 +174,8 @@ def proof_rows(
     on_images: OnImages | None = None,
 ) -> pd.DataFrame:
     """As :func:`certify`, of a classifier with or without null."""
-    budgets = sorted({float(each) for each in ([eps] if isinstance(eps, int | float) else eps)})
+    given = [eps] if isinstance(eps, int | float | np.number) else eps
+    budgets = sorted({float(each) for each in given})
     if not budgets:
         raise UserError("give at least one eps to prove something at")
     check_radius(0, norm)
@@ -180,12 +185,13 @@ def proof_rows(
     for budget in budgets:
         check_eps(budget, norm, images.images.shape)
     check_labels(images, model)
-    asked = _asked(model, norm, find_verifier(verifier))
-    name = SMOOTHING if isinstance(model, SmoothedNull) else verifier
+    check_shape(model, images.images[:1])
+    asked = _asked(model, norm, find_verifier(verifier), images.images.shape[1:])
     tables = []
     with frozen(model), torch.no_grad():
         for indices in torch.arange(len(images)).split(BATCH_SIZE):
             batch, labels = images.batch(indices)
+            check_range(batch)
             batch, labels = batch.to(model.mean.device), labels.to(model.mean.device)
             predicted = predictions(model(batch), model.num_classes)
             proofs = asked.proofs(batch, labels)
@@ -198,7 +204,7 @@ def proof_rows(
                             "label": labels.cpu().numpy(),
                             "norm": norm,
                             "eps_pixels": budget,
-                            "verifier": name,
+                            "verifier": verifier,
                             "prediction": predicted.cpu().numpy(),
                             "margin": never.double().cpu().numpy(),
                             "is_correct_proved": always.cpu().numpy(),
@@ -238,9 +244,13 @@ class _Asked:
 
         def at(eps: float) -> tuple[Tensor, Tensor]:
             reach_of = _reach(eps, self.norm)
-            always = margins(
-                self.network, images, labels, reach_of, norm=self.norm, verifier=self.verifier
-            )
+            is_interval = self.verifier is VERIFIERS["interval"]
+            if has_null and is_interval:
+                always = _surely_above(self.network, images, labels, reach_of, self.norm)
+            else:
+                always = margins(
+                    self.network, images, labels, reach_of, norm=self.norm, verifier=self.verifier
+                )
             if not has_null:
                 return always, always > 0
             never = not_fooled_margins(
@@ -251,6 +261,7 @@ class _Asked:
                 num_classes=self.num_classes,
                 norm=self.norm,
                 verifier=self.verifier,
+                rounding=_coarser(images) if is_interval else None,
             )
             return torch.maximum(never, always), always > 0
 
@@ -278,49 +289,35 @@ class _AskedInside(_Asked):
             always = torch.zeros_like(known[within], dtype=torch.bool)
             if self.is_monotone:
                 beyond = _reach(eps, self.norm, self.radius)
-                always = _surely_answered(self.network, images, labels, beyond, self.norm)
+                always = _surely_above(self.network, images, labels, beyond, self.norm) > 0
             return known[within], always
 
         return at
 
 
-@dataclass(frozen=True)
-class _AskedVotes:
-    """A ``SmoothedNull``, whose certificates tell a radius each."""
-
-    votes: Votes
-
-    def proofs(self, images: Tensor, labels: Tensor) -> Proofs:
-        told = [self.votes.certified_radius(image) for image in images]
-        radii = torch.tensor([radius for _, radius in told], dtype=torch.float64)
-        guessed = torch.tensor([guess for guess, _ in told])
-        radii = radii.where(guessed == labels.cpu(), -math.inf).to(labels.device)
-
-        def at(eps: float) -> tuple[Tensor, Tensor]:
-            never = (radii - _reach(eps, "l2", -self.votes.radius)).clamp(min=NEVER)
-            return never, torch.zeros_like(labels, dtype=torch.bool)
-
-        return at
-
-
-def _asked(model: Classifier, norm: str, verifier: Verifier) -> _Asked | _AskedVotes:
+def _asked(model: Classifier, norm: str, verifier: Verifier, image_shape: Sequence[int]) -> _Asked:
+    if isinstance(model, SmoothedNull):
+        raise UserError(
+            "randomised smoothing proves nothing, it certifies with a confidence: ask for "
+            "model.certificates(images), each of which tells its own"
+        )
     if isinstance(model.body, Thresholded):
         raise UserError(
             "nothing is proved of a model that refuses by a threshold: certify it as it answers by "
             "its largest logit"
         )
-    if isinstance(model, ProvableNull | SmoothedNull) and model.norm != norm:
+    if isinstance(model, ProvableNull) and model.norm != norm:
         raise UserError(
             f"the model proves its answers in {model.norm}, so nothing follows for {norm}: prove "
             f"in {model.norm}"
         )
-    if isinstance(model, SmoothedNull):
-        return _AskedVotes(model.body)
     inner = model.model if isinstance(model, ProvableNull) else model
-    dtype = next(inner.parameters(), inner.mean).dtype
     network = read_network(_evaluating(inner))
-    if inner.mean.is_cuda:  # float32 has no margins there
-        dtype = torch.float64
+    if inner.image_shape is None:
+        check_reading(network, inner, image_shape)
+    own = next(inner.parameters(), inner.mean)
+    dtype = proof_dtype(own.device, own.dtype)
+    if dtype != own.dtype:
         network = network.to(dtype)
     if not isinstance(model, ProvableNull):
         return _Asked(network, model.num_classes, norm, verifier, dtype)
@@ -346,12 +343,16 @@ def _reach(eps: float, norm: str, more: float = 0.0) -> float:
     return min(wanted, 1.0) if norm == "linf" else wanted
 
 
-def _surely_answered(
+def _coarser(images: Tensor) -> Rounding:
+    own = rounding_for(images)
+    return Rounding(COARSER * own.unit, own.tiny)
+
+
+def _surely_above(
     network: Network, images: Tensor, labels: Tensor, radius: float, norm: str
 ) -> Tensor:
-    """Whether interval bounds prove the label with margins coarser than the model's own."""
-    own = rounding_of(images.dtype)
-    rounding = Rounding(COARSER * own.unit, own.tiny)
+    """Interval margins of the labels, with roundings coarser than the model's own."""
+    rounding = _coarser(images)
     reached = reach(network, region_around(images, radius, norm, rounding), rounding)
     spec = spec_of_labels(labels, network.num_logits, images.dtype)
-    return lower_bounds(reached, spec, rounding).amin(dim=1) > 0
+    return lower_bounds(reached, spec, rounding).amin(dim=1)

@@ -107,6 +107,24 @@ def region_around(images: Tensor, radius: float, norm: str, rounding: Rounding) 
     return Box.between(lower, upper, rounding)
 
 
+def lie_in_range(images: Tensor) -> Tensor:
+    """Whether each image ``(N, …)`` has all its pixels in [0,1]; booleans ``(N,)``, NaN is not."""
+    return ((images >= 0) & (images <= 1)).flatten(1).all(dim=1)
+
+
+def check_range(images: Tensor) -> None:
+    """Refuse images outside [0,1]; pixels that are NaN are left to be answered null.
+
+    Raises:
+        UserError: If a pixel is below 0 or above 1.
+    """
+    if bool(((images < 0) | (images > 1)).any()):
+        raise UserError(
+            "images must lie in [0,1], where radii and proofs are defined, and these reach from "
+            f"{float(images.min()):.6g} to {float(images.max()):.6g}"
+        )
+
+
 def check_radius(radius: float, norm: str) -> None:
     """Refuse radii that are none.
 

@@ -11,8 +11,9 @@ the weights as they are stored. What underflows is below ``tiny`` in one layer, 
 margin has to spare where that is too small to be added.
 
 The model does not cover products of fewer bits (TF32, bfloat16), nor convolutions by Winograd or
-Fourier transforms. PyTorch uses none of them on a CPU unless told to
-(``torch.set_float32_matmul_precision``), which is refused; on CUDA bounds are computed in float64.
+Fourier transforms. On a CPU with oneDNN PyTorch uses none of them unless told to
+(``torch.set_float32_matmul_precision``), which is refused. On CUDA, and without oneDNN, where
+NNPACK takes Winograd's transform, bounds are computed in float64 (:func:`proof_dtype`).
 """
 
 from __future__ import annotations
@@ -72,6 +73,26 @@ def rounding_of(dtype: torch.dtype) -> Rounding:
     return _OF[dtype]
 
 
+DEVICES = ("cpu", "cuda")
+"""Kinds of device that bounds are computed on."""
+
+
+def proof_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The type that bounds of a model in ``dtype`` are computed in on that device.
+
+    Raises:
+        UserError: If no bound is known to hold on that kind of device.
+    """
+    if device.type not in DEVICES:
+        raise UserError(
+            f"nothing is proved on {device.type}, which has no float64 arithmetic to rely on: put "
+            "the model on the CPU or on CUDA"
+        )
+    onednn = torch.backends.mkldnn
+    is_covered = device.type == "cpu" and onednn.is_available() and onednn.enabled
+    return torch.float64 if dtype == torch.float32 and not is_covered else dtype
+
+
 def rounding_for(images: Tensor) -> Rounding:
     """The margins of bounds computed in the images' type.
 
@@ -79,12 +100,24 @@ def rounding_for(images: Tensor) -> Rounding:
         UserError: If torch was told to multiply float32 numbers with fewer bits than they have.
         ValueError: As :func:`rounding_of`.
     """
-    if images.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+    if images.dtype == torch.float32 and _rounds_to_fewer_bits():
         raise UserError(
             "nothing is proved while float32 products are rounded to fewer bits: call "
-            "torch.set_float32_matmul_precision('highest')"
+            "torch.set_float32_matmul_precision('highest'), and set every fp32_precision of "
+            "torch.backends back to 'none'"
         )
     return rounding_of(images.dtype)
+
+
+def _rounds_to_fewer_bits() -> bool:
+    try:
+        if torch.get_float32_matmul_precision() != "highest":
+            return True
+    except RuntimeError:  # set in a newer way, which the old one cannot tell
+        return True
+    onednn = torch.backends.mkldnn
+    places = (torch.backends, onednn, *(getattr(onednn, name, None) for name in ("conv", "matmul")))
+    return any(getattr(place, "fp32_precision", "none") in ("tf32", "bf16") for place in places)
 
 
 def rounded_down(bounds: Tensor, dtype: torch.dtype) -> Tensor:

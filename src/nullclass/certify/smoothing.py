@@ -19,6 +19,9 @@ wanted, and the claim of :mod:`nullclass.certify.provable` follows, with a confi
   the worst of many draws. Draw with a seed that the attacker does not know.
 - Always answered right (strict) is never claimed: a sample may always be too thin.
 
+So it is no proof, and :mod:`nullclass.certify.prove` has no rows of it: ask for its certificates,
+each of which tells its confidence.
+
 The noise of an image is drawn by a generator of its own, seeded by ``seed`` and the image's pixels:
 the same image is always answered alike, in any batch, on the same kind of device.
 """
@@ -27,6 +30,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
@@ -35,8 +39,8 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.certify.certificates import Certificates, image_hashes, weights_sha256
-from nullclass.certify.provable import check_without_null
-from nullclass.certify.regions import check_radius
+from nullclass.certify.provable import NEVER, check_without_null
+from nullclass.certify.regions import check_radius, check_range
 from nullclass.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.outcomes import predictions
@@ -44,11 +48,11 @@ from nullclass.outcomes import predictions
 SMOOTHING = "smoothing"
 """Who proves, in certificates and rows."""
 
+MOST_SAMPLES = 10**8
+"""Votes that a certificate may tell of."""
+
 BATCH_SIZE = 500
 """Noisy copies sent through the network at once."""
-
-NEVER = -1e3
-"""The margin of a class that cannot be certified at all: finite, since logits must be."""
 
 _NORMAL = NormalDist()
 
@@ -123,7 +127,8 @@ class Votes(nn.Module):
         counts = torch.zeros(self.model.num_classes, dtype=torch.long, device=image.device)
         for start in range(0, num, BATCH_SIZE):
             copies = self._noisy(image, min(BATCH_SIZE, num - start), generator)
-            answers = self.model(copies).argmax(dim=1)
+            logits = self.model(copies)
+            answers = logits[logits.isfinite().all(dim=1)].argmax(dim=1)  # NaN is nobody's vote
             counts += answers.bincount(minlength=self.model.num_classes)
         return counts
 
@@ -215,7 +220,11 @@ class SmoothedNull(Classifier):
 
         Args:
             images: ``(N, C, H, W)`` in [0,1].
+
+        Raises:
+            UserError: If an image is outside [0,1].
         """
+        check_range(images)
         logits = self(images.to(self.mean.device))
         votes = self.body
         return Certificates(
@@ -275,45 +284,88 @@ def log_tail(num_hits: int, num: int, probability: float) -> float:
 CONTRADICTION = 1e-6
 """Probability below which fresh noise contradicts a certificate."""
 
+NUM_FRESH = 10_000
+"""Noisy copies drawn to hold a certificate against, whatever it says of its own."""
 
-def check_by_fresh_noise(certificates: Certificates, model: Classifier, images: Tensor) -> Tensor:
+
+def check_by_fresh_noise(
+    certificates: Certificates, model: Classifier, images: Tensor, *, num_fresh: int = NUM_FRESH
+) -> Tensor:
     """Draw other noise, and refuse certificates that it contradicts.
 
-    That is weaker than a proof: a claim is refused only if the votes found would have had a
-    probability of less than a millionth under it.
+    That is weaker than a proof: a claim is refused if its own votes could not have certified it, if
+    another class gets most of the fresh votes, or if these would have had a probability of less
+    than a millionth under it. The seed is the system's, so that no certificate can be fitted to it.
 
     Args:
         certificates: Those of a :class:`SmoothedNull`.
         model: The network that votes, in float32 on the CPU.
         images: Their images.
+        num_fresh: Noisy copies drawn for each image.
 
     Returns:
-        ``(N,)`` float64: the margins certified by the fresh noise; NaN for null.
+        ``(N,)`` float64: the margins certified by the fresh noise, negative where that certifies
+        less than the radius; NaN for null.
 
     Raises:
-        UserError: If a certificate is contradicted.
+        UserError: If a certificate is contradicted, or its settings are none.
     """
-    settings: dict[str, Any] = dict(certificates.settings)
-    settings["seed"] = int(settings["seed"]) + 1_000_003
+    num_samples, sigma = _checked_settings(certificates)
     fresh = SmoothedNull(
-        model, certificates.radius, confidence=certificates.confidence, **settings
+        model,
+        certificates.radius,
+        sigma=sigma,
+        num_samples=num_fresh,
+        confidence=certificates.confidence,
+        seed=secrets.randbits(48),
     ).body
+    unanimous = lower_confidence_bound(num_samples, num_samples, certificates.confidence)
+    most = sigma * _NORMAL.inv_cdf(unanimous) if unanimous > 0 else -math.inf
     margins = torch.full((len(images),), math.nan, dtype=torch.float64)
     for place, certificate in enumerate(certificates):
         if certificate.label < 0:
             continue
+        if certificate.label >= model.num_classes:
+            raise UserError("a certificate claims a label that the model does not have")
+        reached = certificate.margin + certificates.radius
+        # Margins are float32 numbers: a few of their roundings more may be claimed.
+        if not certificate.margin > 0 or not reached <= most + 1e-6 * max(1.0, most):
+            raise UserError(
+                f"certificate {place} claims a radius of {reached:.6g}, and {num_samples} votes "
+                f"certify {most:.6g} at most, all for one class: it was changed"
+            )
         image = images[place]
-        guess, radius = fresh.certified_radius(image)
-        claimed = _NORMAL.cdf((certificate.margin + certificates.radius) / fresh.sigma)
-        generator = fresh._generator(image)
-        fresh._counts(image, fresh.num_selection, generator)
-        votes = fresh._counts(image, fresh.num_samples, generator)
-        misses = fresh.num_samples - int(votes[certificate.label])
-        if log_tail(misses, fresh.num_samples, 1 - claimed) < math.log(CONTRADICTION):
+        claimed = _NORMAL.cdf(reached / sigma)
+        votes = fresh._counts(image, num_fresh, fresh._generator(image))
+        hits = int(votes[certificate.label])
+        is_unlikely = log_tail(num_fresh - hits, num_fresh, 1 - claimed) < math.log(CONTRADICTION)
+        if is_unlikely or int(votes.argmax()) != certificate.label:
             raise UserError(
                 f"certificate {place} claims label {certificate.label} with a probability of "
-                f"{claimed:.4g} under noise, and fresh noise finds it {fresh.num_samples - misses} "
-                f"times in {fresh.num_samples}: it was changed, or drawn with bad luck"
+                f"{claimed:.4g} under noise, and fresh noise finds it {hits} times in {num_fresh}: "
+                "it was changed, or drawn with bad luck"
             )
-        margins[place] = radius - certificates.radius if guess == certificate.label else math.nan
+        least = lower_confidence_bound(hits, num_fresh, certificates.confidence)
+        found = sigma * _NORMAL.inv_cdf(least) if least > 0.5 else NEVER
+        margins[place] = found - certificates.radius
     return margins
+
+
+def _checked_settings(certificates: Certificates) -> tuple[int, float]:
+    """The number of votes and sigma, as the certificates tell them."""
+    told: dict[str, Any] = dict(certificates.settings)
+    counts = [told.get("num_samples"), told.get("num_selection")]
+    sigma = told.get("sigma")
+    if (
+        set(told) != {"sigma", "num_samples", "num_selection", "seed"}
+        or not all(type(count) is int and 1 <= count <= MOST_SAMPLES for count in counts)
+        or not (isinstance(sigma, int | float) and 0 < sigma < math.inf)
+        or not 0.5 <= certificates.confidence < 1
+        or certificates.norm != "l2"
+    ):
+        raise UserError(
+            "these certificates of randomised smoothing have settings that make no sense (sigma "
+            f"positive, 1 to {MOST_SAMPLES} votes, a confidence from 0.5 to below 1, norm l2): "
+            "they were changed, make them again"
+        )
+    return int(told["num_samples"]), float(sigma)

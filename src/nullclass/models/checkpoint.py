@@ -46,8 +46,16 @@ def save_checkpoint(
             network, no longer `model`.
 
     Raises:
-        UserError: If the folder cannot be written, or the weights cannot be rounded so.
+        UserError: If the folder cannot be written, the weights cannot be rounded so, or the model
+            is a :class:`nullclass.certify.provable.ProvableNull`.
     """
+    from nullclass.certify.provable import ProvableNull  # which imports models
+
+    if isinstance(model, ProvableNull):
+        raise UserError(
+            "a card cannot hold a ProvableNull's radius, norm and verifier: save its .model, and "
+            "wrap it again once it is loaded"
+        )
     folder = Path(folder)
     tensors = packed(model.state_dict(), stored)
     # An old card must not vouch for new weights if we are stopped in between.

@@ -6,7 +6,6 @@ from nullclass.records import Run
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
     CLEAN,
-    Measure,
     Measures,
     attack_name,
     eps_text,
@@ -34,6 +33,10 @@ RATES: dict[str, tuple[str, str, str]] = {
 """Metric to where it stands, its heading, and who says so."""
 
 
+VERIFIER_NAMES = {"interval": "interval bounds", "crown-ibp": "CROWN-IBP bounds"}
+"""Verifiers as they are written; others by the name they have in the rows."""
+
+
 def model_cell(model: str, radius_of: dict[str, float]) -> Cell:
     """A model, with its radius if it has one."""
     radius = radius_of.get(model)
@@ -53,9 +56,9 @@ def rates_table(run: Run, measures: Measures, eps: float) -> Table:
         rates = [
             measures.find(model, place, metric, eps) for metric, (place, _, _) in RATES.items()
         ]
-        triple = map(_cell, clean_triple(measures, model))
+        triple = map(value_cell, clean_triple(measures, model))
         took = minutes_text(minutes(run, model))
-        rows.append([model_cell(model, radius_of), *triple, *map(_cell, rates), Cell(took)])
+        rows.append([model_cell(model, radius_of), *triple, *map(value_cell, rates), Cell(took)])
     return Table(
         f"All models at ε {eps_text(eps)}",
         [
@@ -65,8 +68,8 @@ def rates_table(run: Run, measures: Measures, eps: float) -> Table:
             Cell("training", "minutes"),
         ],
         rows,
-        f"%. {sources_text(measures)} RAR and strict accuracy are at most what attacks left and at "
-        "least what is proved; AER and null-DoS are at least what attacks did. "
+        f"%. {sources_text(run, measures)} RAR and strict accuracy are at most what attacks left "
+        "and at least what is proved; AER and null-DoS are at least what attacks did. "
         f"{spread_text(measures)}",
     )
 
@@ -92,8 +95,8 @@ def bracket_table(run: Run, measures: Measures) -> Table:
         "RAR at every ε: proved, and under it what attacks left",
         [Cell("model"), *(Cell(f"ε {eps_text(eps)}", "px") for eps in budgets)],
         rows,
-        f"%. {sources_text(measures)} Above: proved, against every attack. Below (≤): what the "
-        "attacks left, on fewer images, so that it may stand a little under the proved share "
+        f"%. {sources_text(run, measures)} Above: proved, against every attack. Below (≤): what "
+        "the attacks left, on fewer images, so that it may stand a little under the proved share "
         "without breaking a proof. Clean null and null-DoS are in the tables above.",
     )
 
@@ -135,7 +138,7 @@ def minutes_text(told: tuple[float, ...]) -> str:
     return f"{mean:.0f}" if mean >= 10 else f"{mean:.1f}"
 
 
-def sources_text(measures: Measures) -> str:
+def sources_text(run: Run, measures: Measures) -> str:
     """Which attacks, on how many images, with which seeds, beside how many proofs."""
     told = [f"Clean: {measures.num_images(CLEAN)} test images."]
     if measures.budgets(UNION):
@@ -147,8 +150,14 @@ def sources_text(measures: Measures) -> str:
             f"{measures.num_images(UNION)} images a seed, {measures.norm(UNION)}."
         )
     if measures.budgets(PROOF):
-        told.append(f"Proved: interval bounds, {measures.num_images(PROOF)} test images.")
+        told.append(f"Proved: {verifiers_text(run)}, {measures.num_images(PROOF)} test images.")
     return f"{' '.join(told)} {measures.seeds_text().capitalize()}."
+
+
+def verifiers_text(run: Run) -> str:
+    """Who proved, as it is written."""
+    told = {name for trial in run.trials for name in trial.certified["verifier"].unique()}
+    return " and ".join(VERIFIER_NAMES.get(name, name) for name in sorted(told))
 
 
 def spread_text(measures: Measures) -> str:
@@ -156,7 +165,3 @@ def spread_text(measures: Measures) -> str:
     if len(measures.seeds) == 1:
         return "Below each rate: its 95 % Wilson interval over the images."
     return "Mean over seeds ± their standard deviation."
-
-
-def _cell(measure: Measure | None) -> Cell:
-    return value_cell(measure)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from nullclass.proofs_held import ROUNDING, hold
 from nullclass.records import RADII, RADIUS_COLUMNS, Run, Trial, read_frame
 from nullclass.report.measures import CLEAN, Measure, Measures
-from nullclass.summary import PROOF, UNION
-
-ROUNDING = 1e-9
-"""Two budgets that differ by this are the same."""
+from nullclass.summary import PROOF, UNION, wilson
 
 
 @dataclass(frozen=True)
@@ -35,14 +34,7 @@ class Checked:
     """Attacked or clean images of which something had been proved at that eps or beyond."""
     broken: pd.DataFrame = field(repr=False)
     """Those that did what was proved impossible: model, seed, image, attack, eps_pixels, outcome,
-    proved (the eps of the proof) and what (``never fooled``, ``always right``)."""
-
-
-PROMISES = {
-    "is_never_fooled": ("never fooled", ("fooled",)),
-    "is_correct_proved": ("always right", ("fooled", "null")),
-}
-"""What a column of the proofs promises, and the outcomes that break it."""
+    proved (the eps of the proof) and what (:data:`nullclass.proofs_held.PROMISES` in words)."""
 
 
 def bracket(measures: Measures, model: str) -> list[Point]:
@@ -71,28 +63,18 @@ def checked(run: Run) -> Checked:
     An image proved at an eps is held to it at that eps and at every smaller one. If none is broken,
     no RAR under attack can be below the proved one, whichever images both are taken over.
     """
-    tables = [_broken(trial) for trial in run.trials if len(trial.certified)]
+    asked = [trial for trial in run.trials if len(trial.certified)]
+    held = [(trial, hold(trial.rows, trial.certified)) for trial in asked]
     columns = ["model", "seed", "image", "attack", "eps_pixels", "outcome", "proved", "what"]
-    found = [table[columns] for _, table in tables if len(table)]
+    found = [
+        of.broken.assign(model=trial.model, seed=trial.seed)[columns]
+        for trial, of in held
+        if len(of.broken)
+    ]
     return Checked(
-        sum(num for num, _ in tables),
+        sum(of.num_rows for _, of in held),
         pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns),
     )
-
-
-def _broken(trial: Trial) -> tuple[int, pd.DataFrame]:
-    certified, tables, is_held = trial.certified, [], np.zeros(len(trial.rows), dtype=bool)
-    for column, (what, breaking) in PROMISES.items():
-        proved = certified[certified[column].astype(bool)]
-        furthest = proved.groupby(["norm", "image"])["eps_pixels"].max()
-        keys = pd.MultiIndex.from_frame(trial.rows[["norm", "image"]])
-        reach = furthest.reindex(keys).to_numpy(dtype=float)  # NaN, and so no promise, if unproved
-        holds = trial.rows["eps_pixels"].to_numpy() <= reach + ROUNDING
-        is_held |= holds
-        breaks = holds & trial.rows["outcome"].isin(breaking).to_numpy()
-        tables.append(trial.rows[breaks].assign(proved=reach[breaks], what=what))
-    broken = pd.concat(tables).assign(model=trial.model, seed=trial.seed)
-    return int(is_held.sum()), broken.drop_duplicates(["image", "attack", "eps_pixels"])
 
 
 def radii_of(trial: Trial) -> pd.DataFrame:
@@ -152,6 +134,62 @@ def minutes(run: Run, model: str) -> tuple[float, ...]:
         float(trial.history["seconds"].sum()) / 60
         for trial in run.trials
         if trial.model == model and "seconds" in trial.history
+    )
+
+
+def training_of(run: Run, model: str) -> dict[str, Any]:
+    """How a model was trained (:class:`nullclass.studies.base.Training`); empty if untold."""
+    for trial in run.trials:
+        config = trial.result.get("config")
+        told = config.get("training") if isinstance(config, dict) else None
+        if trial.model == model and isinstance(told, dict):
+            return told
+    return {}
+
+
+def trained_for(run: Run, model: str) -> float | None:
+    """The eps a model's robust loss was trained for, in pixel units, if it has one."""
+    robust = training_of(run, model).get("robust")
+    return float(robust["settings"]["eps"]) if isinstance(robust, dict) else None
+
+
+def proved_where_attacked(run: Run, measure: Measure, attacked: str) -> Measure | None:
+    """What is proved of RAR, over those images only that another model was attacked on.
+
+    Args:
+        run: The run.
+        measure: What is proved of all images, at the eps.
+        attacked: The other model.
+
+    Returns:
+        None if there are no such images.
+    """
+    images = {
+        image
+        for trial in run.trials
+        if trial.model == attacked
+        for image in trial.rows.loc[
+            (trial.rows["attack"] != CLEAN)
+            & ((trial.rows["eps_pixels"] - measure.eps).abs() <= ROUNDING),
+            "image",
+        ]
+    }
+    hits, counts, seeds = [], [], []
+    for trial in run.trials:
+        rows = trial.certified
+        at = rows["image"].isin(images) & ((rows["eps_pixels"] - measure.eps).abs() <= ROUNDING)
+        proved = rows[at].groupby("image")["is_rar_proved"].any()  # by whichever verifier
+        if trial.model == measure.model and len(proved):
+            hits.append(int(proved.sum()))
+            counts.append(len(proved))
+            seeds.append(trial.seed)
+    if not hits:
+        return None
+    is_alone = len(hits) == 1
+    low, high = wilson(hits[0], counts[0]) if is_alone else (math.nan, math.nan)
+    values = tuple(hit / count for hit, count in zip(hits, counts, strict=True))
+    return replace(
+        measure, values=values, seeds=tuple(seeds), low=low, high=high, num_images=min(counts)
     )
 
 

@@ -3,29 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-import nullclass
-from nullclass.records import Run, read_frame
-
-RESULTS = Path(nullclass.__file__).parent / "zoo" / "results"
-"""The zoo's rates, a file a model."""
-
-DATASET = "mnist"
-"""What the zoo's models were trained and evaluated on."""
-
-COLUMNS = {
-    "kind": "str",  # clean, attack or proof, among others
-    "norm": "str",
-    "eps_pixels": "float64",
-    "metric": "str",
-    "value": "float64",
-}
-"""What is read of :data:`nullclass.zoo.results.RESULT_COLUMNS`."""
+from nullclass.errors import UserError
+from nullclass.records import Run
+from nullclass.zoo.entries import FOLDER, Entry, read_zoo
+from nullclass.zoo.results import ATTACK, CLEAN, PROOF, read_results
 
 
 @dataclass(frozen=True)
@@ -41,38 +28,41 @@ class Recorded:
     """Eps and what attacks left of RAR, rising."""
 
 
-def recorded(run: Run, known: Collection[str], folder: Path = RESULTS) -> list[Recorded]:
-    """The zoo's other models; none where the run is about other data than the zoo.
+def recorded(run: Run, known: Collection[str], folder: Path = FOLDER) -> list[Recorded]:
+    """The zoo's other models of the run's data, those without rows of their weights left out.
 
     Args:
         run: The run.
         known: Models that the run has itself.
-        folder: The zoo's results.
+        folder: The zoo.
     """
     data = run.info.get("data")
-    if not isinstance(data, dict) or data.get("name") != DATASET:
+    name = data.get("name") if isinstance(data, dict) else None
+    try:
+        members = read_zoo(folder).values()
+    except UserError:  # a damaged zoo is no reason not to see one's own run
         return []
-    paths = [path for path in sorted(folder.glob("*.csv")) if path.stem not in known]
-    found = (_read(path) for path in paths)
-    return [one for one in found if one.proved or one.attacked]
+    others = [one for one in members if one.name not in known and one.card.get("data") == name]
+    found = [_read(entry) for entry in others]
+    return [one for one in found if one is not None and (one.proved or one.attacked)]
 
 
-def _read(path: Path) -> Recorded:
-    table = read_frame(path, COLUMNS)
-    clean = table[(table["kind"] == "clean") & (table["metric"] == "correct")]["value"]
+def _read(entry: Entry) -> Recorded | None:
+    try:
+        rows = read_results(entry)
+    except UserError:  # changed by hand, or of other weights: nullclass zoo check says which
+        return None
+    rows = rows[rows["norm"] == "linf"]
+    clean = rows[(rows["kind"] == CLEAN) & (rows["metric"] == "correct")]["value"]
     return Recorded(
-        path.stem,
+        entry.name,
         math.nan if clean.empty else float(clean.iloc[0]),
-        _line(table, "proof", "rar_proved", max),
-        _line(table, "attack", "rar", min),
+        _line(rows, PROOF, "rar_proved"),
+        _line(rows, ATTACK, "rar"),
     )
 
 
-def _line(
-    table: pd.DataFrame, kind: str, metric: str, best: Callable[[list[float]], float]
-) -> list[tuple[float, float]]:
-    """Eps and value, rising; of several verifiers or attacks the one that tells most."""
-    of = table[(table["kind"] == kind) & (table["metric"] == metric) & (table["norm"] == "linf")]
-    return [
-        (float(str(eps)), best(group["value"].tolist())) for eps, group in of.groupby("eps_pixels")
-    ]
+def _line(rows: pd.DataFrame, kind: str, metric: str) -> list[tuple[float, float]]:
+    """Eps and value, rising."""
+    of = rows[(rows["kind"] == kind) & (rows["metric"] == metric)].sort_values("eps_pixels")
+    return list(zip(of["eps_pixels"].tolist(), of["value"].tolist(), strict=True))

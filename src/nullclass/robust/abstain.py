@@ -3,12 +3,13 @@
 For each wrong class j, either the label or null must be sure to beat it:
 
     v_j = -max(lower bound of z_y - z_j, lower bound of z_null - z_j),   v_y = 0
-    L   = CE(v, y) + label_weight CE(w, y) + natural_weight CE(z(x), y)
+    L   = s (CE(v, y) + label_weight CE(w, y)) + natural_weight CE(z(x), y)
 
-w are the worst logits under which null is wrong too (:mod:`nullclass.robust.interval`), without
-which everything may become null. The paper bounds the best convex combination of the two; its ends
-are taken here, and the combination when the network is certified
-(:mod:`nullclass.certify.learned_null`).
+s is how much of ε is reached, so that bounds come in as ε rises; in the warm-up, where s is 0, L is
+CE(z(x), y) alone, whatever natural_weight. w are the worst logits under which null is wrong too
+(:mod:`nullclass.robust.interval`), without which everything may become null. The paper bounds the
+best convex combination of the two; its ends are taken here, and the combination when the network is
+certified (:mod:`nullclass.certify.learned_null`).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class AbstainLoss:
     label_weight: float = 0.5
     """Of the bounds under which null is wrong."""
     natural_weight: float = 1.0
-    """Of the clean images' loss."""
+    """Of the clean images' loss, once the warm-up is over."""
 
     def __post_init__(self) -> None:
         """Refuse weights under which everything may become null."""

@@ -30,7 +30,7 @@ from nullclass.certify.interval import lower_bounds, reach
 from nullclass.certify.layers import Monotone
 from nullclass.certify.margins import spec_of_labels
 from nullclass.certify.network import Network, Step, read_network
-from nullclass.certify.regions import Box, region_around
+from nullclass.certify.regions import Box, Region, region_around
 from nullclass.certify.rounding import NONE
 from nullclass.errors import UserError
 from nullclass.losses import cross_entropy
@@ -146,16 +146,16 @@ class _Watcher:
 
     def __init__(self) -> None:
         self.first: Tensor | None = None
-        self.before: Box | None = None
         self.terms: list[Tensor] = []
 
-    def __call__(self, step: Step, box: Box) -> None:
+    def __call__(self, step: Step, inputs: list[Region], box: Box) -> None:
         """See :data:`nullclass.certify.interval.Watch`."""
         if self.first is None:  # the standardised image, eq. 9's Delta_0
             self.first = box.radius.mean().detach()
-        if isinstance(step.layer, Monotone) and step.layer.is_exact and self.before is not None:
-            self._look(self.before)
-        self.before = box
+        (before, *_) = inputs
+        is_relu = isinstance(step.layer, Monotone) and step.layer.apply is torch.relu
+        if is_relu and isinstance(before, Box):
+            self._look(before)
 
     def _look(self, box: Box) -> None:
         assert self.first is not None

@@ -317,11 +317,11 @@ class Trial:
     proofs: tuple[ProofPlan, ...] = ()
     """What is proved of it, beside the attacks."""
     radii: tuple[float, ...] = ()
-    """Other radii that it is asked about clean images with, in pixel units
+    """Other radii that it is asked about clean images with, in pixel units, if it has a radius
     (:mod:`nullclass.radius_scoring`)."""
 
     def __post_init__(self) -> None:
-        """Refuse plans that rows, which know an attack by its name, could not tell apart."""
+        """Refuse what cannot be done, or what rows, by attacks' names, could not tell apart."""
         names = [plan.name for plan in self.attacks] + [name_of(craft) for craft in self.crafted]
         if len(set(names)) < len(names):
             raise UserError(
@@ -330,6 +330,11 @@ class Trial:
             )
         if len({plan.norm for plan in (*self.attacks, *(c.plan for c in self.crafted))}) > 1:
             raise UserError(f"trial {self.model!r} plans attacks in two norms: make two trials")
+        if self.radii and self.radius is None:
+            raise UserError(
+                f"trial {self.model!r} asks with other radii, but its model has none: give it a "
+                "radius, or leave radii out"
+            )
         self.deployed  # noqa: B018 - refuses weights that are not kept
         if any(plan.is_transfer for plan in self.attacks) and self.source is None:
             raise UserError(f"trial {self.model!r} transfers attacks from no source")

@@ -1,6 +1,7 @@
 """The zoo: small models with null, their cards, and what is known of each.
 
-:data:`ZOO` lists them, :func:`load_zoo` loads one. Importing it does not load torch.
+:data:`ZOO` lists them, :func:`load_zoo` loads one. Importing it does not load torch, and reads no
+card: a damaged one is told of when :data:`ZOO` is asked for.
 """
 
 from __future__ import annotations
@@ -16,8 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["FOLDER", "ZOO", "Entry", "load_zoo"]
 
-ZOO: dict[str, Entry] = read_zoo()
-"""The package's members by name."""
+ZOO: dict[str, Entry]
+"""The package's members by name, read whenever it is asked for."""
+
+
+def __getattr__(name: str) -> dict[str, Entry]:
+    if name == "ZOO":
+        return read_zoo()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def load_zoo(name: str, device: torch.device | str = "cpu") -> Classifier:

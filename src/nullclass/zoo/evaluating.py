@@ -18,6 +18,7 @@ from nullclass.errors import UserError
 from nullclass.evaluate import evaluate, find_attacks
 from nullclass.models import Classifier
 from nullclass.outcomes import OUTCOME_NAMES, outcomes
+from nullclass.proofs_held import hold
 from nullclass.records import Findings
 from nullclass.scoring import OnImages
 from nullclass.summary import PROVED, UNION
@@ -162,13 +163,13 @@ def _bracket_lines(
     proved = certify(_exact(entry), data, eps, verifier=verifier)
     lines = _proved_lines(entry, proved, BRACKET, dataset, verifier, seed)
     for budget, told in proved.groupby("eps_pixels", sort=True):
-        broken = broken_images(attacked, told, float(str(budget)))
+        broken = hold(attacked, told).broken["image"].nunique()
         lines.append(
             line(
                 entry,
                 BRACKET,
                 "broken",
-                len(broken),
+                broken,
                 len(data),
                 eps=float(str(budget)),
                 by=verifier,
@@ -177,26 +178,6 @@ def _bracket_lines(
             )
         )
     return lines
-
-
-def broken_images(attacked: pd.DataFrame, proved: pd.DataFrame, eps: float) -> list[int]:
-    """Images of which an attack within eps did what is proved to be impossible.
-
-    Args:
-        attacked: Rows of an evaluation, clean ones included.
-        proved: What is proved of the same images at eps.
-        eps: In pixel units.
-    """
-    within = attacked[attacked["eps_pixels"] <= eps]
-    fooled = set(within.loc[within["outcome"] == "fooled", "image"])
-    moved = set(within.loc[within["outcome"] != "correct", "image"])
-    never = set(proved.loc[proved["is_never_fooled"], "image"])
-    always = set(proved.loc[proved["is_correct_proved"], "image"])
-    wrong = set(
-        within.loc[(within["attack"] == "none") & (within["outcome"] != "correct"), "image"]
-    )
-    right = set(proved.loc[proved["is_rar_proved"], "image"])
-    return sorted((fooled & never) | (moved & always) | ((fooled | wrong) & right))
 
 
 def _proved_lines(

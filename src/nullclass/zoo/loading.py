@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from nullclass.certify.provable import ProvableNull
+from nullclass.certify.rounding import proof_dtype
 from nullclass.errors import UserError
 from nullclass.models import Classifier
 from nullclass.models.checkpoint import load_checkpoint
@@ -23,8 +24,8 @@ def load_entry(entry: Entry, device: torch.device | str = "cpu") -> Classifier:
     """
     model, _ = load_checkpoint(entry.folder, device=device)
     if entry.radius is not None:
-        # No margin of rounding covers float32 convolutions on CUDA.
-        return ProvableNull(model.double() if model.mean.is_cuda else model, entry.radius)
+        dtype = proof_dtype(model.mean.device, model.mean.dtype)
+        return ProvableNull(model.to(dtype), entry.radius)
     if not model.has_null:
         raise UserError(
             f"{entry.name} has neither a null class nor a radius, so it can never say null: "

@@ -10,10 +10,12 @@ from nullclass.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.figures.white_box import reach
 from nullclass.report.measures import CLEAN, Measure, Measures, attack_name
+from nullclass.report.proof_tables import verifiers_text
 from nullclass.report.proved import Point, bracket, proved_budgets, radii
-from nullclass.report.recorded import RESULTS, Recorded, recorded
+from nullclass.report.recorded import Recorded, recorded
 from nullclass.report.style import WIDE, percent_axis, sheet
 from nullclass.summary import PROOF, UNION
+from nullclass.zoo.entries import FOLDER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,12 +26,12 @@ PROVED, ATTACKED, GAP = "#009E73", "#D55E00", "#E9E4D4"
 """Colours of the two curves, and of what lies between."""
 
 
-def proved_and_attacked(run: Run, zoo: Path = RESULTS) -> Drawing | None:
+def proved_and_attacked(run: Run, zoo: Path = FOLDER) -> Drawing | None:
     """A panel a model, all with the same axes; then models of the zoo, as it recorded them.
 
     Args:
         run: The run.
-        zoo: Folder of the zoo's results.
+        zoo: Folder of the zoo.
     """
     measures = Measures(run)
     if not proved_budgets(measures):
@@ -61,10 +63,10 @@ def proved_and_attacked(run: Run, zoo: Path = RESULTS) -> Drawing | None:
     return Drawing(
         "RAR, proved and attacked",
         "Robust accuracy with rejection: right when clean, and no image within ε answered wrongly. "
-        f"Line: what interval bounds prove, {measures.num_images(PROOF)} test images; no attack "
-        f"can go below it on them. Marks: what {who} left of {measures.num_images(UNION)} test "
-        "images; a stronger attack may leave less. Shaded: what nobody knows. At ε 0 both are the "
-        f"clean images that are answered rightly. {measures.norm(PROOF)}, ε in pixel units, "
+        f"Line: proved by {verifiers_text(run)}, {measures.num_images(PROOF)} test images; no "
+        f"attack can go below it on them. Marks: what {who} left of {measures.num_images(UNION)} "
+        "test images; a stronger attack may leave less. Shaded: what nobody knows. At ε 0 both are "
+        f"the clean images that are answered rightly. {measures.norm(PROOF)}, ε in pixel units, "
         f"{measures.seeds_text()}; bars and the line's band reach "
         f"{'from the lowest to the highest seed' if several else 'over 95 % Wilson intervals'}. "
         "Dotted: twice the radius of a model that proves its answers. Null-DoS and clean null, "

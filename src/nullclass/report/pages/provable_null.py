@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from nullclass.records import Run
 from nullclass.red_flags import Flag
 from nullclass.report.blocks import Block, Doubt, Doubts, Page, Section, Terms, Text
 from nullclass.report.figures import PROVABLE_NULL
+from nullclass.report.figures.white_box import reach
 from nullclass.report.flags import flags_section
 from nullclass.report.measures import (
     CLEAN,
@@ -16,7 +18,6 @@ from nullclass.report.measures import (
     Measures,
     attack_name,
     eps_text,
-    percent,
 )
 from nullclass.report.pages.common import (
     NULL_AWARE_TEXT,
@@ -34,7 +35,15 @@ from nullclass.report.proof_tables import (
     shown_budgets,
     spread_text,
 )
-from nullclass.report.proved import Checked, checked, clean_triple, radii
+from nullclass.report.proved import (
+    Checked,
+    checked,
+    clean_triple,
+    proved_where_attacked,
+    radii,
+    trained_for,
+    training_of,
+)
 from nullclass.report.tables import with_unit
 from nullclass.studies.provable_null import LEARNED, PROVABLE, VARIANTS
 from nullclass.summary import PROOF, UNION
@@ -67,7 +76,7 @@ TERMS = [
     ),
     (
         "proved",
-        "Holds against every attack there is, by interval bounds that are rounded outward. RAR, "
+        "Holds against every attack there is, by bounds that are rounded outward. RAR, "
         "strict robust accuracy: at least this. What is not proved may be true all the same.",
     ),
     (
@@ -180,28 +189,91 @@ def _proved(run: Run, measures: Measures) -> list[str]:
 
 
 def _learned(run: Run, measures: Measures) -> list[str]:
-    """What attacks left to the models that learned to refuse, and which is more."""
-    told, uppers = [], {}
-    for eps in dict.fromkeys(eps for _, eps, _ in _own(run, measures)):
+    """What attacks left to the models that learned to refuse, beside what is proved there."""
+    left, proved = [], []
+    shown: dict[str, float] = {}
+    for model, eps, everywhere in _own(run, measures):
         found = [(name, measures.find(name, UNION, "rar", eps)) for name in LEARNED]
-        known = [(name, rar) for name, rar in found if rar is not None]
-        if known:
-            rates = ", ".join(f"{name} {with_unit(rar)}" for name, rar in known)
-            told.append(f"at ε {eps_text(eps)} {rates}")
-            uppers[eps] = max(rar.mean for _, rar in known)
-    if not told:
+        known = {name: rar for name, rar in found if rar is not None}
+        if not known:
+            continue
+        text = ", ".join(f"{name} {with_unit(rar)}" for name, rar in known.items())
+        left.append(f"at ε {eps_text(eps)} {text}")
+        shown |= dict.fromkeys(known, eps)
+        best = max(known, key=lambda name: known[name].mean)
+        here = proved_where_attacked(run, everywhere, best)
+        if here is not None:
+            spread = with_unit(here)
+            counted = f"{spread[:-1]}, " if spread.endswith(")") else f"{spread} ("
+            proved.append(
+                f"at ε {eps_text(eps)} of {model} {counted}{here.num_images:,} images), "
+                f"{_compared(here, known[best], best)}"
+            )
+    if not left:
         return []
-    verdicts = [
-        f"at ε {eps_text(eps)} {'more' if rar.mean > uppers[eps] else 'not more'} "
-        f"({percent(rar.mean - uppers[eps], 1).replace('-', '−')} points)"
-        for _, eps, rar in _own(run, measures)
-        if eps in uppers
-    ]
-    return [
+    told = [
         f"What {measures.attacker()} left to the models that learned to refuse is, at most: "
-        f"{'; '.join(told)} ({measures.num_images(UNION)} images). What is proved is "
-        f"{'; '.join(verdicts)} than the best of these."
+        f"{'; '.join(dict.fromkeys(left))} ({measures.num_images(UNION)} images)."
     ]
+    if proved:
+        told.append(
+            f"Of the same images is proved, against every attack there is: {'; '.join(proved)}."
+        )
+    return [" ".join([*told, *_trained_for(run, shown)]), *_made_otherwise(run, measures)]
+
+
+def _compared(proved: Measure, left: Measure, name: str) -> str:
+    """More or less only where the intervals, or all seeds, are apart."""
+    (low, high), (least, most) = reach(proved), reach(left)
+    if low > most:
+        return f"more than is left to {name}"
+    if high < least:
+        return f"less than is left to {name}"
+    return f"which the intervals do not tell from {name}"
+
+
+def _trained_for(run: Run, shown: dict[str, float]) -> list[str]:
+    """The ε the learned models are for; ``shown``: the largest they are told of at."""
+    made_for = {name: trained_for(run, name) for name in shown}
+    known = {name: eps for name, eps in made_for.items() if eps is not None}
+    if not known:
+        return []
+    told = ", ".join(f"{name} {eps_text(eps)}" for name, eps in known.items())
+    most = max(shown.values())
+    is_beyond = any(eps < most - 1e-9 for eps in known.values())
+    beyond = f"; ε {eps_text(most)} is beyond what they were trained for" if is_beyond else ""
+    return [f"The ε that these were trained for: {told}{beyond}."]
+
+
+def _made_otherwise(run: Run, measures: Measures) -> list[str]:
+    """What else than the loss is not the same in all models."""
+    configs = {model: training_of(run, model) for model in measures.models}
+    words: dict[str, list[str]] = {model: [] for model, config in configs.items() if config}
+    for told in (_network, _epochs, _jitter):
+        found = {model: told(configs[model]) for model in words}
+        if len(set(found.values())) > 1:
+            for model, word in found.items():
+                words[model].append(word)
+    alike: dict[str, list[str]] = {}
+    for model, said in words.items():
+        if said:
+            alike.setdefault(", ".join(said), []).append(model)
+    if not alike:
+        return []
+    text = "; ".join(f"{' and '.join(models)} with {said}" for said, models in alike.items())
+    return [f"Not the loss alone differs between the models: {text}."]
+
+
+def _network(training: dict[str, Any]) -> str:
+    return f"the network {training['architecture']}"
+
+
+def _epochs(training: dict[str, Any]) -> str:
+    return f"{training['recipe']['epochs']} epochs"
+
+
+def _jitter(training: dict[str, Any]) -> str:
+    return "jittered images" if training["recipe"].get("jitter") else "images as they are"
 
 
 def _never_below(held: Checked) -> list[str]:

@@ -1,0 +1,80 @@
+"""Provable models of the zoo under the worst case, seed by seed: does any attack break a proof?
+
+The attack's gradient goes through the bounds. A proof is broken if an image that is proved never to
+be fooled within eps is fooled by an attack within eps, or if the attack leaves a smaller robust
+accuracy with rejection than is proved of the same images.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from common import mnist, say, table
+from nullclass.evaluate import evaluate
+from nullclass.proofs_held import hold
+from nullclass.zoo import load_zoo
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of this check."""
+
+    models: tuple[str, ...] = ("provable-0.3", "provable-0.4")
+    """Members of the zoo with a radius."""
+    eps: tuple[float, ...] = (0.3, 0.4)
+    """Budgets, L-infinity, in pixel units."""
+    attack: str = "worst-case"
+    """Name of the attack; its goal is to fool."""
+    num_images: int = 25
+    """Of the first test images, attacked."""
+    seeds: int = 5
+    """Seeds of the attack's random starts, from 0."""
+    data_dir: Path | None = None
+    """Folder of IDX files; without it the cache, then the mirrors."""
+
+
+def measure(options: Options) -> str:
+    """Run it and give its section of the results."""
+    data = mnist(options.data_dir).test.first(options.num_images)
+    lines = []
+    for name in options.models:
+        model = load_zoo(name)
+        for seed in range(options.seeds):
+            found = evaluate(
+                model,
+                data,
+                attacks=options.attack,
+                eps=options.eps,
+                proofs="interval",
+                checks=False,
+                seed=seed,
+            )
+            rates = found.summary().set_index(["attack", "eps_pixels", "metric"])["value"]
+            broken = hold(found.rows, found.certified).broken
+            for eps in options.eps:
+                attacked, proved = rates["union", eps, "rar"], rates["proof", eps, "rar_proved"]
+                fooled = round(rates[options.attack, eps, "fooled"] * len(data))
+                here = int((broken["eps_pixels"] == eps).sum()) if len(broken) else 0
+                shares = [f"{100 * rate:.1f} %" for rate in (attacked, proved)]
+                below = "yes" if attacked < proved else "no"
+                lines.append((name, f"{eps:g}", str(seed), str(fooled), *shares, str(here), below))
+                say(" | ".join(lines[-1]))
+    head = (
+        "model",
+        "ε",
+        "seed",
+        "fooled",
+        "RAR (attack)",
+        "RAR (proved)",
+        "proofs broken",
+        "below",
+    )
+    about = f"`{options.attack}`, first {len(data)} test images, MNIST, L∞"
+    return f"## Proofs against attacks\n\n{about}\n\n{table(head, lines)}"
+
+
+if __name__ == "__main__":
+    print(measure(tyro.cli(Options)))
