@@ -30,9 +30,9 @@ from common import (
     verdict,
 )
 from nullclass.attacks import PGD
-from nullclass.attacks.geometry import is_allowed
+from nullclass.core.norms import is_allowed
 from nullclass.models import Classifier
-from nullclass.outcomes import Outcome, outcomes
+from nullclass.core.outcomes import Outcome, outcomes
 
 FACTOR = 2
 """How many times faster than the fastest peer our PGD has to be."""

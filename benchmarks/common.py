@@ -14,14 +14,14 @@ import torch
 
 from nullclass.attacks import FGSM
 from nullclass.data import Dataset, LabelledImages, load_dataset
-from nullclass.evaluate import CLEAN, evaluate
-from nullclass.files import read_json
+from nullclass.evaluation.run import CLEAN, evaluate
+from nullclass.core.files import read_json
 from nullclass.models import Classifier
 from nullclass.models.checkpoint import CARD, load_checkpoint
-from nullclass.outcomes import NULL_LABEL
-from nullclass.studies import fgsm_null
-from nullclass.studies.base import Training
-from nullclass.trained import train_from, write_model
+from nullclass.core.outcomes import NULL_LABEL
+from nullclass.studies.fgsm_null import config as fgsm_null
+from nullclass.experiments.config import Training
+from nullclass.experiments.trained import train_from, write_model
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / ".benchmarks"

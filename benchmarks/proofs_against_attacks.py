@@ -13,8 +13,8 @@ from pathlib import Path
 import tyro
 
 from common import mnist, say, table
-from nullclass.evaluate import evaluate
-from nullclass.proofs_held import hold
+from nullclass.evaluation.run import evaluate
+from nullclass.metrics.claims import hold
 from nullclass.zoo import load_zoo
 
 

@@ -27,10 +27,10 @@ from common import ROOT, SCRATCH, in_turns, mnist, say, table, verdict
 from nullclass.data import Dataset, fetch
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import make_nulls
-from nullclass.selection import Selections
-from nullclass.studies import null_samples
-from nullclass.train import precision_of
-from nullclass.trained import train_from
+from nullclass.training.selection import Selections
+from nullclass.studies.null_samples import config as null_samples
+from nullclass.training.loop import precision_of
+from nullclass.experiments.trained import train_from
 
 THROUGHPUT_FACTOR = 5
 QUALITY_FACTOR = 10
@@ -116,7 +116,7 @@ def ours(num_workers: int) -> float:
 
 def worker() -> None:
     """Train a little and print the images a second, the first steps not counted."""
-    from nullclass.process import tune_process
+    from nullclass.core.process import tune_process
 
     tune_process()
     torch.set_num_threads(1)

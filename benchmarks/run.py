@@ -24,8 +24,8 @@ import sweeps
 import thresholds
 import training
 from common import ROOT, SCRATCH, say, table
-from nullclass.files import write_text
-from nullclass.provenance import provenance
+from nullclass.core.files import write_text
+from nullclass.results.provenance import provenance
 
 
 @dataclass(frozen=True)

@@ -31,19 +31,19 @@ import torch
 import tyro
 
 from common import SCRATCH, in_turns, say, table
-from nullclass import records
+from nullclass.results import records
 from nullclass.data import Dataset, LabelledImages, load_dataset
-from nullclass.devices import find_device
-from nullclass.errors import UserError
-from nullclass.files import write_json
-from nullclass.jobs import place_of
-from nullclass.process import tune_process
-from nullclass.provenance import provenance
-from nullclass.recipes import find_recipe
-from nullclass.stacked import do_stacked
-from nullclass.studies import null_samples
-from nullclass.studies.base import Training
-from nullclass.work import do
+from nullclass.core.devices import find_device
+from nullclass.core.errors import UserError
+from nullclass.core.files import write_json
+from nullclass.experiments.jobs import place_of
+from nullclass.core.process import tune_process
+from nullclass.results.provenance import provenance
+from nullclass.training.recipes import find_recipe
+from nullclass.experiments.stacked import do_stacked
+from nullclass.studies.null_samples import config as null_samples
+from nullclass.experiments.config import Training
+from nullclass.experiments.tasks import do
 
 STACKED, ALONE = "stacked", "one by one"
 

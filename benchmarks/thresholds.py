@@ -21,10 +21,10 @@ import tyro
 from common import in_turns, median_seconds, mnist, table, verdict
 from nullclass.attacks import FGSM
 from nullclass.attacks.base import frozen
-from nullclass.attacks.geometry import along
+from nullclass.core.norms import along
 from nullclass.data import Dataset
 from nullclass.models import Classifier
-from nullclass.thresholds import GRID, TOLERANCE, find_thresholds
+from nullclass.scoring.fgsm_thresholds import GRID, TOLERANCE, find_thresholds
 from report_training import Options as TrainingOptions
 from report_training import idx_folder, keras_model
 

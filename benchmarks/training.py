@@ -24,7 +24,7 @@ from common import (
     verdict,
 )
 from nullclass.models import Classifier
-from nullclass.randomness import borrowed_stream
+from nullclass.core.rng import borrowed_stream
 
 FACTOR = 10
 """How many times faster than the notebook's loop ``fast`` has to be."""
@@ -88,7 +88,7 @@ def measure(options: Options) -> str:
     notes = [
         f"{len(dataset.train)} training images, {len(dataset.test)} test images, FGSM nulls at "
         "epsilon 0.5 in the notebook's units, weight decay 1e-4. `fast` is "
-        "`nullclass.trained.train_from`, checkpoint written and all; the notebook loop is "
+        "`nullclass.experiments.trained.train_from`, checkpoint written and all; the notebook loop is "
         f"{notebook_loop.EPOCHS} epochs of `benchmarks/notebook_loop.py`."
     ]
     if scale["notebook loop"] != 1:

@@ -23,20 +23,20 @@ import tyro
 from torch import Tensor
 
 from common import ROOT, mnist, say
-from nullclass.adapters import ADAPTERS
+from nullclass.attacks.external import ADAPTERS
 from nullclass.attacks import ATTACKS, Attack, Cascade, describe
 from nullclass.attacks.base import WantsImages
-from nullclass.attacks.geometry import is_allowed
-from nullclass.attacks.passes import counted
-from nullclass.attacks.standing import logits_of
+from nullclass.core.norms import is_allowed
+from nullclass.attacks.counters import counted
+from nullclass.attacks.state import logits_of
 from nullclass.data import LabelledImages, load_dataset
-from nullclass.devices import find_device
-from nullclass.errors import UserError
-from nullclass.files import write_text
+from nullclass.core.devices import find_device
+from nullclass.core.errors import UserError
+from nullclass.core.files import write_text
 from nullclass.models import Classifier
 from nullclass.models.checkpoint import CARD
-from nullclass.outcomes import Outcome, outcomes, predictions
-from nullclass.provenance import provenance
+from nullclass.core.outcomes import Outcome, outcomes, predictions
+from nullclass.results.provenance import provenance
 from worst_case_models import FOLDER, makers
 from worst_case_table import TITLES, Cell, report
 

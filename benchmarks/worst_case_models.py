@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from common import SCRATCH, cached_model, say, training_of
-from nullclass.attacks.objectives import find_objective
+from nullclass.attacks.losses import find_objective
 from nullclass.data import Dataset
 from nullclass.models import Classifier, build_model
 from nullclass.models.checkpoint import CARD, load_checkpoint, save_checkpoint
-from nullclass.studies import null_samples
-from nullclass.studies.base import Training
+from nullclass.studies.null_samples import config as null_samples
+from nullclass.experiments.config import Training
 
 FOLDER = SCRATCH / "worst-case"
 TRAIN_EPS = 0.3

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from common import percent, table, verdict
-from nullclass.errors import UserError
-from nullclass.provenance import provenance
+from nullclass.core.errors import UserError
+from nullclass.results.provenance import provenance
 from worst_case_models import FOLDER
 
 RESULTS = FOLDER / "results"
@@ -180,7 +180,7 @@ def heading(found: Sequence[Row], num_images: int) -> str:
     ]
     explained = (
         "Worst-case against every attack of other libraries, each run by its adapter "
-        "(`nullclass.adapters`) on the same images in turns. Outcomes, budgets and the box are "
+        "(`nullclass.attacks.external`) on the same images in turns. Outcomes, budgets and the box are "
         "checked on the images that came back. Fooled counts images that the model takes for "
         "another real class, those it does so with unattacked among them."
     )

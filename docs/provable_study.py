@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nullclass.files import write_text
-from nullclass.records import Run, read_run
+from nullclass.core.files import write_text
+from nullclass.results.records import Run, read_run
 from nullclass.report.measures import CLEAN, Measure, Measures, attack_name, eps_text, percent
-from nullclass.report.pages.provable_null import findings
-from nullclass.report.proof_tables import minutes_text, shown_budgets, verifiers_text
-from nullclass.report.proved import by_radius, checked, clean_triple, minutes
-from nullclass.summary import PROOF, UNION
+from nullclass.studies.provable_null.page import findings
+from nullclass.studies.provable_null.proof_tables import minutes_text, shown_budgets, verifiers_text
+from nullclass.studies.provable_null.proved import by_radius, checked, clean_triple, minutes
+from nullclass.metrics.rates import PROOF, UNION
 
 PAGE = Path(__file__).with_name("provable-null.md")
 BEGIN = "<!-- results: written by docs/provable_study.py, do not edit -->"

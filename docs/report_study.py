@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nullclass.files import write_text
-from nullclass.records import Run, read_run
+from nullclass.core.files import write_text
+from nullclass.results.records import Run, read_run
 from nullclass.report.measures import CLEAN, Measure, Measures, percent
-from nullclass.report.sample_tables import (
+from nullclass.studies.null_samples.sample_tables import (
     accuracies,
     at_threshold,
     published_text,
@@ -17,12 +17,12 @@ from nullclass.report.sample_tables import (
     white_box,
     with_spread,
 )
-from nullclass.studies.null_samples import (
+from nullclass.studies.null_samples.config import (
     TRANSFER_AT_THRESHOLD,
     WHITE_BOX_AT_THRESHOLD,
     WHITE_BOX_EPS,
 )
-from nullclass.summary import WORST_CASE
+from nullclass.metrics.rates import WORST_CASE
 
 HEAD = """# The report's study, reproduced, and what it does not say
 

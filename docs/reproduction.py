@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nullclass.files import write_text
-from nullclass.records import Run, read_run
+from nullclass.core.files import write_text
+from nullclass.results.records import Run, read_run
 from nullclass.report.measures import Measure, Measures, percent
 from nullclass.report.tables import compare, name_of, published_text
-from nullclass.studies.fgsm_null import PIXEL
+from nullclass.studies.fgsm_null.config import PIXEL
 
 HEAD = """# The notebook's figures, reproduced
 

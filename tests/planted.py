@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nullclass.attacks import FGSM, PGD, Attack, Cascade, Square, Swap, TargetedPGD
-from nullclass.attacks.objectives import find_objective
+from nullclass.attacks.losses import find_objective
 from nullclass.certify.verifiers import VERIFIERS, interval
 from nullclass.data import LabelledImages
-from nullclass.evaluate import Evaluation, evaluate
+from nullclass.evaluation.run import Evaluation, evaluate
 from nullclass.models import Classifier
-from nullclass.rejection import calibrate
+from nullclass.rejection.threshold import calibrate
 from worlds import Digits
 
 # Models that hide their weakness

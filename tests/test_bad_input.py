@@ -18,9 +18,10 @@ import pytest
 import torch
 
 from idx_files import write_dataset
-from nullclass import UserError, evaluate, load_checkpoint, save_checkpoint
+from nullclass import UserError, load_checkpoint, save_checkpoint
+from nullclass.evaluation import run as evaluate
 from nullclass.attacks import FGSM
-from nullclass.cli import main
+from nullclass.cli.main import main
 from nullclass.data import FILE_NAMES
 from nullclass.models import build_model
 from nullclass.models.checkpoint import CARD, WEIGHTS
@@ -479,7 +480,7 @@ def command(*arguments: object, cwd: Path, limit: int | None = None) -> subproce
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     return subprocess.run(
-        [sys.executable, "-m", "nullclass.cli", *map(str, arguments)],
+        [sys.executable, "-m", "nullclass.cli.main", *map(str, arguments)],
         cwd=cwd,
         preexec_fn=full_disk,
         capture_output=True,

@@ -14,18 +14,18 @@ from safetensors.numpy import load_file
 
 from nullclass import load_checkpoint
 from nullclass.data import Dataset, load_dataset
-from nullclass.engines.here import Here
-from nullclass.errors import UserError
-from nullclass.jobs import place_of
-from nullclass.null_curve import NullCurve
+from nullclass.experiments.engines.here import Here
+from nullclass.core.errors import UserError
+from nullclass.experiments.jobs import place_of
+from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import NullProbabilities
-from nullclass.perturbations import FGSMPerturbation
-from nullclass.queries import QueryPlan
-from nullclass.recipes import Recipe
-from nullclass.records import IMAGES, RESULT, ROWS, SIZE_COLUMNS, Run, read_run
-from nullclass.rejection import calibrate, with_threshold
-from nullclass.size_scoring import score_sizes
-from nullclass.studies.base import (
+from nullclass.nulls.perturb import FGSMPerturbation
+from nullclass.training.queries import QueryPlan
+from nullclass.training.recipes import Recipe
+from nullclass.results.records import IMAGES, RESULT, ROWS, SIZE_COLUMNS, Run, read_run
+from nullclass.rejection.threshold import calibrate, with_threshold
+from nullclass.scoring.by_size import score_sizes
+from nullclass.experiments.config import (
     AttackPlan,
     Craft,
     Deployed,
@@ -37,8 +37,8 @@ from nullclass.studies.base import (
     Training,
     Trial,
 )
-from nullclass.sweep import Outcome, run_study
-from nullclass.trained import Trained
+from nullclass.experiments.runner import Outcome, run_study
+from nullclass.experiments.trained import Trained
 from tiny import learnable_dataset
 
 CPU = torch.device("cpu")

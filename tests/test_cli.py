@@ -27,18 +27,18 @@ from nullclass import (
     trained,
 )
 from nullclass.certify.certificates import Certificates
-from nullclass.cli import main
-from nullclass.commands.study import numbers
-from nullclass.engines import DataSource
-from nullclass.engines.here import Here
-from nullclass.engines.performing import load
+from nullclass.cli.main import main
+from nullclass.cli.study import numbers
+from nullclass.experiments.engines import DataSource
+from nullclass.experiments.engines.here import Here
+from nullclass.experiments.engines.performing import load
 from nullclass.models import build_model
 from nullclass.models.checkpoint import CARD, WEIGHTS
-from nullclass.recipes import Recipe
-from nullclass.records import ROW_COLUMNS, STATE, SUMMARY_COLUMNS, read_run
+from nullclass.training.recipes import Recipe
+from nullclass.results.records import ROW_COLUMNS, STATE, SUMMARY_COLUMNS, read_run
 from nullclass.studies import STUDIES, Trial
-from nullclass.studies.fgsm_null import FGSM_NULL
-from nullclass.sweep import LOCK, locked
+from nullclass.studies.fgsm_null.config import FGSM_NULL
+from nullclass.experiments.runner import LOCK, locked
 from tiny import learnable_dataset
 
 TRAIN = ["train", "--dataset", "idx", "--validation", "20", "--epochs", "3", "--device", "cpu"]
@@ -372,7 +372,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 def nullclass(*arguments: str, **settings: object) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "nullclass.cli", *arguments],
+        [sys.executable, "-m", "nullclass.cli.main", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -400,7 +400,7 @@ def nullclass(*arguments: str, **settings: object) -> subprocess.Popen[str]:
 def test_help_does_not_wait_for_torch(command: list[str]) -> None:
     code = (
         "import sys\n"
-        "from nullclass.cli import main\n"
+        "from nullclass.cli.main import main\n"
         "try:\n"
         f"    main({[*command, '--help']!r})\n"
         "except SystemExit as stopped:\n"
@@ -453,7 +453,7 @@ def test_train_is_stopped_at_any_moment_and_goes_on_to_the_same_weights(
 
 def test_a_reader_that_goes_away_is_no_error(data_dir: Path) -> None:
     done = subprocess.run(
-        f"'{sys.executable}' -m nullclass.cli data idx --data-dir '{data_dir}' | true",
+        f"'{sys.executable}' -m nullclass.cli.main data idx --data-dir '{data_dir}' | true",
         shell=True,
         capture_output=True,
         text=True,

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from nullclass.devices import find_device, supports_bfloat16
-from nullclass.errors import UserError
+from nullclass.core.devices import find_device, supports_bfloat16
+from nullclass.core.errors import UserError
 
 
 def test_the_cpu_is_always_there() -> None:

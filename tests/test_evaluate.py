@@ -9,15 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nullclass import scoring
+from nullclass.scoring import run_attack as scoring
 from nullclass.attacks import FGSM, PGD, Attack, TargetedPGD, null_aware_pgd
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
-from nullclass.evaluate import Evaluation
-from nullclass.evaluate import evaluate as evaluate_and_check
+from nullclass.core.errors import UserError
+from nullclass.evaluation.run import Evaluation
+from nullclass.evaluation.run import evaluate as evaluate_and_check
 from nullclass.models import Classifier
-from nullclass.records import ROW_COLUMNS
-from nullclass.scoring import score_attack
+from nullclass.results.records import ROW_COLUMNS
+from nullclass.scoring.run_attack import score_attack
 from worlds import Digits, outcome_of
 
 EPS = (0.03, 0.08)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from nullclass.errors import CannotWriteError, UserError
-from nullclass.files import make_folder, read_json, replacing, sha256, write_json, write_text
+from nullclass.core.errors import CannotWriteError, UserError
+from nullclass.core.files import make_folder, read_json, replacing, sha256, write_json, write_text
 
 
 def names(folder: Path) -> list[str]:

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nullclass import jitter
-from nullclass.errors import UserError
-from nullclass.jitter import ANGLE, SHIFT, STRETCH, jittered
-from nullclass.train import TrainConfig, train
+from nullclass.data import augment as jitter
+from nullclass.core.errors import UserError
+from nullclass.data.augment import ANGLE, SHIFT, STRETCH, jittered
+from nullclass.training.loop import TrainConfig, train
 from training_cases import RECIPE, fresh_model, learnable_images
 
 

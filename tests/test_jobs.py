@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from nullclass import jobs
-from nullclass.errors import UserError
-from nullclass.jobs import evaluation_cost, jobs_of, place_of, training_cost
-from nullclass.queries import QueryPlan
-from nullclass.recipes import Recipe
+from nullclass.experiments import jobs
+from nullclass.core.errors import UserError
+from nullclass.experiments.jobs import evaluation_cost, jobs_of, place_of, training_cost
+from nullclass.training.queries import QueryPlan
+from nullclass.training.recipes import Recipe
 from nullclass.studies import STUDIES
-from nullclass.studies.base import (
+from nullclass.experiments.config import (
     LAST,
     AttackPlan,
     Config,
@@ -378,7 +378,7 @@ def test_what_takes_longer_costs_more() -> None:
 
 def test_the_steps_of_attacks_cost_what_the_losses_make() -> None:
     """By default as many as the loss itself says; none where it attacks nothing."""
-    from nullclass.robust import ROBUST_LOSSES, make_robust
+    from nullclass.training.robust import ROBUST_LOSSES, make_robust
 
     assert set(jobs.ROBUST_STEPS) == set(ROBUST_LOSSES)
 
@@ -409,5 +409,5 @@ def test_the_steps_of_attacks_cost_what_the_losses_make() -> None:
 
 
 def test_planning_does_not_wait_for_torch() -> None:
-    code = "import sys, nullclass.jobs; assert 'torch' not in sys.modules"
+    code = "import sys, nullclass.experiments.jobs; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

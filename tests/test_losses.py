@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nullclass.losses import cross_entropy, null_targets, soft_cross_entropy
+from nullclass.training.losses import cross_entropy, null_targets, soft_cross_entropy
 
 
 def brute(row: list[float], target: int) -> float:

@@ -22,11 +22,11 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
 from disturbed import left_as_found, small_model
-from nullclass.attacks.passes import counted
+from nullclass.attacks.counters import counted
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from nullclass.null_curve import (
+from nullclass.nulls.null_curve import (
     MIN_IMAGES,
     NUM_COARSE,
     NullCurve,
@@ -35,7 +35,7 @@ from nullclass.null_curve import (
     read_curve,
     write_curve,
 )
-from nullclass.perturbations import make_perturbation
+from nullclass.nulls.perturb import make_perturbation
 from worlds import Affine
 
 TABLE = NullCurve("linf", (0.1, 0.2, 0.4), (0.0, 0.5, 1.0))
@@ -429,7 +429,7 @@ def test_too_few_held_out_images_that_are_right_are_told() -> None:
 
 def test_reading_a_curve_needs_no_torch() -> None:
     code = (
-        "import sys, nullclass.null_curve as n; n.NullCurve('l0', (0.5,), (1.0,))(0.2); "
+        "import sys, nullclass.nulls.null_curve as n; n.NullCurve('l0', (0.5,), (1.0,))(0.2); "
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import nullclass.ood.fashion_mnist as fashion
+import nullclass.scoring.ood.fashion_mnist as fashion
 from idx_files import tiny_arrays, write_dataset
 from nullclass.data import Dataset, LabelledImages, load_dataset
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from nullclass.ood import OOD, make_ood, score_ood
-from nullclass.outcomes import predictions
-from nullclass.rejection import null_scores, with_threshold
+from nullclass.scoring.ood import OOD, make_ood, score_ood
+from nullclass.core.outcomes import predictions
+from nullclass.rejection.threshold import null_scores, with_threshold
 from worlds import Digits
 
 NUM_CLOTHES = 40

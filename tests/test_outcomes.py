@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nullclass.outcomes import (
+from nullclass.core.outcomes import (
     NULL_LABEL,
     OUTCOME_NAMES,
     Outcome,

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from nullclass.attacks import FGSM, PGD, Attack, Cascade, Square, Swap, TargetedPGD
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
-from nullclass.outcomes import OUTCOME_NAMES, outcomes
-from nullclass.probes import NUM_AGAIN, NUM_DOUBLED, PROBES, doubled, evenly, probe
-from nullclass.red_flags import MIN_IMAGES
+from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
+from nullclass.diagnostics.probes import NUM_AGAIN, NUM_DOUBLED, PROBES, doubled, evenly, probe
+from nullclass.diagnostics.red_flags import MIN_IMAGES
 from planted import Noisy, Quantised, Saturated, Scaled, Softmaxed, around
 from worlds import Affine, Digits
 

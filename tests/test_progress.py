@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from nullclass.progress import Stages
+from nullclass.core.progress import Stages
 
 
 def test_lines_say_what_ran_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,7 +23,7 @@ def test_the_time_left_follows_the_cost(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [0.0]
-    monkeypatch.setattr("nullclass.progress.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("nullclass.core.progress.time.perf_counter", lambda: now[0])
     stages = Stages("job", cost=100)
     with stages:
         with stages.stage("first", units=1, cost=20):

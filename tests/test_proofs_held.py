@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nullclass.proofs_held import PROMISES, hold
+from nullclass.metrics.claims import PROMISES, hold
 
 COLUMNS = [promise.column for promise in PROMISES]
 
@@ -100,5 +100,5 @@ def test_as_one_would_look_it_up_row_by_row(
 
 
 def test_holding_proofs_does_not_wait_for_torch() -> None:
-    code = "import sys, nullclass.proofs_held; assert 'torch' not in sys.modules"
+    code = "import sys, nullclass.metrics.claims; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

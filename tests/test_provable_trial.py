@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from nullclass import load_dataset
-from nullclass.certify.provable import ProvableNull
-from nullclass.jobs import jobs_of, place_of
-from nullclass.recipes import Recipe
-from nullclass.records import read_trial
-from nullclass.studies.base import AttackPlan, ProofPlan, Training, Trial
-from nullclass.trained import load_deployed, load_trained
-from nullclass.work import do
+from nullclass.rejection.provable import ProvableNull
+from nullclass.experiments.jobs import jobs_of, place_of
+from nullclass.training.recipes import Recipe
+from nullclass.results.records import read_trial
+from nullclass.experiments.config import AttackPlan, ProofPlan, Training, Trial
+from nullclass.experiments.trained import load_deployed, load_trained
+from nullclass.experiments.tasks import do
 from tiny import learnable_dataset
 
 TRAINING = Training(

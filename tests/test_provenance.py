@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 import nullclass
-from nullclass.provenance import provenance
+from nullclass.results.provenance import provenance
 
 
 def test_it_says_what_ran() -> None:

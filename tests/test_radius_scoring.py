@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from nullclass.certify.provable import ProvableNull
+from nullclass.rejection.provable import ProvableNull
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from nullclass.radius_scoring import score_radii
-from nullclass.records import RADIUS_COLUMNS
+from nullclass.scoring.by_radius import score_radii
+from nullclass.results.records import RADIUS_COLUMNS
 
 PIXELS = (0.9, 0.6, 0.3, 0.55)
 LABELS = (0, 0, 1, 1)

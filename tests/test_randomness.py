@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from nullclass.randomness import borrowed_stream
+from nullclass.core.rng import borrowed_stream
 
 
 def test_the_stream_is_put_back_as_if_nothing_had_been() -> None:

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 import torch
 
-from nullclass import records
-from nullclass.errors import CannotWriteError, UserError
-from nullclass.files import write_json
-from nullclass.records import (
+from nullclass.results import records
+from nullclass.core.errors import CannotWriteError, UserError
+from nullclass.core.files import write_json
+from nullclass.results.records import (
     ROW_COLUMNS,
     SUMMARY_COLUMNS,
     Examples,
@@ -28,7 +28,7 @@ from nullclass.records import (
     write_summary,
     write_trial,
 )
-from nullclass.tensor_files import save_tensors
+from nullclass.core.tensor_files import save_tensors
 
 ROWS = pd.DataFrame(
     {

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nullclass.red_flags import CHECKS, Evidence, Flag, find_flags
-from nullclass.summary import UNION, wilson
+from nullclass.diagnostics.red_flags import CHECKS, Evidence, Flag, find_flags
+from nullclass.metrics.rates import UNION, wilson
 from planted import PLANTED, SOUND, Models, train_models
 from worlds import Digits
 
@@ -505,7 +505,7 @@ def test_better_than_known_uses_the_lower_end() -> None:
 
 
 def test_reports_need_no_torch() -> None:
-    code = "import sys, nullclass.red_flags; assert 'torch' not in sys.modules"
+    code = "import sys, nullclass.diagnostics.red_flags; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from nullclass.attacks import PGD, TargetedPGD
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
-from nullclass.evaluate import evaluate
+from nullclass.core.errors import UserError
+from nullclass.evaluation.run import evaluate
 from nullclass.models import Classifier
-from nullclass.rejection import Threshold, calibrate, null_scores, overlap, with_threshold
+from nullclass.rejection.threshold import Threshold, calibrate, null_scores, overlap, with_threshold
 from worlds import Affine, Digits, two_input_world
 
 K = 3

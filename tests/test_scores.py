@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
 
-from nullclass.scores import (
+from nullclass.metrics.scores import (
     accepting_threshold,
     augrc,
     aurc,
@@ -28,7 +28,7 @@ from nullclass.scores import (
     risk_coverage,
     roc,
 )
-from nullclass.summary import wilson
+from nullclass.metrics.rates import wilson
 
 few_scores = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=7)
 """Small whole numbers, so that ties are common."""
@@ -352,7 +352,7 @@ def test_bad_input(call: Callable[[], object]) -> None:
 
 
 def test_imports_no_torch() -> None:
-    told = "import sys, nullclass.scores; print(sorted({'torch', 'sklearn'} & set(sys.modules)))"
+    told = "import sys, nullclass.metrics.scores; print(sorted({'torch', 'sklearn'} & set(sys.modules)))"
     ran = subprocess.run(
         [sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60
     )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 from nullclass.models.dropout import Dropout
-from nullclass.null_curve import NullCurve
+from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import (
     CCATNulls,
     MixedNulls,
@@ -21,7 +21,7 @@ from nullclass.nulls import (
     NullSource,
     UniformNulls,
 )
-from nullclass.selection import Selections
+from nullclass.training.selection import Selections
 
 NUM_CLASSES = 3
 

@@ -20,18 +20,19 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from nullclass import records, stacked
+from nullclass.results import records
+from nullclass.experiments import stacked
 from nullclass.data import Dataset, load_dataset
-from nullclass.devices import supports_bfloat16
-from nullclass.errors import UserError
-from nullclass.jobs import place_of
+from nullclass.core.devices import supports_bfloat16
+from nullclass.core.errors import UserError
+from nullclass.experiments.jobs import place_of
 from nullclass.models import Classifier
-from nullclass.recipes import Recipe
-from nullclass.stacked import can_stack, do_stacked
-from nullclass.studies.base import LAST, NullPlan, RobustPlan, Training, Trial
-from nullclass.studies.null_samples import NULL_SAMPLES
-from nullclass.trained import Trained, load_trained
-from nullclass.work import do
+from nullclass.training.recipes import Recipe
+from nullclass.experiments.stacked import can_stack, do_stacked
+from nullclass.experiments.config import LAST, NullPlan, RobustPlan, Training, Trial
+from nullclass.studies.null_samples.config import NULL_SAMPLES
+from nullclass.experiments.trained import Trained, load_trained
+from nullclass.experiments.tasks import do
 from tiny import learnable_dataset
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nullclass.models import Classifier
-from nullclass.null_curve import NullCurve
+from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import (
     AdversarialNulls,
     AnyOf,
@@ -23,7 +23,7 @@ from nullclass.nulls import (
     NullSource,
     UniformNulls,
 )
-from nullclass.steps import (
+from nullclass.training.steps import (
     StepLosses,
     mix_within,
     null_cross_entropy,

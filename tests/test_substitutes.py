@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from disturbed import left_as_found, small_batch, small_model
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from nullclass.recipes import Recipe
-from nullclass.substitutes import (
+from nullclass.training.recipes import Recipe
+from nullclass.training.substitutes import (
     QueryLog,
     QueryPlan,
     agreement,

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nullclass.outcomes import OUTCOME_NAMES
-from nullclass.records import ROW_COLUMNS
-from nullclass.summary import GIVEN, OWN, UNION, summarise, wilson
+from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.results.records import ROW_COLUMNS
+from nullclass.metrics.rates import GIVEN, OWN, UNION, summarise, wilson
 
 
 @pytest.mark.parametrize(
@@ -240,5 +240,5 @@ def test_transfers_are_kept_apart_from_what_is_made_on_the_model_itself() -> Non
 
 
 def test_reading_rows_does_not_wait_for_torch() -> None:
-    code = "import sys, nullclass.summary, nullclass.records; assert 'torch' not in sys.modules"
+    code = "import sys, nullclass.metrics.rates, nullclass.results.records; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

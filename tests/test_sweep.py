@@ -13,17 +13,21 @@ import pandas as pd
 import pytest
 import torch
 
-from nullclass import load_checkpoint, records, sweep, trained, work
+from nullclass import load_checkpoint
+from nullclass.results import records
+from nullclass.experiments import runner as sweep
+from nullclass.experiments import trained
+from nullclass.experiments import tasks as work
 from nullclass.attacks import FGSM
-from nullclass.cli import main
+from nullclass.cli.main import main
 from nullclass.data import Dataset, load_dataset
-from nullclass.engines.base import Task, Tell
-from nullclass.engines.here import Here
-from nullclass.errors import CannotWriteError, UserError
-from nullclass.jobs import jobs_of, place_of
+from nullclass.experiments.engines.base import Task, Tell
+from nullclass.experiments.engines.here import Here
+from nullclass.core.errors import CannotWriteError, UserError
+from nullclass.experiments.jobs import jobs_of, place_of
 from nullclass.models.checkpoint import CARD, WEIGHTS
-from nullclass.recipes import Recipe
-from nullclass.records import (
+from nullclass.training.recipes import Recipe
+from nullclass.results.records import (
     COSTS,
     EXAMPLES,
     HISTORY,
@@ -40,8 +44,8 @@ from nullclass.records import (
     read_run,
 )
 from nullclass.studies import AttackPlan, NullPlan, Study, Training, Trial, find_study
-from nullclass.studies.base import ThresholdPlan
-from nullclass.sweep import Outcome, locked, run_study
+from nullclass.experiments.config import ThresholdPlan
+from nullclass.experiments.runner import Outcome, locked, run_study
 from tiny import learnable_dataset
 
 STUDY = find_study("fgsm-null")

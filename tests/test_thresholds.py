@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullclass.attacks import FGSM
-from nullclass.attacks.geometry import along
+from nullclass.core.norms import along
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from nullclass.thresholds import GRID, TOLERANCE, bracket, find_thresholds, thresholds_of
+from nullclass.scoring.fgsm_thresholds import GRID, TOLERANCE, bracket, find_thresholds, thresholds_of
 from worlds import Affine, Digits
 
 

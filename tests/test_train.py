@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nullclass.data import LabelledImages
-from nullclass.devices import supports_bfloat16
-from nullclass.errors import UserError
+from nullclass.core.devices import supports_bfloat16
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
 from nullclass.models.dropout import Dropout
-from nullclass.null_curve import NullCurve
+from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import (
     AdversarialNulls,
     AnyOf,
@@ -30,9 +30,9 @@ from nullclass.nulls import (
     NullSource,
     UniformNulls,
 )
-from nullclass.recipes import FAITHFUL, FAST, Recipe, find_recipe
-from nullclass.selection import Selections
-from nullclass.train import STATE, TrainConfig, train
+from nullclass.training.recipes import FAITHFUL, FAST, Recipe, find_recipe
+from nullclass.training.selection import Selections
+from nullclass.training.loop import STATE, TrainConfig, train
 from training_cases import (
     NUM_CLASSES,
     RECIPE,

@@ -13,16 +13,17 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from nullclass import scoring, transfers
+from nullclass.scoring import run_attack as scoring
+from nullclass.evaluation import transfers
 from nullclass.attacks import FGSM, MIFGSM, PGD, Swap
-from nullclass.attacks.geometry import NORMS, is_allowed
+from nullclass.core.norms import NORMS, is_allowed
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from nullclass.outcomes import OUTCOME_NAMES
-from nullclass.records import COST_COLUMNS, ROW_COLUMNS
-from nullclass.scoring import score_attack, score_clean
-from nullclass.transfers import cell, craft, score_crafted, transfer_matrix
+from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.results.records import COST_COLUMNS, ROW_COLUMNS
+from nullclass.scoring.run_attack import score_attack, score_clean
+from nullclass.evaluation.transfers import cell, craft, score_crafted, transfer_matrix
 from worlds import Affine, Digits, outcome_of, two_input_world
 
 ALL_NORMS = ["linf", "l2", "l1"]

@@ -10,8 +10,8 @@ import torch
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import AdversarialNulls
-from nullclass.recipes import Recipe
-from nullclass.train import TrainConfig, train
+from nullclass.training.recipes import Recipe
+from nullclass.training.loop import TrainConfig, train
 
 NUM_CLASSES = 3
 RECIPE = Recipe(batch_size=16, epochs=3, learning_rate=2e-3, schedule="triangle")

@@ -12,23 +12,23 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nullclass.certify.provable import ProvableNull
+    from nullclass.rejection.provable import ProvableNull
     from nullclass.data import load_dataset
-    from nullclass.errors import UserError
-    from nullclass.evaluate import evaluate
+    from nullclass.core.errors import UserError
+    from nullclass.evaluation.run import evaluate
     from nullclass.models import Classifier, with_null_class
     from nullclass.models.checkpoint import load_checkpoint, save_checkpoint
-    from nullclass.train import train
+    from nullclass.training.loop import train
 
 _HOMES = {
     "Classifier": "nullclass.models",
-    "ProvableNull": "nullclass.certify.provable",
-    "UserError": "nullclass.errors",
-    "evaluate": "nullclass.evaluate",
+    "ProvableNull": "nullclass.rejection.provable",
+    "UserError": "nullclass.core.errors",
+    "evaluate": "nullclass.evaluation.run",
     "load_checkpoint": "nullclass.models.checkpoint",
     "load_dataset": "nullclass.data",
     "save_checkpoint": "nullclass.models.checkpoint",
-    "train": "nullclass.train",
+    "train": "nullclass.training.loop",
     "with_null_class": "nullclass.models",
 }
 
@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """Keeps ``nullclass.train`` and ``nullclass.evaluate`` the functions that they are above.
+    """Keeps ``nullclass.training.loop`` and ``nullclass.evaluation.run`` the functions that they are above.
 
     Importing a submodule binds it on its package, where it would hide a function of its name.
     """

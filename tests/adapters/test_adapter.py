@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from nullclass.adapters import Adapter, KClassView, Task
-from nullclass.adapters.loading import Library
-from nullclass.attacks.objectives import find_objective
-from nullclass.errors import UserError
+from nullclass.attacks.external import Adapter, KClassView, Task
+from nullclass.attacks.external.loading import Library
+from nullclass.attacks.losses import find_objective
+from nullclass.core.errors import UserError
 from worlds import Digits, outcome_of, two_input_world
 
 

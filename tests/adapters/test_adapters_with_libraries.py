@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from disturbed import left_as_found, small_batch, small_model
 from label_only import labels_for_logits
-from nullclass.adapters import (
+from nullclass.attacks.external import (
     ADAPTERS,
     Adapter,
     ARTAttack,
@@ -23,8 +23,8 @@ from nullclass.adapters import (
 )
 from nullclass.attacks import TargetedPGD, describe
 from nullclass.attacks.base import WantsImages
-from nullclass.attacks.geometry import is_allowed
-from nullclass.attacks.passes import counted
+from nullclass.core.norms import is_allowed
+from nullclass.attacks.counters import counted
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 from worlds import Digits, outcome_of, two_input_world

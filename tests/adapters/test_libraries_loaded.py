@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nullclass.adapters import (
+from nullclass.attacks.external import (
     ADAPTERS,
     ARTAttack,
     AutoAttackAttack,
@@ -18,7 +18,7 @@ from nullclass.adapters import (
 )
 from nullclass.attacks.base import WantsImages
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from worlds import linear_world, outcome_of, two_input_world
 
 MAKERS = {
@@ -70,7 +70,7 @@ def test_installed_but_broken(
 
 def test_no_library_is_loaded_before_it_is_wanted() -> None:
     code = (
-        "import sys, nullclass.adapters as a; "
+        "import sys, nullclass.attacks.external as a; "
         f"loaded = {set(MAKERS)!r} & set(sys.modules); "
         "assert a.ADAPTERS and not loaded, loaded"
     )

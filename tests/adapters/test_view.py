@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from nullclass.adapters import KClassView
-from nullclass.attacks.objectives import find_objective
+from nullclass.attacks.external import KClassView
+from nullclass.attacks.losses import find_objective
 from nullclass.models import Classifier
-from nullclass.outcomes import Outcome, outcomes, predictions
+from nullclass.core.outcomes import Outcome, outcomes, predictions
 
 
 def as_images(logits: list[list[float]]) -> Tensor:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from disturbed import NUM_CLASSES, left_as_found, small_batch, small_model
 from nullclass.attacks import Attack
-from nullclass.attacks.geometry import Eps, is_allowed
-from nullclass.attacks.objectives import find_objective, is_success
-from nullclass.attacks.passes import counted
-from nullclass.errors import UserError
+from nullclass.core.norms import Eps, is_allowed
+from nullclass.attacks.losses import find_objective, is_success
+from nullclass.attacks.counters import counted
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
 EPS = {"linf": 0.1, "l2": 0.7, "l1": 3.0}

@@ -17,7 +17,7 @@ from nullclass.attacks import (
     TargetedPGD,
     null_aware_pgd,
 )
-from nullclass.attacks.geometry import is_allowed
+from nullclass.core.norms import is_allowed
 from nullclass.models import build_model
 from worlds import Digits, outcome_of
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from nullclass.attacks import APGD, TargetedAPGD
 from nullclass.attacks.apgd import ALPHA, RHO, auto_climb, checkpoints
-from nullclass.attacks.geometry import NORMS, find_norm, is_allowed
-from nullclass.attacks.objectives import ObjectiveName, find_objective
-from nullclass.attacks.passes import counted
-from nullclass.attacks.standing import Standing
+from nullclass.core.norms import NORMS, find_norm, is_allowed
+from nullclass.attacks.losses import ObjectiveName, find_objective
+from nullclass.attacks.counters import counted
+from nullclass.attacks.state import Standing
 from nullclass.models import Classifier
 from worlds import Digits, outcome_of
 

@@ -26,8 +26,8 @@ from nullclass.attacks import (
     null_aware_pgd,
 )
 from nullclass.attacks.base import Ray
-from nullclass.attacks.geometry import Eps, along
-from nullclass.errors import UserError
+from nullclass.core.norms import Eps, along
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
 ENSEMBLES = ("worst-case", "worst-case-deny")

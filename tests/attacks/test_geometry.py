@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 from torch import Tensor
 
-from nullclass.attacks.geometry import L1_SHARE, NORMS, along, check_eps, is_allowed
-from nullclass.errors import UserError
+from nullclass.core.norms import L1_SHARE, NORMS, along, check_eps, is_allowed
+from nullclass.core.errors import UserError
 
 NORM = pytest.mark.parametrize("norm", NORMS)
 SEEDS = st.integers(0, 10_000)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks import MIFGSM
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from nullclass.outcomes import Outcome, outcomes
+from nullclass.core.outcomes import Outcome, outcomes
 from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks import PGD, MinimumNorm, TargetedPGD
-from nullclass.attacks.geometry import find_norm
-from nullclass.attacks.passes import counted
-from nullclass.errors import UserError
+from nullclass.core.norms import find_norm
+from nullclass.attacks.counters import counted
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 from worlds import Digits, linear_batch, outcome_of, two_input_world
 

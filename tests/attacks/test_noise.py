@@ -17,9 +17,9 @@ from black_box import (
 from torch import Tensor, nn
 
 from nullclass.attacks import Noise
-from nullclass.attacks.geometry import NORMS, is_allowed
-from nullclass.attacks.passes import counted
-from nullclass.errors import UserError
+from nullclass.core.norms import NORMS, is_allowed
+from nullclass.attacks.counters import counted
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 from worlds import Affine, outcome_of, two_input_world
 

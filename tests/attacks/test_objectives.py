@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullclass.attacks import find_attack
-from nullclass.attacks.objectives import OBJECTIVES, check_form, find_objective, is_success
-from nullclass.errors import UserError
+from nullclass.attacks.losses import OBJECTIVES, check_form, find_objective, is_success
+from nullclass.core.errors import UserError
 
 K = 4
 LOGIT = st.floats(-30, 30, width=32).map(lambda z: round(z, 3))

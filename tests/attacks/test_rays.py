@@ -25,17 +25,17 @@ from torch import Tensor, nn
 
 from disturbed import left_as_found
 from label_only import labels_for_logits
-from nullclass import evaluate
-from nullclass.adapters import ADAPTERS
+from nullclass.evaluation import run as evaluate
+from nullclass.attacks.external import ADAPTERS
 from nullclass.attacks import PGD, Cascade, Noise, RayS, Square, Swap, describe
 from nullclass.attacks.base import WantsImages
-from nullclass.attacks.geometry import is_allowed
-from nullclass.attacks.objectives import ObjectiveName, find_objective
-from nullclass.attacks.passes import counted
+from nullclass.core.norms import is_allowed
+from nullclass.attacks.losses import ObjectiveName, find_objective
+from nullclass.attacks.counters import counted
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from nullclass.outcomes import outcomes
+from nullclass.core.outcomes import outcomes
 from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
 
 

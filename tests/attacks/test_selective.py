@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nullclass.attacks import PGD, SelectivePGD
-from nullclass.attacks.geometry import is_allowed
-from nullclass.attacks.passes import counted
+from nullclass.core.norms import is_allowed
+from nullclass.attacks.counters import counted
 from nullclass.attacks.selective import two_losses
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from worlds import Digits, outcome_of, two_input_world
 
 K = 4

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nullclass.attacks import PGD, Square
-from nullclass.attacks.geometry import is_allowed
-from nullclass.attacks.passes import counted
+from nullclass.core.norms import is_allowed
+from nullclass.attacks.counters import counted
 from nullclass.attacks.square import MOVES, share_at, two_bumps
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 from worlds import Affine, Digits, outcome_of, two_input_world
 

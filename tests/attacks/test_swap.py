@@ -19,11 +19,11 @@ from torch import Tensor, nn
 
 from nullclass.attacks import ATTACKS, PGD, Swap, describe
 from nullclass.attacks.base import WantsImages
-from nullclass.attacks.geometry import NORMS, is_allowed
-from nullclass.attacks.objectives import find_objective
-from nullclass.attacks.passes import counted
+from nullclass.core.norms import NORMS, is_allowed
+from nullclass.attacks.losses import find_objective
+from nullclass.attacks.counters import counted
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 from worlds import Digits, outcome_of
 

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from disturbed import small_model
 from nullclass.attacks import FGSM, PGD, Attack, Noise, Square, TargetedPGD, Transfer, describe
-from nullclass.attacks.objectives import find_objective
-from nullclass.attacks.passes import counted
-from nullclass.errors import UserError
+from nullclass.attacks.losses import find_objective
+from nullclass.attacks.counters import counted
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
 from worlds import Affine, Digits, outcome_of, two_input_world
 

@@ -20,12 +20,12 @@ from nullclass.attacks import (
     describe,
     worst_case,
 )
-from nullclass.attacks.cascade import trace_of
-from nullclass.attacks.objectives import find_objective, is_success
-from nullclass.attacks.passes import counted
-from nullclass.attacks.where_flat import WhereFlat
+from nullclass.attacks.ensemble import trace_of
+from nullclass.attacks.losses import find_objective, is_success
+from nullclass.attacks.counters import counted
+from nullclass.attacks.on_zero_gradient import WhereFlat
 from nullclass.attacks.worst_case import VERSION
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 from worlds import Digits, linear_world, outcome_of, two_input_world
 

@@ -23,9 +23,9 @@ from nullclass.certify.certificates import (
 from nullclass.certify.corners import corner_margins
 from nullclass.certify.margins import margins
 from nullclass.certify.network import read_network
-from nullclass.certify.provable import ProvableNull
+from nullclass.rejection.provable import ProvableNull
 from nullclass.certify.verifiers import VERIFIERS
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
 
 IMAGES = square_grid(12)

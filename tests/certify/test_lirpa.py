@@ -12,7 +12,7 @@ from torch import nn
 from nullclass.certify.crown import crown_ibp
 from nullclass.certify.interval import interval
 from nullclass.certify.lirpa import lirpa_bounds
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
 UNKNOWN = {"elu", "hardtanh", "relu6", "viewed"}

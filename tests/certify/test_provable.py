@@ -13,15 +13,15 @@ from torch import nn
 
 from nullclass.attacks import PGD, Swap, TargetedPGD
 from nullclass.attacks.base import frozen
-from nullclass.attacks.passes import counted
-from nullclass.certify import provable as provable_module
-from nullclass.certify.provable import ProvableNull
-from nullclass.certify.prove import proof_rows
-from nullclass.errors import UserError
-from nullclass.evaluate import evaluate
+from nullclass.attacks.counters import counted
+from nullclass.rejection import provable as provable_module
+from nullclass.rejection.provable import ProvableNull
+from nullclass.certify.certify import proof_rows
+from nullclass.core.errors import UserError
+from nullclass.evaluation.run import evaluate
 from nullclass.models import Classifier
 from nullclass.models.dropout import Dropout
-from nullclass.rejection import with_threshold
+from nullclass.rejection.threshold import with_threshold
 
 
 def test_of_a_line_it_answers_exactly_beyond_the_radius() -> None:

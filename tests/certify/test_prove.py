@@ -11,17 +11,17 @@ import torch
 from proof_worlds import line_world, square_grid, tiny_net
 from torch import Tensor
 
-from nullclass import records
+from nullclass.results import records
 from nullclass.attacks import PGD, Swap
-from nullclass.certify.provable import ProvableNull
-from nullclass.certify.prove import COARSER, STATUS, certified_accuracy, certify, proof_rows
+from nullclass.rejection.provable import ProvableNull
+from nullclass.certify.certify import COARSER, STATUS, certified_accuracy, certify, proof_rows
 from nullclass.certify.verifiers import VERIFIERS
-from nullclass.errors import UserError
-from nullclass.evaluate import evaluate
+from nullclass.core.errors import UserError
+from nullclass.evaluation.run import evaluate
 from nullclass.models import Classifier
-from nullclass.records import CERTIFIED_COLUMNS
-from nullclass.rejection import with_threshold
-from nullclass.summary import proved_rates, wilson
+from nullclass.results.records import CERTIFIED_COLUMNS
+from nullclass.rejection.threshold import with_threshold
+from nullclass.metrics.rates import proved_rates, wilson
 
 GRID = square_grid(21)
 

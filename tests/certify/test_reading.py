@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nullclass.certify.network import read_network
 from nullclass.certify.verifiers import VERIFIERS, find_verifier
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
 

@@ -9,8 +9,8 @@ from proof_worlds import square_grid, tiny_net
 from torch import Tensor, nn
 
 from nullclass.certify.network import read_network
-from nullclass.certify.provable import ProvableNull
-from nullclass.errors import UserError
+from nullclass.rejection.provable import ProvableNull
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
 

@@ -14,9 +14,9 @@ from torch import nn
 
 from nullclass.attacks import PGD
 from nullclass.certify.certificates import Certificates, check_certificates
-from nullclass.certify.prove import certify
-from nullclass.certify.smoothing import SmoothedNull, log_tail, lower_confidence_bound
-from nullclass.errors import UserError
+from nullclass.certify.certify import certify
+from nullclass.rejection.smoothing import SmoothedNull, log_tail, lower_confidence_bound
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
 SIGMA = 0.25

@@ -15,7 +15,7 @@ from nullclass.data import DATASETS, FILE_NAMES, fetching
 from nullclass.data.fetching import cache_folder, fetch
 from nullclass.data.known import Accept, KnownDataset, SourceError
 from nullclass.data.mnist import MNIST
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 
 ARRAYS = tiny_arrays()
 CONTENTS = {name: idx_bytes(array) for name, array in ARRAYS.items()}

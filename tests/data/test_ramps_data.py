@@ -5,7 +5,7 @@ import torch
 
 from nullclass.data import load_dataset
 from nullclass.data.ramps import CLASS_NAMES, NOISE, NUM_TEST, NUM_TRAIN, draw_ramps, ramps
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 
 # The report's protocol: the two pixels of each class, and where they may stand.
 CENTRES = {

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nullclass.process import tune_process
+from nullclass.core.process import tune_process
 
 tune_process()
 
@@ -21,8 +21,8 @@ import torch  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from tiny_study import TINY, load, source_of  # noqa: E402
 
-from nullclass.engines.ray_cluster import RayCluster  # noqa: E402
-from nullclass.sweep import run_study  # noqa: E402
+from nullclass.experiments.engines.ray_cluster import RayCluster  # noqa: E402
+from nullclass.experiments.runner import run_study  # noqa: E402
 
 
 def main(data: Path, out: Path, kills: int) -> int:

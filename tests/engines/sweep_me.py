@@ -7,16 +7,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nullclass.errors import UserError
-from nullclass.process import tune_process
+from nullclass.core.errors import UserError
+from nullclass.core.process import tune_process
 
 tune_process()
 
 import torch  # noqa: E402
 from tiny_study import TINY, load, source_of  # noqa: E402
 
-from nullclass.engines.processes import Processes  # noqa: E402
-from nullclass.sweep import run_study  # noqa: E402
+from nullclass.experiments.engines.processes import Processes  # noqa: E402
+from nullclass.experiments.runner import run_study  # noqa: E402
 
 if __name__ == "__main__":
     data, out = map(Path, sys.argv[1:3])

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from nullclass import records
-from nullclass.engines.here import Here
-from nullclass.errors import UserError
-from nullclass.files import read_json
-from nullclass.jobs import jobs_of
-from nullclass.sweep import locked, run_study
+from nullclass.results import records
+from nullclass.experiments.engines.here import Here
+from nullclass.core.errors import UserError
+from nullclass.core.files import read_json
+from nullclass.experiments.jobs import jobs_of
+from nullclass.experiments.runner import locked, run_study
 from tiny import learnable_dataset
 
 from .tiny_study import TINY, load

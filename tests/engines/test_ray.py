@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from nullclass.engines.here import Here
-from nullclass.engines.ray_cluster import RayCluster
-from nullclass.errors import UserError
-from nullclass.sweep import run_study
+from nullclass.experiments.engines.here import Here
+from nullclass.experiments.engines.ray_cluster import RayCluster
+from nullclass.core.errors import UserError
+from nullclass.experiments.runner import run_study
 from tiny import learnable_dataset
 
 from .test_processes import results

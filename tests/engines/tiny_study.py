@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nullclass.data import Dataset, load_dataset
-from nullclass.engines import DataSource
-from nullclass.recipes import Recipe
-from nullclass.studies.base import (
+from nullclass.experiments.engines import DataSource
+from nullclass.training.recipes import Recipe
+from nullclass.experiments.config import (
     AttackPlan,
     NullPlan,
     Preset,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import MODELS, Classifier, build_model
 from nullclass.models.checkpoint import load_checkpoint, save_checkpoint
 from nullclass.models.dropout import Dropout

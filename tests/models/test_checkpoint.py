@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import nullclass
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
 from nullclass.models.checkpoint import CARD, WEIGHTS, load_checkpoint, save_checkpoint
 
@@ -217,7 +217,7 @@ def test_an_interrupted_save_is_no_checkpoint(
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("nullclass.tensor_files.save_file", stopped)
+    monkeypatch.setattr("nullclass.core.tensor_files.save_file", stopped)
     model, _ = load_checkpoint(folder)
     with pytest.raises(KeyboardInterrupt):
         save_checkpoint(model, folder)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nullclass.errors import UserError
-from nullclass.evaluate import as_classifier
+from nullclass.core.errors import UserError
+from nullclass.evaluation.run import as_classifier
 from nullclass.models import Classifier
 
 

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
 from nullclass.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
-from nullclass.models.rounded import SCALE, packed, unpacked
+from nullclass.models.quantize import SCALE, packed, unpacked
 
 
 def model_of(seed: int = 0) -> Classifier:

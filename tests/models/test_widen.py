@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from nullclass import with_null_class
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
-from nullclass.outcomes import predictions
+from nullclass.core.outcomes import predictions
 
 K = 5
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.nulls import BackgroundNulls, make_nulls
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 from nullclass.nulls import CCATNulls, check_settings
 

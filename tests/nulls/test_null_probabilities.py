@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nullclass.errors import UserError
-from nullclass.losses import cross_entropy
+from nullclass.core.errors import UserError
+from nullclass.training.losses import cross_entropy
 from nullclass.models import Classifier
-from nullclass.null_curve import NullCurve
+from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import NullProbabilities, check_settings, make_nulls
-from nullclass.perturbations import PERTURBATIONS, make_perturbation
+from nullclass.nulls.perturb import PERTURBATIONS, make_perturbation
 
 PAIRS = [(name, measure) for name, maker in PERTURBATIONS.items() for measure in maker.measures]
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.data import LabelledImages
-from nullclass.errors import UserError
-from nullclass.losses import cross_entropy
+from nullclass.core.errors import UserError
+from nullclass.training.losses import cross_entropy
 from nullclass.models import Classifier
-from nullclass.null_curve import NullCurve
+from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import (
     NULL_SOURCES,
     AdversarialNulls,

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from nullclass.errors import UserError
-from nullclass.null_curve import LARGEST_SIZE
-from nullclass.perturbations import MEASURES, find_measure, size_of
-from nullclass.perturbations.measures import foremost
+from nullclass.core.errors import UserError
+from nullclass.nulls.null_curve import LARGEST_SIZE
+from nullclass.nulls.perturb import MEASURES, find_measure, size_of
+from nullclass.nulls.perturb.measures import foremost
 
 
 def told(delta: Tensor, measure: str) -> float:

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from disturbed import left_as_found, small_batch, small_model
 from nullclass.attacks import FGSM
-from nullclass.attacks.passes import counted
-from nullclass.errors import UserError
-from nullclass.losses import cross_entropy
+from nullclass.attacks.counters import counted
+from nullclass.core.errors import UserError
+from nullclass.training.losses import cross_entropy
 from nullclass.models import Classifier
-from nullclass.perturbations import (
+from nullclass.nulls.perturb import (
     MEASURES,
     PERTURBATIONS,
     FGSMPerturbation,
@@ -29,7 +29,7 @@ from nullclass.perturbations import (
     name_of,
     size_of,
 )
-from nullclass.perturbations.base import gradient_of
+from nullclass.nulls.perturb.base import gradient_of
 from worlds import Affine
 
 CASES = [(name, measure) for name, kind in PERTURBATIONS.items() for measure in kind.measures]

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 from fake_run import digit
 
-from nullclass import records
-from nullclass.files import write_json
-from nullclass.red_flags import Flag
+from nullclass.results import records
+from nullclass.core.files import write_json
+from nullclass.diagnostics.red_flags import Flag
 
 MEMBERS = ("margin", "targets", "square")
 """Members of the made-up ensembles; the last one never fells anything."""

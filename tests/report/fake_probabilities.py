@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 from fake_run import digit, findings_of
 
-from nullclass import records
-from nullclass.files import write_json
-from nullclass.null_curve import NullCurve
+from nullclass.results import records
+from nullclass.core.files import write_json
+from nullclass.nulls.null_curve import NullCurve
 from nullclass.studies import find_study
-from nullclass.studies.base import Trial, name_of
-from nullclass.studies.null_probabilities import (
+from nullclass.experiments.config import Trial, name_of
+from nullclass.studies.null_probabilities.config import (
     EPS,
     MAKERS,
     QUERIED,

@@ -16,12 +16,12 @@ import pandas as pd
 from fake_probabilities import Unscored
 from fake_run import digit
 
-from nullclass import records
-from nullclass.files import write_json
-from nullclass.records import RADII, RADIUS_COLUMNS
+from nullclass.results import records
+from nullclass.core.files import write_json
+from nullclass.results.records import RADII, RADIUS_COLUMNS
 from nullclass.studies import find_study
-from nullclass.studies.base import Trial
-from nullclass.studies.provable_null import EPS, EPS_PROVED, PROVABLE, VARIANTS
+from nullclass.experiments.config import Trial
+from nullclass.studies.provable_null.config import EPS, EPS_PROVED, PROVABLE, VARIANTS
 
 NUM_CLEAN, NUM_ATTACKED, NUM_SHOWN = 200, 40, 40
 RADII_ASKED = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)

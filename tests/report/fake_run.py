@@ -1,4 +1,4 @@
-"""A plausible run that nobody trained: rows drawn from curves, written by ``nullclass.records``.
+"""A plausible run that nobody trained: rows drawn from curves, written by ``nullclass.results.records``.
 
 ``python tests/report/fake_run.py DIR NUM_SEEDS`` writes one to look at.
 """
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nullclass import records
-from nullclass.files import write_json
-from nullclass.red_flags import Flag
+from nullclass.results import records
+from nullclass.core.files import write_json
+from nullclass.diagnostics.red_flags import Flag
 from nullclass.studies import find_study
-from nullclass.studies.fgsm_null import PIXEL, TEST_EPS, VARIANTS, WHITE_BOX_EPS, pixels
+from nullclass.studies.fgsm_null.config import PIXEL, TEST_EPS, VARIANTS, WHITE_BOX_EPS, pixels
 
 MODELS = [variant.name for variant in VARIANTS]
 OUTCOMES = np.array(["correct", "null", "fooled"])

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 from fake_run import digit, findings_of
 
-from nullclass import records
-from nullclass.files import write_json
+from nullclass.results import records
+from nullclass.core.files import write_json
 from nullclass.studies import find_study
-from nullclass.studies.null_samples import VARIANTS, WHITE_BOX_AT_THRESHOLD
+from nullclass.studies.null_samples.config import VARIANTS, WHITE_BOX_AT_THRESHOLD
 
 NUM_CLEAN, NUM_ATTACKED, NUM_WHITE_BOX, NUM_SHOWN = 50, 20, 10, 30
 CURVE_EPS = (0.0, 0.08, 0.2, 0.5, 0.8, 1.0)

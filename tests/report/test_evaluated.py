@@ -19,11 +19,11 @@ import pytest
 from fake_evaluation import FLAGS, MEMBERS, write_fake_evaluation
 from fake_run import with_files, write_fake_run
 
-from nullclass import records
-from nullclass.errors import UserError
-from nullclass.records import Run, Trial, read_run
-from nullclass.red_flags import CHECKS, Flag
-from nullclass.report import render, summary_table, write_report
+from nullclass.results import records
+from nullclass.core.errors import UserError
+from nullclass.results.records import Run, Trial, read_run
+from nullclass.diagnostics.red_flags import CHECKS, Flag
+from nullclass.studies.write_report import render, summary_table, write_report
 from nullclass.report.blocks import Cell, Drawing, Page, Section, Table, Terms
 from nullclass.report.evaluation_tables import (
     clean_table,
@@ -41,10 +41,10 @@ from nullclass.report.figures.smallest_eps import Smallest, smallest_of
 from nullclass.report.flags import flags_of
 from nullclass.report.judged import judged, strongest
 from nullclass.report.measures import SMALLEST, WORST_CASE, Measures, percent
-from nullclass.report.pages.evaluated import evaluated
+from nullclass.report.evaluation_page import evaluated
 from nullclass.report.populations import some_of
 from nullclass.report.threat import threat_card
-from nullclass.summary import wilson
+from nullclass.metrics.rates import wilson
 
 EPS = (0.05, 0.1, 0.2, 0.3)
 
@@ -699,7 +699,7 @@ def test_every_drawn_figure_is_also_two_files(folder: Path, page: str) -> None:
 def test_the_same_rows_give_the_same_bytes_without_torch(folder: Path, page: str) -> None:
     script = (
         "import sys, pathlib\n"
-        "from nullclass.report import write_report\n"
+        "from nullclass.studies.write_report import write_report\n"
         "write_report(pathlib.Path(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules"
     )
@@ -723,8 +723,8 @@ def test_the_terminal_table(run: Run, trial: Trial) -> None:
 
 
 def test_names_are_those_of_the_evaluation() -> None:
-    from nullclass.evaluate import SMALLEST as NAME_IN_ROWS
-    from nullclass.evaluation_run import DEFAULT_ATTACKS
+    from nullclass.evaluation.run import SMALLEST as NAME_IN_ROWS
+    from nullclass.evaluation.record import DEFAULT_ATTACKS
     from nullclass.report.measures import NAMES
 
     assert NAME_IN_ROWS == SMALLEST

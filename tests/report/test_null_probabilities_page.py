@@ -16,16 +16,16 @@ import pytest
 from fake_probabilities import LARGEST, write_fake_probabilities
 from fake_run import with_files
 
-from nullclass import records
-from nullclass.null_curve import NullCurve
-from nullclass.records import Curve, Run, read_run
-from nullclass.report import write_report
+from nullclass.results import records
+from nullclass.nulls.null_curve import NullCurve
+from nullclass.results.records import Curve, Run, read_run
+from nullclass.studies.write_report import write_report
 from nullclass.report.blocks import Cell, Drawing, Page, Table
-from nullclass.report.by_size import by_size, followings
+from nullclass.studies.null_probabilities.by_size import by_size, followings
 from nullclass.report.figures import NULL_PROBABILITIES
 from nullclass.report.measures import Measures
-from nullclass.report.pages.null_probabilities import findings, null_probabilities, standing
-from nullclass.report.transfer_tables import (
+from nullclass.studies.null_probabilities.page import findings, null_probabilities, standing
+from nullclass.studies.null_probabilities.transfer_tables import (
     asked,
     asked_table,
     matrix_table,
@@ -33,8 +33,8 @@ from nullclass.report.transfer_tables import (
     query_attack_table,
     substitute_table,
 )
-from nullclass.report.transferred import Transfers, table_of
-from nullclass.summary import wilson
+from nullclass.studies.null_probabilities.transferred import Transfers, table_of
+from nullclass.metrics.rates import wilson
 
 MODELS = ("clean", "np-l2", "np-l0", "ccat")
 
@@ -295,7 +295,7 @@ def test_the_same_rows_give_the_same_bytes_without_torch(alone: Path) -> None:
     first = digests()
     script = (
         "import sys, pathlib\n"
-        "from nullclass.report import write_report\n"
+        "from nullclass.studies.write_report import write_report\n"
         "write_report(pathlib.Path(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules"
     )

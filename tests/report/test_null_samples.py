@@ -17,12 +17,12 @@ import pytest
 from fake_run import with_files
 from fake_samples import CURVE_EPS, NUM_SHOWN, write_fake_samples
 
-from nullclass import records
-from nullclass.records import Run, Trial, read_run
-from nullclass.report import summary_table, write_report
+from nullclass.results import records
+from nullclass.results.records import Run, Trial, read_run
+from nullclass.studies.write_report import summary_table, write_report
 from nullclass.report.blocks import Cell, Drawing, Page, Table
 from nullclass.report.figures import NULL_SAMPLES
-from nullclass.report.figures.null_images import mixed, shuffled
+from nullclass.studies.null_samples.figures.null_images import mixed, shuffled
 from nullclass.report.figures.white_box import reach
 from nullclass.report.measures import (
     OWN_BUDGET,
@@ -31,8 +31,8 @@ from nullclass.report.measures import (
     on_common_seeds,
     source_spread,
 )
-from nullclass.report.pages.null_samples import findings, null_samples
-from nullclass.report.sample_tables import (
+from nullclass.studies.null_samples.page import findings, null_samples
+from nullclass.studies.null_samples.sample_tables import (
     accuracy_table,
     kept_epochs,
     landmark_table,
@@ -40,8 +40,8 @@ from nullclass.report.sample_tables import (
     threshold_table,
     white_box_at_threshold_table,
 )
-from nullclass.studies.null_samples import VARIANTS
-from nullclass.summary import wilson
+from nullclass.studies.null_samples.config import VARIANTS
+from nullclass.metrics.rates import wilson
 
 SHEETS = ("baseline", *VARIANTS[1:], "baseline_1.5")
 FILES = [
@@ -364,7 +364,7 @@ def test_the_same_rows_give_the_same_bytes_without_torch(
     first = digests()
     script = (
         "import sys, pathlib\n"
-        "from nullclass.report import write_report\n"
+        "from nullclass.studies.write_report import write_report\n"
         "write_report(pathlib.Path(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules"
     )

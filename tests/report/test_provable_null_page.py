@@ -12,22 +12,22 @@ import pytest
 from fake_provable import NUM_SHOWN, write_fake_provable
 from fake_run import with_files
 
-from nullclass import records
-from nullclass.files import write_json
-from nullclass.records import Run, read_run
-from nullclass.report import PAGES, summary_table, write_report
+from nullclass.results import records
+from nullclass.core.files import write_json
+from nullclass.results.records import Run, read_run
+from nullclass.studies.write_report import PAGES, summary_table, write_report
 from nullclass.report.blocks import Drawing, Table
 from nullclass.report.figures import PROVABLE_NULL
-from nullclass.report.figures.answered_refused import rows_of
-from nullclass.report.figures.certified_training import mean_eps
-from nullclass.report.figures.proved_and_attacked import proved_and_attacked
+from nullclass.studies.provable_null.figures.answered_refused import rows_of
+from nullclass.studies.provable_null.figures.certified_training import mean_eps
+from nullclass.studies.provable_null.figures.proved_and_attacked import proved_and_attacked
 from nullclass.report.measures import Measures
-from nullclass.report.pages.provable_null import findings, provable_null
-from nullclass.report.proof_tables import bracket_table, radius_table, rates_table
-from nullclass.report.proved import bracket, by_radius, checked, minutes, radii
-from nullclass.report.recorded import recorded
+from nullclass.studies.provable_null.page import findings, provable_null
+from nullclass.studies.provable_null.proof_tables import bracket_table, radius_table, rates_table
+from nullclass.studies.provable_null.proved import bracket, by_radius, checked, minutes, radii
+from nullclass.studies.provable_null.recorded import recorded
 from nullclass.studies import STUDIES
-from nullclass.summary import wilson
+from nullclass.metrics.rates import wilson
 from nullclass.zoo.entries import CHECKPOINTS, read_zoo
 from nullclass.zoo.members import MEMBERS
 from nullclass.zoo.results import as_frame, line, write_results

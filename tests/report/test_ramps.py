@@ -24,14 +24,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from safetensors.numpy import save_file
 
-from nullclass import records
+from nullclass.results import records
 from nullclass.data import ramps as data
-from nullclass.files import write_json
-from nullclass.records import read_run
-from nullclass.report import render, write_report
+from nullclass.core.files import write_json
+from nullclass.results.records import read_run
+from nullclass.studies.write_report import render, write_report
 from nullclass.report.blocks import Page, Section, Text
-from nullclass.report.figures.decision_space import scene, spaces
-from nullclass.report.figures.ramp_cube import (
+from nullclass.studies.ramps.figures.decision_space import scene, spaces
+from nullclass.studies.ramps.figures.ramp_cube import (
     BOX_VOLUME,
     CENTRES,
     CLASS_NAMES,
@@ -43,8 +43,8 @@ from nullclass.report.figures.ramp_cube import (
     run_lengths,
     shares,
 )
-from nullclass.report.figures.ramp_samples import sample_kinds
-from nullclass.report.pages.ramps import best_possible
+from nullclass.studies.ramps.figures.ramp_samples import sample_kinds
+from nullclass.studies.ramps.page import best_possible
 
 SIDE = 9
 MODELS = ["base", "uniform", "shuffled"]
@@ -197,7 +197,7 @@ def test_run_lengths_of_a_large_space_are_short() -> None:
 @settings(max_examples=5)
 @given(small_spaces)
 def test_the_script_reads_the_same_run_lengths(space: npt.NDArray[np.int8]) -> None:
-    import nullclass.report
+    import nullclass.studies.write_report
 
     script = (Path(nullclass.report.__file__).parent / "scene.js").read_text(encoding="utf-8")
     (unpack,) = re.findall(r"  function unpack.*?\n  }\n", script, re.DOTALL)
@@ -416,7 +416,7 @@ def test_the_same_run_gives_the_same_bytes_without_torch(two_seeds: Path) -> Non
     first = {path: path.read_bytes() for path in paths}
     program = (
         "import sys, pathlib\n"
-        "from nullclass.report import write_report\n"
+        "from nullclass.studies.write_report import write_report\n"
         "write_report(pathlib.Path(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules"
     )

@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 from fake_run import MODELS, with_files, write_fake_run
 
-from nullclass import records
-from nullclass.errors import UserError
-from nullclass.records import Run, read_run
-from nullclass.report import PAGES, summary_table, write_report
+from nullclass.results import records
+from nullclass.core.errors import UserError
+from nullclass.results.records import Run, read_run
+from nullclass.studies.write_report import PAGES, summary_table, write_report
 from nullclass.report.figures import FIGURES
 from nullclass.report.measures import Measures
-from nullclass.report.pages.common import flat
+from nullclass.report.pages_common import flat
 from nullclass.report.pictures import LARGEST_SIDE
 
 
@@ -121,7 +121,7 @@ def test_the_same_run_gives_the_same_bytes_without_torch(pages: dict[str, Path])
     first = pages["one_seed"].read_bytes()
     script = (
         "import sys, pathlib\n"
-        "from nullclass.report import write_report\n"
+        "from nullclass.studies.write_report import write_report\n"
         "assert 'matplotlib' not in sys.modules\n"
         "import matplotlib; matplotlib.rcParams['lines.linewidth'] = 9\n"
         "write_report(pathlib.Path(sys.argv[1]))\n"

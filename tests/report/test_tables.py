@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from fake_run import with_files
 
-from nullclass.records import ROW_COLUMNS, SUMMARY_COLUMNS, Run, Trial
+from nullclass.results.records import ROW_COLUMNS, SUMMARY_COLUMNS, Run, Trial
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
     Measure,
@@ -20,8 +20,8 @@ from nullclass.report.measures import (
     pixel_per_unit,
     value_cell,
 )
-from nullclass.report.pages.evaluated import findings as evaluated_findings
-from nullclass.report.pages.fgsm_null import findings
+from nullclass.report.evaluation_page import findings as evaluated_findings
+from nullclass.studies.fgsm_null.page import findings
 from nullclass.report.tables import (
     clean_table,
     compare,
@@ -31,7 +31,7 @@ from nullclass.report.tables import (
     unnoticed_table,
     white_box_table,
 )
-from nullclass.summary import summarise, wilson
+from nullclass.metrics.rates import summarise, wilson
 
 UNIT = 0.3081
 HALF = 0.15405

@@ -18,17 +18,17 @@ from nullclass.certify.margins import margins
 from nullclass.certify.network import read_network
 from nullclass.certify.regions import Box
 from nullclass.certify.verifiers import interval
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import AdversarialNulls
-from nullclass.recipes import Recipe
-from nullclass.robust import ROBUST_LOSSES, make_robust
-from nullclass.robust.abstain import AbstainLoss
-from nullclass.robust.adversarial import AdversarialLoss
-from nullclass.robust.base import Rise
-from nullclass.robust.interval import IntervalLoss, _Watcher, interval_start, worst_logits
-from nullclass.robust.perturbed import perturbed
-from nullclass.train import TrainConfig, train
+from nullclass.training.recipes import Recipe
+from nullclass.training.robust import ROBUST_LOSSES, make_robust
+from nullclass.training.robust.abstain import AbstainLoss
+from nullclass.training.robust.adversarial import AdversarialLoss
+from nullclass.training.robust.base import Rise
+from nullclass.training.robust.interval import IntervalLoss, _Watcher, interval_start, worst_logits
+from nullclass.training.robust.perturbed import perturbed
+from nullclass.training.loop import TrainConfig, train
 from training_cases import learnable_images
 
 RECIPE = Recipe(batch_size=16, epochs=12, learning_rate=5e-3, schedule="late-cosine")

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from nullclass.errors import UserError
-from nullclass.robust import ROBUST_LOSSES, make_robust
+from nullclass.core.errors import UserError
+from nullclass.training.robust import ROBUST_LOSSES, make_robust
 from nullclass.studies import find_study
-from nullclass.studies.base import Training
-from nullclass.studies.provable_null import (
+from nullclass.experiments.config import Training
+from nullclass.studies.provable_null.config import (
     CLEAN,
     DATASETS,
     LEARNED,

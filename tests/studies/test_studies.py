@@ -14,17 +14,19 @@ import torch
 from nullclass.attacks import ATTACKS
 from nullclass.data import DATASETS
 from nullclass.data.loading import RAMPS
-from nullclass.engines.base import Task
-from nullclass.engines.messages import from_line, to_line
-from nullclass.errors import UserError
-from nullclass.jobs import jobs_of, place_of
+from nullclass.experiments.engines.base import Task
+from nullclass.experiments.engines.messages import from_line, to_line
+from nullclass.core.errors import UserError
+from nullclass.experiments.jobs import jobs_of, place_of
 from nullclass.models import MODELS
-from nullclass.null_curve import NullCurve
+from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import check_settings
-from nullclass.perturbations import check_measure, make_perturbation
-from nullclass.studies import STUDIES, Study, Trial, find_study, null_samples, ramps
-from nullclass.studies.base import LAST
-from nullclass.studies.fgsm_null import (
+from nullclass.nulls.perturb import check_measure, make_perturbation
+from nullclass.studies import STUDIES, Study, Trial, find_study
+from nullclass.studies.null_samples import config as null_samples
+from nullclass.studies.ramps import config as ramps
+from nullclass.experiments.config import LAST
+from nullclass.studies.fgsm_null.config import (
     FGSM_NULL,
     PIXEL,
     TEST_EPS,
@@ -32,7 +34,7 @@ from nullclass.studies.fgsm_null import (
     pixels,
     published,
 )
-from nullclass.train import steps_an_epoch
+from nullclass.training.loop import steps_an_epoch
 
 PRESETS = ("quick", "full")
 

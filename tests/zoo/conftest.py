@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_zoo import TinyZoo, make_zoo
 
-from nullclass.cli import main
+from nullclass.cli.main import main
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from tiny_zoo import EPS, TinyZoo, about
 
-from nullclass.cli import main
-from nullclass.errors import UserError
+from nullclass.cli.main import main
+from nullclass.core.errors import UserError
 from nullclass.models.checkpoint import CARD
 from nullclass.zoo.adopt import adopt
 from nullclass.zoo.entries import CHECKPOINTS, find_entry, read_zoo

@@ -15,8 +15,8 @@ import pytest
 import torch
 from tiny_zoo import EPS, RADIUS, TinyZoo
 
-from nullclass.certify.provable import ProvableNull
-from nullclass.cli import main
+from nullclass.rejection.provable import ProvableNull
+from nullclass.cli.main import main
 from nullclass.models.checkpoint import CARD, WEIGHTS, load_checkpoint
 from nullclass.zoo.entries import find_entry, read_zoo
 from nullclass.zoo.loading import load_entry
@@ -196,7 +196,7 @@ def test_a_figure_that_fits_itself_but_is_not_so_is_caught(
     run: Run, zoo: TinyZoo, metric: str, cell: str
 ) -> None:
     """Up or down by one image, with the right share and interval."""
-    from nullclass.summary import wilson
+    from nullclass.metrics.rates import wilson
 
     rows = read_results(find_entry("proved", zoo.folder))
     where = f"kind == 'proof' and metric == '{metric}' and eps_pixels == {EPS[0]}"
@@ -210,7 +210,7 @@ def test_a_figure_that_fits_itself_but_is_not_so_is_caught(
 
 
 def test_an_attack_that_left_less_than_is_written_is_caught(run: Run, zoo: TinyZoo) -> None:
-    from nullclass.summary import wilson
+    from nullclass.metrics.rates import wilson
 
     rows = read_results(find_entry("learned", zoo.folder))
     where = f"kind == 'attack' and metric == 'rar' and eps_pixels == {EPS[1]}"
@@ -315,7 +315,7 @@ def test_a_broken_proof_is_told(run: Run, zoo: TinyZoo, monkeypatch: pytest.Monk
 def test_help_and_the_list_do_not_wait_for_torch(evaluated: TinyZoo) -> None:
     code = (
         "import sys\n"
-        "from nullclass.cli import main\n"
+        "from nullclass.cli.main import main\n"
         f"assert main(['zoo', '--zoo', {str(evaluated.folder)!r}, 'list']) == 0\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -12,7 +12,7 @@ import pytest
 
 import nullclass.zoo
 from nullclass import UserError
-from nullclass.files import sha256
+from nullclass.core.files import sha256
 from nullclass.models.checkpoint import WEIGHTS, load_checkpoint
 from nullclass.zoo import FOLDER, ZOO, Entry, load_zoo
 from nullclass.zoo.adopt import MAX_BYTES

@@ -8,21 +8,21 @@ from typing import Any
 
 from nullclass.attacks.apgd import APGD, TargetedAPGD
 from nullclass.attacks.base import Attack
-from nullclass.attacks.cascade import Cascade, null_aware_pgd
+from nullclass.attacks.ensemble import Cascade, null_aware_pgd
 from nullclass.attacks.fgsm import FGSM
 from nullclass.attacks.mi_fgsm import MIFGSM
-from nullclass.attacks.minimum_norm import MinimumNorm
+from nullclass.attacks.fmn import MinimumNorm
 from nullclass.attacks.noise import Noise
 from nullclass.attacks.pgd import PGD
-from nullclass.attacks.pgd_targeted import TargetedPGD
+from nullclass.attacks.multi_targeted_pgd import TargetedPGD
 from nullclass.attacks.rays import RayS
 from nullclass.attacks.selective import SelectivePGD
 from nullclass.attacks.square import Square
-from nullclass.attacks.swap import Swap
+from nullclass.attacks.dataset import Swap
 from nullclass.attacks.transfer import Transfer
 from nullclass.attacks.worst_case import worst_case
 from nullclass.data.arrays import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 
 __all__ = [
@@ -92,7 +92,7 @@ def find_attack(name: str) -> Attack:
     Raises:
         UserError: If it is unknown, or its library is not installed or broken.
     """
-    from nullclass.adapters import ADAPTERS  # built on this package: imported once it is there
+    from nullclass.attacks.external import ADAPTERS  # built on this package: imported once it is there
 
     makers = {**ATTACKS, **ADAPTERS}
     if name not in makers:

@@ -26,10 +26,10 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Needs, frozen
-from nullclass.attacks.geometry import Eps, check_eps, wide
-from nullclass.attacks.objectives import Form, ObjectiveName, check_form, find_objective
-from nullclass.attacks.pgd_targeted import check_num_targets, target_margins
-from nullclass.attacks.standing import Margin, Precision, Standing, check_counts, check_precision
+from nullclass.core.norms import Eps, check_eps, wide
+from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
+from nullclass.attacks.multi_targeted_pgd import check_num_targets, target_margins
+from nullclass.attacks.state import Margin, Precision, Standing, check_counts, check_precision
 from nullclass.models.classifier import Classifier
 
 ALPHA = 0.75

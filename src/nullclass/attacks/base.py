@@ -9,8 +9,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks.geometry import NORMS, Eps
-from nullclass.attacks.objectives import ObjectiveName
+from nullclass.core.norms import NORMS, Eps
+from nullclass.attacks.losses import ObjectiveName
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 
@@ -25,12 +25,12 @@ class Attack(Protocol):
 
     The model is left as it was found, and so are the images. Where an attack does not
     succeed it returns its best try. Whether it succeeded is never its own say: callers
-    score what it returns (``nullclass.evaluate``).
+    score what it returns (``nullclass.evaluation.run``).
     """
 
     @property
     def objective(self) -> ObjectiveName:
-        """``fool``, ``deny`` or ``evade`` (:mod:`nullclass.attacks.objectives`)."""
+        """``fool``, ``deny`` or ``evade`` (:mod:`nullclass.attacks.losses`)."""
 
     @property
     def is_search(self) -> bool:

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Needs, frozen
-from nullclass.attacks.geometry import Eps, along, check_eps, find_norm
-from nullclass.attacks.objectives import ObjectiveName, find_objective
-from nullclass.losses import cross_entropy
+from nullclass.core.norms import Eps, along, check_eps, find_norm
+from nullclass.attacks.losses import ObjectiveName, find_objective
+from nullclass.training.losses import cross_entropy
 from nullclass.models.classifier import Classifier
 
 

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Needs, frozen
-from nullclass.attacks.geometry import Eps, check_eps, find_norm, wide
-from nullclass.attacks.objectives import Form, ObjectiveName, check_form, find_objective
+from nullclass.core.norms import Eps, check_eps, find_norm, wide
+from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
 from nullclass.attacks.pgd import check_step
-from nullclass.attacks.standing import check_counts
+from nullclass.attacks.state import check_counts
 from nullclass.models.classifier import Classifier
 
 
@@ -32,7 +32,7 @@ class MIFGSM:
     objective: ObjectiveName = "fool"
     """What the attacker wants."""
     form: Form = "smooth"
-    """The margin's form (:mod:`nullclass.attacks.objectives`)."""
+    """The margin's form (:mod:`nullclass.attacks.losses`)."""
     num_steps: int = 10
     """Gradient steps."""
     relative_step: float | None = None

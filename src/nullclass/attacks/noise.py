@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Needs, frozen
-from nullclass.attacks.geometry import Eps, check_eps, wide
-from nullclass.attacks.objectives import ObjectiveName, find_objective
-from nullclass.attacks.standing import Standing
-from nullclass.errors import UserError
+from nullclass.core.norms import Eps, check_eps, wide
+from nullclass.attacks.losses import ObjectiveName, find_objective
+from nullclass.attacks.state import Standing
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 
 

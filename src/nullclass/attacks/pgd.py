@@ -3,7 +3,7 @@
     g <- momentum * g + grad / |grad|_1          x <- project(x + share * eps * step(g))
 
 Madry et al. 2018 (projected steps), Dong et al. 2018 (momentum mu, eq. 6), with the margins of
-:mod:`nullclass.attacks.objectives`. An image leaves the batch the moment its objective is reached,
+:mod:`nullclass.attacks.losses`. An image leaves the batch the moment its objective is reached,
 so easy images cost a few steps only.
 """
 
@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Needs, frozen
-from nullclass.attacks.geometry import Eps, check_eps, wide
-from nullclass.attacks.objectives import Form, ObjectiveName, check_form, find_objective
-from nullclass.attacks.standing import Margin, Precision, Standing, check_counts, check_precision
-from nullclass.errors import UserError
+from nullclass.core.norms import Eps, check_eps, wide
+from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
+from nullclass.attacks.state import Margin, Precision, Standing, check_counts, check_precision
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 
 

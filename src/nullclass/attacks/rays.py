@@ -37,14 +37,14 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Needs, frozen
-from nullclass.attacks.donors import nearest_of_each, thinned
-from nullclass.attacks.geometry import Eps, check_eps, find_norm
-from nullclass.attacks.objectives import Objective, ObjectiveName, find_objective
-from nullclass.attacks.standing import batch_size
+from nullclass.attacks.candidates import nearest_of_each, thinned
+from nullclass.core.norms import Eps, check_eps, find_norm
+from nullclass.attacks.losses import Objective, ObjectiveName, find_objective
+from nullclass.attacks.state import batch_size
 from nullclass.data.arrays import LabelledImages
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
-from nullclass.outcomes import outcomes
+from nullclass.core.outcomes import outcomes
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RayS:
 
     pool: LabelledImages | None = field(default=None, repr=False, compare=False)
     """Where rays start towards; what counts is the model's answer, not their label. ``None`` takes
-    the images under attack themselves, as for :class:`nullclass.attacks.swap.Swap`."""
+    the images under attack themselves, as for :class:`nullclass.attacks.dataset.Swap`."""
     objective: ObjectiveName = "fool"
     """What the attacker wants."""
     num_queries: int = 2000

@@ -28,11 +28,11 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Needs, frozen
-from nullclass.attacks.geometry import Eps, check_eps, find_norm, wide
-from nullclass.attacks.objectives import ObjectiveName
+from nullclass.core.norms import Eps, check_eps, find_norm, wide
+from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.pgd import check_step
-from nullclass.attacks.standing import Margin, Standing, check_counts
-from nullclass.errors import UserError
+from nullclass.attacks.state import Margin, Standing, check_counts
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 
 Variant = Literal["selective", "orthogonal"]

@@ -27,10 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nullclass.attacks.base import Needs, frozen
-from nullclass.attacks.geometry import Eps, check_eps, wide
-from nullclass.attacks.objectives import Form, ObjectiveName, check_form, find_objective
-from nullclass.attacks.standing import Margin, Standing
-from nullclass.errors import UserError
+from nullclass.core.norms import Eps, check_eps, wide
+from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
+from nullclass.attacks.state import Margin, Standing
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 
 SHRINKS_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Attack, Needs, frozen
-from nullclass.attacks.geometry import Eps, check_eps
-from nullclass.attacks.objectives import ObjectiveName
-from nullclass.attacks.standing import Standing
-from nullclass.errors import UserError
+from nullclass.core.norms import Eps, check_eps
+from nullclass.attacks.losses import ObjectiveName
+from nullclass.attacks.state import Standing
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 
 

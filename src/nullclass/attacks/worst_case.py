@@ -21,13 +21,13 @@ from __future__ import annotations
 
 from nullclass.attacks.apgd import APGD
 from nullclass.attacks.base import Attack
-from nullclass.attacks.cascade import Cascade
-from nullclass.attacks.objectives import ObjectiveName
+from nullclass.attacks.ensemble import Cascade
+from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.pgd import PGD
-from nullclass.attacks.pgd_targeted import TargetedPGD
+from nullclass.attacks.multi_targeted_pgd import TargetedPGD
 from nullclass.attacks.square import Square
-from nullclass.attacks.swap import Swap
-from nullclass.attacks.where_flat import WhereFlat
+from nullclass.attacks.dataset import Swap
+from nullclass.attacks.on_zero_gradient import WhereFlat
 
 VERSION = "1"
 """Changes whenever a member or its settings do: numbers of two versions do not compare."""

@@ -25,10 +25,10 @@ from nullclass.certify.margins import margins
 from nullclass.certify.network import read_network
 from nullclass.certify.regions import check_range
 from nullclass.certify.verifiers import find_verifier
-from nullclass.errors import UserError
-from nullclass.files import read_json, write_json
+from nullclass.core.errors import UserError
+from nullclass.core.files import read_json, write_json
 from nullclass.models.classifier import Classifier
-from nullclass.outcomes import NULL_LABEL
+from nullclass.core.outcomes import NULL_LABEL
 
 KIND = "nullclass certificates"
 VERSION = 1
@@ -79,7 +79,7 @@ class Certificates:
     weights_sha256: str
     """As :func:`weights_sha256` gives it."""
     confidence: float = 1.0
-    """Of each by itself; less than 1 for :mod:`nullclass.certify.smoothing`."""
+    """Of each by itself; less than 1 for :mod:`nullclass.rejection.smoothing`."""
     settings: dict[str, float] = field(default_factory=dict)
     """The verifier's own, if it has some."""
 
@@ -154,13 +154,13 @@ def check_certificates(
 ) -> Tensor:
     """Prove every certificate anew, from the model's weights, in float64 on the CPU.
 
-    Certificates of :mod:`nullclass.certify.smoothing` rest on a sample and cannot be proved: those
+    Certificates of :mod:`nullclass.rejection.smoothing` rest on a sample and cannot be proved: those
     are held against votes under fresh noise, which contradict false claims of much and let pass
     claims of a little more than is true.
 
     Args:
         certificates: Certificates or their file.
-        model: The classifier they are about: for :class:`~nullclass.certify.provable.ProvableNull`
+        model: The classifier they are about: for :class:`~nullclass.rejection.provable.ProvableNull`
             the model inside it, or itself.
         images: ``(N, C, H, W)``, the very images, in the same order.
         num_fresh: Votes under fresh noise for each certificate of smoothing; not the number that
@@ -194,7 +194,7 @@ def check_certificates(
                 "SHA-256): give the same images in the same order"
             )
     check_range(images)
-    from nullclass.certify.smoothing import SMOOTHING, check_by_fresh_noise
+    from nullclass.rejection.smoothing import SMOOTHING, check_by_fresh_noise
 
     if certificates.verifier == SMOOTHING:
         voting = copy.deepcopy(inner).cpu().float().eval()

@@ -19,7 +19,7 @@ from nullclass.certify.layers import Linear, boxed
 from nullclass.certify.network import Network, Step
 from nullclass.certify.regions import Box, Region, region_around
 from nullclass.certify.rounding import Rounding, proof_dtype, rounded_down, rounding_for
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 
 Watch = Callable[[Step, list[Region], Box], None]
 """Told every layer, the regions of its inputs and the box of its output."""

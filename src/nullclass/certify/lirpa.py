@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from nullclass.certify.regions import check_radius
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 
 Method = Literal["IBP", "CROWN-IBP", "CROWN"]

@@ -28,7 +28,7 @@ from nullclass.certify.lines import (
     tanh_slope,
 )
 from nullclass.certify.rounding import proof_dtype
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.models.dropout import Dropout
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nullclass.certify.rounding import Rounding
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 
 REGION_NORMS = ("linf", "l2")
 """Norms of the balls that are bounded."""
@@ -84,7 +84,7 @@ def region_around(images: Tensor, radius: float, norm: str, rounding: Rounding) 
     """The images of [0,1] within ``radius`` of each image; for L2 the whole ball.
 
     (The box is cut at 0 and 1, which is much: most pixels of a digit are 0. The convex set that the
-    claim of :mod:`nullclass.certify.provable` needs is then the ball cut by the unit cube.)
+    claim of :mod:`nullclass.rejection.provable` needs is then the ball cut by the unit cube.)
 
     Args:
         images: ``(N, C, H, W)`` in [0,1].

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 
 _SPARE = 4
 """Roundings beside the sum's own: of the inflated radius, the bias, the last product."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from nullclass.certify.crown import crown_ibp
 from nullclass.certify.interval import interval
 from nullclass.certify.network import Network
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 
 Verifier = Callable[[Network, Tensor, float, str, Tensor], Tensor]
 """From a network, images ``(N, C, H, W)`` in [0,1], a radius in pixel units, its norm and C,

@@ -13,8 +13,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from nullclass.errors import UserError
-from nullclass.outcomes import NULL_LABEL
+from nullclass.core.errors import UserError
+from nullclass.core.outcomes import NULL_LABEL
 
 Indices: TypeAlias = Tensor | Sequence[int] | slice
 

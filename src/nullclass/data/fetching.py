@@ -19,7 +19,7 @@ from nullclass.data.fashion_mnist import FASHION_MNIST
 from nullclass.data.idx import GZIP_MAGIC, content_chunks
 from nullclass.data.known import FILE_NAMES, KnownDataset, SourceError
 from nullclass.data.mnist import MNIST
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 
 DATASETS: dict[str, KnownDataset] = {
     MNIST.name: MNIST,

@@ -19,7 +19,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 
 UNSIGNED_BYTES = 8
 CHUNK = 1 << 20

@@ -17,7 +17,7 @@ from nullclass.data.idx import Bytes, read_pair
 from nullclass.data.known import FILE_NAMES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
 from nullclass.data.ramps import CLASS_NAMES as RAMP_NAMES
 from nullclass.data.ramps import ramps
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 
 RAMPS = "ramps"
 """The toy dataset that needs no files."""

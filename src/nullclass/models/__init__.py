@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models.certifiable import certifiable_cnn
 from nullclass.models.classifier import Classifier
 from nullclass.models.notebook import notebook_cnn

@@ -2,7 +2,7 @@
 
 A checkpoint is a folder with ``model.safetensors`` and ``card.json``. The card is written last
 and holds the weights' SHA-256, so a half-written checkpoint is never mistaken for a whole one.
-Weights may be rounded as they are saved (:mod:`nullclass.models.rounded`); the card says so.
+Weights may be rounded as they are saved (:mod:`nullclass.models.quantize`); the card says so.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from nullclass.errors import UserError
-from nullclass.files import read_json, sha256, write_json
+from nullclass.core.errors import UserError
+from nullclass.core.files import read_json, sha256, write_json
 from nullclass.models import MODELS, build_model
 from nullclass.models.classifier import Classifier
-from nullclass.models.rounded import Stored, packed, unpacked
-from nullclass.provenance import provenance
-from nullclass.randomness import borrowed_stream
-from nullclass.tensor_files import save_tensors
+from nullclass.models.quantize import Stored, packed, unpacked
+from nullclass.results.provenance import provenance
+from nullclass.core.rng import borrowed_stream
+from nullclass.core.tensor_files import save_tensors
 
 WEIGHTS = "model.safetensors"
 CARD = "card.json"
@@ -47,9 +47,9 @@ def save_checkpoint(
 
     Raises:
         UserError: If the folder cannot be written, the weights cannot be rounded so, or the model
-            is a :class:`nullclass.certify.provable.ProvableNull`.
+            is a :class:`nullclass.rejection.provable.ProvableNull`.
     """
-    from nullclass.certify.provable import ProvableNull  # which imports models
+    from nullclass.rejection.provable import ProvableNull  # which imports models
 
     if isinstance(model, ProvableNull):
         raise UserError(

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from nullclass import outcomes
-from nullclass.errors import UserError
+from nullclass.core import outcomes
+from nullclass.core.errors import UserError
 
 
 class Classifier(nn.Module):

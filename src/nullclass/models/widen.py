@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import nn
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 
 

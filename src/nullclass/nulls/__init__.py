@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.nulls.adversarial import AdversarialNulls
 from nullclass.nulls.any_of import AnyOf
 from nullclass.nulls.background import BackgroundNulls

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nullclass.errors import UserError
-from nullclass.losses import cross_entropy
+from nullclass.core.errors import UserError
+from nullclass.training.losses import cross_entropy
 from nullclass.nulls.base import NullImages
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nullclass.data import DATASETS, LabelledImages, load_dataset
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.nulls.base import NullImages
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import frozen
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.base import NullImages
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.nulls.base import NullImages
 
 

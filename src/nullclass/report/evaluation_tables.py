@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from nullclass.records import COST_COUNTS, Trial
+from nullclass.results.records import COST_COUNTS, Trial
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
     CLEAN,
@@ -17,7 +17,7 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
-from nullclass.summary import PROOF, UNION, wilson
+from nullclass.metrics.rates import PROOF, UNION, wilson
 
 RATES = {"aer": "AER", "rar": "RAR", "strict": "strict", "null_dos": "null-DoS"}
 """Metrics of the union, in the order of tables."""

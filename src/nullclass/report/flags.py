@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nullclass.records import Run, Trial
-from nullclass.red_flags import CHECKS
+from nullclass.results.records import Run, Trial
+from nullclass.diagnostics.red_flags import CHECKS
 from nullclass.report.blocks import Block, Doubt, Doubts, Section, Text
 
 TITLE = "Red flags"

@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from nullclass.outcomes import NULL_LABEL
-from nullclass.records import Run, Trial
+from nullclass.core.outcomes import NULL_LABEL
+from nullclass.results.records import Run, Trial
 from nullclass.report.measures import CLEAN, NULL_AWARE
-from nullclass.summary import GIVEN
+from nullclass.metrics.rates import GIVEN
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What :func:`nullclass.summary.summarise` takes its union from."""
+    """What :func:`nullclass.metrics.rates.summarise` takes its union from."""
 
     clean: pd.DataFrame = field(repr=False)
     """Rows of the clean images that every attack saw too, by image."""

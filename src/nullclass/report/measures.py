@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.errors import UserError
-from nullclass.records import SUMMARY, SUMMARY_COLUMNS, Run
+from nullclass.core.errors import UserError
+from nullclass.results.records import SUMMARY, SUMMARY_COLUMNS, Run
 from nullclass.report.blocks import Cell, Mark
-from nullclass.studies import null_samples
-from nullclass.studies.base import LAST
-from nullclass.summary import PROOF, UNION
+from nullclass.studies.null_samples import config as null_samples
+from nullclass.experiments.config import LAST
+from nullclass.metrics.rates import PROOF, UNION
 
 CLEAN = "none"
 FGSM = "fgsm"

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from nullclass.outcomes import NULL_LABEL
-from nullclass.records import Examples
+from nullclass.core.outcomes import NULL_LABEL
+from nullclass.results.records import Examples
 from nullclass.report.style import LESS, MORE
 
 LARGEST_SIDE = 96

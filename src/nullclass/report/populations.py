@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nullclass.records import Trial
+from nullclass.results.records import Trial
 from nullclass.report.evaluation_tables import OOD
 from nullclass.report.judged import given, strongest
 from nullclass.report.measures import CLEAN, attack_name, eps_text

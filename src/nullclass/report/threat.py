@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nullclass.records import Trial
+from nullclass.results.records import Trial
 from nullclass.report.blocks import Block, Cell, Table, Terms, Text
 from nullclass.report.judged import can_refuse
 from nullclass.report.measures import GOALS, NORMS, attack_name, eps_text, percent

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from nullclass.errors import UserError
-from nullclass.studies.base import AttackPlan, NullPlan, Preset, Study, Training, Trial
-from nullclass.studies.fgsm_null import FGSM_NULL
-from nullclass.studies.null_probabilities import NULL_PROBABILITIES
-from nullclass.studies.null_samples import NULL_SAMPLES
-from nullclass.studies.provable_null import PROVABLE_NULL, PROVABLE_NULL_FASHION
-from nullclass.studies.ramps import RAMPS
+from nullclass.core.errors import UserError
+from nullclass.experiments.config import AttackPlan, NullPlan, Preset, Study, Training, Trial
+from nullclass.studies.fgsm_null.config import FGSM_NULL
+from nullclass.studies.null_probabilities.config import NULL_PROBABILITIES
+from nullclass.studies.null_samples.config import NULL_SAMPLES
+from nullclass.studies.provable_null.config import PROVABLE_NULL, PROVABLE_NULL_FASHION
+from nullclass.studies.ramps.config import RAMPS
 
 __all__ = [
     "STUDIES",

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)

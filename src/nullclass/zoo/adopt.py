@@ -10,9 +10,9 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models.checkpoint import CARD, WEIGHTS, load_checkpoint, save_checkpoint
-from nullclass.models.rounded import Stored
+from nullclass.models.quantize import Stored
 from nullclass.zoo.about import About
 from nullclass.zoo.entries import CHECKPOINTS, FOLDER, Entry, find_entry
 from nullclass.zoo.members import MEMBERS

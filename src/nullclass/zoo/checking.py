@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 
 from nullclass.data import Dataset
-from nullclass.errors import UserError
+from nullclass.core.errors import UserError
 from nullclass.models.checkpoint import load_checkpoint
-from nullclass.scoring import OnImages
+from nullclass.scoring.run_attack import OnImages
 from nullclass.zoo.entries import Entry
 from nullclass.zoo.evaluating import JOIN, attack_lines, clean_lines, proof_lines
 from nullclass.zoo.results import (

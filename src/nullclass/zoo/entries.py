@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nullclass.errors import UserError
-from nullclass.files import read_json
+from nullclass.core.errors import UserError
+from nullclass.core.files import read_json
 from nullclass.zoo.about import About
 from nullclass.zoo.members import MEMBERS
 

@@ -12,16 +12,16 @@ import pandas as pd
 import torch
 
 from nullclass.attacks import Attack
-from nullclass.certify.prove import certify
+from nullclass.certify.certify import certify
 from nullclass.data import Dataset, LabelledImages
-from nullclass.errors import UserError
-from nullclass.evaluate import evaluate, find_attacks
+from nullclass.core.errors import UserError
+from nullclass.evaluation.run import evaluate, find_attacks
 from nullclass.models import Classifier
-from nullclass.outcomes import OUTCOME_NAMES, outcomes
-from nullclass.proofs_held import hold
-from nullclass.records import Findings
-from nullclass.scoring import OnImages
-from nullclass.summary import PROVED, UNION
+from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
+from nullclass.metrics.claims import hold
+from nullclass.results.records import Findings
+from nullclass.scoring.run_attack import OnImages
+from nullclass.metrics.rates import PROVED, UNION
 from nullclass.zoo.entries import Entry
 from nullclass.zoo.loading import load_entry
 from nullclass.zoo.results import ATTACK, BRACKET, CLEAN, METRICS, NONE, PROOF, as_frame, line

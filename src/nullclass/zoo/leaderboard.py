@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from nullclass.files import write_text
+from nullclass.core.files import write_text
 from nullclass.zoo.entries import FOLDER, Entry, find_entries
 from nullclass.zoo.literature import LITERATURE
 from nullclass.zoo.results import (
@@ -116,7 +116,7 @@ def page(folder: Path = FOLDER) -> str:
 
 
 def write_page(out: Path, folder: Path = FOLDER) -> None:
-    """Write the page; raises as :func:`page` and :func:`nullclass.files.write_text`."""
+    """Write the page; raises as :func:`page` and :func:`nullclass.core.files.write_text`."""
     write_text(out, page(folder))
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.errors import UserError
-from nullclass.outcomes import OUTCOME_NAMES
-from nullclass.records import read_frame, write_frame
-from nullclass.summary import PROVED, wilson
+from nullclass.core.errors import UserError
+from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.results.records import read_frame, write_frame
+from nullclass.metrics.rates import PROVED, wilson
 from nullclass.zoo.entries import Entry
 
 RESULTS = "results"

@@ -4,37 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nullclass.records import Run
+from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
-from nullclass.report.defences import with_names
-from nullclass.report.figures.adversarial_samples import adversarial_samples
-from nullclass.report.figures.answered_refused import answered_refused
-from nullclass.report.figures.certified_training import certified_training
-from nullclass.report.figures.clean_scores import clean_scores
+from nullclass.studies.null_probabilities.defences import with_names
+from nullclass.studies.null_samples.figures.adversarial_samples import adversarial_samples
+from nullclass.studies.provable_null.figures.answered_refused import answered_refused
+from nullclass.studies.provable_null.figures.certified_training import certified_training
+from nullclass.studies.null_samples.figures.clean_scores import clean_scores
 from nullclass.report.figures.confusion import confusion
 from nullclass.report.figures.contribution import contribution
-from nullclass.report.figures.epsilon_thresholds import epsilon_thresholds
+from nullclass.studies.null_samples.figures.epsilon_thresholds import epsilon_thresholds
 from nullclass.report.figures.first_to_fall import first_to_fall
 from nullclass.report.figures.gallery import gallery
-from nullclass.report.figures.null_curves import null_curves
-from nullclass.report.figures.null_images import null_images
+from nullclass.studies.null_probabilities.figures.null_curves import null_curves
+from nullclass.studies.null_samples.figures.null_images import null_images
 from nullclass.report.figures.null_scores import null_scores
 from nullclass.report.figures.outcomes import outcomes
-from nullclass.report.figures.proved_and_attacked import proved_and_attacked
-from nullclass.report.figures.radius import radius
+from nullclass.studies.provable_null.figures.proved_and_attacked import proved_and_attacked
+from nullclass.studies.provable_null.figures.radius import radius
 from nullclass.report.figures.risk_coverage import risk_coverage
 from nullclass.report.figures.roc import roc
-from nullclass.report.figures.scores_at_threshold import scores_at_threshold
-from nullclass.report.figures.scores_versus_epsilon import model_comparison, scores_versus_epsilon
-from nullclass.report.figures.security import security
+from nullclass.studies.null_samples.figures.scores_at_threshold import scores_at_threshold
+from nullclass.studies.null_samples.figures.scores_versus_epsilon import model_comparison, scores_versus_epsilon
+from nullclass.studies.fgsm_null.figures.security import security
 from nullclass.report.figures.security_curves import security_curves
-from nullclass.report.figures.sizes import answers_by_size, probability_by_size
+from nullclass.studies.null_probabilities.figures.sizes import answers_by_size, probability_by_size
 from nullclass.report.figures.smallest_eps import smallest_eps
-from nullclass.report.figures.survival import survival
+from nullclass.studies.null_probabilities.figures.survival import survival
 from nullclass.report.figures.training import training
-from nullclass.report.figures.training_histories import training_histories
-from nullclass.report.figures.transfer_matrix import other_transfers, transfer_matrix
-from nullclass.report.figures.unnoticed import unnoticed
+from nullclass.studies.null_samples.figures.training_histories import training_histories
+from nullclass.studies.null_probabilities.figures.transfer_matrix import other_transfers, transfer_matrix
+from nullclass.studies.fgsm_null.figures.unnoticed import unnoticed
 from nullclass.report.figures.white_box import white_box
 
 Figure = Callable[[Run], Drawing | None]

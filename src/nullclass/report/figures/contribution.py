@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nullclass.records import Run, Trial
+from nullclass.results.records import Run, Trial
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.judged import only_trial
 from nullclass.report.measures import GOALS, attack_name, eps_text
@@ -67,7 +67,7 @@ def shares_felled(costs: pd.DataFrame, num_images: int) -> pd.DataFrame:
     """Shares of all images, a line an eps: fallen before, then by each member that felled any.
 
     Args:
-        costs: Of one ensemble (:data:`nullclass.records.COST_COLUMNS`).
+        costs: Of one ensemble (:data:`nullclass.results.records.COST_COLUMNS`).
         num_images: How many images it was asked about.
     """
     by_eps = costs.groupby("eps_pixels", sort=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from markupsafe import Markup
 
-from nullclass.outcomes import NULL_LABEL
-from nullclass.records import Examples, Run
+from nullclass.core.outcomes import NULL_LABEL
+from nullclass.results.records import Examples, Run
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.judged import only_trial
 from nullclass.report.measures import NORMS, SMALLEST, Measures, eps_text

@@ -7,7 +7,7 @@ from itertools import groupby
 import numpy as np
 from markupsafe import Markup
 
-from nullclass.records import Examples, Run, Trial
+from nullclass.results.records import Examples, Run, Trial
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.measures import (
     FGSM,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from nullclass.records import Run
+from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.judged import can_refuse, only_trial
 from nullclass.report.measures import Measures

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nullclass import scores
-from nullclass.records import Run
+from nullclass.metrics import scores
+from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.judged import can_refuse, only_trial
 from nullclass.report.measures import CLEAN, Measures

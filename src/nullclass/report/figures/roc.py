@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nullclass import scores
-from nullclass.records import Run, Trial
+from nullclass.metrics import scores
+from nullclass.results.records import Run, Trial
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.judged import only_trial
 from nullclass.report.measures import Measures

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nullclass.records import Run
+from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.evaluation_tables import MEANINGS, RATES
 from nullclass.report.judged import Judged, judged, only_trial
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.style import WIDTH, percent_axis, sheet
-from nullclass.summary import PROOF, UNION, wilson
+from nullclass.metrics.rates import PROOF, UNION, wilson
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from nullclass.records import Run
+from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.evaluation_tables import share_with_interval
 from nullclass.report.judged import only_trial

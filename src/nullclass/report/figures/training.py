@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nullclass.records import Run
+from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.style import line_style, panel, percent_axis
 

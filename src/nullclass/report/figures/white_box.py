@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from nullclass.records import Run
+from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.measures import OWN_BUDGET, Measure, Measures
 from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
-from nullclass.studies.null_samples import (
+from nullclass.studies.null_samples.config import (
     BASE,
     TRANSFER_AT_THRESHOLD,
     WHITE_BOX_AT_THRESHOLD,

@@ -1,0 +1,232 @@
+"""Several attacks one after another, each on what still stands: the per-image worst case."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from nullclass.attacks.base import Attack, Needs, WantsImages, frozen, norms_of
+from nullclass.core.norms import Eps, check_eps
+from nullclass.attacks.losses import ObjectiveName, find_objective, is_success
+from nullclass.attacks.counters import counted
+from nullclass.attacks.pgd import PGD
+from nullclass.attacks.multi_targeted_pgd import TargetedPGD
+from nullclass.attacks.state import Precision, logits_of
+from nullclass.data.arrays import LabelledImages
+from nullclass.core.errors import UserError
+from nullclass.models.classifier import Classifier
+
+UNTOLD = "untold"
+"""What an attack needs that does not say."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What one attack did on some images, and what it cost."""
+
+    member: str
+    """Its name in a cascade, or the attack's own."""
+    needs: str
+    """What it takes from the model (:data:`nullclass.attacks.base.Needs`), or ``untold``."""
+    is_search: bool
+    """Whether it searches the ball."""
+    num_images: int
+    """Images it was given: those that stood."""
+    num_fallen: int
+    """Images that fell to it."""
+    num_forward: int
+    """Images that went through the model forwards."""
+    num_backward: int
+    """Images that went through the model backwards."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What came of a cascade."""
+
+    attacked: Tensor
+    """``(N, C, H, W)``: successes, and where there is none the try with the largest margin."""
+    members: Tensor
+    """``(N,)`` int64: the member an image fell to, -1 if it stands."""
+    tallies: tuple[Tally, ...]
+    """One for each member, in order."""
+
+
+@dataclass(frozen=True)
+class Cascade:
+    """A fixed sequence of attacks with one objective, cheapest first.
+
+    A member that does not know the norm is passed over.
+    """
+
+    members: tuple[Attack, ...]
+    """The attacks; their objectives agree."""
+    names: tuple[str, ...] = ()
+    """The members' names, for tables; their kinds and positions unless given."""
+    version: str = ""
+    """Of a published sequence, so that numbers of two versions are not compared unawares."""
+    is_search: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse members that want different things, and names that are not theirs."""
+        if len({member.objective for member in self.members}) != 1:
+            raise UserError("a cascade needs at least one attack, all with the same objective")
+        if not self.names:
+            named = [f"{n} {type(m).__name__}" for n, m in enumerate(self.members, start=1)]
+            object.__setattr__(self, "names", tuple(named))
+        if len(set(self.names)) != len(self.members):
+            raise UserError(f"a cascade of {len(self.members)} attacks needs as many names")
+
+    @property
+    def objective(self) -> ObjectiveName:
+        """The members' objective."""
+        return self.members[0].objective
+
+    @property
+    def needs(self) -> Needs:
+        """The most that a member needs."""
+        needs: tuple[Needs, ...] = ("gradients", "answers", "labels")
+        wanted = {member.needs for member in self.members}
+        return next((need for need in needs if need in wanted), "nothing")
+
+    def given(self, pool: LabelledImages) -> Cascade:
+        """See :class:`nullclass.attacks.base.WantsImages`: handed on to the members."""
+        members = (m.given(pool) if isinstance(m, WantsImages) else m for m in self.members)
+        return replace(self, members=tuple(members))
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: Eps,
+        norm: str = "linf",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """See :class:`nullclass.attacks.base.Attack`."""
+        return self.trace(model, images, labels, eps=eps, norm=norm, generator=generator).attacked
+
+    def trace(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: Eps,
+        norm: str = "linf",
+        generator: torch.Generator | None = None,
+    ) -> Trace:
+        """As a call, and tells what each member did and cost."""
+        check_eps(eps, norm, images.shape)
+        objective, num_classes = find_objective(self.objective), model.num_classes
+        attacked = images.detach().clone()
+        best = torch.full((len(images),), -torch.inf, device=images.device)
+        fell_to = torch.full((len(images),), -1, device=images.device)
+        standing = torch.arange(len(images), device=images.device)
+        tallies = []
+        for number, (member, name) in enumerate(zip(self.members, self.names, strict=True)):
+            started, num_given = time.perf_counter(), len(standing)
+            with counted(model) as passes:
+                if num_given and norm in norms_of(member):
+                    tried = member(
+                        model,
+                        images[standing],
+                        labels[standing],
+                        eps=eps[standing] if isinstance(eps, Tensor) else eps,
+                        norm=norm,
+                        generator=generator,
+                    )
+                    with frozen(model):
+                        logits = logits_of(model, tried)
+                    here = labels[standing]
+                    margins = objective.margin(logits, here, num_classes, "hard").to(best)
+                    fell = is_success(logits, here, num_classes, objective)
+                    is_kept = fell | (margins > best[standing])
+                    attacked[standing[is_kept]] = tried[is_kept]
+                    best[standing[is_kept]] = margins[is_kept]
+                    fell_to[standing[fell]] = number
+                    standing = standing[~fell]
+            tallies.append(
+                Tally(
+                    name,
+                    needs_of(member),
+                    member.is_search,
+                    num_given,
+                    num_given - len(standing),
+                    passes.forward,
+                    passes.backward,
+                    time.perf_counter() - started,
+                )
+            )
+        return Trace(attacked, fell_to, tuple(tallies))
+
+
+def needs_of(attack: object) -> str:
+    """What an attack takes from the model, or ``untold`` if it does not say."""
+    return getattr(attack, "needs", UNTOLD)
+
+
+def trace_of(
+    attack: Attack,
+    name: str,
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: Eps,
+    norm: str = "linf",
+    generator: torch.Generator | None = None,
+) -> Trace:
+    """Any attack's images, with what it cost; a single attack is its only member.
+
+    Whom a single attack fooled it does not say, and nobody is asked: every image counts as its own
+    until it is scored.
+    """
+    if isinstance(attack, Cascade):
+        return attack.trace(model, images, labels, eps=eps, norm=norm, generator=generator)
+    started = time.perf_counter()
+    with counted(model) as passes:
+        attacked = images.detach().clone()
+        if len(images):
+            attacked = attack(model, images, labels, eps=eps, norm=norm, generator=generator)
+    seconds = time.perf_counter() - started
+    tally = Tally(
+        name,
+        needs_of(attack),
+        attack.is_search,
+        len(images),
+        len(images),
+        passes.forward,
+        passes.backward,
+        seconds,
+    )
+    return Trace(attacked, torch.zeros_like(labels), (tally,))
+
+
+def null_aware_pgd(
+    num_steps: int = 40, num_target_steps: int = 40, precision: Precision = "float32"
+) -> Cascade:
+    """The null-aware PGD of the studies: smooth margin, hard margin, then every real target.
+
+    The hard margin is there for models whose logits differ little, where the smooth one leads
+    astray.
+
+    Args:
+        num_steps: Steps of each untargeted member.
+        num_target_steps: Steps towards each of the K - 1 wrong real classes.
+        precision: Of the gradients, as for :class:`nullclass.attacks.pgd.PGD`.
+    """
+    return Cascade(
+        (
+            PGD(form="smooth", num_steps=num_steps, precision=precision),
+            PGD(form="hard", num_steps=num_steps, precision=precision),
+            TargetedPGD(num_steps=num_target_steps, precision=precision),
+        ),
+        ("smooth", "hard", "targets"),
+    )

@@ -1,0 +1,1 @@
+"""Vocabulary, errors and small shared tools. Import its modules one by one."""

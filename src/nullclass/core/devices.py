@@ -1,0 +1,46 @@
+"""Where tensors live: the name a user gives, checked before any work is done."""
+
+from __future__ import annotations
+
+import torch
+
+from nullclass.core.errors import UserError
+
+
+def find_device(name: str = "auto") -> torch.device:
+    """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that is there.
+
+    Raises:
+        UserError: If the name is unknown or this machine has no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(
+            f"there is no device {name!r}: use auto, cpu, cuda, cuda:N or mps"
+        ) from None
+    if device.type == "cuda":
+        num_cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        is_there = (device.index or 0) < num_cards
+    elif device.type == "mps":
+        is_there = torch.backends.mps.is_available()
+    else:
+        is_there = device.type == "cpu"
+    if not is_there:
+        raise UserError(f"this machine has no device {name!r}: use --device cpu")
+    return device
+
+
+def supports_bfloat16(device: torch.device) -> bool:
+    """Whether bfloat16 arithmetic is native there, hence faster than float32 and not slower."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        # oneDNN also says yes where it only emulates
+        is_native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return bool(torch.backends.mkldnn.is_available() and is_native)
+    return False

@@ -1,0 +1,105 @@
+"""Files appear whole or not at all, and a disk that refuses is told in one sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from nullclass.core.errors import CannotWriteError, UserError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside ``path`` to write to; it takes the name only when all went well.
+
+    Raises:
+        CannotWriteError: If the folder cannot be made or written to, or the disk is full.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
+        )
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp made it private
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())  # the name must not survive a power cut without the content
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:  # safetensors tells of the disk in its own way
+        reason = getattr(error, "strerror", None) or error
+        raise CannotWriteError(
+            f"cannot write {path}: {reason}; choose another output folder or make room there"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole; raises like :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole; raises like :func:`replacing`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write indented JSON whole; raises like :func:`replacing`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        UserError: If the file is missing, unreadable or not a JSON object; ``what`` names it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing, so there is no {what} there") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as the {what}: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} does not hold a {what}: expected a JSON object")
+    return content
+
+
+def make_folder(folder: Path) -> Path:
+    """Make a folder that can be written to, before any work is done for it.
+
+    Raises:
+        CannotWriteError: If it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as trial:
+            trial.write(bytes(4096))  # a full disk still takes empty files
+    except OSError as error:
+        raise CannotWriteError(
+            f"cannot write to the folder {folder}: {error.strerror or error}; choose another --out"
+        ) from error
+    return folder
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""A model, attacks and budgets -> rows, rates, scores and red flags."""

@@ -1,0 +1,1 @@
+"""Configs -> jobs -> results: studies run here."""

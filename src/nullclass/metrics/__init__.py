@@ -1,0 +1,1 @@
+"""Rows -> rates, intervals, score metrics, checked claims. Imports no torch."""

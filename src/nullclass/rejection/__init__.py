@@ -1,0 +1,1 @@
+"""Ways to refuse: a threshold on the null score, proofs, smoothing."""

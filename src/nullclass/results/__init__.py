@@ -1,0 +1,1 @@
+"""Rows on disk: their schema and the only reader and writer."""

@@ -1,0 +1,1 @@
+"""A model and an attack -> one row per image."""

@@ -1,0 +1,37 @@
+"""Clothes for a model of digits: the first test images of Fashion-MNIST (Xiao et al. 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nullclass.data import LabelledImages, load_dataset
+from nullclass.core.errors import UserError
+
+NAME = "fashion-mnist"
+SHAPE = (1, 28, 28)
+
+
+def clothes(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
+    """Images in the order of the file; see :class:`nullclass.scoring.ood.base.OODSource`.
+
+    Raises:
+        UserError: If the test images are of another shape or are Fashion-MNIST's own, there are
+            fewer than asked for, or the dataset cannot be had.
+    """
+    shape = tuple(data.images.shape[1:])
+    if shape != SHAPE:
+        raise UserError(
+            f"Fashion-MNIST has images of {SHAPE}, the test images are {shape}: leave it out"
+        )
+    test = load_dataset(NAME, validation=0).test.as_float().images
+    first = data.batch([0])[0].to(test.device)
+    if bool((test == first).flatten(1).all(dim=1).any()):
+        raise UserError(
+            "the test images are Fashion-MNIST's own, which have classes here: leave it out"
+        )
+    if num_images > len(test):
+        raise UserError(
+            f"Fashion-MNIST has {len(test)} test images, {num_images} were asked for: ask for fewer"
+        )
+    return test[:num_images].to(data.images.device)

@@ -1,0 +1,15 @@
+"""Independent uniform pixels, the usual first test of a refusal (Hendrycks & Gimpel 2017)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nullclass.data import LabelledImages
+
+
+def noise_images(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
+    """Images whose pixels are drawn from U[0, 1); see :class:`nullclass.scoring.ood.base.OODSource`."""
+    shape = (num_images, *data.images.shape[1:])
+    drawn = torch.rand(shape, generator=generator, device=generator.device)
+    return drawn.to(data.images.device)

@@ -1,0 +1,210 @@
+"""The report's study: null images of three kinds (Roos 2020; study-facts section 2).
+
+Claim tested: null images make attacked images fall into the null class. As published, attacks are
+made by FGSM on the base model of the same set and transferred. Then what the source never did: a
+null-aware attack on each model itself, with the same images and budgets. Imports no torch.
+
+One difference in the protocol: the source lets each set go on where the last one stopped in the
+test set, which would make every set wait for all sets before it. Here set k begins at test image
+1000 k (round and round), so that sets are independent; in the source it is 1000 k plus the images
+skipped. And training leaves out 5,000 images, on which an epoch can be selected honestly, beside
+the test set, as published; the source trains on them too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from nullclass.training.recipes import FAITHFUL, FAST, Recipe
+from nullclass.experiments.config import (
+    AttackPlan,
+    NullPlan,
+    Preset,
+    Study,
+    ThresholdPlan,
+    Training,
+    Trial,
+)
+
+VARIANTS = ("base", "u", "s", "m", "us", "um", "sm", "usm")
+"""The models, by the kinds of null images they are trained with."""
+
+BASE = VARIANTS[0]
+
+NULLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "u": ("uniform", {}),
+    "s": ("tile-shuffle", {"faithful": True}),
+    "m": ("mixed", {}),
+}
+"""The kinds of null images, by their letter: source and settings."""
+
+NULL_SHARE: dict[Preset, float] = {"full": 0.5, "quick": 0.35}
+"""Each batch of B images has Binomial(B, share) null images. Null is the easy class: with the fast
+recipe's few epochs the clean images are worth more (LOG.md)."""
+
+TEST, HELD_OUT = "test", "held-out"
+"""Where the kept epoch is looked for: as published, and honestly."""
+
+VALIDATION = 5_000
+"""Training images held out; the source trains on them too."""
+
+NUM_IMAGES = 1_000
+"""Images attacked in each set."""
+
+CURVE_EPS = tuple(round(0.02 * step, 2) for step in range(51))
+"""Budgets of the scores against eps, in pixel units."""
+
+WHITE_BOX_EPS = (0.1, 0.3)
+"""Fixed budgets of the worst case, in pixel units."""
+
+TRANSFER = "fgsm"
+TRANSFER_AT_THRESHOLD = "fgsm-threshold"
+TRANSFER_BEYOND = "fgsm-1.5-thresholds"
+WHITE_BOX_AT_THRESHOLD = "worst-case-threshold"
+"""Names of the attacks in rows."""
+
+SHOWN = 30
+"""Attacked images in each of the report's galleries."""
+
+
+def seeds(preset: Preset) -> Sequence[int]:
+    """The sets: three, or thirty as in the source."""
+    return range(30 if preset == "full" else 3)
+
+
+def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
+    """``quick``: fast recipe, fewer images. ``full``: the published recipe, 1000 images."""
+    planned = []
+    for seed in seeds:
+        for selection in selections(preset):
+            base = _trial(BASE, seed, preset, selection, None)
+            for variant in variants:
+                source = None if variant == BASE else base
+                trial = base if source is None else _trial(variant, seed, preset, selection, source)
+                planned.append(trial)
+    return planned
+
+
+def selections(preset: Preset) -> tuple[str, ...]:
+    """The selections evaluated: where only the last epoch is a candidate, they are one."""
+    is_selecting = _recipe(preset).schedule == "constant"
+    return (TEST, HELD_OUT) if is_selecting else (TEST,)
+
+
+def _recipe(preset: Preset) -> Recipe:
+    return (FAITHFUL if preset == "full" else FAST)["report"]
+
+
+def _trial(variant: str, seed: int, preset: Preset, selection: str, source: Trial | None) -> Trial:
+    is_base = source is None
+    thresholds = ThresholdPlan((NUM_IMAGES * seed) % 10_000, NUM_IMAGES) if is_base else None
+    return Trial(
+        training(variant, seed, preset),
+        _attacks(preset, selection, is_base),
+        num_clean=10_000,
+        selection=selection,
+        thresholds=thresholds,
+        source=source,
+    )
+
+
+def training(variant: str, seed: int, preset: Preset) -> Training:
+    """The training of one model of one set."""
+    kinds = {NULLS[letter][0]: NULLS[letter][1] for letter in variant if variant != BASE}
+    return Training(
+        name=variant,
+        architecture="report",
+        dataset="mnist",
+        validation=VALIDATION,
+        seed=seed,
+        weight_decay=0.0,
+        nulls=NullPlan("any-of", {"sources": kinds}, share=NULL_SHARE[preset]) if kinds else None,
+        recipe=_recipe(preset),
+        has_null=True,
+        selections=(TEST, HELD_OUT),
+    )
+
+
+def _attacks(preset: Preset, selection: str, is_base: bool) -> tuple[AttackPlan, ...]:
+    is_full = preset == "full"
+    at_threshold = AttackPlan(
+        "fgsm",
+        (),
+        NUM_IMAGES,
+        label=TRANSFER_AT_THRESHOLD,
+        is_transfer=not is_base,
+        num_examples=SHOWN,
+    )
+    if selection == HELD_OUT:  # enough to see what selecting on the test set does
+        return (at_threshold,)
+    num_white_box = NUM_IMAGES if is_full else 100
+    plans = [
+        at_threshold,
+        AttackPlan(
+            "fgsm",
+            CURVE_EPS,
+            NUM_IMAGES if is_full else NUM_IMAGES // 4,
+            label=TRANSFER,
+            is_transfer=not is_base,
+        ),
+        AttackPlan(
+            "worst-case",
+            (),
+            num_white_box,
+            label=WHITE_BOX_AT_THRESHOLD,
+            num_examples=SHOWN,
+        ),
+        AttackPlan(
+            "worst-case",
+            WHITE_BOX_EPS,
+            num_white_box if is_full else num_white_box // 4,
+        ),
+    ]
+    if is_base:
+        plans.insert(
+            1,
+            AttackPlan("fgsm", (), SHOWN, label=TRANSFER_BEYOND, factor=1.5, num_examples=SHOWN),
+        )
+    return tuple(plans)
+
+
+AT_THRESHOLD: dict[str, dict[str, tuple[float, float]]] = {
+    "base": {"correct": (0.0, 0.0), "fooled": (1.0, 0.0), "null": (0.0, 0.0)},
+    "u": {"correct": (0.788, 0.076), "fooled": (0.191, 0.085), "null": (0.020, 0.034)},
+    "s": {"correct": (0.600, 0.125), "fooled": (0.097, 0.073), "null": (0.303, 0.099)},
+    "us": {"correct": (0.544, 0.156), "fooled": (0.095, 0.052), "null": (0.361, 0.177)},
+    "m": {"correct": (0.043, 0.016), "fooled": (0.030, 0.012), "null": (0.927, 0.021)},
+    "um": {"correct": (0.052, 0.025), "fooled": (0.026, 0.011), "null": (0.922, 0.032)},
+    "sm": {"correct": (0.078, 0.049), "fooled": (0.013, 0.010), "null": (0.909, 0.056)},
+    "usm": {"correct": (0.072, 0.059), "fooled": (0.012, 0.012), "null": (0.917, 0.069)},
+}
+"""The report's scores at threshold, mean and sd over 30 sets, as shares; its "misclassified" is
+fooled here, its "unclassified" null."""
+
+TEST_ACCURACY = {variant: 0.992 if variant == BASE else 0.990 for variant in VARIANTS}
+"""Read off the report's bar plot, to about 0.1 points: the mean of the base models, medians of the
+others."""
+
+
+def published(model: str, attack: str, eps_pixels: float, metric: str) -> float | None:
+    """The report's figure, or ``None`` where it gives none."""
+    if (attack, metric) == ("none", "correct"):
+        return TEST_ACCURACY.get(model)
+    if attack == TRANSFER_AT_THRESHOLD and math.isnan(eps_pixels):
+        mean, _ = AT_THRESHOLD.get(model, {}).get(metric, (None, None))
+        return mean
+    return None
+
+
+NULL_SAMPLES = Study(
+    name="null-samples",
+    claim="Training with null images makes attacked images fall into the null class.",
+    dataset="mnist",
+    validation=VALIDATION,
+    variants=VARIANTS,
+    seeds=seeds,
+    trials=trials,
+    published=published,
+)

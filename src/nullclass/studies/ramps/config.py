@@ -1,0 +1,72 @@
+"""The report's ramp toy: decision spaces one can see (Roos 2020; study-facts section 2).
+
+Claim tested: null images keep the regions of the real classes small. Images of three pixels fill a
+cube, so that what a model says everywhere can be drawn. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from nullclass.training.recipes import Recipe
+from nullclass.experiments.config import NullPlan, Preset, Study, Training, Trial
+
+VARIANTS = ("base", "uniform", "shuffled")
+"""The models; the source's generator had shuffled null images, but no figure showed them."""
+
+BASE_EPOCHS, NULL_EPOCHS = 20, 30
+"""The null models go on from the base model."""
+
+GRID = 49
+"""Points a side of the cube on which the models are asked."""
+
+NULL_SHARE = 0.5
+
+
+def seeds(preset: Preset) -> Sequence[int]:
+    """One, or five."""
+    return range(5 if preset == "full" else 1)
+
+
+def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
+    """``quick``: half the source's epochs, in batches of 128. ``full``: the source's own recipe."""
+    return [
+        Trial(_training(variant, seed, preset), (), num_clean=4_000, decision_grid=GRID)
+        for seed in seeds
+        for variant in variants
+    ]
+
+
+def _training(variant: str, seed: int, preset: Preset) -> Training:
+    sources = {"uniform": {}, "shuffled": {"sides": [1], "faithful": True}}
+    names = {"uniform": "uniform", "shuffled": "tile-shuffle"}
+    is_base = variant == VARIANTS[0]
+    nulls = None if is_base else NullPlan(names[variant], sources[variant], share=NULL_SHARE)
+    return Training(
+        name=variant,
+        architecture="ramp",
+        dataset="ramps",
+        validation=0,
+        seed=seed,
+        weight_decay=0.0,
+        nulls=nulls,
+        recipe=_recipe(BASE_EPOCHS if is_base else NULL_EPOCHS, preset),
+        start=None if is_base else _training(VARIANTS[0], seed, preset),
+    )
+
+
+def _recipe(epochs: int, preset: Preset) -> Recipe:
+    if preset == "full":
+        return Recipe(batch_size=32, epochs=epochs, learning_rate=1e-3)
+    return Recipe(batch_size=128, epochs=epochs // 2, learning_rate=4e-3, schedule="triangle")
+
+
+RAMPS = Study(
+    name="ramps",
+    claim="Null images keep the regions of the real classes small.",
+    dataset="ramps",
+    validation=0,
+    variants=VARIANTS,
+    seeds=seeds,
+    trials=trials,
+)

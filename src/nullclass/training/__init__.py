@@ -1,0 +1,1 @@
+"""Data, null images and a model -> a trained model."""
