@@ -31,8 +31,8 @@ from common import (
 )
 from nullclass.attacks import PGD
 from nullclass.core.norms import is_allowed
-from nullclass.models import Classifier
 from nullclass.core.outcomes import Outcome, outcomes
+from nullclass.models import Classifier
 
 FACTOR = 2
 """How many times faster than the fastest peer our PGD has to be."""
@@ -166,8 +166,8 @@ def best_batch_size(build: Callable[[int], Run], images: Tensor, labels: Tensor)
     return min(seconds, key=lambda batch_size: seconds[batch_size])
 
 
-def fooled_share(model: Classifier, attacked: Tensor, labels: Tensor) -> float:
-    parts = zip(attacked.split(250), labels.split(250), strict=True)
+def fooled_share(model: Classifier, adv_images: Tensor, labels: Tensor) -> float:
+    parts = zip(adv_images.split(250), labels.split(250), strict=True)
     scored = torch.cat([outcomes(model.predict(part), truth) for part, truth in parts])
     return float((scored == Outcome.FOOLED).double().mean())
 
@@ -221,10 +221,11 @@ def measure(options: Options) -> str:
             options.rounds,
         )
         seconds = {name: median_seconds(turns) for name, turns in measured.items()}
-        attacked = {name: turns[-1][1] for name, turns in measured.items()}
-        fooled = {name: fooled_share(model, adv, labels) for name, adv in attacked.items()}
+        adv_images = {name: turns[-1][1] for name, turns in measured.items()}
+        fooled = {name: fooled_share(model, adv, labels) for name, adv in adv_images.items()}
         kept = {
-            name: bool(is_allowed(adv, images, eps, "linf").all()) for name, adv in attacked.items()
+            name: bool(is_allowed(adv, images, eps, "linf").all())
+            for name, adv in adv_images.items()
         }
         peers = [name for name in seconds if not name.startswith("nullclass")]
         fastest = min(peers, key=lambda name: seconds[name], default=None)

@@ -18,11 +18,11 @@ from common import in_turns, median_seconds, mnist, table, verdict
 from nullclass.certify.lirpa import LirpaVerifier
 from nullclass.certify.margins import spec_of_labels
 from nullclass.certify.network import read_network
-from nullclass.rejection.provable import ProvableNull
 from nullclass.certify.verifiers import find_verifier
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 from nullclass.models.certifiable import certifiable_cnn
+from nullclass.rejection.provable import ProvableNull
 
 SECONDS = 20.0
 """Within which 10,000 images have to be certified."""

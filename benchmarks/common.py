@@ -13,15 +13,15 @@ from typing import TypeVar
 import torch
 
 from nullclass.attacks import FGSM
+from nullclass.core.files import read_json
+from nullclass.core.outcomes import NULL_LABEL
 from nullclass.data import Dataset, LabelledImages, load_dataset
 from nullclass.evaluation.run import CLEAN, evaluate
-from nullclass.core.files import read_json
-from nullclass.models import Classifier
-from nullclass.models.checkpoint import CARD, load_checkpoint
-from nullclass.core.outcomes import NULL_LABEL
-from nullclass.studies.fgsm_null import config as fgsm_null
 from nullclass.experiments.config import Training
 from nullclass.experiments.trained import train_from, write_model
+from nullclass.models import Classifier
+from nullclass.studies.fgsm_null import config as fgsm_null
+from nullclass.training.checkpoint import CARD, load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / ".benchmarks"
@@ -105,11 +105,11 @@ def figures(quality: Quality) -> tuple[float, float, float]:
 def quality_of(model: Classifier, images: LabelledImages) -> Quality:
     """Score a model, clean and under FGSM at the training epsilon."""
     rows = evaluate(model, images, attacks={"fgsm": FGSM()}, eps=[NULL_EPS]).rows
-    clean, attacked = rows[rows.attack == CLEAN], rows[rows.attack == "fgsm"]
+    clean, adv_images = rows[rows.attack == CLEAN], rows[rows.attack == "fgsm"]
     return Quality(
         correct=float((clean.outcome == "correct").mean()),
         not_null=float((clean.prediction != NULL_LABEL).mean()),
-        null=float((attacked.outcome == "null").mean()),
+        null=float((adv_images.outcome == "null").mean()),
     )
 
 

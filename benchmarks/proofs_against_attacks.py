@@ -55,11 +55,11 @@ def measure(options: Options) -> str:
             rates = found.summary().set_index(["attack", "eps_pixels", "metric"])["value"]
             broken = hold(found.rows, found.certified).broken
             for eps in options.eps:
-                attacked, proved = rates["union", eps, "rar"], rates["proof", eps, "rar_proved"]
+                adv_images, proved = rates["union", eps, "rar"], rates["proof", eps, "rar_proved"]
                 fooled = round(rates[options.attack, eps, "fooled"] * len(data))
                 here = int((broken["eps_pixels"] == eps).sum()) if len(broken) else 0
-                shares = [f"{100 * rate:.1f} %" for rate in (attacked, proved)]
-                below = "yes" if attacked < proved else "no"
+                shares = [f"{100 * rate:.1f} %" for rate in (adv_images, proved)]
+                below = "yes" if adv_images < proved else "no"
                 lines.append((name, f"{eps:g}", str(seed), str(fooled), *shares, str(here), below))
                 say(" | ".join(lines[-1]))
     head = (

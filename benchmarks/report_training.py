@@ -25,12 +25,12 @@ import tyro
 
 from common import ROOT, SCRATCH, in_turns, mnist, say, table, verdict
 from nullclass.data import Dataset, fetch
+from nullclass.experiments.trained import train_from
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import make_nulls
-from nullclass.training.selection import Selections
 from nullclass.studies.null_samples import config as null_samples
 from nullclass.training.loop import precision_of
-from nullclass.experiments.trained import train_from
+from nullclass.training.selection import BestCheckpoints
 
 THROUGHPUT_FACTOR = 5
 QUALITY_FACTOR = 10
@@ -221,7 +221,7 @@ def validation_losses(model: Classifier, dataset: Dataset, num_draws: int = 5) -
     nulls = make_nulls("any-of", {"sources": kinds}, None)
     exact = precision_of(null_samples.training("base", 0, "full").recipe, model.mean.device)
     return [
-        Selections({}, nulls, stream=draw).loss(model, dataset.test, exact)
+        BestCheckpoints({}, nulls, stream=draw).loss(model, dataset.test, exact)
         for draw in range(num_draws)
     ]
 

@@ -25,7 +25,7 @@ import thresholds
 import training
 from common import ROOT, SCRATCH, say, table
 from nullclass.core.files import write_text
-from nullclass.results.provenance import provenance
+from nullclass.core.provenance import provenance
 
 
 @dataclass(frozen=True)
@@ -98,11 +98,11 @@ def attempt(name: str, run: Callable[[], str]) -> tuple[str, bool]:
     say(f"{name} ...")
     started = time.perf_counter()
     try:
-        section, is_whole = run(), True
+        section, is_complete = run(), True
     except Exception as error:
-        section, is_whole = f"## {name}\n\n**FAILED**: {type(error).__name__}: {error}", False
+        section, is_complete = f"## {name}\n\n**FAILED**: {type(error).__name__}: {error}", False
     say(f"{section}\n\n({name}: {time.perf_counter() - started:.0f} s)\n")
-    return section, is_whole
+    return section, is_complete
 
 
 def heading(options: Options, load: float, seconds: float) -> str:
@@ -155,7 +155,7 @@ def main() -> int:
     top = heading(options, load, time.perf_counter() - started)
     write_text(out, "\n\n".join([top, *(section for section, _ in attempts)]) + "\n")
     say(f"written to {out}")
-    return 0 if all(is_whole for _, is_whole in attempts) else 1
+    return 0 if all(is_complete for _, is_complete in attempts) else 1
 
 
 if __name__ == "__main__":

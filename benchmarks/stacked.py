@@ -31,19 +31,19 @@ import torch
 import tyro
 
 from common import SCRATCH, in_turns, say, table
-from nullclass.results import records
-from nullclass.data import Dataset, LabelledImages, load_dataset
 from nullclass.core.devices import find_device
 from nullclass.core.errors import UserError
 from nullclass.core.files import write_json
-from nullclass.experiments.jobs import place_of
 from nullclass.core.process import tune_process
-from nullclass.results.provenance import provenance
-from nullclass.training.recipes import find_recipe
-from nullclass.experiments.stacked import do_stacked
-from nullclass.studies.null_samples import config as null_samples
+from nullclass.core.provenance import provenance
+from nullclass.data import Dataset, LabelledImages, load_dataset
 from nullclass.experiments.config import Training
+from nullclass.experiments.jobs import place_of
+from nullclass.experiments.stacked import do_stacked
 from nullclass.experiments.tasks import do
+from nullclass.results import frames, schema
+from nullclass.studies.null_samples import config as null_samples
+from nullclass.training.recipes import find_recipe
 
 STACKED, ALONE = "stacked", "one by one"
 
@@ -146,7 +146,7 @@ def train(
             for training in trainings:
                 do(training, folder, dataset, device=device)
         histories = [
-            records.read_frame(folder / place_of(training, dataset.checksum) / records.HISTORY)
+            frames.read_frame(folder / place_of(training, dataset.checksum) / schema.HISTORY)
             for training in trainings
         ]
     peak = torch.cuda.max_memory_allocated(device) / 1e6 if device.type == "cuda" else None

@@ -20,8 +20,8 @@ from common import in_turns, median_seconds, table, verdict
 from nullclass.data import load_dataset
 from nullclass.experiments.engines import DataSource, make_engine
 from nullclass.experiments.engines.base import Engine
-from nullclass.studies.ramps.config import RAMPS
 from nullclass.experiments.runner import Outcome, run_study
+from nullclass.studies.ramps.config import RAMPS
 
 FACTOR = 1.7
 """How many times faster two workers have to be than one."""

@@ -23,8 +23,8 @@ from common import (
     training_of,
     verdict,
 )
+from nullclass.core.rng import fork_rng
 from nullclass.models import Classifier
-from nullclass.core.rng import borrowed_stream
 
 FACTOR = 10
 """How many times faster than the notebook's loop ``fast`` has to be."""
@@ -61,7 +61,7 @@ def measure(options: Options) -> str:
             return train_and_save(training_of("null-0.5-wd", seed), dataset, Path(folder))
 
     def notebook(seed: int) -> Classifier:
-        with borrowed_stream(seed):
+        with fork_rng(seed):
             body = notebook_loop.new_model_null()
             notebook_loop.train_model_null(body, images, labels, options.notebook_epochs)
         return Classifier(

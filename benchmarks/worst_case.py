@@ -23,20 +23,20 @@ import tyro
 from torch import Tensor
 
 from common import ROOT, mnist, say
-from nullclass.attacks.external import ADAPTERS
-from nullclass.attacks import ATTACKS, Attack, Cascade, describe
-from nullclass.attacks.base import WantsImages
-from nullclass.core.norms import is_allowed
+from nullclass.attacks import ATTACKS, Attack, AttackEnsemble, describe
+from nullclass.attacks.base import TakesReferenceImages
 from nullclass.attacks.counters import counted
+from nullclass.attacks.external import ADAPTERS
 from nullclass.attacks.state import logits_of
-from nullclass.data import LabelledImages, load_dataset
 from nullclass.core.devices import find_device
 from nullclass.core.errors import UserError
 from nullclass.core.files import write_text
-from nullclass.models import Classifier
-from nullclass.models.checkpoint import CARD
+from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import Outcome, outcomes, predictions
-from nullclass.results.provenance import provenance
+from nullclass.core.provenance import provenance
+from nullclass.data import LabelledImages, load_dataset
+from nullclass.models import Classifier
+from nullclass.training.checkpoint import CARD
 from worst_case_models import FOLDER, makers
 from worst_case_table import TITLES, Cell, report
 
@@ -115,14 +115,14 @@ def attack_chunk(
     """Attack some images, and tell who fell and what it cost."""
     images, labels = (part.to(model.mean.device) for part in data.batch(chosen))
     generator = torch.Generator().manual_seed(int(chosen[0]))
-    call = attack.trace if isinstance(attack, Cascade) else attack
+    call = attack.trace if isinstance(attack, AttackEnsemble) else attack
     started, started_cpu = time.perf_counter(), time.process_time()
     with counted(model) as passes:
         answer = call(model, images, labels, eps=eps, norm=NORM, generator=generator)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
-    attacked = answer if isinstance(answer, Tensor) else answer.attacked
-    allowed = is_allowed(attacked, images, eps, NORM).cpu()
-    scored = score(model, attacked, labels)
+    adv_images = answer if isinstance(answer, Tensor) else answer.adv_images
+    allowed = is_allowed(adv_images, images, eps, NORM).cpu()
+    scored = score(model, adv_images, labels)
     told = {
         "images": chosen.tolist(),
         "fooled": indices_of(allowed & (scored == Outcome.FOOLED), chosen),
@@ -134,7 +134,7 @@ def attack_chunk(
         "backward": passes.backward,
     }
     if not isinstance(answer, Tensor):
-        told["members"] = [[tally.member, tally.num_fallen] for tally in answer.tallies]
+        told["members"] = [[tally.member, tally.num_successes] for tally in answer.member_stats]
     return told
 
 
@@ -195,7 +195,7 @@ def run_model(
 ) -> bool:
     """Attack one model with everything, in turns, and record it; False if an attack broke."""
     model.eval().requires_grad_(False)
-    is_whole = True
+    is_complete = True
     for eps in o.eps:
         cells = {attack: Cell(name, eps, attack, o.num_images) for attack in contestants}
         records = {a: begin(cells[a], model, contestants[a], data) for a in contestants}
@@ -210,7 +210,7 @@ def run_model(
                 except Exception as error:  # a library's failure must not cost the others' results
                     say(f"  {name}, eps {eps:g}, {attack}: {type(error).__name__}: {error}")
                     chunks.clear()
-                    is_whole = False
+                    is_complete = False
                     continue
                 records[attack]["chunks"].append(told)
                 write_text(cells[attack].path, json.dumps(records[attack]))
@@ -218,7 +218,7 @@ def run_model(
                     f"  {name}, eps {eps:g}, {attack}: {len(told['fooled'])} of {len(chosen)} "
                     f"fooled in {told['seconds']:.1f} s, {sum(map(len, chunks))} images left"
                 )
-    return is_whole
+    return is_complete
 
 
 def run(o: Options) -> bool:
@@ -235,9 +235,11 @@ def run(o: Options) -> bool:
         except UserError as error:
             say(f"{name} is left out: {error}")
             continue
-        contestants[name] = attack.given(data) if isinstance(attack, WantsImages) else attack
+        contestants[name] = (
+            attack.given(data) if isinstance(attack, TakesReferenceImages) else attack
+        )
     makers_by_name = makers(dataset, load_dataset("mnist", data_dir=o.data_dir))
-    is_whole = True
+    is_complete = True
     for name in o.models or tuple(makers_by_name):
         if name not in makers_by_name:
             raise UserError(f"there is no model {name!r}: choose from {', '.join(makers_by_name)}")
@@ -245,8 +247,8 @@ def run(o: Options) -> bool:
             say(f"{name} is left out: it is not trained yet; name it with --models to train it")
             continue
         say(name)
-        is_whole &= run_model(name, makers_by_name[name]().to(device), contestants, data, o)
-    return is_whole
+        is_complete &= run_model(name, makers_by_name[name]().to(device), contestants, data, o)
+    return is_complete
 
 
 def main() -> int:

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from common import SCRATCH, cached_model, say, training_of
 from nullclass.attacks.losses import find_objective
 from nullclass.data import Dataset
-from nullclass.models import Classifier, build_model
-from nullclass.models.checkpoint import CARD, load_checkpoint, save_checkpoint
-from nullclass.studies.null_samples import config as null_samples
 from nullclass.experiments.config import Training
+from nullclass.models import Classifier, build_model
+from nullclass.studies.null_samples import config as null_samples
+from nullclass.training.checkpoint import CARD, load_checkpoint, save_checkpoint
 
 FOLDER = SCRATCH / "worst-case"
 TRAIN_EPS = 0.3
@@ -51,10 +51,10 @@ def adversarially_trained(dataset: Dataset, has_null: bool, folder: Path) -> Cla
             eps = TRAIN_EPS * min(1.0, (epoch + batch / num_batches) / (NUM_EPOCHS / 2))
             delta = (2 * torch.rand_like(x) - 1) * eps
             for _ in range(NUM_STEPS):
-                attacked = (x + delta).clamp(0, 1).requires_grad_()
-                climbed = margin(model(attacked), y, 10, "smooth").sum()
-                (gradient,) = torch.autograd.grad(climbed, attacked)
-                delta = (attacked.detach() - x + 2.5 * eps / NUM_STEPS * gradient.sign()).clamp(
+                adv_images = (x + delta).clamp(0, 1).requires_grad_()
+                climbed = margin(model(adv_images), y, 10, "smooth").sum()
+                (gradient,) = torch.autograd.grad(climbed, adv_images)
+                delta = (adv_images.detach() - x + 2.5 * eps / NUM_STEPS * gradient.sign()).clamp(
                     -eps, eps
                 )
             log_probabilities = model((x + delta).clamp(0, 1)).log_softmax(1)

@@ -10,7 +10,7 @@ from typing import Any
 
 from common import percent, table, verdict
 from nullclass.core.errors import UserError
-from nullclass.results.provenance import provenance
+from nullclass.core.provenance import provenance
 from worst_case_models import FOLDER
 
 RESULTS = FOLDER / "results"
@@ -88,8 +88,8 @@ def read(cell: Cell) -> Told | None:
         return None
     members: dict[str, int] = {}
     for chunk in chunks:
-        for member, num_fallen in chunk.get("members", ()):
-            members[member] = members.get(member, 0) + num_fallen
+        for member, num_successes in chunk.get("members", ()):
+            members[member] = members.get(member, 0) + num_successes
     num_passes = sum(chunk["forward"] + chunk["backward"] for chunk in chunks)
     return Told(
         fooled=frozenset(clean).union(*(chunk["fooled"] for chunk in chunks)),

@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 from nullclass.core.files import write_text
-from nullclass.results.records import Run, read_run
+from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.measures import CLEAN, Measure, Measures, attack_name, eps_text, percent
+from nullclass.results.store import Run, read_run
 from nullclass.studies.provable_null.page import findings
 from nullclass.studies.provable_null.proof_tables import minutes_text, shown_budgets, verifiers_text
 from nullclass.studies.provable_null.proved import by_radius, checked, clean_triple, minutes
-from nullclass.metrics.rates import PROOF, UNION
 
 PAGE = Path(__file__).with_name("provable-null.md")
 BEGIN = "<!-- results: written by docs/provable_study.py, do not edit -->"

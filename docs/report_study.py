@@ -6,8 +6,14 @@ import sys
 from pathlib import Path
 
 from nullclass.core.files import write_text
-from nullclass.results.records import Run, read_run
+from nullclass.metrics.rates import WORST_CASE
 from nullclass.report.measures import CLEAN, Measure, Measures, percent
+from nullclass.results.store import Run, read_run
+from nullclass.studies.null_samples.config import (
+    TRANSFER_AT_THRESHOLD,
+    WHITE_BOX_AT_THRESHOLD,
+    WHITE_BOX_EPS,
+)
 from nullclass.studies.null_samples.sample_tables import (
     accuracies,
     at_threshold,
@@ -17,12 +23,6 @@ from nullclass.studies.null_samples.sample_tables import (
     white_box,
     with_spread,
 )
-from nullclass.studies.null_samples.config import (
-    TRANSFER_AT_THRESHOLD,
-    WHITE_BOX_AT_THRESHOLD,
-    WHITE_BOX_EPS,
-)
-from nullclass.metrics.rates import WORST_CASE
 
 HEAD = """# The report's study, reproduced, and what it does not say
 

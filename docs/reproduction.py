@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 from nullclass.core.files import write_text
-from nullclass.results.records import Run, read_run
 from nullclass.report.measures import Measure, Measures, percent
 from nullclass.report.tables import compare, name_of, published_text
+from nullclass.results.store import Run, read_run
 from nullclass.studies.fgsm_null.config import PIXEL
 
 HEAD = """# The notebook's figures, reproduced

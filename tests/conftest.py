@@ -10,11 +10,12 @@ import pytest
 import torch
 from hypothesis import settings
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from nullclass.data import Dataset, load_dataset
 from worlds import Digits, train_digits
+
+from nullclass.data import Dataset, load_dataset
 
 # The same examples every time; HYPOTHESIS_PROFILE=search looks for new ones.
 settings.register_profile("repeatable", deadline=None, derandomize=True)

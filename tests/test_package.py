@@ -15,7 +15,9 @@ def test_every_name_of_the_front_door_is_there() -> None:
         _ = nullclass.tarin
 
 
-@pytest.mark.parametrize("before", ["", "import nullclass.experiments.runner", "import nullclass.training.loop"])
+@pytest.mark.parametrize(
+    "before", ["", "import nullclass.experiments.runner", "import nullclass.training.loop"]
+)
 def test_functions_are_not_hidden_by_the_modules_of_their_name(before: str) -> None:
     code = f"""
 {before}

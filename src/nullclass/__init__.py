@@ -12,12 +12,12 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nullclass.rejection.provable import ProvableNull
-    from nullclass.data import load_dataset
     from nullclass.core.errors import UserError
+    from nullclass.data import load_dataset
     from nullclass.evaluation.run import evaluate
     from nullclass.models import Classifier, with_null_class
-    from nullclass.models.checkpoint import load_checkpoint, save_checkpoint
+    from nullclass.rejection.provable import ProvableNull
+    from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
     from nullclass.training.loop import train
 
 _HOMES = {
@@ -25,9 +25,9 @@ _HOMES = {
     "ProvableNull": "nullclass.rejection.provable",
     "UserError": "nullclass.core.errors",
     "evaluate": "nullclass.evaluation.run",
-    "load_checkpoint": "nullclass.models.checkpoint",
+    "load_checkpoint": "nullclass.training.checkpoint",
     "load_dataset": "nullclass.data",
-    "save_checkpoint": "nullclass.models.checkpoint",
+    "save_checkpoint": "nullclass.training.checkpoint",
     "train": "nullclass.training.loop",
     "with_null_class": "nullclass.models",
 }

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 from nullclass.attacks import (
     APGD,
     FGSM,
+    FMN,
     PGD,
-    MinimumNorm,
+    MultiTargetedPGD,
     SelectivePGD,
-    TargetedPGD,
     null_aware_pgd,
 )
 from nullclass.core.norms import is_allowed
@@ -50,14 +50,16 @@ def test_pgd_is_no_weaker_than_foolbox(
     for eps in budgets:
         _, clipped, _ = their_attack(theirs, images, labels, epsilons=eps)
         their_success = fooled(model, clipped, labels)
-        attacked = PGD(num_steps=NUM_STEPS)(model, images, labels, eps=eps, norm=norm)
-        assert is_allowed(attacked, images, eps, norm).all()
+        adv_images = PGD(num_steps=NUM_STEPS)(model, images, labels, eps=eps, norm=norm)
+        assert is_allowed(adv_images, images, eps, norm).all()
         # Without null the smooth margin is the log-odds against the truth, whose gradient has the
         # direction of cross-entropy's: the same walk, but success on the way counts too.
-        ours = fooled(model, attacked, labels)
+        ours = fooled(model, adv_images, labels)
         assert ours.sum() >= their_success.sum(), eps
         assert (ours | ~their_success).double().mean() > 0.99, "and on the same images"
-        every_target = TargetedPGD(num_steps=NUM_STEPS)(model, images, labels, eps=eps, norm=norm)
+        every_target = MultiTargetedPGD(num_steps=NUM_STEPS)(
+            model, images, labels, eps=eps, norm=norm
+        )
         assert fooled(model, every_target, labels).sum() >= their_success.sum(), eps
         assert 0.02 < their_success.double().mean() < 1, "a budget that decides something"
 
@@ -89,7 +91,9 @@ def test_the_cascade_is_at_least_its_members(digits: Digits) -> None:
         cascade = fooled(model, null_aware_pgd(20, 20)(model, images, labels, eps=eps), labels)
         first = fooled(model, PGD(num_steps=20)(model, images, labels, eps=eps), labels)
         assert (cascade | ~first).all(), "the first member sees every image"
-        second = fooled(model, TargetedPGD(num_steps=20)(model, images, labels, eps=eps), labels)
+        second = fooled(
+            model, MultiTargetedPGD(num_steps=20)(model, images, labels, eps=eps), labels
+        )
         assert (cascade == (first | second)).all(), "the union, image by image"
 
 
@@ -108,13 +112,13 @@ def test_reduced_precision_claims_nothing_and_loses_little(digits: Digits) -> No
 def test_restarts_and_targets_only_add(digits: Digits) -> None:
     model, images, labels = digits.guarded, digits.images[:150], digits.labels[:150]
 
-    def count(attack: PGD | TargetedPGD) -> Tensor:
+    def count(attack: PGD | MultiTargetedPGD) -> Tensor:
         generator = torch.Generator().manual_seed(0)
-        attacked = attack(model, images, labels, eps=0.07, generator=generator)
-        return fooled(model, attacked, labels)
+        adv_images = attack(model, images, labels, eps=0.07, generator=generator)
+        return fooled(model, adv_images, labels)
 
     assert (count(PGD(num_steps=8, num_restarts=3)) | ~count(PGD(num_steps=8))).all()
-    few, many = (count(TargetedPGD(num_steps=8, num_targets=t)) for t in (2, None))
+    few, many = (count(MultiTargetedPGD(num_steps=8, num_targets=t)) for t in (2, None))
     assert (many | ~few).all()
 
 
@@ -141,11 +145,11 @@ def test_fgsm_is_the_notebook_formula(notebook_eps: float) -> None:
 
 def test_fgsm_l2_is_one_step_of_length_eps(digits: Digits) -> None:
     images, labels = digits.images[:20] * 0.2 + 0.4, digits.labels[:20]  # away from the box
-    attacked = FGSM()(digits.plain, images, labels, eps=0.1, norm="l2")
+    adv_images = FGSM()(digits.plain, images, labels, eps=0.1, norm="l2")
     x = images.clone().requires_grad_()
     F.cross_entropy(digits.plain(x), labels, reduction="sum").backward()
     direction = x.grad / x.grad.flatten(1).norm(dim=1)[:, None, None, None]
-    torch.testing.assert_close(attacked, images + 0.1 * direction, atol=1e-6, rtol=0)
+    torch.testing.assert_close(adv_images, images + 0.1 * direction, atol=1e-6, rtol=0)
 
 
 def test_images_fooled_already_are_left_alone(digits: Digits) -> None:
@@ -153,6 +157,6 @@ def test_images_fooled_already_are_left_alone(digits: Digits) -> None:
     wrong = (digits.labels[:60] + 1) % 10  # now nearly every clean answer is another class
     is_fooled = fooled(model, images, wrong)
     assert is_fooled.sum() > 50
-    for attack in (PGD(), TargetedPGD(), APGD(), MinimumNorm(), SelectivePGD(), null_aware_pgd()):
-        attacked = attack(model, images, wrong, eps=0.1)
-        assert torch.equal(attacked[is_fooled], images[is_fooled])
+    for attack in (PGD(), MultiTargetedPGD(), APGD(), FMN(), SelectivePGD(), null_aware_pgd()):
+        adv_images = attack(model, images, wrong, eps=0.1)
+        assert torch.equal(adv_images[is_fooled], images[is_fooled])

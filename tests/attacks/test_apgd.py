@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks import APGD, TargetedAPGD
+from nullclass.attacks import APGD, MultiTargetedAPGD
 from nullclass.attacks.apgd import ALPHA, RHO, auto_climb, checkpoints
-from nullclass.core.norms import NORMS, find_norm, is_allowed
-from nullclass.attacks.losses import ObjectiveName, find_objective
 from nullclass.attacks.counters import counted
-from nullclass.attacks.state import Standing
+from nullclass.attacks.losses import ObjectiveName, find_objective
+from nullclass.attacks.state import AttackState
+from nullclass.core.norms import NORMS, find_norm, is_allowed
 from nullclass.models import Classifier
 from worlds import Digits, outcome_of
 
@@ -54,7 +54,7 @@ def plain_apgd(
 ) -> tuple[float, list[float]]:
     """Algorithm 1 line by line for one image: f_max and all step sizes."""
     objective, label = find_objective("fool"), torch.zeros(1, dtype=torch.int64)
-    project, along = NORMS[norm].project, NORMS[norm].step
+    project, step_along = NORMS[norm].project, NORMS[norm].step
 
     def f(x: Tensor) -> tuple[float, Tensor]:
         x = x.clone().requires_grad_()
@@ -66,7 +66,7 @@ def plain_apgd(
     x_max, f_max, gradient_max = x, value, gradient
     rises, eta_then, f_max_then, last = 0, eta, f_max, 0
     for k in range(num_steps):
-        z = project(x + eta * along(gradient, x), image, eps)
+        z = project(x + eta * step_along(gradient, x), image, eps)
         if k == 0:
             new = z
         else:
@@ -100,12 +100,12 @@ def test_the_walk_is_algorithm_1_image_by_image(norm: str) -> None:
     num_halvings = set()
     for index in range(6):  # alone: on such a function the last bit of a sum soon matters
         one, budget = images[index : index + 1], float(eps[index])
-        standing = Standing(model, one, labels[:1], budget, norm, "fool")
+        standing = AttackState(model, one, labels[:1], budget, norm, "fool")
         auto_climb(standing, torch.tensor([0]), one, margin, num_steps)
         best, etas = plain_apgd(model, one, budget, norm, num_steps)
-        assert standing.is_standing.all()
+        assert standing.is_active.all()
         assert float(standing.best) == pytest.approx(best, abs=1e-5)
-        reached = margin(model(standing.attacked), torch.tensor([0]))
+        reached = margin(model(standing.adv_images), torch.tensor([0]))
         assert float(reached.detach()) == pytest.approx(best, abs=1e-5)
         num_halvings.add(round(math.log2(2 * budget / etas[-1])))
     assert len(num_halvings) > 1, "not every checkpoint halves"
@@ -120,16 +120,16 @@ def test_the_authors_code_walks_the_same_way(digits: Digits, norm: str) -> None:
     attack.init_hyperparam(images)
     with torch.random.fork_rng():
         _, stands, best, _ = attack.attack_single_run(images, labels, x_init=images)
-    standing = Standing(model, images, labels, eps, norm, "fool")
+    standing = AttackState(model, images, labels, eps, norm, "fool")
 
     def margin(logits: Tensor, indices: Tensor) -> Tensor:
         return standing.objective.margin(logits, labels[indices], 10, "dlr")
 
     for indices in standing.batches():
         auto_climb(standing, indices, images[indices], margin, 100)
-    assert 20 < int(standing.is_standing.sum()) < 180, "a budget that decides something"
-    assert (standing.is_standing == stands.bool()).double().mean() >= 0.99
-    both = standing.is_standing & stands.bool()
+    assert 20 < int(standing.is_active.sum()) < 180, "a budget that decides something"
+    assert (standing.is_active == stands.bool()).double().mean() >= 0.99
+    both = standing.is_active & stands.bool()
     is_same = (standing.best - best)[both].abs() < 1e-3
     # Theirs halves at exactly rho too, and not for want of progress at the first checkpoint.
     assert is_same.double().mean() > 0.9
@@ -145,10 +145,10 @@ def test_no_weaker_than_the_authors_attack(digits: Digits, norm: str) -> None:
         plain = theirs.APGDAttack(model, loss="ce", **setting).perturb(images, labels)
         targeted = theirs.APGDAttack_targeted(model, n_target_classes=9, **setting)
         targeted = targeted.perturb(images, labels)
-    for ours, other in ((APGD(), plain), (TargetedAPGD(), targeted)):
-        attacked = ours(model, images, labels, eps=eps, norm=norm)
-        assert is_allowed(attacked, images, eps, norm).all()
-        counts = [int(fooled(model, tried, labels).sum()) for tried in (attacked, other)]
+    for ours, other in ((APGD(), plain), (MultiTargetedAPGD(), targeted)):
+        adv_images = ours(model, images, labels, eps=eps, norm=norm)
+        assert is_allowed(adv_images, images, eps, norm).all()
+        counts = [int(fooled(model, tried, labels).sum()) for tried in (adv_images, other)]
         assert 5 < counts[1] < 75, "a budget that decides something"
         assert counts[0] >= counts[1] - 1, counts  # theirs starts at random
 
@@ -157,13 +157,15 @@ def test_no_weaker_than_the_authors_attack(digits: Digits, norm: str) -> None:
 def test_restarts_targets_and_steps_only_add(digits: Digits, form: str) -> None:
     model, images, labels = digits.guarded, digits.images[:100], digits.labels[:100]
 
-    def found(attack: APGD | TargetedAPGD) -> Tensor:
+    def found(attack: APGD | MultiTargetedAPGD) -> Tensor:
         generator = torch.Generator().manual_seed(0)
         return fooled(model, attack(model, images, labels, eps=0.08, generator=generator), labels)
 
     once, thrice = (found(APGD(form=form, num_steps=10, num_restarts=n)) for n in (1, 3))  # type: ignore[arg-type]
     assert (thrice | ~once).all()
-    few, many = (found(TargetedAPGD(form=form, num_steps=10, num_targets=t)) for t in (1, None))  # type: ignore[arg-type]
+    few, many = (
+        found(MultiTargetedAPGD(form=form, num_steps=10, num_targets=t)) for t in (1, None)
+    )  # type: ignore[arg-type]
     assert (many | ~few).all()
     assert many.sum() > few.sum()
     short, long = (found(APGD(form=form, num_steps=n)) for n in (5, 100))  # type: ignore[arg-type]
@@ -173,7 +175,7 @@ def test_restarts_targets_and_steps_only_add(digits: Digits, form: str) -> None:
 @pytest.mark.parametrize("norm", EPS)
 def test_null_does_not_stop_it(digits: Digits, norm: str) -> None:
     model, images, labels = digits.guarded, digits.images[:100], digits.labels[:100]
-    blind: ObjectiveName = "evade"
+    blind: ObjectiveName = "untargeted"
     rates = {
         objective: fooled(
             model, APGD(objective)(model, images, labels, eps=EPS[norm], norm=norm), labels
@@ -196,14 +198,14 @@ def test_what_fell_and_what_has_no_gradient_costs_one_look() -> None:
     labels = torch.zeros(3, dtype=torch.int64)
     assert outcome_of(model, images, labels) == ["correct", "correct", "fooled"]
     with counted(model) as passes:
-        attacked = APGD(num_steps=50)(model, images, labels, eps=0.05)
+        adv_images = APGD(num_steps=50)(model, images, labels, eps=0.05)
     # Flat: a look. Fallen: a look. The second, that can climb but not far enough: 51.
     assert passes.forward == 1 + 1 + 51
     assert passes.backward == 3 + 49, "one a step, none at the last look"
-    torch.testing.assert_close(attacked.flatten(), torch.tensor([0.1, 0.65, 0.75]))
+    torch.testing.assert_close(adv_images.flatten(), torch.tensor([0.1, 0.65, 0.75]))
     with counted(model) as passes:
-        attacked = APGD(num_steps=50)(model, images, labels, eps=0.2)
-    assert outcome_of(model, attacked, labels)[1] == "fooled"
+        adv_images = APGD(num_steps=50)(model, images, labels, eps=0.2)
+    assert outcome_of(model, adv_images, labels)[1] == "fooled"
     assert passes.forward < 10, "the moment it fell"
 
 
@@ -216,8 +218,8 @@ def test_steps_shrink_to_what_is_needed() -> None:
 
     model, image = Classifier(Ridge(), 2), torch.full((1, 1, 1, 1), 0.5)
     label = torch.zeros(1, dtype=torch.int64)
-    attacked = APGD(form="hard")(model, image, label, eps=0.4)
-    assert outcome_of(model, attacked, label) == ["fooled"]
+    adv_images = APGD(form="hard")(model, image, label, eps=0.4)
+    assert outcome_of(model, adv_images, label) == ["fooled"]
 
 
 def test_reduced_precision_claims_nothing_and_loses_little(digits: Digits) -> None:

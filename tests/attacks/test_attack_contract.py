@@ -14,29 +14,29 @@ from nullclass.attacks import (
     APGD,
     ATTACKS,
     FGSM,
+    FMN,
     PGD,
     Attack,
-    Cascade,
-    MinimumNorm,
+    AttackEnsemble,
+    MultiTargetedAPGD,
+    MultiTargetedPGD,
     RayS,
     SelectivePGD,
     Square,
-    TargetedAPGD,
-    TargetedPGD,
     null_aware_pgd,
 )
-from nullclass.attacks.base import Ray
-from nullclass.core.norms import Eps, along
+from nullclass.attacks.base import LinearAttack
 from nullclass.core.errors import UserError
+from nullclass.core.norms import Eps, step_along
 from nullclass.models import Classifier
 
-ENSEMBLES = ("worst-case", "worst-case-deny")
+ENSEMBLES = ("worst-case", "worst-case-force-null")
 """Cascades of members that are walked here themselves (test_worst_case.py)."""
 
 CHEAP = {
     "apgd": lambda: APGD(num_steps=9),
-    "apgd-targeted": lambda: TargetedAPGD(num_steps=7),
-    "minimum-norm": lambda: MinimumNorm(num_steps=9),
+    "apgd-targeted": lambda: MultiTargetedAPGD(num_steps=7),
+    "minimum-norm": lambda: FMN(num_steps=9),
     "selective-pgd": lambda: SelectivePGD(num_steps=7),
     "square": lambda: Square(num_queries=30),
     "rays": lambda: RayS(num_queries=30),
@@ -47,23 +47,25 @@ MAKERS = {
     **{name: make for name, make in ATTACKS.items() if name not in ENSEMBLES},
     **CHEAP,
     "fgsm, fool": lambda: FGSM("fool"),
-    "fgsm, deny": lambda: FGSM("deny"),
+    "fgsm, deny": lambda: FGSM("force-null"),
     "pgd, momentum": lambda: PGD(num_steps=7, momentum=0.75),
     "apgd, dlr, restarts": lambda: APGD(form="dlr", num_steps=7, num_restarts=2),
-    "apgd, deny": lambda: APGD(objective="deny", num_steps=7),
-    "apgd-targeted, evade": lambda: TargetedAPGD(objective="evade", num_steps=5),
+    "apgd, deny": lambda: APGD(objective="force-null", num_steps=7),
+    "apgd-targeted, evade": lambda: MultiTargetedAPGD(objective="untargeted", num_steps=5),
     "selective-pgd, orthogonal": lambda: SelectivePGD("orthogonal", num_steps=7),
     "selective-pgd, restarts": lambda: SelectivePGD(num_steps=5, num_restarts=3),
-    "minimum-norm, deny": lambda: MinimumNorm(objective="deny", num_steps=9),
-    "minimum-norm, one target": lambda: MinimumNorm(form="hard", num_steps=9, num_targets=1),
+    "minimum-norm, deny": lambda: FMN(objective="force-null", num_steps=9),
+    "minimum-norm, one target": lambda: FMN(form="hard", num_steps=9, num_targets=1),
     "pgd, hard": lambda: PGD(form="hard", num_steps=7),
-    "pgd, evade": lambda: PGD(objective="evade", num_steps=7),
-    "pgd, deny": lambda: PGD(objective="deny", num_steps=7),
+    "pgd, evade": lambda: PGD(objective="untargeted", num_steps=7),
+    "pgd, deny": lambda: PGD(objective="force-null", num_steps=7),
     "pgd, restarts": lambda: PGD(num_steps=5, num_restarts=3),
-    "targeted, two nearest": lambda: TargetedPGD(num_steps=5, num_targets=2, num_restarts=2),
+    "targeted, two nearest": lambda: MultiTargetedPGD(num_steps=5, num_targets=2, num_restarts=2),
     "pgd, bfloat16": lambda: PGD(num_steps=5, precision="bfloat16"),
     "null-aware-pgd, bfloat16": lambda: null_aware_pgd(5, 3, precision="bfloat16"),
-    "cascade": lambda: Cascade((PGD(num_steps=3), TargetedPGD(num_steps=3, num_restarts=2))),
+    "cascade": lambda: AttackEnsemble(
+        (PGD(num_steps=3), MultiTargetedPGD(num_steps=3, num_restarts=2))
+    ),
 }
 EPS = {"linf": 0.1, "l2": 0.7, "l1": 3.0}
 
@@ -100,7 +102,7 @@ CASES = [
     (name, has_null)
     for name, make in MAKERS.items()
     for has_null in (False, True)
-    if has_null or make().objective != "deny"
+    if has_null or make().objective != "force-null"
 ]
 
 
@@ -112,18 +114,18 @@ def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Ten
     images, labels = batch
 
     with left_as_found(model, images, labels):
-        attacked = run(attack, model, batch, EPS[norm], norm)
+        adv_images = run(attack, model, batch, EPS[norm], norm)
 
-    assert attacked.shape == images.shape
-    assert attacked.dtype == images.dtype
-    assert not attacked.requires_grad
-    assert attacked.isfinite().all()
-    assert attacked.min() >= 0
-    assert attacked.max() <= 1
-    assert (size(attacked - images, norm) <= EPS[norm] + 1e-6).all()
-    assert (attacked != images).any(), "an attack that does nothing"
+    assert adv_images.shape == images.shape
+    assert adv_images.dtype == images.dtype
+    assert not adv_images.requires_grad
+    assert adv_images.isfinite().all()
+    assert adv_images.min() >= 0
+    assert adv_images.max() <= 1
+    assert (size(adv_images - images, norm) <= EPS[norm] + 1e-6).all()
+    assert (adv_images != images).any(), "an attack that does nothing"
     # Same generator, same result.
-    assert torch.equal(attacked, run(attack, model, batch, EPS[norm], norm))
+    assert torch.equal(adv_images, run(attack, model, batch, EPS[norm], norm))
 
 
 @pytest.mark.parametrize("norm", list(EPS))
@@ -215,18 +217,20 @@ def test_all_images_of_a_ray_lie_along_its_direction(
     name: str, norm: str, batch: tuple[Tensor, Tensor]
 ) -> None:
     attack, model = MAKERS[name](), small_model(True)
-    assert isinstance(attack, Ray) is name.startswith("fgsm"), "nothing else claims to be one"
-    if not isinstance(attack, Ray):
+    assert isinstance(attack, LinearAttack) is name.startswith("fgsm"), (
+        "nothing else claims to be one"
+    )
+    if not isinstance(attack, LinearAttack):
         return
     images, labels = batch
     direction = attack.direction(model, images, labels, norm=norm)
     torch.testing.assert_close(size(direction, norm).float(), torch.ones(9), atol=1e-5, rtol=0)
     assert not direction.requires_grad
     for eps in (0.0, 0.01, 0.3, 1.0):
-        attacked = run(attack, model, batch, eps, norm)
-        assert torch.equal(attacked, along(direction, images, eps, norm))
+        adv_images = run(attack, model, batch, eps, norm)
+        assert torch.equal(adv_images, step_along(direction, images, eps, norm))
         plain = (images + eps * direction).clamp(0, 1)
-        torch.testing.assert_close(attacked, plain, atol=1e-5, rtol=0)
+        torch.testing.assert_close(adv_images, plain, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -239,9 +243,9 @@ def test_gradients_wanted_or_forbidden_by_the_caller_do_not_matter(
     with torch.no_grad():
         assert torch.equal(run(attack, model, batch, 0.1, "linf"), expected)
     graded = images.clone().requires_grad_()
-    attacked = run(attack, model, (graded, labels), 0.1, "linf")
-    assert torch.equal(attacked, expected)
-    assert not attacked.requires_grad, "no graph hangs on the result"
+    adv_images = run(attack, model, (graded, labels), 0.1, "linf")
+    assert torch.equal(adv_images, expected)
+    assert not adv_images.requires_grad, "no graph hangs on the result"
     assert graded.grad is None
 
 
@@ -254,9 +258,9 @@ def test_senseless_budgets_are_refused(name: str, eps: float, batch: tuple[Tenso
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if "l2" in SOME_NORMS.get(name, EPS)])
 def test_l2_budgets_reach_to_the_diagonal(name: str, batch: tuple[Tensor, Tensor]) -> None:
-    attacked = run(MAKERS[name](), small_model(True), batch, 6.0, "l2")
-    assert attacked.min() >= 0
-    assert attacked.max() <= 1
+    adv_images = run(MAKERS[name](), small_model(True), batch, 6.0, "l2")
+    assert adv_images.min() >= 0
+    assert adv_images.max() <= 1
     with pytest.raises(UserError, match=r"outside \[0, 6\]"):
         run(MAKERS[name](), small_model(True), batch, 6.01, "l2")
 
@@ -268,9 +272,9 @@ def test_an_unknown_norm_is_refused(name: str, batch: tuple[Tensor, Tensor]) -> 
 
 
 def test_deny_needs_null(batch: tuple[Tensor, Tensor]) -> None:
-    for make in (PGD, TargetedPGD, APGD, TargetedAPGD, MinimumNorm):
+    for make in (PGD, MultiTargetedPGD, APGD, MultiTargetedAPGD, FMN):
         with pytest.raises(UserError, match="deny needs a model with a null class"):
-            run(make(objective="deny"), small_model(False), batch, 0.1, "linf")
+            run(make(objective="force-null"), small_model(False), batch, 0.1, "linf")
 
 
 def test_the_dictionary_names_what_the_command_line_promises() -> None:
@@ -278,7 +282,7 @@ def test_the_dictionary_names_what_the_command_line_promises() -> None:
     assert set(re.findall(r"^\| `([a-z-]+)` \| `[A-Z_a-z(]", page, re.MULTILINE)) == set(ATTACKS)
     for name, make in ATTACKS.items():
         attack = make()
-        assert attack.objective in ("fool", "deny", "evade"), name
+        assert attack.objective in ("fool", "force-null", "untargeted"), name
         assert attack == make(), "settings are values"
 
 
@@ -291,24 +295,24 @@ def test_senseless_settings_are_refused() -> None:
         lambda: PGD(objective="annoy"),  # type: ignore[arg-type]
         lambda: PGD(form="soft"),  # type: ignore[arg-type]
         lambda: PGD(precision="float8"),  # type: ignore[arg-type]
-        lambda: TargetedPGD(num_steps=-1),
-        lambda: TargetedPGD(num_targets=0),
+        lambda: MultiTargetedPGD(num_steps=-1),
+        lambda: MultiTargetedPGD(num_targets=0),
         lambda: APGD(num_steps=0),
         lambda: APGD(num_restarts=0),
         lambda: APGD(form="soft"),  # type: ignore[arg-type]
         lambda: APGD(objective="annoy"),  # type: ignore[arg-type]
         lambda: APGD(precision="float8"),  # type: ignore[arg-type]
-        lambda: TargetedAPGD(num_targets=0),
-        lambda: TargetedAPGD(form="soft"),  # type: ignore[arg-type]
-        lambda: MinimumNorm(num_steps=0),
-        lambda: MinimumNorm(num_targets=0),
-        lambda: MinimumNorm(form="soft"),  # type: ignore[arg-type]
-        lambda: MinimumNorm(objective="annoy"),  # type: ignore[arg-type]
+        lambda: MultiTargetedAPGD(num_targets=0),
+        lambda: MultiTargetedAPGD(form="soft"),  # type: ignore[arg-type]
+        lambda: FMN(num_steps=0),
+        lambda: FMN(num_targets=0),
+        lambda: FMN(form="soft"),  # type: ignore[arg-type]
+        lambda: FMN(objective="annoy"),  # type: ignore[arg-type]
         lambda: SelectivePGD(num_steps=0),
         lambda: SelectivePGD(relative_step=3.0),
         lambda: SelectivePGD(variant="diagonal"),  # type: ignore[arg-type]
-        lambda: Cascade(()),
-        lambda: Cascade((PGD(), PGD(objective="deny"))),
+        lambda: AttackEnsemble(()),
+        lambda: AttackEnsemble((PGD(), PGD(objective="force-null"))),
     ):
         with pytest.raises(UserError):
             make()

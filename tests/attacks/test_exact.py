@@ -15,12 +15,12 @@ from nullclass.attacks import (
     APGD,
     ATTACKS,
     FGSM,
+    FMN,
     PGD,
     Attack,
-    MinimumNorm,
+    MultiTargetedAPGD,
+    MultiTargetedPGD,
     SelectivePGD,
-    TargetedAPGD,
-    TargetedPGD,
     null_aware_pgd,
 )
 from nullclass.models import Classifier
@@ -32,7 +32,7 @@ NORMS = ["linf", "l2", "l1"]
 SEARCHES = [
     name
     for name, make in ATTACKS.items()
-    if make().is_search and make().needs == "gradients" and not name.startswith("worst-case")
+    if make().is_iterative and make().access == "gradients" and not name.startswith("worst-case")
 ]
 
 # Of thirty images, how many a single climb may miss: it can end at a class that is not the nearest
@@ -44,14 +44,14 @@ NULL_AWARE: dict[str, Attack] = {
     "smooth": PGD(form="smooth"),
     "hard": PGD(form="hard"),
     "hard, restarts": PGD(form="hard", num_restarts=2),
-    "targeted": TargetedPGD(),
+    "targeted": MultiTargetedPGD(),
     "null-aware-pgd": null_aware_pgd(),
     "null-aware-pgd, bfloat16": null_aware_pgd(precision="bfloat16"),
     "apgd, smooth": APGD(form="smooth"),
     "apgd, hard": APGD(form="hard"),
     "apgd, dlr": APGD(form="dlr"),
-    "apgd, targeted": TargetedAPGD(),
-    "minimum norm": MinimumNorm(),
+    "apgd, targeted": MultiTargetedAPGD(),
+    "minimum norm": FMN(),
     "selective": SelectivePGD(),
 }
 
@@ -60,13 +60,13 @@ def cross_entropy_pgd(
     model: Classifier, images: Tensor, labels: Tensor, eps: float, num_steps: int = 40
 ) -> Tensor:
     """What every attack library does: climb cross-entropy, blind to what null means."""
-    attacked = images.clone()
+    adv_images = images.clone()
     for _ in range(num_steps):
-        attacked.requires_grad_()
-        (gradient,) = torch.autograd.grad(F.cross_entropy(model(attacked), labels), attacked)
-        attacked = attacked.detach() + 2.5 / num_steps * eps * gradient.sign()
-        attacked = attacked.clamp(images - eps, images + eps).clamp(0, 1)
-    return attacked
+        adv_images.requires_grad_()
+        (gradient,) = torch.autograd.grad(F.cross_entropy(model(adv_images), labels), adv_images)
+        adv_images = adv_images.detach() + 2.5 / num_steps * eps * gradient.sign()
+        adv_images = adv_images.clamp(images - eps, images + eps).clamp(0, 1)
+    return adv_images
 
 
 @pytest.mark.parametrize("name", NULL_AWARE)
@@ -85,11 +85,11 @@ def test_two_inputs_linf(name: str, ratio: float) -> None:
 def test_cross_entropy_walks_into_null_at_every_budget(b: float) -> None:
     model, image, label = two_input_world(a=b, b=b)
     for eps in (1.05 * b, 1.5 * b, 2 * b, 0.5, 1.0):
-        for attacked in (
+        for adv_images in (
             cross_entropy_pgd(model, image, label, eps),
             FGSM()(model, image, label, eps=eps),
         ):
-            assert outcome_of(model, attacked, label) == ["null"]
+            assert outcome_of(model, adv_images, label) == ["null"]
 
 
 @pytest.mark.parametrize("name", NULL_AWARE)
@@ -101,8 +101,8 @@ def test_two_inputs_l2_and_l1(name: str, norm: str) -> None:
     for b in (0.01, 0.1, 0.3):
         model, image, label = two_input_world(a=b, b=b, scale=30 / b)
         for share, may_fool in ((0.95, False), (1.05, True)):
-            attacked = attack(model, image, label, eps=share * b, norm=norm, generator=generator)
-            assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool, b
+            adv_images = attack(model, image, label, eps=share * b, norm=norm, generator=generator)
+            assert (outcome_of(model, adv_images, label) == ["fooled"]) is may_fool, b
 
 
 @pytest.mark.parametrize("norm", ["l2", "l1"])
@@ -111,8 +111,8 @@ def test_two_inputs_l2_and_l1(name: str, norm: str) -> None:
 )
 def test_two_inputs_with_flat_logits(name: str, norm: str) -> None:
     model, image, label = two_input_world(a=0.1, b=0.1)
-    attacked = NULL_AWARE[name](model, image, label, eps=0.105, norm=norm)
-    assert outcome_of(model, attacked, label) == ["fooled"]
+    adv_images = NULL_AWARE[name](model, image, label, eps=0.105, norm=norm)
+    assert outcome_of(model, adv_images, label) == ["fooled"]
 
 
 @settings(deadline=None, max_examples=30)
@@ -125,8 +125,8 @@ def test_two_inputs_with_flat_logits(name: str, norm: str) -> None:
 )
 def test_nothing_is_fooled_within_b(a: float, b: float, eps: float, norm: str, name: str) -> None:
     model, image, label = two_input_world(a, b)
-    attacked = ATTACKS[name]()(model, image, label, eps=min(eps, 0.999 * b), norm=norm)
-    assert outcome_of(model, attacked, label) != ["fooled"]
+    adv_images = ATTACKS[name]()(model, image, label, eps=min(eps, 0.999 * b), norm=norm)
+    assert outcome_of(model, adv_images, label) != ["fooled"]
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -136,11 +136,11 @@ def test_linear_models_fall_within_a_quarter_of_the_optimum(name: str, norm: str
     for seed in range(2):
         world = linear_batch(seed)
         clean, optima = (world.model, world.images, world.labels), world.optima[norm]
-        attacked = attack(*clean, eps=1.25 * optima, norm=norm, generator=generator)
+        adv_images = attack(*clean, eps=1.25 * optima, norm=norm, generator=generator)
         is_fooled = torch.tensor(
-            [told == "fooled" for told in outcome_of(world.model, attacked, world.labels)]
+            [told == "fooled" for told in outcome_of(world.model, adv_images, world.labels)]
         )
-        delta = (attacked - world.images).double().flatten(1)
+        delta = (adv_images - world.images).double().flatten(1)
         sizes = delta.norm(p={"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
         assert (sizes <= 1.25 * optima * (1 + 1e-5)).all(), "in budget"
         assert (sizes >= optima * (1 - 1e-4))[is_fooled].all(), "the optimum is one"
@@ -150,15 +150,15 @@ def test_linear_models_fall_within_a_quarter_of_the_optimum(name: str, norm: str
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("objective", ["deny", "evade"])
+@pytest.mark.parametrize("objective", ["force-null", "untargeted"])
 @pytest.mark.parametrize(
     "make",
     [
         lambda objective: PGD(objective, form="hard"),
-        lambda objective: TargetedPGD(objective),
+        lambda objective: MultiTargetedPGD(objective),
         lambda objective: APGD(objective, form="hard"),
-        lambda objective: TargetedAPGD(objective),
-        lambda objective: MinimumNorm(objective),
+        lambda objective: MultiTargetedAPGD(objective),
+        lambda objective: FMN(objective),
     ],
     ids=["pgd", "pgd-targeted", "apgd", "apgd-targeted", "minimum-norm"],
 )
@@ -169,9 +169,9 @@ def test_other_goals_have_their_own_optimum(
     # deny needs the first, evade the nearer of the two.
     for a, b in ((0.3, 0.3), (0.3, 0.05)):
         model, image, label = two_input_world(a=a, b=b, scale=300)
-        optimum = a / 3 if objective == "deny" else min(a / 3, b)
-        reached = ["null"] if objective == "deny" else ["null", "fooled"]
+        optimum = a / 3 if objective == "force-null" else min(a / 3, b)
+        reached = ["null"] if objective == "force-null" else ["null", "fooled"]
         for share, is_reached in ((0.95, False), (1.05, True)):
-            attacked = make(objective)(model, image, label, eps=share * optimum, norm=norm)
-            told = outcome_of(model, attacked, label)[0]
+            adv_images = make(objective)(model, image, label, eps=share * optimum, norm=norm)
+            told = outcome_of(model, adv_images, label)[0]
             assert (told in reached) is is_reached, (a, b, share, told)

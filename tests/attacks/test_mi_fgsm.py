@@ -11,8 +11,8 @@ from torch import Tensor
 
 from nullclass.attacks import MIFGSM
 from nullclass.core.errors import UserError
-from nullclass.models import Classifier
 from nullclass.core.outcomes import Outcome, outcomes
+from nullclass.models import Classifier
 from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
 
 
@@ -65,7 +65,7 @@ def test_momentum_and_steps_matter(digits: Digits) -> None:
         attack = MIFGSM(**settings)
         return attack(digits.guarded, digits.images[:40], digits.labels[:40], eps=0.2)
 
-    for settings in ({"momentum": 0.0}, {"num_steps": 3}, {"objective": "deny"}):
+    for settings in ({"momentum": 0.0}, {"num_steps": 3}, {"objective": "force-null"}):
         assert (made() - made(**settings)).abs().amax() > 0.01, settings
 
 

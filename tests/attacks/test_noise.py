@@ -17,9 +17,9 @@ from black_box import (
 from torch import Tensor, nn
 
 from nullclass.attacks import Noise
-from nullclass.core.norms import NORMS, is_allowed
 from nullclass.attacks.counters import counted
 from nullclass.core.errors import UserError
+from nullclass.core.norms import NORMS, is_allowed
 from nullclass.models import Classifier
 from worlds import Affine, outcome_of, two_input_world
 
@@ -42,8 +42,8 @@ def test_budgets_and_sizes(norm: str) -> None:
     check_sizes(Noise(num_draws=4), norm)
     check_double(Noise(num_draws=4), norm)
     model, images, labels = wide_colour_world()
-    attacked = Noise(num_draws=4)(model, images, labels, eps=0.3, norm=norm, generator=seeded())
-    assert is_allowed(attacked, images, 0.3, norm).all()
+    adv_images = Noise(num_draws=4)(model, images, labels, eps=0.3, norm=norm, generator=seeded())
+    assert is_allowed(adv_images, images, 0.3, norm).all()
 
 
 class Recorder(nn.Module):
@@ -102,8 +102,8 @@ def test_success_has_the_known_chance() -> None:
     labels = torch.zeros(num_images, dtype=torch.int64)
     for num_draws, chance in ((1, 0.35), (2, 1 - 0.65 * 0.5), (4, 1 - (0.65 * 0.5) ** 2)):
         attack = Noise(num_draws=num_draws)
-        attacked = attack(model, images, labels, eps=0.1, generator=seeded(num_draws))
-        share = outcome_of(model, attacked, labels).count("fooled") / num_images
+        adv_images = attack(model, images, labels, eps=0.1, generator=seeded(num_draws))
+        share = outcome_of(model, adv_images, labels).count("fooled") / num_images
         assert abs(share - chance) < 4 * (chance * (1 - chance) / num_images) ** 0.5
 
 
@@ -113,18 +113,18 @@ def test_two_inputs(b: float, norm: str) -> None:
     model, image, label = two_input_world(a=b, b=b)
     attack = Noise(num_draws=200)
     for share, may_fool in ((0.95, False), (2.0, True)):
-        attacked = attack(model, image, label, eps=share * b, norm=norm, generator=seeded())
-        assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool
+        adv_images = attack(model, image, label, eps=share * b, norm=norm, generator=seeded())
+        assert (outcome_of(model, adv_images, label) == ["fooled"]) is may_fool
 
 
 def test_images_that_fell_are_asked_about_no_more() -> None:
     model, image, label = two_input_world(a=0.1, b=0.1)
     far = torch.tensor([[[[0.1, 0.9]]]])  # fooled as it is
     with counted(model) as passes:
-        attacked = Noise(num_draws=5)(
+        adv_images = Noise(num_draws=5)(
             model, torch.cat([image, far]), label.expand(2), eps=0.05, generator=seeded()
         )
-    assert torch.equal(attacked[1:], far)
+    assert torch.equal(adv_images[1:], far)
     assert passes.forward == 2 + 5
 
 
@@ -133,4 +133,4 @@ def test_senseless_settings_are_refused() -> None:
         with pytest.raises(UserError):
             Noise(**setting)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="deny needs a model with a null class"):
-        Noise(objective="deny")(small_model(False), *small_batch(), eps=0.1)
+        Noise(objective="force-null")(small_model(False), *small_batch(), eps=0.1)

@@ -25,17 +25,17 @@ from torch import Tensor, nn
 
 from disturbed import left_as_found
 from label_only import labels_for_logits
-from nullclass.evaluation import run as evaluate
-from nullclass.attacks.external import ADAPTERS
-from nullclass.attacks import PGD, Cascade, Noise, RayS, Square, Swap, describe
-from nullclass.attacks.base import WantsImages
-from nullclass.core.norms import is_allowed
-from nullclass.attacks.losses import ObjectiveName, find_objective
+from nullclass.attacks import PGD, AttackEnsemble, DatasetAttack, Noise, RayS, Square, describe
+from nullclass.attacks.base import TakesReferenceImages
 from nullclass.attacks.counters import counted
-from nullclass.data import LabelledImages
+from nullclass.attacks.external import ADAPTERS
+from nullclass.attacks.losses import ObjectiveName, find_objective
 from nullclass.core.errors import UserError
-from nullclass.models import Classifier
+from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import outcomes
+from nullclass.data import LabelledImages
+from nullclass.evaluation import run as evaluate
+from nullclass.models import Classifier
 from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
 
 
@@ -65,15 +65,15 @@ def test_contract(objective: ObjectiveName, has_null: bool) -> None:
     model, (images, labels) = small_model(has_null), small_batch()
     attack = RayS(random_pool(1, 6, 6), objective, num_queries=60)
     with left_as_found(model, images, labels), counted(model) as passes:
-        attacked = run(attack, model, (images, labels), 0.3, "linf")
-    assert is_allowed(attacked, images, 0.3, "linf").all()
-    assert (attacked != images).any()
+        adv_images = run(attack, model, (images, labels), 0.3, "linf")
+    assert is_allowed(adv_images, images, 0.3, "linf").all()
+    assert (adv_images != images).any()
     assert passes.backward == 0
-    assert torch.equal(attacked, attack(model, images, labels, eps=0.3)), "nothing is drawn"
+    assert torch.equal(adv_images, attack(model, images, labels, eps=0.3)), "nothing is drawn"
     with torch.no_grad():
-        assert torch.equal(attacked, attack(model, images, labels, eps=0.3))
+        assert torch.equal(adv_images, attack(model, images, labels, eps=0.3))
     told = find_objective(objective).is_reached(outcomes(model.eval().predict(images), labels))
-    assert torch.equal(attacked[told], images[told]), "what fell is left alone"
+    assert torch.equal(adv_images[told], images[told]), "what fell is left alone"
 
 
 def test_budgets_and_sizes() -> None:
@@ -82,18 +82,20 @@ def test_budgets_and_sizes() -> None:
         check_sizes(attack, "linf")
         check_double(attack, "linf")
     model, images, labels = wide_colour_world()
-    colours = RayS(objective="evade", num_queries=60)  # it answers null to all of them
-    attacked = colours(model, images, labels, eps=0.3)
-    assert torch.equal(attacked, images), "fallen already"
+    colours = RayS(objective="untargeted", num_queries=60)  # it answers null to all of them
+    adv_images = colours(model, images, labels, eps=0.3)
+    assert torch.equal(adv_images, images), "fallen already"
     model = Classifier(model.body, 3, has_null=False)
     labels = model.predict(images)
     labels[:35] = 0
-    attacked = colours(model, images, labels, eps=0.3)
-    assert is_allowed(attacked, images, 0.3, "linf").all()
+    adv_images = colours(model, images, labels, eps=0.3)
+    assert is_allowed(adv_images, images, 0.3, "linf").all()
     one_pixel = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(1, 3)), 2)
     images = torch.rand(20, 1, 1, 1, generator=torch.Generator().manual_seed(0))
-    attacked = RayS(num_queries=30)(one_pixel, images, torch.zeros(20, dtype=torch.int64), eps=0.2)
-    assert is_allowed(attacked, images, 0.2, "linf").all()
+    adv_images = RayS(num_queries=30)(
+        one_pixel, images, torch.zeros(20, dtype=torch.int64), eps=0.2
+    )
+    assert is_allowed(adv_images, images, 0.2, "linf").all()
 
 
 def test_senseless_settings_are_refused() -> None:
@@ -102,7 +104,7 @@ def test_senseless_settings_are_refused() -> None:
         with pytest.raises(UserError, match=f"rays attacks linf, not {norm}"):
             RayS()(model, images, labels, eps=0.1, norm=norm)
     with pytest.raises(UserError, match="deny needs a model with a null class"):
-        RayS(objective="deny")(small_model(False), images, labels, eps=0.1)
+        RayS(objective="force-null")(small_model(False), images, labels, eps=0.1)
     with pytest.raises(UserError, match=r"pool's images have shape \(1, 5, 5\), but those"):
         RayS(random_pool(1, 5, 5))(model, images, labels, eps=0.1)
     for setting in (
@@ -120,7 +122,7 @@ def test_senseless_settings_are_refused() -> None:
 
 def test_a_pool_is_given_once_and_told_short() -> None:
     pool, attack = random_pool(1, 6, 6), RayS(num_queries=7)
-    assert isinstance(attack, WantsImages)
+    assert isinstance(attack, TakesReferenceImages)
     given_one = attack.given(pool)
     assert given_one.pool is pool
     assert given_one.given(random_pool(1, 6, 6)).pool is pool, "a pool of one's own is kept"
@@ -147,8 +149,8 @@ def test_it_is_exact_with_one_boundary(seed: int) -> None:
     optimum = (logits[:, 0] - logits[:, 1]).abs() / (weight[0] - weight[1]).abs().sum()
     attack = RayS(random_pool(1, 5, 5), num_queries=400, tolerance=1e-5)
     for share, is_found in ((0.999, False), (1.001, True)):
-        attacked = attack(model, images, labels, eps=share * optimum + 2e-5 * is_found)
-        assert (fooled(model, attacked, labels) == is_found).all(), share
+        adv_images = attack(model, images, labels, eps=share * optimum + 2e-5 * is_found)
+        assert (fooled(model, adv_images, labels) == is_found).all(), share
 
 
 def test_it_is_near_the_optimum_on_linear_models_with_null() -> None:
@@ -159,8 +161,8 @@ def test_it_is_near_the_optimum_on_linear_models_with_null() -> None:
         attack = RayS(random_pool(1, 3, 3), num_queries=300, tolerance=1e-4)
         for share in num_found:
             eps = share * world.optima["linf"]
-            attacked = attack(world.model, world.images, world.labels, eps=eps)
-            num_found[share] += int(fooled(world.model, attacked, world.labels).sum())
+            adv_images = attack(world.model, world.images, world.labels, eps=eps)
+            num_found[share] += int(fooled(world.model, adv_images, world.labels).sum())
     assert num_found[0.99] == 0
     assert num_found[1.05] >= 0.85 * 60, num_found
     assert num_found[1.25] >= 0.9 * 60, num_found
@@ -174,8 +176,8 @@ def test_null_is_no_success(a: float, b: float, scale: float) -> None:
     attack = RayS(random_pool(1, 1, 2), num_queries=100, tolerance=1e-4)
     assert (model.predict(attack.pool.images) == -1).any()  # type: ignore[union-attr]
     for share, may_fool in ((0.95, False), (1.05, True)):
-        attacked = attack(model, image, label, eps=share * b)
-        assert outcome_of(model, attacked, label) == (["fooled"] if may_fool else ["correct"])
+        adv_images = attack(model, image, label, eps=share * b)
+        assert outcome_of(model, adv_images, label) == (["fooled"] if may_fool else ["correct"])
 
 
 class Band(nn.Module):
@@ -197,17 +199,17 @@ def test_null_on_both_sides_of_what_is_looked_for() -> None:
     )
     attack = RayS(pool, num_queries=100)
     for eps, told in ((0.099, "correct"), (0.1025, "fooled"), (0.3, "fooled"), (1.0, "fooled")):
-        attacked = attack(model, image, label, eps=eps)
+        adv_images = attack(model, image, label, eps=eps)
         if told == "correct":
-            assert outcome_of(model, attacked, label) != ["fooled"]
+            assert outcome_of(model, adv_images, label) != ["fooled"]
         else:
-            assert outcome_of(model, attacked, label) == ["fooled"], eps
+            assert outcome_of(model, adv_images, label) == ["fooled"], eps
     # Towards white, as in the paper, nothing is ever found, and nothing is done.
     blind = RayS(pool, num_starts=0, num_queries=100)
     assert torch.equal(blind(model, image, label, eps=1.0), image)
     # Deny goes for null itself, from an image that is null or towards white.
     for starts in (0, 5):
-        denied = RayS(pool, "deny", num_starts=starts, num_queries=100)
+        denied = RayS(pool, "force-null", num_starts=starts, num_queries=100)
         assert outcome_of(model, denied(model, image, label, eps=0.043), label) == ["null"]
         assert outcome_of(model, denied(model, image, label, eps=0.039), label) == ["correct"]
 
@@ -314,7 +316,7 @@ def test_a_batch_is_searched_like_image_by_image(digits: Digits, eps: float) -> 
 # Labels alone, and no more of them than allowed.
 
 
-@pytest.mark.parametrize("objective", ["fool", "deny", "evade"])
+@pytest.mark.parametrize("objective", ["fool", "force-null", "untargeted"])
 def test_scores_change_nothing(digits: Digits, objective: ObjectiveName) -> None:
     model, images, labels = digits.guarded, digits.images[:40], digits.labels[:40]
     attack = RayS(digit_pool(digits), objective, num_queries=150)
@@ -322,7 +324,9 @@ def test_scores_change_nothing(digits: Digits, objective: ObjectiveName) -> None
         attack(m, images, labels, eps=0.12) for m in (model, labels_for_logits(model))
     )
     assert torch.equal(with_scores, without)
-    wanted = {"fool": {"fooled"}, "deny": {"null"}, "evade": {"fooled", "null"}}[objective]
+    wanted = {"fool": {"fooled"}, "force-null": {"null"}, "untargeted": {"fooled", "null"}}[
+        objective
+    ]
     num = sum(told in wanted for told in outcome_of(model, with_scores, labels))
     assert 5 < num <= 40, "a budget that decides something"
 
@@ -337,9 +341,9 @@ def test_queries_are_counted_and_spent_on_what_stands(digits: Digits) -> None:
             attack(model, images, labels, eps=0.001)
         assert passes.forward == 30 * num_queries + extra, "none was fooled, all was spent"
     with counted(model) as passes:
-        attacked = RayS(digit_pool(digits))(model, images, labels, eps=1.0)
+        adv_images = RayS(digit_pool(digits))(model, images, labels, eps=1.0)
     assert passes.forward == 30 + extra, "where the ball is the box, the first donor does"
-    assert fooled(model, attacked, labels).all()
+    assert fooled(model, adv_images, labels).all()
     with counted(model) as passes:
         RayS(digit_pool(digits), num_donors=20)(model, images, labels, eps=1.0)
     assert passes.forward <= 30 * 3 + 30 + 20
@@ -394,28 +398,28 @@ def test_it_finds_what_others_find(digits: Digits, name: str) -> None:
     pool, eps = digit_pool(digits), 0.12
     pytest.importorskip("foolbox")
     walker = ADAPTERS["foolbox-hopskipjump"]()
-    assert isinstance(walker, WantsImages)
+    assert isinstance(walker, TakesReferenceImages)
     attacks = {
         "rays": RayS(pool, num_queries=800),
         "hop skip jump": walker.given(pool),  # about 1,800 labels
         "square": Square(num_queries=800),  # with scores
-        "swap": Swap(pool),
+        "swap": DatasetAttack(pool),
     }
     num = {}
     for kind, attack in attacks.items():
         generator = torch.Generator().manual_seed(0)
-        attacked = attack(model, images, labels, eps=eps, generator=generator)
-        num[kind] = int(fooled(model, attacked, labels).sum())
+        adv_images = attack(model, images, labels, eps=eps, generator=generator)
+        num[kind] = int(fooled(model, adv_images, labels).sum())
     assert num["rays"] > num["hop skip jump"] > num["swap"], num
     assert num["rays"] >= 0.8 * num["square"], num
     assert num["square"] < 24, "a budget that decides something"
 
 
 def test_what_it_takes_is_told(digits: Digits) -> None:
-    assert RayS().needs == "labels"
-    assert Cascade((Noise(), RayS())).needs == "labels"
-    assert Cascade((RayS(), Square())).needs == "answers"
-    assert Cascade((RayS(), PGD())).needs == "gradients"
+    assert RayS().access == "labels"
+    assert AttackEnsemble((Noise(), RayS())).access == "labels"
+    assert AttackEnsemble((RayS(), Square())).access == "answers"
+    assert AttackEnsemble((RayS(), PGD())).access == "gradients"
     found = evaluate(
         digits.guarded,
         (digits.images[:20], digits.labels[:20]),
@@ -425,5 +429,5 @@ def test_what_it_takes_is_told(digits: Digits) -> None:
         checks=False,
     )
     assert found.threat["attacks"]["rays"]["takes"] == "labels"
-    assert set(found.costs["needs"]) == {"labels"}
+    assert set(found.costs["access"]) == {"labels"}
     assert (found.costs["num_forward"] > 0).all()

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nullclass.attacks import PGD, SelectivePGD
-from nullclass.core.norms import is_allowed
 from nullclass.attacks.counters import counted
 from nullclass.attacks.selective import two_losses
 from nullclass.core.errors import UserError
+from nullclass.core.norms import is_allowed
 from worlds import Digits, outcome_of, two_input_world
 
 K = 4
@@ -43,8 +43,8 @@ def test_selective_steps_are_exact_on_two_inputs(ratio: float, norm: str) -> Non
     for b in (0.01, 0.1, 0.3):
         model, image, label = two_input_world(a=ratio * b, b=b)
         for share, may_fool in ((0.95, False), (1.05, True)):
-            attacked = SelectivePGD()(model, image, label, eps=share * b, norm=norm)
-            assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool
+            adv_images = SelectivePGD()(model, image, label, eps=share * b, norm=norm)
+            assert (outcome_of(model, adv_images, label) == ["fooled"]) is may_fool
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
@@ -57,23 +57,23 @@ def test_orthogonal_steps_on_two_inputs(norm: str) -> None:
         assert needed == pytest.approx(b / (0.9 / (0.3**2 + 0.9**2) ** 0.5) if norm == "l2" else b)
         for share, may_fool in ((0.95, False), (1.05, True)):
             attack = SelectivePGD(variant="orthogonal")
-            attacked = attack(model, image, label, eps=share * needed, norm=norm)
-            assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool, (b, share)
+            adv_images = attack(model, image, label, eps=share * needed, norm=norm)
+            assert (outcome_of(model, adv_images, label) == ["fooled"]) is may_fool, (b, share)
 
 
 def test_orthogonal_steps_leave_the_other_loss_alone() -> None:
     # One L2 step in a linear world: the classifier's loss rises, the detector's stays.
     model, image, label = two_input_world(a=0.1, b=0.1)
     attack = SelectivePGD(variant="orthogonal", num_steps=1, relative_step=1.0)
-    attacked = attack(model, image, label, eps=0.05, norm="l2")
+    adv_images = attack(model, image, label, eps=0.05, norm="l2")
     with torch.no_grad():
-        before, after = (two_losses(model(x), label, 2) for x in (image, attacked))
+        before, after = (two_losses(model(x), label, 2) for x in (image, adv_images))
     assert float(after[0]) > float(before[0]) + 0.04
     torch.testing.assert_close(after[1], before[1], atol=1e-6, rtol=0)
     selective = SelectivePGD(num_steps=1, relative_step=1.0)
-    attacked = selective(model, image, label, eps=0.05, norm="l2")
+    adv_images = selective(model, image, label, eps=0.05, norm="l2")
     with torch.no_grad():
-        moved = two_losses(model(attacked), label, 2)
+        moved = two_losses(model(adv_images), label, 2)
     assert float(moved[0]) > float(after[0]), "the plain gradient climbs faster"
 
 
@@ -89,13 +89,13 @@ def test_without_null_it_is_plain_pgd(digits: Digits, norm: str, variant: str) -
 @pytest.mark.parametrize("norm", EPS)
 def test_taking_turns_finds_what_cross_entropy_does_not(digits: Digits, norm: str) -> None:
     model, images, labels = digits.guarded, digits.images[:100], digits.labels[:100]
-    blind = PGD(objective="evade")(model, images, labels, eps=EPS[norm], norm=norm)
+    blind = PGD(objective="untargeted")(model, images, labels, eps=EPS[norm], norm=norm)
     counts = {}
     for variant in ("selective", "orthogonal"):
         attack = SelectivePGD(variant=variant)  # type: ignore[arg-type]
-        attacked = attack(model, images, labels, eps=EPS[norm], norm=norm)
-        assert is_allowed(attacked, images, EPS[norm], norm).all()
-        counts[variant] = int(fooled(model, attacked, labels).sum())
+        adv_images = attack(model, images, labels, eps=EPS[norm], norm=norm)
+        assert is_allowed(adv_images, images, EPS[norm], norm).all()
+        counts[variant] = int(fooled(model, adv_images, labels).sum())
         assert counts[variant] > int(fooled(model, blind, labels).sum()), variant
     # On a linear piece the two margins' turns are the hard margin's own steps.
     hard = PGD(form="hard")(model, images, labels, eps=EPS[norm], norm=norm)

@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from nullclass.attacks import PGD, Square
-from nullclass.core.norms import is_allowed
 from nullclass.attacks.counters import counted
 from nullclass.attacks.square import MOVES, share_at, two_bumps
 from nullclass.core.errors import UserError
+from nullclass.core.norms import is_allowed
 from nullclass.models import Classifier
 from worlds import Affine, Digits, outcome_of, two_input_world
 
@@ -54,11 +54,11 @@ def test_budgets_and_sizes(norm: str) -> None:
     check_double(Square(num_queries=20), norm)
     model, images, labels = wide_colour_world()
     for eps in (0.02, 0.3):
-        attacked = Square(num_queries=60)(
+        adv_images = Square(num_queries=60)(
             model, images, labels, eps=eps, norm=norm, generator=seeded()
         )
-        assert is_allowed(attacked, images, eps, norm).all()
-        assert (attacked != images).flatten(1).any(dim=1).double().mean() > 0.9
+        assert is_allowed(adv_images, images, eps, norm).all()
+        assert (adv_images != images).flatten(1).any(dim=1).double().mean() > 0.9
 
 
 def test_senseless_settings_are_refused() -> None:
@@ -66,7 +66,7 @@ def test_senseless_settings_are_refused() -> None:
     with pytest.raises(UserError, match="square attacks linf and l2, not l1"):
         Square()(small_model(), images, labels, eps=0.1, norm="l1")
     with pytest.raises(UserError, match="deny needs a model with a null class"):
-        Square(objective="deny")(small_model(False), images, labels, eps=0.1)
+        Square(objective="force-null")(small_model(False), images, labels, eps=0.1)
     for setting in (
         {"num_queries": 0},
         {"num_restarts": 0},
@@ -87,23 +87,23 @@ def test_two_inputs(b: float, ratio: float, norm: str) -> None:
     model, image, label = two_input_world(a=ratio * b, b=b)
     attack = Square(num_queries=100)
     for share, may_fool in ((0.95, False), (1.05, True)):
-        attacked = attack(model, image, label, eps=share * b, norm=norm, generator=seeded())
-        assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool
+        adv_images = attack(model, image, label, eps=share * b, norm=norm, generator=seeded())
+        assert (outcome_of(model, adv_images, label) == ["fooled"]) is may_fool
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("objective", ["deny", "evade"])
+@pytest.mark.parametrize("objective", ["force-null", "untargeted"])
 def test_other_goals_have_their_own_optimum(objective: str, norm: str) -> None:
     # Null is reached along x1 alone after a / 3, the other class along x2 after b.
     for a, b in ((0.3, 0.3), (0.3, 0.05)):
         model, image, label = two_input_world(a=a, b=b)
-        optimum = a / 3 if objective == "deny" else min(a / 3, b)
-        reached = ["null"] if objective == "deny" else ["null", "fooled"]
+        optimum = a / 3 if objective == "force-null" else min(a / 3, b)
+        reached = ["null"] if objective == "force-null" else ["null", "fooled"]
         for share, is_reached in ((0.95, False), (1.05, True)):
             attack = Square(objective=objective, num_queries=100)  # type: ignore[arg-type]
             eps = share * optimum
-            attacked = attack(model, image, label, eps=eps, norm=norm, generator=seeded())
-            assert (outcome_of(model, attacked, label)[0] in reached) is is_reached, (a, b, share)
+            adv_images = attack(model, image, label, eps=eps, norm=norm, generator=seeded())
+            assert (outcome_of(model, adv_images, label)[0] in reached) is is_reached, (a, b, share)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -116,10 +116,10 @@ def test_a_linear_model_falls_at_its_exact_optimum(seed: int) -> None:
     model, label = Classifier(Affine(weight, bias), 2, has_null=False), torch.tensor([0])
     optimum = gap / float((weight[1] - weight[0]).abs().sum())
     for share, may_fool in ((0.999, False), (1.001, True)):
-        attacked = Square(num_queries=500)(
+        adv_images = Square(num_queries=500)(
             model, image, label, eps=share * optimum, generator=seeded()
         )
-        assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool
+        assert (outcome_of(model, adv_images, label) == ["fooled"]) is may_fool
 
 
 def test_no_gradient_is_missed() -> None:
@@ -135,8 +135,8 @@ def test_no_gradient_is_missed() -> None:
     world, image, label = two_input_world(a=0.1, b=0.1)
     model = Classifier(Coarse(world), 2)
     assert outcome_of(model, PGD()(model, image, label, eps=0.15), label) == ["correct"]
-    attacked = Square(num_queries=100)(model, image, label, eps=0.15, generator=seeded())
-    assert outcome_of(model, attacked, label) == ["fooled"]
+    adv_images = Square(num_queries=100)(model, image, label, eps=0.15, generator=seeded())
+    assert outcome_of(model, adv_images, label) == ["fooled"]
 
 
 def test_images_that_fell_are_asked_about_no_more(digits: Digits) -> None:
@@ -145,8 +145,8 @@ def test_images_that_fell_are_asked_about_no_more(digits: Digits) -> None:
     is_fooled = fooled(model, images, wrong)
     assert 20 < is_fooled.sum() < 40
     with counted(model) as passes:
-        attacked = Square(num_queries=7)(model, images, wrong, eps=0.0001, generator=seeded())
-    assert torch.equal(attacked[is_fooled], images[is_fooled])
+        adv_images = Square(num_queries=7)(model, images, wrong, eps=0.0001, generator=seeded())
+    assert torch.equal(adv_images[is_fooled], images[is_fooled])
     assert passes.forward == 60 + 7 * int((~is_fooled).sum())
     with counted(model) as passes:
         Square(num_queries=7)(model, images, wrong, eps=0.0, generator=seeded())
@@ -232,8 +232,8 @@ def test_an_l2_step_moves_what_two_squares_held_and_spends_the_whole_budget(
     clean = 0.4 + 0.2 * torch.rand(5, *shape, generator=generator, dtype=torch.float64)  # no box
     start = MOVES["l2"].start(clean, eps, generator)
     tried = MOVES["l2"].step(start.clone(), clean, eps, share, generator)
-    for attacked in (start, tried):
-        size = (attacked - clean).flatten(1).norm(dim=1)
+    for adv_images in (start, tried):
+        size = (adv_images - clean).flatten(1).norm(dim=1)
         torch.testing.assert_close(size, torch.full_like(size, eps), atol=1e-9, rtol=0)
     side = max(3, round(math.sqrt(share * shape[1] * shape[2])))
     side = min(side + (side % 2 == 0), shape[1], shape[2])
@@ -299,8 +299,8 @@ def their_square(
     attack.init_hyperparam(images)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        _, attacked = attack.attack_single_run(images.clone(), labels)
-    return attacked
+        _, adv_images = attack.attack_single_run(images.clone(), labels)
+    return adv_images
 
 
 @pytest.mark.parametrize(
@@ -324,5 +324,5 @@ def test_it_is_no_weaker_than_pyautoattack(digits: Digits, norm: str, eps: float
 def test_stock_square_stops_at_null_and_ours_does_not(digits: Digits) -> None:
     model, images, labels = digits.guarded, digits.images[:128], digits.labels[:128]
     stock = fooled(model, their_square(model, images, labels, 0.15, "linf", 300), labels)
-    attacked = Square(num_queries=300)(model, images, labels, eps=0.15, generator=seeded())
-    assert fooled(model, attacked, labels).double().mean() > stock.double().mean() + 0.2
+    adv_images = Square(num_queries=300)(model, images, labels, eps=0.15, generator=seeded())
+    assert fooled(model, adv_images, labels).double().mean() > stock.double().mean() + 0.2

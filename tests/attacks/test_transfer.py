@@ -11,9 +11,9 @@ from black_box import OBJECTIVES, check_budgets, check_contract, check_sizes
 from torch import Tensor, nn
 
 from disturbed import small_model
-from nullclass.attacks import FGSM, PGD, Attack, Noise, Square, TargetedPGD, Transfer, describe
-from nullclass.attacks.losses import find_objective
+from nullclass.attacks import FGSM, PGD, Attack, MultiTargetedPGD, Noise, Square, Transfer, describe
 from nullclass.attacks.counters import counted
+from nullclass.attacks.losses import find_objective
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
 from worlds import Affine, Digits, outcome_of, two_input_world
@@ -40,7 +40,7 @@ def test_contract(objective: str, has_null: bool, norm: str) -> None:
 
 @pytest.mark.parametrize("norm", ALL_NORMS)
 def test_budgets_and_sizes(norm: str) -> None:
-    attack = Transfer(sources(), TargetedPGD(num_steps=3))
+    attack = Transfer(sources(), MultiTargetedPGD(num_steps=3))
     check_budgets(attack, norm)
     check_sizes(attack, norm)
 
@@ -62,7 +62,7 @@ def test_sources_are_left_as_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "attack", [PGD(num_steps=10), FGSM(objective="fool"), TargetedPGD(num_steps=5)]
+    "attack", [PGD(num_steps=10), FGSM(objective="fool"), MultiTargetedPGD(num_steps=5)]
 )
 def test_from_the_model_s_twin_it_is_the_attack_itself(digits: Digits, attack: Attack) -> None:
     model, images, labels = digits.guarded, digits.images[:100], digits.labels[:100]
@@ -72,7 +72,7 @@ def test_from_the_model_s_twin_it_is_the_attack_itself(digits: Digits, attack: A
     # FGSM may leave behind an image that was fooled as it was; a search never does.
     for ours, theirs in zip(outcome_of(model, transferred, labels), itself, strict=True):
         assert (ours == "fooled") >= (theirs == "fooled")
-        if attack.is_search:
+        if attack.is_iterative:
             assert (ours == "fooled") == (theirs == "fooled")
     assert "fooled" in itself
 
@@ -85,13 +85,13 @@ def test_two_inputs() -> None:
     attack = PGD(form="hard")
     for source in (twin, harder):
         for share, may_fool in ((0.95, False), (1.05, True)):
-            attacked = Transfer((source,), attack)(model, image, label, eps=share * 0.1)
-            assert (outcome_of(model, attacked, label) == ["fooled"]) is may_fool
+            adv_images = Transfer((source,), attack)(model, image, label, eps=share * 0.1)
+            assert (outcome_of(model, adv_images, label) == ["fooled"]) is may_fool
     # One that sees the first input only has nothing to teach.
     weight = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
     blind = Classifier(Affine(weight, torch.zeros(2)), 2, has_null=False)
-    attacked = Transfer((blind,), PGD())(model, image, label, eps=0.2)
-    assert outcome_of(model, attacked, label) != ["fooled"]
+    adv_images = Transfer((blind,), PGD())(model, image, label, eps=0.2)
+    assert outcome_of(model, adv_images, label) != ["fooled"]
 
 
 def test_the_first_source_that_succeeds_is_kept_and_the_others_are_not_asked() -> None:
@@ -101,19 +101,19 @@ def test_the_first_source_that_succeeds_is_kept_and_the_others_are_not_asked() -
     good, unasked = two_input_world(a=0.1, b=0.1)[0], two_input_world(a=0.1, b=0.1)[0]
     attack = PGD(form="hard")
     with counted(good) as of_good, counted(unasked) as of_unasked, counted(model) as of_model:
-        attacked = Transfer((useless, good, unasked), attack)(model, image, label, eps=0.11)
-    assert outcome_of(model, attacked, label) == ["fooled"]
+        adv_images = Transfer((useless, good, unasked), attack)(model, image, label, eps=0.11)
+    assert outcome_of(model, adv_images, label) == ["fooled"]
     assert of_good.backward > 0
     assert of_unasked.forward == 0
     assert (of_model.forward, of_model.backward) == (3, 0), "clean, useless, good"
-    torch.testing.assert_close(attacked, attack(good, image, label, eps=0.11))
+    torch.testing.assert_close(adv_images, attack(good, image, label, eps=0.11))
 
 
 def test_the_best_try_on_the_target_is_kept(digits: Digits) -> None:
     model, images, labels = digits.guarded, digits.images[:80], digits.labels[:80]
     attack, goal, eps = PGD(num_steps=5), find_objective("fool"), 0.03
     others = tuple(stranger(seed) for seed in range(3))
-    attacked = Transfer(others, attack)(model, images, labels, eps=eps)
+    adv_images = Transfer(others, attack)(model, images, labels, eps=eps)
     tries = [images] + [attack(other, images, labels, eps=eps) for other in others]
 
     def margins(tried: Tensor) -> Tensor:
@@ -123,8 +123,8 @@ def test_the_best_try_on_the_target_is_kept(digits: Digits) -> None:
     best = torch.stack([margins(tried) for tried in tries]).amax(dim=0)
     stands = best < 0
     assert stands.sum() > 40
-    torch.testing.assert_close(margins(attacked)[stands], best[stands], atol=1e-5, rtol=0)
-    is_fooled = torch.tensor([t == "fooled" for t in outcome_of(model, attacked, labels)])
+    torch.testing.assert_close(margins(adv_images)[stands], best[stands], atol=1e-5, rtol=0)
+    is_fooled = torch.tensor([t == "fooled" for t in outcome_of(model, adv_images, labels)])
     assert torch.equal(is_fooled, best > 0)
 
 
@@ -137,35 +137,39 @@ def stranger(seed: int, num_classes: int = 10, has_null: bool = True) -> Classif
 
 def test_a_source_without_null_does(digits: Digits) -> None:
     images, labels = digits.images[:200], digits.labels[:200]
-    attacked = Transfer((digits.plain,), PGD())(digits.guarded, images, labels, eps=0.2)
+    adv_images = Transfer((digits.plain,), PGD())(digits.guarded, images, labels, eps=0.2)
     clean, found = (
-        outcome_of(digits.guarded, x, labels).count("fooled") for x in (images, attacked)
+        outcome_of(digits.guarded, x, labels).count("fooled") for x in (images, adv_images)
     )
     assert found > clean + 10
     with pytest.raises(UserError, match="deny needs a model with a null class"):
-        Transfer((digits.plain,), PGD(objective="deny"))(digits.guarded, images, labels, eps=0.15)
+        Transfer((digits.plain,), PGD(objective="force-null"))(
+            digits.guarded, images, labels, eps=0.15
+        )
     with pytest.raises(UserError, match="deny needs a model with a null class"):
-        Transfer((digits.guarded,), PGD(objective="deny"))(digits.plain, images, labels, eps=0.15)
+        Transfer((digits.guarded,), PGD(objective="force-null"))(
+            digits.plain, images, labels, eps=0.15
+        )
 
 
 def test_budgets_of_each_image_reach_the_attack(digits: Digits) -> None:
     model, images, labels = digits.plain, digits.images[:200], digits.labels[:200]
     budgets = torch.where(torch.arange(200) % 2 == 0, 0.0, 0.3)
-    attacked = Transfer((digits.guarded,), Square(num_queries=30))(
+    adv_images = Transfer((digits.guarded,), Square(num_queries=30))(
         model, images, labels, eps=budgets, generator=torch.Generator().manual_seed(0)
     )
-    assert torch.equal(attacked[::2], images[::2])
-    clean, found = (outcome_of(model, x[1::2], labels[1::2]) for x in (images, attacked))
+    assert torch.equal(adv_images[::2], images[::2])
+    clean, found = (outcome_of(model, x[1::2], labels[1::2]) for x in (images, adv_images))
     assert found.count("fooled") > clean.count("fooled") + 10
 
 
 def test_it_is_told_short() -> None:
     named = build_model("notebook", image_shape=(1, 28, 28), num_classes=10)
-    attack = Transfer((named, stranger(0)), Noise("evade", num_draws=3))
+    attack = Transfer((named, stranger(0)), Noise("untargeted", num_draws=3))
     told = describe(attack)
     assert told["sources"] == ["notebook", "Sequential"]
-    assert told["objective"] == attack.objective == "evade"
-    assert told["attack"] == {"kind": "Noise", "objective": "evade", "num_draws": 3}
+    assert told["objective"] == attack.objective == "untargeted"
+    assert told["attack"] == {"kind": "Noise", "objective": "untargeted", "num_draws": 3}
     assert json.loads(json.dumps(told)) == told
     assert len(repr(attack)) < 200
 

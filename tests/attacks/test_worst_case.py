@@ -13,17 +13,17 @@ from nullclass.attacks import (
     ATTACKS,
     FGSM,
     PGD,
-    Cascade,
+    AttackEnsemble,
+    MultiTargetedPGD,
     Noise,
     Square,
-    TargetedPGD,
     describe,
     worst_case,
 )
-from nullclass.attacks.ensemble import trace_of
-from nullclass.attacks.losses import find_objective, is_success
 from nullclass.attacks.counters import counted
-from nullclass.attacks.on_zero_gradient import WhereFlat
+from nullclass.attacks.ensemble import run_attack
+from nullclass.attacks.losses import find_objective, is_success
+from nullclass.attacks.on_zero_gradient import OnZeroGradient
 from nullclass.attacks.worst_case import VERSION
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
@@ -34,15 +34,17 @@ SETTINGS_OF_VERSION = {"1": "0e70c0e3fdb1f75c"}
 
 
 def test_a_change_of_the_ensemble_is_a_new_version() -> None:
-    told = json.dumps([describe(worst_case(goal)) for goal in ("fool", "deny")], sort_keys=True)
+    told = json.dumps(
+        [describe(worst_case(goal)) for goal in ("fool", "force-null")], sort_keys=True
+    )
     assert hashlib.sha256(told.encode()).hexdigest()[:16] == SETTINGS_OF_VERSION[VERSION]
     assert worst_case().version == f"worst-case {VERSION}"
 
 
 def test_both_are_in_the_catalogue_with_one_goal_each() -> None:
     assert ATTACKS["worst-case"]() == worst_case("fool")
-    assert ATTACKS["worst-case-deny"]() == worst_case("deny")
-    for goal in ("fool", "deny", "evade"):
+    assert ATTACKS["worst-case-force-null"]() == worst_case("force-null")
+    for goal in ("fool", "force-null", "untargeted"):
         ensemble = worst_case(goal)  # type: ignore[arg-type]
         assert {member.objective for member in ensemble.members} == {goal}
 
@@ -56,7 +58,7 @@ def test_two_inputs_both_sides(b: float, norm: str) -> None:
         trace = worst_case().trace(
             model, image, label, eps=share * b, norm=norm, generator=generator
         )
-        assert (outcome_of(model, trace.attacked, label) == ["fooled"]) is may_fool
+        assert (outcome_of(model, trace.adv_images, label) == ["fooled"]) is may_fool
         assert (trace.members >= 0).tolist() == [may_fool]
 
 
@@ -65,7 +67,7 @@ def test_linear_models_fall_at_the_optimum(norm: str) -> None:
     generator = torch.Generator().manual_seed(0)
     for seed, share, falls in ((0, 1.05, True), (1, 1.05, True), (2, 0.99, False)):
         world = linear_world(seed, scale=100)
-        attacked = worst_case()(
+        adv_images = worst_case()(
             world.model,
             world.image,
             world.label,
@@ -73,40 +75,44 @@ def test_linear_models_fall_at_the_optimum(norm: str) -> None:
             norm=norm,
             generator=generator,
         )
-        assert (outcome_of(world.model, attacked, world.label) == ["fooled"]) is falls, seed
+        assert (outcome_of(world.model, adv_images, world.label) == ["fooled"]) is falls, seed
 
 
 def test_what_needs_denying_has_its_own_optimum() -> None:
     model, image, label = two_input_world(a=0.3, b=0.05)
     generator = torch.Generator().manual_seed(0)
     for share, falls in ((0.95, False), (1.05, True)):  # null along x1 after a / 3
-        attacked = worst_case("deny")(model, image, label, eps=share * 0.1, generator=generator)
-        assert (outcome_of(model, attacked, label) == ["null"]) is falls
+        adv_images = worst_case("force-null")(
+            model, image, label, eps=share * 0.1, generator=generator
+        )
+        assert (outcome_of(model, adv_images, label) == ["null"]) is falls
 
 
-FEW = Cascade((PGD(num_steps=5), PGD(form="hard", num_steps=5), TargetedPGD(num_steps=10)))
+FEW = AttackEnsemble(
+    (PGD(num_steps=5), PGD(form="hard", num_steps=5), MultiTargetedPGD(num_steps=10))
+)
 
 
-def fell(model: torch.nn.Module, attacked: Tensor, labels: Tensor) -> Tensor:
+def fell(model: torch.nn.Module, adv_images: Tensor, labels: Tensor) -> Tensor:
     with torch.no_grad():
-        return is_success(model(attacked), labels, 10, find_objective("fool"))
+        return is_success(model(adv_images), labels, 10, find_objective("fool"))
 
 
 def test_a_trace_is_the_union_and_tells_who_felled_whom(digits: Digits) -> None:
     model, images, labels = digits.guarded, digits.images[:150], digits.labels[:150]
     trace = FEW.trace(model, images, labels, eps=0.08)
-    assert torch.equal(trace.attacked, FEW(model, images, labels, eps=0.08))
+    assert torch.equal(trace.adv_images, FEW(model, images, labels, eps=0.08))
     alone = [fell(model, m(model, images, labels, eps=0.08), labels) for m in FEW.members]
     assert torch.equal(trace.members >= 0, torch.stack(alone).any(dim=0))
-    assert torch.equal(trace.members >= 0, fell(model, trace.attacked, labels))
+    assert torch.equal(trace.members >= 0, fell(model, trace.adv_images, labels))
     standing = torch.ones(150, dtype=torch.bool)
-    for number, (tally, falls) in enumerate(zip(trace.tallies, alone, strict=True)):
+    for number, (tally, falls) in enumerate(zip(trace.member_stats, alone, strict=True)):
         assert tally.num_images == int(standing.sum())
         assert torch.equal(trace.members == number, standing & falls), "the first it falls to"
-        assert tally.num_fallen == int((standing & falls).sum())
+        assert tally.num_successes == int((standing & falls).sum())
         standing &= ~falls
     assert 0 < standing.sum() < 150
-    assert [tally.member for tally in trace.tallies] == ["1 PGD", "2 PGD", "3 TargetedPGD"]
+    assert [tally.member for tally in trace.member_stats] == ["1 PGD", "2 PGD", "3 TargetedPGD"]
 
 
 def test_what_stands_is_the_nearest_try(digits: Digits) -> None:
@@ -114,13 +120,13 @@ def test_what_stands_is_the_nearest_try(digits: Digits) -> None:
     trace = FEW.trace(model, images, labels, eps=0.03)
     margin = find_objective("fool").margin
 
-    def near(attacked: Tensor) -> Tensor:
+    def near(adv_images: Tensor) -> Tensor:
         with torch.no_grad():
-            return margin(model(attacked), labels, 10, "hard")
+            return margin(model(adv_images), labels, 10, "hard")
 
     tries = torch.stack([near(m(model, images, labels, eps=0.03)) for m in FEW.members])
     stands = trace.members < 0
-    torch.testing.assert_close(near(trace.attacked)[stands], tries.amax(dim=0)[stands])
+    torch.testing.assert_close(near(trace.adv_images)[stands], tries.amax(dim=0)[stands])
 
 
 def test_passes_are_those_that_the_model_sees(digits: Digits) -> None:
@@ -131,10 +137,10 @@ def test_passes_are_those_that_the_model_sees(digits: Digits) -> None:
         trace = FEW.trace(model, images, labels, eps=1e-4)
     finally:
         hook.remove()
-    assert sum(tally.num_forward for tally in trace.tallies) == sum(seen)
+    assert sum(tally.num_forward for tally in trace.member_stats) == sum(seen)
     # Nothing falls at so small an eps: every step of every climb is taken by every image.
-    assert [tally.num_backward for tally in trace.tallies] == [7 * 5, 7 * 5, 7 * 9 * 10]
-    assert all(tally.seconds > 0 for tally in trace.tallies)
+    assert [tally.num_backward for tally in trace.member_stats] == [7 * 5, 7 * 5, 7 * 9 * 10]
+    assert all(tally.seconds > 0 for tally in trace.member_stats)
     with counted(model) as passes:
         FGSM().direction(model, images, labels, norm="linf")
     assert (passes.forward, passes.backward) == (7, 7)
@@ -143,13 +149,13 @@ def test_passes_are_those_that_the_model_sees(digits: Digits) -> None:
 
 def test_a_single_attack_is_its_only_member(digits: Digits) -> None:
     model, images, labels = digits.plain, digits.images[:5], digits.labels[:5]
-    trace = trace_of(PGD(num_steps=3), "mine", model, images, labels, eps=1e-4)
-    (tally,) = trace.tallies
+    trace = run_attack(PGD(num_steps=3), "mine", model, images, labels, eps=1e-4)
+    (tally,) = trace.member_stats
     assert (tally.member, tally.num_images) == ("mine", 5)
     assert (tally.num_forward, tally.num_backward) == (5 * 4, 5 * 3)
-    nothing = trace_of(PGD(), "mine", model, images[:0], labels[:0], eps=0.1)
-    assert nothing.attacked.shape == (0, 1, 8, 8)
-    assert nothing.tallies[0].num_forward == 0
+    nothing = run_attack(PGD(), "mine", model, images[:0], labels[:0], eps=0.1)
+    assert nothing.adv_images.shape == (0, 1, 8, 8)
+    assert nothing.member_stats[0].num_forward == 0
 
 
 def test_in_l1_the_members_that_know_it_do_the_work(digits: Digits) -> None:
@@ -159,11 +165,11 @@ def test_in_l1_the_members_that_know_it_do_the_work(digits: Digits) -> None:
     )
     assert bool((trace.members >= 0).all())
     model, image, label = two_input_world(a=0.1, b=0.1)
-    told = Cascade((Square(num_queries=5), PGD(num_steps=5))).trace(
+    told = AttackEnsemble((Square(num_queries=5), PGD(num_steps=5))).trace(
         model, image, label, eps=0.05, norm="l1"
     )
-    assert [tally.num_forward > 0 for tally in told.tallies] == [False, True]
-    assert told.tallies[0].num_images == 1
+    assert [tally.num_forward > 0 for tally in told.member_stats] == [False, True]
+    assert told.member_stats[0].num_images == 1
 
 
 def test_where_flat_attacks_what_has_no_gradient_only(digits: Digits) -> None:
@@ -177,9 +183,9 @@ def test_where_flat_attacks_what_has_no_gradient_only(digits: Digits) -> None:
     images, labels = digits.images[:20].clone(), digits.labels[:20]
     images[:, 0, 0, 0] = torch.arange(20) % 2 * 1.0
     generator = torch.Generator().manual_seed(0)
-    attacked = WhereFlat(Noise())(model, images, labels, eps=0.05, generator=generator)
+    adv_images = OnZeroGradient(Noise())(model, images, labels, eps=0.05, generator=generator)
     is_right = model.predict(images) == labels
-    is_moved = (attacked != images).flatten(1).any(dim=1)
+    is_moved = (adv_images != images).flatten(1).any(dim=1)
     assert torch.equal(is_moved, is_right & (torch.arange(20) % 2 == 1))
 
 
@@ -196,6 +202,6 @@ def test_an_image_without_a_gradient_is_not_climbed_for_nothing(digits: Digits) 
 
 def test_members_must_agree() -> None:
     with pytest.raises(UserError, match="all with the same objective"):
-        Cascade((PGD(), PGD(objective="deny")))
+        AttackEnsemble((PGD(), PGD(objective="force-null")))
     with pytest.raises(UserError, match="needs as many names"):
-        Cascade((PGD(), PGD()), ("a", "a"))
+        AttackEnsemble((PGD(), PGD()), ("a", "a"))

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from nullclass.certify.network import read_network
-from nullclass.rejection.provable import ProvableNull
 from nullclass.certify.rounding import proof_dtype
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
+from nullclass.rejection.provable import ProvableNull
 
 
 def small(body: nn.Module | None = None) -> Classifier:
@@ -87,7 +87,7 @@ def test_a_reduced_precision_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_image_of_another_shape_gets_one_sentence() -> None:
-    from nullclass.certify.certify import certify
+    from nullclass.scoring.prove import certify
 
     wrong = torch.rand(2, 1, 4, 4), torch.zeros(2, dtype=torch.long)
     with pytest.raises(UserError):

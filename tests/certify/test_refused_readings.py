@@ -9,9 +9,9 @@ from proof_worlds import square_grid, tiny_net
 from torch import Tensor, nn
 
 from nullclass.certify.network import read_network
-from nullclass.rejection.provable import ProvableNull
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
+from nullclass.rejection.provable import ProvableNull
 
 
 class Kept(nn.Module):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages, tensors_or_loader
 
 BYTES = torch.arange(256, dtype=torch.uint8).reshape(16, 1, 4, 4)
 FLOATS = BYTES.float() / 255

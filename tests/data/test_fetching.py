@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from idx_files import idx_bytes, tiny_arrays, write_dataset
+from nullclass.core.errors import UserError
 from nullclass.data import DATASETS, FILE_NAMES, fetching
 from nullclass.data.fetching import cache_folder, fetch
 from nullclass.data.known import Accept, KnownDataset, SourceError
 from nullclass.data.mnist import MNIST
-from nullclass.core.errors import UserError
 
 ARRAYS = tiny_arrays()
 CONTENTS = {name: idx_bytes(array) for name, array in ARRAYS.items()}

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from idx_files import idx_bytes, write_idx
-from nullclass.data.idx import read_images, read_labels, read_pair
 from nullclass.core.errors import UserError
+from nullclass.data.idx import read_images, read_labels, read_pair
 
 IMAGES = np.arange(3 * 2 * 4, dtype=np.uint8).reshape(3, 2, 4)
 LABELS = np.array([2, 0, 1], dtype=np.uint8)

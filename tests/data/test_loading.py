@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from idx_files import idx_bytes, tiny_arrays, write_dataset
+from nullclass.core.errors import UserError
 from nullclass.data import FILE_NAMES, LabelledImages, load_dataset
 from nullclass.data.loading import pixel_statistics, split
-from nullclass.core.errors import UserError
 
 ARRAYS = tiny_arrays(num_train=40, num_test=12, num_classes=4)
 

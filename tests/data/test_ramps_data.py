@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from nullclass.core.errors import UserError
 from nullclass.data import load_dataset
 from nullclass.data.ramps import CLASS_NAMES, NOISE, NUM_TEST, NUM_TRAIN, draw_ramps, ramps
-from nullclass.core.errors import UserError
 
 # The report's protocol: the two pixels of each class, and where they may stand.
 CENTRES = {

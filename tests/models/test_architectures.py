@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from nullclass.core.errors import UserError
 from nullclass.models import MODELS, Classifier, build_model
-from nullclass.models.checkpoint import load_checkpoint, save_checkpoint
 from nullclass.models.dropout import Dropout
+from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
 
 MNIST_SHAPE = (1, 28, 28)
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
-from nullclass.models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from nullclass.models.quantize import SCALE, packed, unpacked
+from nullclass.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 
 
 def model_of(seed: int = 0) -> Classifier:

@@ -8,8 +8,8 @@ from torch import nn
 
 from nullclass import with_null_class
 from nullclass.core.errors import UserError
-from nullclass.models import Classifier, build_model
 from nullclass.core.outcomes import predictions
+from nullclass.models import Classifier, build_model
 
 K = 5
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from nullclass.data import LabelledImages
 from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages
 from nullclass.nulls import BackgroundNulls, make_nulls
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.core.errors import UserError
-from nullclass.training.losses import cross_entropy
+from nullclass.core.losses import cross_entropy
 from nullclass.models import Classifier
-from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import NullProbabilities, check_settings, make_nulls
 from nullclass.nulls.perturb import PERTURBATIONS, make_perturbation
+from nullclass.results.null_curve import NullCurve
 
 PAIRS = [(name, measure) for name, maker in PERTURBATIONS.items() for measure in maker.measures]
 

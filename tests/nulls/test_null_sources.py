@@ -12,11 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nullclass.data import LabelledImages
 from nullclass.core.errors import UserError
-from nullclass.training.losses import cross_entropy
+from nullclass.core.losses import cross_entropy
+from nullclass.data import LabelledImages
 from nullclass.models import Classifier
-from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import (
     NULL_SOURCES,
     AdversarialNulls,
@@ -29,6 +28,7 @@ from nullclass.nulls import (
     make_nulls,
 )
 from nullclass.nulls.tile_shuffle import proper_sides, shuffle_tiles
+from nullclass.results.null_curve import NullCurve
 
 CURVES = {
     measure: NullCurve(measure, (0.1, 0.4), (0.3, 1.0)).to_dict()

@@ -19,12 +19,11 @@ import pytest
 from fake_evaluation import FLAGS, MEMBERS, write_fake_evaluation
 from fake_run import with_files, write_fake_run
 
-from nullclass.results import records
 from nullclass.core.errors import UserError
-from nullclass.results.records import Run, Trial, read_run
 from nullclass.diagnostics.red_flags import CHECKS, Flag
-from nullclass.studies.write_report import render, summary_table, write_report
+from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Cell, Drawing, Page, Section, Table, Terms
+from nullclass.report.evaluation_page import evaluated
 from nullclass.report.evaluation_tables import (
     clean_table,
     cost_table,
@@ -41,10 +40,11 @@ from nullclass.report.figures.smallest_eps import Smallest, smallest_of
 from nullclass.report.flags import flags_of
 from nullclass.report.judged import judged, strongest
 from nullclass.report.measures import SMALLEST, WORST_CASE, Measures, percent
-from nullclass.report.evaluation_page import evaluated
 from nullclass.report.populations import some_of
 from nullclass.report.threat import threat_card
-from nullclass.metrics.rates import wilson
+from nullclass.results import frames, schema, store
+from nullclass.results.store import Run, Trial, read_run
+from nullclass.studies.write_report import render, summary_table, write_report
 
 EPS = (0.05, 0.1, 0.2, 0.3)
 
@@ -214,8 +214,8 @@ def test_only_images_that_every_attack_saw_are_judged(trial: Trial) -> None:
     fewer = rows[(rows["attack"] != "fgsm") | (rows["image"] < 30)]
     of = judged(fewer)
     assert list(of.clean.index) == list(range(30))
-    assert set(of.attacked["image"]) == set(range(30))
-    assert SMALLEST in set(of.attacked["attack"])  # whoever falls to it has fallen
+    assert set(of.adv_images["image"]) == set(range(30))
+    assert SMALLEST in set(of.adv_images["attack"])  # whoever falls to it has fallen
     without = judged(rows[rows["attack"] != SMALLEST])
     assert list(without.clean.index) == list(range(120))  # it need not see all
 
@@ -311,12 +311,14 @@ def newly_felled(trial: Trial, attack: str, aim: str, member: str | None) -> lis
     return counts
 
 
-@pytest.mark.parametrize(("attack", "aim"), [("worst-case", "fooled"), ("worst-case-deny", "null")])
+@pytest.mark.parametrize(
+    ("attack", "aim"), [("worst-case", "fooled"), ("worst-case-force-null", "null")]
+)
 def test_what_each_member_felled(attack: str, aim: str, trial: Trial) -> None:
     table = cost_table(trial)
     assert table is not None
     names = [cells[0].text for cells in table.rows]
-    start = names.index("worst-case ensemble" + " (deny)" * (attack == "worst-case-deny"))
+    start = names.index("worst-case ensemble" + " (deny)" * (attack == "worst-case-force-null"))
     assert names[start + 1 : start + 4] == [f"· {member}" for member in MEMBERS]
     whole, *parts = table.rows[start : start + 4]
     assert [int(cell.text) for cell in whole[1:5]] == newly_felled(trial, attack, aim, None)
@@ -364,7 +366,7 @@ def test_a_panel_an_ensemble(run: Run) -> None:
     drawing = drawn(run, "contribution")
     assert [panel.file for panel in drawing.panels] == [
         "fig_contribution_worst-case",
-        "fig_contribution_worst-case-deny",
+        "fig_contribution_worst-case-force-null",
     ]
     for panel in drawing.panels:
         assert {"fallen before", "margin", "targets"} <= set(texts(panel.html))
@@ -585,7 +587,7 @@ THRESHOLD = {
             "1.00 % of such images; of these it refuses 0.96 %",
         ),
         ({"num_overlapping": 40}, "0.96 %; 40 of them are among the test images"),
-        ({"origin": "untold"}, "above 1.5; nothing says on which images that was chosen"),
+        ({"origin": "unknown"}, "above 1.5; nothing says on which images that was chosen"),
         (
             {"num_images": 0, "clean_null_rate": None, "held_out_null_rate": None},
             "above 1.5; nothing says on which images that was chosen",
@@ -609,7 +611,7 @@ def test_the_threshold_and_where_it_comes_from(
     [
         (SMALL, ["Inputs of no class", "RErr at 99", "smallest ε that", "that fall first"]),
         ({"attacks": ("fgsm",), "norm": "l2"}, ["What each member added", "(deny)", "L∞, "]),
-        ({"attacks": ("worst-case-deny",)}, ["AER</", "RAR</", "AER:"]),
+        ({"attacks": ("worst-case-force-null",)}, ["AER</", "RAR</", "AER:"]),
         (
             {"has_null": False, "attacks": ("worst-case",), "eps": (0.0, 0.3)},
             ["dashed line", "(null-DoS).", "where the model itself refuses", "(deny)"],
@@ -651,10 +653,10 @@ def test_a_run_without_trials_says_so(tmp_path: Path) -> None:
 def test_rows_that_lack_a_column_are_told(tmp_path: Path) -> None:
     write_fake_evaluation(tmp_path, num_images=20, **SMALL)
     (place,) = tmp_path.glob("trials/*")
-    rows = records.read_frame(place / records.ROWS)
-    records.write_frame(place / records.ROWS, rows.drop(columns="null_score"))
-    result = json.loads((place / records.RESULT).read_text())
-    records.seal(place, {key: value for key, value in result.items() if key != "files"})
+    rows = frames.read_frame(place / schema.ROWS)
+    frames.write_frame(place / schema.ROWS, rows.drop(columns="null_score"))
+    result = json.loads((place / schema.RESULT).read_text())
+    store.finalize(place, {key: value for key, value in result.items() if key != "files"})
     with pytest.raises(UserError, match="lacks the column 'null_score'"):
         write_report(tmp_path)
 
@@ -677,7 +679,7 @@ def test_the_page_needs_nothing_from_outside(page: str) -> None:
 FILES = [
     "fig_security_curves",
     "fig_contribution_worst-case",
-    "fig_contribution_worst-case-deny",
+    "fig_contribution_worst-case-force-null",
     "fig_confusion_clean",
     "fig_confusion_attacked",
     "fig_null_scores",
@@ -689,11 +691,11 @@ FILES = [
 
 
 def test_every_drawn_figure_is_also_two_files(folder: Path, page: str) -> None:
-    assert {path.name for path in (folder / records.FIGURES).iterdir()} == {
+    assert {path.name for path in (folder / schema.FIGURES).iterdir()} == {
         f"{name}.{ending}" for name in FILES for ending in ("svg", "png")
     }
     for name in FILES:
-        assert (folder / records.FIGURES / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (folder / schema.FIGURES / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_rows_give_the_same_bytes_without_torch(folder: Path, page: str) -> None:
@@ -704,7 +706,7 @@ def test_the_same_rows_give_the_same_bytes_without_torch(folder: Path, page: str
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
-    assert (folder / records.REPORT).read_text(encoding="utf-8") == page
+    assert (folder / schema.REPORT).read_text(encoding="utf-8") == page
 
 
 def test_the_terminal_table(run: Run, trial: Trial) -> None:
@@ -723,8 +725,8 @@ def test_the_terminal_table(run: Run, trial: Trial) -> None:
 
 
 def test_names_are_those_of_the_evaluation() -> None:
-    from nullclass.evaluation.run import SMALLEST as NAME_IN_ROWS
     from nullclass.evaluation.record import DEFAULT_ATTACKS
+    from nullclass.evaluation.run import SMALLEST as NAME_IN_ROWS
     from nullclass.report.measures import NAMES
 
     assert NAME_IN_ROWS == SMALLEST

@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 from fake_run import MODELS, with_files, write_fake_run
 
-from nullclass.results import records
 from nullclass.core.errors import UserError
-from nullclass.results.records import Run, read_run
-from nullclass.studies.write_report import PAGES, summary_table, write_report
-from nullclass.report.figures import FIGURES
+from nullclass.report.common import flat
 from nullclass.report.measures import Measures
-from nullclass.report.pages_common import flat
 from nullclass.report.pictures import LARGEST_SIDE
+from nullclass.results import schema, store
+from nullclass.results.store import Run, read_run
+from nullclass.studies.fgsm_null.figures import FIGURES
+from nullclass.studies.write_report import PAGES, summary_table, write_report
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def run_folder(tmp_path: Path) -> Path:
 
 
 def changed_info(folder: Path, **changes: object) -> None:
-    path = folder / records.RUN
+    path = folder / schema.RUN
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -129,7 +129,7 @@ def test_the_same_run_gives_the_same_bytes_without_torch(pages: dict[str, Path])
     )
     folder = pages["one_seed"].parent
     subprocess.run([sys.executable, "-c", script, str(folder)], check=True)
-    assert (folder / records.REPORT).read_bytes() == first
+    assert (folder / schema.REPORT).read_bytes() == first
 
 
 def test_text_from_a_run_is_escaped(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_five_seeds_say_so_and_one_seed_says_what_it_cannot_know(pages: dict[str
 def test_damage_is_told_in_a_sentence_and_the_old_report_stays(
     name: str, damage: str, run_folder: Path
 ) -> None:
-    report = run_folder / records.REPORT
+    report = run_folder / schema.REPORT
     report.write_text("old")
     path = run_folder / name
     content = path.read_bytes()
@@ -176,25 +176,25 @@ def test_damage_is_told_in_a_sentence_and_the_old_report_stays(
 
 
 def test_impossible_numbers_are_refused(run_folder: Path) -> None:
-    path = run_folder / records.SUMMARY
+    path = run_folder / schema.SUMMARY
     good = pd.read_csv(path, keep_default_na=False)
     for column, value in [("value", 1.5), ("value", "many"), ("eps_pixels", "wide"), ("seed", "x")]:
         bad = good.astype(object)
         bad.loc[0, column] = value
         bad.to_csv(path, index=False)
         with pytest.raises(UserError, match=r"summary\.csv is damaged"):
-            Measures(records.read_run(run_folder))
+            Measures(store.read_run(run_folder))
     good.drop(columns="metric").to_csv(path, index=False)
     with pytest.raises(UserError, match="lacks the column 'metric'"):
-        Measures(records.read_run(run_folder))
+        Measures(store.read_run(run_folder))
 
 
 def test_a_report_is_drawn_from_the_rows_alone(run_folder: Path) -> None:
     first = write_report(run_folder).read_bytes()
-    summary = (run_folder / records.SUMMARY).read_bytes()
-    (run_folder / records.SUMMARY).write_text("stale")
+    summary = (run_folder / schema.SUMMARY).read_bytes()
+    (run_folder / schema.SUMMARY).write_text("stale")
     assert write_report(run_folder).read_bytes() == first
-    assert (run_folder / records.SUMMARY).read_bytes() == summary
+    assert (run_folder / schema.SUMMARY).read_bytes() == summary
     for rows in run_folder.glob("trials/*/rows.csv.gz"):
         rows.unlink()
     with pytest.raises(UserError, match="is damaged"):
@@ -214,7 +214,7 @@ def test_unknown_studies_and_missing_folders_are_told(run_folder: Path, tmp_path
 
 
 def test_a_run_that_says_little_of_itself_still_has_a_page(run_folder: Path) -> None:
-    path = run_folder / records.RUN
+    path = run_folder / schema.RUN
     path.write_text(json.dumps({"study": "fgsm-null"}))
     html = write_report(run_folder).read_text(encoding="utf-8")
     assert "0.154 px" in html  # the unit is the study's own

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from fake_run import with_files
 
-from nullclass.results.records import ROW_COLUMNS, SUMMARY_COLUMNS, Run, Trial
+from nullclass.metrics.rates import summarise, wilson
 from nullclass.report.blocks import Cell, Table
+from nullclass.report.evaluation_page import findings as evaluated_findings
 from nullclass.report.measures import (
     Measure,
     Measures,
@@ -20,8 +21,6 @@ from nullclass.report.measures import (
     pixel_per_unit,
     value_cell,
 )
-from nullclass.report.evaluation_page import findings as evaluated_findings
-from nullclass.studies.fgsm_null.page import findings
 from nullclass.report.tables import (
     clean_table,
     compare,
@@ -31,7 +30,9 @@ from nullclass.report.tables import (
     unnoticed_table,
     white_box_table,
 )
-from nullclass.metrics.rates import summarise, wilson
+from nullclass.results.schema import ROW_COLUMNS, SUMMARY_COLUMNS
+from nullclass.results.store import Run, Trial
+from nullclass.studies.fgsm_null.page import findings
 
 UNIT = 0.3081
 HALF = 0.15405
@@ -53,7 +54,7 @@ def said(letter: str, seed: int) -> tuple[object, ...]:
 def rows_of(seed: int) -> pd.DataFrame:
     plans = zip(
         SEEDS[seed],
-        [("none", "none", 0.0), ("fgsm", "evade", HALF), ("worst-case", "fool", 0.154)],
+        [("none", "none", 0.0), ("fgsm", "untargeted", HALF), ("worst-case", "fool", 0.154)],
         strict=True,
     )
     lines = [
@@ -164,7 +165,7 @@ def test_findings_of_an_evaluation() -> None:
 
 def measure(values: tuple[float, ...], published: float | None, metric: str = "null") -> Measure:
     return Measure(
-        "m", "fgsm", "evade", "linf", 0.1, metric, values, published, math.nan, math.nan, 100
+        "m", "fgsm", "untargeted", "linf", 0.1, metric, values, published, math.nan, math.nan, 100
     )
 
 

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from nullclass.core.errors import UserError
-from nullclass.training.robust import ROBUST_LOSSES, make_robust
-from nullclass.studies import find_study
 from nullclass.experiments.config import Training
+from nullclass.studies import find_study
 from nullclass.studies.provable_null.config import (
     CLEAN,
     DATASETS,
@@ -21,6 +20,7 @@ from nullclass.studies.provable_null.config import (
     training,
     trials,
 )
+from nullclass.training.robust import ROBUST_LOSSES, make_robust
 
 PRESETS = ("quick", "full")
 
@@ -39,7 +39,9 @@ def test_what_is_attacked_is_also_proved(preset: Any) -> None:
         for attack in trial.attacks:
             assert set(attack.eps) <= set(plan.eps), "each mark has a bound beside it"
         denies = [
-            a for a in trial.attacks if a.settings.get("objective") == "deny" or "deny" in a.name
+            a
+            for a in trial.attacks
+            if a.settings.get("objective") == "force-null" or "force-null" in a.name
         ]
         assert len(denies) == (trial.model != CLEAN), "null-DoS, of whoever can say null"
         seen = {attack.num_images for attack in trial.attacks}

@@ -12,20 +12,18 @@ import pytest
 import torch
 
 from nullclass.attacks import ATTACKS
+from nullclass.core.errors import UserError
 from nullclass.data import DATASETS
 from nullclass.data.loading import RAMPS
 from nullclass.experiments.engines.base import Task
 from nullclass.experiments.engines.messages import from_line, to_line
-from nullclass.core.errors import UserError
 from nullclass.experiments.jobs import jobs_of, place_of
 from nullclass.models import MODELS
-from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import check_settings
 from nullclass.nulls.perturb import check_measure, make_perturbation
+from nullclass.results.null_curve import NullCurve
+from nullclass.results.schema import LAST
 from nullclass.studies import STUDIES, Study, Trial, find_study
-from nullclass.studies.null_samples import config as null_samples
-from nullclass.studies.ramps import config as ramps
-from nullclass.experiments.config import LAST
 from nullclass.studies.fgsm_null.config import (
     FGSM_NULL,
     PIXEL,
@@ -34,7 +32,9 @@ from nullclass.studies.fgsm_null.config import (
     pixels,
     published,
 )
-from nullclass.training.loop import steps_an_epoch
+from nullclass.studies.null_samples import config as null_samples
+from nullclass.studies.ramps import config as ramps
+from nullclass.training.loop import steps_per_epoch
 
 PRESETS = ("quick", "full")
 
@@ -69,7 +69,7 @@ def test_contract(name: str, preset: Any) -> None:
             assert training.start.has_null == training.has_null
             assert not training.start.selections, "its last weights are kept"
         if training.nulls is not None:
-            assert training.has_null != training.spreads_null
+            assert training.has_null != training.uniform_targets
             settings, estimate = training.nulls.settings, training.nulls.estimate
             if estimate is not None:
                 check_measure(estimate.perturbation, estimate.measure)
@@ -356,4 +356,4 @@ def test_the_ramps_protocol() -> None:
         assert training.nulls.share == 0.5
     assert {trial.decision_grid for trial in full.values()} == {49}
     # 32,000 ramps are an epoch of 1000 steps.
-    assert steps_an_epoch(32_000, base.recipe) == 1000
+    assert steps_per_epoch(32_000, base.recipe) == 1000

@@ -10,7 +10,7 @@ from tiny_zoo import EPS, TinyZoo, about
 
 from nullclass.cli.main import main
 from nullclass.core.errors import UserError
-from nullclass.models.checkpoint import CARD
+from nullclass.training.checkpoint import CARD
 from nullclass.zoo.adopt import adopt
 from nullclass.zoo.entries import CHECKPOINTS, find_entry, read_zoo
 from nullclass.zoo.leaderboard import page

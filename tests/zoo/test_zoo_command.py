@@ -15,9 +15,9 @@ import pytest
 import torch
 from tiny_zoo import EPS, RADIUS, TinyZoo
 
-from nullclass.rejection.provable import ProvableNull
 from nullclass.cli.main import main
-from nullclass.models.checkpoint import CARD, WEIGHTS, load_checkpoint
+from nullclass.rejection.provable import ProvableNull
+from nullclass.training.checkpoint import CARD, WEIGHTS, load_checkpoint
 from nullclass.zoo.entries import find_entry, read_zoo
 from nullclass.zoo.loading import load_entry
 from nullclass.zoo.results import RESULT_COLUMNS, read_results
@@ -95,9 +95,9 @@ def test_rows_say_what_plain_counting_says(evaluated: TinyZoo) -> None:
         clean = rows[rows["kind"] == "clean"]
         assert clean["num_hits"].tolist() == [*expected, 40 - sum(expected)]
         assert set(clean["num_images"]) == {40}
-        attacked = rows[rows["kind"] == "attack"]
-        assert set(attacked["num_images"]) == {30}
-        assert sorted(set(attacked["eps_pixels"])) == list(EPS)
+        adv_images = rows[rows["kind"] == "attack"]
+        assert set(adv_images["num_images"]) == {30}
+        assert sorted(set(adv_images["eps_pixels"])) == list(EPS)
         assert set(rows["weights_sha256"]) == {entry.card["weights_sha256"]}
     # By the claim: certified accuracy of the model inside, at max(r, eps - r) = r.
     inner, _ = load_checkpoint(evaluated.folder / "checkpoints" / "proved")

@@ -13,7 +13,7 @@ import pytest
 import nullclass.zoo
 from nullclass import UserError
 from nullclass.core.files import sha256
-from nullclass.models.checkpoint import WEIGHTS, load_checkpoint
+from nullclass.training.checkpoint import WEIGHTS, load_checkpoint
 from nullclass.zoo import FOLDER, ZOO, Entry, load_zoo
 from nullclass.zoo.adopt import MAX_BYTES
 from nullclass.zoo.entries import CHECKPOINTS

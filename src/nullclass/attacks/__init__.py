@@ -6,41 +6,41 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from nullclass.attacks.apgd import APGD, TargetedAPGD
+from nullclass.attacks.apgd import APGD, MultiTargetedAPGD
 from nullclass.attacks.base import Attack
-from nullclass.attacks.ensemble import Cascade, null_aware_pgd
+from nullclass.attacks.dataset import DatasetAttack
+from nullclass.attacks.ensemble import AttackEnsemble, null_aware_pgd
 from nullclass.attacks.fgsm import FGSM
+from nullclass.attacks.fmn import FMN
 from nullclass.attacks.mi_fgsm import MIFGSM
-from nullclass.attacks.fmn import MinimumNorm
+from nullclass.attacks.multi_targeted_pgd import MultiTargetedPGD
 from nullclass.attacks.noise import Noise
 from nullclass.attacks.pgd import PGD
-from nullclass.attacks.multi_targeted_pgd import TargetedPGD
 from nullclass.attacks.rays import RayS
 from nullclass.attacks.selective import SelectivePGD
 from nullclass.attacks.square import Square
-from nullclass.attacks.dataset import Swap
 from nullclass.attacks.transfer import Transfer
 from nullclass.attacks.worst_case import worst_case
-from nullclass.data.arrays import LabelledImages
 from nullclass.core.errors import UserError
+from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 
 __all__ = [
     "APGD",
     "ATTACKS",
     "FGSM",
+    "FMN",
     "MIFGSM",
     "PGD",
     "Attack",
-    "Cascade",
-    "MinimumNorm",
+    "AttackEnsemble",
+    "DatasetAttack",
+    "MultiTargetedAPGD",
+    "MultiTargetedPGD",
     "Noise",
     "RayS",
     "SelectivePGD",
     "Square",
-    "Swap",
-    "TargetedAPGD",
-    "TargetedPGD",
     "Transfer",
     "describe",
     "find_attack",
@@ -52,18 +52,18 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "fgsm": FGSM,
     "mi-fgsm": MIFGSM,
     "pgd": PGD,
-    "pgd-targeted": TargetedPGD,
+    "pgd-targeted": MultiTargetedPGD,
     "apgd": APGD,
-    "apgd-targeted": TargetedAPGD,
-    "minimum-norm": MinimumNorm,
+    "apgd-targeted": MultiTargetedAPGD,
+    "minimum-norm": FMN,
     "selective-pgd": SelectivePGD,
     "square": Square,
     "noise": Noise,
-    "swap": Swap,
+    "swap": DatasetAttack,
     "rays": RayS,
     "null-aware-pgd": null_aware_pgd,
     "worst-case": worst_case,
-    "worst-case-deny": partial(worst_case, "deny"),
+    "worst-case-force-null": partial(worst_case, "force-null"),
 }
 """Name to a maker, from settings by name; all have defaults."""
 
@@ -92,7 +92,9 @@ def find_attack(name: str) -> Attack:
     Raises:
         UserError: If it is unknown, or its library is not installed or broken.
     """
-    from nullclass.attacks.external import ADAPTERS  # built on this package: imported once it is there
+    from nullclass.attacks.external import (
+        ADAPTERS,  # built on this package: imported once it is there
+    )
 
     makers = {**ATTACKS, **ADAPTERS}
     if name not in makers:

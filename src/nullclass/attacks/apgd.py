@@ -25,11 +25,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.core.norms import Eps, check_eps, wide
+from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
 from nullclass.attacks.multi_targeted_pgd import check_num_targets, target_margins
-from nullclass.attacks.state import Margin, Precision, Standing, check_counts, check_precision
+from nullclass.attacks.state import AttackState, Margin, Precision, check_counts, check_precision
+from nullclass.core.norms import Eps, check_eps, expand_eps
 from nullclass.models.classifier import Classifier
 
 ALPHA = 0.75
@@ -52,8 +52,8 @@ class APGD:
     """Independent starts; the first is the clean image, the others are random in the ball."""
     precision: Precision = "float32"
     """As for :class:`nullclass.attacks.pgd.PGD`."""
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "gradients"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -74,7 +74,7 @@ class APGD:
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = Standing(model, images, labels, eps, norm, self.objective, self.precision)
+        standing = AttackState(model, images, labels, eps, norm, self.objective, self.precision)
 
         with frozen(model):
             standing.climb(
@@ -83,11 +83,11 @@ class APGD:
                 generator,
                 partial(auto_climb, standing, num_steps=self.num_steps),
             )
-        return standing.attacked
+        return standing.adv_images
 
 
 @dataclass(frozen=True)
-class TargetedAPGD:
+class MultiTargetedAPGD:
     """Auto-PGD towards one winning answer after another, the nearest first."""
 
     objective: ObjectiveName = "fool"
@@ -102,8 +102,8 @@ class TargetedAPGD:
     """Independent starts; the first is the clean image, the others are random in the ball."""
     precision: Precision = "float32"
     """As for :class:`nullclass.attacks.pgd.PGD`."""
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "gradients"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -125,7 +125,7 @@ class TargetedAPGD:
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = Standing(model, images, labels, eps, norm, self.objective, self.precision)
+        standing = AttackState(model, images, labels, eps, norm, self.objective, self.precision)
         with frozen(model):
             margins = target_margins(standing, self.num_targets, self.form)
             standing.climb(
@@ -134,7 +134,7 @@ class TargetedAPGD:
                 generator,
                 partial(auto_climb, standing, num_steps=self.num_steps),
             )
-        return standing.attacked
+        return standing.adv_images
 
 
 def checkpoints(num_steps: int) -> list[int]:
@@ -185,13 +185,13 @@ class _Walk:
 
 
 def auto_climb(
-    standing: Standing, indices: Tensor, start: Tensor, margin: Margin, num_steps: int
+    standing: AttackState, indices: Tensor, start: Tensor, margin: Margin, num_steps: int
 ) -> None:
     """Climb one batch from ``start``; what comes of it is kept in ``standing``.
 
     An image without a gradient at its start has no way to go, so it is climbed no further.
     """
-    first, gradient, is_fallen = standing.look(indices, start, margin)
+    first, gradient, succeeded = standing.look(indices, start, margin)
     eps = torch.as_tensor(standing.eps_of(indices), dtype=start.dtype, device=start.device)
     walk = _Walk(
         indices=indices,
@@ -205,20 +205,20 @@ def auto_climb(
         step=2 * eps.expand(len(indices)),
         num_rises=torch.zeros_like(indices),
         checked_margin=first,
-        was_halved=torch.zeros_like(is_fallen),
-    ).of(~is_fallen & (gradient != 0).flatten(1).any(dim=1))
+        was_halved=torch.zeros_like(succeeded),
+    ).of(~succeeded & (gradient != 0).flatten(1).any(dim=1))
     since, checked_at = 0, checkpoints(num_steps)
     for done in range(1, num_steps + 1):
         if not len(walk.indices):
             return
         ahead = _ahead(standing, walk, ALPHA if done > 1 else 1.0)
         walk.before, walk.at = walk.at, ahead
-        reached, walk.gradient, is_fallen = standing.look(
+        reached, walk.gradient, succeeded = standing.look(
             walk.indices, walk.at, margin, is_last=done == num_steps
         )
         walk.num_rises = walk.num_rises + (reached > walk.margin)
         walk.margin = reached
-        walk = walk.of(~is_fallen)
+        walk = walk.of(~succeeded)
         is_better = walk.margin > walk.best_margin
         walk.best = _where(is_better, walk.at, walk.best)
         walk.best_gradient = _where(is_better, walk.gradient, walk.best_gradient)
@@ -228,10 +228,10 @@ def auto_climb(
             since = done
 
 
-def _ahead(standing: Standing, walk: _Walk, alpha: float) -> Tensor:
+def _ahead(standing: AttackState, walk: _Walk, alpha: float) -> Tensor:
     clean, eps = standing.images[walk.indices], standing.eps_of(walk.indices)
     norm = standing.norm
-    stepped = walk.at + wide(walk.step, walk.at) * norm.step(walk.gradient, walk.at)
+    stepped = walk.at + expand_eps(walk.step, walk.at) * norm.step(walk.gradient, walk.at)
     projected = norm.project(stepped, clean, eps)
     if alpha == 1:
         return projected

@@ -9,12 +9,12 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from nullclass.core.norms import NORMS, Eps
 from nullclass.attacks.losses import ObjectiveName
+from nullclass.core.norms import NORMS, Eps
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 
-Needs = Literal["gradients", "answers", "labels", "nothing"]
+Access = Literal["gradients", "answers", "labels", "nothing"]
 """What an attack takes from the model under attack: gradients too, only its logits (a black-box
 attack with scores), only the labels it answers (a score-free, or hard-label, attack), or nothing at
 all (a transfer, noise)."""
@@ -30,10 +30,10 @@ class Attack(Protocol):
 
     @property
     def objective(self) -> ObjectiveName:
-        """``fool``, ``deny`` or ``evade`` (:mod:`nullclass.attacks.losses`)."""
+        """``fool``, ``force-null`` or ``untargeted`` (:mod:`nullclass.attacks.losses`)."""
 
     @property
-    def is_search(self) -> bool:
+    def is_iterative(self) -> bool:
         """Whether one success anywhere in the ball is looked for.
 
         Then what was found at a smaller eps counts at a larger one. A fixed recipe such as FGSM
@@ -41,7 +41,7 @@ class Attack(Protocol):
         """
 
     @property
-    def needs(self) -> Needs:
+    def access(self) -> Access:
         """What it takes from the model; red flags compare it with what was really taken."""
 
     def __call__(
@@ -68,7 +68,7 @@ def norms_of(attack: Attack) -> tuple[str, ...]:
 
 
 @runtime_checkable
-class Ray(Protocol):
+class LinearAttack(Protocol):
     """An attack whose images for all eps lie on one straight line from the clean image.
 
     ``direction`` is all it needs of the model: the image for eps is ``along(direction, …, eps)``.
@@ -80,7 +80,7 @@ class Ray(Protocol):
 
 
 @runtime_checkable
-class WantsImages(Protocol):
+class TakesReferenceImages(Protocol):
     """An attack that draws on other images than those it attacks, and may be given them."""
 
     def given(self, pool: LabelledImages) -> Attack:

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.losses import Objective
-from nullclass.data.arrays import LabelledImages
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import outcomes
+from nullclass.data.arrays import LabelledImages
 
 
-def thinned(pool: LabelledImages | None, images: Tensor, num_donors: int) -> Tensor:
+def subsample(pool: LabelledImages | None, images: Tensor, num_donors: int) -> Tensor:
     """At most so many images of a pool, evenly spread over it, like the images ``(N, C, H, W)``.
 
     Without a pool, of the images themselves.

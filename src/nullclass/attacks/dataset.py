@@ -15,21 +15,21 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.attacks.candidates import nearest_of_each, thinned
-from nullclass.core.norms import Eps, check_eps
+from nullclass.attacks.base import Access, frozen
+from nullclass.attacks.candidates import nearest_of_each, subsample
 from nullclass.attacks.losses import ObjectiveName, find_objective
-from nullclass.attacks.state import Standing, logits_of
-from nullclass.data.arrays import LabelledImages
+from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier
+from nullclass.core.norms import Eps, check_eps
 from nullclass.core.outcomes import predictions
+from nullclass.data.arrays import LabelledImages
+from nullclass.models.classifier import Classifier
 
 _ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
 
 
 @dataclass(frozen=True)
-class Swap:
+class DatasetAttack:
     """Other images, projected into the ball; the best of them by the hard margin."""
 
     pool: LabelledImages | None = field(default=None, repr=False, compare=False)
@@ -42,8 +42,8 @@ class Swap:
     """Donors tried of every answer, the nearest in the norm first."""
     num_donors: int = 1000
     """Pool images looked at, at most; a larger pool is thinned out evenly."""
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "answers"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "answers"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -54,8 +54,8 @@ class Swap:
             )
         find_objective(self.objective)
 
-    def given(self, pool: LabelledImages) -> Swap:
-        """See :class:`nullclass.attacks.base.WantsImages`; a pool of one's own is kept."""
+    def given(self, pool: LabelledImages) -> DatasetAttack:
+        """See :class:`nullclass.attacks.base.TakesReferenceImages`; a pool of one's own is kept."""
         return replace(self, pool=pool) if self.pool is None else self
 
     def __call__(
@@ -74,31 +74,33 @@ class Swap:
             UserError: Also if the pool's images have another shape.
         """
         check_eps(eps, norm, images.shape)
-        standing = Standing(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(model, images, labels, eps, norm, self.objective)
 
         nearness = standing.margin("hard")
-        pool = thinned(self.pool, standing.images, self.num_donors)
+        pool = subsample(self.pool, standing.images, self.num_donors)
         with frozen(model):
             standing.try_clean(nearness)
-            if not bool(standing.is_standing.any()):
-                return standing.attacked
+            if not bool(standing.is_active.any()):
+                return standing.adv_images
             answers = predictions(logits_of(model, pool), model.num_classes)
             distances = torch.cdist(standing.images.flatten(1), pool.flatten(1), p=_ORDERS[norm])
             chosen, is_donor = nearest_of_each(
                 distances, answers, labels, standing.objective, self.num_nearest
             )
-            for donors, is_there in zip(chosen.unbind(dim=1), is_donor.unbind(dim=1), strict=True):
+            for candidates, is_there in zip(
+                chosen.unbind(dim=1), is_donor.unbind(dim=1), strict=True
+            ):
                 for standing_now in standing.batches():
                     indices = standing_now[is_there[standing_now]]
                     if len(indices):
-                        tried = _into_ball(pool[donors[indices]], indices, standing)
+                        tried = _into_ball(pool[candidates[indices]], indices, standing)
                         standing.try_out(indices, tried, nearness)
-        return standing.attacked
+        return standing.adv_images
 
 
-def _into_ball(donors: Tensor, indices: Tensor, standing: Standing) -> Tensor:
+def _into_ball(candidates: Tensor, indices: Tensor, standing: AttackState) -> Tensor:
     """Donors projected; one that is in the ball stays as it is, to the last bit."""
     clean, eps = standing.images[indices], standing.eps_of(indices)
-    is_inside = standing.norm.size(donors - clean) <= torch.as_tensor(eps).to(clean)
-    projected = standing.norm.project(donors, clean, eps)
-    return torch.where(is_inside[:, None, None, None], donors, projected)
+    is_inside = standing.norm.size(candidates - clean) <= torch.as_tensor(eps).to(clean)
+    projected = standing.norm.project(candidates, clean, eps)
+    return torch.where(is_inside[:, None, None, None], candidates, projected)

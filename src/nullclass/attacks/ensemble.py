@@ -9,34 +9,34 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Attack, Needs, WantsImages, frozen, norms_of
-from nullclass.core.norms import Eps, check_eps
-from nullclass.attacks.losses import ObjectiveName, find_objective, is_success
+from nullclass.attacks.base import Access, Attack, TakesReferenceImages, frozen, norms_of
 from nullclass.attacks.counters import counted
+from nullclass.attacks.losses import ObjectiveName, find_objective, is_success
+from nullclass.attacks.multi_targeted_pgd import MultiTargetedPGD
 from nullclass.attacks.pgd import PGD
-from nullclass.attacks.multi_targeted_pgd import TargetedPGD
 from nullclass.attacks.state import Precision, logits_of
-from nullclass.data.arrays import LabelledImages
 from nullclass.core.errors import UserError
+from nullclass.core.norms import Eps, check_eps
+from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 
-UNTOLD = "untold"
+UNKNOWN = "unknown"
 """What an attack needs that does not say."""
 
 
 @dataclass(frozen=True)
-class Tally:
+class MemberStats:
     """What one attack did on some images, and what it cost."""
 
     member: str
     """Its name in a cascade, or the attack's own."""
-    needs: str
-    """What it takes from the model (:data:`nullclass.attacks.base.Needs`), or ``untold``."""
-    is_search: bool
+    access: str
+    """What it takes from the model (:data:`nullclass.attacks.base.Access`), or ``untold``."""
+    is_iterative: bool
     """Whether it searches the ball."""
     num_images: int
     """Images it was given: those that stood."""
-    num_fallen: int
+    num_successes: int
     """Images that fell to it."""
     num_forward: int
     """Images that went through the model forwards."""
@@ -46,19 +46,19 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Trace:
+class EnsembleResult:
     """What came of a cascade."""
 
-    attacked: Tensor
+    adv_images: Tensor
     """``(N, C, H, W)``: successes, and where there is none the try with the largest margin."""
     members: Tensor
     """``(N,)`` int64: the member an image fell to, -1 if it stands."""
-    tallies: tuple[Tally, ...]
+    member_stats: tuple[MemberStats, ...]
     """One for each member, in order."""
 
 
 @dataclass(frozen=True)
-class Cascade:
+class AttackEnsemble:
     """A fixed sequence of attacks with one objective, cheapest first.
 
     A member that does not know the norm is passed over.
@@ -70,7 +70,7 @@ class Cascade:
     """The members' names, for tables; their kinds and positions unless given."""
     version: str = ""
     """Of a published sequence, so that numbers of two versions are not compared unawares."""
-    is_search: ClassVar[bool] = True
+    is_iterative: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse members that want different things, and names that are not theirs."""
@@ -88,15 +88,17 @@ class Cascade:
         return self.members[0].objective
 
     @property
-    def needs(self) -> Needs:
+    def access(self) -> Access:
         """The most that a member needs."""
-        needs: tuple[Needs, ...] = ("gradients", "answers", "labels")
-        wanted = {member.needs for member in self.members}
-        return next((need for need in needs if need in wanted), "nothing")
+        access: tuple[Access, ...] = ("gradients", "answers", "labels")
+        wanted = {member.access for member in self.members}
+        return next((need for need in access if need in wanted), "nothing")
 
-    def given(self, pool: LabelledImages) -> Cascade:
-        """See :class:`nullclass.attacks.base.WantsImages`: handed on to the members."""
-        members = (m.given(pool) if isinstance(m, WantsImages) else m for m in self.members)
+    def given(self, pool: LabelledImages) -> AttackEnsemble:
+        """See :class:`nullclass.attacks.base.TakesReferenceImages`: handed on to the members."""
+        members = (
+            m.given(pool) if isinstance(m, TakesReferenceImages) else m for m in self.members
+        )
         return replace(self, members=tuple(members))
 
     def __call__(
@@ -110,7 +112,7 @@ class Cascade:
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
-        return self.trace(model, images, labels, eps=eps, norm=norm, generator=generator).attacked
+        return self.trace(model, images, labels, eps=eps, norm=norm, generator=generator).adv_images
 
     def trace(
         self,
@@ -121,15 +123,15 @@ class Cascade:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
-    ) -> Trace:
+    ) -> EnsembleResult:
         """As a call, and tells what each member did and cost."""
         check_eps(eps, norm, images.shape)
         objective, num_classes = find_objective(self.objective), model.num_classes
-        attacked = images.detach().clone()
+        adv_images = images.detach().clone()
         best = torch.full((len(images),), -torch.inf, device=images.device)
-        fell_to = torch.full((len(images),), -1, device=images.device)
+        winning_member = torch.full((len(images),), -1, device=images.device)
         standing = torch.arange(len(images), device=images.device)
-        tallies = []
+        member_stats = []
         for number, (member, name) in enumerate(zip(self.members, self.names, strict=True)):
             started, num_given = time.perf_counter(), len(standing)
             with counted(model) as passes:
@@ -148,15 +150,15 @@ class Cascade:
                     margins = objective.margin(logits, here, num_classes, "hard").to(best)
                     fell = is_success(logits, here, num_classes, objective)
                     is_kept = fell | (margins > best[standing])
-                    attacked[standing[is_kept]] = tried[is_kept]
+                    adv_images[standing[is_kept]] = tried[is_kept]
                     best[standing[is_kept]] = margins[is_kept]
-                    fell_to[standing[fell]] = number
+                    winning_member[standing[fell]] = number
                     standing = standing[~fell]
-            tallies.append(
-                Tally(
+            member_stats.append(
+                MemberStats(
                     name,
-                    needs_of(member),
-                    member.is_search,
+                    access_of(member),
+                    member.is_iterative,
                     num_given,
                     num_given - len(standing),
                     passes.forward,
@@ -164,15 +166,15 @@ class Cascade:
                     time.perf_counter() - started,
                 )
             )
-        return Trace(attacked, fell_to, tuple(tallies))
+        return EnsembleResult(adv_images, winning_member, tuple(member_stats))
 
 
-def needs_of(attack: object) -> str:
+def access_of(attack: object) -> str:
     """What an attack takes from the model, or ``untold`` if it does not say."""
-    return getattr(attack, "needs", UNTOLD)
+    return getattr(attack, "access", UNKNOWN)
 
 
-def trace_of(
+def run_attack(
     attack: Attack,
     name: str,
     model: Classifier,
@@ -182,36 +184,36 @@ def trace_of(
     eps: Eps,
     norm: str = "linf",
     generator: torch.Generator | None = None,
-) -> Trace:
+) -> EnsembleResult:
     """Any attack's images, with what it cost; a single attack is its only member.
 
     Whom a single attack fooled it does not say, and nobody is asked: every image counts as its own
     until it is scored.
     """
-    if isinstance(attack, Cascade):
+    if isinstance(attack, AttackEnsemble):
         return attack.trace(model, images, labels, eps=eps, norm=norm, generator=generator)
     started = time.perf_counter()
     with counted(model) as passes:
-        attacked = images.detach().clone()
+        adv_images = images.detach().clone()
         if len(images):
-            attacked = attack(model, images, labels, eps=eps, norm=norm, generator=generator)
+            adv_images = attack(model, images, labels, eps=eps, norm=norm, generator=generator)
     seconds = time.perf_counter() - started
-    tally = Tally(
+    tally = MemberStats(
         name,
-        needs_of(attack),
-        attack.is_search,
+        access_of(attack),
+        attack.is_iterative,
         len(images),
         len(images),
         passes.forward,
         passes.backward,
         seconds,
     )
-    return Trace(attacked, torch.zeros_like(labels), (tally,))
+    return EnsembleResult(adv_images, torch.zeros_like(labels), (tally,))
 
 
 def null_aware_pgd(
     num_steps: int = 40, num_target_steps: int = 40, precision: Precision = "float32"
-) -> Cascade:
+) -> AttackEnsemble:
     """The null-aware PGD of the studies: smooth margin, hard margin, then every real target.
 
     The hard margin is there for models whose logits differ little, where the smooth one leads
@@ -222,11 +224,11 @@ def null_aware_pgd(
         num_target_steps: Steps towards each of the K - 1 wrong real classes.
         precision: Of the gradients, as for :class:`nullclass.attacks.pgd.PGD`.
     """
-    return Cascade(
+    return AttackEnsemble(
         (
             PGD(form="smooth", num_steps=num_steps, precision=precision),
             PGD(form="hard", num_steps=num_steps, precision=precision),
-            TargetedPGD(num_steps=num_target_steps, precision=precision),
+            MultiTargetedPGD(num_steps=num_target_steps, precision=precision),
         ),
         ("smooth", "hard", "targets"),
     )

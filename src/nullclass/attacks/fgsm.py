@@ -15,10 +15,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.core.norms import Eps, along, check_eps, find_norm
+from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import ObjectiveName, find_objective
-from nullclass.training.losses import cross_entropy
+from nullclass.core.losses import cross_entropy
+from nullclass.core.norms import Eps, check_eps, find_norm, step_along
 from nullclass.models.classifier import Classifier
 
 
@@ -26,10 +26,10 @@ from nullclass.models.classifier import Classifier
 class FGSM:
     """One step from the clean image."""
 
-    objective: ObjectiveName = "evade"
+    objective: ObjectiveName = "untargeted"
     """What the attacker wants; evade is the notebook's attack."""
-    is_search: ClassVar[bool] = False
-    needs: ClassVar[Needs] = "gradients"
+    is_iterative: ClassVar[bool] = False
+    access: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
         """Refuse an unknown objective."""
@@ -48,14 +48,14 @@ class FGSM:
         """See :class:`nullclass.attacks.base.Attack`; deterministic."""
         check_eps(eps, norm, images.shape)
         images = images.detach()
-        return along(self.direction(model, images, labels, norm=norm), images, eps, norm)
+        return step_along(self.direction(model, images, labels, norm=norm), images, eps, norm)
 
     def direction(self, model: Classifier, images: Tensor, labels: Tensor, *, norm: str) -> Tensor:
-        """See :class:`nullclass.attacks.base.Ray`."""
+        """See :class:`nullclass.attacks.base.LinearAttack`."""
         with frozen(model):
             start = images.detach().clone().requires_grad_()
             logits = model(start)
-            if self.objective == "evade":
+            if self.objective == "untargeted":
                 climbed = cross_entropy(logits, labels, reduction="sum")
             else:
                 objective = find_objective(self.objective)

@@ -29,8 +29,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.core.norms import Eps, check_eps, find_norm, wide
+from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import (
     Form,
     ObjectiveName,
@@ -40,6 +39,7 @@ from nullclass.attacks.losses import (
 )
 from nullclass.attacks.multi_targeted_pgd import check_num_targets
 from nullclass.attacks.state import Margin, batch_size, check_counts, logits_of
+from nullclass.core.norms import Eps, check_eps, expand_eps, find_norm
 from nullclass.models.classifier import Classifier
 
 ALPHA = 0.3
@@ -53,7 +53,7 @@ NUM_HALVINGS = 10
 
 
 @dataclass(frozen=True)
-class MinimumNorm:
+class FMN:
     """The nearest success there is, as an attack and as a distance."""
 
     objective: ObjectiveName = "fool"
@@ -64,8 +64,8 @@ class MinimumNorm:
     """Gradient steps on the objective's margin, and as many towards each target."""
     num_targets: int | None = None
     """How many of the nearest answers are aimed at after that; ``None`` is all of them."""
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "gradients"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -91,10 +91,10 @@ class MinimumNorm:
         """
         check_eps(eps, norm, images.shape)
         found = self._search(model, images, labels, norm, enough=eps)
-        attacked = found.norm.project(found.attacked, found.images, eps)
+        adv_images = found.norm.project(found.adv_images, found.images, eps)
         is_inside = found.sizes <= found.enough
-        attacked[is_inside] = found.attacked[is_inside]  # untouched by rounding
-        return attacked
+        adv_images[is_inside] = found.adv_images[is_inside]  # untouched by rounding
+        return adv_images
 
     def smallest(
         self,
@@ -123,7 +123,7 @@ class MinimumNorm:
             UserError: If the norm is unknown.
         """
         found = self._search(model, images, labels, norm, enough=0.0)
-        return found.attacked, found.sizes
+        return found.adv_images, found.sizes
 
     def _search(
         self, model: Classifier, images: Tensor, labels: Tensor, norm: str, enough: Eps
@@ -183,7 +183,7 @@ class _Found:
         self.at_once = batch_size(images.device)
         self.enough = torch.as_tensor(enough).to(self.images).expand(len(images))
         """``(N,)`` sizes at which an image is searched no further."""
-        self.attacked = self.images.clone()
+        self.adv_images = self.images.clone()
         """The nearest successes, and the tries with the largest margin where there is none."""
         self.sizes = torch.full_like(self.enough, torch.inf)
         self.margins = torch.full_like(self.enough, -torch.inf)
@@ -194,26 +194,26 @@ class _Found:
         if len(wanted):
             yield from wanted.split(self.at_once)
 
-    def record(self, indices: Tensor, attacked: Tensor, logits: Tensor, margin: Tensor) -> Tensor:
+    def record(self, indices: Tensor, adv_images: Tensor, logits: Tensor, margin: Tensor) -> Tensor:
         """Keep what is nearer, and tell which of the images ``(N,)`` are successes."""
         labels, num_classes = self.labels[indices], self.model.num_classes
         is_found = is_success(logits, labels, num_classes, self.objective)
-        sizes = self.norm.size(attacked - self.images[indices])
+        sizes = self.norm.size(adv_images - self.images[indices])
         is_nearer = is_found & (sizes < self.sizes[indices])
         is_better = (margin > self.margins[indices]) & self.sizes[indices].isinf()
         is_kept = is_nearer | (is_better & ~is_found)
-        self.attacked[indices[is_kept]] = attacked[is_kept]
+        self.adv_images[indices[is_kept]] = adv_images[is_kept]
         self.margins[indices[is_kept]] = margin[is_kept].to(self.margins)
         self.sizes[indices[is_nearer]] = sizes[is_nearer]
         return is_found
 
     def draw_in(self, indices: Tensor) -> None:
         """Move finds towards their clean images as far as they succeed, by bisection."""
-        clean, way = self.images[indices], self.attacked[indices] - self.images[indices]
+        clean, way = self.images[indices], self.adv_images[indices] - self.images[indices]
         low, high = torch.zeros_like(self.sizes[indices]), torch.ones_like(self.sizes[indices])
         for _ in range(NUM_HALVINGS):
             middle = (low + high) / 2
-            tried = (clean + wide(middle, way) * way).clamp(0, 1)
+            tried = (clean + expand_eps(middle, way) * way).clamp(0, 1)
             with torch.no_grad():
                 logits = self.model(tried)
             is_found = self.record(indices, tried, logits, self.margins[indices])
@@ -265,5 +265,5 @@ def _walk(found: _Found, indices: Tensor, soft: Margin, hard: Margin, num_steps:
             torch.where(was_found, (1 + gamma) * eps, ahead.maximum((1 + GAMMA) * eps)),
         )
         eps = eps.minimum(farthest).minimum(smallest)
-        step = wide(alpha * eps * widest, at) * find_norm("l2").steepest(gradient, at)
+        step = expand_eps(alpha * eps * widest, at) * find_norm("l2").steepest(gradient, at)
         at = norm.project(at + step, clean, eps)

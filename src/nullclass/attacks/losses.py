@@ -33,7 +33,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.outcomes import Outcome, outcomes, predictions
 
 Form = Literal["hard", "smooth", "dlr"]
-ObjectiveName = Literal["fool", "deny", "evade"]
+ObjectiveName = Literal["fool", "force-null", "untargeted"]
 _EXCLUDED = float("-inf")
 
 
@@ -125,8 +125,8 @@ def _spread(logits: Tensor, wins: Tensor, *, targeted: bool) -> Tensor:
 
 OBJECTIVES: dict[str, Objective] = {
     "fool": Objective(lambda scored: scored == Outcome.FOOLED, _fool_wins),
-    "deny": Objective(lambda scored: scored == Outcome.NULL, _deny_wins),
-    "evade": Objective(lambda scored: scored != Outcome.CORRECT, _evade_wins),
+    "force-null": Objective(lambda scored: scored == Outcome.NULL, _deny_wins),
+    "untargeted": Objective(lambda scored: scored != Outcome.CORRECT, _evade_wins),
 }
 """fool, deny and evade."""
 

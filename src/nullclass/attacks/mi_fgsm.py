@@ -17,11 +17,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.core.norms import Eps, check_eps, find_norm, wide
+from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
 from nullclass.attacks.pgd import check_step
 from nullclass.attacks.state import check_counts
+from nullclass.core.norms import Eps, check_eps, expand_eps, find_norm
 from nullclass.models.classifier import Classifier
 
 
@@ -39,8 +39,8 @@ class MIFGSM:
     """Step as a share of eps; ``None`` is 2.5 / num_steps."""
     momentum: float = 1.0
     """Weight of former gradients (mu)."""
-    is_search: ClassVar[bool] = False
-    needs: ClassVar[Needs] = "gradients"
+    is_iterative: ClassVar[bool] = False
+    access: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -63,18 +63,18 @@ class MIFGSM:
         check_eps(eps, norm, images.shape)
         geometry, objective = find_norm(norm), find_objective(self.objective)
         clean = images.detach()
-        attacked, past = clean.clone(), torch.zeros_like(clean)
+        adv_images, past = clean.clone(), torch.zeros_like(clean)
         share = 2.5 / self.num_steps if self.relative_step is None else self.relative_step
-        length = share * wide(eps, clean)
+        length = share * expand_eps(eps, clean)
         with frozen(model):
             for _ in range(self.num_steps):
-                start = attacked.clone().requires_grad_()
+                start = adv_images.clone().requires_grad_()
                 margin = objective.margin(model(start), labels, model.num_classes, self.form)
                 (gradient,) = torch.autograd.grad(margin.sum(), start)
                 size = gradient.flatten(1).abs().sum(dim=1)
                 size = size.clamp(min=torch.finfo(size.dtype).tiny)
                 past = self.momentum * past + gradient / size.view(-1, 1, 1, 1)
-                attacked = geometry.project(
-                    attacked + length * geometry.step(past, attacked), clean, eps
+                adv_images = geometry.project(
+                    adv_images + length * geometry.step(past, adv_images), clean, eps
                 )
-        return attacked
+        return adv_images

@@ -14,24 +14,24 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.core.norms import Eps, check_eps
+from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
 from nullclass.attacks.pgd import check_step, climb
 from nullclass.attacks.state import (
+    AttackState,
     Margin,
     Precision,
-    Standing,
     check_counts,
     check_precision,
     logits_of,
 )
 from nullclass.core.errors import UserError
+from nullclass.core.norms import Eps, check_eps
 from nullclass.models.classifier import Classifier
 
 
 @dataclass(frozen=True)
-class TargetedPGD:
+class MultiTargetedPGD:
     """PGD towards one answer after another; what counts is the objective, however it is reached."""
 
     objective: ObjectiveName = "fool"
@@ -50,8 +50,8 @@ class TargetedPGD:
     """As for :class:`nullclass.attacks.pgd.PGD`."""
     precision: Precision = "float32"
     """As for :class:`nullclass.attacks.pgd.PGD`."""
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "gradients"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -74,7 +74,7 @@ class TargetedPGD:
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = Standing(model, images, labels, eps, norm, self.objective, self.precision)
+        standing = AttackState(model, images, labels, eps, norm, self.objective, self.precision)
         walk = partial(
             climb,
             standing,
@@ -85,10 +85,10 @@ class TargetedPGD:
         with frozen(model):
             margins = target_margins(standing, self.num_targets, self.form)
             standing.climb(margins, self.num_restarts, generator, walk)
-        return standing.attacked
+        return standing.adv_images
 
 
-def target_margins(standing: Standing, num_targets: int | None, form: Form) -> list[Margin]:
+def target_margins(standing: AttackState, num_targets: int | None, form: Form) -> list[Margin]:
     """One margin for each rank of target, as the model ranks them on the clean images."""
     model, labels, objective = standing.model, standing.labels, standing.objective
     if not len(labels):

@@ -16,11 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.core.norms import Eps, check_eps, wide
+from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import ObjectiveName, find_objective
-from nullclass.attacks.state import Standing
+from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
+from nullclass.core.norms import Eps, check_eps, expand_eps
 from nullclass.models.classifier import Classifier
 
 
@@ -32,8 +32,8 @@ class Noise:
     """What the attacker wants."""
     num_draws: int = 10
     """Noisy images tried; the first, third, … are uniform in the ball, the others on its edge."""
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "nothing"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "nothing"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -53,7 +53,7 @@ class Noise:
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = Standing(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(model, images, labels, eps, norm, self.objective)
 
         nearness = standing.margin("hard")
         with frozen(model):
@@ -66,12 +66,12 @@ class Noise:
                         delta = _to_the_edge(delta, allowed, norm)
                     tried = standing.norm.project(clean + delta, clean, allowed)
                     standing.try_out(indices, tried, nearness)
-        return standing.attacked
+        return standing.adv_images
 
 
 def _to_the_edge(delta: Tensor, eps: Eps, norm: str) -> Tensor:
     if norm == "linf":
-        return wide(eps, delta) * delta.sign()
+        return expand_eps(eps, delta) * delta.sign()
     order = {"l2": 2, "l1": 1}[norm]
     size: Tensor = torch.linalg.vector_norm(delta, order, dim=(1, 2, 3), keepdim=True)
-    return delta * (wide(eps, delta) / size.clamp(min=torch.finfo(size.dtype).tiny))
+    return delta * (expand_eps(eps, delta) / size.clamp(min=torch.finfo(size.dtype).tiny))

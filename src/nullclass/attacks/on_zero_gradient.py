@@ -12,20 +12,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Attack, Needs, frozen, norms_of
-from nullclass.core.norms import Eps, check_eps
+from nullclass.attacks.base import Access, Attack, frozen, norms_of
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.attacks.state import Standing
+from nullclass.attacks.state import AttackState
+from nullclass.core.norms import Eps, check_eps
 from nullclass.models.classifier import Classifier
 
 
 @dataclass(frozen=True)
-class WhereFlat:
+class OnZeroGradient:
     """An attack, left out for images whose smooth margin has a gradient where they are."""
 
     attack: Attack
     """The attack."""
-    is_search: ClassVar[bool] = True
+    is_iterative: ClassVar[bool] = True
 
     @property
     def norms(self) -> tuple[str, ...]:
@@ -38,9 +38,9 @@ class WhereFlat:
         return self.attack.objective
 
     @property
-    def needs(self) -> Needs:
+    def access(self) -> Access:
         """What the attack needs: the gradient only decides whether it is made at all."""
-        return self.attack.needs
+        return self.attack.access
 
     def __call__(
         self,
@@ -54,18 +54,18 @@ class WhereFlat:
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = Standing(model, images, labels, eps, norm, self.objective)
-        is_flat = torch.zeros_like(standing.is_standing)
+        standing = AttackState(model, images, labels, eps, norm, self.objective)
+        is_flat = torch.zeros_like(standing.is_active)
 
         climbed = standing.margin("smooth")
         with frozen(model):
             for indices in standing.batches():
                 _, gradient, _ = standing.look(indices, standing.images[indices], climbed)
                 is_flat[indices] = ~(gradient != 0).flatten(1).any(dim=1)
-        is_flat &= standing.is_standing
-        attacked = standing.attacked
+        is_flat &= standing.is_active
+        adv_images = standing.adv_images
         if bool(is_flat.any()):
-            attacked[is_flat] = self.attack(
+            adv_images[is_flat] = self.attack(
                 model,
                 standing.images[is_flat],
                 labels[is_flat],
@@ -73,4 +73,4 @@ class WhereFlat:
                 norm=norm,
                 generator=generator,
             )
-        return attacked
+        return adv_images

@@ -16,11 +16,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.core.norms import Eps, check_eps, wide
+from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
-from nullclass.attacks.state import Margin, Precision, Standing, check_counts, check_precision
+from nullclass.attacks.state import AttackState, Margin, Precision, check_counts, check_precision
 from nullclass.core.errors import UserError
+from nullclass.core.norms import Eps, check_eps, expand_eps
 from nullclass.models.classifier import Classifier
 
 
@@ -43,8 +43,8 @@ class PGD:
     precision: Precision = "float32"
     """``bfloat16`` takes the gradients under autocast, about twice as fast where the machine has
     it natively; every success is still confirmed in float32 (comparison: LOG.md)."""
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "gradients"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -66,7 +66,7 @@ class PGD:
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = Standing(model, images, labels, eps, norm, self.objective, self.precision)
+        standing = AttackState(model, images, labels, eps, norm, self.objective, self.precision)
         walk = partial(
             climb,
             standing,
@@ -76,13 +76,13 @@ class PGD:
         )
         with frozen(model):
             standing.climb([standing.margin(self.form)], self.num_restarts, generator, walk)
-        return standing.attacked
+        return standing.adv_images
 
 
 def climb(
-    standing: Standing,
+    standing: AttackState,
     indices: Tensor,
-    attacked: Tensor,
+    adv_images: Tensor,
     margin: Margin,
     num_steps: int,
     relative_step: float | None,
@@ -93,23 +93,25 @@ def climb(
     An image without a gradient stays where it is, so it is climbed no further.
     """
     relative_step = 2.5 / num_steps if relative_step is None else relative_step
-    past = torch.zeros_like(attacked)
+    past = torch.zeros_like(adv_images)
     for done in range(num_steps + 1):
         is_last = done == num_steps
-        _, gradient, is_fallen = standing.look(indices, attacked, margin, is_last=is_last)
+        _, gradient, succeeded = standing.look(indices, adv_images, margin, is_last=is_last)
         if momentum:
             size = gradient.flatten(1).abs().sum(dim=1).clamp(min=torch.finfo(gradient.dtype).tiny)
             gradient = momentum * past + gradient / size.view(-1, 1, 1, 1)
-        goes_on = ~is_fallen & (gradient != 0).flatten(1).any(dim=1)
+        goes_on = ~succeeded & (gradient != 0).flatten(1).any(dim=1)
         if is_last or not bool(goes_on.any()):
             return
         if not bool(goes_on.all()):
-            indices, attacked = indices[goes_on], attacked[goes_on]
+            indices, adv_images = indices[goes_on], adv_images[goes_on]
             gradient = gradient[goes_on]
         past = gradient
         clean, eps = standing.images[indices], standing.eps_of(indices)
-        step = relative_step * wide(eps, attacked) * standing.norm.step(gradient, attacked)
-        attacked = standing.norm.project(attacked + step, clean, eps)
+        step = (
+            relative_step * expand_eps(eps, adv_images) * standing.norm.step(gradient, adv_images)
+        )
+        adv_images = standing.norm.project(adv_images + step, clean, eps)
 
 
 def check_step(relative_step: float | None, momentum: float) -> None:

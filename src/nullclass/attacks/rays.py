@@ -36,15 +36,15 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.attacks.candidates import nearest_of_each, thinned
-from nullclass.core.norms import Eps, check_eps, find_norm
+from nullclass.attacks.base import Access, frozen
+from nullclass.attacks.candidates import nearest_of_each, subsample
 from nullclass.attacks.losses import Objective, ObjectiveName, find_objective
 from nullclass.attacks.state import batch_size
-from nullclass.data.arrays import LabelledImages
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier
+from nullclass.core.norms import Eps, check_eps, find_norm
 from nullclass.core.outcomes import outcomes
+from nullclass.data.arrays import LabelledImages
+from nullclass.models.classifier import Classifier
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class RayS:
 
     pool: LabelledImages | None = field(default=None, repr=False, compare=False)
     """Where rays start towards; what counts is the model's answer, not their label. ``None`` takes
-    the images under attack themselves, as for :class:`nullclass.attacks.dataset.Swap`."""
+    the images under attack themselves, as for :class:`nullclass.attacks.dataset.DatasetAttack`."""
     objective: ObjectiveName = "fool"
     """What the attacker wants."""
     num_queries: int = 2000
@@ -65,8 +65,8 @@ class RayS:
     """Pool images looked at, at most; a larger pool is thinned out evenly."""
     tolerance: float = 1e-3
     """Pixel units up to which a radius is found, as in the published code."""
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "labels"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "labels"
     norms: ClassVar[tuple[str, ...]] = ("linf",)
 
     def __post_init__(self) -> None:
@@ -81,7 +81,7 @@ class RayS:
         find_objective(self.objective)
 
     def given(self, pool: LabelledImages) -> RayS:
-        """See :class:`nullclass.attacks.base.WantsImages`; a pool of one's own is kept."""
+        """See :class:`nullclass.attacks.base.TakesReferenceImages`; a pool of one's own is kept."""
         return replace(self, pool=pool) if self.pool is None else self
 
     def __call__(
@@ -105,7 +105,7 @@ class RayS:
         check_eps(eps, norm, images.shape)
         if norm not in self.norms:
             raise UserError(f"rays attacks linf, not {norm}")
-        if self.objective == "deny" and not model.has_null:
+        if self.objective == "force-null" and not model.has_null:
             raise UserError("objective deny needs a model with a null class to push images into")
         objective, images = find_objective(self.objective), images.detach()
         if not len(images):
@@ -123,13 +123,13 @@ class RayS:
                     points, radii = rays.ask(indices)
                     told = outcomes(model.predict(points), labels[indices])
                     rays.hear(indices, radii, objective.is_reached(told))
-            return rays.attacked()
+            return rays.adv_images()
 
     def _starts(
         self, model: Classifier, images: Tensor, labels: Tensor, objective: Objective
     ) -> tuple[Tensor, Tensor, Tensor]:
         """First ends ``(M, C, H, W)``, for each image which of them ``(N, T)``, and how many."""
-        pool = thinned(self.pool, images, self.num_donors)
+        pool = subsample(self.pool, images, self.num_donors)
         distances = torch.cdist(images.flatten(1), pool.flatten(1))
         answers = _labels_of(model, pool)
         chosen, is_donor = nearest_of_each(distances, answers, labels, objective, num_nearest=1)
@@ -210,7 +210,7 @@ class _Rays:
         self.turns[done] += 1
         self.is_open[indices] = ~self.is_found[indices] | (self.radii > self.eps)[indices]
 
-    def attacked(self) -> Tensor:
+    def adv_images(self) -> Tensor:
         """The best images within eps."""
         at = torch.minimum(self.radii, self.eps).where(self.is_found, 0)
         return find_norm("linf").project(self.ends, self.images, at)

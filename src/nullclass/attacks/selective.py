@@ -27,12 +27,12 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.core.norms import Eps, check_eps, find_norm, wide
+from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.pgd import check_step
-from nullclass.attacks.state import Margin, Standing, check_counts
+from nullclass.attacks.state import AttackState, Margin, check_counts
 from nullclass.core.errors import UserError
+from nullclass.core.norms import Eps, check_eps, expand_eps, find_norm
 from nullclass.models.classifier import Classifier
 
 Variant = Literal["selective", "orthogonal"]
@@ -52,8 +52,8 @@ class SelectivePGD:
     relative_step: float | None = None
     """Step as a share of eps; ``None`` is 2.5 / num_steps."""
     objective: ClassVar[ObjectiveName] = "fool"
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "gradients"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "gradients"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -74,7 +74,7 @@ class SelectivePGD:
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = Standing(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(model, images, labels, eps, norm, self.objective)
 
         def selected(logits: Tensor, indices: Tensor) -> Tensor:
             classifier, detector = two_losses(logits, labels[indices], model.num_classes)
@@ -83,22 +83,22 @@ class SelectivePGD:
         with frozen(model):
             walk = partial(self._walk, standing)
             standing.climb([selected], self.num_restarts, generator, walk)
-        return standing.attacked
+        return standing.adv_images
 
     def _walk(
-        self, standing: Standing, indices: Tensor, attacked: Tensor, selected: Margin
+        self, standing: AttackState, indices: Tensor, adv_images: Tensor, selected: Margin
     ) -> None:
         model = standing.model
         share = 2.5 / self.num_steps if self.relative_step is None else self.relative_step
         for done in range(self.num_steps + 1):
             is_last = done == self.num_steps
-            _, gradient, is_fallen = standing.look(indices, attacked, selected, is_last=is_last)
-            goes_on = ~is_fallen & (gradient != 0).flatten(1).any(dim=1)
+            _, gradient, succeeded = standing.look(indices, adv_images, selected, is_last=is_last)
+            goes_on = ~succeeded & (gradient != 0).flatten(1).any(dim=1)
             if is_last or not bool(goes_on.any()):
                 return
-            indices, attacked, gradient = indices[goes_on], attacked[goes_on], gradient[goes_on]
+            indices, adv_images, gradient = indices[goes_on], adv_images[goes_on], gradient[goes_on]
             if self.variant == "orthogonal" and model.has_null:
-                point = attacked.detach().requires_grad_()
+                point = adv_images.detach().requires_grad_()
                 classifier, detector = two_losses(
                     model(point), standing.labels[indices], model.num_classes
                 )
@@ -106,8 +106,8 @@ class SelectivePGD:
                 (against,) = torch.autograd.grad(left_alone, point)
                 gradient = _orthogonal(gradient, against)
             clean, eps = standing.images[indices], standing.eps_of(indices)
-            step = share * wide(eps, attacked) * standing.norm.step(gradient, attacked)
-            attacked = standing.norm.project(attacked + step, clean, eps)
+            step = share * expand_eps(eps, adv_images) * standing.norm.step(gradient, adv_images)
+            adv_images = standing.norm.project(adv_images + step, clean, eps)
 
 
 def two_losses(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -128,5 +128,5 @@ def two_losses(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor
 def _orthogonal(gradient: Tensor, against: Tensor) -> Tensor:
     """What of the gradients ``(N, …)`` is orthogonal to the others, image by image."""
     unit = find_norm("l2").steepest(against, against)
-    along = (gradient * unit).flatten(1).sum(dim=1)
-    return gradient - wide(along, gradient) * unit
+    step_along = (gradient * unit).flatten(1).sum(dim=1)
+    return gradient - expand_eps(step_along, gradient) * unit

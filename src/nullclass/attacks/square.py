@@ -26,11 +26,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nullclass.attacks.base import Needs, frozen
-from nullclass.core.norms import Eps, check_eps, wide
+from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
-from nullclass.attacks.state import Margin, Standing
+from nullclass.attacks.state import AttackState, Margin
 from nullclass.core.errors import UserError
+from nullclass.core.norms import Eps, check_eps, expand_eps
 from nullclass.models.classifier import Classifier
 
 SHRINKS_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -51,8 +51,8 @@ class Square:
     """Independent searches."""
     p_init: float = 0.8
     """Share of the image that the first squares cover, in (0, 1] (p in the paper)."""
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "answers"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "answers"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class Square:
         check_eps(eps, norm, images.shape)
         if norm not in MOVES:
             raise UserError(f"square attacks linf and l2, not {norm}")
-        standing = Standing(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(model, images, labels, eps, norm, self.objective)
 
         climbed = standing.margin(self.form)
         with frozen(model):
@@ -93,15 +93,15 @@ class Square:
             if bool(torch.as_tensor(eps > 0).any()):
                 for _ in range(self.num_restarts):
                     self._search(standing, MOVES[norm], climbed, generator)
-        return standing.attacked
+        return standing.adv_images
 
     def _search(
-        self, standing: Standing, moves: Moves, margin: Margin, generator: torch.Generator | None
+        self, standing: AttackState, moves: Moves, margin: Margin, generator: torch.Generator | None
     ) -> None:
         # One query for all that stand before the next: batches stay full as images fall.
         current, height = standing.images.clone(), torch.full_like(standing.best, -torch.inf)
         for query in range(self.num_queries):
-            if not bool(standing.is_standing.any()):
+            if not bool(standing.is_active.any()):
                 return
             share = share_at(query, self.num_queries, self.p_init)
             for indices in standing.batches():
@@ -137,7 +137,7 @@ def share_at(query: int, num_queries: int, p_init: float) -> float:
 
 def _stripes(clean: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
     signs = _signs((len(clean), clean.shape[1], 1, clean.shape[3]), clean, generator)
-    return (clean + wide(eps, clean) * signs).clamp(0, 1)
+    return (clean + expand_eps(eps, clean) * signs).clamp(0, 1)
 
 
 def _linf_step(
@@ -146,7 +146,7 @@ def _linf_step(
     square = _windows(clean, _side(share, clean), generator)
     signs = _signs((*clean.shape[:2], 1), clean, generator)
     current, inside = current.flatten(2), clean.flatten(2).gather(2, square)
-    moves = wide(eps, inside) * signs
+    moves = expand_eps(eps, inside) * signs
     tried = (inside + moves).clamp(0, 1)
     is_idle = (tried == current.gather(2, square)).all(dim=2, keepdim=True).all(dim=1, keepdim=True)
     tried = torch.where(is_idle, (inside - moves).clamp(0, 1), tried)
@@ -184,7 +184,7 @@ def _l2_step(
     bumps = torch.where(is_turned, bumps.T.reshape(-1), bumps.reshape(-1)) * signs
 
     delta = (current - clean).flatten(2)
-    left = (wide(eps, delta) ** 2 - _size(delta) ** 2).clamp(min=0)
+    left = (expand_eps(eps, delta) ** 2 - _size(delta) ** 2).clamp(min=0)
     held, taken = delta.gather(2, grown), delta.gather(2, emptied)
     delta.scatter_(2, emptied, 0)
     # What the squares held together (they may overlap) and what the budget had left.
@@ -206,7 +206,7 @@ def _size(delta: Tensor) -> Tensor:
 
 def _moved_by(delta: Tensor, clean: Tensor, eps: Eps) -> Tensor:
     """The clean images moved by the whole budget along ``delta``, within the box."""
-    share = wide(eps, clean) / (_size(delta) + 1e-12)
+    share = expand_eps(eps, clean) / (_size(delta) + 1e-12)
     return torch.addcmul(clean, delta, share).clamp_(0, 1)
 
 

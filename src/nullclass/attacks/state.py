@@ -12,10 +12,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from nullclass.core.norms import Eps, find_norm
 from nullclass.attacks.losses import Form, ObjectiveName, find_objective, is_success
 from nullclass.core.devices import supports_bfloat16
 from nullclass.core.errors import UserError
+from nullclass.core.norms import Eps, find_norm
 from nullclass.models.classifier import Classifier
 
 Precision = Literal["float32", "bfloat16"]
@@ -35,7 +35,7 @@ def logits_of(model: Classifier, images: Tensor) -> Tensor:
     return torch.cat([model(chunk) for chunk in images.split(batch_size(images.device))])
 
 
-class Standing:
+class AttackState:
     """The books of one attack on some images."""
 
     def __init__(
@@ -55,15 +55,15 @@ class Standing:
         self.norm = find_norm(norm)
         self.objective = find_objective(objective)
         self.is_reduced = precision == "bfloat16" and supports_bfloat16(images.device)
-        self.attacked = self.images.clone()
+        self.adv_images = self.images.clone()
         """Successes, and the best tries where there is none."""
-        self.is_standing = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        self.is_active = torch.ones(len(images), dtype=torch.bool, device=images.device)
         self.best = torch.full((len(images),), -torch.inf, device=images.device)
         """What was climbed, at the best tries."""
 
     def batches(self) -> Iterator[Tensor]:
         """Indices ``(N,)`` of what stands now, a batch at a time."""
-        standing = self.is_standing.nonzero().squeeze(1)
+        standing = self.is_active.nonzero().squeeze(1)
         if len(standing):  # splitting nothing would give one empty batch
             yield from standing.split(batch_size(self.images.device))
 
@@ -109,36 +109,36 @@ class Standing:
         )
 
     def look(
-        self, indices: Tensor, attacked: Tensor, margin: Margin, *, is_last: bool = False
+        self, indices: Tensor, adv_images: Tensor, margin: Margin, *, is_last: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Ask the model about images, and keep successes and the best tries.
 
         Args:
             indices: ``(N,)`` which images they are.
-            attacked: ``(N, C, H, W)``, within the budget.
+            adv_images: ``(N, C, H, W)``, within the budget.
             margin: What to climb.
             is_last: Whether no step follows: then no gradient is taken, and the look is exact.
 
         Returns:
             Margins ``(N,)``, their gradients (zeros at the last look), and which fell ``(N,)``.
         """
-        attacked = attacked.detach().requires_grad_(not is_last)
+        adv_images = adv_images.detach().requires_grad_(not is_last)
         is_reduced = self.is_reduced and not is_last
-        with torch.autocast(attacked.device.type, torch.bfloat16, enabled=is_reduced):
-            logits = self.model(attacked)
+        with torch.autocast(adv_images.device.type, torch.bfloat16, enabled=is_reduced):
+            logits = self.model(adv_images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         climbed = margin(logits, indices)
-        is_fallen = self._record(indices, attacked.detach(), logits.detach(), climbed, is_reduced)
-        if is_last or bool(is_fallen.all()):
-            return climbed.detach(), torch.zeros_like(attacked), is_fallen
-        (gradient,) = torch.autograd.grad(climbed.sum(), attacked)
-        return climbed.detach(), gradient, is_fallen
+        succeeded = self._record(indices, adv_images.detach(), logits.detach(), climbed, is_reduced)
+        if is_last or bool(succeeded.all()):
+            return climbed.detach(), torch.zeros_like(adv_images), succeeded
+        (gradient,) = torch.autograd.grad(climbed.sum(), adv_images)
+        return climbed.detach(), gradient, succeeded
 
-    def try_out(self, indices: Tensor, attacked: Tensor, margin: Margin) -> tuple[Tensor, Tensor]:
+    def try_out(self, indices: Tensor, adv_images: Tensor, margin: Margin) -> tuple[Tensor, Tensor]:
         """As :meth:`look`, without a gradient: margins and which fell, both ``(N,)``."""
         with torch.no_grad():
-            climbed, _, is_fallen = self.look(indices, attacked, margin, is_last=True)
-        return climbed, is_fallen
+            climbed, _, succeeded = self.look(indices, adv_images, margin, is_last=True)
+        return climbed, succeeded
 
     def try_clean(self, margin: Margin) -> None:
         """Try the clean images out: what fell needs no attack, the rest has a best try."""
@@ -148,26 +148,26 @@ class Standing:
     def _record(
         self,
         indices: Tensor,
-        attacked: Tensor,
+        adv_images: Tensor,
         logits: Tensor,
         climbed: Tensor,
         is_reduced: bool,
     ) -> Tensor:
         num_classes = self.model.num_classes
-        is_fallen = is_success(logits, self.labels[indices], num_classes, self.objective)
-        if is_reduced and bool(is_fallen.any()):
-            apparent = is_fallen.nonzero().squeeze(1)
+        succeeded = is_success(logits, self.labels[indices], num_classes, self.objective)
+        if is_reduced and bool(succeeded.any()):
+            apparent = succeeded.nonzero().squeeze(1)
             with torch.no_grad():
-                exact = self.model(attacked[apparent])
-            is_fallen[apparent] = is_success(
+                exact = self.model(adv_images[apparent])
+            succeeded[apparent] = is_success(
                 exact, self.labels[indices[apparent]], num_classes, self.objective
             )
         climbed = climbed.detach().to(self.best)
-        is_kept = is_fallen | (climbed > self.best[indices])
-        self.attacked[indices[is_kept]] = attacked[is_kept]
+        is_kept = succeeded | (climbed > self.best[indices])
+        self.adv_images[indices[is_kept]] = adv_images[is_kept]
         self.best[indices[is_kept]] = climbed[is_kept]
-        self.is_standing[indices[is_fallen]] = False
-        return is_fallen
+        self.is_active[indices[succeeded]] = False
+        return succeeded
 
 
 def check_precision(precision: str) -> None:

@@ -14,11 +14,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Attack, Needs, frozen
-from nullclass.core.norms import Eps, check_eps
+from nullclass.attacks.base import Access, Attack, frozen
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.attacks.state import Standing
+from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
+from nullclass.core.norms import Eps, check_eps
 from nullclass.models.classifier import Classifier
 
 
@@ -31,8 +31,8 @@ class Transfer:
     it, fooling them is what every attack on them does."""
     attack: Attack
     """What is done to them; its objective is this attack's."""
-    is_search: ClassVar[bool] = True
-    needs: ClassVar[Needs] = "nothing"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "nothing"
 
     def __post_init__(self) -> None:
         """Refuse an attack without a source."""
@@ -66,13 +66,13 @@ class Transfer:
                     f"a source has {source.num_classes} classes, but the model under attack "
                     f"{model.num_classes}: give sources of the same classes"
                 )
-        standing = Standing(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(model, images, labels, eps, norm, self.objective)
 
         nearness = standing.margin("hard")
         with frozen(model):
             standing.try_clean(nearness)
             for source in self.sources:
-                stands = standing.is_standing.nonzero().squeeze(1)
+                stands = standing.is_active.nonzero().squeeze(1)
                 if not len(stands):
                     break
                 allowed, device = standing.eps_of(stands), source.mean.device
@@ -87,4 +87,4 @@ class Transfer:
                 ).to(tried)
                 for indices in standing.batches():
                     standing.try_out(indices, tried[indices], nearness)
-        return standing.attacked
+        return standing.adv_images

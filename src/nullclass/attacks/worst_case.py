@@ -21,33 +21,33 @@ from __future__ import annotations
 
 from nullclass.attacks.apgd import APGD
 from nullclass.attacks.base import Attack
-from nullclass.attacks.ensemble import Cascade
+from nullclass.attacks.dataset import DatasetAttack
+from nullclass.attacks.ensemble import AttackEnsemble
 from nullclass.attacks.losses import ObjectiveName
+from nullclass.attacks.multi_targeted_pgd import MultiTargetedPGD
+from nullclass.attacks.on_zero_gradient import OnZeroGradient
 from nullclass.attacks.pgd import PGD
-from nullclass.attacks.multi_targeted_pgd import TargetedPGD
 from nullclass.attacks.square import Square
-from nullclass.attacks.dataset import Swap
-from nullclass.attacks.on_zero_gradient import WhereFlat
 
 VERSION = "1"
 """Changes whenever a member or its settings do: numbers of two versions do not compare."""
 
 
-def worst_case(objective: ObjectiveName = "fool") -> Cascade:
+def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     """The strongest attack there is here; nothing to tune.
 
     Args:
         objective: What the attacker wants.
     """
     members: dict[str, Attack] = {
-        "swap": Swap(objective=objective),
+        "swap": DatasetAttack(objective=objective),
         "smooth": PGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
-        "targets": TargetedPGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
-        "targets, hard": TargetedPGD(
+        "targets": MultiTargetedPGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
+        "targets, hard": MultiTargetedPGD(
             objective, "hard", num_steps=80, relative_step=0.05, momentum=0.75
         ),
         "restarts": APGD(objective, num_steps=25, num_restarts=12),
         "square": Square(objective, form="smooth", num_queries=3000),
-        "square, flat": WhereFlat(Square(objective, num_queries=5000)),
+        "square, flat": OnZeroGradient(Square(objective, num_queries=5000)),
     }
-    return Cascade(tuple(members.values()), tuple(members), f"worst-case {VERSION}")
+    return AttackEnsemble(tuple(members.values()), tuple(members), f"worst-case {VERSION}")

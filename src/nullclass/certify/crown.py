@@ -33,13 +33,17 @@ MOST_NUMBERS = 2**24
 def crown_ibp(network: Network, images: Tensor, radius: float, norm: str, spec: Tensor) -> Tensor:
     """CROWN-IBP bounds, never below those of ``interval``; a verifier as that is."""
     loose = interval(network, images, radius, norm, spec)
-    wide = network.to(torch.float64)
+    expand_eps = network.to(torch.float64)
     specs = spec.double().expand(len(images), *spec.shape[-2:])
     found: list[Tensor] = []
     first = 0
     while first < len(images):
-        last = first + (_num_at_once(wide, images[:1], specs) if first == 0 else len(found[0]))
-        found.append(_crown(wide, images[first:last].double(), radius, norm, specs[first:last]))
+        last = first + (
+            _num_at_once(expand_eps, images[:1], specs) if first == 0 else len(found[0])
+        )
+        found.append(
+            _crown(expand_eps, images[first:last].double(), radius, norm, specs[first:last])
+        )
         first = last
     if not found:
         return loose

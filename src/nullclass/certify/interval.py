@@ -37,8 +37,8 @@ def interval(network: Network, images: Tensor, radius: float, norm: str, spec: T
     """
     dtype = proof_dtype(images.device, images.dtype)
     if dtype != images.dtype:
-        wide = network.to(dtype)
-        bounds = interval(wide, images.to(dtype), radius, norm, spec.to(dtype))
+        expand_eps = network.to(dtype)
+        bounds = interval(expand_eps, images.to(dtype), radius, norm, spec.to(dtype))
         return rounded_down(bounds, images.dtype)
     with torch.autocast(images.device.type, enabled=False):
         rounding = rounding_for(images)
@@ -47,7 +47,7 @@ def interval(network: Network, images: Tensor, radius: float, norm: str, spec: T
 
 
 @dataclass(frozen=True)
-class Reached:
+class Propagation:
     """What the network's last layer gets, or, if that is not affine, what it gives."""
 
     box: Box
@@ -57,7 +57,7 @@ class Reached:
 
 def reach(
     network: Network, region: Region, rounding: Rounding, watch: Watch | None = None
-) -> Reached:
+) -> Propagation:
     """Send a region through all layers but a last matrix.
 
     Args:
@@ -77,13 +77,13 @@ def reach(
     is_folded = isinstance(last, Linear) and last.weight.ndim == 2 and len(network.steps) > 1
     if not is_folded:
         box = boxed(network.run(region, each, num_steps=len(network.steps)), rounding)
-        return Reached(box, None)
+        return Propagation(box, None)
     before = network.run(region, each, num_steps=network.steps[-1].inputs[0] + 1)
     assert isinstance(last, Linear)
-    return Reached(boxed(before, rounding), last)
+    return Propagation(boxed(before, rounding), last)
 
 
-def lower_bounds(reached: Reached, spec: Tensor, rounding: Rounding) -> Tensor:
+def lower_bounds(reached: Propagation, spec: Tensor, rounding: Rounding) -> Tensor:
     """Lower bounds of ``C z``, z the logits.
 
     Args:

@@ -22,12 +22,20 @@ from nullclass.certify.regions import Ball, Box, Region, boxed
 from nullclass.certify.rounding import Rounding
 
 __all__ = [
-    "Added", "Layer", "Linear", "Monotone", "Pooled", "Pulled", "Reshaped", "Scale", "boxed",
+    "Added",
+    "Layer",
+    "Linear",
+    "LinearBound",
+    "Monotone",
+    "Pooled",
+    "Reshaped",
+    "Scale",
+    "boxed",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Pulled:
+class LinearBound:
     """``sum(parts * inputs) + offset - error``: nowhere above the function of the outputs."""
 
     parts: tuple[Tensor, ...]
@@ -49,7 +57,7 @@ class Layer(Protocol):
         """A set that holds every value it can take on those sets."""
         ...
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> Pulled:
+    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
         """From a linear function of its outputs, ``(N, M, …)``, to one of its inputs below it."""
         ...
 
@@ -94,7 +102,7 @@ class Linear:
             radius = radius + region.radius * (1 + 2 * gamma) * norms
         return Box(center, radius)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> Pulled:
+    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
         box = boxed(inputs[0], rounding)
         if self.weight.ndim == 2:
@@ -107,7 +115,7 @@ class Linear:
         offset: Tensor | float = 0.0
         if self.bias is not None:
             offset = weighted_sum(coefs, _by_channel(self.bias, self.weight).expand(size.shape))
-        return Pulled((part,), offset, rounding_error(coefs, size, num_terms, rounding))
+        return LinearBound((part,), offset, rounding_error(coefs, size, num_terms, rounding))
 
     def to(self, dtype: torch.dtype) -> Linear:
         """See :class:`Layer`."""
@@ -156,14 +164,14 @@ class Scale:
             return Ball(center, region.scale * scale.abs() * (1 + gamma), region.radius, widened)
         return Box(center, widened)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> Pulled:
+    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
         box = boxed(inputs[0], rounding)
         scale, shift = self.scale.to(coefs), self.shift.to(coefs)
         size = (box.center.abs() + box.radius) * scale.abs() + self.terms.to(coefs)
         offset = weighted_sum(coefs, shift.expand(size.shape))
         error = rounding_error(coefs, size, 0, rounding)
-        return Pulled((_folded(coefs, coefs * scale[:, None], box),), offset, error)
+        return LinearBound((_folded(coefs, coefs * scale[:, None], box),), offset, error)
 
     def to(self, dtype: torch.dtype) -> Scale:
         """See :class:`Layer`."""
@@ -190,13 +198,13 @@ class Pooled:
         radius = self.apply(inflated)
         return Box(self.apply(box.center), radius * (1 + 2 * gamma) + rounding.tiny)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> Pulled:
+    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
         box = boxed(inputs[0], rounding)
         part = _transposed(self.apply, coefs, box.center)
         size = self.apply(box.center.abs() + box.radius)
         num_terms = self._num_terms(box) + size[0, 0].numel()
-        return Pulled((part,), 0.0, rounding_error(coefs, size, num_terms, rounding))
+        return LinearBound((part,), 0.0, rounding_error(coefs, size, num_terms, rounding))
 
     def to(self, dtype: torch.dtype) -> Pooled:
         """See :class:`Layer`."""
@@ -235,7 +243,7 @@ class Monotone:
             return Box.between(lower, upper, rounding)
         return Box.between(self.apply(lower), self.apply(upper), rounding)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> Pulled:
+    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
         box = boxed(inputs[0], rounding)
         lines = self.lines(box, rounding) if self.lines else flat_lines(self.apply, box, rounding)
@@ -255,7 +263,7 @@ class Monotone:
         shift = torch.maximum(lines.lower_shift.abs(), lines.upper_shift.abs())
         # As many may be summed into one coordinate as windows overlap: at most all outputs.
         error = rounding_error(coefs, slope * reach + shift, 0, rounding)
-        return Pulled((part,), offset, error)
+        return LinearBound((part,), offset, error)
 
     def to(self, dtype: torch.dtype) -> Monotone:
         """See :class:`Layer`."""
@@ -281,9 +289,11 @@ class Reshaped:
             return Ball(center, scale, region.radius, slack)
         return Box(self.apply(region.center), self.apply(region.radius))
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> Pulled:
+    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
-        return Pulled((coefs.reshape(*coefs.shape[:2], *inputs[0].center.shape[1:]),), 0.0, 0.0)
+        return LinearBound(
+            (coefs.reshape(*coefs.shape[:2], *inputs[0].center.shape[1:]),), 0.0, 0.0
+        )
 
     def to(self, dtype: torch.dtype) -> Reshaped:
         """See :class:`Layer`."""
@@ -310,12 +320,12 @@ class Added:
             radius = radius * (1 + rounding.gamma(1)) + rounding.gamma(1) * center.abs()
         return Box(center, radius)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> Pulled:
+    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
         first, second = (boxed(region, rounding) for region in inputs)
         size = first.center.abs() + first.radius + second.center.abs() + second.radius
         parts = _folded(coefs, coefs, first), _folded(coefs, self.sign * coefs, second)
-        return Pulled(parts, 0.0, rounding_error(coefs, size, 0, rounding))
+        return LinearBound(parts, 0.0, rounding_error(coefs, size, 0, rounding))
 
     def to(self, dtype: torch.dtype) -> Added:
         """See :class:`Layer`."""

@@ -49,12 +49,12 @@ class Certify:
         """Run the command."""
         import torch
 
-        from nullclass.certify.certificates import Certificates, check_certificates
-        from nullclass.rejection.provable import ProvableNull
-        from nullclass.certify.certify import proof_rows
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import load_with_data
         from nullclass.metrics.rates import proved_rates
+        from nullclass.rejection.certificates import Certificates, check_certificates
+        from nullclass.rejection.provable import ProvableNull
+        from nullclass.scoring.prove import proof_rows
 
         if self.out is not None and self.radius is None:
             raise UserError("certificates are of answers within a radius: give --radius with --out")

@@ -45,8 +45,9 @@ class Curve:
         """Run the command."""
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import NOTHING_HELD_OUT, load_with_data
-        from nullclass.nulls.null_curve import estimate_curve, write_curve
+        from nullclass.nulls.estimate_curve import estimate_curve
         from nullclass.nulls.perturb import check_measure, make_perturbation
+        from nullclass.results.null_curve import write_curve
 
         check_measure(self.perturbation, self.measure)
         if self.steps is not None and self.perturbation not in ("pgd", "sparse"):

@@ -13,7 +13,7 @@ from nullclass.cli.finishing import finish
 from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
-    from nullclass.diagnostics.red_flags import Flag
+    from nullclass.results.schema import Flag
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Evaluate:
     """Folder with model.safetensors and card.json."""
     attack: tuple[str, ...] | None = None
     """Names such as worst-case, apgd, square, autoattack (docs/attacks.md lists them all); unless
-    given fgsm, worst-case and, for a model that may refuse, worst-case-deny."""
+    given fgsm, worst-case and, for a model that may refuse, worst-case-force-null."""
     eps: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     """Budgets in pixel units, pixels in [0,1]."""
     norm: str = "linf"

@@ -10,7 +10,7 @@ def finish(folder: Path) -> None:
     """Draw the report, print the table and the report's path."""
     from rich.console import Console
 
-    from nullclass.results.records import read_run
+    from nullclass.results.store import read_run
     from nullclass.studies.write_report import summary_table, write_report
 
     path = write_report(folder)

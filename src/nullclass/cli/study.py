@@ -57,10 +57,10 @@ class Study:
             raise UserError("--workers, --threads and --stack must be at least 1")
         if self.address is not None and self.engine != "ray":
             raise UserError("--address is that of a Ray cluster: say --engine ray too")
-        from nullclass.data import load_dataset
         from nullclass.core.devices import find_device
-        from nullclass.experiments.engines import DataSource, make_engine
         from nullclass.core.files import make_folder
+        from nullclass.data import load_dataset
+        from nullclass.experiments.engines import DataSource, make_engine
         from nullclass.experiments.runner import run_study
 
         folder = self.out or Path("runs") / (

@@ -41,7 +41,7 @@ class Substitute:
         """Run the command."""
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import load_with_data, refusing
-        from nullclass.models.checkpoint import CARD, save_checkpoint
+        from nullclass.training.checkpoint import CARD, save_checkpoint
         from nullclass.training.queries import QueryPlan, num_own
         from nullclass.training.substitutes import agreement, query_substitute
 

@@ -92,13 +92,13 @@ class Train:
         """Run the command."""
         from dataclasses import replace
 
-        from nullclass.data import load_dataset
         from nullclass.core.devices import find_device
-        from nullclass.models.checkpoint import CARD
         from nullclass.core.progress import Stages
-        from nullclass.training.recipes import find_recipe
+        from nullclass.data import load_dataset
         from nullclass.experiments.config import Training
         from nullclass.experiments.trained import train_from, write_model
+        from nullclass.training.checkpoint import CARD
+        from nullclass.training.recipes import find_recipe
 
         device = find_device(self.device)
         recipe = find_recipe(self.recipe, self.model)
@@ -127,8 +127,8 @@ class Train:
             recipe=recipe,
             has_null=(plan is not None and not self.spread_null)
             or (robust is not None and (self.null_class or robust.loss == "abstain")),
-            has_twins=self.twins,
-            spreads_null=self.spread_null,
+            per_class_null=self.twins,
+            uniform_targets=self.spread_null,
             robust=robust,
         )
         with (
@@ -150,8 +150,8 @@ class Train:
         print(f"checkpoint: {self.out}")
 
     def _null_plan(self) -> NullPlan | None:
-        from nullclass.nulls import check_settings
         from nullclass.experiments.config import NullPlan
+        from nullclass.nulls import check_settings
 
         self._check_places()
         if self.nulls == ("none",):
@@ -170,8 +170,8 @@ class Train:
         return NullPlan(source, settings, weight=weight, share=self.null_share)
 
     def _robust_plan(self) -> RobustPlan | None:
-        from nullclass.training.robust import make_robust
         from nullclass.experiments.config import RobustPlan
+        from nullclass.training.robust import make_robust
 
         if self.robust is None:
             if self.null_class or self.robust_eps is not None:
@@ -199,7 +199,7 @@ class Train:
             raise UserError(
                 "null-probabilities need a curve: give --curve, from nullclass curve CHECKPOINT"
             )
-        from nullclass.nulls.null_curve import read_curve
+        from nullclass.results.null_curve import read_curve
 
         curve = read_curve(self.curve, self.measure)
         perturbation = self.perturbation or curve.perturbation

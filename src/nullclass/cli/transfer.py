@@ -50,8 +50,8 @@ class Transfer:
 
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import load_with_data, refusing
-        from nullclass.results.records import write_frame
         from nullclass.evaluation.transfers import transfer_matrix
+        from nullclass.results.frames import write_frame
 
         if not self.sources or not self.targets:
             raise UserError("give at least one checkpoint each to --sources and --targets")

@@ -80,7 +80,7 @@ class Evaluate:
     """Budgets in pixel units; those of the model's card unless given."""
     images: int = 1000
     """How many of the first test images are attacked; clean and proved figures are of all."""
-    attack: tuple[str, ...] = ("worst-case", "worst-case-deny")
+    attack: tuple[str, ...] = ("worst-case", "worst-case-force-null")
     """Names of attacks, one of them with the goal to fool; or none."""
     proofs: str = "interval"
     """Who proves: interval or crown-ibp; or none."""
@@ -95,9 +95,9 @@ class Evaluate:
         """Run the action."""
         import torch
 
-        from nullclass.core.norms import check_eps
         from nullclass.certify.verifiers import find_verifier
         from nullclass.core.devices import find_device
+        from nullclass.core.norms import check_eps
         from nullclass.zoo.entries import find_entries
         from nullclass.zoo.evaluating import find_fooling
 

@@ -45,20 +45,20 @@ def _on(eps: Eps, like: Tensor) -> Eps:
     return eps.to(like) if isinstance(eps, Tensor) else eps
 
 
-def wide(eps: Eps, like: Tensor) -> Eps:
+def expand_eps(eps: Eps, like: Tensor) -> Eps:
     """Budgets of images, to multiply with the images."""
     return _column(eps.to(like), like) if isinstance(eps, Tensor) else eps
 
 
 def _linf_project(attacked: Tensor, images: Tensor, eps: Eps) -> Tensor:
-    bound = wide(eps, attacked)
+    bound = expand_eps(eps, attacked)
     delta = attacked - images
     delta = delta.clamp(-bound, bound)  # type: ignore[arg-type]
     return (images + delta).clamp(0, 1)  # images are in the box: clamping never leaves the ball
 
 
 def _linf_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
-    return (2 * _uniform(like.shape, like, generator) - 1) * wide(eps, like)
+    return (2 * _uniform(like.shape, like, generator) - 1) * expand_eps(eps, like)
 
 
 def _l2_size(delta: Tensor) -> Tensor:
@@ -212,9 +212,9 @@ def check_eps(eps: Eps, norm: str, image_shape: torch.Size) -> None:
             )
 
 
-def along(direction: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:
+def step_along(direction: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:
     """Images moved by eps along directions ``(N, …)`` of size 1, within the ball and the box."""
-    return find_norm(norm).project(images + wide(eps, images) * direction, images, eps)
+    return find_norm(norm).project(images + expand_eps(eps, images) * direction, images, eps)
 
 
 def is_allowed(attacked: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 
 
 @contextmanager
-def borrowed_stream(seed: int) -> Iterator[None]:
+def fork_rng(seed: int) -> Iterator[None]:
     """Seed torch's global streams inside the block and put them back after it.
 
     Initialisation and dropout draw from the global stream; the caller's own draws

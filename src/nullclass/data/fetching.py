@@ -15,11 +15,11 @@ import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from nullclass.core.errors import UserError
 from nullclass.data.fashion_mnist import FASHION_MNIST
 from nullclass.data.idx import GZIP_MAGIC, content_chunks
 from nullclass.data.known import FILE_NAMES, KnownDataset, SourceError
 from nullclass.data.mnist import MNIST
-from nullclass.core.errors import UserError
 
 DATASETS: dict[str, KnownDataset] = {
     MNIST.name: MNIST,

@@ -7,17 +7,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from nullclass.core.errors import UserError
 from nullclass.data.arrays import LabelledImages
 from nullclass.data.fetching import DATASETS, Progress, fetch, hex_digest, say
 from nullclass.data.idx import Bytes, read_pair
 from nullclass.data.known import FILE_NAMES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
 from nullclass.data.ramps import CLASS_NAMES as RAMP_NAMES
 from nullclass.data.ramps import ramps
-from nullclass.core.errors import UserError
 
 RAMPS = "ramps"
 """The toy dataset that needs no files."""
@@ -52,6 +53,15 @@ class Dataset:
         """``(C, H, W)``."""
         channels, height, width = self.train.images.shape[1:]
         return channels, height, width
+
+    def describe(self) -> dict[str, Any]:
+        """Name, checksum, source and number of test images, as JSON values."""
+        return {
+            "name": self.name,
+            "checksum": self.checksum,
+            "source": self.source,
+            "num_test_images": len(self.test),
+        }
 
 
 def load_dataset(

@@ -15,16 +15,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nullclass.attacks import PGD, Attack, Cascade, TargetedPGD
-from nullclass.attacks.base import WantsImages, frozen
-from nullclass.core.norms import find_norm, is_allowed
+from nullclass.attacks import PGD, Attack, AttackEnsemble, MultiTargetedPGD
+from nullclass.attacks.base import TakesReferenceImages, frozen
 from nullclass.attacks.losses import find_objective
 from nullclass.attacks.state import logits_of
-from nullclass.data import LabelledImages
-from nullclass.training.losses import cross_entropy
-from nullclass.models.classifier import Classifier
+from nullclass.core.losses import cross_entropy
+from nullclass.core.norms import find_norm, is_allowed
 from nullclass.core.outcomes import NULL_LABEL, Outcome, outcomes, predictions
-from nullclass.diagnostics.red_flags import GREY, MIN_IMAGES, Evidence, Made
+from nullclass.data import LabelledImages
+from nullclass.diagnostics.red_flags import GREY, MIN_IMAGES, AttackRun, Evidence
+from nullclass.models.classifier import Classifier
 
 NUM_ASKED = 64
 """Images of a probe that asks for a few passes."""
@@ -42,12 +42,12 @@ could be chance. An image costs four times here what it costs in the evaluation.
 NUM_NOISY = 200
 """Images shown with noise: one pass each."""
 
-REFERENCE = Cascade(
-    (PGD(form="smooth", num_steps=40), TargetedPGD(num_steps=20)), ("smooth", "targets")
+REFERENCE = AttackEnsemble(
+    (PGD(form="smooth", num_steps=40), MultiTargetedPGD(num_steps=20)), ("smooth", "targets")
 )
 """The null-aware reference: fixed, so that evaluations are held against the same attack."""
 
-STOCK = PGD(objective="evade", num_steps=40)
+STOCK = PGD(objective="untargeted", num_steps=40)
 """What attack libraries do: whatever is not the true label counts as success, null too."""
 
 EFFORTS = {"steps": ("num_steps", "num_queries", "num_draws"), "restarts": ("num_restarts",)}
@@ -71,7 +71,7 @@ def probe(
     Args:
         model: The model under test.
         data: The test images the rows are about.
-        rows: One attacked image a line (:data:`nullclass.results.records.ROW_COLUMNS`), clean ones too.
+        rows: One attacked image a line (:data:`nullclass.results.schema.ROW_COLUMNS`), clean ones too.
         attacks: The attacks of the rows by name; those made on another model are passed over.
         norm: Of the budgets.
         seed: Of noise and random starts.
@@ -105,7 +105,7 @@ class _Asked:
         self.model, self.data, self.norm, self.seed = model, data, norm, seed
         self.rows = Evidence(rows, pd.DataFrame(), {"has_null": model.has_null}, {"norm": norm})
         """The rows, as red flags see them."""
-        made_here = (m for m in self.rows.attacks if m.made_on == "self" and m.name in attacks)
+        made_here = (m for m in self.rows.attacks if m.source_name == "self" and m.name in attacks)
         self.own = [made for made in made_here if made.aims]
         """The attacks on this model that are after another real class."""
         self.attacks = {made.name: _prepared(attacks[made.name], data) for made in self.own}
@@ -135,9 +135,9 @@ class _Asked:
                 distances[eps] = abs(len(judged & self.rows.fooled(eps)) / len(judged) - 0.5)
         return min(distances, key=lambda eps: distances[eps], default=None)
 
-    def strongest(self, eps: float) -> Made | None:
+    def strongest(self, eps: float) -> AttackRun | None:
         """The attack that fools most at eps, of those that search."""
-        searching = [made for made in self.own if self.attacks[made.name].is_search]
+        searching = [made for made in self.own if self.attacks[made.name].is_iterative]
         tried = [made for made in searching if made.seen(eps)]
         return max(tried, key=lambda made: len(made.fooled(eps)), default=None)
 
@@ -156,7 +156,7 @@ class _Asked:
 
 
 def _prepared(attack: Attack, data: LabelledImages) -> Attack:
-    return attack.given(data) if isinstance(attack, WantsImages) else attack
+    return attack.given(data) if isinstance(attack, TakesReferenceImages) else attack
 
 
 def evenly(images: Iterable[int], num: int) -> list[int]:
@@ -255,7 +255,7 @@ def _reach(asked: _Asked) -> dict[str, Any] | None:
     num_fooled = len(positions) - len(standing)
     for attack in asked.attacks.values():
         fell = asked.attack(attack, standing, eps) == Outcome.FOOLED
-        standing = [image for image, is_fallen in zip(standing, fell, strict=True) if not is_fallen]
+        standing = [image for image, succeeded in zip(standing, fell, strict=True) if not succeeded]
         num_fooled += int(fell.sum())
     return {
         "eps": eps,
@@ -290,12 +290,12 @@ def _doubling(asked: _Asked) -> dict[str, Any] | None:
 def _fallen(asked: _Asked, attack: Attack, standing: set[int], eps: float) -> dict[str, int]:
     """How many of a few images fall; of more, if that leaves it open."""
     few = evenly(standing, NUM_DOUBLED[0])
-    num_fallen = _num_fooled(asked.attack(attack, few, eps))
-    if not 0 < num_fallen < MIN_IMAGES:
-        return {"num_images": len(few), "num_fallen": num_fallen}
+    num_successes = _num_fooled(asked.attack(attack, few, eps))
+    if not 0 < num_successes < MIN_IMAGES:
+        return {"num_images": len(few), "num_successes": num_successes}
     more = evenly(standing.difference(few), NUM_DOUBLED[1] - len(few))
-    num_fallen += _num_fooled(asked.attack(attack, more, eps))
-    return {"num_images": len(few) + len(more), "num_fallen": num_fallen}
+    num_successes += _num_fooled(asked.attack(attack, more, eps))
+    return {"num_images": len(few) + len(more), "num_successes": num_successes}
 
 
 def doubled(attack: Attack, settings: Sequence[str]) -> Attack | None:
@@ -328,7 +328,7 @@ def _anew(asked: _Asked) -> dict[str, Any] | None:
         "attack": made.name,
         "eps": eps,
         "num_judged": len(judged),
-        "num_fallen": len(fallen),
+        "num_successes": len(fallen),
         "num_images": len(positions),
         "num_fooled": _num_fooled(asked.attack(asked.attacks[made.name], positions, eps)),
     }

@@ -22,6 +22,7 @@ import pandas as pd
 
 from nullclass.metrics.claims import hold
 from nullclass.metrics.rates import GIVEN, wilson
+from nullclass.results.schema import Flag
 
 MIN_POINTS = 0.005
 """A difference worth a flag, as a share of images: half a point, the spread of a good attack over
@@ -69,32 +70,17 @@ BEST_KNOWN: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
 """By data and norm: rising eps and the best robust accuracy known from that eps on."""
 
 
-@dataclass(frozen=True)
-class Flag:
-    """One reason for doubt."""
-
-    name: str
-    """Which check it comes from."""
-    message: str
-    """One sentence with the numbers."""
-
-    @property
-    def page(self) -> str:
-        """Where it is explained."""
-        return f"docs/red-flags.md#{self.name}"
-
-
 @dataclass(frozen=True, eq=False)
-class Made:
+class AttackRun:
     """An attack as it was made: on one model, with its rows of budgets given."""
 
     name: str
     objective: str
-    made_on: str
+    source_name: str
     """``self``, or the model it is transferred from."""
-    needs: str
+    access: str
     """The most that it or a member takes (``_NEEDS``); untold if one is silent."""
-    is_search: bool
+    is_iterative: bool
     """Whether it looks for one success in the ball; a single step does not."""
     aims: bool
     """Whether it is after another real class, not content with null."""
@@ -103,7 +89,7 @@ class Made:
     @property
     def is_white_box(self) -> bool:
         """Whether it takes the gradients of the very model it is scored on."""
-        return self.made_on == "self" and self.needs == "gradients"
+        return self.source_name == "self" and self.access == "gradients"
 
     def at(self, eps: float) -> pd.DataFrame:
         """Its rows at one eps, by image."""
@@ -128,10 +114,10 @@ class Evidence:
     """All that checks look at."""
 
     rows: pd.DataFrame = field(repr=False)
-    """One attacked image a line (:data:`nullclass.results.records.ROW_COLUMNS`)."""
+    """One attacked image a line (:data:`nullclass.results.schema.ROW_COLUMNS`)."""
     costs: pd.DataFrame = field(repr=False)
     """One attack, or member of a cascade, at one eps a line: what it needs, found and cost
-    (:data:`nullclass.results.records.COST_COLUMNS`)."""
+    (:data:`nullclass.results.schema.COST_COLUMNS`)."""
     probes: Mapping[str, Any]
     """What :func:`nullclass.diagnostics.probes.probe` found; empty if the model was not asked."""
     about: Mapping[str, Any]
@@ -139,7 +125,7 @@ class Evidence:
     with ``value``, ``origin`` (``held-out`` or ``untold``) and ``num_overlapping``, the test images
     it was calibrated on; ``selected_on``, None or the images that chose the weights."""
     certified: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
-    """What is proved of each image (:data:`nullclass.results.records.CERTIFIED_COLUMNS`); empty if nothing
+    """What is proved of each image (:data:`nullclass.results.schema.CERTIFIED_COLUMNS`); empty if nothing
     was asked."""
 
     @property
@@ -171,32 +157,34 @@ class Evidence:
         return self.costs.reindex(columns=_COSTS)
 
     @cached_property
-    def attacks(self) -> list[Made]:
+    def attacks(self) -> list[AttackRun]:
         """The attacks with one budget for all images, in the norm."""
         rows = self.rows.reindex(columns=_ROWS)
         is_given = (rows["attack"] != "none") & (rows["budget"] == GIVEN)
         made = []
-        for (name, made_on), own in rows[is_given & (rows["norm"] == self.norm)].groupby(
-            ["attack", "made_on"], sort=False
+        for (name, source_name), own in rows[is_given & (rows["norm"] == self.norm)].groupby(
+            ["attack", "source"], sort=False
         ):
-            told = self.spent[(self.spent["attack"] == name) & (self.spent["made_on"] == made_on)]
-            needs = set(told["needs"]) or {"untold"}
+            told = self.spent[
+                (self.spent["attack"] == name) & (self.spent["source"] == source_name)
+            ]
+            access = set(told["access"]) or {"unknown"}
             objective = str(own["objective"].iloc[0])
             made.append(
-                Made(
+                AttackRun(
                     name=str(name),
                     objective=objective,
-                    made_on=str(made_on),
-                    needs=next((need for need in _NEEDS if need in needs), "untold"),
-                    is_search=bool(told["is_search"].eq(True).any()),
-                    aims=objective == "fool" or (objective == "evade" and not self.has_null),
+                    source_name=str(source_name),
+                    access=next((need for need in _NEEDS if need in access), "unknown"),
+                    is_iterative=bool(told["is_iterative"].eq(True).any()),
+                    aims=objective == "fool" or (objective == "untargeted" and not self.has_null),
                     rows=own,
                 )
             )
         return made
 
     @cached_property
-    def aiming(self) -> list[Made]:
+    def aiming(self) -> list[AttackRun]:
         """The attacks that are after another real class; if there is none, all."""
         return [made for made in self.attacks if made.aims] or self.attacks
 
@@ -218,11 +206,11 @@ class Evidence:
         return self.clean_with("fooled").union(*(made.fooled(eps) for made in self.attacks))
 
 
-_NEEDS = ("untold", "gradients", "answers", "labels", "nothing")
-_ROWS = ["image", "label", "attack", "objective", "made_on", "norm", "budget", "eps_pixels"]
+_NEEDS = ("unknown", "gradients", "answers", "labels", "nothing")
+_ROWS = ["image", "label", "attack", "objective", "source", "norm", "budget", "eps_pixels"]
 _ROWS += ["prediction", "outcome", "confidence", "loss", "null_loss"]
-_COSTS = ["attack", "made_on", "norm", "eps_pixels", "member", "needs", "is_search"]
-_COSTS += ["num_images", "num_fallen", "num_forward", "num_backward"]
+_COSTS = ["attack", "source", "norm", "eps_pixels", "member", "access", "is_iterative"]
+_COSTS += ["num_images", "num_successes", "num_forward", "num_backward"]
 
 
 def find_flags(evidence: Evidence) -> list[Flag]:
@@ -237,8 +225,8 @@ def find_flags(evidence: Evidence) -> list[Flag]:
 def _no_threat_model(evidence: Evidence) -> str | None:
     if not evidence.attacks:
         return "No attack was made within a stated budget, so nothing is known of robustness."
-    untold = [made.name for made in evidence.attacks if made.needs == "untold"]
-    return f"Nothing says what {_list(untold)} may take from the model." if untold else None
+    unknown = [made.name for made in evidence.attacks if made.access == "unknown"]
+    return f"Nothing says what {_list(unknown)} may take from the model." if unknown else None
 
 
 def _eps_units(evidence: Evidence) -> str | None:
@@ -260,19 +248,19 @@ def _no_null_aware_attack(evidence: Evidence) -> str | None:
 
 def _transfer_as_white_box(evidence: Evidence) -> str | None:
     """Over all eps and members together: one gradient may serve several eps."""
-    own = evidence.spent[evidence.spent["made_on"] == "self"]
-    for (attack, needs), costs in own.groupby(["attack", "needs"], sort=False):
+    own = evidence.spent[evidence.spent["source"] == "self"]
+    for (attack, access), costs in own.groupby(["attack", "access"], sort=False):
         taken = {
             "gradients": "num_backward",
             "answers": "num_forward",
             "labels": "num_forward",
-        }.get(str(needs))
+        }.get(str(access))
         by_eps = costs.groupby("eps_pixels", dropna=False)
         num_images = int(by_eps["num_images"].max().sum())
-        num_stood = num_images - int(by_eps["num_fallen"].sum().sum())
+        num_stood = num_images - int(by_eps["num_successes"].sum().sum())
         if taken and num_stood > 0 and not costs[taken].sum():
             return (
-                f"{attack} is said to use the model's {needs}, but took none of them on "
+                f"{attack} is said to use the model's {access}, but took none of them on "
                 f"{num_images} images, {num_stood} of which stood."
             )
     return None
@@ -284,7 +272,7 @@ def _transfer_as_white_box(evidence: Evidence) -> str | None:
 def _attack_moves_nothing(evidence: Evidence) -> str | None:
     for made in evidence.attacks:
         eps = made.rows["eps_pixels"].max()
-        if made.needs not in ("gradients", "untold") or eps == 0:
+        if made.access not in ("gradients", "unknown") or eps == 0:
             continue  # what looks for no way up may well find that the clean image is its best
         tried = made.at(eps)
         clean = evidence.clean.reindex(tried.index)
@@ -302,11 +290,11 @@ def _attack_moves_nothing(evidence: Evidence) -> str | None:
 
 def _single_step_beats_iterative(evidence: Evidence) -> str | None:
     white = [made for made in evidence.attacks if made.is_white_box]
-    iterative = [made for made in white if made.is_search]
+    iterative = [made for made in white if made.is_iterative]
     iterative = [made for made in iterative if made.aims] or iterative
     return _only_found_by(
         evidence,
-        [made for made in white if not made.is_search],
+        [made for made in white if not made.is_iterative],
         iterative,
         "{num} of {total} images at eps {eps:g} fell to a single step ({name}) that iterative "
         "attacks ({others}) could not fool.",
@@ -317,7 +305,7 @@ def _black_box_beats_white_box(evidence: Evidence) -> str | None:
     white = [made for made in evidence.attacks if made.is_white_box]
     across = _only_found_by(
         evidence,
-        [m for m in evidence.attacks if not m.is_white_box and m.needs != "untold"],
+        [m for m in evidence.attacks if not m.is_white_box and m.access != "unknown"],
         [made for made in white if made.aims] or white,
         "{num} of {total} images at eps {eps:g} fell to {name}, which takes no gradient of the "
         "model, but to no attack that does ({others}).",
@@ -329,14 +317,14 @@ def _black_box_member(evidence: Evidence) -> str | None:
     """The same inside a cascade, where each member is given what stands; by what it really took."""
     for made in (made for made in evidence.attacks if made.is_white_box):
         own = evidence.spent[
-            (evidence.spent["attack"] == made.name) & (evidence.spent["made_on"] == "self")
+            (evidence.spent["attack"] == made.name) & (evidence.spent["source"] == "self")
         ]
         for eps, members in own.groupby("eps_pixels", sort=True):
             took_gradients = members["num_backward"] > 0
             is_after = took_gradients.cumsum() > 0
             total = len(made.seen(float(str(eps))))
             for _, member in members[is_after & ~took_gradients].iterrows():
-                num = int(member["num_fallen"])
+                num = int(member["num_successes"])
                 if is_many(num, total):
                     return (
                         f"In {made.name} at eps {eps:g} the member {member['member']} took no "
@@ -350,14 +338,14 @@ def _doubling_finds_more(evidence: Evidence) -> str | None:
     told = evidence.probes.get("doubling") or {}
     for what in ("steps", "restarts"):
         of_it = told.get(what)
-        if not of_it or of_it["num_fallen"] < MIN_IMAGES:
+        if not of_it or of_it["num_successes"] < MIN_IMAGES:
             continue
-        share = of_it["num_fallen"] / of_it["num_images"]
+        share = of_it["num_successes"] / of_it["num_images"]
         change = share * told["num_standing"] / told["num_judged"]
         if change > MIN_POINTS:
             return (
                 f"With twice the {what}, {told['attack']} at eps {told['eps']:g} fooled "
-                f"{of_it['num_fallen']} of {of_it['num_images']} images that had stood: AER would "
+                f"{of_it['num_successes']} of {of_it['num_images']} images that had stood: AER would "
                 f"rise by {100 * change:.1f} points."
             )
     return None
@@ -376,7 +364,7 @@ def _reference_finds_more(evidence: Evidence) -> str | None:
 
 
 def _aer_falls(evidence: Evidence) -> str | None:
-    for made in (m for m in evidence.attacks if m.is_search and m.made_on == "self"):
+    for made in (m for m in evidence.attacks if m.is_iterative and m.source_name == "self"):
         for small, large in pairwise(sorted(made.rows["eps_pixels"].unique())):
             at_small, at_large = made.at(small), made.at(large)
             both = at_small.index.intersection(at_large.index)
@@ -391,7 +379,7 @@ def _aer_falls(evidence: Evidence) -> str | None:
     if not told or not told["num_images"]:
         return None
     num = told["num_images"] - told["num_fooled"]
-    share = num / told["num_images"] * told["num_fallen"] / told["num_judged"]
+    share = num / told["num_images"] * told["num_successes"] / told["num_judged"]
     if num < MIN_IMAGES or share <= MIN_POINTS:
         return None
     return (
@@ -571,7 +559,7 @@ def _threshold_on_test(evidence: Evidence) -> str | None:
 
 def _threshold_untold(evidence: Evidence) -> str | None:
     told = evidence.about.get("threshold")
-    if not told or told.get("origin") != "untold":
+    if not told or told.get("origin") != "unknown":
         return None
     return (
         f"Nothing says on which images the null threshold {told.get('value'):g} was chosen: if on "
@@ -609,7 +597,7 @@ CHECKS: dict[str, Callable[[Evidence], str | None]] = {
     "null-on-noise": _null_on_noise,
     "null-on-clean": _null_on_clean,
     "threshold-on-test": _threshold_on_test,
-    "threshold-untold": _threshold_untold,
+    "threshold-unknown": _threshold_untold,
     "weights-on-test": _weights_on_test,
 }
 """Name of a flag, and of its paragraph in docs/red-flags.md, to its check."""
@@ -621,7 +609,7 @@ def is_many(num: int, total: int, share: float = MIN_POINTS) -> bool:
 
 
 def _only_found_by(
-    evidence: Evidence, some: list[Made], others: list[Made], sentence: str
+    evidence: Evidence, some: list[AttackRun], others: list[AttackRun], sentence: str
 ) -> str | None:
     """The sentence, if one of some attacks fools images that none of the others fools."""
     for made in some:

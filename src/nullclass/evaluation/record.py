@@ -9,22 +9,22 @@ from typing import Any
 
 import torch
 
-from nullclass.results import records
 from nullclass.attacks import describe
-from nullclass.core.norms import check_eps
-from nullclass.rejection.provable import ProvableNull
 from nullclass.certify.verifiers import find_verifier
-from nullclass.data import Dataset, load_dataset
 from nullclass.core.errors import UserError
-from nullclass.evaluation.run import evaluate, find_attacks
 from nullclass.core.files import make_folder, write_json
-from nullclass.models import Classifier
-from nullclass.models.checkpoint import load_checkpoint
-from nullclass.scoring.ood import check_ood
+from nullclass.core.norms import check_eps
 from nullclass.core.progress import Stages
-from nullclass.results.provenance import provenance, run_origin
-from nullclass.results.records import Findings
+from nullclass.core.provenance import provenance, run_origin
+from nullclass.data import Dataset, load_dataset
+from nullclass.evaluation.result import Evaluation
+from nullclass.evaluation.run import evaluate, find_attacks
+from nullclass.models import Classifier
+from nullclass.rejection.provable import ProvableNull
 from nullclass.rejection.threshold import calibrate, with_threshold
+from nullclass.results import schema, store
+from nullclass.scoring.ood import check_ood
+from nullclass.training.checkpoint import load_checkpoint
 
 NUM_EXAMPLES = 8
 """Attacked images kept for the report's gallery."""
@@ -86,7 +86,7 @@ def record_evaluation(
     num_smallest: int = 0,
     selected_on: str | None = None,
     seed: int,
-) -> Findings:
+) -> Evaluation:
     """Attack a model on the first test images and write rows, summary and ``run.json``.
 
     Args:
@@ -143,7 +143,7 @@ def record_evaluation(
         threshold = calibrate(model, dataset.validation, clean_null_rate)
     make_folder(folder)
     _check_free(folder)
-    origin, started = run_origin(dataset, model.mean.device), time.perf_counter()
+    origin, started = run_origin(dataset.describe(), model.mean.device), time.perf_counter()
     units = len(test) * (1 + len(eps) * len(named)) + min(num_smallest, len(test))
     units += 0 if dataset.validation is None else len(dataset.validation)
     with (
@@ -193,42 +193,42 @@ def record_evaluation(
         "seconds": seconds,
     }
     _clear(folder)
-    write_json(folder / records.RUN, info)  # first: it says whose the rest is
-    place = records.trial_folder(folder, name, seed)
-    records.write_trial(place, evaluation, told)
-    records.write_summary(folder, "evaluate")
+    write_json(folder / schema.RUN, info)  # first: it says whose the rest is
+    place = store.trial_folder(folder, name, seed)
+    evaluation.write(place, told)
+    store.write_summary(folder, "evaluate")
     return evaluation
 
 
 DEFAULT_ATTACKS = {
     False: ("fgsm", "worst-case"),
-    True: ("fgsm", "worst-case", "worst-case-deny"),
+    True: ("fgsm", "worst-case", "worst-case-force-null"),
 }
 """By whether the model may refuse: who cannot refuse cannot be made to."""
 
 
 def _check_free(folder: Path) -> None:
     """Refuse a folder that holds something else than a former evaluation."""
-    if (folder / records.RUN).exists():
-        if records.read_info(folder).get("study") != "evaluate":
+    if (folder / schema.RUN).exists():
+        if store.read_info(folder).get("study") != "evaluate":
             raise UserError(f"{folder} holds a run of a study: choose another --out")
         return
-    for name in (records.TRIALS, records.SUMMARY, records.REPORT):
+    for name in (schema.TRIALS, schema.SUMMARY, schema.REPORT):
         if (folder / name).exists():
             raise UserError(
-                f"{folder} holds {name}, but no {records.RUN} that says whose it is: choose "
+                f"{folder} holds {name}, but no {schema.RUN} that says whose it is: choose "
                 "another --out, or empty that folder"
             )
 
 
 def _clear(folder: Path) -> None:
     """Remove the former evaluation that ``run.json`` tells of, so that two are never mixed."""
-    if not (folder / records.RUN).exists():
+    if not (folder / schema.RUN).exists():
         return
-    info = records.read_info(folder)
-    (folder / records.RUN).unlink()
+    info = store.read_info(folder)
+    (folder / schema.RUN).unlink()
     for model in info.get("models", []):
         for seed in info.get("seeds", []):
-            place = records.trial_folder(folder, model, seed)
-            for name in records.TRIAL_FILES:
+            place = store.trial_folder(folder, model, seed)
+            for name in schema.TRIAL_FILES:
                 (place / name).unlink(missing_ok=True)

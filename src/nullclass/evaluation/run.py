@@ -11,40 +11,35 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks import Attack, describe, find_attack
-from nullclass.attacks.base import Needs, WantsImages, frozen
-from nullclass.attacks.ensemble import UNTOLD
-from nullclass.core.norms import check_eps
-from nullclass.attacks.fmn import MinimumNorm
-from nullclass.certify.certify import proof_rows
-from nullclass.data import LabelledImages, tensors_or_loader
+from nullclass.attacks.base import Access, TakesReferenceImages, frozen
+from nullclass.attacks.ensemble import UNKNOWN
+from nullclass.attacks.fmn import FMN
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier
-from nullclass.scoring.ood import check_ood, make_ood, score_ood
+from nullclass.core.norms import check_eps
+from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.diagnostics.probes import probe
-from nullclass.results.records import (
-    CERTIFIED_COLUMNS,
-    COST_COLUMNS,
-    OOD_COLUMNS,
-    ROW_COLUMNS,
-    Findings,
-)
-from nullclass.diagnostics.red_flags import Evidence, Flag, find_flags
+from nullclass.diagnostics.red_flags import Evidence, find_flags
+from nullclass.evaluation.result import Evaluation
+from nullclass.metrics.rates import GIVEN, PROOF, SELF, UNION
+from nullclass.models.classifier import Classifier
 from nullclass.rejection.threshold import Threshold, overlap, with_threshold
+from nullclass.results.schema import CERTIFIED_COLUMNS, COST_COLUMNS, OOD_COLUMNS, ROW_COLUMNS, Flag
+from nullclass.scoring.ood import check_ood, make_ood, score_ood
+from nullclass.scoring.prove import proof_rows
 from nullclass.scoring.run_attack import (
     CLEAN,
+    AttackResult,
     OnImages,
-    Scored,
     check_labels,
     score_attack,
     score_clean,
     score_smallest,
 )
-from nullclass.metrics.rates import GIVEN, PROOF, SELF, UNION
 
 Data = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 """Test images in [0,1] with labels: tensors, a loader, or :class:`LabelledImages`."""
 
-Evaluation = Findings
+Evaluation = Evaluation
 """The outcome of every image under every attack, and what follows from it."""
 
 SMALLEST = "smallest-eps"
@@ -89,7 +84,7 @@ def evaluate(
             unless said. The clean images are always all scored.
         num_classes: K, the number of real classes (without null), for a module that does not say.
         source: Another model to make the attacks on, to see how they transfer; the rows then say
-            ``made_on`` source. Nothing is carried from a smaller eps to a larger one.
+            ``source_name`` source. Nothing is carried from a smaller eps to a larger one.
         threshold: Answer null where the null score is above it (:mod:`nullclass.rejection.threshold`), best
             from ``calibrate`` on held-out images; argmax decides unless given. The attacks know it.
         held_out: Clean images that are neither trained nor tested on, for metrics whose threshold
@@ -99,7 +94,7 @@ def evaluate(
         num_smallest: For how many of the first images the smallest eps that fools is looked for;
             a slow search, none unless said.
         proofs: Name in :data:`nullclass.certify.verifiers.VERIFIERS`: then it is also proved, of
-            every image at every eps, that no attack can fool it (:mod:`nullclass.certify.certify`).
+            every image at every eps, that no attack can fool it (:mod:`nullclass.scoring.prove`).
         data_name: Name of the dataset, for red flags that know a dataset's records.
         selected_on: ``test`` or ``held-out``: what the model's weights were picked on, if told.
         num_examples: How many of the first attacked images to keep for showing.
@@ -132,7 +127,7 @@ def evaluate(
         budgets = sorted({budget for budgets in plan.values() for budget in budgets})
         certified = proof_rows(classifier, images, budgets, norm=norm, verifier=proofs)
     clean = score_clean(classifier, images, norm=norm, on_images=told)
-    done: list[Scored] = []
+    done: list[AttackResult] = []
     for name, attack in named.items():
         done.append(
             score_attack(
@@ -140,11 +135,11 @@ def evaluate(
                 images,
                 torch.arange(counts[name]),
                 name,
-                attack.given(images) if isinstance(attack, WantsImages) else attack,
+                attack.given(images) if isinstance(attack, TakesReferenceImages) else attack,
                 plan[name],
                 norm=norm,
                 source=other,
-                made_on=SELF if other is None else "source",
+                source_name=SELF if other is None else "source",
                 num_examples=num_examples,
                 seed=seed,
                 on_images=told,
@@ -157,7 +152,7 @@ def evaluate(
                 classifier,
                 few,
                 SMALLEST,
-                MinimumNorm(),
+                FMN(),
                 norm=norm,
                 num_examples=num_examples,
                 on_images=told,
@@ -172,10 +167,10 @@ def evaluate(
         "num_classes": classifier.num_classes,
         "norm": norm,
         "data": data_name,
-        "threshold": told_of(threshold, images),
+        "threshold": threshold_info(threshold, images),
         "selected_on": selected_on,
     }
-    return findings_of(
+    return build_evaluation(
         classifier,
         images,
         clean,
@@ -190,11 +185,11 @@ def evaluate(
     )
 
 
-def findings_of(
+def build_evaluation(
     model: Classifier,
     data: LabelledImages,
     clean: pd.DataFrame,
-    done: Sequence[Scored],
+    done: Sequence[AttackResult],
     attacks: Mapping[str, Attack],
     about: dict[str, Any],
     *,
@@ -203,7 +198,7 @@ def findings_of(
     certified: pd.DataFrame | None = None,
     checks: bool,
     seed: int,
-) -> Findings:
+) -> Evaluation:
     """Put an evaluation together: rows in order, threat model, probes, red flags.
 
     Args:
@@ -232,7 +227,7 @@ def findings_of(
     if checks:
         probes = probe(model, data, rows, attacks, norm=about["norm"], seed=seed)
         flags = find_flags(Evidence(rows, costs, probes, about, certified))
-    return Findings(
+    return Evaluation(
         rows=rows,
         costs=costs,
         examples=[example for scored in done for example in scored.examples],
@@ -277,16 +272,16 @@ def threat_model(
         rows: The evaluation's rows.
         costs: Its costs.
         attacks: Attacks by name, for their settings.
-        about: As for :func:`findings_of`.
+        about: As for :func:`build_evaluation`.
     """
     told = {}
     for name, group in rows[rows["attack"] != CLEAN].groupby("attack", sort=False):
         first, own = group.iloc[0], group["budget"].iloc[0] != GIVEN
-        needs = set(costs.loc[costs["attack"] == name, "needs"])
+        access = set(costs.loc[costs["attack"] == name, "access"])
         told[str(name)] = {
             "goal": first["objective"],
-            "takes": next((need for need in get_args(Needs) if need in needs), UNTOLD),
-            "made_on": first["made_on"],
+            "takes": next((need for need in get_args(Access) if need in access), UNKNOWN),
+            "source": first["source"],
             "eps": None if own else sorted(group["eps_pixels"].unique().tolist()),
             "num_images": int(group["image"].nunique()),
             "settings": describe(attacks[str(name)]) if name in attacks else None,
@@ -379,14 +374,16 @@ def _check_names(attacks: Mapping[str, Attack], settings: object, what: str) -> 
         raise UserError(f"{what} says nothing for the attack {min(lacking)!r}")
 
 
-def told_of(threshold: Threshold | float | None, images: LabelledImages) -> dict[str, Any] | None:
+def threshold_info(
+    threshold: Threshold | float | None, images: LabelledImages
+) -> dict[str, Any] | None:
     """Where a threshold comes from, for the threat model and the red flags."""
     if threshold is None:
         return None
     if not isinstance(threshold, Threshold):
         threshold = Threshold(float(threshold))
     if not threshold.is_calibrated:
-        return threshold.to_dict() | {"origin": UNTOLD, "num_overlapping": 0}
+        return threshold.to_dict() | {"origin": UNKNOWN, "num_overlapping": 0}
     return threshold.to_dict() | {
         "origin": "held-out",
         "num_overlapping": overlap(threshold, images),

@@ -28,22 +28,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from nullclass.results import records
 from nullclass.attacks import MIFGSM, Attack, find_attack
-from nullclass.attacks.base import WantsImages, frozen
-from nullclass.attacks.ensemble import needs_of
-from nullclass.core.norms import check_eps, is_allowed
+from nullclass.attacks.base import TakesReferenceImages, frozen
+from nullclass.attacks.ensemble import access_of
 from nullclass.attacks.losses import find_objective
-from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.core.errors import UserError
-from nullclass.evaluation.run import Data, as_classifier, find_attacks, in_order
-from nullclass.models.classifier import Classifier
+from nullclass.core.norms import check_eps, is_allowed
 from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.core.tensor_files import save_tensors
+from nullclass.data import LabelledImages, tensors_or_loader
+from nullclass.evaluation.run import Data, as_classifier, find_attacks, in_order
+from nullclass.metrics.rates import SELF, wilson
+from nullclass.models.classifier import Classifier
+from nullclass.results import frames, schema
 from nullclass.scoring.run_attack import (
     BATCH_SIZE,
     CLEAN,
+    AttackResult,
     OnImages,
-    Scored,
     attack_batch,
     batch_of,
     check_labels,
@@ -51,11 +53,9 @@ from nullclass.scoring.run_attack import (
     rows_of,
     score_batch,
     score_clean,
-    stream_of,
+    seed_for,
     summed,
 )
-from nullclass.metrics.rates import SELF, wilson
-from nullclass.core.tensor_files import save_tensors
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class Crafted:
     """By eps in pixel units, rising: ``(N, C, H, W)`` in [0,1] on the CPU, of the first N images
     of the data."""
     rows: pd.DataFrame = field(repr=False)
-    """The source's own outcomes on them: :data:`nullclass.results.records.ROW_COLUMNS`."""
+    """The source's own outcomes on them: :data:`nullclass.results.schema.ROW_COLUMNS`."""
     costs: pd.DataFrame = field(repr=False)
-    """What making them cost: :data:`nullclass.results.records.COST_COLUMNS`."""
+    """What making them cost: :data:`nullclass.results.schema.COST_COLUMNS`."""
 
     def save(self, folder: Path) -> None:
         """Write images, rows and costs into a folder, each whole or not at all.
@@ -80,9 +80,9 @@ class Crafted:
             CannotWriteError: If the disk refuses.
         """
         images = {repr(eps): made for eps, made in self.images.items()}
-        save_tensors(folder / records.IMAGES, images)
-        records.write_frame(folder / records.ROWS, self.rows[list(records.ROW_COLUMNS)])
-        records.write_frame(folder / records.COSTS, self.costs[list(records.COST_COLUMNS)])
+        save_tensors(folder / schema.IMAGES, images)
+        frames.write_frame(folder / schema.ROWS, self.rows[list(schema.ROW_COLUMNS)])
+        frames.write_frame(folder / schema.COSTS, self.costs[list(schema.COST_COLUMNS)])
 
     @classmethod
     def load(cls, folder: Path, attack: Attack, norm: str) -> Crafted:
@@ -91,7 +91,7 @@ class Crafted:
         Raises:
             UserError: If a file is missing or damaged.
         """
-        path = folder / records.IMAGES
+        path = folder / schema.IMAGES
         try:
             found = {float(eps): made for eps, made in load_file(path).items()}
         except (SafetensorError, OSError, ValueError) as error:
@@ -100,8 +100,8 @@ class Crafted:
             attack=attack,
             norm=norm,
             images=dict(sorted(found.items())),
-            rows=records.read_frame(folder / records.ROWS, records.ROW_COLUMNS),
-            costs=records.read_frame(folder / records.COSTS, records.COST_COLUMNS),
+            rows=frames.read_frame(folder / schema.ROWS, schema.ROW_COLUMNS),
+            costs=frames.read_frame(folder / schema.COSTS, schema.COST_COLUMNS),
         )
 
 
@@ -136,7 +136,7 @@ def craft(
         UserError: If there are not so many images, the budgets make no sense, a label is no class
             of the source's, or the attack leaves its budget or the [0,1] box.
     """
-    if isinstance(attack, WantsImages):
+    if isinstance(attack, TakesReferenceImages):
         attack = attack.given(data)
     data = data.first(num_images)
     budgets = _budgets(eps, norm, data)
@@ -147,17 +147,17 @@ def craft(
     with frozen(source):
         for places in torch.arange(num_images).split(BATCH_SIZE):
             images, labels = batch_of(source, data, places)
-            generator = torch.Generator().manual_seed(stream_of(seed, int(places[0])))
+            generator = torch.Generator().manual_seed(seed_for(seed, int(places[0])))
             # Given as a source, nothing that fell at a smaller eps is left out at a larger one.
             for budget, trace, scored in attack_batch(
                 source, source, images, labels, name, attack, budgets, norm, generator
             ):
                 assert isinstance(budget, float)
-                made[budget].append(trace.attacked.detach().cpu())
+                made[budget].append(trace.adv_images.detach().cpu())
                 rows = rows_of(places, scored, name, attack.objective, SELF, norm, budget)
                 tables.append(rows.assign(member=members_of(trace)))
                 place = _place(name, attack, SELF, norm, budget)
-                spent += [place | asdict(tally) for tally in trace.tallies]
+                spent += [place | asdict(tally) for tally in trace.member_stats]
                 on_images(len(places))
     return Crafted(
         attack=attack,
@@ -174,9 +174,9 @@ def score_crafted(
     crafted: Crafted,
     *,
     name: str,
-    made_on: str,
+    source_name: str,
     on_images: OnImages = lambda _: None,
-) -> Scored:
+) -> AttackResult:
     """Show a target what was made on another model.
 
     Args:
@@ -184,7 +184,7 @@ def score_crafted(
         data: The images and labels that ``crafted`` was made of.
         crafted: From :func:`craft`.
         name: The attack's name in the rows.
-        made_on: What the rows call the source.
+        source_name: What the rows call the source.
         on_images: Progress.
 
     Returns:
@@ -202,32 +202,32 @@ def score_crafted(
         for budget, made in crafted.images.items():
             part = data.first(len(made))
             check_labels(part, target)
-            num_fallen = 0
+            num_successes = 0
             for places in torch.arange(len(made)).split(BATCH_SIZE):
                 images, labels = batch_of(target, part, places)
-                attacked = made[places].to(images.device)
-                shapes_agree = attacked.shape == images.shape
-                if not (shapes_agree and bool(is_allowed(attacked, images, budget, norm).all())):
+                adv_images = made[places].to(images.device)
+                shapes_agree = adv_images.shape == images.shape
+                if not (shapes_agree and bool(is_allowed(adv_images, images, budget, norm).all())):
                     raise UserError(
-                        f"attack {name!r} made on {made_on!r} left its budget of {norm} eps "
+                        f"attack {name!r} made on {source_name!r} left its budget of {norm} eps "
                         f"{budget:g} around these images, or the [0,1] box: give the images that "
                         "it was made of"
                     )
-                scored = score_batch(target, attacked, labels)
+                scored = score_batch(target, adv_images, labels)
                 is_reached = objective.is_reached(scored.outcomes)
-                num_fallen += int(is_reached.sum())
-                rows = rows_of(places, scored, name, attack.objective, made_on, norm, budget)
+                num_successes += int(is_reached.sum())
+                rows = rows_of(places, scored, name, attack.objective, source_name, norm, budget)
                 members = [name if reached else CLEAN for reached in is_reached.tolist()]
                 tables.append(rows.assign(member=members))
                 on_images(len(places))
             spent = crafted.costs[crafted.costs["eps_pixels"] == budget]
             costs.append(
-                _place(name, attack, made_on, norm, budget)
-                | {"needs": needs_of(attack), "is_search": attack.is_search, "member": name}
-                | {"num_images": len(made), "num_fallen": num_fallen}
+                _place(name, attack, source_name, norm, budget)
+                | {"access": access_of(attack), "is_iterative": attack.is_iterative, "member": name}
+                | {"num_images": len(made), "num_successes": num_successes}
                 | {c: spent[c].sum() for c in ("num_forward", "num_backward", "seconds")}
             )
-    return Scored(in_order(tables), summed(costs), [])
+    return AttackResult(in_order(tables), summed(costs), [])
 
 
 def cell(on_source: pd.DataFrame, on_target: pd.DataFrame, clean: pd.DataFrame) -> dict[str, Any]:
@@ -308,22 +308,22 @@ def transfer_matrix(
     budgets = _budgets(eps, norm, images)
     fooling = _fooling(attack)
     image = images.batch([0])[0]
-    attacked, scored = (
+    adv_images, scored = (
         {name: as_classifier(model, num_classes, image) for name, model in given.items()}
         for given in (sources, targets)
     )
-    _check_classes(attacked, scored)
+    _check_classes(adv_images, scored)
     clean = {}
     for name, target in scored.items():
         check_labels(few, target)
         clean[name] = score_clean(target, few, norm=norm, on_images=lambda _: None)
     lines: list[dict[str, Any]] = []
-    for source_name, source in attacked.items():
+    for source_name, source in adv_images.items():
         crafted = craft(
             source, images, fooling, budgets, norm=norm, num_images=num_images, seed=seed
         )
         for name, target in scored.items():
-            found = score_crafted(target, images, crafted, name="transfer", made_on=source_name)
+            found = score_crafted(target, images, crafted, name="transfer", source_name=source_name)
             for budget in budgets:
                 on_source, on_target = (
                     rows[rows["eps_pixels"] == budget] for rows in (crafted.rows, found.rows)
@@ -368,11 +368,11 @@ def _check_classes(sources: Mapping[str, Classifier], targets: Mapping[str, Clas
                 )
 
 
-def _place(name: str, attack: Attack, made_on: str, norm: str, eps: float) -> dict[str, object]:
+def _place(name: str, attack: Attack, source_name: str, norm: str, eps: float) -> dict[str, object]:
     return {
         "attack": name,
         "objective": attack.objective,
-        "made_on": made_on,
+        "source": source_name,
         "norm": norm,
         "eps_pixels": eps,
     }

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nullclass.core.errors import UserError
+from nullclass.results.schema import LAST
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe
 
 Preset = Literal["quick", "full"]
-
-LAST = "last"
-"""The weights after the last epoch, kept by a training that selects on nothing."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +74,10 @@ class Training:
     ``held-out``, mixed 1:1 with null images."""
     start: Training | None = None
     """A training whose weights this one goes on from."""
-    has_twins: bool = False
+    per_class_null: bool = False
     """Whether there is a null logit for each class, and an image that is null goes to the one of
     its class (2N labelling), instead of one for all."""
-    spreads_null: bool = False
+    uniform_targets: bool = False
     """Whether, without a null class, null's share of a target is spread over all classes
     (:class:`nullclass.training.loop.TrainConfig`)."""
     robust: RobustPlan | None = None
@@ -108,7 +106,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Deployed:
+class ModelSpec:
     """A trained model as it answers."""
 
     training: Training
@@ -140,10 +138,10 @@ class Deployed:
 class Estimate:
     """A null curve to be estimated: how often perturbations of each size fool a model.
 
-    On held-out images (:func:`nullclass.nulls.null_curve.estimate_curve`).
+    On held-out images (:func:`nullclass.nulls.estimate_curve.estimate_curve`).
     """
 
-    model: Deployed
+    model: ModelSpec
     perturbation: str
     """Name in :data:`nullclass.nulls.perturb.PERTURBATIONS`."""
     measure: str
@@ -172,7 +170,7 @@ class Estimate:
 class Queries:
     """Whom a substitute's training asks, and how often (:mod:`nullclass.training.substitutes`)."""
 
-    target: Deployed
+    target: ModelSpec
     plan: QueryPlan = field(default_factory=QueryPlan)
 
 
@@ -214,24 +212,24 @@ class AttackPlan:
 class Craft:
     """Attacked images of one model, kept to be tried out on others."""
 
-    source: Deployed
+    source: ModelSpec
     plan: AttackPlan
     """Its budgets are given, not each image's own."""
 
     def __post_init__(self) -> None:
         """Refuse a plan without budgets."""
         if not self.plan.eps or self.plan.is_transfer:
-            raise UserError(f"images made on {self.made_on!r} need budgets, and are made there")
+            raise UserError(f"images made on {self.source_name!r} need budgets, and are made there")
 
     @property
-    def made_on(self) -> str:
+    def source_name(self) -> str:
         """The source's name in rows."""
         return self.source.training.name
 
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.made_on}-{self.plan.name}"
+        return f"{self.source_name}-{self.plan.name}"
 
     @property
     def seed(self) -> int:
@@ -257,7 +255,7 @@ class SizePlan:
 
 @dataclass(frozen=True)
 class ProofPlan:
-    """What is to be proved of a model (:func:`nullclass.certify.certify.proof_rows`)."""
+    """What is to be proved of a model (:func:`nullclass.scoring.prove.proof_rows`)."""
 
     eps: tuple[float, ...]
     """Budgets in pixel units."""
@@ -306,14 +304,14 @@ class Trial:
     decision_grid: int = 0
     """Points a side of a grid over the unit cube on which the model is asked; for three pixels."""
     null_rate: float | None = None
-    """As of :class:`Deployed`."""
+    """As of :class:`ModelSpec`."""
     crafted: tuple[Craft, ...] = ()
     """Images attacked on other models, tried out on this one; named by attack and source in
     rows."""
     sizes: tuple[SizePlan, ...] = ()
     """Perturbations made on this model, by size."""
     radius: float | None = None
-    """As of :class:`Deployed`."""
+    """As of :class:`ModelSpec`."""
     proofs: tuple[ProofPlan, ...] = ()
     """What is proved of it, beside the attacks."""
     radii: tuple[float, ...] = ()
@@ -335,7 +333,7 @@ class Trial:
                 f"trial {self.model!r} asks with other radii, but its model has none: give it a "
                 "radius, or leave radii out"
             )
-        self.deployed  # noqa: B018 - refuses weights that are not kept
+        self.model_spec  # noqa: B018 - refuses weights that are not kept
         if any(plan.is_transfer for plan in self.attacks) and self.source is None:
             raise UserError(f"trial {self.model!r} transfers attacks from no source")
         if any(not plan.eps for plan in self.attacks) and self.images_from is None:
@@ -347,9 +345,9 @@ class Trial:
         return self.training.name
 
     @property
-    def deployed(self) -> Deployed:
+    def model_spec(self) -> ModelSpec:
         """The model that is tried."""
-        return Deployed(self.training, self.selection, self.null_rate, self.radius)
+        return ModelSpec(self.training, self.selection, self.null_rate, self.radius)
 
     @property
     def seed(self) -> int:
@@ -372,7 +370,7 @@ Config = Training | Estimate | Craft | Trial
 
 def name_of(craft: Craft) -> str:
     """The name, in rows, of images attacked on another model."""
-    return f"{craft.plan.name} on {craft.made_on}"
+    return f"{craft.plan.name} on {craft.source_name}"
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, is_dataclass
 
-from nullclass.results.records import CRAFTED, ESTIMATES, MODELS, TRIALS
 from nullclass.experiments.config import (
-    LAST,
     AttackPlan,
     Config,
     Craft,
@@ -26,6 +24,7 @@ from nullclass.experiments.config import (
     Training,
     Trial,
 )
+from nullclass.results.schema import CRAFTED, ESTIMATES, LAST, MODELS, TRIALS
 
 VERSION = 1
 """Part of every hash: raised when the same config comes to mean something else."""
@@ -66,7 +65,7 @@ def jobs_of(trials: Sequence[Trial], data_checksum: str) -> list[Job]:
         # Many trials share a config, and what it needs goes deep: hashed once.
         told = id(config)
         if told not in known:
-            needs = tuple(dict.fromkeys(add(other) for other in needs_of(config)))
+            needs = tuple(dict.fromkeys(add(other) for other in access_of(config)))
             known[told] = place_of(config, data_checksum)
             jobs.setdefault(known[told], Job(config, known[told], needs, cost_of(config)))
         return known[told]
@@ -76,7 +75,7 @@ def jobs_of(trials: Sequence[Trial], data_checksum: str) -> list[Job]:
     return list(jobs.values())
 
 
-def needs_of(config: Config) -> list[Config]:
+def access_of(config: Config) -> list[Config]:
     """What must be done before a job can be begun."""
     needed: list[Config | None]
     if isinstance(config, Training):

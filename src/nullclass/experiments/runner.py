@@ -13,16 +13,16 @@ from typing import Any
 
 import torch
 
-from nullclass.results import records
-from nullclass.data import Dataset
-from nullclass.experiments.engines.base import Done, Engine, Event, Failed, Progress, Task
 from nullclass.core.errors import CannotWriteError, UserError
 from nullclass.core.files import make_folder, write_json
-from nullclass.experiments.jobs import Job, jobs_of, place_of
 from nullclass.core.progress import JobBars
-from nullclass.results.provenance import run_origin
-from nullclass.experiments.stacked import can_stack
+from nullclass.core.provenance import run_origin
+from nullclass.data import Dataset
 from nullclass.experiments.config import Preset, Study, Training, Trial
+from nullclass.experiments.engines.base import Done, Engine, Event, Failed, Progress, Task
+from nullclass.experiments.jobs import Job, jobs_of, place_of
+from nullclass.experiments.stacked import can_stack
+from nullclass.results import schema, store
 
 NUM_ATTEMPTS = 3
 """How often a job is tried before it is given up."""
@@ -113,13 +113,13 @@ def _run_trials(
         started = time.perf_counter()
         jobs = jobs_of(trials, dataset.checksum)
         outcome = _run(f"{study.name} ({preset})", jobs, dataset, folder, engine, stack)
-        records.write_summary(folder, study.name, study.published)
+        store.write_summary(folder, study.name, study.published)
         if outcome.num_done:
-            told = records.read_info(folder)
+            told = store.read_info(folder)
             seconds = told.get("seconds", 0) + time.perf_counter() - started
             told["seconds"] = round(seconds, 1)
             told["peak_mb"] = max(told.get("peak_mb", 0), outcome.peak_mb)
-            write_json(folder / records.RUN, told)
+            write_json(folder / schema.RUN, told)
     return outcome
 
 
@@ -154,7 +154,7 @@ def _run(
 ) -> Outcome:
     """Start what can be started, hear what happened, until nothing is left."""
     outcome = Outcome()
-    waiting = {job.place: job for job in jobs if not records.is_whole(folder / job.place)}
+    waiting = {job.place: job for job in jobs if not store.is_complete(folder / job.place)}
     outcome.num_recorded = len(jobs) - len(waiting)
     running: dict[str, Job] = {}
     attempts = dict.fromkeys(waiting, 0)
@@ -183,7 +183,7 @@ def _run(
                 outcome.peak_mb = max(outcome.peak_mb, event.told.get("peak_mb") or 0.0)
             for job in finished:
                 # Of a stack that failed, some models may be whole all the same.
-                if records.is_whole(folder / job.place):
+                if store.is_complete(folder / job.place):
                     outcome.num_done += 1
                     bars.end(job.place)
                     continue
@@ -284,11 +284,11 @@ def _write_run(
             "trainings": {trial.model: _told(trial.training) for trial in reversed(trials)},
             **study.units,
         },
-        **run_origin(dataset, device),
+        **run_origin(dataset.describe(), device),
     }
     told["data"]["num_training_images"] = len(dataset.train)
-    if (folder / records.RUN).exists():
-        before = records.read_info(folder)
+    if (folder / schema.RUN).exists():
+        before = store.read_info(folder)
         _check_same_run(folder, before, told)
         # More seeds and variants may join; what made the run is told already.
         models = {*before["models"], *told["models"]}
@@ -300,7 +300,7 @@ def _write_run(
             plans = before["settings"].setdefault(kind, [])
             plans += [plan for plan in told["settings"][kind] if _plain(plan) not in plans]
         told = before
-    write_json(folder / records.RUN, told)
+    write_json(folder / schema.RUN, told)
 
 
 def _told(training: Training) -> dict[str, Any]:
@@ -315,7 +315,7 @@ def _plans_of(trials: Sequence[Trial]) -> dict[str, list[dict[str, Any]]]:
     plans: dict[str, list[dict[str, Any]]] = {
         "attacks": [asdict(plan) for trial in trials for plan in trial.attacks],
         "crafted": [
-            {"made_on": craft.made_on} | asdict(craft.plan)
+            {"source": craft.source_name} | asdict(craft.plan)
             for trial in trials
             for craft in trial.crafted
         ],
@@ -342,7 +342,7 @@ def _check_same_run(folder: Path, before: dict[str, Any], told: dict[str, Any]) 
         }
     except (KeyError, TypeError):
         raise UserError(
-            f"{folder / records.RUN} does not describe a run: choose another --out, or remove it"
+            f"{folder / schema.RUN} does not describe a run: choose another --out, or remove it"
         ) from None
     wanted = {key: told[key] for key in ("study", "preset")}
     wanted["validation"] = told["settings"]["validation"]

@@ -32,19 +32,20 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
-from nullclass.results import records
-from nullclass.data import Dataset
 from nullclass.core.errors import UserError
 from nullclass.core.files import make_folder
+from nullclass.core.losses import cross_entropy
+from nullclass.core.progress import Advance
+from nullclass.core.rng import fork_rng
+from nullclass.data import Dataset
+from nullclass.experiments.config import Config, Training
 from nullclass.experiments.jobs import place_of
-from nullclass.training.losses import cross_entropy
+from nullclass.experiments.tasks import do
+from nullclass.experiments.trained import Trained, history_of, write_training
 from nullclass.models import Classifier
 from nullclass.models.dropout import Dropout, scaled_dropout
 from nullclass.nulls import make_nulls
-from nullclass.core.progress import Advance
-from nullclass.core.rng import borrowed_stream
-from nullclass.training.steps import Precision, mix_within
-from nullclass.experiments.config import Config, Training
+from nullclass.results import schema, store
 from nullclass.training.loop import (
     EpochRecord,
     accuracy,
@@ -55,10 +56,9 @@ from nullclass.training.loop import (
     is_candidate,
     learning_rate,
     precision_of,
-    steps_an_epoch,
+    steps_per_epoch,
 )
-from nullclass.experiments.trained import Trained, history_of, write_training
-from nullclass.experiments.tasks import do
+from nullclass.training.steps import Precision, mix_within
 
 Weights = dict[str, Tensor]
 
@@ -132,7 +132,7 @@ def do_stacked(
 
     left = []
     for training in trainings:
-        if records.is_whole(run_folder / place_of(training, dataset.checksum)):
+        if store.is_complete(run_folder / place_of(training, dataset.checksum)):
             advance(part)
         else:
             left.append(training)
@@ -199,16 +199,16 @@ class _Member:
     ) -> None:
         self.training = training
         self.folder = make_folder(run_folder / place_of(training, dataset.checksum))
-        records.unseal(self.folder)
-        records.clear_leftovers(self.folder)
+        store.invalidate(self.folder)
+        store.clear_leftovers(self.folder)
         self.data = dataset.train
         self.trained = Trained(training, dataset, device=device)
         self.config = self.trained.config
-        self.num_steps = steps_an_epoch(len(self.data), self.config.recipe)
+        self.num_steps = steps_per_epoch(len(self.data), self.config.recipe)
         self.order = torch.empty(0)
         self.stream = torch.Generator()
         """Where torch's global stream would be, had this model trained alone."""
-        path = self.folder / records.STATE
+        path = self.folder / schema.STATE
         with _naming(training):
             self.state = begin(
                 self.trained.model,
@@ -217,7 +217,7 @@ class _Member:
                 self.trained.nulls,
                 self.trained.selections,
             )
-            with borrowed_stream(training.seed):
+            with fork_rng(training.seed):
                 if path.exists():
                     self.state.load(path)
                 self.stream.set_state(torch.get_rng_state())
@@ -295,9 +295,9 @@ class _Member:
 
     def save(self) -> None:
         """Write the state file."""
-        with borrowed_stream(self.training.seed):
+        with fork_rng(self.training.seed):
             torch.set_rng_state(self.stream.get_state())
-            self.state.save(self.folder / records.STATE)
+            self.state.save(self.folder / schema.STATE)
 
     def write(self, dataset: Dataset, device: torch.device) -> None:
         """Write the training's result."""

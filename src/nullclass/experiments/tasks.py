@@ -12,28 +12,18 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nullclass.results import records
 from nullclass.attacks import ATTACKS, Attack
-from nullclass.attacks.base import WantsImages
-from nullclass.certify.certify import proof_rows
-from nullclass.data import Dataset, LabelledImages
+from nullclass.attacks.base import TakesReferenceImages
 from nullclass.core.errors import StateError, UserError
-from nullclass.evaluation.run import findings_of, told_of
 from nullclass.core.files import make_folder, read_json
-from nullclass.experiments.jobs import place_of
-from nullclass.models import Classifier
-from nullclass.models.checkpoint import save_checkpoint
-from nullclass.nulls.null_curve import NullCurve, estimate_curve, write_curve
-from nullclass.nulls.perturb import make_perturbation
 from nullclass.core.progress import Advance
-from nullclass.results.provenance import provenance
-from nullclass.training.queries import num_own
-from nullclass.scoring.by_radius import score_radii
-from nullclass.rejection.threshold import Thresholded
-from nullclass.scoring.run_attack import OnImages, Scored, score_attack, score_clean
-from nullclass.scoring.by_size import score_sizes
+from nullclass.core.provenance import provenance
+from nullclass.core.tensor_files import save_tensors
+from nullclass.data import Dataset, LabelledImages
+from nullclass.evaluation.run import build_evaluation, threshold_info
+from nullclass.evaluation.transfers import Crafted, score_crafted
+from nullclass.evaluation.transfers import craft as make_images
 from nullclass.experiments.config import (
-    LAST,
     AttackPlan,
     Config,
     Craft,
@@ -44,10 +34,7 @@ from nullclass.experiments.config import (
     Trial,
     name_of,
 )
-from nullclass.training.substitutes import query_substitute
-from nullclass.metrics.rates import SELF
-from nullclass.core.tensor_files import save_tensors
-from nullclass.scoring.fgsm_thresholds import find_thresholds
+from nullclass.experiments.jobs import place_of
 from nullclass.experiments.trained import (
     about_trained,
     check_data,
@@ -56,8 +43,22 @@ from nullclass.experiments.trained import (
     train_from,
     write_training,
 )
-from nullclass.evaluation.transfers import Crafted, score_crafted
-from nullclass.evaluation.transfers import craft as make_images
+from nullclass.metrics.rates import SELF
+from nullclass.models import Classifier
+from nullclass.nulls.estimate_curve import estimate_curve
+from nullclass.nulls.perturb import make_perturbation
+from nullclass.rejection.threshold import Thresholded
+from nullclass.results import frames, schema, store
+from nullclass.results.null_curve import NullCurve, write_curve
+from nullclass.results.schema import LAST
+from nullclass.scoring.by_radius import score_radii
+from nullclass.scoring.by_size import score_sizes
+from nullclass.scoring.fgsm_thresholds import find_thresholds
+from nullclass.scoring.prove import proof_rows
+from nullclass.scoring.run_attack import AttackResult, OnImages, score_attack, score_clean
+from nullclass.training.checkpoint import save_checkpoint
+from nullclass.training.queries import num_own
+from nullclass.training.substitutes import query_substitute
 
 
 def do(
@@ -82,11 +83,11 @@ def do(
             the training diverges, or the folder cannot be written.
     """
     folder = run_folder / place_of(config, dataset.checksum)
-    if records.is_whole(folder):
+    if store.is_complete(folder):
         return
     make_folder(folder)
-    records.unseal(folder)
-    records.clear_leftovers(folder)
+    store.invalidate(folder)
+    store.clear_leftovers(folder)
     work = next(work for kind, work in _WORK.items() if isinstance(config, kind))
     work(config, run_folder, folder, dataset, device, advance)
 
@@ -120,7 +121,7 @@ def _do_training(
     try:
         trained, history = go_on()
     except StateError:  # begun on another device, or cut short: the folder says what is wanted
-        (folder / records.STATE).unlink()
+        (folder / schema.STATE).unlink()
         trained, history = go_on()
     write_training(trained, history, folder, dataset, device)
 
@@ -148,12 +149,12 @@ def _do_substitute(
         device=device,
     )
     rounds = pd.DataFrame([asdict(done) for done in log.rounds])
-    records.write_frame(folder / records.QUERIES, rounds)
+    frames.write_frame(folder / schema.QUERIES, rounds)
     seconds = time.perf_counter() - started
     about = about_trained(training, seconds, dataset, device)
     save_checkpoint(substitute, folder / LAST, about=about)
     told = {"config": asdict(training), "epochs": {}, "data_checksum": dataset.checksum}
-    records.seal(folder, told | provenance())
+    store.finalize(folder, told | provenance())
 
 
 def _do_estimate(
@@ -180,7 +181,7 @@ def _do_estimate(
         seed=estimate.seed,
         on_images=lambda count: advance(count / units),
     )
-    write_curve(folder / records.CURVE, curve)
+    write_curve(folder / schema.CURVE, curve)
     told = {
         "model": estimate.model.training.name,
         "seed": estimate.seed,
@@ -188,11 +189,11 @@ def _do_estimate(
         "config": asdict(estimate),
         "data_checksum": dataset.checksum,
     }
-    records.seal(folder, told | provenance())
+    store.finalize(folder, told | provenance())
 
 
 def _curve_of(estimate: Estimate, run_folder: Path, dataset: Dataset) -> NullCurve:
-    result = run_folder / place_of(estimate, dataset.checksum) / records.RESULT
+    result = run_folder / place_of(estimate, dataset.checksum) / schema.RESULT
     return NullCurve.from_dict(read_json(result, "null curve").get("curve", {}))
 
 
@@ -221,19 +222,19 @@ def _do_craft(
     )
     made.save(folder)
     told = {
-        "model": craft.made_on,
+        "model": craft.source_name,
         "seed": craft.seed,
         "attack": plan.name,
         "config": asdict(craft),
         "data_checksum": dataset.checksum,
         "device": str(device),
     }
-    records.seal(folder, told | provenance())
+    store.finalize(folder, told | provenance())
 
 
 def _attack_of(plan: AttackPlan, pool: LabelledImages) -> Attack:
     attack = ATTACKS[plan.attack](**plan.settings)
-    return attack.given(pool) if isinstance(attack, WantsImages) else attack
+    return attack.given(pool) if isinstance(attack, TakesReferenceImages) else attack
 
 
 def _do_trial(
@@ -245,7 +246,7 @@ def _do_trial(
     advance: Advance,
 ) -> None:
     started = time.perf_counter()
-    model, threshold = load_deployed(trial.deployed, run_folder, dataset, device)
+    model, threshold = load_deployed(trial.model_spec, run_folder, dataset, device)
     source = None
     if trial.source is not None:
         of = trial.source
@@ -280,8 +281,8 @@ def _do_trial(
     ]
     if trial.radii:
         by_radius = score_radii(model, clean, trial.radii, on_images=on_images)
-        records.write_frame(folder / records.RADII, by_radius)
-    done: list[Scored] = []
+        frames.write_frame(folder / schema.RADII, by_radius)
+    done: list[AttackResult] = []
     own: dict[str, Attack] = {}
     for plan in trial.attacks:
         part = slice(0, min(plan.num_images, len(chosen)))
@@ -298,7 +299,7 @@ def _do_trial(
                 plan.eps or (plan.factor * thresholds[part]).clamp(max=1),
                 norm=norm,
                 source=source if plan.is_transfer else None,
-                made_on=trial.source.model if plan.is_transfer and trial.source else SELF,
+                source_name=trial.source.model if plan.is_transfer and trial.source else SELF,
                 num_examples=plan.num_examples,
                 seed=trial.seed,
                 on_images=on_images,
@@ -314,21 +315,21 @@ def _do_trial(
                 dataset.test,
                 made,
                 name=name_of(craft),
-                made_on=SELF if craft.source == trial.deployed else craft.made_on,
+                source_name=SELF if craft.source == trial.model_spec else craft.source_name,
                 on_images=on_images,
             )
         )
     if trial.sizes:
         told = [_score_sizes(trial, plan, dataset, model, on_images) for plan in trial.sizes]
-        records.write_frame(folder / records.SIZES, pd.concat(told, ignore_index=True))
+        frames.write_frame(folder / schema.SIZES, pd.concat(told, ignore_index=True))
     about = {
         "num_classes": model.num_classes,
         "norm": norm,
         "data": dataset.name,
-        "threshold": told_of(threshold, clean),
+        "threshold": threshold_info(threshold, clean),
         "selected_on": None if trial.selection == LAST else trial.selection,
     }
-    findings = findings_of(
+    findings = build_evaluation(
         model,
         dataset.test,
         clean_rows,
@@ -350,7 +351,7 @@ def _do_trial(
         "evaluation_seconds": round(time.perf_counter() - started, 1),
         **provenance(),
     }
-    records.write_trial(folder, findings, result)
+    findings.write(folder, result)
 
 
 def _score_sizes(
@@ -385,11 +386,11 @@ def _images_to_attack(
         )
         # All digits, so that who reads the file attacks at the very same eps.
         table = pd.DataFrame({"image": chosen.numpy(), "threshold": thresholds.double().numpy()})
-        records.write_frame(folder / records.THRESHOLDS, table, float_format="%.9g")
+        frames.write_frame(folder / schema.THRESHOLDS, table, float_format="%.9g")
         return chosen, thresholds
     if trial.images_from is not None:
         of = run_folder / place_of(trial.images_from, dataset.checksum)
-        table = records.read_trial(of).thresholds
+        table = store.read_trial(of).thresholds
         images = torch.tensor(table["image"].to_numpy(dtype="int64"))
         return images, torch.tensor(table["threshold"].to_numpy(dtype="float32"))
     return torch.arange(len(dataset.test)), torch.empty(0)
@@ -402,7 +403,7 @@ def _write_decisions(model: Classifier, side: int, folder: Path, device: torch.d
     grid = torch.cartesian_prod(axis, axis, axis).view(-1, 1, 1, 3)
     answers = torch.cat([model.predict(part.to(device)).cpu() for part in grid.split(8192)])
     cube = answers.view(side, side, side).to(torch.int8)
-    save_tensors(folder / records.DECISIONS, {"predictions": cube})
+    save_tensors(folder / schema.DECISIONS, {"predictions": cube})
 
 
 _WORK: dict[type, Callable[..., None]] = {

@@ -9,24 +9,25 @@ from typing import Any
 import pandas as pd
 import torch
 
-from nullclass.results import records
-from nullclass.rejection.provable import ProvableNull
-from nullclass.data import Dataset, LabelledImages
 from nullclass.core.errors import UserError
 from nullclass.core.files import make_folder
+from nullclass.core.progress import Advance
+from nullclass.core.provenance import provenance
+from nullclass.core.rng import fork_rng
+from nullclass.data import Dataset, LabelledImages
+from nullclass.experiments.config import ModelSpec, NullPlan, Training
 from nullclass.experiments.jobs import place_of
 from nullclass.models import Classifier, build_model
-from nullclass.models.checkpoint import load_checkpoint, save_checkpoint
-from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls import NullSource, make_nulls
-from nullclass.core.progress import Advance
-from nullclass.results.provenance import provenance
-from nullclass.core.rng import borrowed_stream
+from nullclass.rejection.provable import ProvableNull
 from nullclass.rejection.threshold import Threshold, calibrate, with_threshold
-from nullclass.training.robust import make_robust
-from nullclass.training.selection import Selections
-from nullclass.experiments.config import LAST, Deployed, NullPlan, Training
+from nullclass.results import frames, schema, store
+from nullclass.results.null_curve import NullCurve
+from nullclass.results.schema import LAST
+from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
 from nullclass.training.loop import TrainConfig, train
+from nullclass.training.robust import make_robust
+from nullclass.training.selection import BestCheckpoints
 
 
 class Trained:
@@ -62,15 +63,15 @@ class Trained:
             robust=make_robust(training.robust.loss, training.robust.settings)
             if training.robust is not None
             else None,
-            spreads_null=training.spreads_null,
+            uniform_targets=training.uniform_targets,
         )
-        with borrowed_stream(training.seed):
+        with fork_rng(training.seed):
             self.model = build_model(
                 training.architecture,
                 image_shape=dataset.image_shape,
                 num_classes=dataset.num_classes,
                 has_null=training.has_null,
-                num_nulls=dataset.num_classes if training.has_twins else 1,
+                num_nulls=dataset.num_classes if training.per_class_null else 1,
                 mean=(dataset.mean,),
                 std=(dataset.std,),
             ).to(device)
@@ -91,7 +92,7 @@ class Trained:
             if images is None:
                 raise UserError(f"there are no images {name!r} to select on: test or held-out")
             chosen[name] = images
-        self.selections = Selections(chosen, self.nulls)
+        self.selections = BestCheckpoints(chosen, self.nulls)
 
 
 def train_from(
@@ -168,21 +169,21 @@ def write_training(
         model.load_state_dict(weights)
         save_checkpoint(model, folder / name, about=about | {"epoch": epochs[name]})
     model.load_state_dict(last)
-    records.write_frame(folder / records.HISTORY, history)
+    frames.write_frame(folder / schema.HISTORY, history)
     told = {"config": asdict(training), "epochs": epochs, "data_checksum": dataset.checksum}
-    records.seal(folder, told | provenance())
-    (folder / records.STATE).unlink(missing_ok=True)  # last: nothing is ever trained twice
+    store.finalize(folder, told | provenance())
+    (folder / schema.STATE).unlink(missing_ok=True)  # last: nothing is ever trained twice
 
 
 def write_model(
     trained: Trained, history: pd.DataFrame, folder: Path, dataset: Dataset, device: torch.device
 ) -> None:
     """Write a single model's checkpoint and history into a folder, and drop its state."""
-    records.write_frame(folder / records.HISTORY, history)
+    frames.write_frame(folder / schema.HISTORY, history)
     seconds = history["seconds"].sum()
     about = about_trained(trained.training, seconds, dataset, device, trained.nulls)
     save_checkpoint(trained.model, folder, about=about)
-    (folder / records.STATE).unlink(missing_ok=True)
+    (folder / schema.STATE).unlink(missing_ok=True)
 
 
 def about_trained(
@@ -212,21 +213,21 @@ def load_trained(
 
 
 def load_deployed(
-    deployed: Deployed, run_folder: Path, dataset: Dataset, device: torch.device
+    model_spec: ModelSpec, run_folder: Path, dataset: Dataset, device: torch.device
 ) -> tuple[Classifier, Threshold | None]:
     """A trained model as it answers, and the threshold it answers by, if it does.
 
     Raises:
         UserError: Also if a threshold is wanted and the dataset holds no images out for it.
     """
-    model = load_trained(deployed.training, deployed.selection, run_folder, dataset, device)
-    if deployed.radius is not None:
-        return ProvableNull(model, deployed.radius), None
-    if deployed.null_rate is None:
+    model = load_trained(model_spec.training, model_spec.selection, run_folder, dataset, device)
+    if model_spec.radius is not None:
+        return ProvableNull(model, model_spec.radius), None
+    if model_spec.null_rate is None:
         return model, None
     if dataset.validation is None:
         raise UserError("a threshold needs held-out images, and the dataset holds none out")
-    threshold = calibrate(model, dataset.validation, deployed.null_rate)
+    threshold = calibrate(model, dataset.validation, model_spec.null_rate)
     return with_threshold(model, threshold), threshold
 
 

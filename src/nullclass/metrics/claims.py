@@ -17,11 +17,11 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
-class Promise:
+class Claim:
     """What a column of proofs promises."""
 
     column: str
-    """Of :data:`nullclass.results.records.CERTIFIED_COLUMNS`."""
+    """Of :data:`nullclass.results.schema.CERTIFIED_COLUMNS`."""
     told: str
     """In words."""
     when_attacked: tuple[str, ...]
@@ -31,14 +31,14 @@ class Promise:
 
 
 PROMISES = (
-    Promise("is_never_fooled", "never fooled", ("fooled",), ("fooled",)),
-    Promise("is_correct_proved", "always right", ("fooled", "null"), ("fooled", "null")),
-    Promise("is_rar_proved", "right when clean and never fooled", ("fooled",), ("fooled", "null")),
+    Claim("is_never_fooled", "never fooled", ("fooled",), ("fooled",)),
+    Claim("is_correct_proved", "always right", ("fooled", "null"), ("fooled", "null")),
+    Claim("is_rar_proved", "right when clean and never fooled", ("fooled",), ("fooled", "null")),
 )
 
 
 @dataclass(frozen=True)
-class Held:
+class ClaimCheck:
     """What came of holding proofs against rows."""
 
     num_rows: int
@@ -50,12 +50,12 @@ class Held:
     largest eps it was proved at, and ``what``, the promise in words."""
 
 
-def hold(rows: pd.DataFrame, certified: pd.DataFrame) -> Held:
+def hold(rows: pd.DataFrame, certified: pd.DataFrame) -> ClaimCheck:
     """Hold what is proved of a model against what its images did.
 
     Args:
-        rows: Columns of :data:`nullclass.results.records.ROW_COLUMNS`, of one model.
-        certified: Columns of :data:`nullclass.results.records.CERTIFIED_COLUMNS`, of the same model.
+        rows: Columns of :data:`nullclass.results.schema.ROW_COLUMNS`, of one model.
+        certified: Columns of :data:`nullclass.results.schema.CERTIFIED_COLUMNS`, of the same model.
     """
     tables: list[pd.DataFrame] = []
     num_images: dict[str, int] = {}
@@ -80,4 +80,4 @@ def hold(rows: pd.DataFrame, certified: pd.DataFrame) -> Held:
         told = rows[breaks].assign(proved=reach[breaks], what=promise.told)
         tables.append(told.sort_values(["image", "eps_pixels"], kind="stable"))
     broken = pd.concat(tables)
-    return Held(int(is_held.sum()), num_images, broken[~broken.index.duplicated()])
+    return ClaimCheck(int(is_held.sum()), num_images, broken[~broken.index.duplicated()])

@@ -12,7 +12,7 @@ GIVEN, OWN = "given", "threshold"
 """Budgets in rows: one eps for all images, or for each image its own threshold."""
 
 SELF = "self"
-"""``made_on`` of an attack made on the very model it is scored on."""
+"""``source_name`` of an attack made on the very model it is scored on."""
 
 UNION = "union"
 """Name of the per-image union of all attacks in a table of rows."""
@@ -61,7 +61,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     fooled: then only the last two stand, at every eps.
 
     Args:
-        rows: Columns of :data:`nullclass.results.records.ROW_COLUMNS`, of one model.
+        rows: Columns of :data:`nullclass.results.schema.ROW_COLUMNS`, of one model.
 
     Returns:
         Columns attack, objective, made_on, norm, eps_pixels, metric, value, low, high, num_images;
@@ -69,7 +69,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         empty.
     """
     lines = []
-    keys = ["attack", "objective", "made_on", "norm", "eps_pixels"]
+    keys = ["attack", "objective", "source", "norm", "eps_pixels"]
     eps_of_all = rows["eps_pixels"].where(rows["budget"] == GIVEN)
     for place_of, group in rows.assign(eps_pixels=eps_of_all).groupby(
         keys, sort=True, dropna=False
@@ -125,7 +125,7 @@ def _union(rows: pd.DataFrame) -> list[dict[str, object]]:
             }
             if fooling.empty:
                 del metrics["aer"], metrics["rar"]
-            place = {"attack": UNION, "objective": "any", "made_on": "any", "norm": norm}
+            place = {"attack": UNION, "objective": "any", "source": "any", "norm": norm}
             place["eps_pixels"] = eps
             lines += [place | _rate(name, hits) for name, hits in metrics.items()]
     return lines
@@ -147,7 +147,7 @@ def proved_rates(rows: pd.DataFrame) -> pd.DataFrame:
     against every attack; the interval is for images like them.
 
     Args:
-        rows: Columns of :data:`nullclass.results.records.CERTIFIED_COLUMNS`, of one model.
+        rows: Columns of :data:`nullclass.results.schema.CERTIFIED_COLUMNS`, of one model.
 
     Returns:
         Columns norm, eps_pixels, metric, value, low, high, num_images, verifier.

@@ -38,9 +38,9 @@ def score_metrics(rows: pd.DataFrame, held_out: pd.DataFrame, ood: pd.DataFrame)
     - inputs of no class: ``auroc``, ``fpr95`` and ``null``, the share answered null.
 
     Args:
-        rows: Columns of :data:`nullclass.results.records.ROW_COLUMNS`, of one model.
+        rows: Columns of :data:`nullclass.results.schema.ROW_COLUMNS`, of one model.
         held_out: The same columns, clean held-out images; may be empty.
-        ood: Columns of :data:`nullclass.results.records.OOD_COLUMNS`; may be empty.
+        ood: Columns of :data:`nullclass.results.schema.OOD_COLUMNS`; may be empty.
 
     Returns:
         :data:`COLUMNS`.
@@ -69,7 +69,7 @@ def _selective(clean: pd.DataFrame) -> Iterator[Line]:
 def _detection(rows: pd.DataFrame, clean: pd.DataFrame) -> Iterator[Line]:
     """Attacked images against clean ones."""
     attacked = rows[(rows["attack"] != "none") & (rows["budget"] == GIVEN)]
-    own = attacked[attacked["made_on"] == SELF]
+    own = attacked[attacked["source"] == SELF]
     attacked = own if len(own) else attacked
     for (attack, norm, eps), group in attacked.groupby(["attack", "norm", "eps_pixels"]):
         place = {"attack": attack, "norm": norm, "eps_pixels": eps}

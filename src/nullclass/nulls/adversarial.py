@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.core.errors import UserError
-from nullclass.training.losses import cross_entropy
+from nullclass.core.losses import cross_entropy
 from nullclass.nulls.base import NullImages
 
 
@@ -57,12 +57,12 @@ class AdversarialNulls:
             return NullImages((clean + self.eps * gradient.sign()).clamp(0, 1))
         step = 2.5 * self.eps / self.num_steps
         lower, upper = (clean - self.eps).clamp(min=0), (clean + self.eps).clamp(max=1)
-        attacked = clean
+        adv_images = clean
         for i in range(self.num_steps):
             if i > 0:
-                gradient = self._gradient(attacked, labels)
-            attacked = (attacked + step * gradient.sign()).clamp(lower, upper)
-        return NullImages(attacked)
+                gradient = self._gradient(adv_images, labels)
+            adv_images = (adv_images + step * gradient.sign()).clamp(lower, upper)
+        return NullImages(adv_images)
 
     def _gradient(self, images: Tensor, labels: Tensor) -> Tensor:
         with torch.enable_grad():

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from nullclass.data import DATASETS, LabelledImages, load_dataset
 from nullclass.core.errors import UserError
+from nullclass.data import DATASETS, LabelledImages, load_dataset
 from nullclass.nulls.base import NullImages
 
 

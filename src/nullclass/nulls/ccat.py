@@ -4,7 +4,7 @@
     t = lambda onehot(y) + (1 - lambda) null,    lambda = (1 - min(1, |x' - x|_inf / eps))^rho
 
 (their equations 4 and 7). Their null is the uniform distribution of a model without a null class,
-which a threshold on the confidence refuses later: train with ``spreads_null`` for that. With a null
+which a threshold on the confidence refuses later: train with ``uniform_targets`` for that. With a null
 class the share goes there. They take 40 steps of 0.005 at eps 0.3, from a random start: two thirds
 of eps together, so that distances vary; were every image at the edge of the ball, the target would
 have nothing to decay over. What differs: momentum 0.9 and the best iterate kept, in place of their
@@ -80,23 +80,23 @@ class CCATNulls:
         """See :class:`nullclass.nulls.base.NullSource`."""
         clean = images.detach()
         lower, upper = (clean - self.eps).clamp(min=0), (clean + self.eps).clamp(max=1)
-        attacked = self._start(clean, generator).clamp(lower, upper)
-        best, best_wrong = attacked, clean.new_full((len(clean),), -torch.inf)
+        adv_images = self._start(clean, generator).clamp(lower, upper)
+        best, best_wrong = adv_images, clean.new_full((len(clean),), -torch.inf)
         past = torch.zeros_like(clean)
         step = self.reach * self.eps / self.num_steps
         with frozen(self.model):
             for done in range(self.num_steps + 1):
-                start = attacked.clone().requires_grad_()
+                start = adv_images.clone().requires_grad_()
                 wrong = self._wrong(start, labels)
                 is_better = wrong.detach() > best_wrong
-                best = torch.where(is_better[:, None, None, None], attacked, best)
+                best = torch.where(is_better[:, None, None, None], adv_images, best)
                 best_wrong = torch.where(is_better, wrong.detach(), best_wrong)
                 if done == self.num_steps:
                     break
                 (gradient,) = torch.autograd.grad(wrong.sum(), start)
                 size = gradient.flatten(1).abs().sum(dim=1).clamp(min=1e-12)
                 past = MOMENTUM * past + gradient / size[:, None, None, None]
-                attacked = (attacked + step * past.sign()).clamp(lower, upper)
+                adv_images = (adv_images + step * past.sign()).clamp(lower, upper)
         how_far = (best - clean).flatten(1).abs().amax(dim=1) / self.eps
         return NullImages(best, 1 - (1 - how_far.clamp(max=1)) ** self.power)
 

@@ -3,7 +3,7 @@
     x' = perturb(x, s),    s ~ U(0, s_max],    t = (1 - p) onehot(y) + p null,    p = f(|x' - x|)
 
 Their step 3: the more an image is perturbed, the more of its target moves from the true label to
-null, at the pace f at which the clean model is fooled (:mod:`nullclass.nulls.null_curve`, their step 2).
+null, at the pace f at which the clean model is fooled (:mod:`nullclass.results.null_curve`, their step 2).
 f is read at the size that came out, which the box may have made smaller than s. The perturbations
 are made on the model in training, against its cross-entropy.
 """
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from nullclass.models.classifier import Classifier
-from nullclass.nulls.null_curve import NullCurve
 from nullclass.nulls.base import NullImages
 from nullclass.nulls.perturb import (
     Perturbation,
@@ -28,6 +27,7 @@ from nullclass.nulls.perturb import (
     size_of,
 )
 from nullclass.nulls.perturb.base import check_maker
+from nullclass.results.null_curve import NullCurve
 
 
 class NullProbabilities:
@@ -35,7 +35,7 @@ class NullProbabilities:
 
     Args:
         model: The model in training.
-        curve: f, or its values as JSON (:meth:`nullclass.nulls.null_curve.NullCurve.to_dict`).
+        curve: f, or its values as JSON (:meth:`nullclass.results.null_curve.NullCurve.to_dict`).
         perturbation: A maker, or its name in :data:`nullclass.nulls.perturb.PERTURBATIONS`; unless
             given the one the curve was estimated with.
         perturbation_settings: A named maker's settings; unless given those of the curve, if they

@@ -11,7 +11,7 @@ is convex. There f says k, and f says y. So k = y.
 
 Hence, with C_{max(r, eps - r)}(x) = y, x is answered y and nothing within eps of it is answered
 wrongly, whatever the attack: robust accuracy with rejection (RAR) at eps is at least the share so
-proved (:mod:`nullclass.certify.certify`). Best at r = eps / 2. This is the way from a classifier to a
+proved (:mod:`nullclass.scoring.prove`). Best at r = eps / 2. This is the way from a classifier to a
 detector of Tramèr 2022 ("Detecting adversarial examples is (nearly) as hard as classifying them",
 theorem 4), with a verifier instead of a search for the nearest wrong answer, which makes it cheap.
 
@@ -26,14 +26,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nullclass.certify.certificates import Certificates, image_hashes, weights_sha256
 from nullclass.certify.margins import spec_of_labels, spec_of_pairs
 from nullclass.certify.network import Network, check_reading, read_network
 from nullclass.certify.regions import check_radius, check_range, lie_in_range
 from nullclass.certify.verifiers import find_verifier
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier
 from nullclass.core.outcomes import predictions
+from nullclass.models.classifier import Classifier
+from nullclass.rejection.certificates import Certificates, image_hashes, weights_sha256
 
 NEVER = -1e3
 """The margin of a class of which nothing can be said at all: finite, since logits must be."""
@@ -260,5 +260,5 @@ def check_without_null(model: Classifier) -> None:
         raise UserError(
             "null is here what cannot be proved, so the model must have no null of its own (K "
             "logits): train one without null, or certify this one as it is with "
-            "nullclass.certify.certify.certify"
+            "nullclass.scoring.prove.certify"
         )

@@ -19,7 +19,7 @@ wanted, and the claim of :mod:`nullclass.rejection.provable` follows, with a con
   the worst of many draws. Draw with a seed that the attacker does not know.
 - Always answered right (strict) is never claimed: a sample may always be too thin.
 
-So it is no proof, and :mod:`nullclass.certify.certify` has no rows of it: ask for its certificates,
+So it is no proof, and :mod:`nullclass.scoring.prove` has no rows of it: ask for its certificates,
 each of which tells its confidence.
 
 The noise of an image is drawn by a generator of its own, seeded by ``seed`` and the image's pixels:
@@ -38,12 +38,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nullclass.certify.certificates import Certificates, image_hashes, weights_sha256
-from nullclass.rejection.provable import NEVER, check_without_null
 from nullclass.certify.regions import check_radius, check_range
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier
 from nullclass.core.outcomes import predictions
+from nullclass.models.classifier import Classifier
+from nullclass.rejection.certificates import Certificates, image_hashes, weights_sha256
+from nullclass.rejection.provable import NEVER, check_without_null
 
 SMOOTHING = "smoothing"
 """Who proves, in certificates and rows."""

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks.base import frozen
-from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models.classifier import Classifier
 
 BATCH_SIZE = 256

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from markupsafe import Markup
 
-from nullclass.diagnostics.red_flags import Flag
+from nullclass.results.schema import Flag
 
 Mark = Literal["", "within", "outside"]
 
@@ -74,7 +74,7 @@ class Doubt:
 
 
 @dataclass(frozen=True)
-class Doubts:
+class FlagList:
     """Reasons not to believe an evaluation, to be seen first."""
 
     items: list[Doubt]
@@ -133,7 +133,7 @@ class Scene:
     kind: ClassVar[str] = "scene"
 
 
-Block = Text | Bullets | Terms | Table | Doubts | Drawing | Scene
+Block = Text | Bullets | Terms | Table | FlagList | Drawing | Scene
 
 
 @dataclass(frozen=True)

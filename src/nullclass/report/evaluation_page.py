@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from nullclass.results.records import Run, Trial
+from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Block, Drawing, Page, Section, Text
+from nullclass.report.common import (
+    definitions_section,
+    redraw_section,
+    settings_section,
+    subtitle,
+)
 from nullclass.report.evaluation_tables import (
     clean_table,
     cost_table,
@@ -17,15 +23,9 @@ from nullclass.report.figures.confusion import MOST_CLASSES, num_classes_of
 from nullclass.report.flags import TITLE, flags_of
 from nullclass.report.judged import only_trial
 from nullclass.report.measures import CLEAN, Measures, attack_name, eps_text, value_cell
-from nullclass.report.pages_common import (
-    definitions_section,
-    redraw_section,
-    settings_section,
-    subtitle,
-)
 from nullclass.report.tables import outcome_table, with_unit
 from nullclass.report.threat import threat_card
-from nullclass.metrics.rates import PROOF, UNION
+from nullclass.results.store import Run, Trial
 
 TERMS = [
     (

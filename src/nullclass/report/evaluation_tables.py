@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from nullclass.results.records import COST_COUNTS, Trial
+from nullclass.metrics.rates import PROOF, UNION, wilson
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
     CLEAN,
@@ -17,7 +17,8 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
-from nullclass.metrics.rates import PROOF, UNION, wilson
+from nullclass.results.schema import COST_COUNTS
+from nullclass.results.store import Trial
 
 RATES = {"aer": "AER", "rar": "RAR", "strict": "strict", "null_dos": "null-DoS"}
 """Metrics of the union, in the order of tables."""
@@ -177,8 +178,8 @@ def _cost_row(
     for eps in [*budgets, *([math.nan] if has_own else [])]:
         is_here = costs["eps_pixels"].isna() if math.isnan(eps) else costs["eps_pixels"] == eps
         of = costs[is_here]
-        num_given, num_fallen = int(of["num_images"].sum()), int(of["num_fallen"].sum())
-        felled.append(Cell(f"{num_fallen:,}", f"of {num_given:,}") if num_given else Cell("–"))
+        num_given, num_successes = int(of["num_images"].sum()), int(of["num_successes"].sum())
+        felled.append(Cell(f"{num_successes:,}", f"of {num_given:,}") if num_given else Cell("–"))
     passes = (costs[column].sum() / num_seen for column in ("num_forward", "num_backward"))
     return [
         Cell(name),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nullclass.results.records import Run, Trial
 from nullclass.diagnostics.red_flags import CHECKS
-from nullclass.report.blocks import Block, Doubt, Doubts, Section, Text
+from nullclass.report.blocks import Block, Doubt, FlagList, Section, Text
+from nullclass.results.store import Run, Trial
 
 TITLE = "Red flags"
 
@@ -14,7 +14,7 @@ def flags_of(trial: Trial) -> list[Block]:
     if trial.flags:
         return [
             Text("Reasons not to believe the numbers below until they are explained:"),
-            Doubts([Doubt(flag) for flag in trial.flags]),
+            FlagList([Doubt(flag) for flag in trial.flags]),
         ]
     if not was_checked(trial):
         return [
@@ -47,7 +47,7 @@ def flags_section(run: Run) -> list[Section]:
         return [Section(TITLE, [Text(f"They were looked for in {which}, and there are none.")])]
     items = [_first(doubts) for doubts in found.values()]
     told = f"Reasons not to believe a number until they are explained, looked for in {which}:"
-    return [Section(TITLE, [Text(told), Doubts(items)])]
+    return [Section(TITLE, [Text(told), FlagList(items)])]
 
 
 def was_checked(trial: Trial) -> bool:

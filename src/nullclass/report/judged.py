@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.results.records import Run, Trial
-from nullclass.report.measures import CLEAN, NULL_AWARE
 from nullclass.metrics.rates import GIVEN
+from nullclass.report.measures import CLEAN, NULL_AWARE
+from nullclass.results.store import Run, Trial
 
 
 @dataclass(frozen=True)
-class Judged:
+class WorstCaseTable:
     """What :func:`nullclass.metrics.rates.summarise` takes its union from."""
 
     clean: pd.DataFrame = field(repr=False)
@@ -38,13 +38,13 @@ class Judged:
         return told.astype("int64")
 
 
-def judged(rows: pd.DataFrame) -> Judged:
+def judged(rows: pd.DataFrame) -> WorstCaseTable:
     """The images that every attack with one eps for all saw and that were scored clean too."""
     clean = rows[rows["attack"] == CLEAN].set_index("image")
     seen = [set(group["image"]) for _, group in given(rows).groupby("attack")]
     images = sorted(set(clean.index).intersection(*seen))
     is_attacked = (rows["attack"] != CLEAN) & rows["image"].isin(images)
-    return Judged(clean.loc[images], rows[is_attacked])
+    return WorstCaseTable(clean.loc[images], rows[is_attacked])
 
 
 def given(rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,11 +12,11 @@ from typing import Any
 import pandas as pd
 
 from nullclass.core.errors import UserError
-from nullclass.results.records import SUMMARY, SUMMARY_COLUMNS, Run
-from nullclass.report.blocks import Cell, Mark
-from nullclass.studies.null_samples import config as null_samples
-from nullclass.experiments.config import LAST
 from nullclass.metrics.rates import PROOF, UNION
+from nullclass.report.blocks import Cell, Mark
+from nullclass.results.schema import LAST, SUMMARY, SUMMARY_COLUMNS
+from nullclass.results.store import Run
+from nullclass.studies.null_samples import config as null_samples
 
 CLEAN = "none"
 FGSM = "fgsm"
@@ -44,7 +44,7 @@ NAMES = {
 }
 """Attacks as they are written; others by the name they have in the rows."""
 
-GOALS = {"fool": "a wrong class", "evade": "anything but the true class", "deny": "null"}
+GOALS = {"fool": "a wrong class", "untargeted": "anything but the true class", "force-null": "null"}
 """What an attack's objective means."""
 
 FLOOR = 0.003
@@ -109,7 +109,7 @@ class Measure:
     high: float
     num_images: int
     """Images a seed; the fewest if seeds differ."""
-    made_on: str = "self"
+    source_name: str = "self"
     """The model attacked, if it is another."""
     seeds: tuple[int, ...] = ()
     """Of the values, if they are known."""
@@ -250,9 +250,9 @@ class Measures:
         counts = {measure.num_images for measure in self.all if measure.attack == attack}
         return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
-    def made_on(self, attack: str) -> str:
+    def source_name(self, attack: str) -> str:
         """Which other model an attack was made on, as it is written; empty if on none."""
-        sources = sorted({m.made_on for m in self.all if m.attack == attack} - {"none", "self"})
+        sources = sorted({m.source_name for m in self.all if m.attack == attack} - {"none", "self"})
         if not sources or attack == UNION:
             return ""
         return f"made on {' and '.join(sources)} of the same seed and transferred"
@@ -276,7 +276,7 @@ def _selections(run: Run, summary: pd.DataFrame) -> list[str]:
 
 def _grouped(summary: pd.DataFrame, rule: Rule) -> list[Measure]:
     """Measures over seeds, sorted by name and eps."""
-    keys = ["model", "attack", "objective", "norm", "eps_pixels", "metric", "made_on"]
+    keys = ["model", "attack", "objective", "norm", "eps_pixels", "metric", "source"]
     columns = [*keys, "seed", "value", "published", "low", "high", "num_images"]
     ordered = summary.sort_values([*keys, "seed"], na_position="last")
     lines_of: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
@@ -286,7 +286,7 @@ def _grouped(summary: pd.DataFrame, rule: Rule) -> list[Measure]:
             line
         )
     measures = []
-    for (model, attack, objective, norm, eps, metric, made_on), lines in lines_of.items():
+    for (model, attack, objective, norm, eps, metric, source_name), lines in lines_of.items():
         told = zip(*(line[7:] for line in lines), strict=True)
         seeds, values, published, lows, highs, counts = told
         known = [value for value in published if not math.isnan(value)]
@@ -304,7 +304,7 @@ def _grouped(summary: pd.DataFrame, rule: Rule) -> list[Measure]:
                 low=float(lows[0]) if is_alone else math.nan,
                 high=float(highs[0]) if is_alone else math.nan,
                 num_images=int(min(counts)),
-                made_on=str(made_on),
+                source_name=str(source_name),
                 seeds=tuple(map(int, seeds)),
                 rule=rule,
             )
@@ -398,3 +398,9 @@ def value_cell(measure: Measure | None, published: str | None = None, digits: in
     if measure.published is not None and published is None:
         published = write(measure.published)
     return Cell(write(measure.mean), small, published or "", measure.verdict)
+
+
+def reach(measure: Measure) -> tuple[float, float]:
+    """Lowest and highest set; of one set, its interval. The mean is never outside by rounding."""
+    ends = measure.values if len(measure.values) > 1 else (measure.low, measure.high)
+    return min(measure.mean, *ends), max(measure.mean, *ends)

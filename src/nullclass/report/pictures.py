@@ -12,8 +12,8 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.results.records import Examples
 from nullclass.report.style import LESS, MORE
+from nullclass.results.schema import Examples
 
 LARGEST_SIDE = 96
 """Pixels; larger images are averaged down to this."""
@@ -39,7 +39,7 @@ def card(examples: Examples, index: int, scale: float, caption: Markup) -> Marku
         _png(_colours(examples.clean[index])),
         label,
         _outcome(after, label),
-        _png(_colours(examples.attacked[index])),
+        _png(_colours(examples.adv_images[index])),
         answer_text(after),
         _png(_diverging(change_in(examples, index), scale)),
         caption,
@@ -48,7 +48,7 @@ def card(examples: Examples, index: int, scale: float, caption: Markup) -> Marku
 
 def change_in(examples: Examples, index: int) -> npt.NDArray[np.float64]:
     """``(H, W)``: attacked minus clean image, mean over colour channels."""
-    change = examples.attacked[index].astype(float) - examples.clean[index].astype(float)
+    change = examples.adv_images[index].astype(float) - examples.clean[index].astype(float)
     return np.asarray(change.mean(axis=0))
 
 

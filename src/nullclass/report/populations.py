@@ -10,10 +10,10 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from nullclass.results.records import Trial
 from nullclass.report.evaluation_tables import OOD
 from nullclass.report.judged import given, strongest
 from nullclass.report.measures import CLEAN, attack_name, eps_text
+from nullclass.results.store import Trial
 
 CLEAN_COLOUR = "#0072B2"
 ATTACKED_COLOURS = ("#F2B680", "#E08A45", "#D55E00", "#8A3C00")

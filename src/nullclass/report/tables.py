@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from nullclass.results.records import Run
+from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
     CLEAN,
@@ -19,7 +19,7 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
-from nullclass.metrics.rates import UNION
+from nullclass.results.store import Run
 
 RANGES = {
     ("null-0.5", CLEAN, "correct"): "98.71–98.80",

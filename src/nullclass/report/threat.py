@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from nullclass.results.records import Trial
 from nullclass.report.blocks import Block, Cell, Table, Terms, Text
 from nullclass.report.judged import can_refuse
 from nullclass.report.measures import GOALS, NORMS, attack_name, eps_text, percent
+from nullclass.results.store import Trial
 
 TAKES = {
     "gradients": "gradients and answers",
     "labels": "labels only",
     "answers": "answers only",
     "nothing": "nothing",
-    "untold": "it does not say",
+    "unknown": "it does not say",
 }
 """What an attack needs of the model, in words."""
 
@@ -73,13 +73,13 @@ def _attacks(attacks: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, told in attacks.items():
         version = (told["settings"] or {}).get("version")
         eps = ", ".join(map(eps_text, told["eps"])) if told["eps"] else "each image's own"
-        is_own = told["made_on"] == "self"
+        is_own = told["source"] == "self"
         rows.append(
             [
                 Cell(attack_name(name), str(version or "")),
                 Cell(GOALS.get(told["goal"], told["goal"])),
                 Cell(TAKES.get(told["takes"], told["takes"])),
-                Cell("the model itself" if is_own else f"another model ({told['made_on']})"),
+                Cell("the model itself" if is_own else f"another model ({told['source_name']})"),
                 Cell(eps),
                 Cell(f"{told['num_images']:,}"),
             ]

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from nullclass.rejection.provable import ProvableNull
-from nullclass.data import LabelledImages
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier
 from nullclass.core.outcomes import OUTCOME_NAMES, outcomes, predictions
-from nullclass.results.records import RADIUS_COLUMNS
+from nullclass.data import LabelledImages
+from nullclass.models.classifier import Classifier
+from nullclass.rejection.provable import ProvableNull
+from nullclass.results.schema import RADIUS_COLUMNS
 from nullclass.scoring.run_attack import OnImages
 
 BATCH_SIZE = 500
@@ -41,7 +41,7 @@ def score_radii(
         on_images: Progress: called with the number of images just dealt with.
 
     Returns:
-        A row a radius and image, :data:`nullclass.results.records.RADIUS_COLUMNS`.
+        A row a radius and image, :data:`nullclass.results.schema.RADIUS_COLUMNS`.
 
     Raises:
         UserError: If the model proves nothing, there is no radius, or one makes no sense.

@@ -8,14 +8,14 @@ import pandas as pd
 import torch
 
 from nullclass.attacks.base import frozen
-from nullclass.data import LabelledImages
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier
 from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
+from nullclass.data import LabelledImages
+from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb import Perturbation, find_measure, name_of, size_of
 from nullclass.nulls.perturb.base import check_maker, gradient_of
-from nullclass.results.records import SIZE_COLUMNS
-from nullclass.scoring.run_attack import BATCH_SIZE, OnImages, check_labels, stream_of
+from nullclass.results.schema import SIZE_COLUMNS
+from nullclass.scoring.run_attack import BATCH_SIZE, OnImages, check_labels, seed_for
 
 
 def score_sizes(
@@ -45,7 +45,7 @@ def score_sizes(
         on_images: Progress.
 
     Returns:
-        One image and size a line: :data:`nullclass.results.records.SIZE_COLUMNS`.
+        One image and size a line: :data:`nullclass.results.schema.SIZE_COLUMNS`.
 
     Raises:
         UserError: If there are no sizes, or the maker cannot be told them.
@@ -63,7 +63,7 @@ def score_sizes(
         wants = perturbation.needs_gradient
         gradient = gradient_of(model, images, labels) if wants else None
         for size in sizes:
-            generator = torch.Generator().manual_seed(stream_of(seed, int(indices[0])))
+            generator = torch.Generator().manual_seed(seed_for(seed, int(indices[0])))
             asked = images.new_full((len(images),), size)
             perturbed = perturbation(
                 model, images, labels, asked, measure, generator, gradient=gradient

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from nullclass.attacks import FGSM
 from nullclass.attacks.base import frozen
-from nullclass.core.norms import along
-from nullclass.data import LabelledImages
 from nullclass.core.errors import UserError
+from nullclass.core.norms import step_along
+from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 
 GRID = (0.0, *(10 ** (-3 + 3 * step / 8) for step in range(9)))
@@ -90,7 +90,7 @@ def thresholds_of(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
         def is_right(which: Tensor, eps: Tensor) -> Tensor:
             answers = []
             for part, budget in zip(which.split(BATCH_SIZE), eps.split(BATCH_SIZE), strict=True):
-                moved = along(directions[part], images[part], budget, "linf")
+                moved = step_along(directions[part], images[part], budget, "linf")
                 answers.append(model.predict(moved) == labels[part])
             return torch.cat(answers)
 

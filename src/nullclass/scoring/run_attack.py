@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks import Attack
-from nullclass.attacks.base import Ray, frozen
-from nullclass.attacks.ensemble import Tally, Trace, needs_of, trace_of
-from nullclass.core.norms import Eps, along, check_eps, find_norm, is_allowed
-from nullclass.attacks.fmn import MinimumNorm
-from nullclass.attacks.losses import find_objective
+from nullclass.attacks.base import LinearAttack, frozen
 from nullclass.attacks.counters import counted
-from nullclass.data import LabelledImages
+from nullclass.attacks.ensemble import EnsembleResult, MemberStats, access_of, run_attack
+from nullclass.attacks.fmn import FMN
+from nullclass.attacks.losses import find_objective
 from nullclass.core.errors import UserError
-from nullclass.training.losses import cross_entropy
-from nullclass.models.classifier import Classifier
+from nullclass.core.losses import cross_entropy
+from nullclass.core.norms import Eps, check_eps, find_norm, is_allowed, step_along
 from nullclass.core.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
-from nullclass.results.records import COST_COLUMNS, COST_COUNTS, Examples
-from nullclass.rejection.threshold import null_scores
+from nullclass.data import LabelledImages
 from nullclass.metrics.rates import GIVEN, OWN, SELF
+from nullclass.models.classifier import Classifier
+from nullclass.rejection.threshold import null_scores
+from nullclass.results.schema import COST_COLUMNS, COST_COUNTS, Examples
 
 BATCH_SIZE = 512
 """Images scored or attacked at once; bounds the memory an evaluation takes."""
@@ -38,13 +38,13 @@ OnImages = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Scored:
+class AttackResult:
     """An attack's rows, what it cost, and a few images."""
 
     rows: pd.DataFrame
-    """:data:`nullclass.results.records.ROW_COLUMNS`."""
+    """:data:`nullclass.results.schema.ROW_COLUMNS`."""
     costs: pd.DataFrame
-    """:data:`nullclass.results.records.COST_COLUMNS`."""
+    """:data:`nullclass.results.schema.COST_COLUMNS`."""
     examples: list[Examples]
 
 
@@ -71,11 +71,11 @@ def score_attack(
     *,
     norm: str,
     source: Classifier | None = None,
-    made_on: str = SELF,
+    source_name: str = SELF,
     num_examples: int = 0,
     seed: int = 0,
     on_images: OnImages,
-) -> Scored:
+) -> AttackResult:
     """Attack some images at every budget and score what comes out.
 
     Args:
@@ -87,7 +87,7 @@ def score_attack(
         budgets: Eps in pixel units, rising, each for all images; or ``(N,)``, one for each image.
         norm: Name in :data:`nullclass.core.norms.NORMS`.
         source: The model to attack, if it is another.
-        made_on: What the rows call the model attacked.
+        source_name: What the rows call the model attacked.
         num_examples: How many images to keep for showing, at every budget.
         seed: Seed of the attack's random starts.
         on_images: Progress.
@@ -103,7 +103,7 @@ def score_attack(
     place = {
         "attack": name,
         "objective": attack.objective,
-        "made_on": made_on,
+        "source": source_name,
         "norm": norm,
     }
     with frozen(model):
@@ -113,33 +113,33 @@ def score_attack(
             eps: Sequence[Eps] = (
                 [budgets[places].to(images.device)] if isinstance(budgets, Tensor) else budgets
             )
-            generator = torch.Generator().manual_seed(stream_of(seed, int(places[0])))
+            generator = torch.Generator().manual_seed(seed_for(seed, int(places[0])))
             kept = slice(0, num_examples if int(places[0]) == 0 else 0)
             clean = score_batch(model, images[kept], labels[kept]) if kept.stop else None
             for budget, trace, scored in attack_batch(
                 model, source, images, labels, name, attack, eps, norm, generator
             ):
-                rows = rows_of(indices, scored, name, attack.objective, made_on, norm, budget)
+                rows = rows_of(indices, scored, name, attack.objective, source_name, norm, budget)
                 tables.append(rows.assign(member=members_of(trace)))
                 told = math.nan if isinstance(budget, Tensor) else budget
-                spent += [place | {"eps_pixels": told} | asdict(t) for t in trace.tallies]
+                spent += [place | {"eps_pixels": told} | asdict(t) for t in trace.member_stats]
                 if clean is not None:
-                    shown = _examples(name, norm, budget, images, trace.attacked, clean, scored)
+                    shown = _examples(name, norm, budget, images, trace.adv_images, clean, scored)
                     examples.append(shown)
                 on_images(len(indices))
-    return Scored(pd.concat(tables, ignore_index=True), summed(spent), examples)
+    return AttackResult(pd.concat(tables, ignore_index=True), summed(spent), examples)
 
 
 def score_smallest(
     model: Classifier,
     data: LabelledImages,
     name: str,
-    attack: MinimumNorm,
+    attack: FMN,
     *,
     norm: str,
     num_examples: int,
     on_images: OnImages,
-) -> Scored:
+) -> AttackResult:
     """Look for each image's smallest eps that fools.
 
     The rows' ``eps_pixels`` are the sizes found; an image that could not be fooled has the largest
@@ -148,12 +148,12 @@ def score_smallest(
     tables: list[pd.DataFrame] = []
     spent: list[dict[str, object]] = []
     found: list[tuple[Tensor, Tensor, Tensor]] = []
-    looks: list[tuple[Answers, Answers]] = []
+    looks: list[tuple[Predictions, Predictions]] = []
     largest = find_norm(norm).largest(math.prod(data.images.shape[1:]))
     place = {
         "attack": name,
         "objective": attack.objective,
-        "made_on": SELF,
+        "source": SELF,
         "norm": norm,
         "eps_pixels": math.nan,
     }
@@ -161,19 +161,22 @@ def score_smallest(
         images, labels = batch_of(model, data, indices)
         started = time.perf_counter()
         with counted(model) as passes:
-            attacked, sizes = attack.smallest(model, images, labels, norm=norm)
+            adv_images, sizes = attack.smallest(model, images, labels, norm=norm)
         seconds = time.perf_counter() - started
         with frozen(model):
-            clean, scored = score_batch(model, images, labels), score_batch(model, attacked, labels)
+            clean, scored = (
+                score_batch(model, images, labels),
+                score_batch(model, adv_images, labels),
+            )
         budgets = sizes.where(sizes.isfinite(), largest)
         rows = rows_of(indices, scored, name, attack.objective, SELF, norm, budgets)
         names = [name if is_found else CLEAN for is_found in sizes.isfinite().tolist()]
         tables.append(rows.assign(member=names))
         fell = int(sizes.isfinite().sum())
-        tally = Tally(
+        tally = MemberStats(
             name,
-            attack.needs,
-            attack.is_search,
+            attack.access,
+            attack.is_iterative,
             len(images),
             fell,
             passes.forward,
@@ -181,33 +184,33 @@ def score_smallest(
             seconds,
         )
         spent.append(place | asdict(tally))
-        found.append((sizes, images, attacked))
+        found.append((sizes, images, adv_images))
         looks.append((clean, scored))
         on_images(len(indices))
-    sizes, images, attacked = (torch.cat(parts) for parts in zip(*found, strict=True))
+    sizes, images, adv_images = (torch.cat(parts) for parts in zip(*found, strict=True))
     # Those that fall first; what never fell, or was wrong before, is no example.
     found_at = (sizes.isfinite() & (sizes > 0)).nonzero().squeeze(1)
     order = found_at[sizes[found_at].argsort(stable=True)[:num_examples]]
     examples = []
     if len(order):
         clean, scored = (_joined(parts, order.cpu()) for parts in zip(*looks, strict=True))
-        shown = _examples(name, norm, sizes[order], images[order], attacked[order], clean, scored)
+        shown = _examples(name, norm, sizes[order], images[order], adv_images[order], clean, scored)
         examples.append(shown)
-    return Scored(pd.concat(tables, ignore_index=True), summed(spent), examples)
+    return AttackResult(pd.concat(tables, ignore_index=True), summed(spent), examples)
 
 
-def _joined(parts: Sequence[Answers], chosen: Tensor) -> Answers:
+def _joined(parts: Sequence[Predictions], chosen: Tensor) -> Predictions:
     """Some images of several batches."""
     joined = {
         column.name: torch.cat([getattr(part, column.name) for part in parts])[chosen]
-        for column in fields(Answers)
+        for column in fields(Predictions)
     }
-    return Answers(**joined)
+    return Predictions(**joined)
 
 
-def members_of(trace: Trace) -> list[str]:
+def members_of(trace: EnsembleResult) -> list[str]:
     """The member each image fell to, by name."""
-    names = [tally.member for tally in trace.tallies]
+    names = [tally.member for tally in trace.member_stats]
     return [CLEAN if member < 0 else names[member] for member in trace.members.tolist()]
 
 
@@ -218,13 +221,13 @@ def summed(spent: list[dict[str, object]]) -> pd.DataFrame:
     return costs.groupby(keys, sort=False, dropna=False, as_index=False)[COST_COUNTS].sum()
 
 
-def stream_of(seed: int, first: int) -> int:
+def seed_for(seed: int, first: int) -> int:
     """A seed of its own for every batch, so that a batch's result does not hang on the others."""
     return (seed * 1_000_003 + first) % 2**63
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What the model made of a batch, on the CPU."""
 
     labels: Tensor
@@ -259,7 +262,7 @@ def batch_of(model: Classifier, data: LabelledImages, indices: Tensor) -> tuple[
 
 
 @torch.no_grad()
-def score_batch(model: Classifier, images: Tensor, labels: Tensor) -> Answers:
+def score_batch(model: Classifier, images: Tensor, labels: Tensor) -> Predictions:
     """What the model makes of images ``(N, C, H, W)`` with real labels.
 
     Raises:
@@ -275,7 +278,7 @@ def score_batch(model: Classifier, images: Tensor, labels: Tensor) -> Answers:
     null = torch.full_like(labels, NULL_LABEL)
     has_null = logits.shape[1] == num_classes + 1
     nowhere = torch.full(labels.shape, math.nan)
-    return Answers(
+    return Predictions(
         labels=labels.cpu(),
         predictions=predicted.cpu(),
         outcomes=outcomes(predicted, labels).cpu(),
@@ -289,10 +292,10 @@ def score_batch(model: Classifier, images: Tensor, labels: Tensor) -> Answers:
 
 def rows_of(
     indices: Tensor,
-    scored: Answers,
+    scored: Predictions,
     attack: str,
     objective: str,
-    made_on: str,
+    source_name: str,
     norm: str,
     eps: Eps,
 ) -> pd.DataFrame:
@@ -303,7 +306,7 @@ def rows_of(
             "label": scored.labels.numpy(),
             "attack": attack,
             "objective": objective,
-            "made_on": made_on,
+            "source": source_name,
             "norm": norm,
             "budget": OWN if isinstance(eps, Tensor) else GIVEN,
             "eps_pixels": eps.cpu().numpy() if isinstance(eps, Tensor) else eps,
@@ -329,26 +332,26 @@ def attack_batch(
     budgets: Sequence[Eps],
     norm: str,
     generator: torch.Generator,
-) -> Iterator[tuple[Eps, Trace, Answers]]:
+) -> Iterator[tuple[Eps, EnsembleResult, Predictions]]:
     """One batch at every eps, smallest first, successes carried along if the attack searches."""
     objective = find_objective(attack.objective)
     attacked_model = model if source is None else source
     # What is carried to a larger eps was chosen by looking at the model scored.
-    carries = attack.is_search and source is None
+    carries = attack.is_iterative and source is None
     carried = images.clone()
-    fell_to = torch.full((len(images),), -1, device=images.device)
+    winning_member = torch.full((len(images),), -1, device=images.device)
     stands = torch.ones(len(images), dtype=torch.bool, device=images.device)
     if carries:  # a clean image that is fooled needs no attack
         clean = score_batch(model, images, labels)
         stands = ~objective.is_reached(clean.outcomes).to(images.device)
     direction = None
     for eps in budgets:
-        if isinstance(attack, Ray):  # one gradient serves every eps
+        if isinstance(attack, LinearAttack):  # one gradient serves every eps
             trace, direction = _along_ray(
                 attack, direction, attacked_model, images, labels, name, eps, norm
             )
         else:
-            trace = trace_of(
+            trace = run_attack(
                 attack,
                 name,
                 attacked_model,
@@ -358,29 +361,29 @@ def attack_batch(
                 norm=norm,
                 generator=generator,
             )
-        attacked = carried.clone()
-        attacked[stands] = trace.attacked
-        if not bool(is_allowed(attacked, images, eps, norm).all()):
+        adv_images = carried.clone()
+        adv_images[stands] = trace.adv_images
+        if not bool(is_allowed(adv_images, images, eps, norm).all()):
             told = "each image's own" if isinstance(eps, Tensor) else f"{eps:g}"
             raise UserError(
                 f"attack {name!r} left its budget of {norm} eps {told} or the [0,1] box: "
                 "its results would mean nothing"
             )
-        scored = score_batch(model, attacked, labels)
-        members = fell_to.clone()
+        scored = score_batch(model, adv_images, labels)
+        members = winning_member.clone()
         members[stands] = trace.members
         is_reached = objective.is_reached(scored.outcomes).to(images.device)
-        tallies = trace.tallies
-        if len(tallies) == 1:
-            num_fallen = int((is_reached & stands).sum())
-            tallies = (replace(tallies[0], num_fallen=num_fallen),)
-        yield eps, Trace(attacked, members.where(is_reached, -1), tallies), scored
+        member_stats = trace.member_stats
+        if len(member_stats) == 1:
+            num_successes = int((is_reached & stands).sum())
+            member_stats = (replace(member_stats[0], num_successes=num_successes),)
+        yield eps, EnsembleResult(adv_images, members.where(is_reached, -1), member_stats), scored
         if carries:
-            carried, fell_to, stands = attacked, members, ~is_reached
+            carried, winning_member, stands = adv_images, members, ~is_reached
 
 
 def _along_ray(
-    attack: Ray,
+    attack: LinearAttack,
     direction: Tensor | None,
     model: Classifier,
     images: Tensor,
@@ -388,15 +391,15 @@ def _along_ray(
     name: str,
     eps: Eps,
     norm: str,
-) -> tuple[Trace, Tensor]:
+) -> tuple[EnsembleResult, Tensor]:
     """One point of a ray; its gradient is taken, and paid for, at the first eps."""
     started = time.perf_counter()
     with counted(model) as passes:
         if direction is None:
             direction = attack.direction(model, images, labels, norm=norm)
-    tally = Tally(
+    tally = MemberStats(
         name,
-        needs_of(attack),
+        access_of(attack),
         False,  # a ray is a fixed recipe
         len(images),
         len(images),
@@ -404,8 +407,8 @@ def _along_ray(
         passes.backward,
         time.perf_counter() - started,
     )
-    attacked = along(direction, images, eps, norm)
-    return Trace(attacked, torch.zeros_like(labels), (tally,)), direction
+    adv_images = step_along(direction, images, eps, norm)
+    return EnsembleResult(adv_images, torch.zeros_like(labels), (tally,)), direction
 
 
 def _examples(
@@ -413,9 +416,9 @@ def _examples(
     norm: str,
     eps: Eps,
     images: Tensor,
-    attacked: Tensor,
-    clean: Answers,
-    scored: Answers,
+    adv_images: Tensor,
+    clean: Predictions,
+    scored: Predictions,
 ) -> Examples:
     kept = slice(0, len(clean.labels))
     own = eps[kept].tolist() if isinstance(eps, Tensor) else [eps] * len(clean.labels)
@@ -430,5 +433,5 @@ def _examples(
         predictions=scored.predictions[kept].tolist(),
         confidences=scored.confidences[kept].tolist(),
         clean=images[kept].cpu().numpy(),
-        attacked=attacked[kept].cpu().numpy(),
+        adv_images=adv_images[kept].cpu().numpy(),
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Page
 from nullclass.report.evaluation_page import evaluated
+from nullclass.results.store import Run
 from nullclass.studies.fgsm_null.page import fgsm_null
 from nullclass.studies.null_probabilities.page import null_probabilities
 from nullclass.studies.null_samples.page import null_samples

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.results.records import Run
+from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Cell
 from nullclass.report.evaluation_tables import MEANINGS, columns_of, rate_heading
 from nullclass.report.measures import (
@@ -18,23 +18,27 @@ from nullclass.report.measures import (
     percent,
     pixel_per_unit,
 )
-from nullclass.studies.provable_null.proved import clean_triple, radii
-from nullclass.studies.null_samples.sample_tables import accuracies, at_threshold, scores, white_box
 from nullclass.report.tables import (
     compare,
     name_of,
     outcome_table,
     published_text,
 )
-from nullclass.studies.null_probabilities.config import NULL_PROBABILITIES, TRANSFERS, from_substitute
+from nullclass.results.store import Run
+from nullclass.studies.null_probabilities.config import (
+    NULL_PROBABILITIES,
+    TRANSFERS,
+    from_substitute,
+)
 from nullclass.studies.null_samples.config import (
     BASE,
     NULL_SAMPLES,
     TRANSFER_AT_THRESHOLD,
     WHITE_BOX_AT_THRESHOLD,
 )
+from nullclass.studies.null_samples.sample_tables import accuracies, at_threshold, scores, white_box
 from nullclass.studies.provable_null.config import PROVABLE_NULL, PROVABLE_NULL_FASHION
-from nullclass.metrics.rates import PROOF, UNION
+from nullclass.studies.provable_null.proved import clean_triple, radii
 
 if TYPE_CHECKING:
     from rich.console import Group

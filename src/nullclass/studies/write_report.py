@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 from nullclass.core.errors import UserError
 from nullclass.core.files import write_bytes, write_text
-from nullclass.results.records import FIGURES as FIGURES_FOLDER
-from nullclass.results.records import REPORT, read_info, read_run, write_summary
+from nullclass.results.schema import FIGURES as FIGURES_FOLDER
+from nullclass.results.schema import REPORT
+from nullclass.results.store import read_info, read_run, write_summary
+from nullclass.studies import STUDIES
 from nullclass.studies.pages import PAGES
 from nullclass.studies.terminal import summary_table
-from nullclass.studies import STUDIES
 
 if TYPE_CHECKING:
     from nullclass.report.blocks import Page

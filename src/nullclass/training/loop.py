@@ -20,20 +20,26 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.core.devices import supports_bfloat16
 from nullclass.core.errors import StateError, UserError
+from nullclass.core.rng import fork_rng
+from nullclass.core.tensor_files import save_tensors
+from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.data.augment import jittered
 from nullclass.models.classifier import Classifier
 from nullclass.models.dropout import scaled_dropout
 from nullclass.nulls import NullSource
-from nullclass.core.rng import borrowed_stream
+from nullclass.results.schema import STATE
 from nullclass.training.recipes import FAST, Recipe
-from nullclass.results.records import STATE
 from nullclass.training.robust.base import RobustLoss, StepLoss
-from nullclass.training.selection import Selections
-from nullclass.training.steps import Precision, StepLosses, step_beside, step_robust, step_within
-from nullclass.core.tensor_files import save_tensors
+from nullclass.training.selection import BestCheckpoints
+from nullclass.training.steps import (
+    Precision,
+    StepLosses,
+    step_append_nulls,
+    step_replace_with_nulls,
+    step_robust,
+)
 
 OnStep = Callable[[int, int, float], None]
 
@@ -55,9 +61,9 @@ class TrainConfig:
     Binomial(batch, null_share) of its images, and ``null_weight`` is not used."""
     robust: RobustLoss | None = None
     """Trained on instead of the clean images' loss; computed in float32 whatever the precision."""
-    spreads_null: bool = False
+    uniform_targets: bool = False
     """Trains a model without a null class all the same: null's share of a target is spread evenly
-    over the classes, for a threshold to refuse (:func:`nullclass.training.losses.null_targets`)."""
+    over the classes, for a threshold to refuse (:func:`nullclass.core.losses.null_targets`)."""
 
     def __post_init__(self) -> None:
         """Refuse weights, shares and seeds that make no sense."""
@@ -100,7 +106,7 @@ class State:
     optimizer: torch.optim.Adam
     generator: torch.Generator
     fingerprint: str
-    selections: Selections
+    selections: BestCheckpoints
     history: list[EpochRecord] = field(default_factory=list)
 
     def save(self, path: Path) -> None:
@@ -179,7 +185,7 @@ def train(
     *,
     nulls: NullSource | None = None,
     validation: LabelledImages | None = None,
-    selections: Selections | None = None,
+    selections: BestCheckpoints | None = None,
     state_folder: Path | str | None = None,
     on_step: OnStep | None = None,
 ) -> list[EpochRecord]:
@@ -213,11 +219,11 @@ def train(
     config = TrainConfig() if config is None else config
     data = tensors_or_loader(data)
     recipe = config.recipe
-    selections = Selections({}, None) if selections is None else selections
+    selections = BestCheckpoints({}, None) if selections is None else selections
     state = begin(model, data, config, nulls, selections)
-    num_steps = steps_an_epoch(len(data), config.recipe)
+    num_steps = steps_per_epoch(len(data), config.recipe)
     robust = None if config.robust is None else config.robust.bind(model)
-    with borrowed_stream(config.seed), scaled_dropout(model, recipe.dropout), learning_stem(model):
+    with fork_rng(config.seed), scaled_dropout(model, recipe.dropout), learning_stem(model):
         path = Path(state_folder) / STATE if state_folder is not None else None
         if path is not None and path.exists():
             state.load(path)
@@ -243,7 +249,7 @@ def begin(
     data: LabelledImages,
     config: TrainConfig,
     nulls: NullSource | None,
-    selections: Selections,
+    selections: BestCheckpoints,
 ) -> State:
     """The state before the first step; raises as :func:`train` does."""
     _check_labels(model, data)
@@ -316,12 +322,12 @@ def _check_labels(model: Classifier, data: LabelledImages) -> None:
 
 def _check_nulls(model: Classifier, nulls: NullSource, config: TrainConfig) -> None:
     """Refuse null images that the model has no place for."""
-    if not model.has_null and not config.spreads_null:
+    if not model.has_null and not config.uniform_targets:
         raise UserError(
             "null images need a model with a null class: build it with has_null=True, or say "
             "spreads_null to refuse by a threshold later"
         )
-    if model.has_null and config.spreads_null:
+    if model.has_null and config.uniform_targets:
         raise UserError("spreads_null is for models without a null class: this one has one")
     if model.num_nulls not in (0, 1, model.num_classes):
         raise UserError(
@@ -335,7 +341,7 @@ def _check_nulls(model: Classifier, nulls: NullSource, config: TrainConfig) -> N
         )
 
 
-def steps_an_epoch(num_images: int, recipe: Recipe) -> int:
+def steps_per_epoch(num_images: int, recipe: Recipe) -> int:
     """How many batches an epoch has; a last one of less than half the size is left out.
 
     It would be noise, and could hold too few classes to make null images from.
@@ -356,7 +362,7 @@ def _epoch(
     recipe, model, optimizer = config.recipe, state.model, state.optimizer
     device = next(model.parameters()).device
     precision = precision_of(recipe, device)
-    epoch, num_steps = len(state.history), steps_an_epoch(len(data), config.recipe)
+    epoch, num_steps = len(state.history), steps_per_epoch(len(data), config.recipe)
     order = torch.randperm(len(data), generator=state.generator)
     seen: list[StepLosses] = []
     started = time.perf_counter()
@@ -374,7 +380,7 @@ def _epoch(
             progress = done / (recipe.epochs * num_steps)
             losses = step_robust(robust, images, labels, state.generator, progress)
         elif config.null_share is None:
-            losses = step_beside(
+            losses = step_append_nulls(
                 model,
                 images,
                 labels,
@@ -385,7 +391,7 @@ def _epoch(
                 recipe.null_fraction,
             )
         else:
-            losses = step_within(
+            losses = step_replace_with_nulls(
                 model, images, labels, nulls, state.generator, precision, config.null_share
             )
         is_finite = math.isfinite(losses.loss) and not math.isinf(losses.null_loss)
@@ -457,7 +463,7 @@ def fingerprint(
     data: LabelledImages,
     config: TrainConfig,
     nulls: NullSource | None,
-    selections: Selections,
+    selections: BestCheckpoints,
 ) -> str:
     """A hash of everything that decides the result, so that a state is never misused."""
     told = {

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from nullclass.core.losses import cross_entropy
 from nullclass.data import LabelledImages
-from nullclass.training.losses import cross_entropy
 from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullSource
 from nullclass.training.steps import Precision, null_cross_entropy
@@ -23,7 +23,7 @@ from nullclass.training.steps import Precision, null_cross_entropy
 _BATCH = 250
 
 
-class Selections:
+class BestCheckpoints:
     """Keeps, for each of several sets of images, the weights of the best epoch so far.
 
     Args:

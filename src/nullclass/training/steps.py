@@ -5,7 +5,7 @@ Beside (the notebook), on a batch (x, y) with null images x_null made from it:
     L = CE(f(x), y) + null_weight * CE(f(x_null), t),    t = (1 - p) onehot(y) + p null
 
 with p = 1, but for sources that leave a share of the target on the true label
-(:func:`nullclass.training.losses.null_targets`).
+(:func:`nullclass.core.losses.null_targets`).
 
 The gradient of L that makes FGSM null images comes from the same backward pass as the
 parameters' gradient, so such null images cost one extra forward and backward pass, not two.
@@ -24,10 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nullclass.training.losses import Reduction, cross_entropy, null_targets, soft_cross_entropy
+from nullclass.core.losses import Reduction, cross_entropy, null_targets, soft_cross_entropy
+from nullclass.core.outcomes import NULL_LABEL
 from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullImages, NullSource
-from nullclass.core.outcomes import NULL_LABEL
 from nullclass.training.robust.base import StepLoss
 
 Precision = Callable[[], AbstractContextManager[object]]
@@ -48,7 +48,7 @@ class StepLosses:
     """Images that ``num_correct`` counts among: clean ones beside, all within."""
 
 
-def step_beside(
+def step_append_nulls(
     model: Classifier,
     images: Tensor,
     labels: Tensor,
@@ -113,7 +113,7 @@ def null_cross_entropy(
     return soft_cross_entropy(logits, targets, reduction=reduction)
 
 
-def step_within(
+def step_replace_with_nulls(
     model: Classifier,
     images: Tensor,
     labels: Tensor,

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks.base import frozen
-from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.core.errors import UserError
-from nullclass.models import Classifier, build_model
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.training.queries import QueryPlan
-from nullclass.core.rng import borrowed_stream
-from nullclass.training.recipes import Recipe
+from nullclass.core.rng import fork_rng
+from nullclass.data import LabelledImages, tensors_or_loader
+from nullclass.models import Classifier, build_model
 from nullclass.scoring.run_attack import BATCH_SIZE
 from nullclass.training.loop import TrainConfig, train
+from nullclass.training.queries import QueryPlan
+from nullclass.training.recipes import Recipe
 
 ROUND_RECIPE = Recipe(batch_size=32, epochs=10, learning_rate=1e-3)
 """How a substitute is trained each round: small batches, since the first sets are small."""
@@ -233,7 +233,7 @@ def _trained(
     """A new substitute, trained on all that is known."""
     seed = int(torch.randint(2**62, (), generator=generator))
     channels = known.images.transpose(0, 1).flatten(1)
-    with borrowed_stream(seed):
+    with fork_rng(seed):
         substitute = build_model(
             architecture,
             image_shape=(len(channels), *known.images.shape[2:]),

@@ -11,8 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from nullclass.core.errors import UserError
-from nullclass.models.checkpoint import CARD, WEIGHTS, load_checkpoint, save_checkpoint
 from nullclass.models.quantize import Stored
+from nullclass.training.checkpoint import CARD, WEIGHTS, load_checkpoint, save_checkpoint
 from nullclass.zoo.about import About
 from nullclass.zoo.entries import CHECKPOINTS, FOLDER, Entry, find_entry
 from nullclass.zoo.members import MEMBERS

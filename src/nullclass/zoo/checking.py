@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from nullclass.data import Dataset
 from nullclass.core.errors import UserError
-from nullclass.models.checkpoint import load_checkpoint
+from nullclass.data import Dataset
 from nullclass.scoring.run_attack import OnImages
+from nullclass.training.checkpoint import load_checkpoint
 from nullclass.zoo.entries import Entry
 from nullclass.zoo.evaluating import JOIN, attack_lines, clean_lines, proof_lines
 from nullclass.zoo.results import (

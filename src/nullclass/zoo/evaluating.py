@@ -12,21 +12,21 @@ import pandas as pd
 import torch
 
 from nullclass.attacks import Attack
-from nullclass.certify.certify import certify
-from nullclass.data import Dataset, LabelledImages
 from nullclass.core.errors import UserError
-from nullclass.evaluation.run import evaluate, find_attacks
-from nullclass.models import Classifier
 from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
+from nullclass.data import Dataset, LabelledImages
+from nullclass.evaluation.result import Evaluation
+from nullclass.evaluation.run import evaluate, find_attacks
 from nullclass.metrics.claims import hold
-from nullclass.results.records import Findings
-from nullclass.scoring.run_attack import OnImages
 from nullclass.metrics.rates import PROVED, UNION
+from nullclass.models import Classifier
+from nullclass.scoring.prove import certify
+from nullclass.scoring.run_attack import OnImages
 from nullclass.zoo.entries import Entry
 from nullclass.zoo.loading import load_entry
 from nullclass.zoo.results import ATTACK, BRACKET, CLEAN, METRICS, NONE, PROOF, as_frame, line
 
-ATTACKS = ("worst-case", "worst-case-deny")
+ATTACKS = ("worst-case", "worst-case-force-null")
 """What a member is attacked by unless other attacks are named."""
 
 VERIFIER = "interval"
@@ -96,7 +96,7 @@ def attack_lines(
     device: torch.device | str = "cpu",
     checks: bool = False,
     on_images: OnImages | None = None,
-) -> tuple[pd.DataFrame, Findings]:
+) -> tuple[pd.DataFrame, Evaluation]:
     """What attacks left of the first test images, and what is proved of the same images.
 
     Args:

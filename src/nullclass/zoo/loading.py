@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from nullclass.rejection.provable import ProvableNull
 from nullclass.certify.rounding import proof_dtype
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from nullclass.models.checkpoint import load_checkpoint
+from nullclass.rejection.provable import ProvableNull
+from nullclass.training.checkpoint import load_checkpoint
 from nullclass.zoo.entries import Entry
 
 

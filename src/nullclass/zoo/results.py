@@ -15,8 +15,8 @@ import pandas as pd
 
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.results.records import read_frame, write_frame
 from nullclass.metrics.rates import PROVED, wilson
+from nullclass.results.frames import read_frame, write_frame
 from nullclass.zoo.entries import Entry
 
 RESULTS = "results"

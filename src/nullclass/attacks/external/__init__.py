@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from nullclass.attacks.external import of_art
-from nullclass.attacks.external import of_foolbox
-from nullclass.attacks.external import of_torchattacks
+from nullclass.attacks.external import of_art, of_foolbox, of_torchattacks
 from nullclass.attacks.external.base import Adapter, Task
 from nullclass.attacks.external.of_art import ARTAttack
 from nullclass.attacks.external.of_autoattack import AutoAttackAttack, unmodified

@@ -21,15 +21,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.external.loading import Library
 from nullclass.attacks.external.view import Form, KClassView
-from nullclass.attacks.base import Needs, frozen
-from nullclass.core.norms import Eps, check_eps
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.attacks.state import Standing, logits_of
+from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier
+from nullclass.core.norms import Eps, check_eps
 from nullclass.core.outcomes import predictions
+from nullclass.models.classifier import Classifier
 
 View = Literal["grouped", "targeted", "plain"]
 
@@ -64,19 +64,19 @@ class Adapter(ABC):
     """What the library sees. ``grouped``: a K-class view, the images grouped by their true class.
     ``targeted``: all logits, and every wrong real class as the target in turn, the nearest first,
     on what still stands. ``plain``: all logits and no target, as if null were any other class; the
-    objective is then ``evade``."""
+    objective is then ``untargeted``."""
     form: Form = "max"
     """How the K-class view merges the true and the null logit."""
-    needs: Needs = "gradients"
+    access: Access = "gradients"
     """What the attack takes from the model."""
     batch_size: int = 250
     """How many images the library gets at once, at most."""
     library: ClassVar[Library]
-    is_search: ClassVar[bool] = True
+    is_iterative: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse settings that do not exist, and a library that is not there or broken."""
-        for name, kinds in (("view", View), ("form", Form), ("needs", Needs)):
+        for name, kinds in (("view", View), ("form", Form), ("access", Access)):
             chosen, known = getattr(self, name), get_args(kinds)
             if chosen not in known:
                 raise UserError(f"there is no {name} {chosen!r}: choose one of {', '.join(known)}")
@@ -87,7 +87,7 @@ class Adapter(ABC):
     @property
     def objective(self) -> ObjectiveName:
         """What the view makes the library look for."""
-        return "evade" if self.view == "plain" else "fool"
+        return "untargeted" if self.view == "plain" else "fool"
 
     @abstractmethod
     def run(self, task: Task) -> Tensor:
@@ -116,7 +116,7 @@ class Adapter(ABC):
         """
         check_eps(eps, norm, images.shape)
         seed = int(torch.randint(2**31, (), generator=generator))
-        standing = Standing(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(model, images, labels, eps, norm, self.objective)
 
         def margin(logits: Tensor, indices: Tensor) -> Tensor:
             here = labels[indices]
@@ -131,9 +131,9 @@ class Adapter(ABC):
                 tried = torch.where(is_finite, tried, task.images)
                 tried = standing.norm.project(tried, task.images, task.eps)
                 standing.try_out(indices, tried, margin)
-        return standing.attacked
+        return standing.adv_images
 
-    def _tasks(self, standing: Standing, norm: str) -> Iterator[tuple[Tensor, Task]]:
+    def _tasks(self, standing: AttackState, norm: str) -> Iterator[tuple[Tensor, Task]]:
         """What is still to do, as others fall: indices of images ``(N,)`` and the task."""
         model, images = standing.model, standing.images
         if not len(images):
@@ -144,7 +144,7 @@ class Adapter(ABC):
         budgets = budgets.expand(len(images))
         for network, num_logits, labels, is_meant in self._aims(standing, logits):
             for eps in budgets[budgets > 0].unique().tolist():
-                chosen = (standing.is_standing & is_meant & (budgets == eps)).nonzero().squeeze(1)
+                chosen = (standing.is_active & is_meant & (budgets == eps)).nonzero().squeeze(1)
                 for indices in chosen.split(self.batch_size) if len(chosen) else ():
                     yield (
                         indices,
@@ -161,7 +161,7 @@ class Adapter(ABC):
                     )
 
     def _aims(
-        self, standing: Standing, logits: Tensor
+        self, standing: AttackState, logits: Tensor
     ) -> Iterator[tuple[nn.Module, int, Tensor, Tensor]]:
         """Networks to attack, their numbers of logits, labels ``(N,)``, and which images."""
         model, labels = standing.model, standing.labels

@@ -70,9 +70,9 @@ class AutoAttackAttack(Adapter):
         for member in (auto_attack.apgd_targeted, auto_attack.fab):
             member.n_target_classes = min(member.n_target_classes, task.num_logits - 1)
         images, labels = task.images, task.labels
-        attacked: Tensor
-        attacked, _ = auto_attack.run_standard_evaluation(images, labels, batch_size=len(images))
-        return attacked
+        adv_images: Tensor
+        adv_images, _ = auto_attack.run_standard_evaluation(images, labels, batch_size=len(images))
+        return adv_images
 
 
 def unmodified() -> AutoAttackAttack:

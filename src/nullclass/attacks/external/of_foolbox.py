@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from nullclass.attacks.candidates import subsample
 from nullclass.attacks.external.base import Adapter, Task
 from nullclass.attacks.external.loading import Library, accepted, name_for
-from nullclass.attacks.candidates import thinned
-from nullclass.core.norms import find_norm
-from nullclass.attacks.state import Standing, logits_of
-from nullclass.data.arrays import LabelledImages
+from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.errors import UserError
+from nullclass.core.norms import find_norm
 from nullclass.core.outcomes import predictions
+from nullclass.data.arrays import LabelledImages
 
 _ORDERS = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
 _WALKERS = ("Boundary", "HopSkipJump", "BrendelBethge", "Pointwise")
@@ -45,15 +45,15 @@ class FoolboxAttack(Adapter):
     )
 
     def given(self, pool: LabelledImages) -> FoolboxAttack:
-        """See :class:`nullclass.attacks.base.WantsImages`; itself, if it does not walk."""
+        """See :class:`nullclass.attacks.base.TakesReferenceImages`; itself, if it does not walk."""
         walks = any(kind in name for name in self.names.values() for kind in _WALKERS)
         return replace(self, pool=pool) if walks and self.pool is None else self
 
-    def _tasks(self, standing: Standing, norm: str) -> Iterator[tuple[Tensor, Task]]:
+    def _tasks(self, standing: AttackState, norm: str) -> Iterator[tuple[Tensor, Task]]:
         if self.pool is None or not len(standing.images):
             yield from super()._tasks(standing, norm)
             return
-        pool = thinned(self.pool, standing.images, NUM_STARTS)
+        pool = subsample(self.pool, standing.images, NUM_STARTS)
         answers = predictions(logits_of(standing.model, pool), standing.model.num_classes)
         for indices, task in super()._tasks(standing, norm):
             known = zip(task.known, (pool, answers), strict=True)
@@ -70,14 +70,14 @@ class FoolboxAttack(Adapter):
         order = getattr(attack.distance, "p", None)
         if order != _ORDERS[task.norm]:
             raise UserError(f"foolbox's {name} measures in L{order}, not in {task.norm}")
-        attacked, told = task.images.clone(), {}
+        adv_images, told = task.images.clone(), {}
         is_ready = torch.ones_like(task.labels, dtype=torch.bool)
         if _starts_from_noise(attack):
             starts, is_ready = _starts(task)
             told = {"starting_points": starts[is_ready]}
         if bool(is_ready.any()):
-            attacked[is_ready] = self._found(attack, task, is_ready, told)
-        return attacked
+            adv_images[is_ready] = self._found(attack, task, is_ready, told)
+        return adv_images
 
     def _found(self, attack: Any, task: Task, chosen: Tensor, told: dict[str, Tensor]) -> Tensor:
         foolbox = self.library.load()
@@ -133,4 +133,4 @@ def hop_skip_jump() -> FoolboxAttack:
     Eight steps, about 2,000 queries an image of MNIST's size; foolbox's own 64 take 35,000.
     """
     names = dict.fromkeys(("linf", "l2"), "HopSkipJumpAttack")
-    return FoolboxAttack(names, {"steps": 8}, needs="labels")
+    return FoolboxAttack(names, {"steps": 8}, access="labels")

@@ -61,8 +61,8 @@ class TorchattacksAttack(Adapter):
                 raise UserError(
                     f"torchattacks' {name} cannot be targeted: its view is grouped or plain"
                 ) from error
-        attacked: Tensor = attack(task.images, task.labels)
-        return attacked
+        adv_images: Tensor = attack(task.images, task.labels)
+        return adv_images
 
 
 def pgd() -> TorchattacksAttack:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from nullclass.experiments.engines.base import DataSource, Done, Engine, Event, Failed, Progress, Task
+from nullclass.experiments.engines.base import (
+    DataSource,
+    Done,
+    Engine,
+    Event,
+    Failed,
+    Progress,
+    Task,
+)
 
 __all__ = [
     "ENGINES",

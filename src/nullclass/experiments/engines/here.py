@@ -9,7 +9,7 @@ from nullclass.experiments.engines.base import Task, Tell
 from nullclass.experiments.engines.performing import perform
 
 
-class Here:
+class SerialEngine:
     """An engine without workers; a crash of a task is a crash of everything.
 
     Args:

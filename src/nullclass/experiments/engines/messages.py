@@ -7,8 +7,8 @@ from typing import Any
 
 import cattrs
 
-from nullclass.experiments.engines.base import Done, Event, Failed, Progress, Task
 from nullclass.experiments.config import Config, Craft, Estimate, Training, Trial
+from nullclass.experiments.engines.base import Done, Event, Failed, Progress, Task
 
 _KINDS: dict[str, type] = {kind.__name__: kind for kind in (Task, Progress, Done, Failed)}
 

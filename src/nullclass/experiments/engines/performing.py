@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from nullclass.data import Dataset, load_dataset
-from nullclass.experiments.engines.base import DataSource, Done, Event, Failed, Progress, Task, Tell
 from nullclass.core.errors import CannotWriteError, UserError
-from nullclass.experiments.stacked import do_stacked
+from nullclass.data import Dataset, load_dataset
 from nullclass.experiments.config import Training
+from nullclass.experiments.engines.base import DataSource, Done, Event, Failed, Progress, Task, Tell
+from nullclass.experiments.stacked import do_stacked
 from nullclass.experiments.tasks import do
 
 _PATIENCE = 0.5
@@ -44,14 +44,14 @@ def perform(
         device: Where to compute.
         tell: Told of progress and of the end.
     """
-    told_at, untold = time.monotonic(), 0.0
+    told_at, unknown = time.monotonic(), 0.0
 
     def advance(share: float) -> None:
-        nonlocal told_at, untold
-        untold += share
+        nonlocal told_at, unknown
+        unknown += share
         if time.monotonic() - told_at >= _PATIENCE:
-            tell(Progress(task.places, untold))
-            told_at, untold = time.monotonic(), 0.0
+            tell(Progress(task.places, unknown))
+            told_at, unknown = time.monotonic(), 0.0
 
     tell(_end(task, get_dataset, device, advance))
 

@@ -57,7 +57,7 @@ class Processes:
     def start(self, task: Task) -> None:
         """See :class:`nullclass.experiments.engines.base.Engine`."""
         idle = [worker for worker in self._workers if worker.task is None]
-        (idle[0] if idle else self._hire()).send(task)
+        (idle[0] if idle else self._spawn()).send(task)
 
     def wait(self, tell: Tell) -> None:
         """See :class:`nullclass.experiments.engines.base.Engine`."""
@@ -65,7 +65,7 @@ class Processes:
             worker: _Worker = key.data
             received = os.read(key.fd, 1 << 16)
             if not received:
-                self._bury(worker, tell)
+                self._reap(worker, tell)
                 continue
             *lines, worker.unread = (worker.unread + received).split(b"\n")
             for line in lines:
@@ -84,7 +84,7 @@ class Processes:
         self._workers.clear()
         self._selector.close()
 
-    def _hire(self) -> _Worker:
+    def _spawn(self) -> _Worker:
         command = [sys.executable, "-m", "nullclass.experiments.engines.worker"]
         command += ["--data", json.dumps(asdict(self.source)), "--device", self.device]
         command += ["--threads", str(self.num_threads)]
@@ -103,7 +103,7 @@ class Processes:
         self._workers.append(worker)
         return worker
 
-    def _bury(self, worker: _Worker, tell: Tell) -> None:
+    def _reap(self, worker: _Worker, tell: Tell) -> None:
         assert worker.process.stdout is not None
         self._selector.unregister(worker.process.stdout)
         self._workers.remove(worker)

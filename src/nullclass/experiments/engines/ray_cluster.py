@@ -10,9 +10,9 @@ import logging
 import socket
 from typing import Any
 
+from nullclass.core.errors import UserError
 from nullclass.experiments.engines.base import DataSource, Event, Failed, Task, Tell
 from nullclass.experiments.engines.messages import from_line, to_line
-from nullclass.core.errors import UserError
 
 
 class RayCluster:

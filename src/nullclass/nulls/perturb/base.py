@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nullclass.attacks.base import frozen
 from nullclass.core.errors import UserError
-from nullclass.training.losses import cross_entropy
+from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
 
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.core.norms import along, find_norm
+from nullclass.core.norms import find_norm, step_along
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb.base import check_asked, gradient_of
 
@@ -45,4 +45,4 @@ class FGSMPerturbation:
         images = images.detach()
         if gradient is None:
             gradient = gradient_of(model, images, labels)
-        return along(find_norm(measure).steepest(gradient, images), images, sizes, measure)
+        return step_along(find_norm(measure).steepest(gradient, images), images, sizes, measure)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nullclass.core.norms import NORMS
 from nullclass.core.errors import UserError
+from nullclass.core.norms import NORMS
 
 Shape = tuple[int, ...]
 
@@ -39,7 +39,7 @@ MEASURES: dict[str, Measure] = {
     "l2": Measure(NORMS["l2"].size, lambda shape: math.sqrt(math.prod(shape))),
     "l0": Measure(_share_changed, lambda shape: 1.0),
 }
-"""Name to measure (names without torch: :data:`nullclass.nulls.null_curve.LARGEST_SIZE`)."""
+"""Name to measure (names without torch: :data:`nullclass.results.null_curve.LARGEST_SIZE`)."""
 
 
 def find_measure(name: str) -> Measure:

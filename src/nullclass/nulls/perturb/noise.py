@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.core.norms import along, find_norm
+from nullclass.core.norms import find_norm, step_along
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb.base import check_asked
 from nullclass.nulls.perturb.measures import foremost
@@ -50,4 +50,4 @@ class NoisePerturbation:
             turns = torch.rand((shape[0], *shape[2:]), generator=generator).to(images.device)
             return torch.where(foremost(turns, sizes), values, images)
         drawn = torch.randn(shape, generator=generator, dtype=images.dtype).to(images.device)
-        return along(find_norm(measure).steepest(drawn, images), images, sizes, measure)
+        return step_along(find_norm(measure).steepest(drawn, images), images, sizes, measure)

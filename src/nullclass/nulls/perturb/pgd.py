@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.core.norms import find_norm, wide
 from nullclass.core.errors import UserError
+from nullclass.core.norms import expand_eps, find_norm
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb.base import check_asked, gradient_of
 
@@ -51,7 +51,7 @@ class PGDPerturbation:
         """See :class:`nullclass.nulls.perturb.base.Perturbation`."""
         check_asked(self, images, sizes, measure)
         norm, clean = find_norm(measure), images.detach()
-        length = 2.5 / self.num_steps * wide(sizes, clean)
+        length = 2.5 / self.num_steps * expand_eps(sizes, clean)
         perturbed = clean
         for done in range(self.num_steps):
             if gradient is None or done > 0:

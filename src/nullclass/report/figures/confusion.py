@@ -7,12 +7,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.results.records import Run
+from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.judged import can_refuse, judged, only_trial
 from nullclass.report.measures import Measures, eps_text
 from nullclass.report.style import WIDE, WIDTH, sheet
-from nullclass.metrics.rates import UNION
+from nullclass.results.store import Run
 
 MOST_CLASSES = 20
 """With more a matrix cannot be read, and is left out."""

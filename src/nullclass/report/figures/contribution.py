@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nullclass.results.records import Run, Trial
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.judged import only_trial
 from nullclass.report.measures import GOALS, attack_name, eps_text
 from nullclass.report.style import WIDTH, percent_axis, sheet
+from nullclass.results.store import Run, Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -67,15 +67,15 @@ def shares_felled(costs: pd.DataFrame, num_images: int) -> pd.DataFrame:
     """Shares of all images, a line an eps: fallen before, then by each member that felled any.
 
     Args:
-        costs: Of one ensemble (:data:`nullclass.results.records.COST_COLUMNS`).
+        costs: Of one ensemble (:data:`nullclass.results.schema.COST_COLUMNS`).
         num_images: How many images it was asked about.
     """
     by_eps = costs.groupby("eps_pixels", sort=True)
     # Who comes first is given all that stands.
     felled = pd.DataFrame({FALLEN: num_images - by_eps["num_images"].first()})
     for member, of in costs.groupby("member", sort=False):
-        if of["num_fallen"].any():
-            felled[str(member)] = of.set_index("eps_pixels")["num_fallen"]
+        if of["num_successes"].any():
+            felled[str(member)] = of.set_index("eps_pixels")["num_successes"]
     return felled.fillna(0) / num_images
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.results.records import Examples, Run
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.judged import only_trial
 from nullclass.report.measures import NORMS, SMALLEST, Measures, eps_text
 from nullclass.report.pictures import answer_text, card, change_in, shrinking
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOMES
+from nullclass.results.schema import Examples
+from nullclass.results.store import Run
 
 
 def first_to_fall(run: Run) -> Drawing | None:

@@ -7,7 +7,6 @@ from itertools import groupby
 import numpy as np
 from markupsafe import Markup
 
-from nullclass.results.records import Examples, Run, Trial
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.measures import (
     FGSM,
@@ -19,6 +18,8 @@ from nullclass.report.measures import (
 )
 from nullclass.report.pictures import answer_text, card, change_in, shrinking
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOMES
+from nullclass.results.schema import Examples
+from nullclass.results.store import Run, Trial
 
 NUM_BUDGETS = 3
 """Budgets shown of each attack."""

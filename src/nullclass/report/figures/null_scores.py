@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.judged import can_refuse, only_trial
 from nullclass.report.measures import Measures
 from nullclass.report.populations import attacked_images, clean_images, inputs_of_no_class
 from nullclass.report.style import WIDTH, sheet
+from nullclass.results.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.measures import CLEAN, FGSM, Measures, attack_name, eps_text, pixel_per_unit
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOMES, panel, percent_axis
+from nullclass.results.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

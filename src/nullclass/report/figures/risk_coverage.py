@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from nullclass.metrics import scores
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.judged import can_refuse, only_trial
 from nullclass.report.measures import CLEAN, Measures
 from nullclass.report.populations import clean_images, score_of
 from nullclass.report.style import WIDTH, percent_axis, sheet
+from nullclass.results.store import Run
 
 FILE = "fig_risk_coverage"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from nullclass.metrics import scores
-from nullclass.results.records import Run, Trial
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.judged import only_trial
 from nullclass.report.measures import Measures
@@ -15,6 +14,7 @@ from nullclass.report.populations import (
     score_of,
 )
 from nullclass.report.style import WIDTH, percent_axis, sheet
+from nullclass.results.store import Run, Trial
 
 
 def roc(run: Run) -> Drawing | None:

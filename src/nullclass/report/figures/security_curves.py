@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nullclass.results.records import Run
+from nullclass.metrics.rates import PROOF, UNION, wilson
 from nullclass.report.blocks import Drawing
 from nullclass.report.evaluation_tables import MEANINGS, RATES
-from nullclass.report.judged import Judged, judged, only_trial
+from nullclass.report.judged import WorstCaseTable, judged, only_trial
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.style import WIDTH, percent_axis, sheet
-from nullclass.metrics.rates import PROOF, UNION, wilson
+from nullclass.results.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,7 +84,7 @@ def _proved(axis: Axes, proved: list[Measure]) -> None:
     axis.fill_between(at, lows, highs, color=colour, alpha=0.08, linewidth=0)
 
 
-def clean_counts(of: Judged) -> dict[str, tuple[int, int]]:
+def clean_counts(of: WorstCaseTable) -> dict[str, tuple[int, int]]:
     """What the rates are without any attack: images and all images."""
     num_right = int((of.clean["outcome"] == "correct").sum())
     num_fooled = int((of.clean["outcome"] == "fooled").sum())

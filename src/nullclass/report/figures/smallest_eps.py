@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.evaluation_tables import share_with_interval
 from nullclass.report.judged import only_trial
 from nullclass.report.measures import CLEAN, NORMS, SMALLEST, Measures, eps_text
 from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
+from nullclass.results.store import Run
 
 FILE = "fig_smallest_eps"
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.style import line_style, panel, percent_axis
+from nullclass.results.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nullclass.data import LabelledImages
 from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages
 from nullclass.scoring.ood.base import OODSource
 from nullclass.scoring.ood.blank import blank_images
 from nullclass.scoring.ood.fashion_mnist import clothes

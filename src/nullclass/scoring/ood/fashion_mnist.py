@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nullclass.data import LabelledImages, load_dataset
 from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages, load_dataset
 
 NAME = "fashion-mnist"
 SHAPE = (1, 28, 28)

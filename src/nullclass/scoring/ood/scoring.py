@@ -8,8 +8,8 @@ from torch import Tensor
 
 from nullclass.attacks.base import frozen
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier
 from nullclass.core.outcomes import predictions
+from nullclass.models.classifier import Classifier
 from nullclass.rejection.threshold import BATCH_SIZE, null_scores
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nullclass.data import LabelledImages
 from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages
 from nullclass.nulls.tile_shuffle import proper_sides
 
 

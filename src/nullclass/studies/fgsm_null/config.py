@@ -11,8 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 from nullclass.experiments.config import AttackPlan, NullPlan, Preset, Study, Training, Trial
+from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 
 PIXEL = 0.3081
 """The notebook's epsilon is in standard deviations of MNIST's pixels; times this, in pixels."""

@@ -2,8 +2,17 @@
 
 from __future__ import annotations
 
-from nullclass.results.records import Run
+from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Block, Bullets, Page, Section, Terms, Text
+from nullclass.report.common import (
+    NULL_AWARE_TEXT,
+    attack_terms,
+    definitions_section,
+    figure_sections,
+    redraw_section,
+    settings_section,
+    subtitle,
+)
 from nullclass.report.flags import flags_section
 from nullclass.report.measures import (
     FGSM,
@@ -13,15 +22,6 @@ from nullclass.report.measures import (
     eps_text,
     percent,
     pixel_per_unit,
-)
-from nullclass.report.pages_common import (
-    NULL_AWARE_TEXT,
-    attack_terms,
-    definitions_section,
-    figure_sections,
-    redraw_section,
-    settings_section,
-    subtitle,
 )
 from nullclass.report.tables import (
     Comparison,
@@ -36,7 +36,8 @@ from nullclass.report.tables import (
     white_box_table,
     with_unit,
 )
-from nullclass.metrics.rates import UNION
+from nullclass.results.store import Run
+from nullclass.studies.fgsm_null.figures import FIGURES
 
 HEADLINE_EPS = 0.3
 """Pixel units; the budget MNIST defences are usually quoted at."""
@@ -80,7 +81,7 @@ def fgsm_null(run: Run) -> Page:
             "unnoticed too weak to matter, as it concludes (the last table)?"
         )
         sections.append(Section("The two questions left open", [asked, *open_questions]))
-    sections += figure_sections(run)
+    sections += figure_sections(run, FIGURES)
     sections += [
         *flags_section(run),
         _threat_model(measures, unit),

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nullclass.nulls.null_curve import NullCurve
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.results.records import Run
+from nullclass.results.null_curve import NullCurve
+from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.defences import own_measure
 
 PROBABILITIES = ("p_null", "rest", "p_label")

@@ -17,13 +17,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nullclass.training.queries import QueryPlan
-from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 from nullclass.experiments.config import (
     AttackPlan,
     Craft,
-    Deployed,
     Estimate,
+    ModelSpec,
     NullPlan,
     Preset,
     Queries,
@@ -32,6 +30,8 @@ from nullclass.experiments.config import (
     Training,
     Trial,
 )
+from nullclass.training.queries import QueryPlan
+from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 
 CLEAN = "clean"
 PROBABILITIES = ("np-linf", "np-l2", "np-l0")
@@ -100,14 +100,14 @@ def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> lis
 def _of_seed(preset: Preset, seed: int, variants: Sequence[str]) -> list[Trial]:
     is_full = preset == "full"
     # All of them are sources, whichever are wanted: a trial must not hang on what else is.
-    models = {name: deployed(name, seed, preset) for name in VARIANTS}
-    shared = [Deployed(substitute(name, seed, preset)) for name in SUBSTITUTES]
+    models = {name: model_spec(name, seed, preset) for name in VARIANTS}
+    shared = [ModelSpec(substitute(name, seed, preset)) for name in SUBSTITUTES]
     sources = [*shared, *models.values()]
     crafted = [craft(source, name, preset) for source in sources for name in TRANSFERS]
     planned = []
     for name in variants:
         model = models[name]
-        own = Deployed(queried(model, preset))
+        own = ModelSpec(queried(model, preset))
         planned.append(
             Trial(
                 model.training,
@@ -127,9 +127,9 @@ def _of_seed(preset: Preset, seed: int, variants: Sequence[str]) -> list[Trial]:
 
 def _attacks(is_full: bool, *, has_null: bool) -> tuple[AttackPlan, ...]:
     num_images = 250 if is_full else 25
-    deny = AttackPlan("worst-case-deny", EPS, num_images)
+    deny = AttackPlan("worst-case-force-null", EPS, num_images)
     if not is_full:  # the whole ensemble on what can hardly be denied takes minutes
-        deny = AttackPlan("pgd", EPS, num_images, {"objective": "deny"}, label="pgd-deny")
+        deny = AttackPlan("pgd", EPS, num_images, {"objective": "force-null"}, label="pgd-deny")
     return (
         *([deny] if has_null else []),
         AttackPlan("rays", EPS, num_images, {"num_queries": 10_000 if is_full else 500}),
@@ -142,16 +142,16 @@ def from_substitute(attack: str) -> str:
     return f"{attack} on {SUBSTITUTES[0]}"
 
 
-def craft(source: Deployed, attack: str, preset: Preset) -> Craft:
+def craft(source: ModelSpec, attack: str, preset: Preset) -> Craft:
     """Images to be tried on all models, made to fool their source and not to be null there."""
     num_images = 1000 if preset == "full" else 400
     return Craft(source, AttackPlan(attack, EPS, num_images, {"objective": "fool"}))
 
 
-def deployed(name: str, seed: int, preset: Preset) -> Deployed:
+def model_spec(name: str, seed: int, preset: Preset) -> ModelSpec:
     """A model as it answers: CCAT by a threshold, the others by the largest logit."""
     model = training(name, seed, preset)
-    return Deployed(model, null_rate=CCAT_NULL_RATE if name == "ccat" else None)
+    return ModelSpec(model, null_rate=CCAT_NULL_RATE if name == "ccat" else None)
 
 
 def training(name: str, seed: int, preset: Preset) -> Training:
@@ -166,8 +166,8 @@ def training(name: str, seed: int, preset: Preset) -> Training:
         nulls=_nulls(name, seed, preset),
         recipe=_recipe(name, preset),
         has_null=name not in (CLEAN, "ccat"),
-        has_twins=name == "twins",
-        spreads_null=name == "ccat",
+        per_class_null=name == "twins",
+        uniform_targets=name == "ccat",
     )
 
 
@@ -176,7 +176,7 @@ def _nulls(name: str, seed: int, preset: Preset) -> NullPlan | None:
         measure = name.removeprefix("np-")
         maker, settings = MAKERS[measure]
         estimate = Estimate(
-            Deployed(training(CLEAN, seed, preset)),
+            ModelSpec(training(CLEAN, seed, preset)),
             maker,
             measure,
             num_images=5_000 if preset == "full" else 300,
@@ -221,7 +221,7 @@ def substitute(name: str, seed: int, preset: Preset) -> Training:
     )
 
 
-def queried(target: Deployed, preset: Preset) -> Training:
+def queried(target: ModelSpec, preset: Preset) -> Training:
     """A model the attacker trains on a target's answers."""
     seed = target.training.seed
     return Training(

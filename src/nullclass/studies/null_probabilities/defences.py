@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Cell, Table
+from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import PROBABILITIES, QUERIED, VARIANTS
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nullclass.results.records import Run
+from nullclass.metrics.rates import UNION, wilson_of
 from nullclass.report.blocks import Block, Bullets, Page, Section, Terms, Text
-from nullclass.studies.null_probabilities.by_size import Following, by_size, followings
-from nullclass.studies.null_probabilities.defences import MEANINGS, defences, model_cell, named, short
-from nullclass.report.figures import NULL_PROBABILITIES
+from nullclass.report.common import (
+    NULL_AWARE_TEXT,
+    budgets_text,
+    definitions_section,
+    figure_sections,
+    redraw_section,
+    settings_section,
+    subtitle,
+)
 from nullclass.report.flags import flags_section
 from nullclass.report.measures import (
     CLEAN,
@@ -20,16 +26,19 @@ from nullclass.report.measures import (
     eps_text,
     percent,
 )
-from nullclass.report.pages_common import (
-    NULL_AWARE_TEXT,
-    budgets_text,
-    definitions_section,
-    figure_sections,
-    redraw_section,
-    settings_section,
-    subtitle,
-)
 from nullclass.report.tables import white_box_table
+from nullclass.results.store import Run
+from nullclass.studies.null_probabilities.by_size import Following, by_size, followings
+from nullclass.studies.null_probabilities.config import CLEAN as BASE
+from nullclass.studies.null_probabilities.config import PROBABILITIES, QUERIED, VARIANTS
+from nullclass.studies.null_probabilities.defences import (
+    MEANINGS,
+    defences,
+    model_cell,
+    named,
+    short,
+)
+from nullclass.studies.null_probabilities.figures import FIGURES as NULL_PROBABILITIES
 from nullclass.studies.null_probabilities.transfer_tables import (
     MOST_CLEAN_NULL,
     MOST_DISTANCE,
@@ -53,9 +62,6 @@ from nullclass.studies.null_probabilities.transfer_tables import (
     with_spread,
 )
 from nullclass.studies.null_probabilities.transferred import Transfers, table_of
-from nullclass.studies.null_probabilities.config import CLEAN as BASE
-from nullclass.studies.null_probabilities.config import PROBABILITIES, QUERIED, VARIANTS
-from nullclass.metrics.rates import UNION, wilson_of
 
 SURVIVES = 0.9
 """A defence is said to survive where it keeps this robust accuracy with rejection."""
@@ -95,8 +101,8 @@ TERMS = [
 OWN_ATTACKS = {
     QUERY_ATTACK: "fool",
     WORST_CASE: "fool",
-    "pgd-deny": "deny",
-    f"{WORST_CASE}-deny": "deny",
+    "pgd-deny": "force-null",
+    f"{WORST_CASE}-deny": "force-null",
 }
 """Attacks made on each model itself, and what they go for."""
 
@@ -111,7 +117,7 @@ def null_probabilities(run: Run) -> Page:
         *_asked_section(run, measures, transfers, following, told),
         *_white_box_section(measures),
         *_black_box_section(run, measures, transfers),
-        *figure_sections(run, ("gallery", "training"), NULL_PROBABILITIES),
+        *figure_sections(run, NULL_PROBABILITIES),
         *_matrices_section(measures, transfers),
         *flags_section(run),
         _threat_model(run, measures, transfers),

@@ -7,10 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nullclass.results.records import Run
+from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Cell, Table
-from nullclass.studies.null_probabilities.by_size import Following
-from nullclass.studies.null_probabilities.defences import model_cell, short
 from nullclass.report.measures import (
     CLEAN,
     Measure,
@@ -21,10 +19,12 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
-from nullclass.studies.null_probabilities.transferred import Rate, Transfers
+from nullclass.results.store import Run
+from nullclass.studies.null_probabilities.by_size import Following
 from nullclass.studies.null_probabilities.config import CLEAN as BASE
 from nullclass.studies.null_probabilities.config import PROBABILITIES, QUERIED, SUBSTITUTES
-from nullclass.metrics.rates import UNION
+from nullclass.studies.null_probabilities.defences import model_cell, short
+from nullclass.studies.null_probabilities.transferred import Rate, Transfers
 
 QUERY_ATTACK = "rays"
 """The attack that sees labels alone."""
@@ -190,7 +190,7 @@ def strict_table(measures: Measures) -> Table:
     """Strict robust accuracy and null-DoS of the union."""
     metrics = {"strict": "strict", "null_dos": "null-DoS"}
     columns = [(metric, eps) for metric in metrics for eps in measures.union_budgets(metric)]
-    denying = sorted({attack_name(m.attack) for m in measures.all if m.objective == "deny"})
+    denying = sorted({attack_name(m.attack) for m in measures.all if m.objective == "force-null"})
     tries = f"{' and '.join(denying)} tries to be refused" if denying else "no attack tries to be"
     rows = []
     for model in measures.models:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.results.records import Run, Trial
-from nullclass.report.measures import CLEAN, Measure, Measures
-from nullclass.studies.null_probabilities.config import QUERIED, SUBSTITUTES, TRANSFERS, VARIANTS
 from nullclass.metrics.rates import SELF, UNION
+from nullclass.report.measures import CLEAN, Measure, Measures
+from nullclass.results.store import Run, Trial
+from nullclass.studies.null_probabilities.config import QUERIED, SUBSTITUTES, TRANSFERS, VARIANTS
 
 ORDER = (*SUBSTITUTES, *VARIANTS, QUERIED)
 """Of sources."""
@@ -52,10 +52,10 @@ class Transfers:
         self.targets = measures.models
         self._found: dict[tuple[Place, str], Measure] = {}
         for measure in measures.all:
-            made_on = _made_on(measure.attack, measure.made_on, measure.model)
-            if made_on is None or measure.attack == UNION:
+            source_name = _made_on(measure.attack, measure.source_name, measure.model)
+            if source_name is None or measure.attack == UNION:
                 continue
-            place = _place(measure.attack, made_on, measure.model, measure.eps)
+            place = _place(measure.attack, source_name, measure.model, measure.eps)
             self._found[place, measure.metric] = measure
         places = [place for place, _ in self._found]
         self.attacks: list[str] = _in_order((place[0] for place in places), TRANSFERS)
@@ -100,12 +100,14 @@ def _counts(run: Run, trial: Trial) -> Iterator[tuple[Place, int, int]]:
     seeds = _seeds_of_sources(trial)
     sources = {(source.model, source.seed, source.attack): source for source in run.sources}
     keys: Any
-    for keys, of in rows.groupby(["attack", "made_on", "eps_pixels"]):
+    for keys, of in rows.groupby(["attack", "source", "eps_pixels"]):
         attack, eps = str(keys[0]), float(keys[2])
-        made_on = _made_on(attack, str(keys[1]), trial.model)
-        if made_on is None:
+        source_name = _made_on(attack, str(keys[1]), trial.model)
+        if source_name is None:
             continue
-        source = sources.get((made_on, seeds.get(made_on, trial.seed), _plain(attack, made_on)))
+        source = sources.get(
+            (source_name, seeds.get(source_name, trial.seed), _plain(attack, source_name))
+        )
         if source is None:
             continue
         told = source.rows[(source.rows["eps_pixels"] - eps).abs() < 1e-6]
@@ -115,7 +117,7 @@ def _counts(run: Run, trial: Trial) -> Iterator[tuple[Place, int, int]]:
         images = on_target.index
         might = on_source.reindex(images, fill_value=False) & (clean.reindex(images) == "correct")
         num = int((might & on_target).sum())
-        yield _place(attack, made_on, trial.model, eps), num, int(might.sum())
+        yield _place(attack, source_name, trial.model, eps), num, int(might.sum())
 
 
 def _seeds_of_sources(trial: Trial) -> dict[str, int]:
@@ -125,19 +127,19 @@ def _seeds_of_sources(trial: Trial) -> dict[str, int]:
     return {training["name"]: training["seed"] for training in told}
 
 
-def _made_on(attack: str, made_on: str, target: str) -> str | None:
+def _made_on(attack: str, source_name: str, target: str) -> str | None:
     """The source of crafted images, the target itself among them; ``None`` of other attacks."""
-    made_on = target if made_on == SELF else made_on
-    return made_on if attack.endswith(f" on {made_on}") else None
+    source_name = target if source_name == SELF else source_name
+    return source_name if attack.endswith(f" on {source_name}") else None
 
 
-def _place(attack: str, made_on: str, target: str, eps: float) -> Place:
-    source = QUERIED if made_on == f"{QUERIED}-{target}" else made_on
-    return _plain(attack, made_on), source, target, round(eps, 6)
+def _place(attack: str, source_name: str, target: str, eps: float) -> Place:
+    source = QUERIED if source_name == f"{QUERIED}-{target}" else source_name
+    return _plain(attack, source_name), source, target, round(eps, 6)
 
 
-def _plain(attack: str, made_on: str) -> str:
-    return attack.removesuffix(f" on {made_on}")
+def _plain(attack: str, source_name: str) -> str:
+    return attack.removesuffix(f" on {source_name}")
 
 
 def _in_order(names: Iterator[str], order: tuple[str, ...]) -> list[str]:

@@ -17,7 +17,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 from nullclass.experiments.config import (
     AttackPlan,
     NullPlan,
@@ -27,6 +26,7 @@ from nullclass.experiments.config import (
     Training,
     Trial,
 )
+from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 
 VARIANTS = ("base", "u", "s", "m", "us", "um", "sm", "usm")
 """The models, by the kinds of null images they are trained with."""

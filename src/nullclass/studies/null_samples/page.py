@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from nullclass.results.records import Run
+from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Block, Bullets, Page, Section, Terms, Text
-from nullclass.report.figures import NULL_SAMPLES
+from nullclass.report.common import (
+    NULL_AWARE_TEXT,
+    attack_terms,
+    definitions_section,
+    figure_sections,
+    redraw_section,
+    settings_section,
+    subtitle,
+)
 from nullclass.report.flags import flags_section
 from nullclass.report.measures import (
     CLEAN,
@@ -19,15 +27,18 @@ from nullclass.report.measures import (
     on_common_seeds,
     percent,
 )
-from nullclass.report.pages_common import (
-    NULL_AWARE_TEXT,
-    attack_terms,
-    definitions_section,
-    figure_sections,
-    redraw_section,
-    settings_section,
-    subtitle,
+from nullclass.report.tables import white_box_table
+from nullclass.results.store import Run
+from nullclass.studies.null_samples.config import (
+    AT_THRESHOLD,
+    BASE,
+    HELD_OUT,
+    TEST,
+    TRANSFER_AT_THRESHOLD,
+    VARIANTS,
+    WHITE_BOX_AT_THRESHOLD,
 )
+from nullclass.studies.null_samples.figures import FIGURES as NULL_SAMPLES
 from nullclass.studies.null_samples.sample_tables import (
     SELECTED,
     SOURCE_SETS,
@@ -50,17 +61,6 @@ from nullclass.studies.null_samples.sample_tables import (
     white_box_at_threshold_table,
     with_spread,
 )
-from nullclass.report.tables import white_box_table
-from nullclass.studies.null_samples.config import (
-    AT_THRESHOLD,
-    BASE,
-    HELD_OUT,
-    TEST,
-    TRANSFER_AT_THRESHOLD,
-    VARIANTS,
-    WHITE_BOX_AT_THRESHOLD,
-)
-from nullclass.metrics.rates import UNION
 
 SOURCE_RECIPE = {"batch_size": 32, "epochs": 20}
 SOURCE_IMAGES = 60_000
@@ -136,7 +136,7 @@ def null_samples(run: Run) -> Page:
         sections.append(
             Section("What selecting on the test set did", _selection_blocks(run, measures, kept))
         )
-    sections += figure_sections(run, ("adversarial-samples", "training-histories"), NULL_SAMPLES)
+    sections += figure_sections(run, NULL_SAMPLES, ("adversarial-samples", "training-histories"))
     sections += [
         *flags_section(run),
         _threat_model(measures),

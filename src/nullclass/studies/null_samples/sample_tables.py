@@ -11,9 +11,8 @@ import pandas as pd
 
 from nullclass.core.errors import UserError
 from nullclass.core.files import read_json
-from nullclass.results.records import RESULT, Run
+from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Cell, Table
-from nullclass.studies.null_samples.figures.scores_at_threshold import OUTCOMES
 from nullclass.report.measures import (
     CLEAN,
     OWN_BUDGET,
@@ -25,6 +24,8 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
+from nullclass.results.schema import RESULT
+from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
     BASE,
@@ -32,7 +33,7 @@ from nullclass.studies.null_samples.config import (
     TRANSFER_AT_THRESHOLD,
     WHITE_BOX_AT_THRESHOLD,
 )
-from nullclass.metrics.rates import UNION
+from nullclass.studies.null_samples.figures.scores_at_threshold import OUTCOMES
 
 SOURCE_SETS = 30
 """Sets behind the published figures."""

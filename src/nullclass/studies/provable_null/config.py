@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from nullclass.training.recipes import Recipe
 from nullclass.experiments.config import (
     AttackPlan,
     Preset,
@@ -27,6 +26,7 @@ from nullclass.experiments.config import (
     Training,
     Trial,
 )
+from nullclass.training.recipes import Recipe
 
 PROVABLE: dict[str, float] = {"provable-0.3": 0.15, "provable-0.4": 0.2}
 """The provable models, and the radius within which they prove their answers, in pixel units."""
@@ -88,9 +88,9 @@ def _trial(name: str, dataset: str, seed: int, preset: Preset) -> Trial:
     budgets = EPS if is_full else EPS_QUICK
     attacks = [AttackPlan("worst-case", budgets, num_images, num_examples=num_examples)]
     if name != CLEAN:
-        deny = AttackPlan("worst-case-deny", budgets, num_images, num_examples=12)
+        deny = AttackPlan("worst-case-force-null", budgets, num_images, num_examples=12)
         if not is_full:  # the whole ensemble on what can hardly be denied takes minutes
-            goal = {"objective": "deny"}
+            goal = {"objective": "force-null"}
             deny = AttackPlan("pgd", budgets, num_images, goal, label="pgd-deny", num_examples=12)
         attacks.append(deny)
     return Trial(

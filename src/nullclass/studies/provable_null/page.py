@@ -5,21 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from nullclass.results.records import Run
-from nullclass.diagnostics.red_flags import Flag
-from nullclass.report.blocks import Block, Doubt, Doubts, Page, Section, Terms, Text
-from nullclass.report.figures import PROVABLE_NULL
-from nullclass.report.figures.white_box import reach
-from nullclass.report.flags import flags_section
-from nullclass.report.measures import (
-    CLEAN,
-    WORST_CASE,
-    Measure,
-    Measures,
-    attack_name,
-    eps_text,
-)
-from nullclass.report.pages_common import (
+from nullclass.metrics.rates import PROOF, UNION
+from nullclass.report.blocks import Block, Doubt, FlagList, Page, Section, Terms, Text
+from nullclass.report.common import (
     NULL_AWARE_TEXT,
     attack_terms,
     definitions_section,
@@ -28,6 +16,21 @@ from nullclass.report.pages_common import (
     settings_section,
     subtitle,
 )
+from nullclass.report.flags import flags_section
+from nullclass.report.measures import (
+    CLEAN,
+    WORST_CASE,
+    Measure,
+    Measures,
+    attack_name,
+    eps_text,
+    reach,
+)
+from nullclass.report.tables import with_unit
+from nullclass.results.schema import Flag
+from nullclass.results.store import Run
+from nullclass.studies.provable_null.config import LEARNED, PROVABLE, VARIANTS
+from nullclass.studies.provable_null.figures import FIGURES as PROVABLE_NULL
 from nullclass.studies.provable_null.proof_tables import (
     bracket_table,
     radius_table,
@@ -44,9 +47,6 @@ from nullclass.studies.provable_null.proved import (
     trained_for,
     training_of,
 )
-from nullclass.report.tables import with_unit
-from nullclass.studies.provable_null.config import LEARNED, PROVABLE, VARIANTS
-from nullclass.metrics.rates import PROOF, UNION
 
 MEANINGS = {
     **{
@@ -99,7 +99,7 @@ def provable_null(run: Run) -> Page:
     sections = [
         *_broken_section(held),
         *_models_section(run, measures),
-        *figure_sections(run, ("answered-refused", "training", "gallery"), PROVABLE_NULL),
+        *figure_sections(run, PROVABLE_NULL, ("answered-refused", "training", "gallery")),
         *flags_section(run),
         _threat_model(measures, held),
         settings_section(run),
@@ -322,7 +322,7 @@ def _broken_section(held: Checked) -> list[Section]:
         )
         items.append(Doubt(Flag("proof-broken", message), f"{model}, seed {seed}"))
     told = Text("One image is enough: a proof has no exceptions. Nothing below can be believed.")
-    return [Section("A proof is broken", [told, Doubts(items)])]
+    return [Section("A proof is broken", [told, FlagList(items)])]
 
 
 def _models_section(run: Run, measures: Measures) -> list[Section]:

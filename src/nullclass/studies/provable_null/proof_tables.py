@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nullclass.results.records import Run
+from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
     CLEAN,
@@ -12,6 +12,7 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
+from nullclass.results.store import Run
 from nullclass.studies.provable_null.proved import (
     bracket,
     by_radius,
@@ -20,7 +21,6 @@ from nullclass.studies.provable_null.proved import (
     proved_budgets,
     radii,
 )
-from nullclass.metrics.rates import PROOF, UNION
 
 RATES: dict[str, tuple[str, str, str]] = {
     "aer": (UNION, "AER", "attacks"),

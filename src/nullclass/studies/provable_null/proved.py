@@ -9,9 +9,11 @@ from typing import Any
 import pandas as pd
 
 from nullclass.metrics.claims import ROUNDING, hold
-from nullclass.results.records import RADII, RADIUS_COLUMNS, Run, Trial, read_frame
-from nullclass.report.measures import CLEAN, Measure, Measures
 from nullclass.metrics.rates import PROOF, UNION, wilson
+from nullclass.report.measures import CLEAN, Measure, Measures
+from nullclass.results.frames import read_frame
+from nullclass.results.schema import RADII, RADIUS_COLUMNS
+from nullclass.results.store import Run, Trial
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def checked(run: Run) -> Checked:
 
 
 def radii_of(trial: Trial) -> pd.DataFrame:
-    """What the model would answer with other radii: :data:`nullclass.results.records.RADIUS_COLUMNS`.
+    """What the model would answer with other radii: :data:`nullclass.results.schema.RADIUS_COLUMNS`.
 
     Empty if it was not asked.
     """

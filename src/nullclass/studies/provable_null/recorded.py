@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from nullclass.core.errors import UserError
-from nullclass.results.records import Run
+from nullclass.results.store import Run
 from nullclass.zoo.entries import FOLDER, Entry, read_zoo
 from nullclass.zoo.results import ATTACK, CLEAN, PROOF, read_results
 

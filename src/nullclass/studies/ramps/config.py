@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nullclass.training.recipes import Recipe
 from nullclass.experiments.config import NullPlan, Preset, Study, Training, Trial
+from nullclass.training.recipes import Recipe
 
 VARIANTS = ("base", "uniform", "shuffled")
 """The models; the source's generator had shuffled null images, but no figure showed them."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Block, Bullets, Cell, Page, Section, Table, Terms, Text
-from nullclass.studies.ramps.figures.decision_space import OPTIMAL, decision_spaces, scene
-from nullclass.studies.ramps.figures.ramp_cube import BOX_VOLUME, optimal, shares
-from nullclass.studies.ramps.figures.ramp_samples import ramp_samples
-from nullclass.studies.ramps.figures.ramp_training import PUBLISHED, ramp_training
+from nullclass.report.common import (
+    DEFINITIONS,
+    redraw_section,
+    settings_section,
+    subtitle,
+)
 from nullclass.report.measures import (
     CLEAN,
     Measure,
@@ -18,14 +19,13 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
-from nullclass.report.pages_common import (
-    DEFINITIONS,
-    redraw_section,
-    settings_section,
-    subtitle,
-)
 from nullclass.report.tables import rule, with_unit
+from nullclass.results.store import Run
 from nullclass.studies.ramps.config import NULL_SHARE
+from nullclass.studies.ramps.figures.decision_space import OPTIMAL, decision_spaces, scene
+from nullclass.studies.ramps.figures.ramp_cube import BOX_VOLUME, optimal, shares
+from nullclass.studies.ramps.figures.ramp_samples import ramp_samples
+from nullclass.studies.ramps.figures.ramp_training import PUBLISHED, ramp_training
 
 BASE, UNIFORM, SHUFFLED = "base", "uniform", "shuffled"
 COLUMNS = {

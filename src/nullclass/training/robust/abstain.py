@@ -28,9 +28,9 @@ from nullclass.certify.network import read_network
 from nullclass.certify.regions import region_around
 from nullclass.certify.rounding import NONE
 from nullclass.core.errors import UserError
-from nullclass.training.losses import cross_entropy
+from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
-from nullclass.training.robust.base import Rise, Seen, StepLoss
+from nullclass.training.robust.base import EpsSchedule, LossOutput, StepLoss
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class AbstainLoss:
             raise UserError("without label_weight and natural_weight every image would become null")
 
     @property
-    def rise(self) -> Rise:
+    def rise(self) -> EpsSchedule:
         """How ε rises."""
-        return Rise(self.eps, self.warmup, self.ramp)
+        return EpsSchedule(self.eps, self.warmup, self.ramp)
 
     def settings(self) -> dict[str, Any]:
         """See :class:`nullclass.training.robust.base.RobustLoss`."""
@@ -80,13 +80,13 @@ class AbstainLoss:
 
         def loss(
             images: Tensor, labels: Tensor, progress: float, generator: torch.Generator
-        ) -> Seen:
+        ) -> LossOutput:
             share = self.rise.share(progress)
             logits = model.all_logits(images)
             natural = cross_entropy(logits, labels)
             if share == 0:
                 right = logits.detach().argmax(dim=1) == labels
-                return Seen(natural, int(right.sum()))
+                return LossOutput(natural, int(right.sum()))
             region = region_around(images, self.eps * share, "linf", NONE)
             pairs = spec_of_pairs(num_logits, images.dtype, images.device)
             bounds = lower_bounds(reach(network, region, NONE), pairs, NONE)
@@ -99,6 +99,6 @@ class AbstainLoss:
             total = total + self.label_weight * F.cross_entropy(-of_label, labels)
             total = share * total + self.natural_weight * natural
             stands = worst.detach().masked_fill(at_label, -torch.inf).amax(dim=1) < 0
-            return Seen(total, int(stands.sum()))
+            return LossOutput(total, int(stands.sum()))
 
         return loss

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from nullclass.core.errors import UserError
-from nullclass.training.losses import cross_entropy
-from nullclass.models.classifier import Classifier
+from nullclass.core.losses import cross_entropy
 from nullclass.core.outcomes import Outcome, outcomes, predictions
-from nullclass.training.robust.base import Rise, Seen, StepLoss
+from nullclass.models.classifier import Classifier
+from nullclass.training.robust.base import EpsSchedule, LossOutput, StepLoss
 from nullclass.training.robust.perturbed import perturbed
 
 
@@ -43,9 +43,9 @@ class AdversarialLoss:
             raise UserError(f"the attack needs a step at least, not {self.num_steps}")
 
     @property
-    def rise(self) -> Rise:
+    def rise(self) -> EpsSchedule:
         """How ε rises."""
-        return Rise(self.eps, self.warmup, self.ramp)
+        return EpsSchedule(self.eps, self.warmup, self.ramp)
 
     def settings(self) -> dict[str, Any]:
         """See :class:`nullclass.training.robust.base.RobustLoss`."""
@@ -61,17 +61,19 @@ class AdversarialLoss:
 
         def loss(
             images: Tensor, labels: Tensor, progress: float, generator: torch.Generator
-        ) -> Seen:
+        ) -> LossOutput:
             eps = self.eps * self.rise.share(progress)
-            attacked = perturbed(model, images, labels, eps, self.num_steps, generator)
-            logits = model.all_logits(attacked)
+            adv_images = perturbed(model, images, labels, eps, self.num_steps, generator)
+            logits = model.all_logits(adv_images)
             scored = outcomes(predictions(logits.detach(), model.num_classes), labels)
             num_right = int((scored != Outcome.FOOLED).sum())
             if not model.has_null:
-                return Seen(cross_entropy(logits, labels), num_right)
+                return LossOutput(cross_entropy(logits, labels), num_right)
             log_shares = logits.float().log_softmax(dim=1)
             accepted = log_shares.gather(1, labels[:, None]).squeeze(1)
             refused = -torch.logaddexp(accepted, log_shares[:, -1]).mean()
-            return Seen((refused + cross_entropy(model.all_logits(images), labels)) / 2, num_right)
+            return LossOutput(
+                (refused + cross_entropy(model.all_logits(images), labels)) / 2, num_right
+            )
 
         return loss

@@ -13,7 +13,7 @@ from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 
 
-class Seen(NamedTuple):
+class LossOutput(NamedTuple):
     """What a robust loss made of a batch."""
 
     loss: Tensor
@@ -27,7 +27,7 @@ class StepLoss(Protocol):
 
     def __call__(
         self, images: Tensor, labels: Tensor, progress: float, generator: torch.Generator
-    ) -> Seen:
+    ) -> LossOutput:
         """The loss of images ``(N, C, H, W)`` with labels ``(N,)``.
 
         Args:
@@ -60,7 +60,7 @@ class RobustLoss(Protocol):
 
 
 @dataclass(frozen=True)
-class Rise:
+class EpsSchedule:
     """ε over a training: 0, then rising linearly, then what is trained for."""
 
     eps: float

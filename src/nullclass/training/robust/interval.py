@@ -33,9 +33,9 @@ from nullclass.certify.network import Network, Step, read_network
 from nullclass.certify.regions import Box, Region, region_around
 from nullclass.certify.rounding import NONE
 from nullclass.core.errors import UserError
-from nullclass.training.losses import cross_entropy
+from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
-from nullclass.training.robust.base import Rise, Seen, StepLoss
+from nullclass.training.robust.base import EpsSchedule, LossOutput, StepLoss
 from nullclass.training.robust.perturbed import perturbed
 
 _TOLERANCE = 0.5
@@ -76,9 +76,9 @@ class IntervalLoss:
             raise UserError(f"regularisation must not be negative, but is {self.regularisation}")
 
     @property
-    def rise(self) -> Rise:
+    def rise(self) -> EpsSchedule:
         """How ε rises."""
-        return Rise(self.eps, self.warmup, self.ramp)
+        return EpsSchedule(self.eps, self.warmup, self.ramp)
 
     def settings(self) -> dict[str, Any]:
         """See :class:`nullclass.training.robust.base.RobustLoss`."""
@@ -95,20 +95,20 @@ class IntervalLoss:
 
         def loss(
             images: Tensor, labels: Tensor, progress: float, generator: torch.Generator
-        ) -> Seen:
+        ) -> LossOutput:
             share = self.rise.share(progress)
             natural = 1 - share * (1 - self.natural_weight)
             if share == 0:
                 logits = model.all_logits(images)
                 right = logits.detach().argmax(dim=1) == labels
-                return Seen(cross_entropy(logits, labels), int(right.sum()))
+                return LossOutput(cross_entropy(logits, labels), int(right.sum()))
             eps = self.eps * share
             watcher = _Watcher() if self.regularisation and share < 1 else None
             worst = worst_logits(network, images, labels, eps, watcher)
             total = F.cross_entropy(worst, labels)
             if self.bound_weight < 1:
-                attacked = perturbed(model, images, labels, eps, self.num_steps, generator)
-                of_attacked = cross_entropy(model.all_logits(attacked), labels)
+                adv_images = perturbed(model, images, labels, eps, self.num_steps, generator)
+                of_attacked = cross_entropy(model.all_logits(adv_images), labels)
                 total = self.bound_weight * total + (1 - self.bound_weight) * of_attacked
             if natural > 0:
                 of_clean = cross_entropy(model.all_logits(images), labels)
@@ -116,7 +116,7 @@ class IntervalLoss:
             if watcher is not None:
                 total = total + self.regularisation * (1 - share) * watcher.penalty()
             others = worst.detach().scatter(1, labels[:, None], -torch.inf)
-            return Seen(total, int((others.amax(dim=1) < 0).sum()))
+            return LossOutput(total, int((others.amax(dim=1) < 0).sum()))
 
         return loss
 

@@ -25,12 +25,12 @@ def perturbed(
     """
     margin = find_objective("fool").margin
     start = torch.rand(images.shape, generator=generator).to(images.device)
-    attacked = (images + (2 * start - 1) * eps).clamp(0, 1)
+    adv_images = (images + (2 * start - 1) * eps).clamp(0, 1)
     with frozen(model):
         for _ in range(num_steps):
-            attacked = attacked.requires_grad_()
-            climbed = margin(model(attacked), labels, model.num_classes, "smooth").sum()
-            (gradient,) = torch.autograd.grad(climbed, attacked)
-            moved = attacked.detach() - images + 2.5 * eps / num_steps * gradient.sign()
-            attacked = (images + moved.clamp(-eps, eps)).clamp(0, 1)
-    return attacked.detach()
+            adv_images = adv_images.requires_grad_()
+            climbed = margin(model(adv_images), labels, model.num_classes, "smooth").sum()
+            (gradient,) = torch.autograd.grad(climbed, adv_images)
+            moved = adv_images.detach() - images + 2.5 * eps / num_steps * gradient.sign()
+            adv_images = (images + moved.clamp(-eps, eps)).clamp(0, 1)
+    return adv_images.detach()

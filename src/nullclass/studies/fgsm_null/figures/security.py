@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from nullclass.results.records import Run
+from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.measures import (
     FGSM,
@@ -14,7 +14,7 @@ from nullclass.report.measures import (
     attack_name,
 )
 from nullclass.report.style import line_style, panel, percent_axis
-from nullclass.metrics.rates import UNION
+from nullclass.results.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

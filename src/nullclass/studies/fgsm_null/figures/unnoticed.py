@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nullclass.results.records import Run
+from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.outcomes import eps_label
 from nullclass.report.measures import FGSM, Measures, pixel_per_unit
 from nullclass.report.style import OUTCOME_COLOURS, panel, percent_axis
 from nullclass.report.tables import unnoticed as count_unnoticed
-from nullclass.metrics.rates import wilson
+from nullclass.results.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from nullclass.nulls.null_curve import NullCurve
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.studies.null_probabilities.defences import MEASURES
 from nullclass.report.measures import attack_name
 from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
+from nullclass.results.null_curve import NullCurve
+from nullclass.results.store import Run
+from nullclass.studies.null_probabilities.defences import MEASURES
 from nullclass.studies.null_probabilities.transfer_tables import size_text
 
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.studies.null_probabilities.by_size import by_size, curve_of
-from nullclass.studies.null_probabilities.defences import MEASURES, own_measure, short
 from nullclass.report.measures import attack_name
 from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
+from nullclass.results.store import Run
+from nullclass.studies.null_probabilities.by_size import by_size, curve_of
+from nullclass.studies.null_probabilities.defences import MEASURES, own_measure, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

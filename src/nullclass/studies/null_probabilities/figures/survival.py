@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from nullclass.results.records import Run
-from nullclass.report.blocks import Drawing, Panel
-from nullclass.studies.null_probabilities.defences import short
-from nullclass.report.figures.white_box import reach
-from nullclass.report.measures import Measures, attack_name, eps_text
-from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
 from nullclass.metrics.rates import UNION
+from nullclass.report.blocks import Drawing, Panel
+from nullclass.report.measures import Measures, attack_name, eps_text, reach
+from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
+from nullclass.results.store import Run
+from nullclass.studies.null_probabilities.defences import short
 
 
 def survival(run: Run) -> Drawing | None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.studies.null_probabilities.defences import short
 from nullclass.report.measures import Measures, attack_name, eps_text
 from nullclass.report.style import WIDTH, sheet
+from nullclass.results.store import Run
+from nullclass.studies.null_probabilities.config import QUERIED, SUBSTITUTES, TRANSFERS
+from nullclass.studies.null_probabilities.defences import short
 from nullclass.studies.null_probabilities.transfer_tables import num_moved
 from nullclass.studies.null_probabilities.transferred import Transfers
-from nullclass.studies.null_probabilities.config import QUERIED, SUBSTITUTES, TRANSFERS
 
 MAIN = TRANSFERS[-1]
 """The attack made for transfer, which is drawn first and larger."""

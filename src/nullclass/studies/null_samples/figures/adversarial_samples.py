@@ -8,11 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.results.records import Examples, Run, Trial
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.measures import Measures, attack_name, eps_text
 from nullclass.report.style import WIDE, sheet
-from nullclass.studies.null_samples.config import BASE, SHOWN, TRANSFER_AT_THRESHOLD, TRANSFER_BEYOND
+from nullclass.results.schema import Examples
+from nullclass.results.store import Run, Trial
+from nullclass.studies.null_samples.config import (
+    BASE,
+    SHOWN,
+    TRANSFER_AT_THRESHOLD,
+    TRANSFER_BEYOND,
+)
 
 NUM_COLUMNS = 6
 BORDERS = {"correct": "#2CA02C", "fooled": "#D62728", "null": "#1F77B4"}
@@ -63,7 +69,7 @@ def _sheet(examples: Examples, trial: Trial, attack: str) -> Panel:
         name, heading = f"{name}_1.5", f"{trial.model}, 1.5 thresholds"
     num = min(SHOWN, len(examples.labels))
     num_rows = math.ceil(num / NUM_COLUMNS)
-    height, width = examples.attacked.shape[2:]
+    height, width = examples.adv_images.shape[2:]
     step = height + 2 * BORDER + GAP[0], width + 2 * BORDER + GAP[1]
     shape = num_rows * step[0], NUM_COLUMNS * step[1] - GAP[1]
     canvas = np.full((*shape, 3), 255, np.uint8)
@@ -73,7 +79,7 @@ def _sheet(examples: Examples, trial: Trial, attack: str) -> Panel:
         left = place % NUM_COLUMNS * step[1]
         label, answer = examples.labels[place], examples.predictions[place]
         outcome = "null" if answer == NULL_LABEL else "correct" if answer == label else "fooled"
-        framed = _framed(examples.attacked[place], BORDERS[outcome])
+        framed = _framed(examples.adv_images[place], BORDERS[outcome])
         canvas[top : top + framed.shape[0], left : left + framed.shape[1]] = framed
         told = "null" if answer == NULL_LABEL else str(answer)
         middle = left + framed.shape[1] / 2

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.measures import CLEAN, Measures
 from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
+from nullclass.results.store import Run
 
 FILE = "fig_test_set_scores"
 PUBLISHED = "#555555"

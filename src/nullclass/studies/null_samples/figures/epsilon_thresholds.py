@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.measures import Measures
 from nullclass.report.style import LINE_COLOURS, WIDE, percent_axis, sheet
+from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import BASE
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.style import WIDE, sheet
+from nullclass.results.store import Run
 
 FILE = "fig_null_image_examples"
 SIDES = (1, 2, 4, 7, 14)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.measures import OWN_BUDGET, Measure, Measures
 from nullclass.report.style import OUTCOME_LINES, WIDE, percent_axis, sheet
+from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import AT_THRESHOLD, BASE, TRANSFER_AT_THRESHOLD
 
 FILE = "fig_scores_at_threshold"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.measures import Measures, attack_name
 from nullclass.report.style import (
@@ -18,6 +17,7 @@ from nullclass.report.style import (
     percent_axis,
     sheet,
 )
+from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import BASE, TRANSFER
 
 if TYPE_CHECKING:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.measures import Measures
 from nullclass.report.style import WIDE, line_style, percent_axis, sheet
+from nullclass.results.store import Run
 
 FILE = "fig_training_histories"
 HEADINGS = {"loss": "Training loss", "train_accuracy": "Training accuracy"}

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.results.records import Examples, Run, Trial
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.measures import CLEAN, attack_name, eps_text
 from nullclass.report.pictures import answer_text
-from nullclass.studies.provable_null.proved import radius_of
 from nullclass.report.style import OUTCOME_COLOURS, WIDE, sheet
+from nullclass.results.schema import Examples
+from nullclass.results.store import Run, Trial
+from nullclass.studies.provable_null.proved import radius_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,7 +92,7 @@ def _near(examples: list[Examples], eps: float) -> list[Examples]:
         kept = best.get(one.attack)
         if kept is None or abs(one.eps_pixels - eps) < abs(kept.eps_pixels - eps):
             best[one.attack] = one
-    return sorted(best.values(), key=lambda one: "deny" in one.attack)
+    return sorted(best.values(), key=lambda one: "force-null" in one.attack)
 
 
 def _clean(trial: Trial, examples: Examples) -> list[Shown]:
@@ -103,7 +104,7 @@ def _clean(trial: Trial, examples: Examples) -> list[Shown]:
 def _attacked(trial: Trial, examples: Examples) -> list[Shown]:
     margins = _margins(trial, examples.attack, examples.eps_pixels, len(examples.labels))
     told = zip(examples.labels, examples.predictions, margins, strict=True)
-    return [Shown(_picture(examples.attacked[n]), *one) for n, one in enumerate(told)]
+    return [Shown(_picture(examples.adv_images[n]), *one) for n, one in enumerate(told)]
 
 
 def _margins(trial: Trial, attack: str, eps: float, num: int) -> list[float]:

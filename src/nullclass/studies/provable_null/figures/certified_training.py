@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from nullclass.results.records import Run, Trial
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.style import line_style, panel, percent_axis
+from nullclass.results.store import Run, Trial
 from nullclass.studies.provable_null.config import RISES
 
 if TYPE_CHECKING:

@@ -6,15 +6,14 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nullclass.results.records import Run
+from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Drawing
-from nullclass.report.figures.white_box import reach
-from nullclass.report.measures import CLEAN, Measure, Measures, attack_name
+from nullclass.report.measures import CLEAN, Measure, Measures, attack_name, reach
+from nullclass.report.style import WIDE, percent_axis, sheet
+from nullclass.results.store import Run
 from nullclass.studies.provable_null.proof_tables import verifiers_text
 from nullclass.studies.provable_null.proved import Point, bracket, proved_budgets, radii
 from nullclass.studies.provable_null.recorded import Recorded, recorded
-from nullclass.report.style import WIDE, percent_axis, sheet
-from nullclass.metrics.rates import PROOF, UNION
 from nullclass.zoo.entries import FOLDER
 
 if TYPE_CHECKING:

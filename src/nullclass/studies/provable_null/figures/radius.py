@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nullclass.results.records import Run
 from nullclass.report.blocks import Drawing
 from nullclass.report.measures import Measures
-from nullclass.studies.provable_null.proved import by_radius, radii
 from nullclass.report.style import OUTCOME_LINES, WIDTH, line_style, percent_axis, sheet
+from nullclass.results.store import Run
+from nullclass.studies.provable_null.proved import by_radius, radii
 
 if TYPE_CHECKING:
     import pandas as pd

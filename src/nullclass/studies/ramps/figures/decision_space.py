@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nullclass.results.records import Run, Trial
 from nullclass.report.blocks import Drawing, Panel, Scene
+from nullclass.report.style import WIDTH, sheet
+from nullclass.results.store import Run, Trial
 from nullclass.studies.ramps.figures.ramp_cube import (
     CLASS_NAMES,
     DOWN,
@@ -26,7 +27,6 @@ from nullclass.studies.ramps.figures.ramp_cube import (
     run_lengths,
     shares,
 )
-from nullclass.report.style import WIDTH, sheet
 
 Axes3D = Any  # mpl_toolkits has no types
 Floats = npt.NDArray[np.float64]

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from nullclass.report.blocks import Drawing
-from nullclass.studies.ramps.figures.ramp_cube import CENTRES, CLASS_NAMES, HALF_WIDTH
 from nullclass.report.style import WIDTH, sheet
+from nullclass.studies.ramps.figures.ramp_cube import CENTRES, CLASS_NAMES, HALF_WIDTH
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

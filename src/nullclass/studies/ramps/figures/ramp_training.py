@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nullclass.results.records import Run, Trial
 from nullclass.report.blocks import Drawing
 from nullclass.report.style import WIDTH, line_style, percent_axis, sheet
+from nullclass.results.store import Run, Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,0 +1,79 @@
+"""What made a result: versions, commit, machine. Every card and run.json carries it."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+@cache
+def _commit() -> str | None:
+    """Commit of the source tree this package runs from, with ``+changes`` if it was edited."""
+    here = Path(__file__).parent
+    if not (here.parent.parent / ".git").exists():  # installed, not a checkout
+        return None
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(here), *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "HEAD")
+        return commit + ("+changes" if git("status", "--porcelain", "--", str(here)) else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and machine, as JSON values."""
+    try:
+        ours = version("nullclass")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        ours = "not installed"
+    return {
+        "versions": {
+            "nullclass": ours,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+        "commit": _commit(),
+        "machine": {
+            "system": platform.system(),
+            "processor": _processor(),
+            "num_cores": os.cpu_count(),
+            "num_threads": torch.get_num_threads(),
+        },
+    }
+
+
+def run_origin(data: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """What every ``run.json`` tells of where its results come from, as JSON values.
+
+    ``started`` is the time of the call: make it before the work.
+    """
+    return {
+        "data": data,
+        "device": str(device),
+        **provenance(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,263 @@
+"""The swap attack: exact where the ball is the box, and brute force where it is not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from black_box import (
+    OBJECTIVES,
+    check_budgets,
+    check_contract,
+    check_double,
+    check_sizes,
+    small_batch,
+)
+from torch import Tensor, nn
+from worlds import Digits, outcome_of
+
+from nullclass.attacks import ATTACKS, PGD, DatasetAttack, describe
+from nullclass.attacks.base import TakesReferenceImages
+from nullclass.attacks.counters import counted
+from nullclass.attacks.losses import find_objective
+from nullclass.core.errors import UserError
+from nullclass.core.norms import NORMS, is_allowed
+from nullclass.data import LabelledImages
+from nullclass.models import Classifier
+
+ALL_NORMS = ["linf", "l2", "l1"]
+
+
+def small_pool(num_images: int = 40) -> LabelledImages:
+    images = torch.rand(num_images, 1, 6, 6, generator=torch.Generator().manual_seed(8))
+    return LabelledImages(images, torch.arange(num_images) % 4)
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+@pytest.mark.parametrize(("objective", "has_null"), OBJECTIVES)
+def test_contract(objective: str, has_null: bool, norm: str) -> None:
+    attack = DatasetAttack(objective=objective)  # type: ignore[arg-type]
+    check_contract(attack.given(small_pool()), norm, has_null)
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+def test_budgets_and_sizes(norm: str) -> None:
+    for attack in (DatasetAttack(), DatasetAttack(small_pool(), num_nearest=3)):
+        check_budgets(attack, norm)
+        check_sizes(attack, norm)
+        check_double(attack, norm)
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+@pytest.mark.parametrize("name", ["plain", "guarded"])
+def test_it_is_exact_where_the_ball_is_the_box(digits: Digits, name: str, norm: str) -> None:
+    # Whoever answers two real classes is fooled on every image, to the last one.
+    model, images, labels = getattr(digits, name), digits.images, digits.labels
+    pool = LabelledImages(digits.train_images, digits.train_labels)
+    eps = {"linf": 1.0, "l2": 8.0, "l1": 64.0}[norm]
+    for attack in (
+        DatasetAttack(pool),
+        DatasetAttack(pool, objective="untargeted"),
+        DatasetAttack(),
+    ):
+        adv_images = attack(model, images, labels, eps=eps, norm=norm)
+        told = outcome_of(model, adv_images, labels)
+        assert set(told) <= ({"fooled"} if attack.objective == "fool" else {"fooled", "null"})
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+def test_deny_takes_images_that_are_null(digits: Digits, norm: str) -> None:
+    model, images, labels = digits.guarded, digits.images[:200], digits.labels[:200]
+    others, their_labels = digits.train_images[:200], digits.train_labels[:200]
+    denied = PGD("force-null")(model, others, their_labels, eps=0.1)
+    pool = LabelledImages(torch.cat([others, denied]), their_labels.repeat(2))
+    is_null = model.predict(pool.images) == -1
+    assert 50 < is_null.sum() < 250
+    eps = {"linf": 1.0, "l2": 8.0, "l1": 64.0}[norm]
+    adv_images = DatasetAttack(pool, "force-null")(model, images, labels, eps=eps, norm=norm)
+    assert set(outcome_of(model, adv_images, labels)) == {"null"}
+    # Without one that is null there is nothing to deny with.
+    rest = pool.subset((~is_null).nonzero().flatten())
+    adv_images = DatasetAttack(rest, "force-null")(model, images, labels, eps=eps, norm=norm)
+    assert torch.equal(adv_images, images)
+
+
+def test_a_model_that_answers_one_class_is_not_fooled() -> None:
+    class Always(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return torch.tensor([0.0, 1.0, 0.0]).expand(len(images), 3) + 0 * images.sum()
+
+    images, _ = small_batch()
+    model, labels = Classifier(Always(), 2), torch.ones(9, dtype=torch.int64)
+    assert torch.equal(DatasetAttack(small_pool())(model, images, labels, eps=1.0), images)
+    with counted(model) as passes:
+        DatasetAttack(small_pool())(model, images, 1 - labels, eps=1.0)
+    assert passes.forward == 9, "all fell as they were: no donor is looked for"
+
+
+def tiny_world(seed: int) -> tuple[Classifier, Tensor, Tensor, LabelledImages]:
+    """Images of 2 x 2 pixels, four classes and null, all of which the model answers."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 5))
+    pixels = torch.rand(200, 1, 2, 2, generator=generator)
+    with torch.no_grad():  # every answer as often as the others, so that all of them are seen
+        body[3].weight *= 20
+        body[3].bias -= body(pixels).mean(dim=0)
+    model = Classifier(body, 4)
+    images = pixels[:40]
+    return (
+        model,
+        images,
+        model.predict(images).clamp(min=0),
+        LabelledImages(pixels[40:80], torch.zeros(40, dtype=torch.int64), 4),
+    )
+
+
+def projected(candidates: Tensor, image: Tensor, eps: float, norm: str) -> Tensor:
+    if norm == "linf":
+        return torch.minimum(torch.maximum(candidates, image - eps), image + eps)
+    delta = candidates - image
+    if norm == "l2":
+        size = delta.flatten(1).norm(dim=1)
+        return image + delta * (eps / size).clamp(max=1)[:, None, None, None]
+    return NORMS["l1"].project(candidates, image.expand_as(candidates), eps)
+
+
+@pytest.mark.parametrize("norm", ALL_NORMS)
+@pytest.mark.parametrize("objective", ["fool", "force-null", "untargeted"])
+def test_small_budgets_are_brute_force(objective: str, norm: str) -> None:
+    order = {"linf": torch.inf, "l2": 2, "l1": 1}[norm]
+    wanted = {"fool": ["fooled"], "force-null": ["null"], "untargeted": ["fooled", "null"]}[
+        objective
+    ]
+    goal = find_objective(objective)
+    num_reached = 0
+    for seed in range(3):
+        model, images, labels, pool = tiny_world(seed)
+        answers = model.predict(pool.images).tolist()
+        assert len(set(answers)) == 5, "all four classes and null"
+        eps = {"linf": 0.1, "l2": 0.15, "l1": 0.2}[norm]
+        attacks = {
+            1: DatasetAttack(pool, objective, num_nearest=1),  # type: ignore[arg-type]
+            40: DatasetAttack(pool, objective, num_nearest=40),  # type: ignore[arg-type]
+        }
+        found = {k: a(model, images, labels, eps=eps, norm=norm) for k, a in attacks.items()}
+        for n in range(len(images)):
+            image, label = images[n], labels[n : n + 1]
+            candidates = {
+                answer: sorted(
+                    (d for d, a in zip(pool.images, answers, strict=True) if a == answer),
+                    key=lambda d, image=image: float((d - image).flatten().norm(order)),  # type: ignore[misc]
+                )
+                for answer in set(answers) - {int(label)}
+                if (answer == -1 and objective != "fool")
+                or (answer >= 0 and objective != "force-null")
+            }
+            for num_nearest, adv_images in found.items():
+                near = [d for of_answer in candidates.values() for d in of_answer[:num_nearest]]
+                tries = torch.cat([image[None], projected(torch.stack(near), image, eps, norm)])
+                told = outcome_of(model, tries, label.expand(len(tries)))
+                ours = outcome_of(model, adv_images[n : n + 1], label)[0]
+                is_reached = any(outcome in wanted for outcome in told)
+                assert (ours in wanted) is is_reached, (seed, n, num_nearest)
+                num_reached += is_reached
+                if not is_reached:
+                    with torch.no_grad():
+                        margins, mine = (
+                            goal.margin(model(x), label.expand(len(x)), 4, "hard").amax()
+                            for x in (tries, adv_images[n : n + 1])
+                        )
+                    torch.testing.assert_close(mine, margins, atol=1e-4, rtol=1e-4)
+    assert 20 < num_reached < 300, "budgets that decide something"
+
+
+def test_with_a_pool_the_result_does_not_hang_on_batches() -> None:
+    model, images, labels, pool = tiny_world(0)
+    attack = DatasetAttack().given(pool)
+    together = attack(model, images, labels, eps=0.2)
+    alone = [attack(model, images[n : n + 1], labels[n : n + 1], eps=0.2) for n in range(40)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
+    assert not torch.equal(together, DatasetAttack()(model, images, labels, eps=0.2)), (
+        "the pool matters"
+    )
+
+
+def test_a_pool_is_given_once_and_told_short() -> None:
+    pool, other = small_pool(40), small_pool(5)
+    attack = DatasetAttack(objective="untargeted", num_nearest=2)
+    assert isinstance(attack, TakesReferenceImages)
+    takers = [name for name, make in ATTACKS.items() if isinstance(make(), TakesReferenceImages)]
+    assert takers == ["swap", "rays", "null-aware-pgd", "worst-case", "worst-case-force-null"]
+    given = attack.given(pool)
+    assert given.pool is pool
+    assert given.given(other).pool is pool, "a pool of one's own is kept"
+    assert attack.pool is None
+    assert (given.objective, given.num_nearest) == ("untargeted", 2)
+    assert given == attack, "settings are values, a pool is not"
+    assert hash(given) == hash(attack)
+    assert "pool" not in repr(given)
+    told = describe(given)
+    assert told["pool"] == {"num_images": 40}
+    assert json.loads(json.dumps(told)) == told
+    assert describe(attack)["pool"] is None
+
+
+def test_what_a_pool_is_made_of_does_not_matter() -> None:
+    images, labels = small_batch()
+    bytes_pool = LabelledImages(
+        (small_pool().images * 255).to(torch.uint8), torch.full((40,), -1), num_classes=4
+    )
+    model, _, _, _ = tiny_world(0)
+    model = Classifier(nn.Sequential(nn.AvgPool2d(3), model.body), 4)
+    from_bytes, from_floats = (
+        DatasetAttack(pool)(model, images, labels, eps=0.3)
+        for pool in (bytes_pool, bytes_pool.as_float())
+    )
+    assert torch.equal(from_bytes, from_floats)
+    relabelled = replace(bytes_pool, labels=torch.arange(40) % 4)
+    assert torch.equal(DatasetAttack(relabelled)(model, images, labels, eps=0.3), from_bytes)
+
+
+def test_a_large_pool_is_thinned_out_evenly(digits: Digits) -> None:
+    model, images, labels = digits.plain, digits.images[:50], digits.labels[:50]
+    order = model.predict(digits.train_images).argsort(stable=True)  # answer after answer
+    pool = LabelledImages(digits.train_images[order], digits.train_labels[order])
+    with counted(model) as passes:
+        adv_images = DatasetAttack(pool, num_donors=60)(model, images, labels, eps=1.0)
+    assert set(outcome_of(model, adv_images, labels)) == {"fooled"}
+    assert passes.forward <= 50 + 60 + 50, "the images, the donors, and one try each is enough"
+    passes_of = {}
+    for num_donors in (5, 400):
+        with counted(model) as passes:
+            DatasetAttack(pool, num_donors=num_donors)(model, images, labels, eps=0.0)
+        passes_of[num_donors] = passes.forward
+    assert passes_of[5] <= 50 + 5 + 50 * 5
+    assert passes_of[400] <= 50 + 400 + 50 * 9
+
+
+def test_senseless_settings_are_refused() -> None:
+    for setting in ({"num_nearest": 0}, {"num_donors": 0}, {"objective": "annoy"}):
+        with pytest.raises(UserError):
+            DatasetAttack(**setting)  # type: ignore[arg-type]
+    model, images, labels, _ = tiny_world(0)
+    with pytest.raises(UserError, match=r"pool's images have shape \(1, 6, 6\), but those"):
+        DatasetAttack(small_pool())(model, images, labels, eps=0.1)
+    plain = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), 4, has_null=False)
+    with pytest.raises(UserError, match="deny needs a model with a null class"):
+        DatasetAttack(objective="force-null")(plain, images, labels, eps=0.1)
+
+
+def test_what_is_in_the_ball_is_not_touched() -> None:
+    # x + (donor - x) is not the donor in floating point; a donor in reach must be taken as it is.
+    model, images, labels, pool = tiny_world(1)
+    images, pool = images**2, replace(pool, images=pool.images**2)  # all the bits of a float
+    labels = model.predict(images).clamp(min=0)
+    for norm, eps in (("linf", 1.0), ("l2", 2.0), ("l1", 4.0)):
+        adv_images = DatasetAttack(pool)(model, images, labels, eps=eps, norm=norm)
+        assert is_allowed(adv_images, images, eps, norm).all()
+        candidates = {tuple(d.flatten().tolist()) for d in torch.cat([pool.images, images])}
+        assert all(tuple(a.flatten().tolist()) in candidates for a in adv_images)

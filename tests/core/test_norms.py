@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize
+from torch import Tensor
+
+from nullclass.core.errors import UserError
+from nullclass.core.norms import L1_SHARE, NORMS, check_eps, is_allowed, step_along
+
+NORM = pytest.mark.parametrize("norm", NORMS)
+SEEDS = st.integers(0, 10_000)
+PIXEL = st.floats(0, 1, width=32)
+
+
+def drawn(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@NORM
+@settings(deadline=None, max_examples=50)
+@given(seed=SEEDS, eps=st.floats(0, 3), scale=st.sampled_from([1e-12, 0.01, 1, 100]))
+def test_the_projection_is_the_nearest_point(
+    norm: str, seed: int, eps: float, scale: float
+) -> None:
+    # Of ball and box together; in L2 of the ball alone, so the box is kept away there.
+    images = torch.rand(5, 1, 3, 3, generator=torch.Generator().manual_seed(seed + 2))
+    if norm == "l2":
+        eps, scale, images = 0.1 * eps, min(scale, 1), 0.4 + 0.2 * images
+    far = images + drawn(seed, 5, 1, 3, 3, scale=scale)
+    nearest = NORMS[norm].project(far, images, eps)
+    assert is_allowed(nearest, images, eps, norm).all()
+    untouched = is_allowed(far, images, eps * (1 - 1e-5) - 1e-6, norm)
+    torch.testing.assert_close(nearest[untouched], far[untouched], atol=1e-6, rtol=0)
+    # No other point of the set is nearer in L2 (the variational inequality of a projection).
+    for other in (drawn(seed + 1, 5, 1, 3, 3, scale=eps), drawn(seed + 3, 5, 1, 3, 3, scale=10)):
+        elsewhere = NORMS[norm].project(images + other, images, eps)
+        inner = ((far - nearest) * (elsewhere - nearest)).flatten(1).sum(1)
+        assert (inner <= 1e-5 * max(1, scale)).all()
+
+
+def exact_l1(far: list[float], image: list[float], eps: float) -> list[float]:
+    """The nearest point of ball and box: soft threshold and clamp, the threshold found exactly.
+
+    What is left of the perturbation falls piecewise linearly with the threshold; its corners are
+    where a pixel leaves the box's edge or reaches zero.
+    """
+    deltas = [f - i for f, i in zip(far, image, strict=True)]
+    rooms = [1 - i if d > 0 else i for d, i in zip(deltas, image, strict=True)]
+
+    def kept(threshold: float) -> list[float]:
+        return [min(max(abs(d) - threshold, 0), r) for d, r in zip(deltas, rooms, strict=True)]
+
+    threshold = 0.0
+    if sum(kept(0)) > eps:
+        corners = sorted(
+            {0.0, *(max(abs(d), 0) for d in deltas)}
+            | {max(abs(d) - r, 0) for d, r in zip(deltas, rooms, strict=True)}
+        )
+        for low, high in itertools.pairwise(corners):
+            at_low, at_high = sum(kept(low)), sum(kept(high))
+            if at_high <= eps <= at_low:
+                share = (at_low - eps) / (at_low - at_high) if at_low > at_high else 0.0
+                threshold = low + share * (high - low)
+                break
+    return [i + math.copysign(k, d) for i, k, d in zip(image, kept(threshold), deltas, strict=True)]
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    pixels=st.lists(st.tuples(PIXEL, st.floats(-3, 3, width=32)), min_size=1, max_size=6),
+    eps=st.floats(0, 4),
+)
+def test_the_l1_projection_is_exact(pixels: list[tuple[float, float]], eps: float) -> None:
+    image, far = [p for p, _ in pixels], [p + d for p, d in pixels]
+    as_image = torch.tensor(image, dtype=torch.float64).view(1, 1, 1, -1)
+    as_far = torch.tensor(far, dtype=torch.float64).view(1, 1, 1, -1)
+    projected = NORMS["l1"].project(as_far, as_image, eps).flatten().tolist()
+    assert projected == pytest.approx(exact_l1(far, image, eps), abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_l1_projection_against_an_optimiser(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    image, far, eps = rng.uniform(size=4), rng.normal(size=4) + 0.5, rng.uniform(0.1, 1.5)
+    # Up and down moves apart, so that the ball is linear.
+    solved = minimize(
+        lambda moves: ((image + moves[:4] - moves[4:] - far) ** 2).sum(),
+        np.full(8, 0.01),
+        bounds=[(0, room) for room in np.concatenate([1 - image, image])],
+        constraints=[{"type": "ineq", "fun": lambda moves: eps - moves.sum()}],
+        method="SLSQP",
+        options={"ftol": 1e-14, "maxiter": 500},
+    )
+    brute = image + solved.x[:4] - solved.x[4:]
+    as_image, as_far = (torch.tensor(values).view(1, 1, 2, 2) for values in (image, far))
+    ours = NORMS["l1"].project(as_far, as_image, eps).flatten().numpy()
+    np.testing.assert_allclose(ours, brute, atol=1e-5)
+
+
+@pytest.mark.parametrize("eps", [0.5, 3.0, 40.0])
+def test_the_l1_projection_against_the_authors(eps: float) -> None:
+    theirs = pytest.importorskip("pyautoattack.autopgd_base")
+    images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    delta = drawn(1, 20, 1, 8, 8, scale=0.5)
+    projected = images + delta + theirs.L1_projection(images, delta, eps)
+    ours = NORMS["l1"].project(images + delta, images, eps)
+    torch.testing.assert_close(ours, projected, atol=2e-5, rtol=0)
+
+
+@NORM
+@settings(deadline=None, max_examples=50)
+@given(seed=SEEDS, scale=st.sampled_from([1e-30, 1e-12, 1, 1e6]))
+def test_steepest_has_size_one_and_climbs_fastest(norm: str, seed: int, scale: float) -> None:
+    gradient, inside = drawn(seed, 4, 1, 3, 3, scale=scale), torch.full((4, 1, 3, 3), 0.5)
+    steepest = NORMS[norm].steepest(gradient, inside)
+    torch.testing.assert_close(NORMS[norm].size(steepest), torch.ones(4))
+    climb = (steepest.double() * gradient.double()).flatten(1).sum(1)
+    dual = {"linf": 1, "l2": 2, "l1": math.inf}[norm]  # nine pixels: L1 moves the best one
+    fastest = gradient.double().flatten(1).norm(p=dual, dim=1)
+    torch.testing.assert_close(climb, fastest, rtol=1e-5, atol=0)  # Hölder's bound is reached
+
+
+def test_l1_steps_move_the_best_pixels_that_can_move() -> None:
+    gradient = torch.linspace(-1, -0.01, 100).reshape(1, 1, 10, 10)
+    at = torch.full_like(gradient, 0.5)
+    num_moved = round(L1_SHARE * 100)
+    moved = NORMS["l1"].steepest(gradient, at)
+    assert (moved != 0).sum() == num_moved
+    assert torch.equal(moved.flatten()[:num_moved], torch.full((num_moved,), -1 / num_moved))
+    at.view(-1)[:2] = 0  # the two best pixels cannot become darker
+    held = NORMS["l1"].steepest(gradient, at)
+    assert (held.flatten()[:2] == 0).all()
+    assert (held != 0).sum() == num_moved
+    at.view(-1)[:2] = 1  # at the other end of the box they can
+    assert torch.equal(NORMS["l1"].steepest(gradient, at), moved)
+
+
+@NORM
+@settings(deadline=None, max_examples=50)
+@given(seed=SEEDS, scale=st.sampled_from([1e-30, 1e-12, 1, 1e6]))
+def test_a_projected_step_climbs_unless_nothing_does(norm: str, seed: int, scale: float) -> None:
+    # On a linear function: a small step of the gradient, projected, never loses, and it gains
+    # wherever the gradient has a way to go in the box.
+    images = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(seed)).round(decimals=1)
+    gradient = drawn(seed, 4, 1, 3, 3, scale=scale)
+    gradient[0], images[1] = 0, (gradient[1] > 0).float()  # no gradient; no way to go
+    moved = NORMS[norm].project(images + 0.01 * NORMS[norm].step(gradient, images), images, 0.5)
+    gain = ((moved - images).double() * gradient.double()).flatten(1).sum(1) / scale
+    assert (gain[:2] == 0).all()
+    assert (gain[2:] > 1e-4).all()
+
+
+@NORM
+def test_no_gradient_no_step(norm: str) -> None:
+    nothing = torch.zeros(2, 1, 3, 3)
+    assert torch.equal(NORMS[norm].steepest(nothing, nothing), nothing)
+    assert torch.equal(NORMS[norm].step(nothing, nothing), nothing)
+
+
+@NORM
+def test_random_is_uniform_in_the_ball(norm: str) -> None:
+    like, eps = torch.empty(20_000, 1, 1, 3), 0.4
+    delta = NORMS[norm].random(like, eps, torch.Generator().manual_seed(0))
+    sizes = NORMS[norm].size(delta).double()
+    assert sizes.max() <= eps * (1 + 1e-6)
+    # In three dimensions the share within radius r of a ball of radius eps is (r / eps)^3.
+    for share in (0.3, 0.6, 0.9):
+        within = (sizes <= share * eps).double().mean()
+        assert float(within) == pytest.approx(share**3, abs=0.012)
+    assert delta.mean(dim=0).abs().max() < 0.005, "centred"
+    again = NORMS[norm].random(like, eps, torch.Generator().manual_seed(0))
+    assert torch.equal(delta, again)
+
+
+@NORM
+@settings(deadline=None, max_examples=40)
+@given(seed=SEEDS, eps=st.floats(0, 1))
+def test_what_is_projected_is_allowed(norm: str, seed: int, eps: float) -> None:
+    images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    far = images + drawn(seed + 1, 6, 1, 4, 4)
+    assert is_allowed(NORMS[norm].project(far, images, eps), images, eps, norm).all()
+
+
+@pytest.mark.parametrize(
+    ("norm", "budgets"), [("l2", (0.01, 0.5, 5.0, 100.0)), ("l1", (0.01, 5.0, 500.0, 50_000.0))]
+)
+def test_large_images_stay_allowed_in_float32(norm: str, budgets: tuple[float, ...]) -> None:
+    images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    for eps in budgets:
+        far = images + drawn(1, 2, 3, 224, 224)
+        assert is_allowed(NORMS[norm].project(far, images, eps), images, eps, norm).all()
+
+
+@NORM
+def test_what_breaks_the_budget_or_the_box_is_not_allowed(norm: str) -> None:
+    images = torch.full((1, 1, 2, 2), 0.5)
+    assert is_allowed(images, images, 0.0, norm).all()
+
+    def moved(value: float) -> Tensor:
+        adv_images = images.clone()
+        adv_images[0, 0, 0, 0] = value
+        return adv_images
+
+    assert is_allowed(moved(0.6), images, 0.1, norm).all()
+    assert not is_allowed(moved(0.6001), images, 0.1, norm).any()
+    assert not is_allowed(moved(1.0001), images, 0.6, norm).any()
+    assert not is_allowed(moved(-0.0001), images, 0.6, norm).any()
+    assert not is_allowed(moved(math.nan), images, 1.0, norm).any()
+
+
+def test_the_largest_budget_is_the_size_of_the_box() -> None:
+    shape = torch.Size((5, 1, 28, 28))
+    check_eps(1.0, "linf", shape)
+    check_eps(28.0, "l2", shape)
+    check_eps(784.0, "l1", shape)
+    for norm, largest in (("linf", 1.0), ("l2", 28.0), ("l1", 784.0)):
+        with pytest.raises(UserError, match=f"outside .0, {largest:g}.*pixel units"):
+            check_eps(1.001 * largest, norm, shape)
+        whole_box = NORMS[norm].size(torch.ones(shape))
+        torch.testing.assert_close(whole_box, torch.full((5,), largest))
+
+
+@NORM
+@settings(deadline=None, max_examples=30)
+@given(seed=SEEDS)
+def test_a_budget_for_each_image_is_that_image_alone(norm: str, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(6, 1, 3, 3, generator=generator)
+    budgets = torch.rand(6, generator=generator)
+    budgets[2] = 0
+    delta = drawn(seed + 1, 6, 1, 3, 3)
+    steepest = NORMS[norm].steepest(delta, images)
+    moved = step_along(steepest, images, budgets, norm)
+    projected = NORMS[norm].project(images + delta, images, budgets)
+    random = NORMS[norm].random(images, budgets, torch.Generator().manual_seed(seed))
+    assert (NORMS[norm].size(random) <= budgets * (1 + 1e-5)).all()
+    assert is_allowed(projected, images, budgets, norm).all()
+    assert is_allowed(moved, images, budgets, norm).all()
+    for index, eps in enumerate(budgets.tolist()):
+        one = slice(index, index + 1)
+        same = {"atol": 1e-6, "rtol": 1e-6}
+        torch.testing.assert_close(
+            moved[one], step_along(steepest[one], images[one], eps, norm), **same
+        )
+        alone = NORMS[norm].project(images[one] + delta[one], images[one], eps)
+        torch.testing.assert_close(projected[one], alone, **same)
+
+
+@NORM
+def test_only_the_image_that_breaks_its_own_budget_is_not_allowed(norm: str) -> None:
+    images = torch.full((3, 1, 2, 2), 0.5)
+    adv_images = images.clone()
+    adv_images[:, 0, 0, 0] += 0.2
+    budgets = torch.tensor([0.1, 0.2, 0.3])
+    assert is_allowed(adv_images, images, budgets, norm).tolist() == [False, True, True]

@@ -1,0 +1,69 @@
+"""A trial of a model deployed with a radius: trained, wrapped, attacked, proved, recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import learnable_dataset
+
+from nullclass import load_dataset
+from nullclass.experiments.config import AttackPlan, ProofPlan, Training, Trial
+from nullclass.experiments.jobs import jobs_of, place_of
+from nullclass.experiments.tasks import do
+from nullclass.experiments.trained import load_deployed, load_trained
+from nullclass.rejection.provable import ProvableNull
+from nullclass.results.store import read_trial
+from nullclass.training.recipes import Recipe
+
+TRAINING = Training(
+    name="provable",
+    architecture="certifiable-small",
+    dataset="idx",
+    validation=20,
+    seed=0,
+    weight_decay=0.0,
+    nulls=None,
+    recipe=Recipe(batch_size=20, epochs=6, learning_rate=1e-2),
+    has_null=False,
+)
+EPS = (0.0002, 0.1)
+TRIAL = Trial(
+    TRAINING,
+    (AttackPlan("pgd", EPS, 20, {"num_steps": 5}),),
+    num_clean=30,
+    is_checked=True,
+    radius=0.0001,
+    proofs=(ProofPlan(EPS, 40), ProofPlan((0.05,), 10)),
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_model_deployed_with_a_radius(tmp_path: Path) -> None:
+    dataset = load_dataset("idx", data_dir=learnable_dataset(tmp_path / "data"), validation=20)
+    cpu, run = torch.device("cpu"), tmp_path / "run"
+    told: list[float] = []
+    for job in jobs_of([TRIAL], dataset.checksum):
+        told.clear()
+        do(job.config, run, dataset, device=cpu, advance=told.append)
+    assert sum(told) == pytest.approx(1)
+    model, threshold = load_deployed(TRIAL.model_spec, run, dataset, cpu)
+    assert isinstance(model, ProvableNull)
+    assert (model.radius, threshold) == (0.0001, None)
+    plain = load_trained(TRAINING, "last", run, dataset, cpu)
+    trial = read_trial(run / place_of(TRIAL, dataset.checksum))
+    images, labels = dataset.test.batch(slice(None))
+    clean = trial.rows[trial.rows["attack"] == "none"]
+    answers = model.predict(images)
+    assert clean["prediction"].tolist() == answers[:30].tolist()
+    answered = answers >= 0
+    assert torch.equal(answers[answered], plain.predict(images)[answered])
+    counts = trial.certified.groupby("eps_pixels").size()
+    assert counts.to_dict() == {0.0002: 40, 0.05: 10, 0.1: 40}
+    proved = trial.certified[trial.certified["eps_pixels"] == 0.0002]
+    assert proved["is_rar_proved"].sum() > 10
+    assert not (proved["is_rar_proved"].to_numpy() & (answers != labels).numpy()).any()
+    proofs = trial.summary[trial.summary["attack"] == "proof"]
+    assert set(proofs["metric"]) == {"rar_proved", "strict_proved", "aer_bound"}
+    assert "proof-broken" not in {flag.name for flag in trial.flags}

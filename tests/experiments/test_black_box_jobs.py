@@ -1,0 +1,324 @@
+"""A sweep with every kind of job: curves, substitutes, crafted images, thresholds, sizes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+from tiny import learnable_dataset
+
+from nullclass import load_checkpoint
+from nullclass.core.errors import UserError
+from nullclass.data import Dataset, load_dataset
+from nullclass.experiments.config import (
+    AttackPlan,
+    Craft,
+    Estimate,
+    ModelSpec,
+    NullPlan,
+    Queries,
+    SizePlan,
+    Study,
+    Training,
+    Trial,
+)
+from nullclass.experiments.engines.here import SerialEngine
+from nullclass.experiments.jobs import place_of
+from nullclass.experiments.runner import Outcome, run_study
+from nullclass.experiments.trained import Trained
+from nullclass.nulls import NullProbabilities
+from nullclass.nulls.perturb import FGSMPerturbation
+from nullclass.rejection.threshold import calibrate, with_threshold
+from nullclass.results.null_curve import NullCurve
+from nullclass.results.schema import IMAGES, RESULT, ROWS, SIZE_COLUMNS
+from nullclass.results.store import Run, read_run
+from nullclass.scoring.by_size import score_sizes
+from nullclass.training.queries import QueryPlan
+from nullclass.training.recipes import Recipe
+
+CPU = torch.device("cpu")
+VALIDATION = 60
+EPS = (0.1, 0.3)
+SIZES = (0.0, 0.2, 0.8)
+
+CLEAN = Training(
+    name="clean",
+    architecture="small",
+    dataset="idx",
+    validation=VALIDATION,
+    seed=0,
+    weight_decay=0.0,
+    nulls=None,
+    recipe=Recipe(batch_size=16, epochs=12, learning_rate=5e-3),
+    has_null=False,
+)
+ESTIMATE = Estimate(ModelSpec(CLEAN), "fgsm", "linf", VALIDATION, num_sizes=6)
+SOFT = replace(
+    CLEAN,
+    name="soft",
+    nulls=NullPlan("null-probabilities", {"perturbation": "fgsm"}, 1.0, estimate=ESTIMATE),
+    has_null=True,
+)
+TWINS = replace(
+    CLEAN,
+    name="twins",
+    nulls=NullPlan("adversarial", {"eps": 0.4}, 1.0),
+    has_null=True,
+    per_class_null=True,
+)
+SPREAD = replace(CLEAN, name="spread", nulls=NullPlan("uniform", {}, 1.0), uniform_targets=True)
+NULL_RATE = 0.1
+ASKING = replace(
+    CLEAN, name="asking", queries=Queries(ModelSpec(SOFT), QueryPlan(20, 40, step=0.1))
+)
+PLAN = AttackPlan("mi-fgsm", EPS, 12, {"num_steps": 3})
+CRAFTS = (
+    Craft(ModelSpec(CLEAN), PLAN),
+    Craft(ModelSpec(SOFT), PLAN),
+    Craft(ModelSpec(ASKING), PLAN),
+    Craft(ModelSpec(SPREAD, null_rate=NULL_RATE), PLAN),
+)
+LOOKED_AT = (SizePlan("fgsm", "linf", SIZES, 10), SizePlan("noise", "l0", (0.5,), 5))
+VARIANTS = {"soft": SOFT, "twins": TWINS, "spread": SPREAD}
+
+
+def trials(preset: object, seeds: object, variants: object) -> list[Trial]:
+    return [
+        Trial(
+            VARIANTS[name],
+            (AttackPlan("fgsm", EPS, 12),),
+            num_clean=40,
+            null_rate=NULL_RATE if name == "spread" else None,
+            crafted=CRAFTS,
+            sizes=LOOKED_AT,
+        )
+        for name in variants  # type: ignore[attr-defined]
+    ]
+
+
+STUDY = Study(
+    name="black-box",
+    claim="It runs.",
+    dataset="idx",
+    validation=VALIDATION,
+    variants=tuple(VARIANTS),
+    seeds=lambda preset: [0],
+    trials=trials,
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = learnable_dataset(tmp_path_factory.mktemp("data"))
+    return load_dataset("idx", data_dir=folder, validation=VALIDATION, progress=lambda _: None)
+
+
+def run(data: Dataset, folder: Path) -> Outcome:
+    return run_study(STUDY, data, folder, engine=SerialEngine(data, CPU), device=CPU)
+
+
+@pytest.fixture(scope="module")
+def folder(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("black-box") / "run"
+    outcome = run(data, folder)
+    assert not outcome.failed, outcome
+    assert outcome.num_done == 5 + 1 + 4 + 3
+    return folder
+
+
+@pytest.fixture(scope="module")
+def found(folder: Path) -> Run:
+    return read_run(folder)
+
+
+def test_nothing_is_done_twice_and_what_is_lost_is_done_again(data: Dataset, folder: Path) -> None:
+    assert run(data, folder).num_done == 0
+    craft = folder / place_of(CRAFTS[0], data.checksum)
+    before = {name: (craft / name).read_bytes() for name in (IMAGES, ROWS)}
+    (craft / IMAGES).write_bytes(b"cut short")
+    estimate = folder / place_of(ESTIMATE, data.checksum)
+    told = (estimate / RESULT).read_bytes()
+    (estimate / RESULT).unlink()
+    outcome = run(data, folder)
+    assert (outcome.num_done, outcome.failed) == (2, {})
+    assert {name: (craft / name).read_bytes() for name in before} == before, "to the byte"
+    again = json.loads((estimate / RESULT).read_bytes())
+    assert again["curve"] == json.loads(told)["curve"]
+
+
+def test_the_curve_trained_with_is_the_estimated_one(
+    data: Dataset, folder: Path, found: Run
+) -> None:
+    (curve,) = found.curves
+    assert (curve.model, curve.seed) == ("clean", 0)
+    assert curve.curve.num_images >= 50
+    assert curve.curve.perturbation == "fgsm"
+    _, card = load_checkpoint(folder / place_of(SOFT, data.checksum) / "last")
+    assert NullCurve.from_dict(card["nulls"]["curve"]) == curve.curve
+    source = NullProbabilities(None, card["nulls"]["curve"])  # type: ignore[arg-type]
+    assert source.settings() == card["nulls"], "the card tells all that decides the null images"
+
+
+def test_crafted_images_are_in_budget_and_the_rows_tell_what_became_of_them(
+    data: Dataset, folder: Path, found: Run
+) -> None:
+    clean = data.test.first(12).batch(slice(None))[0].numpy()
+    for craft in CRAFTS:
+        place = folder / place_of(craft, data.checksum)
+        images = load_file(place / IMAGES)
+        assert sorted(map(float, images)) == list(EPS)
+        for eps, made in images.items():
+            assert made.min() >= 0
+            assert made.max() <= 1
+            assert np.abs(made - clean).max() <= float(eps) + 1e-6
+        assert (place / ROWS).exists()
+    assert {source.model for source in found.sources} == {"clean", "soft", "asking", "spread"}
+    by_model = {trial.model: trial for trial in found.trials}
+    for trial in found.trials:
+        rows = trial.rows
+        for craft in CRAFTS:
+            of = rows[rows["attack"] == f"mi-fgsm on {craft.source_name}"]
+            is_own = craft.source_name == trial.model
+            assert set(of["source"]) == {"self" if is_own else craft.source_name}
+            assert len(of) == 12 * len(EPS)
+    # What a model's own images did to it is the same, told by the source and by the target.
+    for name in ("soft", "spread"):
+        (source,) = (source for source in found.sources if source.model == name)
+        rows = by_model[name].rows
+        target = rows[rows["attack"] == f"mi-fgsm on {name}"]
+        assert list(target["prediction"]) == list(source.rows["prediction"])
+
+
+def test_transferred_images_are_scored_as_by_hand(data: Dataset, folder: Path, found: Run) -> None:
+    model, _ = load_checkpoint(folder / place_of(TWINS, data.checksum) / "last")
+    (trial,) = (trial for trial in found.trials if trial.model == "twins")
+    images = load_file(folder / place_of(CRAFTS[2], data.checksum) / IMAGES)
+    for eps, made in images.items():
+        rows = trial.rows.query("attack == 'mi-fgsm on asking'")
+        rows = rows[rows["eps_pixels"] == float(eps)]
+        assert rows["prediction"].tolist() == model.predict(torch.from_numpy(made)).tolist()
+
+
+def test_a_threshold_is_calibrated_on_the_held_out_images(
+    data: Dataset, folder: Path, found: Run
+) -> None:
+    network, _ = load_checkpoint(folder / place_of(SPREAD, data.checksum) / "last")
+    assert not network.has_null
+    assert data.validation is not None
+    threshold = calibrate(network, data.validation, NULL_RATE)
+    (trial,) = (trial for trial in found.trials if trial.model == "spread")
+    clean = trial.rows[trial.rows["attack"] == "none"]
+    images = data.test.batch(slice(None))[0]
+    answers = with_threshold(network, threshold).predict(images)
+    assert clean["prediction"].tolist() == answers.tolist()
+    told = trial.result["threat"]["threshold"]
+    assert told["value"] == threshold.value
+    assert told["origin"] == "held-out"
+    # The probabilities are the network's own.
+    looked = trial.sizes.query("measure == 'linf' and size == 0")
+    own = network(images[:10]).softmax(dim=1)
+    labels = data.test.labels[:10]
+    np.testing.assert_allclose(looked["p_label"], own[range(10), labels].detach(), rtol=1e-5)
+    assert (looked["p_null"] == 0).all()
+    assert looked["prediction"].tolist() == answers[:10].tolist()
+
+
+def test_sizes_tell_probabilities_and_answers(data: Dataset, folder: Path, found: Run) -> None:
+    images, labels = data.test.first(10).batch(slice(None))
+    for name, training in (("soft", SOFT), ("twins", TWINS)):
+        (trial,) = (trial for trial in found.trials if trial.model == name)
+        assert list(trial.sizes) == list(SIZE_COLUMNS)
+        assert len(trial.sizes) == 10 * len(SIZES) + 5
+        model, _ = load_checkpoint(folder / place_of(training, data.checksum) / "last")
+        for size in SIZES:
+            made = FGSMPerturbation()(model, images, labels, torch.full((10,), size), "linf")
+            shares = model.all_logits(made).softmax(dim=1).detach()
+            rows = trial.sizes.query("perturbation == 'fgsm' and size == @size")
+            assert rows["image"].tolist() == list(range(10))
+            np.testing.assert_allclose(rows["p_label"], shares[range(10), labels], atol=1e-6)
+            np.testing.assert_allclose(rows["p_null"], shares[:, 3:].sum(dim=1), atol=1e-6)
+            assert rows["prediction"].tolist() == model.predict(made).tolist()
+            np.testing.assert_allclose(
+                rows["reached"], (made - images).flatten(1).abs().amax(dim=1), atol=1e-6
+            )
+        noisy = trial.sizes.query("perturbation == 'noise'")
+        assert (noisy["reached"] <= 0.5).all()
+
+
+def test_a_substitute_asked_no_more_than_it_may(found: Run) -> None:
+    (rounds,) = found.queried.values()
+    assert isinstance(rounds, pd.DataFrame)
+    assert rounds["num_queries"].sum() <= 40
+    assert rounds["num_queries"].iloc[0] == 20
+    assert rounds["agreement_after"].between(0, 1).all()
+
+
+def test_the_data_to_learn_are_no_background(data: Dataset, tmp_path: Path) -> None:
+    mnist = replace(data, name="fashion-mnist")
+    nulls = NullPlan("background", {}, 1.0)
+    training = replace(SOFT, nulls=nulls, dataset="fashion-mnist")
+    for plan in (nulls, NullPlan("any-of", {"sources": {"background": {}, "uniform": {}}}, 1.0)):
+        with pytest.raises(UserError, match="which is what the model is to learn"):
+            Trained(replace(training, nulls=plan), mnist, device=CPU)
+
+
+def test_senseless_sizes_are_refused(data: Dataset, folder: Path) -> None:
+    model, _ = load_checkpoint(folder / place_of(SOFT, data.checksum) / "last")
+    few = data.test.first(5)
+    for sizes in ((), (-0.1,), (1.1,), (float("nan"),)):
+        with pytest.raises(UserError, match=r"at least one size, all in \[0, 1\] in linf"):
+            score_sizes(model, few, FGSMPerturbation(), "linf", sizes)
+    with pytest.raises(UserError, match="cannot be told a size in 'l0'"):
+        score_sizes(model, few, FGSMPerturbation(), "l0", (0.1,))
+
+
+def test_a_maker_of_ones_own(data: Dataset, folder: Path) -> None:
+    class Brighter:
+        measures = ("linf",)
+        needs_gradient = False
+
+        def settings(self) -> dict[str, object]:
+            return {}
+
+        def __call__(self, model: object, images: torch.Tensor, labels: object,
+                     sizes: torch.Tensor, *_: object, **__: object) -> torch.Tensor:  # fmt: skip
+            return (images + sizes.view(-1, 1, 1, 1)).clamp(0, 1)
+
+    model, _ = load_checkpoint(folder / place_of(SOFT, data.checksum) / "last")
+    rows = score_sizes(model, data.test.first(5), Brighter(), "linf", (0.2,))
+    assert set(rows["perturbation"]) == {"Brighter"}
+    source = NullProbabilities(model, NullCurve("linf", (0.2,), (1.0,)), Brighter())
+    images, labels = data.test.first(5).batch(slice(None))
+    made = source(images, labels, torch.Generator().manual_seed(0))
+    assert (made.images >= images).all()
+    assert made.shares is not None
+    assert (made.shares > 0).all()
+
+
+def test_the_run_tells_its_black_box_attacks(found: Run) -> None:
+    settings = found.info["settings"]
+    assert [plan["source"] for plan in settings["crafted"]] == [
+        "clean", "soft", "asking", "spread"
+    ]  # fmt: skip
+    assert [plan["measure"] for plan in settings["sizes"]] == ["linf", "l0"]
+
+
+def test_a_run_of_an_earlier_version_goes_on(data: Dataset, folder: Path) -> None:
+    """Its configs lack fields that came later."""
+    told = json.loads((folder / "run.json").read_text())
+    for training in told["settings"]["trainings"].values():
+        for name in ("per_class_null", "uniform_targets", "queries"):
+            del training[name]
+    del told["settings"]["crafted"]
+    (folder / "run.json").write_text(json.dumps(told))
+    assert run(data, folder).num_done == 0
+    told["settings"]["trainings"]["soft"]["weight_decay"] = 0.5
+    (folder / "run.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match="a run with other settings"):
+        run(data, folder)

@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.metrics.rates import GIVEN, OWN, UNION, summarise, wilson
+from nullclass.results.schema import ROW_COLUMNS
+
+
+@pytest.mark.parametrize(
+    ("hits", "images", "low", "high"),
+    [
+        # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3 (score)
+        (81, 263, 0.2553, 0.3662),
+        (15, 148, 0.0624, 0.1605),
+        (0, 20, 0.0, 0.1611),
+        (1, 29, 0.0061, 0.1718),
+    ],
+)
+def test_wilson_gives_newcombes_published_intervals(
+    hits: int, images: int, low: float, high: float
+) -> None:
+    assert wilson(hits, images) == pytest.approx((low, high), abs=5e-5)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_solves_the_score_equation(case: tuple[int, int]) -> None:
+    hits, images = case
+    share, z = hits / images, 1.959964
+    low, high = wilson(hits, images)
+    assert 0 <= low <= share <= high <= 1
+    for end in (low, high):  # (share - p)^2 = z^2 p (1 - p) / n at both ends
+        assert (share - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / images, abs=1e-12)
+    assert (low == 0) is (hits == 0)
+    assert (high == 1) is (hits == images)
+    mirrored = wilson(images - hits, images)
+    assert (1 - mirrored[1], 1 - mirrored[0]) == pytest.approx((low, high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("hits", "images"), [(0, 0), (3, 2), (-1, 5)])
+def test_wilson_refuses_what_is_no_share(hits: int, images: int) -> None:
+    with pytest.raises(ValueError, match="make no share"):
+        wilson(hits, images)
+
+
+ATTACKS = {"fgsm": "untargeted", "pgd": "fool", "other": "fool", "denial": "force-null"}
+EPS = (0.1, 0.2, 0.3)
+
+
+@st.composite
+def random_rows(draw: st.DrawFn) -> pd.DataFrame:
+    """Rows of one model: every attack sees the first so many images at some of the eps."""
+    num_images = draw(st.integers(1, 6))
+    lines = []
+
+    def add(image: int, attack: str, objective: str, eps: float) -> None:
+        outcome = draw(st.sampled_from(OUTCOME_NAMES))
+        predicted = {"correct": 0, "null": -1, "fooled": 1}[outcome]
+        source_name = "none" if attack == "none" else "self"
+        place = (image, 0, attack, objective, source_name, "linf", "given", eps)
+        lines.append((*place, "none", predicted, outcome, 0.5, 1.0, 2.0, 0, 0.0))
+
+    for image in range(num_images):
+        add(image, "none", "none", 0.0)
+    for attack, objective in ATTACKS.items():
+        seen = draw(st.integers(1, num_images))
+        for eps in draw(st.sets(st.sampled_from(EPS), min_size=1)):
+            for image in range(seen):
+                add(image, attack, objective, eps)
+    return pd.DataFrame(lines, columns=list(ROW_COLUMNS))
+
+
+def lookup(summary: pd.DataFrame, attack: str, eps: float, metric: str) -> float:
+    found = summary[
+        (summary["attack"] == attack)
+        & (summary["eps_pixels"] == eps)
+        & (summary["metric"] == metric)
+    ]
+    assert len(found) == 1, (attack, eps, metric)
+    return float(found["value"].iloc[0])
+
+
+@settings(deadline=None, max_examples=60)
+@given(random_rows())
+def test_rates_against_a_loop(rows: pd.DataFrame) -> None:
+    summary = summarise(rows)
+    told = list(rows.itertuples(index=False))
+    groups = {(line.attack, line.eps_pixels) for line in told}
+    for attack, eps in groups:
+        outcomes = [
+            line.outcome for line in told if (line.attack, line.eps_pixels) == (attack, eps)
+        ]
+        shares = [lookup(summary, attack, eps, name) for name in OUTCOME_NAMES]
+        assert sum(shares) == pytest.approx(1, abs=1e-12)
+        for share, name in zip(shares, OUTCOME_NAMES, strict=True):
+            assert share == pytest.approx(outcomes.count(name) / len(outcomes))
+    not_null = [line.outcome != "null" for line in told if line.attack == "none"]
+    assert lookup(summary, "none", 0.0, "not_null") == pytest.approx(sum(not_null) / len(not_null))
+
+
+@settings(deadline=None, max_examples=100)
+@given(random_rows())
+def test_worst_case_against_a_loop_over_images(rows: pd.DataFrame) -> None:
+    summary = summarise(rows)
+    told = list(rows.itertuples(index=False))
+    searches = [name for name, objective in ATTACKS.items() if objective == "fool"]
+    budgets = sorted({line.eps_pixels for line in told if line.attack in searches})
+    judged = [
+        image
+        for image in sorted({line.image for line in told})
+        if all(
+            any(line.image == image and line.attack == name for line in told) for name in ATTACKS
+        )
+    ]
+    before = -1.0
+    for eps in budgets:
+        num_fooled = num_robust = num_strict = num_denied = 0
+        for image in judged:
+            is_fooled = is_null = is_correct = False
+            for line in told:
+                if line.image != image or line.eps_pixels > eps:
+                    continue
+                is_fooled |= line.outcome == "fooled"  # by anybody, or already when clean
+                is_null |= line.outcome == "null"
+                is_correct |= line.attack == "none" and line.outcome == "correct"
+            num_fooled += is_fooled
+            num_robust += is_correct and not is_fooled
+            num_strict += is_correct and not is_fooled and not is_null
+            num_denied += is_correct and is_null
+        aer = lookup(summary, UNION, eps, "aer")
+        rar = lookup(summary, UNION, eps, "rar")
+        assert aer == pytest.approx(num_fooled / len(judged))
+        assert rar == pytest.approx(num_robust / len(judged))
+        assert lookup(summary, UNION, eps, "strict") == pytest.approx(num_strict / len(judged))
+        assert lookup(summary, UNION, eps, "null_dos") == pytest.approx(num_denied / len(judged))
+        assert aer >= before, "AER never falls as eps grows"
+        assert rar <= 1 - aer + 1e-12
+        before = aer
+    worst = summary[summary["attack"] == UNION]
+    assert sorted(worst["eps_pixels"].unique()) == budgets
+    assert (worst["num_images"] == len(judged)).all()
+    rates = summary[~summary["metric"].isin(["loss", "null_loss"])]
+    assert (rates["low"] <= rates["value"]).all()
+    assert (rates["value"] <= rates["high"]).all()
+
+
+def row(image: int, attack: str, outcome: str, eps: float = 0.0, **changed: object) -> dict:
+    objective = {"none": "none", "pgd": "fool", "fgsm": "untargeted"}[attack]
+    return {
+        "image": image, "label": 0, "attack": attack, "objective": objective,
+        "source": "none" if attack == "none" else "self", "norm": "linf", "budget": GIVEN,
+        "eps_pixels": eps, "prediction": 0, "outcome": outcome, "confidence": 1.0,
+        "loss": 1.0, "null_loss": 2.0,
+    } | changed  # fmt: skip
+
+
+def test_a_model_that_always_refuses_is_never_fooled_and_scores_nothing() -> None:
+    rows = [row(i, attack, "null", eps) for i in range(5) for attack, eps in
+            (("none", 0.0), ("pgd", 0.3))]  # fmt: skip
+    summary = summarise(pd.DataFrame(rows))
+    assert lookup(summary, UNION, 0.3, "aer") == 0
+    assert lookup(summary, UNION, 0.3, "rar") == 0
+
+
+def test_losses_are_means_and_null_loss_is_left_out_without_null() -> None:
+    rows = pd.DataFrame([row(0, "none", "correct", loss=1.0), row(1, "none", "fooled", loss=4.0)])
+    summary = summarise(rows)
+    assert lookup(summary, "none", 0.0, "loss") == 2.5
+    assert lookup(summary, "none", 0.0, "null_loss") == 2.0
+    loss = summary[summary["metric"] == "loss"]
+    assert loss[["low", "high"]].isna().all(axis=None)
+    without = summarise(rows.assign(null_loss=math.nan))
+    assert "null_loss" not in set(without["metric"])
+
+
+def test_norms_are_kept_apart() -> None:
+    rows = pd.DataFrame(
+        [
+            row(0, "none", "correct"),
+            row(0, "pgd", "correct", 0.1),
+            row(0, "none", "correct", norm="l2"),
+            row(0, "pgd", "fooled", 0.1, norm="l2"),
+        ]
+    )
+    summary = summarise(rows)
+    worst = summary[summary["metric"] == "aer"].set_index("norm")["value"]
+    assert worst.to_dict() == {"linf": 0.0, "l2": 1.0}
+
+
+def test_without_a_search_that_fools_nothing_is_said_about_who_can_be_fooled() -> None:
+    rows = pd.DataFrame([row(0, "none", "correct"), row(0, "fgsm", "null", 0.1)])
+    summary = summarise(rows)
+    union = summary[summary["attack"] == UNION].set_index("metric")["value"]
+    assert union.to_dict() == {"strict": 0.0, "null_dos": 1.0}
+
+
+def test_images_at_their_own_thresholds_are_one_group_without_an_eps() -> None:
+    outcomes = ["correct", "null", "null", "fooled"]
+    rows = [row(i, "fgsm", o, 0.1 * (i + 1), budget=OWN) for i, o in enumerate(outcomes)]
+    rows += [row(i, "fgsm", "fooled", 0.2) for i in range(3)]  # of the same name, eps given
+    rows += [row(i, "none", "correct") for i in range(4)]
+    summary = summarise(pd.DataFrame(rows))
+    own = summary[summary["eps_pixels"].isna()].set_index("metric")
+    assert set(own["attack"]) == {"fgsm"}
+    assert (own["num_images"] == 4).all()
+    values = own["value"].to_dict()
+    assert values == {"correct": 0.25, "null": 0.5, "fooled": 0.25, "loss": 1.0, "null_loss": 2.0}
+    assert own.loc["null", ["low", "high"]].tolist() == pytest.approx(wilson(2, 4))
+    assert lookup(summary, "fgsm", 0.2, "fooled") == 1
+    given = summary[(summary["attack"] == "fgsm") & (summary["eps_pixels"] == 0.2)]
+    assert (given["num_images"] == 3).all()
+
+
+def test_a_search_at_thresholds_has_no_worst_case_of_its_own_but_counts_within_its_eps() -> None:
+    own = [row(i, "pgd", "fooled", eps, budget=OWN) for i, eps in enumerate((0.05, 0.3))]
+    clean = [row(i, "none", "correct") for i in range(2)]
+    assert UNION not in set(summarise(pd.DataFrame(own + clean))["attack"])
+    given = [row(i, "pgd", "correct", eps) for i in range(2) for eps in (0.1, 0.4)]
+    summary = summarise(pd.DataFrame(own + clean + given))
+    worst = summary[summary["metric"] == "aer"].set_index("eps_pixels")["value"]
+    assert worst.to_dict() == {0.1: 0.5, 0.4: 1.0}, "image 0 falls within 0.1, image 1 within 0.4"
+
+
+def test_transfers_are_kept_apart_from_what_is_made_on_the_model_itself() -> None:
+    rows = [row(0, "none", "correct"), row(1, "none", "correct")]
+    rows += [row(i, "fgsm", "null", 0.1) for i in range(2)]
+    rows += [row(i, "fgsm", "fooled", 0.1, source_name="base") for i in range(2)]
+    summary = summarise(pd.DataFrame(rows))
+    fooled = summary[(summary["attack"] == "fgsm") & (summary["metric"] == "fooled")]
+    assert fooled.set_index("source")["value"].to_dict() == {"self": 0.0, "base": 1.0}
+    assert set(summary.loc[summary["attack"] == "none", "source"]) == {"none"}
+
+
+def test_reading_rows_does_not_wait_for_torch() -> None:
+    code = "import sys, nullclass.metrics.rates, nullclass.results.store; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,358 @@
+"""One contract for every perturbation and measure, and each against its formula."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import json
+
+import pytest
+import torch
+from disturbed import left_as_found, small_batch, small_model
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from worlds import Affine
+
+from nullclass.attacks import FGSM
+from nullclass.attacks.counters import counted
+from nullclass.core.errors import UserError
+from nullclass.core.losses import cross_entropy
+from nullclass.models import Classifier
+from nullclass.nulls.perturb import (
+    MEASURES,
+    PERTURBATIONS,
+    FGSMPerturbation,
+    PGDPerturbation,
+    SparsePerturbation,
+    check_measure,
+    make_perturbation,
+    name_of,
+    size_of,
+)
+from nullclass.nulls.perturb.base import gradient_of
+
+CASES = [(name, measure) for name, kind in PERTURBATIONS.items() for measure in kind.measures]
+SIZE = {"linf": 0.2, "l2": 1.5, "l0": 0.4}
+"""Sizes that change much."""
+ROUNDING = 1e-6
+"""Of float32 pixels, and of their sum in l2."""
+STRAIGHT = {"fgsm": {}, "sparse": {"num_steps": 1}, "noise": {}}
+"""Settings with which more is further along one way; several steps of another size take another."""
+
+EACH = pytest.mark.parametrize(("name", "measure"), CASES)
+
+
+def colour_model() -> Classifier:
+    """Three channels, no null logit."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(72, 4))
+    return Classifier(body, 4, has_null=False, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
+
+
+def worlds() -> list[tuple[Classifier, Tensor, Tensor]]:
+    grey, labels = small_batch()
+    colours = torch.rand(9, 3, 5, 6, generator=torch.Generator().manual_seed(8))
+    colours[0], colours[1] = 0, 1
+    return [
+        (small_model(), grey, labels),
+        (small_model(has_null=False), grey, labels),
+        (colour_model(), colours, labels),
+    ]
+
+
+def made(
+    name: str,
+    measure: str,
+    world: tuple[Classifier, Tensor, Tensor],
+    sizes: Tensor,
+    seed: int = 4,
+    gradient: Tensor | None = None,
+) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    maker = make_perturbation(name)
+    return maker(*world, sizes, measure, generator, gradient=gradient)
+
+
+@EACH
+def test_contract(name: str, measure: str) -> None:
+    maker = make_perturbation(name)
+    assert measure in MEASURES
+    assert isinstance(maker.needs_gradient, bool)
+    told = maker.settings()
+    assert json.loads(json.dumps(told)) == told, "JSON values"
+    assert make_perturbation(name, told) == maker
+    assert name_of(maker) == name
+    for world in worlds():
+        images = world[1]
+        largest = MEASURES[measure].largest(tuple(images.shape[1:]))
+        for sizes in (torch.linspace(0, SIZE[measure], 9), torch.full((9,), largest)):
+            asked = sizes.clone()
+            with left_as_found(*world):
+                perturbed = made(name, measure, world, sizes)
+            assert torch.equal(sizes, asked)
+            assert perturbed.shape == images.shape
+            assert perturbed.dtype == images.dtype
+            assert not perturbed.requires_grad
+            assert perturbed.isfinite().all()
+            assert perturbed.min() >= 0
+            assert perturbed.max() <= 1
+            assert (size_of(perturbed, images, measure) <= sizes + ROUNDING).all()
+            assert torch.equal(perturbed[sizes == 0], images[sizes == 0])
+            is_asked = sizes > 0
+            is_asked[:2] = False  # these have no room at some ends
+            assert (perturbed != images)[is_asked].flatten(1).any(dim=1).all(), "it does nothing"
+            assert torch.equal(perturbed, made(name, measure, world, sizes)), "same generator"
+
+
+@EACH
+def test_size_zero_is_the_very_image(name: str, measure: str) -> None:
+    for world in worlds():
+        assert torch.equal(made(name, measure, world, torch.zeros(9)), world[1])
+
+
+@EACH
+def test_no_images_and_one(name: str, measure: str) -> None:
+    for model, images, labels in worlds():
+        none = made(name, measure, (model, images[:0], labels[:0]), torch.zeros(0))
+        assert none.shape == images[:0].shape
+        one = made(name, measure, (model, images[4:5], labels[4:5]), torch.tensor([SIZE[measure]]))
+        assert one.shape == images[4:5].shape
+        assert (one != images[4:5]).any()
+
+
+@EACH
+def test_an_image_is_perturbed_by_its_own_size(name: str, measure: str) -> None:
+    # Also that images do not meddle with each other: the same draws, another neighbour's size.
+    for world in worlds():
+        small, large = torch.full((9,), SIZE[measure] / 2), torch.full((9,), SIZE[measure])
+        mixed = torch.where(torch.arange(9) % 2 == 0, small, large)
+        by_size = [made(name, measure, world, sizes) for sizes in (small, large, mixed)]
+        torch.testing.assert_close(by_size[2][::2], by_size[0][::2])
+        torch.testing.assert_close(by_size[2][1::2], by_size[1][1::2])
+
+
+@EACH
+def test_asked_for_more_it_goes_further(name: str, measure: str) -> None:
+    if name not in STRAIGHT:
+        pytest.skip("each size is a walk of its own")
+    maker = make_perturbation(name, STRAIGHT[name])
+    for world in worlds():
+        sizes = []
+        for size in torch.linspace(0, 2 * SIZE[measure], 12).clamp(max=1).tolist():
+            generator = torch.Generator().manual_seed(4)
+            perturbed = maker(*world, torch.full((9,), size), measure, generator)
+            sizes.append(size_of(perturbed, world[1], measure))
+        for smaller, larger in itertools.pairwise(sizes):
+            assert (larger >= smaller - ROUNDING).all()
+        assert (sizes[-1] > sizes[0]).all()
+
+
+@EACH
+def test_in_the_middle_of_the_box_it_goes_as_far_as_asked(name: str, measure: str) -> None:
+    # Nothing is cut there, and every pixel of these has a gradient.
+    weight = torch.randn(2, 12, generator=torch.Generator().manual_seed(2))
+    model = Classifier(Affine(weight, torch.zeros(2)), 2, has_null=False)
+    images = 0.45 + 0.1 * torch.rand(7, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    sizes = torch.tensor([0.0, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
+    perturbed = made(name, measure, (model, images, torch.zeros(7, dtype=torch.int64)), sizes)
+    torch.testing.assert_close(size_of(perturbed, images, measure), sizes, atol=1e-6, rtol=0)
+
+
+@EACH
+def test_a_given_gradient_is_what_it_would_have_taken(name: str, measure: str) -> None:
+    access = make_perturbation(name).needs_gradient
+    for world in worlds():
+        model, images, _ = world
+        sizes = torch.full((9,), SIZE[measure])
+        gradient = gradient_of(*world)
+        with counted(model) as own:
+            alone = made(name, measure, world, sizes)
+        with counted(model) as fewer:
+            # Of another scale: a training loop's is that of a mean.
+            given = made(name, measure, world, sizes, gradient=gradient / 16)
+        assert torch.equal(given, alone)
+        assert own.backward - fewer.backward == own.forward - fewer.forward == len(images) * access
+        if access:
+            turned = made(name, measure, world, sizes, gradient=-gradient)
+            assert not torch.equal(turned, alone), "the given gradient was not looked at"
+
+
+@pytest.mark.parametrize(("name", "num_gradients"), [("fgsm", 1), ("pgd", 10), ("sparse", 2)])
+def test_no_pass_is_needless(name: str, num_gradients: int) -> None:
+    world = worlds()[0]
+    measure = PERTURBATIONS[name].measures[0]
+    with counted(world[0]) as passes:
+        made(name, measure, world, torch.full((9,), 0.1))
+    assert (passes.forward, passes.backward) == (9 * num_gradients, 9 * num_gradients)
+
+
+def test_noise_does_not_ask_the_model() -> None:
+    world = worlds()[0]
+    for measure in PERTURBATIONS["noise"].measures:
+        with counted(world[0]) as passes:
+            made("noise", measure, world, torch.full((9,), 0.1))
+        assert passes.forward == 0
+
+
+@EACH
+def test_only_what_is_drawn_hangs_on_the_generator(name: str, measure: str) -> None:
+    world = worlds()[0]
+    sizes = torch.full((9,), SIZE[measure])
+    is_same = torch.equal(
+        made(name, measure, world, sizes, seed=1), made(name, measure, world, sizes, seed=2)
+    )
+    assert is_same == (name != "noise")
+
+
+@EACH
+def test_what_it_cannot_be_asked(name: str, measure: str) -> None:
+    world = worlds()[0]
+    with pytest.raises(UserError, match=r"9 images, but sizes of shape \(1,\): give one size an"):
+        made(name, measure, world, torch.tensor([0.1]))
+    for other in {*MEASURES, "l1"} - {*PERTURBATIONS[name].measures}:
+        with pytest.raises(UserError, match=rf"cannot be told a size in '{other}': choose one of"):
+            made(name, other, world, torch.zeros(9))
+    parameters = inspect.signature(PERTURBATIONS[name]).parameters.values()
+    assert all(parameter.default is not parameter.empty for parameter in parameters)
+
+
+@pytest.mark.parametrize("measure", FGSMPerturbation.measures)
+def test_fgsm_is_the_attack_of_that_name(measure: str) -> None:
+    for world in worlds():
+        model, images, labels = world
+        sizes = torch.full((9,), SIZE[measure])
+        adv_images = FGSM()(model, images, labels, eps=sizes, norm=measure)
+        perturbed = made("fgsm", measure, world, sizes)
+        torch.testing.assert_close(perturbed, adv_images, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("measure", PGDPerturbation.measures)
+def test_pgd_of_one_step_is_fgsm_and_more_steps_climb_higher(measure: str) -> None:
+    for world in worlds():
+        model, images, labels = world
+        sizes = torch.full((9,), SIZE[measure])
+        one = PGDPerturbation(num_steps=1)(model, images, labels, sizes, measure)
+        # Its one step is longer than the ball, which cuts it before the box does.
+        inner = ((images > SIZE[measure]) & (images < 1 - SIZE[measure])).flatten(1).all(dim=1)
+        fgsm = made("fgsm", measure, world, sizes)
+        if measure == "linf":
+            torch.testing.assert_close(one, fgsm)
+        torch.testing.assert_close(one[inner], fgsm[inner])
+        many = made("pgd", measure, world, sizes)
+        model.eval()
+        losses = [cross_entropy(model(x), labels) for x in (images, fgsm, many)]
+        assert losses[0] < losses[1] < losses[2]
+
+
+def brute_force_gain(
+    weight: Tensor, image: Tensor, num_changed: int
+) -> tuple[float, set[tuple[int, ...]]]:
+    """The most that ``weight . x'`` gains with so many pixels anywhere in [0,1], and where."""
+    channels, height, width = image.shape
+    pixels = list(itertools.product(range(height), range(width)))
+    best, where = -1.0, set()
+    for chosen in itertools.combinations(pixels, num_changed):
+        gain = 0.0
+        for h, w in chosen:
+            for c in range(channels):
+                ends = [(end - float(image[c, h, w])) * float(weight[c, h, w]) for end in (0, 1)]
+                gain += max(ends)
+        if gain > best:
+            best, where = gain, set(chosen)
+    return best, where
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    channels=st.integers(1, 2),
+    num_changed=st.integers(0, 6),
+    num_steps=st.integers(1, 4),
+)
+def test_sparse_is_the_best_for_a_linear_model(
+    seed: int, channels: int, num_changed: int, num_steps: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(2, 6 * channels, generator=generator)
+    model = Classifier(Affine(weight, torch.zeros(2)), 2, has_null=False)
+    image = torch.rand(1, channels, 2, 3, generator=generator)
+    label = torch.tensor([seed % 2])
+    maker = SparsePerturbation(num_steps)
+    perturbed = maker(model, image, label, torch.tensor([num_changed / 6]), "l0")
+    direction = (weight[1 - seed % 2] - weight[seed % 2]).view(image.shape[1:])
+    best, where = brute_force_gain(direction, image[0], num_changed)
+    assert float((direction * (perturbed - image)[0]).sum()) == pytest.approx(best, abs=1e-5)
+    changed = (perturbed != image)[0].any(dim=0).nonzero().tolist()
+    assert {tuple(pixel) for pixel in changed} == where
+
+
+def test_sparse_looks_again_after_a_part_of_its_pixels() -> None:
+    # The loss depends on the second pair of pixels only once the first pair has been changed.
+    class Gated(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            first, second = images.flatten(1)[:, :2].sum(1), images.flatten(1)[:, 2:].sum(1)
+            gain = first + 3 * (first - 1.5).relu() * second
+            return torch.stack([torch.zeros_like(gain), gain], dim=1)
+
+    model = Classifier(Gated(), 2, has_null=False)
+    image = torch.full((1, 1, 1, 6), 0.5)
+    half, label = torch.tensor([4 / 6]), torch.tensor([0])
+    once, twice = (SparsePerturbation(n)(model, image, label, half, "l0") for n in (1, 2))
+    assert once.flatten().tolist() == [1, 1, 0.5, 0.5, 0.5, 0.5]
+    assert twice.flatten().tolist() == [1, 1, 1, 1, 0.5, 0.5]
+
+
+def test_sparse_leaves_pixels_without_a_gradient() -> None:
+    weight = torch.tensor([[0.0, 0, 0, 0], [0, 0, 2, -1]])
+    model = Classifier(Affine(weight, torch.zeros(2)), 2, has_null=False)
+    image = torch.full((1, 1, 2, 2), 0.5)
+    all_pixels = torch.ones(1)
+    perturbed = SparsePerturbation()(model, image, torch.tensor([0]), all_pixels, "l0")
+    assert perturbed.flatten().tolist() == [0.5, 0.5, 1.0, 0.0]
+
+
+def test_noise_is_spread_as_it_says() -> None:
+    # Many grey pixels: signs even, directions round, pixels and values uniform.
+    images = torch.full((400, 3, 8, 8), 0.5)
+    world = (small_model(), images, torch.zeros(400, dtype=torch.int64))
+    signs = (made("noise", "linf", world, torch.full((400,), 0.25)) - images) / 0.25
+    assert signs.abs().allclose(torch.ones(1))
+    assert abs(float(signs.mean())) < 4 / signs.numel() ** 0.5
+    directions = (made("noise", "l2", world, torch.full((400,), 0.5)) - images).flatten(1) / 0.5
+    covariance = directions.T @ directions / 400
+    assert abs(float(covariance.diag().mean()) * 192 - 1) < 1e-4
+    assert float(covariance.fill_diagonal_(0).abs().max()) * 192 < 6 / 400**0.5
+    sparse = made("noise", "l0", world, torch.full((400,), 0.25))
+    changed = (sparse != images).any(dim=1)
+    assert changed.flatten(1).sum(dim=1).eq(16).all()
+    assert float((changed.float().mean(dim=0) - 0.25).abs().max()) < 5 * (0.1875 / 400) ** 0.5
+    values = sparse[(sparse != images)].sort().values
+    assert float((values - torch.linspace(0, 1, len(values))).abs().max()) < 1.6 / 19_200**0.5
+
+
+def test_unknown_names_settings_and_measures_are_told() -> None:
+    with pytest.raises(UserError, match=r"no perturbation 'fog': choose one of fgsm, pgd, sparse"):
+        make_perturbation("fog")
+    with pytest.raises(UserError, match=r"perturbation 'fgsm' has no such settings: .*num_steps"):
+        make_perturbation("fgsm", {"num_steps": 3})
+    for name in ("pgd", "sparse"):
+        with pytest.raises(UserError, match="at least one step, not 0"):
+            make_perturbation(name, {"num_steps": 0})
+    with pytest.raises(UserError, match=r"no perturbation 'fog'"):
+        check_measure("fog", "linf")
+    with pytest.raises(UserError, match=r"no measure 'l7': choose one of linf, l2, l0"):
+        check_measure("fgsm", "l7")
+    with pytest.raises(
+        UserError, match=r"'sparse' cannot be told a size in 'l2': choose one of l0"
+    ):
+        check_measure("sparse", "l2")
+    for name, measure in CASES:
+        check_measure(name, measure)
+
+
+def test_a_maker_of_ones_own_goes_by_its_type() -> None:
+    class Mine(FGSMPerturbation):
+        pass
+
+    assert name_of(Mine()) == "Mine"

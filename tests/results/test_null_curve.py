@@ -1,0 +1,428 @@
+"""The null curve: f recovered where it is known, the isotonic fit, tables, and bad input."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from disturbed import left_as_found, small_model
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.isotonic import IsotonicRegression
+from torch import Tensor
+from worlds import Affine
+
+from nullclass.attacks.counters import counted
+from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages
+from nullclass.models import Classifier
+from nullclass.nulls.estimate_curve import MIN_IMAGES, NUM_COARSE, estimate_curve
+from nullclass.nulls.perturb import make_perturbation
+from nullclass.results.null_curve import NullCurve, isotonic, read_curve, write_curve
+
+TABLE = NullCurve("linf", (0.1, 0.2, 0.4), (0.0, 0.5, 1.0))
+
+
+def two_class_world(spread: float = 0.08) -> tuple[Classifier, LabelledImages, np.ndarray]:
+    """A linear model of two classes, and how far each of 120 images' losing logit lies below.
+
+    Pixels are so far from the middle of the box at most; from near it no small step leaves the box.
+    """
+    rng = np.random.default_rng(5)
+    normal = rng.normal(size=12)
+    images = (0.5 + rng.uniform(-spread, spread, (120, 12))).astype(np.float32)
+    weight = np.stack([np.zeros(12), normal]).astype(np.float32)
+    bias = np.array([0, -0.5 * weight[1].sum()], dtype=np.float32)
+    gaps = images.astype(float) @ weight[1].astype(float) + float(bias[1])
+    model = Classifier(Affine(torch.tensor(weight), torch.tensor(bias)), 2, has_null=False)
+    data = LabelledImages(torch.tensor(images).view(-1, 1, 3, 4), torch.tensor(gaps > 0).long(), 2)
+    return model, data, np.abs(gaps)
+
+
+def share_below(thresholds: np.ndarray, sizes: tuple[float, ...]) -> list[float]:
+    """The empirical distribution; thresholds so near a size that rounding decides are refused."""
+    nearest = np.abs(thresholds[:, None] / np.array(sizes) - 1).min()
+    assert nearest > 1e-6, "the truth itself is not known to float32"
+    return [float((thresholds < size).sum()) / len(thresholds) for size in sizes]
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd"])
+@pytest.mark.parametrize(("measure", "dual"), [("linf", 1), ("l2", 2)])
+def test_f_is_the_distribution_of_the_thresholds_of_a_linear_model(
+    name: str, measure: str, dual: int
+) -> None:
+    model, data, gaps = two_class_world()
+    # A step of size s in the steepest direction changes the gap by s times the dual norm.
+    thresholds = gaps / np.linalg.norm(model.body.weight[1].detach().double().numpy(), dual)
+    always = 0.95
+    curve = estimate_curve(
+        model, data, make_perturbation(name), measure, num_sizes=20, always=always
+    )
+    raw = share_below(thresholds, curve.sizes)
+    assert list(curve.fooled) == raw
+    assert curve.probabilities == pytest.approx([min(1, share / always) for share in raw])
+    assert curve.perturbation == name
+    assert curve.measure == measure
+    assert curve.num_images == len(data)
+    # Evenly spaced, and no more than a coarse step beyond where "always" begins.
+    end = float(np.sort(thresholds)[math.ceil(always * len(data)) - 1])
+    assert np.diff((0.0, *curve.sizes)) == pytest.approx(curve.sizes[-1] / 20)
+    assert end < curve.sizes[-1] < math.sqrt(2) * end
+    assert curve.largest == next(
+        s for s, share in zip(curve.sizes, raw, strict=True) if share >= always
+    )
+
+
+def test_always_is_99_percent_unless_said() -> None:
+    model, data, _ = two_class_world()
+    curve = estimate_curve(model, data, make_perturbation("fgsm"), "linf")
+    assert len(curve.sizes) == 32
+    assert curve.probabilities == pytest.approx([min(1, share / 0.99) for share in curve.fooled])
+
+
+def test_null_is_not_fooled() -> None:
+    # Three classes and null: further along its ray an image may be fooled, then null, then fooled.
+    rng = np.random.default_rng(1)
+    weight = 3 * rng.normal(size=(4, 12))
+    images = 0.5 + rng.uniform(-0.1, 0.1, (300, 12))
+    bias = -weight.sum(axis=1) / 2
+    logits = images @ weight.T + bias
+    labels = logits[:, :3].argmax(axis=1)
+    is_right = logits.argmax(axis=1) == labels
+    model = Classifier(
+        Affine(torch.tensor(weight).float(), torch.tensor(bias).float()), num_classes=3
+    )
+    data = LabelledImages(torch.tensor(images).float().view(-1, 1, 3, 4), torch.tensor(labels), 3)
+    curve = estimate_curve(model, data, make_perturbation("fgsm"), "linf", always=0.3, largest=0.35)
+    assert curve.num_images == is_right.sum() < 300
+
+    # The same in numpy, image by image.
+    def is_fooled(image: np.ndarray, label: int, size: float) -> bool:
+        told = weight @ image + bias
+        softmax = np.exp(told - told.max()) / np.exp(told - told.max()).sum()
+        ascent = weight.T @ (softmax - np.eye(4)[label])
+        answer = int((weight @ (image + size * np.sign(ascent)) + bias).argmax())
+        return answer not in (label, 3)
+
+    pairs = [(i, int(y)) for i, y, right in zip(images, labels, is_right, strict=True) if right]
+    raw = [np.mean([is_fooled(i, y, size) for i, y in pairs]) for size in curve.sizes]
+    assert list(curve.fooled) == raw
+    fitted = IsotonicRegression().fit_transform(np.arange(len(raw)), raw)
+    assert curve.probabilities == pytest.approx(np.minimum(fitted / 0.3, 1))
+    assert curve.probabilities[-1] == 1
+
+
+def test_f_of_pixel_counts_is_that_of_brute_force() -> None:
+    model, data, gaps = two_class_world(spread=0.48)
+    weight, images = model.body.weight[1].detach().double().numpy(), data.images.double().numpy()
+    fewest = []
+    for image, gap, label in zip(images.reshape(-1, 12), gaps, data.labels.tolist(), strict=True):
+        # What the true label's lead loses with each pixel at the better end of the box.
+        losses = np.max([(label * 2 - 1) * weight * (image - end) for end in (0, 1)], axis=0)
+        fewest.append(
+            next(
+                count
+                for count in range(13)
+                if any(sum(c) > gap for c in itertools.combinations(losses, count))
+            )
+        )
+    curve = estimate_curve(model, data, make_perturbation("sparse"), "l0", always=0.99)
+    counts = np.rint(np.array(curve.sizes) * 12)
+    assert counts.tolist() == list(range(1, len(counts) + 1)), "every whole number of pixels"
+    assert list(curve.fooled) == [float(np.mean(np.array(fewest) <= count)) for count in counts]
+    assert curve.largest * 12 == pytest.approx(np.sort(fewest)[math.ceil(0.99 * 120) - 1])
+
+
+def test_random_draws_are_the_same_at_every_size_and_hang_on_the_seed() -> None:
+    model, data, _ = two_class_world()
+    settings: dict[str, Any] = {"always": 0.4, "num_sizes": 8}
+    one, again, other = (
+        estimate_curve(model, data, make_perturbation("noise"), "l2", seed=seed, **settings)
+        for seed in (1, 1, 2)
+    )
+    assert one == again != other
+    # Along one direction a linear model, once fooled, stays fooled (until the box cuts the way).
+    assert list(one.fooled) == sorted(one.fooled)
+
+
+def test_it_leaves_all_as_found_and_asks_no_more_than_it_must() -> None:
+    model = small_model()
+    images = torch.rand(1200, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        labels = model.eval()(images)[:, :-1].argmax(dim=1)
+    model.train()
+    model.body[1].eval()
+    labels[::7] = -1  # of no class: never right, even where the model says null
+    data = LabelledImages(images, labels, 4)
+    told: list[int] = []
+    arguments: dict[str, Any] = {"num_sizes": 4, "always": 0.1, "on_images": told.append}
+    with left_as_found(model, images, labels), counted(model) as passes:
+        curve = estimate_curve(model, data, make_perturbation("fgsm"), "l2", **arguments)
+    num_sizes, remainder = divmod(sum(told), curve.num_images)
+    assert remainder == 0
+    assert 4 < num_sizes <= 4 + NUM_COARSE
+    assert max(told) <= 500
+    assert passes.backward == curve.num_images, "one gradient serves all sizes"
+    assert passes.forward == 1200 + curve.num_images + sum(told)
+    is_right = model.eval().predict(images) == labels
+    assert curve.num_images == int((is_right & (labels >= 0)).sum())
+
+
+def test_the_curve_is_read_between_its_points() -> None:
+    sizes = np.array([[0.0, 0.05, 0.1], [0.15, 0.3, 7.0]])
+    expected = np.array([[0.0, 0.0, 0.0], [0.25, 0.75, 1.0]])
+    np.testing.assert_allclose(TABLE(sizes), expected)
+    assert NullCurve("l2", (2.0,), (0.5,))(1.0) == 0.25
+    assert TABLE.largest == 0.4
+    assert NullCurve("l0", (0.1, 0.2, 0.3), (0.5, 1, 1)).largest == 0.2
+    assert NullCurve("l0", (0.1, 0.2), (0.5, 0.9)).largest == 0.2
+
+
+points = st.lists(st.floats(0.001, 1), min_size=1, max_size=9, unique=True).flatmap(
+    lambda sizes: st.tuples(
+        st.just(tuple(sorted(sizes))),
+        *[st.lists(st.floats(0, 1), min_size=len(sizes), max_size=len(sizes))] * 2,
+    )
+)
+
+
+@given(points)
+def test_a_curve_survives_json_and_csv(
+    tmp_path_factory: pytest.TempPathFactory,
+    drawn: tuple[tuple[float, ...], list[float], list[float]],
+) -> None:
+    sizes, probabilities, fooled = drawn
+    for raw in (tuple(fooled), ()):
+        curve = NullCurve("l0", sizes, tuple(sorted(probabilities)), raw, 77, "sparse")
+        assert NullCurve.from_dict(json.loads(json.dumps(curve.to_dict()))) == curve
+        path = tmp_path_factory.mktemp("curve") / "f.csv"
+        write_curve(path, curve)
+        read = read_curve(path, "l0")
+        assert (read.sizes, read.probabilities, read.fooled) == (sizes, curve.probabilities, raw)
+        assert [child.name for child in path.parent.iterdir()] == ["f.csv"]
+
+
+def test_a_table_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text("\ufeffprobability,size,remark\n0,0,clean\n0.5, 0.1,\n1,0.2,all\n")
+    assert read_curve(path, "linf") == NullCurve("linf", (0.1, 0.2), (0.5, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("size,p\n0.1,1\n", r"no column 'probability': its first line must be size,probability"),
+        ("size,probability\n0.1\n", "must hold numbers only"),
+        ("size,probability\n0.1,half\n", "must hold numbers only: .*'half'"),
+        ("size,probability\n", "is none: a null curve needs at least one size"),
+        ("", "is none: a null curve needs at least one size"),
+        ("size,probability\n0.1,1\n0.05,1\n", "is none: .*must rise, from above 0"),
+        ("size,probability\n0,0.5\n0.05,1\n", "is none: .*must rise, from above 0"),
+        ("size,probability\n0.1,1\n0.2,0.5\n", "is none: .*fall with size"),
+        ("size,probability\n0.1,1.2\n", "is none: a probability of null of 1.2 is outside"),
+        ("size,probability\n0.1,nan\n", "is none: a probability of null of nan is outside"),
+    ],
+)
+def test_bad_tables_are_told(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "f.csv"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"the null curve {re.escape(str(path))} .*{message}"):
+        read_curve(path, "linf")
+
+
+def test_a_missing_table_and_bytes_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"f\.csv cannot be read: No such file"):
+        read_curve(tmp_path / "f.csv", "linf")
+    (tmp_path / "f.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(UserError, match=r"f\.csv must hold numbers only"):
+        read_curve(tmp_path / "f.csv", "linf")
+
+
+@pytest.mark.parametrize(
+    ("measure", "sizes", "probabilities", "message"),
+    [
+        ("l1", (0.1,), (1.0,), "no measure 'l1': choose one of linf, l2, l0"),
+        ("linf", (), (), "at least one size"),
+        ("linf", (0.1, 0.2), (1.0,), "has 2 sizes but 1 probabilities"),
+        ("linf", (0.1, math.nan), (0.5, 1.0), "hold NaN"),
+        ("linf", (0.2, 0.1), (0.5, 1.0), "must rise, from above 0: put them in order"),
+        ("linf", (0.1, 0.1), (0.5, 1.0), "must rise"),
+        ("linf", (0.0, 0.1), (0.0, 1.0), "must rise, from above 0"),
+        ("linf", (-0.1, 0.1), (0.0, 1.0), "must rise, from above 0"),
+        ("linf", (0.1, 25.5), (0.5, 1.0), "go up to 25.5, but none is above 1 in its measure"),
+        ("l0", (0.1, 30), (0.5, 1.0), "counts of pixels are shares"),
+        ("l2", (0.1, math.inf), (0.5, 1.0), "go up to inf"),
+        ("linf", (0.1, 0.2), (0.6, 0.5), "fall with size: give ones that never fall"),
+        ("linf", (0.1, 0.2), (0.6, 1.5), "null of 1.5 is outside"),
+        ("linf", (0.1, 0.2), (-0.1, 0.5), "null of -0.1 is outside"),
+        ("linf", (0.1, 0.2), (math.nan, 0.5), "null of nan is outside"),
+    ],
+)
+def test_what_is_no_curve_is_told(
+    measure: str, sizes: tuple[float, ...], probabilities: tuple[float, ...], message: str
+) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        NullCurve(measure, sizes, probabilities)
+    told = {"measure": measure, "sizes": list(sizes), "probabilities": list(probabilities)}
+    with pytest.raises(UserError, match=re.escape(message)):
+        NullCurve.from_dict(told)
+
+
+def test_raw_shares_are_checked_and_may_fall() -> None:
+    assert NullCurve("linf", (0.1, 0.2), (0.5, 1.0), (0.6, 0.4)).fooled == (0.6, 0.4)
+    with pytest.raises(UserError, match="has 2 sizes but 1 shares fooled"):
+        NullCurve("linf", (0.1, 0.2), (0.5, 1.0), (0.6,))
+    with pytest.raises(UserError, match="share fooled of 2 is outside"):
+        NullCurve("linf", (0.1, 0.2), (0.5, 1.0), (0.6, 2))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"measure": "linf", "sizes": ["x"], "probabilities": [1]},
+        {"measure": "linf", "sizes": 3, "probabilities": [1]},
+        {**TABLE.to_dict(), "colour": 1},
+        [],
+    ],
+)
+def test_json_that_is_no_curve_is_told(told: Any) -> None:
+    with pytest.raises(UserError, match="no null curve"):
+        NullCurve.from_dict(told)
+
+
+shares = st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=20)
+
+
+@given(shares, st.data())
+def test_isotonic_is_that_of_scikit_learn(values: list[float], data: st.DataObject) -> None:
+    weights = data.draw(
+        st.none() | st.lists(st.floats(0.01, 100), min_size=len(values), max_size=len(values))
+    )
+    fitted = isotonic(values, weights)
+    theirs = IsotonicRegression().fit_transform(
+        np.arange(len(values)), np.array(values), sample_weight=weights
+    )
+    assert fitted == pytest.approx(theirs, abs=1e-9)
+    assert (np.diff(fitted) >= 0).all()
+    assert min(values) <= fitted.min() <= fitted.max() <= max(values)
+
+
+def test_isotonic_of_nothing_and_of_unlike_lengths() -> None:
+    assert isotonic([]).shape == (0,)
+    with pytest.raises(ValueError, match="zip"):
+        isotonic([1, 2], [1])
+
+
+@dataclass(frozen=True)
+class Turning:
+    """Fools a share of the images, by size: the last ones are turned to the other side."""
+
+    share: Callable[[float], float]
+    measures: ClassVar[tuple[str, ...]] = ("linf",)
+    needs_gradient: ClassVar[bool] = False
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        sizes: Tensor,
+        measure: str,
+        generator: torch.Generator | None = None,
+        *,
+        gradient: Tensor | None = None,
+    ) -> Tensor:
+        num_kept = round(len(images) * (1 - self.share(float(sizes[0]))))
+        return torch.cat([images[:num_kept], 1 - images[num_kept:]])
+
+
+@pytest.mark.parametrize(
+    ("share", "arguments", "message"),
+    [
+        (0.0, {}, "no perturbation of a size up to 1 fools the model, so there is no null curve"),
+        (0.0, {"largest": 0.2}, "no perturbation of a size up to 0.2 fools"),
+        (
+            0.75,
+            {"always": 0.9},
+            "perturbations of sizes up to 1 fool the model on at most 75.0% of the images and "
+            "never on 90.0%: give a smaller share as always",
+        ),
+        (1.0, {}, "the smallest perturbation tried, of size 0.000345, fools the model on 100.0%"),
+    ],
+)
+def test_a_model_without_a_curve_is_told(
+    share: float, arguments: dict[str, Any], message: str
+) -> None:
+    model, data, _ = two_class_world()
+    with pytest.raises(UserError, match=re.escape(message)):
+        estimate_curve(model, data, Turning(lambda size: share), "linf", **arguments)
+
+
+def test_shares_that_fall_are_pooled() -> None:
+    def share(size: float) -> float:
+        return 0.6 if 0.2 < size < 0.3 else 0.2 if size < 0.6 else 1.0
+
+    model, data, _ = two_class_world()
+    arguments: dict[str, Any] = {"num_sizes": 10, "largest": 0.75, "always": 0.8}
+    curve = estimate_curve(model, data, Turning(share), "linf", **arguments)
+    assert curve.sizes == pytest.approx([0.075 * k for k in range(1, 11)])
+    assert curve.fooled == (0.2, 0.2, 0.6, 0.2, 0.2, 0.2, 0.2, 1, 1, 1)
+    pooled = (0.6 + 4 * 0.2) / 5
+    expected = [0.2 / 0.8] * 2 + [pooled / 0.8] * 5 + [1] * 3
+    assert curve.probabilities == pytest.approx(expected)
+    assert curve.perturbation == "Turning", "a maker of one's own goes by its type"
+
+
+@pytest.mark.parametrize(
+    ("measure", "arguments", "message"),
+    [
+        ("l3", {}, "no measure 'l3': choose one of linf, l2, l0"),
+        ("l0", {}, "FGSMPerturbation cannot be told a size in 'l0': choose one of linf, l2"),
+        ("linf", {"always": 0.0}, "always is a share of the images, in (0, 1], not 0.0"),
+        ("linf", {"always": 1.01}, "always is a share of the images, in (0, 1], not 1.01"),
+        ("linf", {"largest": 0}, "the largest size must be in (0, 1] in linf, not 0"),
+        ("linf", {"largest": 76.5}, "the largest size must be in (0, 1] in linf, not 76.5"),
+        ("l2", {"largest": math.nan}, "the largest size must be in (0, 3.4641] in l2, not nan"),
+        ("linf", {"num_sizes": 1}, "at least two sizes, not 1"),
+    ],
+)
+def test_arguments_out_of_range_are_told(
+    measure: str, arguments: dict[str, Any], message: str
+) -> None:
+    model, data, _ = two_class_world()
+    with pytest.raises(UserError, match=re.escape(message)):
+        estimate_curve(model, data, make_perturbation("fgsm"), measure, **arguments)
+
+
+def test_too_few_held_out_images_that_are_right_are_told() -> None:
+    model, data, _ = two_class_world()
+    wrong = LabelledImages(data.images, 1 - data.labels, 2)
+    wrong.labels[: MIN_IMAGES - 1] = data.labels[: MIN_IMAGES - 1]
+    with pytest.raises(UserError, match=r"gets 49 of 120 held-out images right, and .* needs 50"):
+        estimate_curve(model, wrong, make_perturbation("fgsm"), "linf")
+    wrong.labels[MIN_IMAGES - 1] = data.labels[MIN_IMAGES - 1]
+    curve = estimate_curve(model, wrong, make_perturbation("fgsm"), "linf")
+    assert curve.num_images == 50
+
+
+def test_reading_a_curve_needs_no_torch() -> None:
+    code = (
+        "import sys, nullclass.results.null_curve as n; n.NullCurve('l0', (0.5,), (1.0,))(0.2); "
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,213 @@
+"""One contract for every source of images of no class, what each promises, and their rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from idx_files import tiny_arrays, write_dataset
+from torch import Tensor, nn
+from worlds import Digits
+
+import nullclass.scoring.ood.fashion_mnist as fashion
+from nullclass.core.errors import UserError
+from nullclass.core.outcomes import predictions
+from nullclass.data import Dataset, LabelledImages, load_dataset
+from nullclass.models import Classifier
+from nullclass.rejection.threshold import null_scores, with_threshold
+from nullclass.scoring.ood import OOD, make_ood, score_ood
+
+NUM_CLOTHES = 40
+
+
+@pytest.fixture(autouse=True)
+def wardrobe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """A few made-up clothes in place of the real ones."""
+    folder = write_dataset(tmp_path / "clothes", tiny_arrays(20, NUM_CLOTHES, 10, 28, seed=7))
+    made_up = load_dataset("idx", data_dir=folder, validation=0)
+
+    def load(name: str, *, validation: int) -> Dataset:
+        assert (name, validation) == ("fashion-mnist", 0)
+        return made_up
+
+    monkeypatch.setattr(fashion, "load_dataset", load)
+    return made_up
+
+
+def data_of(
+    shape: tuple[int, ...] = (1, 28, 28), num: int = 12, *, is_bytes: bool = True
+) -> LabelledImages:
+    pixels = torch.randint(
+        256, (num, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
+    data = LabelledImages(pixels, torch.arange(num) % 4, 4)
+    return data if is_bytes else data.as_float()
+
+
+def drawn(name: str, data: LabelledImages, num: int = 16, seed: int = 5) -> Tensor:
+    return make_ood(name, data, num, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("num", [1, 16])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 12)])
+@pytest.mark.parametrize("name", OOD)
+def test_contract(name: str, shape: tuple[int, ...], num: int) -> None:
+    if name == "fashion-mnist" and shape != (1, 28, 28):
+        with pytest.raises(UserError, match="leave it out"):
+            drawn(name, data_of(shape))
+        return
+    data = data_of(shape)
+    before, state = data.images.clone(), torch.get_rng_state()
+    images = drawn(name, data, num)
+    assert images.shape == (num, *shape)
+    assert images.dtype == torch.float32
+    assert images.min() >= 0
+    assert images.max() <= 1
+    assert torch.equal(data.images, before), "the data are left alone"
+    assert torch.equal(torch.get_rng_state(), state), "nothing is drawn from the global stream"
+    assert torch.equal(drawn(name, data, num), images), "the same generator, the same images"
+    assert torch.equal(drawn(name, data_of(shape, is_bytes=False), num), images)
+    images.zero_()  # nobody else's memory
+    assert torch.equal(data.images, before)
+    assert drawn(name, data, num).any() or name == "blank"
+    same = (images[:, None] == data.as_float().images[None]).flatten(2).all(dim=2)
+    assert not same.any(), "no image of the data themselves"
+
+
+@pytest.mark.parametrize("name", ["noise", "tiles"])
+def test_drawn_images_differ(name: str) -> None:
+    images = drawn(name, data_of())
+    assert len(images.flatten(1).unique(dim=0)) == len(images)
+    assert not torch.equal(images, drawn(name, data_of(), seed=6))
+
+
+def test_noise_is_uniform() -> None:
+    pixels = drawn("noise", data_of(), 200).flatten()
+    counts = torch.histc(pixels, 10, 0, 1)
+    expected = len(pixels) / 10
+    assert (counts - expected).abs().max() < 5 * expected**0.5
+    assert abs(float(torch.corrcoef(torch.stack([pixels[:-1], pixels[1:]]))[0, 1])) < 0.02
+
+
+def test_blank_images_run_from_black_to_white() -> None:
+    images = drawn("blank", data_of((3, 8, 8)), 5)
+    assert images.flatten(1).amin(dim=1).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert images.flatten(1).amax(dim=1).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert drawn("blank", data_of(), 1).max() == 0
+
+
+def test_tiles_are_of_several_images_and_other_places() -> None:
+    """Pixels that tell whose they are and where they were: (image, row, column)."""
+    num, size = 5, 12
+    grid = torch.stack(
+        torch.meshgrid(torch.arange(num), torch.arange(size), torch.arange(size), indexing="ij"),
+        dim=1,
+    )
+    data = LabelledImages(grid.to(torch.uint8), torch.arange(num), num)
+    told = (drawn("tiles", data, 300) * 255).round().long()
+    seen_sides = set()
+    for owner, row, column in told:
+        assert len(owner.unique()) > 1
+        fits = []
+        for side in (2, 3, 4, 6):
+            tiles = [
+                (
+                    owner[y : y + side, x : x + side],
+                    row[y : y + side, x : x + side] - y,
+                    column[y : y + side, x : x + side] - x,
+                )
+                for y in range(0, size, side)
+                for x in range(0, size, side)
+            ]
+            inner = torch.arange(side)
+            is_complete = all(
+                len(own.unique()) == 1
+                and torch.equal(r, r[0, 0] + inner[:, None].expand(side, side))
+                and torch.equal(c, c[0, 0] + inner[None, :].expand(side, side))
+                and (y0 := int(r[0, 0])) % side == 0
+                and int(c[0, 0]) % side == 0
+                and (y0, int(c[0, 0])) != (0, 0)
+                for own, r, c in tiles
+            )
+            fits.append(is_complete)
+        assert any(fits)
+        seen_sides.add((2, 3, 4, 6)[max(i for i, fit in enumerate(fits) if fit)])
+    assert seen_sides == {2, 3, 4, 6}
+
+
+def test_tiles_of_two_images_are_of_both() -> None:
+    pixels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    pixels[1] = 255
+    images = drawn("tiles", LabelledImages(pixels, torch.tensor([0, 1])), 50)
+    assert ((images == 0).flatten(1).any(dim=1) & (images == 1).flatten(1).any(dim=1)).all()
+
+
+def test_fashion_mnist_is_the_first_test_images(wardrobe: Dataset) -> None:
+    images = drawn("fashion-mnist", data_of(), 7)
+    assert torch.equal(images, wardrobe.test.images[:7].float() / 255)
+
+
+def test_fashion_mnist_refuses(wardrobe: Dataset) -> None:
+    with pytest.raises(UserError, match="ask for fewer"):
+        drawn("fashion-mnist", data_of(), NUM_CLOTHES + 1)
+    for own in (wardrobe.test, wardrobe.test.as_float(), wardrobe.test.subset([9, 3])):
+        with pytest.raises(UserError, match="Fashion-MNIST's own"):
+            drawn("fashion-mnist", own)
+
+
+def test_other_refusals() -> None:
+    with pytest.raises(UserError, match="choose one of noise, blank, tiles, fashion-mnist"):
+        drawn("cifar", data_of())
+    for num in (0, -3):
+        with pytest.raises(UserError, match="at least 1"):
+            drawn("noise", data_of(), num)
+    with pytest.raises(UserError, match="leave the tiles out"):
+        drawn("tiles", data_of((1, 1, 3)))
+    with pytest.raises(UserError, match="at least two test images"):
+        drawn("tiles", data_of(num=1))
+
+
+# Rows
+
+
+@pytest.mark.parametrize("kind", ["guarded", "plain", "thresholded"])
+def test_rows_of_scores(digits: Digits, kind: str) -> None:
+    model = digits.plain if kind == "plain" else digits.guarded
+    if kind == "thresholded":
+        model = with_threshold(model, 0.4)
+    data = LabelledImages(digits.images, digits.labels, 10)
+    images = drawn("noise", data, 300)  # more than a batch
+    rows = score_ood(model, images, "noise")
+    answers = ["prediction", "real_prediction", "confidence", "null_score"]
+    assert rows.columns.tolist() == ["source", "image", *answers]
+    assert (rows["source"] == "noise").all()
+    assert rows["image"].tolist() == list(range(300))
+    with torch.no_grad():
+        logits = model(images)
+    assert rows["prediction"].tolist() == predictions(logits, 10).tolist()
+    assert rows["real_prediction"].tolist() == logits[:, :10].argmax(dim=1).tolist()
+    np.testing.assert_allclose(rows["confidence"], logits.softmax(dim=1).amax(dim=1), atol=1e-5)
+    np.testing.assert_allclose(rows["null_score"], null_scores(logits, 10), atol=1e-4)
+    if kind != "plain":
+        assert ((rows["null_score"] > 0) == (rows["prediction"] == -1)).all()
+
+
+def test_scoring_leaves_the_model_as_it_was(digits: Digits) -> None:
+    model = digits.guarded.train()
+    try:
+        score_ood(model, digits.images[:3], "digits")
+        assert model.training
+        assert all(parameter.requires_grad for parameter in model.parameters())
+    finally:
+        model.eval()
+
+
+def test_scoring_refuses(digits: Digits) -> None:
+    with pytest.raises(UserError, match="no images from noise"):
+        score_ood(digits.guarded, digits.images[:0], "noise")
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 11))
+    nn.init.constant_(net[1].weight, torch.inf)
+    with pytest.raises(UserError, match="not finite"):
+        score_ood(Classifier(net, 10), digits.images, "digits")

@@ -1,0 +1,321 @@
+"""Evaluations that must not be believed, and some that may be: models and attacks for both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from worlds import Digits
+
+from nullclass.attacks import (
+    FGSM,
+    PGD,
+    Attack,
+    AttackEnsemble,
+    DatasetAttack,
+    MultiTargetedPGD,
+    Square,
+)
+from nullclass.attacks.losses import find_objective
+from nullclass.certify.verifiers import VERIFIERS, interval
+from nullclass.data import LabelledImages
+from nullclass.evaluation.run import Evaluation, evaluate
+from nullclass.models import Classifier
+from nullclass.rejection.threshold import calibrate
+
+# Models that hide their weakness
+
+
+class Around(nn.Module):
+    """A classifier's logits, changed."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.change(self.model(images))
+
+    def change(self, logits: Tensor) -> Tensor:
+        return logits
+
+
+class Scaled(Around):
+    """Logits so large that cross-entropy's gradient underflows to zero."""
+
+    def change(self, logits: Tensor) -> Tensor:
+        return 1e4 * logits
+
+
+class Saturated(Around):
+    """Every logit pressed against one of two walls, on its side of the first two's middle."""
+
+    def change(self, logits: Tensor) -> Tensor:
+        middle = logits.topk(2).values.mean(dim=1, keepdim=True)
+        return F.hardtanh(20 * (logits - middle))
+
+
+class Softmaxed(Around):
+    """Probabilities where logits are expected."""
+
+    def change(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1)
+
+
+class Noisy(Around):
+    """Logits that differ from pass to pass."""
+
+    def __init__(self, model: Classifier) -> None:
+        super().__init__(model)
+        self.generator = torch.Generator().manual_seed(0)
+
+    def change(self, logits: Tensor) -> Tensor:
+        return logits + 0.5 * torch.randn(logits.shape, generator=self.generator)
+
+
+class Quantised(Around):
+    """Pixels rounded first: the gradient is zero everywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model((images * 8).round() / 8)
+
+
+class Bumpy(Around):
+    """Ripples over every pixel: the gradient leads to the next crest, and no further."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images + 0.1 * torch.sin(2 * torch.pi * images / 0.3))
+
+
+def around(wrapper: type[Around], model: Classifier) -> Classifier:
+    """A classifier whose logits or images are changed."""
+    return Classifier(wrapper(model), model.num_classes, has_null=model.has_null).eval()
+
+
+# Attacks that promise more than they do
+
+
+@dataclass(frozen=True)
+class ZeroSteps:
+    """A loop that is never entered."""
+
+    objective: ClassVar = "fool"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar = "gradients"
+
+    def __call__(self, model: Classifier, images: Tensor, labels: Tensor, **_: object) -> Tensor:
+        return images.clone()
+
+
+@dataclass(frozen=True, eq=False)
+class SecretTransfer:
+    """Images made on a substitute, under a white-box attack's name."""
+
+    substitute: Classifier
+    objective: ClassVar = "fool"
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar = "gradients"
+
+    def __call__(self, model: Classifier, images: Tensor, labels: Tensor, **how: object) -> Tensor:
+        return PGD(num_steps=20)(self.substitute, images, labels, **how)  # type: ignore[arg-type]
+
+
+# Sound models
+
+
+def train_robust(digits: Digits, *, has_null: bool, eps: float = 0.15) -> Classifier:
+    """Adversarial training (Madry et al. 2018); with null, an attacked digit may be refused.
+
+    A digit under plain random noise must still be recognised, so null is no refuge from noise.
+    """
+    margin = find_objective("fool").margin
+    images, labels = digits.train_images, digits.train_labels
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        body = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 10 + has_null)
+        )
+        model = Classifier(body, 10, has_null=has_null)
+        optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+        for step in range(250):
+            chosen = torch.arange(step * 128, (step + 1) * 128) % len(images)
+            x, y = images[chosen], labels[chosen]
+            delta = (2 * torch.rand_like(x) - 1) * eps
+            for _ in range(3):
+                adv_images = (x + delta).clamp(0, 1).requires_grad_()
+                climbed = margin(model(adv_images), y, 10, "smooth").sum()
+                (gradient,) = torch.autograd.grad(climbed, adv_images)
+                delta = (adv_images.detach() - x + 0.7 * eps * gradient.sign()).clamp(-eps, eps)
+            log_probabilities = model((x + delta).clamp(0, 1)).log_softmax(1)
+            accepted = log_probabilities.gather(1, y[:, None]).squeeze(1)
+            if has_null:
+                accepted = torch.logaddexp(accepted, log_probabilities[:, 10])
+            noisy = (x + 0.2 * (2.0 * torch.randint(0, 2, x.shape) - 1)).clamp(0, 1)
+            loss = F.cross_entropy(model(x), y) + F.cross_entropy(model(noisy), y)
+            loss = loss - accepted.mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model.eval()
+
+
+def train_linear(digits: Digits) -> Classifier:
+    """Softmax regression."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 10, has_null=False)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2, weight_decay=1e-3)
+    for _ in range(200):
+        loss = F.cross_entropy(model(digits.train_images), digits.train_labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+# Evaluations
+
+
+def strong() -> dict[str, Attack]:
+    """What a sound evaluation of a small model takes: the smooth margin, every target, a swap."""
+    steps = (PGD(num_steps=20), MultiTargetedPGD(num_steps=20))
+    return {"strong": AttackEnsemble(steps, ("smooth", "targets")), "swap": DatasetAttack()}
+
+
+@dataclass(frozen=True)
+class Models:
+    """Digits, and sound models of them."""
+
+    digits: Digits
+    test: LabelledImages
+    held_out: LabelledImages
+    robust: Classifier
+    """10 logits, adversarially trained."""
+    refusing: Classifier
+    """11 logits, adversarially trained; an attacked digit may be null."""
+    linear: Classifier
+    """10 logits, linear."""
+
+
+def train_models(digits: Digits) -> Models:
+    """All of them, in seconds."""
+    images = LabelledImages(digits.images, digits.labels, 10)
+    return Models(
+        digits,
+        test=images.first(128),
+        held_out=images.subset(slice(128, len(images))),
+        robust=train_robust(digits, has_null=False),
+        refusing=train_robust(digits, has_null=True),
+        linear=train_linear(digits),
+    )
+
+
+SOUND: dict[str, Callable[[Models], Evaluation]] = {
+    "an ordinary network": lambda m: evaluate(
+        m.digits.plain, m.test, attacks=strong(), eps=[0.05, 0.1, 0.2]
+    ),
+    "an adversarially trained network, with a single step beside": lambda m: evaluate(
+        m.robust, m.test, attacks=strong() | {"fgsm": FGSM()}, eps=[0.1, 0.2], num_images=110
+    ),
+    "a network that may refuse": lambda m: evaluate(
+        m.refusing,
+        m.test,
+        attacks=strong() | {"force-null": PGD(objective="force-null", num_steps=20)},
+        eps=[0.05, 0.1, 0.15],
+        selected_on="held-out",
+    ),
+    "the same in L2": lambda m: evaluate(
+        m.refusing, m.test, attacks=strong(), eps=[0.25, 0.5, 1.0], norm="l2"
+    ),
+    "a threshold calibrated on held-out images": lambda m: evaluate(
+        m.robust,
+        m.test,
+        attacks=strong() | {"square": Square(num_queries=100)},
+        eps=[0.1],
+        threshold=calibrate(m.robust, m.held_out, 0.02),
+    ),
+    "a linear model at one eps, with proofs": lambda m: evaluate(
+        m.linear,
+        m.test,
+        attacks={"targets": MultiTargetedPGD(num_steps=20)},
+        eps=0.1,
+        proofs="interval",
+    ),
+}
+"""Six evaluations in which nothing is wrong."""
+
+
+def unsoundly_proved(models: Models) -> Evaluation:
+    """Interval bounds, but far too high: a minus sign lost would do."""
+    VERIFIERS["hopeful"] = lambda *given: interval(*given) + 1000
+    try:
+        return evaluate(models.refusing, models.test, attacks=weak(), eps=0.2, proofs="hopeful")
+    finally:
+        del VERIFIERS["hopeful"]
+
+
+def weak(**settings: Any) -> dict[str, Attack]:
+    """PGD as many people run it."""
+    return {"pgd": PGD(**({"num_steps": 20} | settings))}
+
+
+PLANTED: dict[str, tuple[str, Callable[[Models], Evaluation]]] = {
+    "gradients masked by scaled logits": (
+        "zero-gradients",
+        lambda m: evaluate(around(Scaled, m.robust), m.test, attacks={"fgsm": FGSM()}, eps=0.2),
+    ),
+    "gradients masked by quantised input": (
+        "zero-gradients",
+        lambda m: evaluate(around(Quantised, m.refusing), m.test, attacks=weak(), eps=0.1),
+    ),
+    "gradients masked by a hard saturation": (
+        "zero-gradients",
+        lambda m: evaluate(around(Saturated, m.refusing), m.test, attacks=weak(), eps=0.1),
+    ),
+    "random forward pass": (
+        "random-forward",
+        lambda m: evaluate(around(Noisy, m.refusing), m.test, attacks=weak(), eps=0.1),
+    ),
+    "softmax as logits": (
+        "softmax-as-logits",
+        lambda m: evaluate(around(Softmaxed, m.refusing), m.test, attacks=weak(), eps=0.1),
+    ),
+    "zero steps": (
+        "attack-moves-nothing",
+        lambda m: evaluate(m.refusing, m.test, attacks={"pgd": ZeroSteps()}, eps=0.1),
+    ),
+    "step size too small": (
+        "reference-finds-more",
+        lambda m: evaluate(m.refusing, m.test, attacks=weak(relative_step=0.002), eps=0.1),
+    ),
+    "one restart on a bumpy loss": (
+        "doubling-finds-more",
+        lambda m: evaluate(around(Bumpy, m.refusing), m.test, attacks=weak(), eps=0.15),
+    ),
+    "eps in wrong units": (
+        "eps-units",
+        lambda m: evaluate(m.refusing, m.test, attacks=weak(), eps=[0.1 / 255, 0.3 / 255]),
+    ),
+    "null-only success": (
+        "failures-all-null",
+        lambda m: evaluate(
+            m.digits.guarded, m.test, attacks=weak(objective="untargeted"), eps=0.15
+        ),
+    ),
+    "threshold tuned on test": (
+        "threshold-on-test",
+        lambda m: evaluate(
+            m.robust, m.test, attacks=weak(), eps=0.1, threshold=calibrate(m.robust, m.test, 0.02)
+        ),
+    ),
+    "transfer labelled white-box": (
+        "transfer-as-white-box",
+        lambda m: evaluate(m.refusing, m.test, attacks={"pgd": SecretTransfer(m.robust)}, eps=0.1),
+    ),
+    "bounds that are not sound": ("proof-broken", lambda m: unsoundly_proved(m)),
+}
+"""Thirteen evaluations or models that are broken, and the flag that must go up."""

@@ -1,0 +1,342 @@
+"""Robust losses: their formulas by hand, their ε, and that what they train can be proved."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from training_cases import learnable_images
+
+from nullclass.certify.margins import margins
+from nullclass.certify.network import read_network
+from nullclass.certify.regions import Box
+from nullclass.certify.verifiers import interval
+from nullclass.core.errors import UserError
+from nullclass.models import Classifier, build_model
+from nullclass.nulls import AdversarialNulls
+from nullclass.training.loop import TrainConfig, train
+from nullclass.training.recipes import Recipe
+from nullclass.training.robust import ROBUST_LOSSES, make_robust
+from nullclass.training.robust.abstain import AbstainLoss
+from nullclass.training.robust.adversarial import AdversarialLoss
+from nullclass.training.robust.base import EpsSchedule
+from nullclass.training.robust.interval import IntervalLoss, _Watcher, interval_start, worst_logits
+from nullclass.training.robust.perturbed import perturbed
+
+RECIPE = Recipe(batch_size=16, epochs=12, learning_rate=5e-3, schedule="late-cosine")
+
+
+def tiny(has_null: bool = False, seed: int = 3) -> Classifier:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_model(
+            "certifiable-small", image_shape=(1, 8, 8), num_classes=3, has_null=has_null
+        )
+
+
+def linear(has_null: bool = False) -> Classifier:
+    """Two pixels, whose worst logits are known exactly."""
+    body = nn.Sequential(nn.Flatten(), nn.Linear(2, 2 + has_null))
+    with torch.no_grad():
+        rows = [[1.0, -2.0], [0.5, 1.0], [2.0, 2.0]][: 2 + has_null]
+        body[1].weight.copy_(torch.tensor(rows))  # type: ignore[operator]
+        body[1].bias.copy_(torch.tensor([0.1, -0.2, 0.3])[: 2 + has_null])  # type: ignore[operator]
+    return Classifier(body, 2, has_null=has_null, image_shape=(1, 1, 2))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def corners(image: Tensor, eps: float) -> list[Tensor]:
+    """All corners of the ball, cut at 0 and 1."""
+    pixels = image.flatten().tolist()
+    ends = [(max(0.0, pixel - eps), min(1.0, pixel + eps)) for pixel in pixels]
+    return [torch.tensor(corner).view(image.shape) for corner in itertools.product(*ends)]
+
+
+def test_worst_logits_of_a_linear_model_are_those_of_its_worst_corner() -> None:
+    model = linear()
+    images = torch.tensor([[0.3, 0.6], [0.05, 0.95]]).view(2, 1, 1, 2)
+    labels = torch.tensor([0, 1])
+    worst = worst_logits(read_network(model), images, labels, 0.1)
+    for image, label, found in zip(images, labels, worst, strict=True):
+        at_corners = torch.stack([model(corner[None])[0] for corner in corners(image, 0.1)])
+        expected = (at_corners - at_corners[:, label, None]).amax(dim=0)
+        assert torch.allclose(found, expected, atol=1e-6)
+
+
+def loss_by_hand(loss: IntervalLoss, model: Classifier, images: Tensor, labels: Tensor) -> float:
+    """At full ε, without attack and regulariser: from the worst corner of a linear model."""
+    worst = []
+    for image, label in zip(images, labels, strict=True):
+        at_corners = torch.stack([model(corner[None])[0] for corner in corners(image, loss.eps)])
+        worst.append((at_corners - at_corners[:, label, None]).amax(dim=0).tolist())
+    of_bounds = -sum(
+        row[label] - math.log(sum(map(math.exp, row)))
+        for row, label in zip(worst, labels.tolist(), strict=True)
+    ) / len(worst)
+    of_clean = float(F.cross_entropy(model(images), labels).detach())
+    return (1 - loss.natural_weight) * of_bounds + loss.natural_weight * of_clean
+
+
+@pytest.mark.parametrize("natural_weight", [0.0, 0.3])
+def test_the_interval_loss_is_its_formula(natural_weight: float) -> None:
+    model, loss = linear(), IntervalLoss(0.15, natural_weight=natural_weight)
+    images, labels = torch.rand(5, 1, 1, 2, generator=generator()), torch.tensor([0, 1, 0, 1, 1])
+    seen = loss.bind(model)(images, labels, 0.9, generator())
+    assert seen.loss.item() == pytest.approx(loss_by_hand(loss, model, images, labels), abs=1e-6)
+    network = read_network(model)
+    proved = margins(network, images, labels, 0.15, verifier=interval) > 0
+    assert seen.num_right == int(proved.sum())
+
+
+def test_mtl_ibp_mixes_bounds_and_attacked_images() -> None:
+    model, images = tiny(), learnable_images(8).images
+    labels = torch.arange(8) % 3
+    whole = IntervalLoss(0.1).bind(model)(images, labels, 0.9, generator()).loss
+    adv_images = perturbed(model, images, labels, 0.1, 1, generator())
+    of_attacked = F.cross_entropy(model(adv_images), labels)
+    mixed = IntervalLoss(0.1, bound_weight=0.3).bind(model)(images, labels, 0.9, generator()).loss
+    assert float(mixed) == pytest.approx(0.3 * float(whole) + 0.7 * float(of_attacked), rel=1e-5)
+
+
+def test_the_adversarial_loss_is_its_formula() -> None:
+    model = linear(has_null=True)
+    images, labels = torch.rand(6, 1, 1, 2, generator=generator()), torch.tensor([0, 1] * 3)
+    seen = AdversarialLoss(0.2, num_steps=3).bind(model)(images, labels, 0.9, generator(4))
+    adv_images = perturbed(model, images, labels, 0.2, 3, generator(4))
+    assert float((adv_images - images).abs().max()) <= 0.2 + 1e-6
+    shares = model(adv_images).softmax(dim=1)
+    refused = -(shares[torch.arange(6), labels] + shares[:, 2]).log().mean()
+    clean = F.cross_entropy(model(images), labels)
+    assert float(seen.loss) == pytest.approx(float(refused + clean) / 2, rel=1e-5)
+    fooled = model.predict(adv_images) == 1 - labels
+    assert seen.num_right == int((~fooled).sum())
+
+
+def test_the_attack_of_training_climbs_towards_what_fools() -> None:
+    model = tiny(has_null=True)
+    images, labels = learnable_images(12).images, torch.arange(12) % 3
+    adv_images = perturbed(model, images, labels, 0.3, 10, generator())
+    assert bool(((adv_images >= 0) & (adv_images <= 1)).all())
+
+    def margin(at: Tensor) -> Tensor:
+        logits = model(at).detach()
+        own = torch.stack([logits[torch.arange(12), labels], logits[:, 3]]).logsumexp(dim=0)
+        wrong = logits[:, :3].scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1)
+        return wrong - own
+
+    assert float((margin(adv_images) - margin(images)).mean()) > 0
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_the_abstain_loss_lets_null_stand_for_the_label() -> None:
+    """By hand, from the corners of a linear model: each wrong class is beaten by label or null."""
+    model, loss = linear(has_null=True), AbstainLoss(0.1, label_weight=0.5, natural_weight=2.0)
+    images, labels = torch.rand(4, 1, 1, 2, generator=generator(2)), torch.tensor([0, 1, 1, 0])
+    seen = loss.bind(model)(images, labels, 0.9, generator())
+    total, stands = 0.0, 0
+    for image, label in zip(images, labels.tolist(), strict=True):
+        z = torch.stack([model(corner[None])[0] for corner in corners(image, 0.1)])
+        wrong = 1 - label
+        either = max(float((z[:, place] - z[:, wrong]).min()) for place in (label, 2))
+        stands += either > 0
+        of_either = math.log(1 + math.exp(-either))
+        lows = [float((z[:, label] - z[:, other]).min()) for other in (wrong, 2)]
+        total += of_either + 0.5 * math.log(1 + sum(math.exp(-low) for low in lows))
+        total += 2.0 * float(F.cross_entropy(model(image[None]), torch.tensor([label])))
+    assert float(seen.loss) == pytest.approx(total / 4, rel=1e-5)
+    assert seen.num_right == stands
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.1, 0.25, 0.4, 0.8])
+def test_eps_rises_from_the_warmup_to_the_ramp(progress: float) -> None:
+    expected = min(1.0, max(0.0, (progress - 0.1) / 0.3))
+    assert EpsSchedule(0.3, 0.1, 0.4).share(progress) == pytest.approx(expected)
+
+
+def test_before_eps_rises_the_loss_is_the_clean_one() -> None:
+    model, images = tiny(), learnable_images(8).images
+    labels = torch.arange(8) % 3
+    seen = IntervalLoss(0.3, warmup=0.2).bind(model)(images, labels, 0.1, generator())
+    assert float(seen.loss) == pytest.approx(float(F.cross_entropy(model(images), labels)))
+    model = tiny(has_null=True)
+    for weight in (0.0, 2.0):
+        loss = AbstainLoss(0.3, warmup=0.2, natural_weight=weight)
+        seen = loss.bind(model)(images, labels, 0.1, generator())
+        assert float(seen.loss) == pytest.approx(float(F.cross_entropy(model(images), labels)))
+
+
+def test_while_eps_rises_the_abstain_loss_weighs_its_bounds_by_the_share_reached() -> None:
+    model, images = linear(has_null=True), torch.rand(4, 1, 1, 2, generator=generator(2))
+    labels = torch.tensor([0, 1, 1, 0])
+    halfway = AbstainLoss(0.2, warmup=0.0, ramp=0.8, natural_weight=2.0)
+    there = AbstainLoss(0.1, warmup=0.0, ramp=0.1, natural_weight=2.0)
+    natural = 2 * float(F.cross_entropy(model(images), labels))
+    half = float(halfway.bind(model)(images, labels, 0.4, generator()).loss)
+    whole = float(there.bind(model)(images, labels, 0.4, generator()).loss)
+    assert half - natural == pytest.approx((whole - natural) / 2, rel=1e-4)
+
+
+def test_the_regulariser_vanishes_as_eps_is_reached_and_not_before() -> None:
+    model, images = tiny(), learnable_images(8).images
+    labels = torch.arange(8) % 3
+
+    def loss(regularisation: float, progress: float) -> float:
+        bound = IntervalLoss(0.2, regularisation=regularisation).bind(model)
+        return float(bound(images, labels, progress, generator()).loss)
+
+    assert loss(0.5, 0.9) == loss(0.0, 0.9)
+    assert loss(0.5, 0.2) > loss(0.0, 0.2)
+
+
+class Branched(nn.Module):
+    """Two ReLUs of one layer, another layer computed between them; then what is no ReLU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.other = nn.Linear(4, 6), nn.Linear(4, 6)
+        self.last, self.bent = nn.Linear(6, 2), nn.Hardtanh()
+
+    def forward(self, images: Tensor) -> Tensor:
+        flat = images.flatten(1)
+        here, there = self.first(flat), self.other(flat)
+        mixed = torch.relu(here) + torch.relu(there)
+        logits: Tensor = self.last(self.bent(mixed))
+        return logits
+
+
+def test_regularisers_look_at_what_each_relu_gets() -> None:
+    """With branches that is not what was computed last; and only a ReLU is looked at."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Classifier(Branched(), 2, has_null=False, image_shape=(1, 2, 2))
+    looked: list[float] = []
+
+    class Told(_Watcher):
+        def _look(self, box: Box) -> None:
+            looked.append(float(box.radius.mean()))
+
+    images = torch.full((3, 1, 2, 2), 0.5)
+    worst_logits(read_network(model), images, torch.tensor([0, 1, 0]), 0.1, Told())
+    body = model.body
+    assert isinstance(body, Branched)
+    expected = [0.1 * float(layer.weight.abs().sum(1).mean()) for layer in (body.first, body.other)]
+    assert looked == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_interval_start_keeps_radii_from_layer_to_layer() -> None:
+    """Shi et al. 2021: behind ReLU the expected radius neither explodes nor vanishes."""
+    widths = [400] * 5
+    layers: list[nn.Module] = [nn.Flatten()]
+    for before, after in itertools.pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
+    model = Classifier(nn.Sequential(*layers, nn.Linear(400, 3)), 3, has_null=False)
+    interval_start(model, generator())
+    radius = torch.full((8, 400), 0.05)
+    sizes = []
+    for layer in model.body:
+        if isinstance(layer, nn.Linear):
+            radius = radius @ layer.weight.detach().abs().T
+            sizes.append(float(radius.mean()))
+            radius = radius / 2  # ReLU halves a radius on average
+    assert all(size == pytest.approx(sizes[0], rel=0.1) for size in sizes)
+
+
+@pytest.mark.parametrize("name", ROBUST_LOSSES)
+def test_every_loss_trains_the_same_bits_and_goes_on_where_it_stopped(
+    name: str, tmp_path: Path
+) -> None:
+    has_null = name in ("adversarial", "abstain")
+    config = TrainConfig(replace(RECIPE, epochs=3), 5, robust=make_robust(name, {"eps": 0.1}))
+    data = learnable_images(64)
+    one, two = tiny(has_null), tiny(has_null)
+    history = train(one, data, config)
+    assert len(history) == 3
+    assert all(0 <= record.train_accuracy <= 1 for record in history)
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(done: int, steps: int, loss: float) -> None:
+        if done == 6:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        train(two, data, config, state_folder=tmp_path, on_step=stop)
+    two = tiny(has_null)
+    train(two, data, config, state_folder=tmp_path)
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[key]), key
+
+
+def test_certified_training_makes_images_provable_and_clean_training_does_not() -> None:
+    data = learnable_images(128)
+    plain, certified = tiny(), tiny()
+    train(plain, data, TrainConfig(RECIPE))
+    train(certified, data, TrainConfig(RECIPE, robust=IntervalLoss(0.1)))
+
+    def proved(model: Classifier) -> float:
+        found = margins(
+            read_network(model), data.images, data.labels, 0.1, norm="linf", verifier=interval
+        )
+        return float((found > 0).float().mean())
+
+    assert proved(certified) > 0.9
+    assert proved(plain) < 0.5
+
+
+@pytest.mark.parametrize("name", ROBUST_LOSSES)
+def test_settings_say_everything_and_make_the_same_loss(name: str) -> None:
+    loss = make_robust(name, {"eps": 0.25})
+    told = json.loads(json.dumps(loss.settings()))
+    assert told == asdict(loss)  # type: ignore[call-overload]
+    assert type(loss)(**told) == loss  # type: ignore[call-arg]
+
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("interval", {"eps": 0.0}, "the training eps must be in"),
+    ("interval", {"eps": 1.5}, "the training eps must be in"),
+    ("interval", {"eps": math.nan}, "the training eps must be in"),
+    ("interval", {"eps": 0.1, "warmup": 0.5, "ramp": 0.4}, "eps must begin to rise"),
+    ("interval", {"eps": 0.1, "natural_weight": 1.0}, "natural_weight must be in"),
+    ("interval", {"eps": 0.1, "regularisation": -1.0}, "regularisation must not be negative"),
+    ("mtl-ibp", {"eps": 0.1, "bound_weight": 0.0}, "bound_weight must be in"),
+    ("mtl-ibp", {"eps": 0.1, "num_steps": 0}, "needs a step at least"),
+    ("adversarial", {"eps": 0.1, "num_steps": 0}, "needs a step at least"),
+    ("abstain", {"eps": 0.1, "label_weight": -1.0}, "must not be negative"),
+    ("abstain", {"eps": 0.1, "label_weight": 0.0, "natural_weight": 0.0}, "would become null"),
+    ("abstain", {"eps": 0.1, "alpha": 1}, "does not take these settings"),
+    ("ibp", {"eps": 0.1}, "there is no robust loss 'ibp'"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "says"), BAD)
+def test_settings_that_make_no_sense(name: str, settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        make_robust(name, settings)
+
+
+def test_a_loss_the_model_has_no_place_for() -> None:
+    with pytest.raises(UserError, match="needs a model with one null logit"):
+        AbstainLoss(0.1).bind(tiny())
+    body = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2))
+    with pytest.raises(UserError, match="GELU"):
+        IntervalLoss(0.1).bind(Classifier(body, 2, has_null=False))
+    model = tiny(has_null=True)
+    with pytest.raises(UserError, match="takes no null images"):
+        train(
+            model,
+            learnable_images(32),
+            TrainConfig(RECIPE, robust=AdversarialLoss(0.1)),
+            nulls=AdversarialNulls(model, 0.1),
+        )

@@ -1,0 +1,356 @@
+"""Substitutes: what they ask, what they learn, and that they see nothing but labels."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pytest
+import torch
+from disturbed import left_as_found, small_batch, small_model
+from torch import Tensor, nn
+
+from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages
+from nullclass.models import Classifier
+from nullclass.training.recipes import Recipe
+from nullclass.training.substitutes import (
+    QueryLog,
+    QueryPlan,
+    agreement,
+    augment,
+    query_substitute,
+)
+
+QUICK = Recipe(batch_size=16, epochs=2, learning_rate=3e-3)
+
+
+class Target:
+    """A rule that answers, and notes what it was asked. There is nothing else to see of it."""
+
+    def __init__(self, rule: Callable[[Tensor], Tensor], num_classes: int) -> None:
+        self.rule, self.num_classes = rule, num_classes
+        self.asked: list[Tensor] = []
+
+    def predict(self, images: Tensor) -> Tensor:
+        assert images.dtype == torch.float32
+        assert not images.requires_grad
+        assert ((images >= 0) & (images <= 1)).all()
+        self.asked.append(images.clone())
+        return self.rule(images)
+
+    @property
+    def queries(self) -> Tensor:
+        return torch.cat(self.asked)
+
+    def __getattr__(self, name: str) -> None:
+        raise AssertionError(f"the attacker looked at {name}")
+
+
+def brightest_third(images: Tensor) -> Tensor:
+    """Class 0, 1 or 2: which third of the rows is the brightest."""
+    thirds = torch.stack([part.mean(dim=(1, 2, 3)) for part in images.chunk(3, dim=2)], dim=1)
+    return thirds.argmax(dim=1)
+
+
+def refuses_dark(images: Tensor) -> Tensor:
+    return brightest_third(images).where(images.mean(dim=(1, 2, 3)) > 0.5, -1)
+
+
+def noise(num: int, *shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(num, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def asked_of(
+    budget: int, *, seeds: int = 20, pool: Tensor | None = None, seed: int = 0
+) -> tuple[Target, Classifier, QueryLog]:
+    target = Target(refuses_dark, 3)
+    pool = noise(60, 1, 6, 6) if pool is None else pool
+    plan = QueryPlan(num_seed_images=seeds, budget=budget)
+    told = query_substitute(target, pool, plan, architecture="small", recipe=QUICK, seed=seed)
+    return target, *told
+
+
+@pytest.mark.parametrize(
+    ("budget", "wanted"),
+    [(20, [20]), (21, [20, 1]), (40, [20, 20]), (55, [20, 20, 15]), (110, [20, 20, 40, 30])],
+)
+def test_the_budget_is_spent_to_the_last_query_and_no_further(
+    budget: int, wanted: list[int]
+) -> None:
+    target, _, log = asked_of(budget)
+    assert [len(part) for part in target.asked] == wanted
+    assert [done.num_queries for done in log.rounds] == wanted
+    assert [done.num_images for done in log.rounds] == [
+        sum(wanted[: number + 1]) for number in range(len(wanted))
+    ]
+    assert log.num_queries == budget
+    assert len(target.queries.unique(dim=0)) == budget, "an image was asked about twice"
+
+
+def test_each_new_image_is_an_asked_one_moved_by_the_step() -> None:
+    target, _, log = asked_of(80)
+    assert log.num_queries == 80
+    first, second = target.asked[0], target.asked[1]
+    moved = (second - first).abs()  # one for each, in order
+    at_edge = (second == 0) | (second == 1)
+    assert ((moved - 0.1).abs()[~at_edge] < 1e-6).all()
+    assert (moved <= 0.1 + 1e-6).all()
+    pool = noise(60, 1, 6, 6)
+    assert all(any(torch.equal(image, given) for given in pool) for image in first)
+
+
+def test_the_log_tells_the_truth() -> None:
+    target, substitute, log = asked_of(60)
+    answers = [refuses_dark(part) for part in target.asked]
+    for done, labels in zip(log.rounds, answers, strict=True):
+        assert done.null == pytest.approx((labels == -1).double().mean().item())
+    after = (substitute.predict(target.queries) == torch.cat(answers)).double().mean().item()
+    assert log.rounds[-1].agreement_after == pytest.approx(after)
+    # The same seed and a budget of one round less end with the substitute of the round before.
+    shorter, earlier, _ = asked_of(40)
+    assert torch.equal(shorter.queries, target.queries[:40])
+    before = (earlier.predict(target.asked[2]) == answers[2]).double().mean().item()
+    assert log.rounds[2].agreement_before == pytest.approx(before)
+    assert math.isnan(log.rounds[0].agreement_before)
+
+
+def test_the_last_part_is_drawn_from_all_that_could_be_asked() -> None:
+    whole, _, _ = asked_of(80)
+    part, _, _ = asked_of(50)
+    rest = part.asked[2]
+    places = [int((whole.asked[2] == image).all(dim=(1, 2, 3)).nonzero()) for image in rest]
+    assert places == sorted(places)
+    assert len(set(places)) == 10
+    assert max(places) > 20, "only the first were asked about"
+
+
+def test_the_same_seed_gives_the_same_and_nothing_global_is_touched() -> None:
+    before = torch.get_rng_state()
+    first, again, other = (asked_of(50, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first[0].queries, again[0].queries)
+    assert str(asdict(first[2])) == str(asdict(again[2]))
+    for key, value in first[1].state_dict().items():
+        assert torch.equal(value, again[1].state_dict()[key])
+    assert not torch.equal(first[0].queries, other[0].queries)
+
+
+def test_labels_of_the_images_are_not_looked_at_and_bytes_are_images_too() -> None:
+    pool = (noise(60, 1, 6, 6) * 255).to(torch.uint8)
+    labels = torch.arange(60) % 7
+    given = (LabelledImages(pool, labels), LabelledImages(pool, labels.flip(0)), pool, pool / 255)
+    queries = [asked_of(40, pool=images)[0].queries for images in given]  # type: ignore[arg-type]
+    for others in queries[1:]:
+        torch.testing.assert_close(others, queries[0], atol=0, rtol=0)
+
+
+def test_null_answers_make_a_null_class() -> None:
+    assert asked_of(40)[1].has_null
+    target = Target(brightest_third, 3)
+    plan = QueryPlan(num_seed_images=20, budget=40)
+    substitute, log = query_substitute(
+        target, noise(30, 1, 6, 6), plan, architecture="small", recipe=QUICK
+    )
+    assert not substitute.has_null
+    assert {done.null for done in log.rounds} == {0.0}
+
+
+def test_null_seen_only_later_is_learned_too() -> None:
+    # Every seed image is accepted; what has moved off the grid of the seed images is refused.
+    def refuses_moved(images: Tensor) -> Tensor:
+        is_seed = (images * 4 == (images * 4).round()).flatten(1).all(dim=1)
+        return brightest_third(images).where(is_seed, -1)
+
+    pool = (noise(40, 1, 6, 6) * 4).round() / 4
+    plan = QueryPlan(num_seed_images=30, budget=60)
+    target = Target(refuses_moved, 3)
+    substitute, log = query_substitute(target, pool, plan, architecture="small", recipe=QUICK)
+    assert [done.null for done in log.rounds] == [0.0, 1.0]
+    assert log.rounds[1].agreement_before == 0.0, "no substitute without null answers null"
+    assert substitute.has_null
+
+
+def banded(num: int, seed: int) -> Tensor:
+    """Noise with one third of the rows brighter than the others."""
+    images = noise(num, 1, 6, 6, seed=seed) / 2
+    for number in range(num):
+        first = 2 * (number % 3)
+        images[number, :, first : first + 2] += 0.4
+    return images
+
+
+def test_it_learns_the_rule() -> None:
+    fresh = banded(300, seed=1)
+    for rule in (brightest_third, lambda images: brightest_third(images).where(upper(images), -1)):
+        target = Target(rule, 3)
+        substitute, _ = query_substitute(
+            target,
+            banded(60, seed=0),
+            QueryPlan(num_seed_images=60, budget=240),
+            architecture="small",
+            recipe=Recipe(batch_size=16, epochs=10, learning_rate=3e-3),
+        )
+        assert agreement(substitute, target, fresh) > 0.9
+        assert not substitute.training
+
+
+def upper(images: Tensor) -> Tensor:
+    """Whether the brightest third is not the last."""
+    return brightest_third(images) < 2
+
+
+def test_any_shape_and_number_of_classes() -> None:
+    def colours(images: Tensor) -> Tensor:
+        return (images.mean(dim=(2, 3)) > 0.5).long() @ torch.tensor([4, 2, 1])
+
+    for architecture in ("small", "notebook"):  # the second standardises
+        substitute, log = query_substitute(
+            Target(colours, 8),
+            noise(40, 3, 10, 13),
+            QueryPlan(40, 70),
+            architecture=architecture,
+            recipe=QUICK,
+        )
+        assert substitute.image_shape == (3, 10, 13)
+        assert substitute.num_classes == 8
+        assert log.num_queries == 70
+    torch.testing.assert_close(substitute.mean.flatten(), torch.full((3,), 0.5), atol=0.05, rtol=0)
+
+
+def test_what_was_asked_is_not_asked_again_even_if_that_leaves_queries_over() -> None:
+    # With steps of 1 a pixel is 0, 1 or (without a gradient) as it was: there are 3 * 81 images.
+    def any_rule(images: Tensor) -> Tensor:
+        return (images.flatten(1)[:, 0] > 0.5).long()
+
+    target = Target(any_rule, 2)
+    pool = torch.tensor([[0.2, 0.3, 0.4, 0.5], [0.9, 0.3, 0.4, 0.5], [0.8, 0.2, 0.7, 0.6]])
+    pool = pool.view(3, 1, 1, 4).repeat(4, 1, 1, 1)  # 3 images, four times each
+    plan = QueryPlan(num_seed_images=12, budget=500, step=1.0)
+    _, log = query_substitute(target, pool, plan, architecture="ramp", recipe=QUICK)
+    assert log.rounds[0].num_queries == 3
+    assert 3 < log.num_queries == len(target.queries) <= 243
+    assert len(target.queries.unique(dim=0)) == len(target.queries)
+
+
+def test_a_classifier_is_only_asked_for_labels() -> None:
+    class OnlyLabels(Classifier):
+        def forward(self, images: Tensor) -> Tensor:
+            raise AssertionError("the attacker looked at the logits")
+
+        def predict(self, images: Tensor) -> Tensor:
+            assert not self.training
+            assert not torch.is_grad_enabled()
+            return refuses_dark(images)
+
+    target = OnlyLabels(nn.Linear(1, 1), 3)
+    target.train()
+    plan = QueryPlan(20, 40)
+    substitute, _ = query_substitute(
+        target, noise(20, 1, 6, 6), plan, architecture="small", recipe=QUICK
+    )
+    assert target.training
+    assert substitute.num_classes == 3
+    model, (images, labels) = small_model(), small_batch()
+    with left_as_found(model, images, labels):
+        query_substitute(model, images, QueryPlan(9, 12), architecture="small", recipe=QUICK)
+
+
+def curved(num_outputs: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, num_outputs)
+        ).double()
+
+
+@pytest.mark.parametrize("step", [0.1, 0.4, -0.2])
+def test_augmentation_is_the_written_out_formula(step: float) -> None:
+    model = Classifier(curved(4), 3).double()
+    images, labels = noise(30, 2, 3, 4).double(), torch.arange(30) % 4 - 1
+    made = augment(model, images, labels, step)
+    for image, label, found in zip(images, labels.tolist(), made, strict=True):
+        jacobian = torch.autograd.functional.jacobian(
+            lambda x: model(x[None])[0],
+            image,
+        )
+        wanted = image + step * jacobian[label].sign()  # -1 is the last row, null
+        assert torch.equal(found, wanted.clamp(0, 1))
+    assert ((made == 0) | (made == 1)).any(), "the box was not met"
+    # Finite differences need no Jacobian: the step goes up, or down if negative.
+    tiny = augment(model, images, labels, math.copysign(1e-6, step))
+    with torch.no_grad():
+        rise = (model(tiny) - model(images)).gather(1, (labels % 4)[:, None])
+    assert (rise * step > 0).all()
+
+
+def test_augmentation_leaves_everything_as_found() -> None:
+    model, (images, labels) = small_model(), small_batch()
+    with left_as_found(model, images, labels), torch.no_grad():
+        made = augment(model, images, labels, 0.1)
+    assert not made.requires_grad
+    assert torch.equal(made, augment(copy.deepcopy(model).eval(), images, labels, 0.1))
+
+
+def test_agreement_counts_equal_answers() -> None:
+    images = noise(1100, 1, 6, 6)  # more than are asked about at once
+    first, second = Target(brightest_third, 3), Target(refuses_dark, 3)
+    wanted = (brightest_third(images) == refuses_dark(images)).double().mean().item()
+    assert 0.2 < wanted < 0.8
+    assert agreement(first, second, images) == pytest.approx(wanted)
+    assert agreement(second, second, LabelledImages(images, torch.zeros(1100).long(), 2)) == 1
+    assert torch.equal(first.queries, images)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"budget": 0}, "a budget of 0 label queries does not even pay for the 150 seed images"),
+        ({"budget": 149}, "a budget of 149 label queries"),
+        ({"num_seed_images": 0}, "at least 1, not 0"),
+        ({"step": 0.0}, r"in \[-1, 1\] pixel units and not 0, not 0.0"),
+        ({"step": 25.5}, "not 25.5"),
+        ({"step": math.nan}, "not nan"),
+    ],
+)
+def test_plans_that_cannot_begin(settings: dict[str, float], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        QueryPlan(**settings)  # type: ignore[arg-type]
+
+
+def test_senseless_input() -> None:
+    pool, plan = noise(30, 1, 6, 6), QueryPlan(20, 40)
+
+    def ask(rule: Callable[[Tensor], Tensor], images: Tensor = pool) -> Target:
+        target = Target(rule, 3)
+        query_substitute(target, images, plan, architecture="small", recipe=QUICK)
+        return target
+
+    with pytest.raises(UserError, match="there are 19 images, but the plan begins with 20"):
+        ask(brightest_third, pool[:19])
+    with pytest.raises(UserError, match="there are no images"):
+        ask(brightest_third, pool[:0])
+    with pytest.raises(UserError, match="answers class 2 to all 20 seed images"):
+        ask(lambda images: torch.full((len(images),), 2))
+    with pytest.raises(UserError, match="answers null to all 20 seed images"):
+        ask(lambda images: torch.full((len(images),), -1))
+    with pytest.raises(UserError, match=r"labels run from 0 to 5: use 0 … 2"):
+        ask(lambda images: torch.arange(len(images)) % 6)
+    with pytest.raises(UserError, match="not within"):
+        ask(brightest_third, 255 * pool)
+    with pytest.raises(UserError, match="there is no model 'alexnet'"):
+        query_substitute(Target(brightest_third, 3), pool, plan, architecture="alexnet")
+
+
+def test_a_substitute_that_learns_nothing_says_in_which_round() -> None:
+    wild = Recipe(batch_size=4, epochs=30, learning_rate=9.0)
+    with pytest.raises(UserError, match=r"the substitute of round 1 could not be trained: .*rate"):
+        query_substitute(
+            Target(brightest_third, 3),
+            noise(20, 1, 6, 6),
+            QueryPlan(20, 40),
+            architecture="small",
+            recipe=wild,
+        )
