@@ -180,7 +180,8 @@ def heading(found: Sequence[Row], num_images: int) -> str:
     ]
     explained = (
         "Worst-case against every attack of other libraries, each run by its adapter "
-        "(`nullclass.attacks.external`) on the same images in turns. Outcomes, budgets and the box are "
+        "(`nullclass.attacks.external`) on the same images in turns. Outcomes, budgets and the "
+        "box are "
         "checked on the images that came back. Fooled counts images that the model takes for "
         "another real class, those it does so with unattacked among them."
     )

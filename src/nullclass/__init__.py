@@ -53,7 +53,8 @@ def __getattr__(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """Keeps ``nullclass.training.loop`` and ``nullclass.evaluation.run`` the functions that they are above.
+    """Keeps ``nullclass.training.loop`` and ``nullclass.evaluation.run`` the functions that they
+    are above.
 
     Importing a submodule binds it on its package, where it would hide a function of its name.
     """

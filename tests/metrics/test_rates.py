@@ -240,5 +240,6 @@ def test_transfers_are_kept_apart_from_what_is_made_on_the_model_itself() -> Non
 
 
 def test_reading_rows_does_not_wait_for_torch() -> None:
-    code = "import sys, nullclass.metrics.rates, nullclass.results.store; assert 'torch' not in sys.modules"
+    code = "import sys; import nullclass.metrics.rates, nullclass.results.store; "
+    code += "assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

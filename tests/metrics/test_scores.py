@@ -352,7 +352,8 @@ def test_bad_input(call: Callable[[], object]) -> None:
 
 
 def test_imports_no_torch() -> None:
-    told = "import sys, nullclass.metrics.scores; print(sorted({'torch', 'sklearn'} & set(sys.modules)))"
+    told = "import sys, nullclass.metrics.scores; "
+    told += "print(sorted({'torch', 'sklearn'} & set(sys.modules)))"
     ran = subprocess.run(
         [sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60
     )

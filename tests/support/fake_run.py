@@ -1,4 +1,5 @@
-"""A plausible run that nobody trained: rows drawn from curves, written by ``nullclass.results.store``.
+"""A plausible run that nobody trained: rows drawn from curves, written by
+``nullclass.results.store``.
 
 ``python tests/report/fake_run.py DIR NUM_SEEDS`` writes one to look at.
 """

@@ -319,9 +319,11 @@ def test_gradients_are_added_to_what_is_there() -> None:
     for step in (
         lambda model: step_append_nulls(model, images.clone(), labels, UniformNulls(), stream(),
                                   nullcontext, 1.0, 1.0),
-        lambda model: step_append_nulls(model, images.clone(), labels, CCATNulls(model, num_steps=1),
+        lambda model: step_append_nulls(model, images.clone(), labels,
+                                  CCATNulls(model, num_steps=1),
                                   stream(), nullcontext, 1.0, 1.0),
-        lambda model: step_replace_with_nulls(model, images, labels, UniformNulls(), stream(), nullcontext,
+        lambda model: step_replace_with_nulls(model, images, labels, UniformNulls(), stream(),
+        nullcontext,
                                   0.5),
     ):  # fmt: skip
         model = small_model()
@@ -342,12 +344,14 @@ def test_the_layers_run_in_the_precision_that_is_asked_for_and_the_loss_in_float
     for step in (
         lambda model: step_append_nulls(model, images.float(), labels, UniformNulls(), stream(),
                                   precision, 1.0, 1.0),
-        lambda model: step_append_nulls(model, images.float(), labels, CCATNulls(model, num_steps=1),
+        lambda model: step_append_nulls(model, images.float(), labels,
+                                  CCATNulls(model, num_steps=1),
                                   stream(), precision, 1.0, 1.0),
         lambda model: step_append_nulls(model, images.float(), labels,
                                   NullProbabilities(model, CURVE, "pgd"), stream(), precision,
                                   1.0, 1.0),
-        lambda model: step_replace_with_nulls(model, images.float(), labels, UniformNulls(), stream(),
+        lambda model: step_replace_with_nulls(model, images.float(), labels, UniformNulls(),
+        stream(),
                                   precision, 0.5),
     ):  # fmt: skip
         model = small_model().float()

@@ -1,4 +1,5 @@
-"""Questions to the model that red flags need and rows do not answer (:mod:`nullclass.diagnostics.red_flags`).
+"""Questions to the model that red flags need and rows do not answer
+(:mod:`nullclass.diagnostics.red_flags`).
 
 Each probe is a function of its own on few images, and returns numbers that go into JSON as they
 are. They are taken evenly from all images, so that data sorted by class do not mislead.
@@ -71,7 +72,8 @@ def probe(
     Args:
         model: The model under test.
         data: The test images the rows are about.
-        rows: One attacked image a line (:data:`nullclass.results.schema.ROW_COLUMNS`), clean ones too.
+        rows: One attacked image a line (:data:`nullclass.results.schema.ROW_COLUMNS`), clean ones
+        too.
         attacks: The attacks of the rows by name; those made on another model are passed over.
         norm: Of the budgets.
         seed: Of noise and random starts.

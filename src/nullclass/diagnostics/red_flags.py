@@ -1,7 +1,8 @@
 """Reasons not to believe an evaluation, each an automatic check; explained in docs/red-flags.md.
 
 A check looks at the evidence and returns one sentence with the numbers, or None. It sees rows,
-costs and probes (:mod:`nullclass.diagnostics.probes`) only, never a model, so that a report can be checked
+costs and probes (:mod:`nullclass.diagnostics.probes`) only, never a model, so that a report can be
+checked
 again long after. A flag is a reason to look again, not a proof of error; an evaluation without
 flags may still be wrong. After Athalye et al. 2018, Carlini et al. 2019 and Croce & Hein 2020, with
 what is peculiar to models that may refuse.
@@ -125,7 +126,8 @@ class Evidence:
     with ``value``, ``origin`` (``held-out`` or ``untold``) and ``num_overlapping``, the test images
     it was calibrated on; ``selected_on``, None or the images that chose the weights."""
     certified: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
-    """What is proved of each image (:data:`nullclass.results.schema.CERTIFIED_COLUMNS`); empty if nothing
+    """What is proved of each image (:data:`nullclass.results.schema.CERTIFIED_COLUMNS`); empty if
+    nothing
     was asked."""
 
     @property
@@ -345,7 +347,8 @@ def _doubling_finds_more(evidence: Evidence) -> str | None:
         if change > MIN_POINTS:
             return (
                 f"With twice the {what}, {told['attack']} at eps {told['eps']:g} fooled "
-                f"{of_it['num_successes']} of {of_it['num_images']} images that had stood: AER would "
+                f"{of_it['num_successes']} of {of_it['num_images']} images that had stood: AER "
+                f"would "
                 f"rise by {100 * change:.1f} points."
             )
     return None

@@ -114,7 +114,8 @@ def record_evaluation(
         What was found.
 
     Raises:
-        UserError: If the data do not fit the model, or as :func:`nullclass.evaluation.run.evaluate`.
+        UserError: If the data do not fit the model, or as
+        :func:`nullclass.evaluation.run.evaluate`.
     """
     if model.image_shape is not None and tuple(model.image_shape) != dataset.image_shape:
         raise UserError(

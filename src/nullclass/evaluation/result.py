@@ -45,7 +45,8 @@ class Evaluation:
     threat: dict[str, Any] = field(repr=False)
     """The threat model: what the attacker wants, may do and knows (JSON values)."""
     probes: dict[str, Any] = field(repr=False)
-    """What the model was asked besides (:mod:`nullclass.diagnostics.probes`); empty if it was not."""
+    """What the model was asked besides (:mod:`nullclass.diagnostics.probes`); empty if it was
+    not."""
     flags: list[Flag]
     """Reasons not to believe the evaluation (:mod:`nullclass.diagnostics.red_flags`)."""
     certified: pd.DataFrame = field(
@@ -56,7 +57,8 @@ class Evaluation:
     def summary(self) -> pd.DataFrame:
         """Rates with 95 % intervals, one a line: see :func:`nullclass.metrics.rates.summarise`.
 
-        Last, under the attack name ``proof``, those of :func:`nullclass.metrics.rates.proved_rates`.
+        Last, under the attack name ``proof``, those of
+        :func:`nullclass.metrics.rates.proved_rates`.
         """
         rates = summarise(self.rows)
         if self.certified.empty:
@@ -70,7 +72,9 @@ class Evaluation:
         return score_metrics(self.rows, self.held_out, self.ood)
 
     def write(self, folder: Path, result: dict[str, Any]) -> None:
-        """Write the evaluation as a trial's folder; see :func:`nullclass.results.store.write_trial`."""
+        """Write the evaluation as a trial's folder; see
+        :func:`nullclass.results.store.write_trial`.
+        """
         tables = {
             ROWS: self.rows[list(ROW_COLUMNS)],
             COSTS: self.costs[list(COST_COLUMNS)],

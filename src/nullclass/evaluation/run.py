@@ -85,11 +85,13 @@ def evaluate(
         num_classes: K, the number of real classes (without null), for a module that does not say.
         source: Another model to make the attacks on, to see how they transfer; the rows then say
             ``source_name`` source. Nothing is carried from a smaller eps to a larger one.
-        threshold: Answer null where the null score is above it (:mod:`nullclass.rejection.threshold`), best
+        threshold: Answer null where the null score is above it
+        (:mod:`nullclass.rejection.threshold`), best
             from ``calibrate`` on held-out images; argmax decides unless given. The attacks know it.
         held_out: Clean images that are neither trained nor tested on, for metrics whose threshold
             must not come from test data.
-        ood: Inputs of no class to show the model: names in :data:`nullclass.scoring.ood.OOD`, or images
+        ood: Inputs of no class to show the model: names in :data:`nullclass.scoring.ood.OOD`, or
+        images
             by the name they get.
         num_smallest: For how many of the first images the smallest eps that fools is looked for;
             a slow search, none unless said.

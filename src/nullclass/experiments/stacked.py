@@ -115,7 +115,8 @@ def do_stacked(
         advance: Told the share of the work on all of them that is done since it was last told.
 
     Raises:
-        UserError: As :func:`nullclass.experiments.tasks.do`; it names the training. A loss that is not finite is
+        UserError: As :func:`nullclass.experiments.tasks.do`; it names the training. A loss that is
+        not finite is
             noticed at the end of its epoch, of which nothing is kept. A model that learned nothing
             does not keep the others from being written.
     """

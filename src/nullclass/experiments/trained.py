@@ -120,7 +120,8 @@ def train_from(
         The trained model with its selections, and the history, one epoch a line.
 
     Raises:
-        UserError: As :func:`nullclass.training.loop.train` and :func:`nullclass.models.build_model` do, or
+        UserError: As :func:`nullclass.training.loop.train` and
+        :func:`nullclass.models.build_model` do, or
             if the folder cannot be written.
     """
     trained = Trained(training, dataset, device=device, start=start, curve=curve)

@@ -1,6 +1,7 @@
 """From rows to metrics of the null score. Imports no torch: reports are drawn from rows alone.
 
-The null score is larger where the model is nearer to saying null (:mod:`nullclass.rejection.threshold`).
+The null score is larger where the model is nearer to saying null
+(:mod:`nullclass.rejection.threshold`).
 Attacked images and inputs of no class are the positive class: they ought to score high.
 """
 

@@ -26,7 +26,8 @@ class Dropout(nn.Module):
     """
 
     mask: Tensor | None
-    """Factors ``(N, …)`` to use instead of drawing any; for :mod:`nullclass.experiments.stacked`."""
+    """Factors ``(N, …)`` to use instead of drawing any; for
+    :mod:`nullclass.experiments.stacked`."""
 
     def __init__(self, p: float) -> None:
         super().__init__()

@@ -4,7 +4,8 @@
     t = lambda onehot(y) + (1 - lambda) null,    lambda = (1 - min(1, |x' - x|_inf / eps))^rho
 
 (their equations 4 and 7). Their null is the uniform distribution of a model without a null class,
-which a threshold on the confidence refuses later: train with ``uniform_targets`` for that. With a null
+which a threshold on the confidence refuses later: train with ``uniform_targets`` for that. With a
+null
 class the share goes there. They take 40 steps of 0.005 at eps 0.3, from a random start: two thirds
 of eps together, so that distances vary; were every image at the edge of the ball, the target would
 have nothing to decay over. What differs: momentum 0.9 and the best iterate kept, in place of their

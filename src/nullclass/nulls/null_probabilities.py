@@ -3,7 +3,8 @@
     x' = perturb(x, s),    s ~ U(0, s_max],    t = (1 - p) onehot(y) + p null,    p = f(|x' - x|)
 
 Their step 3: the more an image is perturbed, the more of its target moves from the true label to
-null, at the pace f at which the clean model is fooled (:mod:`nullclass.results.null_curve`, their step 2).
+null, at the pace f at which the clean model is fooled (:mod:`nullclass.results.null_curve`, their
+step 2).
 f is read at the size that came out, which the box may have made smaller than s. The perturbations
 are made on the model in training, against its cross-entropy.
 """

@@ -154,13 +154,15 @@ def check_certificates(
 ) -> Tensor:
     """Prove every certificate anew, from the model's weights, in float64 on the CPU.
 
-    Certificates of :mod:`nullclass.rejection.smoothing` rest on a sample and cannot be proved: those
+    Certificates of :mod:`nullclass.rejection.smoothing` rest on a sample and cannot be proved:
+    those
     are held against votes under fresh noise, which contradict false claims of much and let pass
     claims of a little more than is true.
 
     Args:
         certificates: Certificates or their file.
-        model: The classifier they are about: for :class:`~nullclass.rejection.provable.ProvableNull`
+        model: The classifier they are about: for
+        :class:`~nullclass.rejection.provable.ProvableNull`
             the model inside it, or itself.
         images: ``(N, C, H, W)``, the very images, in the same order.
         num_fresh: Votes under fresh noise for each certificate of smoothing; not the number that

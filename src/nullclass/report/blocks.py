@@ -122,7 +122,8 @@ class Scene:
     label: str
     """What it shows, for somebody who cannot see it."""
     spaces: list[tuple[str, str]] = field(repr=False)
-    """Name and cells to choose from, as :func:`~nullclass.studies.ramps.figures.ramp_cube.run_lengths`
+    """Name and cells to choose from, as
+    :func:`~nullclass.studies.ramps.figures.ramp_cube.run_lengths`
     writes them."""
     answers: list[tuple[str, str, bool]]
     """Name, colour and whether it is shown at first, of each answer of a cell from 0."""

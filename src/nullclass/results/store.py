@@ -103,7 +103,9 @@ class Trial:
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """Metrics of the null score, as :func:`nullclass.metrics.score_summary.score_metrics` gave them."""
+        """Metrics of the null score, as :func:`nullclass.metrics.score_summary.score_metrics` gave
+        them.
+        """
         return self._frame(SCORES)
 
     @property

@@ -9,7 +9,8 @@ Kinds of classifier, and what is asked of the verifier for each:
   (:mod:`nullclass.certify.learned_null`); always right if y beats every logit, null's too.
 - No null: never fooled is always right, and the share is the certified accuracy.
 
-:class:`~nullclass.rejection.smoothing.SmoothedNull` is refused: what it says holds with a confidence,
+:class:`~nullclass.rejection.smoothing.SmoothedNull` is refused: what it says holds with a
+confidence,
 and a row here is a proof.
 
 Robust accuracy with rejection (RAR) is proved where an image is right when clean and never fooled.
@@ -93,7 +94,8 @@ def certify(
         on_images: Progress: called with the number of images just dealt with.
 
     Returns:
-        A row an image and eps, :data:`nullclass.results.schema.CERTIFIED_COLUMNS`; ``margin`` is the lower
+        A row an image and eps, :data:`nullclass.results.schema.CERTIFIED_COLUMNS`; ``margin`` is
+        the lower
         bound that decides ``is_never_fooled``, positive if it is proved. Rates of them:
         :func:`nullclass.metrics.rates.proved_rates`.
 

@@ -146,7 +146,8 @@ def step_replace_with_nulls(
 def step_robust(
     robust: StepLoss, images: Tensor, labels: Tensor, generator: torch.Generator, progress: float
 ) -> StepLosses:
-    """Add a step's gradients to the parameters, by a robust loss (:mod:`nullclass.training.robust`).
+    """Add a step's gradients to the parameters, by a robust loss
+    (:mod:`nullclass.training.robust`).
 
     Args:
         robust: The loss, bound to the model.

@@ -35,7 +35,8 @@ def load_zoo(name: str, device: torch.device | str = "cpu") -> Classifier:
         device: Where to put it.
 
     Returns:
-        K + 1 logits, null last; a :class:`nullclass.rejection.provable.ProvableNull` where the entry
+        K + 1 logits, null last; a :class:`nullclass.rejection.provable.ProvableNull` where the
+        entry
         has a radius.
 
     Raises:

@@ -1,4 +1,5 @@
-"""Figures of one evaluated model. A new one: one file, one line in :data:`EVALUATED`; it reads rows, never a
+"""Figures of one evaluated model. A new one: one file, one line in :data:`EVALUATED`; it reads
+rows, never a
 model.
 """
 

@@ -9,7 +9,9 @@ from nullclass.data import LabelledImages
 
 
 def noise_images(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
-    """Images whose pixels are drawn from U[0, 1); see :class:`nullclass.scoring.ood.base.OODSource`."""
+    """Images whose pixels are drawn from U[0, 1); see
+    :class:`nullclass.scoring.ood.base.OODSource`.
+    """
     shape = (num_images, *data.images.shape[1:])
     drawn = torch.rand(shape, generator=generator, device=generator.device)
     return drawn.to(data.images.device)

@@ -15,7 +15,8 @@ from nullclass.nulls.tile_shuffle import proper_sides
 
 
 def collages(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
-    """Collages, each with a tile side of its own; see :class:`nullclass.scoring.ood.base.OODSource`.
+    """Collages, each with a tile side of its own; see
+    :class:`nullclass.scoring.ood.base.OODSource`.
 
     Raises:
         UserError: If there is one image only, or no tile divides the images.

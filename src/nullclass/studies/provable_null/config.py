@@ -5,10 +5,11 @@ with rejection that no attack can go below, and that proof is worth more than th
 leave to classifiers that learned to refuse. Imports no torch.
 
 Provable models are certified-trained for about half the ε they are named after: to answer within
-r = ε / 2 of every image they answer (:mod:`nullclass.rejection.provable`). Beside them: two networks
-that learned a null class, by adversarial training and as an abstain class, and one trained on clean
-images. All are attacked by the same ensemble, which knows of null, and of all the same bounds are
-asked. On MNIST, and as a study of its own on Fashion-MNIST, with the same radii.
+r = ε / 2 of every image they answer (:mod:`nullclass.rejection.provable`). Beside them: two
+networks that learned a null class, by adversarial training and as an abstain class, and one
+trained on clean images. All are attacked by the same ensemble, which knows of null, and of all
+the same bounds are asked. On MNIST, and as a study of its own on Fashion-MNIST, with the same
+radii.
 """
 
 from __future__ import annotations

@@ -80,7 +80,8 @@ def checked(run: Run) -> Checked:
 
 
 def radii_of(trial: Trial) -> pd.DataFrame:
-    """What the model would answer with other radii: :data:`nullclass.results.schema.RADIUS_COLUMNS`.
+    """What the model would answer with other radii:
+    :data:`nullclass.results.schema.RADIUS_COLUMNS`.
 
     Empty if it was not asked.
     """

@@ -7,7 +7,8 @@ For each wrong class j, either the label or null must be sure to beat it:
 
 s is how much of ε is reached, so that bounds come in as ε rises; in the warm-up, where s is 0, L is
 CE(z(x), y) alone, whatever natural_weight. w are the worst logits under which null is wrong too
-(:mod:`nullclass.training.robust.interval`), without which everything may become null. The paper bounds the
+(:mod:`nullclass.training.robust.interval`), without which everything may become null. The paper
+bounds the
 best convex combination of the two; its ends are taken here, and the combination when the network is
 certified (:mod:`nullclass.certify.learned_null`).
 """
