@@ -377,7 +377,6 @@ def test_no_null_images_and_some_cannot_both_be_had(refused: Refused, data_dir: 
         ("--variants", "", "no variant ''"),
         ("--workers", "0", "must be at least 1"),
         ("--threads", "0", "must be at least 1"),
-        ("--stack", "0", "must be at least 1"),
         ("--address", "here:6379", "say --engine ray too"),
     ],
 )

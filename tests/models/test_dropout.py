@@ -69,41 +69,6 @@ def test_the_same_seed_drops_the_same_units_and_a_step_later_others() -> None:
     assert torch.equal(dropout(values), second)
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 5), (4, 3, 6, 6), (0, 4)])
-def test_what_is_drawn_is_what_forward_keeps(shape: tuple[int, ...]) -> None:
-    dropout, values = layer(0.25), torch.rand(shape)
-    torch.manual_seed(1)
-    expected = dropout(values)
-    torch.manual_seed(1)
-    kept = dropout.draw_kept(values.shape)
-    assert kept.dtype == torch.bool
-    assert kept.shape == values.shape
-    assert dropout.scale == pytest.approx(4 / 3)
-    torch.testing.assert_close(values * kept * dropout.scale, expected)
-
-
-def test_a_generator_of_ones_own_leaves_the_global_stream_alone() -> None:
-    dropout, stream = layer(0.5), torch.get_rng_state()
-    one, two = (
-        dropout.draw_kept(torch.Size((99,)), torch.Generator().manual_seed(4)) for _ in range(2)
-    )
-    assert torch.equal(one, two)
-    assert torch.equal(torch.get_rng_state(), stream)
-
-
-def test_given_masks_are_used_and_nothing_is_drawn() -> None:
-    dropout, values = layer(0.5), torch.rand(6, 4)
-    mask = torch.arange(24.0).view(6, 4)
-    stream = torch.get_rng_state()
-    dropout.mask = mask
-    assert torch.equal(dropout(values), values * mask)
-    assert torch.equal(torch.get_rng_state(), stream)
-    assert dropout.eval()(values) is values, "in training only"
-    dropout.train().mask = None
-    assert not torch.equal(dropout(values), values * mask)
-    assert dropout.state_dict() == {}, "masks are no weights"
-
-
 def test_values_keep_their_type() -> None:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         out = layer(0.5)(torch.ones(64, dtype=dtype))

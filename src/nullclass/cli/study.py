@@ -42,8 +42,6 @@ class Study:
     """Threads of a worker; the cores divided by the workers unless given."""
     address: str | None = None
     """The Ray cluster's address; a cluster of this machine alone unless given."""
-    stack: int = 1
-    """Models of one shape trained together in one process, with stacked weights: for a GPU."""
 
     def run(self) -> None:
         """Run the command."""
@@ -52,9 +50,8 @@ class Study:
         study = find_study(self.name, self.data)  # before torch is waited for
         seeds = None if self.sets is None else numbers(self.sets)
         variants = None if self.variants is None else self.variants.split(",")
-        given = [n for n in (self.stack, self.workers, self.threads) if n is not None]
-        if min(given) < 1:
-            raise UserError("--workers, --threads and --stack must be at least 1")
+        if any(n is not None and n < 1 for n in (self.workers, self.threads)):
+            raise UserError("--workers and --threads must be at least 1")
         if self.address is not None and self.engine != "ray":
             raise UserError("--address is that of a Ray cluster: say --engine ray too")
         from nullclass.core.devices import find_device
@@ -89,7 +86,6 @@ class Study:
             preset=self.preset,
             seeds=seeds,
             variants=variants,
-            stack=self.stack,
         )
         try:
             finish(folder)

@@ -21,7 +21,6 @@ from nullclass.data import Dataset
 from nullclass.experiments.config import Preset, Study, Training, Trial
 from nullclass.experiments.engines.base import Done, Engine, Event, Failed, Progress, Task
 from nullclass.experiments.jobs import Job, jobs_of, place_of
-from nullclass.experiments.stacked import can_stack
 from nullclass.results import schema, store
 
 NUM_ATTEMPTS = 3
@@ -60,7 +59,6 @@ def run_study(
     seeds: Sequence[int] | None = None,
     variants: Sequence[str] | None = None,
     trials: Sequence[Trial] | None = None,
-    stack: int = 1,
 ) -> Outcome:
     """Do every job of a study that is not recorded yet, and write the run's tables.
 
@@ -77,7 +75,6 @@ def run_study(
         seeds: Other seeds than the preset's.
         variants: Only these models (what they are attacked with is trained all the same).
         trials: Other trials than the study's, for a run of one's own.
-        stack: How many trainings of one shape are trained together in one process.
 
     Returns:
         What was done, and what was given up after three attempts while the rest went on.
@@ -92,7 +89,7 @@ def run_study(
             trials = study.trials(preset, seeds, _known(study, variants))
         if not trials:
             raise UserError(f"there is nothing to do: name seeds and variants of {study.name}")
-        return _run_trials(study, dataset, folder, engine, device, preset, trials, stack)
+        return _run_trials(study, dataset, folder, engine, device, preset, trials)
     finally:
         engine.close()
 
@@ -105,14 +102,13 @@ def _run_trials(
     device: torch.device,
     preset: Preset,
     trials: Sequence[Trial],
-    stack: int,
 ) -> Outcome:
     make_folder(folder)
     with locked(folder):
         _write_run(study, dataset, folder, preset, device, trials)
         started = time.perf_counter()
         jobs = jobs_of(trials, dataset.checksum)
-        outcome = _run(f"{study.name} ({preset})", jobs, dataset, folder, engine, stack)
+        outcome = _run(f"{study.name} ({preset})", jobs, dataset, folder, engine)
         store.write_summary(folder, study.name, study.published)
         if outcome.num_done:
             told = store.read_info(folder)
@@ -150,7 +146,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _run(
-    title: str, jobs: list[Job], dataset: Dataset, folder: Path, engine: Engine, stack: int
+    title: str, jobs: list[Job], dataset: Dataset, folder: Path, engine: Engine
 ) -> Outcome:
     """Start what can be started, hear what happened, until nothing is left."""
     outcome = Outcome()
@@ -202,7 +198,7 @@ def _run(
 
         while waiting or running:
             while engine.has_room():
-                chosen = _next(jobs, waiting, running, stack, attempts)
+                chosen = _next(jobs, waiting, running)
                 if not chosen:
                     break
                 for job in chosen:
@@ -215,26 +211,11 @@ def _run(
     return outcome
 
 
-def _next(
-    jobs: list[Job],
-    waiting: dict[str, Job],
-    running: dict[str, Job],
-    stack: int,
-    attempts: dict[str, int],
-) -> list[Job]:
-    """The first job, in the study's order, that nothing stands before; and those to stack on it."""
+def _next(jobs: list[Job], waiting: dict[str, Job], running: dict[str, Job]) -> list[Job]:
+    """The first waiting job, in the study's order, of which all needs are done; or none."""
     undone = waiting.keys() | running.keys()
     ready = [job for job in jobs if job.place in waiting and not undone.intersection(job.needs)]
-    if not ready:
-        return []
-    first = ready[0]
-    # What failed in a stack goes on alone, so that it costs the others nothing.
-    if stack == 1 or not isinstance(first.config, Training) or attempts[first.place]:
-        return ready[:1]
-    alike = [
-        job for job in ready if can_stack(first.config, job.config) and not attempts[job.place]
-    ]
-    return alike[:stack]
+    return ready[:1]
 
 
 def _dependents(job: Job, waiting: dict[str, Job]) -> list[Job]:

@@ -1,9 +1,8 @@
-"""Dropout whose masks are cheap to draw, and can be given.
+"""Dropout whose masks are cheap to draw.
 
-Torch draws one float a unit; here eight units share one 64-bit draw, which took a tenth off a
+Torch draws one float per unit; here eight units share one 64-bit draw, which saves a tenth of a
 training step of the report's network on a CPU (LOG.md). The masks come from torch's global CPU
-stream, whatever the device, so that the same seed drops the same units everywhere, and models
-trained together can each be given the masks they would have drawn alone.
+generator on every device, so that the same seed drops the same units everywhere.
 """
 
 from __future__ import annotations
@@ -25,10 +24,6 @@ class Dropout(nn.Module):
         ValueError: If ``p`` is out of range.
     """
 
-    mask: Tensor | None
-    """Factors ``(N, …)`` to use instead of drawing any; for
-    :mod:`nullclass.experiments.stacked`."""
-
     def __init__(self, p: float) -> None:
         super().__init__()
         if not 0 <= p <= 255 / 256:
@@ -36,27 +31,15 @@ class Dropout(nn.Module):
         self.p = p
         self.level = round(256 * p)
         """Of 256 equally likely bytes, how many drop their unit."""
-        self.register_buffer("mask", None, persistent=False)
 
     def forward(self, values: Tensor) -> Tensor:
         """``values`` in evaluation; masked and scaled in training."""
         if not self.training:
             return values
-        if self.mask is not None:
-            return values * self.mask.to(values)
-        return values * (self.draw_kept(values.shape).to(values) * self.scale)
-
-    @property
-    def scale(self) -> float:
-        """What the units that stay are multiplied with."""
-        return 256 / (256 - self.level)
-
-    def draw_kept(self, shape: torch.Size, generator: torch.Generator | None = None) -> Tensor:
-        """Which units stay, as booleans on the CPU; from torch's global stream unless given one."""
-        count = shape.numel()
-        words = torch.empty((count + 7) // 8, dtype=torch.int64)
-        words.random_(-(2**63), None, generator=generator)
-        return words.view(torch.uint8)[:count].view(shape) >= self.level
+        count = values.numel()
+        words = torch.empty((count + 7) // 8, dtype=torch.int64).random_(-(2**63), None)
+        is_kept = words.view(torch.uint8)[:count].view(values.shape) >= self.level
+        return values * (is_kept.to(values) * (256 / (256 - self.level)))
 
     def extra_repr(self) -> str:
         """For ``repr``."""

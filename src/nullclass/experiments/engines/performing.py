@@ -13,9 +13,7 @@ import torch
 
 from nullclass.core.errors import CannotWriteError, UserError
 from nullclass.data import Dataset, load_dataset
-from nullclass.experiments.config import Training
 from nullclass.experiments.engines.base import DataSource, Done, Event, Failed, Progress, Task, Tell
-from nullclass.experiments.stacked import do_stacked
 from nullclass.experiments.tasks import do
 
 _PATIENCE = 0.5
@@ -69,11 +67,8 @@ def _end(
                 f"the worker's {dataset.name} is not the data of this run (another checksum): give "
                 "all workers the same --data-dir"
             )
-        if len(task.configs) == 1:
-            do(task.configs[0], task.run_folder, dataset, device=device, advance=advance)
-        else:
-            trainings = [config for config in task.configs if isinstance(config, Training)]
-            do_stacked(trainings, task.run_folder, dataset, device=device, advance=advance)
+        for config in task.configs:
+            do(config, task.run_folder, dataset, device=device, advance=advance)
     except CannotWriteError as error:
         return Failed(task.places, str(error), is_hopeless=True)
     except UserError as error:
