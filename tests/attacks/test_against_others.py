@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from worlds import Digits, outcome_of
 
 from nullclass.attacks import (
     APGD,
@@ -19,7 +20,6 @@ from nullclass.attacks import (
 )
 from nullclass.core.norms import is_allowed
 from nullclass.models import build_model
-from worlds import Digits, outcome_of
 
 NUM_STEPS = 20
 

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from worlds import Digits, outcome_of
 
 from nullclass.attacks import APGD, MultiTargetedAPGD
 from nullclass.attacks.apgd import ALPHA, RHO, auto_climb, checkpoints
@@ -15,7 +16,6 @@ from nullclass.attacks.losses import ObjectiveName, find_objective
 from nullclass.attacks.state import AttackState
 from nullclass.core.norms import NORMS, find_norm, is_allowed
 from nullclass.models import Classifier
-from worlds import Digits, outcome_of
 
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 2.0}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from disturbed import left_as_found, small_batch, small_model
 from torch import Tensor, nn
 
-from disturbed import left_as_found, small_batch, small_model
 from nullclass.attacks import (
     APGD,
     ATTACKS,

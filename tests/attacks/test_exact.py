@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
+from worlds import linear_batch, outcome_of, two_input_world
 
 from nullclass.attacks import (
     APGD,
@@ -24,7 +25,6 @@ from nullclass.attacks import (
     null_aware_pgd,
 )
 from nullclass.models import Classifier
-from worlds import linear_batch, outcome_of, two_input_world
 
 NORMS = ["linf", "l2", "l1"]
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
 
 from nullclass.attacks import MIFGSM
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import Outcome, outcomes
 from nullclass.models import Classifier
-from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
 
 
 def margin_by_hand(logits: Tensor, label: int) -> Tensor:

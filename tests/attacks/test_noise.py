@@ -15,13 +15,13 @@ from black_box import (
     wide_colour_world,
 )
 from torch import Tensor, nn
+from worlds import Affine, outcome_of, two_input_world
 
 from nullclass.attacks import Noise
 from nullclass.attacks.counters import counted
 from nullclass.core.errors import UserError
 from nullclass.core.norms import NORMS, is_allowed
 from nullclass.models import Classifier
-from worlds import Affine, outcome_of, two_input_world
 
 ALL_NORMS = ["linf", "l2", "l1"]
 

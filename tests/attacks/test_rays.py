@@ -19,12 +19,13 @@ from black_box import (
     small_model,
     wide_colour_world,
 )
+from disturbed import left_as_found
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-
-from disturbed import left_as_found
 from label_only import labels_for_logits
+from torch import Tensor, nn
+from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
+
 from nullclass.attacks import PGD, AttackEnsemble, DatasetAttack, Noise, RayS, Square, describe
 from nullclass.attacks.base import TakesReferenceImages
 from nullclass.attacks.counters import counted
@@ -36,7 +37,6 @@ from nullclass.core.outcomes import outcomes
 from nullclass.data import LabelledImages
 from nullclass.evaluation import run as evaluate
 from nullclass.models import Classifier
-from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
 
 
 def random_pool(*shape: int, num_images: int = 300) -> LabelledImages:

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from worlds import Digits, outcome_of, two_input_world
 
 from nullclass.attacks import PGD, SelectivePGD
 from nullclass.attacks.counters import counted
 from nullclass.attacks.selective import two_losses
 from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
-from worlds import Digits, outcome_of, two_input_world
 
 K = 4
 LOGITS = st.lists(

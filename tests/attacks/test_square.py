@@ -19,6 +19,7 @@ from black_box import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from worlds import Affine, Digits, outcome_of, two_input_world
 
 from nullclass.attacks import PGD, Square
 from nullclass.attacks.counters import counted
@@ -26,7 +27,6 @@ from nullclass.attacks.square import MOVES, share_at, two_bumps
 from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 from nullclass.models import Classifier
-from worlds import Affine, Digits, outcome_of, two_input_world
 
 NORMS = ["linf", "l2"]
 

@@ -8,15 +8,15 @@ import json
 import pytest
 import torch
 from black_box import OBJECTIVES, check_budgets, check_contract, check_sizes
-from torch import Tensor, nn
-
 from disturbed import small_model
+from torch import Tensor, nn
+from worlds import Affine, Digits, outcome_of, two_input_world
+
 from nullclass.attacks import FGSM, PGD, Attack, MultiTargetedPGD, Noise, Square, Transfer, describe
 from nullclass.attacks.counters import counted
 from nullclass.attacks.losses import find_objective
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
-from worlds import Affine, Digits, outcome_of, two_input_world
 
 ALL_NORMS = ["linf", "l2", "l1"]
 

@@ -8,6 +8,7 @@ import json
 import pytest
 import torch
 from torch import Tensor
+from worlds import Digits, linear_world, outcome_of, two_input_world
 
 from nullclass.attacks import (
     ATTACKS,
@@ -27,7 +28,6 @@ from nullclass.attacks.on_zero_gradient import OnZeroGradient
 from nullclass.attacks.worst_case import VERSION
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from worlds import Digits, linear_world, outcome_of, two_input_world
 
 SETTINGS_OF_VERSION = {"1": "0e70c0e3fdb1f75c"}
 """A digest of the members and settings of each version that was ever published."""

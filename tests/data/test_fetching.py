@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from idx_files import idx_bytes, tiny_arrays, write_dataset
+
 from nullclass.core.errors import UserError
 from nullclass.data import DATASETS, FILE_NAMES, fetching
 from nullclass.data.fetching import cache_folder, fetch

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from idx_files import idx_bytes, write_idx
+
 from nullclass.core.errors import UserError
 from nullclass.data.idx import read_images, read_labels, read_pair
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
 from idx_files import idx_bytes, tiny_arrays, write_dataset
+
 from nullclass.core.errors import UserError
 from nullclass.data import FILE_NAMES, LabelledImages, load_dataset
 from nullclass.data.loading import pixel_statistics, split

@@ -145,9 +145,7 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _run(
-    title: str, jobs: list[Job], dataset: Dataset, folder: Path, engine: Engine
-) -> Outcome:
+def _run(title: str, jobs: list[Job], dataset: Dataset, folder: Path, engine: Engine) -> Outcome:
     """Start what can be started, hear what happened, until nothing is left."""
     outcome = Outcome()
     waiting = {job.place: job for job in jobs if not store.is_complete(folder / job.place)}
