@@ -236,7 +236,9 @@ def run(o: Options) -> bool:
             say(f"{name} is left out: {error}")
             continue
         contestants[name] = (
-            attack.given(data) if isinstance(attack, TakesReferenceImages) else attack
+            attack.with_reference_images(data)
+            if isinstance(attack, TakesReferenceImages)
+            else attack
         )
     makers_by_name = makers(dataset, load_dataset("mnist", data_dir=o.data_dir))
     is_complete = True

@@ -39,7 +39,7 @@ def small_pool(num_images: int = 40) -> LabelledImages:
 @pytest.mark.parametrize(("objective", "has_null"), OBJECTIVES)
 def test_contract(objective: str, has_null: bool, norm: str) -> None:
     attack = DatasetAttack(objective=objective)  # type: ignore[arg-type]
-    check_contract(attack.given(small_pool()), norm, has_null)
+    check_contract(attack.with_reference_images(small_pool()), norm, has_null)
 
 
 @pytest.mark.parametrize("norm", ALL_NORMS)
@@ -177,7 +177,7 @@ def test_small_budgets_are_brute_force(objective: str, norm: str) -> None:
 
 def test_with_a_pool_the_result_does_not_hang_on_batches() -> None:
     model, images, labels, pool = tiny_world(0)
-    attack = DatasetAttack().given(pool)
+    attack = DatasetAttack().with_reference_images(pool)
     together = attack(model, images, labels, eps=0.2)
     alone = [attack(model, images[n : n + 1], labels[n : n + 1], eps=0.2) for n in range(40)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
@@ -192,9 +192,9 @@ def test_a_pool_is_given_once_and_told_short() -> None:
     assert isinstance(attack, TakesReferenceImages)
     takers = [name for name, make in ATTACKS.items() if isinstance(make(), TakesReferenceImages)]
     assert takers == ["swap", "rays", "null-aware-pgd", "worst-case", "worst-case-force-null"]
-    given = attack.given(pool)
+    given = attack.with_reference_images(pool)
     assert given.pool is pool
-    assert given.given(other).pool is pool, "a pool of one's own is kept"
+    assert given.with_reference_images(other).pool is pool, "a pool of one's own is kept"
     assert attack.pool is None
     assert (given.objective, given.num_nearest) == ("untargeted", 2)
     assert given == attack, "settings are values, a pool is not"

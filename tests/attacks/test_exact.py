@@ -32,7 +32,7 @@ NORMS = ["linf", "l2", "l1"]
 SEARCHES = [
     name
     for name, make in ATTACKS.items()
-    if make().is_iterative and make().access == "gradients" and not name.startswith("worst-case")
+    if make().is_iterative and make().access == "white-box" and not name.startswith("worst-case")
 ]
 
 # Of thirty images, how many a single climb may miss: it can end at a class that is not the nearest

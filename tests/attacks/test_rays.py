@@ -123,9 +123,11 @@ def test_senseless_settings_are_refused() -> None:
 def test_a_pool_is_given_once_and_told_short() -> None:
     pool, attack = random_pool(1, 6, 6), RayS(num_queries=7)
     assert isinstance(attack, TakesReferenceImages)
-    given_one = attack.given(pool)
+    given_one = attack.with_reference_images(pool)
     assert given_one.pool is pool
-    assert given_one.given(random_pool(1, 6, 6)).pool is pool, "a pool of one's own is kept"
+    assert given_one.with_reference_images(random_pool(1, 6, 6)).pool is pool, (
+        "a pool of one's own is kept"
+    )
     assert given_one == attack, "settings are values, a pool is not"
     told = describe(given_one)
     assert told["pool"] == {"num_images": 300}
@@ -401,7 +403,7 @@ def test_it_finds_what_others_find(digits: Digits, name: str) -> None:
     assert isinstance(walker, TakesReferenceImages)
     attacks = {
         "rays": RayS(pool, num_queries=800),
-        "hop skip jump": walker.given(pool),  # about 1,800 labels
+        "hop skip jump": walker.with_reference_images(pool),  # about 1,800 labels
         "square": Square(num_queries=800),  # with scores
         "swap": DatasetAttack(pool),
     }
@@ -418,8 +420,8 @@ def test_it_finds_what_others_find(digits: Digits, name: str) -> None:
 def test_what_it_takes_is_told(digits: Digits) -> None:
     assert RayS().access == "labels"
     assert AttackEnsemble((Noise(), RayS())).access == "labels"
-    assert AttackEnsemble((RayS(), Square())).access == "answers"
-    assert AttackEnsemble((RayS(), PGD())).access == "gradients"
+    assert AttackEnsemble((RayS(), Square())).access == "scores"
+    assert AttackEnsemble((RayS(), PGD())).access == "white-box"
     found = evaluate(
         digits.guarded,
         (digits.images[:20], digits.labels[:20]),

@@ -172,7 +172,7 @@ class Still:
 
     objective: ClassVar[Any] = "fool"
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Any] = "gradients"
+    access: ClassVar[Any] = "white-box"
 
     def __call__(self, model: Classifier, images: Tensor, labels: Tensor, **_: object) -> Tensor:
         return images.clone()

@@ -30,7 +30,7 @@ class AttackRun:
     outcomes: dict[float, str]
     objective: str = "fool"
     source_name: str = "self"
-    access: str = "gradients"
+    access: str = "white-box"
     is_iterative: bool = True
     num_backward: int = 1000
     num_forward: int = 1000
@@ -94,7 +94,7 @@ def evidence(
                         "num_images": len(letters),
                         "num_successes": num_successes,
                         "num_forward": made.num_forward,
-                        "num_backward": made.num_backward if access == "gradients" else 0,
+                        "num_backward": made.num_backward if access == "white-box" else 0,
                         "seconds": 0.1,
                     }
                 )
@@ -200,14 +200,12 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     (
         "transfer-as-white-box",
         evidence(pgd=AttackRun({0.1: some("f", 5)}, num_backward=0)),
-        evidence(pgd=AttackRun({0.1: some("f", 5)}, num_backward=0, access="answers")),
+        evidence(pgd=AttackRun({0.1: some("f", 5)}, num_backward=0, access="scores")),
     ),
     (
         "transfer-as-white-box",
-        evidence(square=AttackRun({0.1: some("f", 5)}, num_forward=0, access="answers")),
-        evidence(
-            swap=AttackRun({0.1: some("f", 5)}, num_forward=0, num_backward=0, access="nothing")
-        ),
+        evidence(square=AttackRun({0.1: some("f", 5)}, num_forward=0, access="scores")),
+        evidence(swap=AttackRun({0.1: some("f", 5)}, num_forward=0, num_backward=0, access="none")),
     ),
     (
         "transfer-as-white-box",
@@ -217,11 +215,11 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     (
         "transfer-as-white-box",
         evidence(
-            both=AttackRun({0.1: some("f", 5)}, members=[("a", "gradients", 5)], num_backward=0)
+            both=AttackRun({0.1: some("f", 5)}, members=[("a", "white-box", 5)], num_backward=0)
         ),
         # It had nothing to do.
         evidence(
-            both=AttackRun({0.1: some("f", 5)}, members=[("a", "gradients", NUM)], num_backward=0)
+            both=AttackRun({0.1: some("f", 5)}, members=[("a", "white-box", NUM)], num_backward=0)
         ),
     ),
     (
@@ -229,13 +227,11 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         evidence(
             both=AttackRun(
                 {0.1: some("f", 5)},
-                members=[("a", "answers", 2), ("b", "gradients", 3)],
+                members=[("a", "scores", 2), ("b", "white-box", 3)],
                 num_backward=0,
             )
         ),
-        evidence(
-            both=AttackRun({0.1: some("f", 5)}, members=[("a", "answers", 2)], num_backward=0)
-        ),
+        evidence(both=AttackRun({0.1: some("f", 5)}, members=[("a", "scores", 2)], num_backward=0)),
     ),
     (
         "attack-moves-nothing",
@@ -253,8 +249,8 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     ),
     (
         "black-box-beats-white-box",
-        evidence(pgd=HEALTHY, square=AttackRun({0.2: some("f", 123)}, access="answers")),
-        evidence(pgd=HEALTHY, square=AttackRun({0.2: some("f", 122)}, access="answers")),
+        evidence(pgd=HEALTHY, square=AttackRun({0.2: some("f", 123)}, access="scores")),
+        evidence(pgd=HEALTHY, square=AttackRun({0.2: some("f", 122)}, access="scores")),
     ),
     (
         "black-box-beats-white-box",
@@ -266,12 +262,12 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         "black-box-beats-white-box",
         evidence(
             both=AttackRun(
-                {0.2: some("f", 60)}, members=[("pgd", "gradients", 57), ("square", "answers", 3)]
+                {0.2: some("f", 60)}, members=[("pgd", "white-box", 57), ("square", "scores", 3)]
             )
         ),
         evidence(
             both=AttackRun(
-                {0.2: some("f", 60)}, members=[("swap", "answers", 57), ("pgd", "gradients", 3)]
+                {0.2: some("f", 60)}, members=[("swap", "scores", 57), ("pgd", "white-box", 3)]
             )
         ),
     ),

@@ -107,7 +107,7 @@ def test_the_seed_decides_the_random_starts_and_nothing_else_does(
         objective, is_iterative = "untargeted", False
 
         def __call__(self, model: Any, images: Tensor, labels: Tensor, *, eps: float, norm: str,
-                     generator: torch.Generator) -> Tensor:  # fmt: skip
+                     generator: torch.Generator, **_: Any) -> Tensor:  # fmt: skip
             noise = torch.rand(images.shape, generator=generator)
             return (images + eps * (2 * noise - 1)).clamp(0, 1)
 

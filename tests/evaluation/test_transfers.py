@@ -231,7 +231,9 @@ def test_nothing_is_carried_from_a_smaller_eps(digits: Digits) -> None:
 def test_an_attack_that_wants_images_gets_all_of_them(digits: Digits) -> None:
     data = LabelledImages(digits.images, digits.labels)
     made = craft(digits.plain, data, DatasetAttack(), [0.5], num_images=10).images[0.5]
-    wanted = DatasetAttack().given(data)(digits.plain, *data.batch(slice(0, 10)), eps=0.5)
+    wanted = DatasetAttack().with_reference_images(data)(
+        digits.plain, *data.batch(slice(0, 10)), eps=0.5
+    )
     assert torch.equal(made, wanted)
 
 

@@ -56,7 +56,7 @@ def findings(rows: pd.DataFrame, examples: list[Examples]) -> Evaluation:
             "source": ["self"],
             "norm": ["linf"],
             "eps_pixels": [0.154],
-            "access": ["gradients"],
+            "access": ["white-box"],
             "is_iterative": [True],
             "member": ["targets"],
             "num_images": [1],

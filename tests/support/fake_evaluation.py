@@ -280,7 +280,7 @@ def _cost(
         "source": "self",
         "norm": first["norm"],
         "eps_pixels": eps,
-        "access": "gradients",
+        "access": "white-box",
         "is_iterative": first["attack"] != "fgsm",
         "member": member,
         "num_images": given,
@@ -348,7 +348,7 @@ def _threat(
     told = {
         name: {
             "goal": objectives[name],
-            "takes": "gradients",
+            "takes": "white-box",
             "source": "self",
             "eps": list(eps),
             "num_images": num_images,

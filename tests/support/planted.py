@@ -105,7 +105,7 @@ class ZeroSteps:
 
     objective: ClassVar = "fool"
     is_iterative: ClassVar[bool] = True
-    access: ClassVar = "gradients"
+    access: ClassVar = "white-box"
 
     def __call__(self, model: Classifier, images: Tensor, labels: Tensor, **_: object) -> Tensor:
         return images.clone()
@@ -118,7 +118,7 @@ class SecretTransfer:
     substitute: Classifier
     objective: ClassVar = "fool"
     is_iterative: ClassVar[bool] = True
-    access: ClassVar = "gradients"
+    access: ClassVar = "white-box"
 
     def __call__(self, model: Classifier, images: Tensor, labels: Tensor, **how: object) -> Tensor:
         return PGD(num_steps=20)(self.substitute, images, labels, **how)  # type: ignore[arg-type]

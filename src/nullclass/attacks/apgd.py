@@ -53,7 +53,7 @@ class APGD:
     precision: Precision = "float32"
     """As for :class:`nullclass.attacks.pgd.PGD`."""
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "gradients"
+    access: ClassVar[Access] = "white-box"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -71,10 +71,20 @@ class APGD:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = AttackState(model, images, labels, eps, norm, self.objective, self.precision)
+        standing = AttackState(
+            model,
+            images,
+            labels,
+            eps,
+            norm,
+            self.objective,
+            precision=self.precision,
+            batch_size=batch_size,
+        )
 
         with frozen(model):
             standing.climb(
@@ -103,7 +113,7 @@ class MultiTargetedAPGD:
     precision: Precision = "float32"
     """As for :class:`nullclass.attacks.pgd.PGD`."""
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "gradients"
+    access: ClassVar[Access] = "white-box"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -122,10 +132,20 @@ class MultiTargetedAPGD:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = AttackState(model, images, labels, eps, norm, self.objective, self.precision)
+        standing = AttackState(
+            model,
+            images,
+            labels,
+            eps,
+            norm,
+            self.objective,
+            precision=self.precision,
+            batch_size=batch_size,
+        )
         with frozen(model):
             margins = target_margins(standing, self.num_targets, self.form)
             standing.climb(

@@ -14,7 +14,7 @@ from nullclass.core.norms import NORMS, Eps
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 
-Access = Literal["gradients", "answers", "labels", "nothing"]
+Access = Literal["white-box", "scores", "labels", "none"]
 """What an attack takes from the model under attack: gradients too, only its logits (a black-box
 attack with scores), only the labels it answers (a score-free, or hard-label, attack), or nothing at
 all (a transfer, noise)."""
@@ -53,10 +53,13 @@ class Attack(Protocol):
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """Attacked images ``(N, C, H, W)`` in [0,1], none further than eps (pixel units).
 
         ``eps`` is one budget for all images or ``(N,)``, one for each.
+
+        ``batch_size`` is the number of images per forward and backward pass; ``None`` chooses one.
         """
         ...
 
@@ -83,7 +86,7 @@ class LinearAttack(Protocol):
 class TakesReferenceImages(Protocol):
     """An attack that draws on other images than those it attacks, and may be given them."""
 
-    def given(self, pool: LabelledImages) -> Attack:
+    def with_reference_images(self, pool: LabelledImages) -> Attack:
         """The same attack with that pool, or itself if it has one."""
         ...
 

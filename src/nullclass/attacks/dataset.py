@@ -43,7 +43,7 @@ class DatasetAttack:
     num_donors: int = 1000
     """Pool images looked at, at most; a larger pool is thinned out evenly."""
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "answers"
+    access: ClassVar[Access] = "scores"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -54,7 +54,7 @@ class DatasetAttack:
             )
         find_objective(self.objective)
 
-    def given(self, pool: LabelledImages) -> DatasetAttack:
+    def with_reference_images(self, pool: LabelledImages) -> DatasetAttack:
         """See :class:`nullclass.attacks.base.TakesReferenceImages`; a pool of one's own is kept."""
         return replace(self, pool=pool) if self.pool is None else self
 
@@ -67,6 +67,7 @@ class DatasetAttack:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`; deterministic.
 
@@ -74,7 +75,9 @@ class DatasetAttack:
             UserError: Also if the pool's images have another shape.
         """
         check_eps(eps, norm, images.shape)
-        standing = AttackState(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(
+            model, images, labels, eps, norm, self.objective, batch_size=batch_size
+        )
 
         nearness = standing.margin("hard")
         pool = subsample(self.pool, standing.images, self.num_donors)

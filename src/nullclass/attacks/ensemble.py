@@ -90,14 +90,15 @@ class AttackEnsemble:
     @property
     def access(self) -> Access:
         """The most that a member needs."""
-        access: tuple[Access, ...] = ("gradients", "answers", "labels")
+        access: tuple[Access, ...] = ("white-box", "scores", "labels")
         wanted = {member.access for member in self.members}
-        return next((need for need in access if need in wanted), "nothing")
+        return next((need for need in access if need in wanted), "none")
 
-    def given(self, pool: LabelledImages) -> AttackEnsemble:
+    def with_reference_images(self, pool: LabelledImages) -> AttackEnsemble:
         """See :class:`nullclass.attacks.base.TakesReferenceImages`: handed on to the members."""
         members = (
-            m.given(pool) if isinstance(m, TakesReferenceImages) else m for m in self.members
+            m.with_reference_images(pool) if isinstance(m, TakesReferenceImages) else m
+            for m in self.members
         )
         return replace(self, members=tuple(members))
 
@@ -110,9 +111,12 @@ class AttackEnsemble:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
-        return self.trace(model, images, labels, eps=eps, norm=norm, generator=generator).adv_images
+        return self.trace(
+            model, images, labels, eps=eps, norm=norm, generator=generator, batch_size=batch_size
+        ).adv_images
 
     def trace(
         self,
@@ -123,6 +127,7 @@ class AttackEnsemble:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> EnsembleResult:
         """As a call, and tells what each member did and cost."""
         check_eps(eps, norm, images.shape)
@@ -143,6 +148,7 @@ class AttackEnsemble:
                         eps=eps[standing] if isinstance(eps, Tensor) else eps,
                         norm=norm,
                         generator=generator,
+                        batch_size=batch_size,
                     )
                     with frozen(model):
                         logits = logits_of(model, tried)
@@ -184,6 +190,7 @@ def run_attack(
     eps: Eps,
     norm: str = "linf",
     generator: torch.Generator | None = None,
+    batch_size: int | None = None,
 ) -> EnsembleResult:
     """Any attack's images, with what it cost; a single attack is its only member.
 
@@ -191,12 +198,22 @@ def run_attack(
     until it is scored.
     """
     if isinstance(attack, AttackEnsemble):
-        return attack.trace(model, images, labels, eps=eps, norm=norm, generator=generator)
+        return attack.trace(
+            model, images, labels, eps=eps, norm=norm, generator=generator, batch_size=batch_size
+        )
     started = time.perf_counter()
     with counted(model) as passes:
         adv_images = images.detach().clone()
         if len(images):
-            adv_images = attack(model, images, labels, eps=eps, norm=norm, generator=generator)
+            adv_images = attack(
+                model,
+                images,
+                labels,
+                eps=eps,
+                norm=norm,
+                generator=generator,
+                batch_size=batch_size,
+            )
     seconds = time.perf_counter() - started
     tally = MemberStats(
         name,

@@ -29,7 +29,7 @@ class FGSM:
     objective: ObjectiveName = "untargeted"
     """What the attacker wants; evade is the notebook's attack."""
     is_iterative: ClassVar[bool] = False
-    access: ClassVar[Access] = "gradients"
+    access: ClassVar[Access] = "white-box"
 
     def __post_init__(self) -> None:
         """Refuse an unknown objective."""
@@ -44,6 +44,7 @@ class FGSM:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`; deterministic."""
         check_eps(eps, norm, images.shape)

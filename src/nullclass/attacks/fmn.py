@@ -38,7 +38,7 @@ from nullclass.attacks.losses import (
     is_success,
 )
 from nullclass.attacks.multi_targeted_pgd import check_num_targets
-from nullclass.attacks.state import Margin, batch_size, check_counts, logits_of
+from nullclass.attacks.state import Margin, check_counts, default_batch_size, logits_of
 from nullclass.core.norms import Eps, check_eps, expand_eps, find_norm
 from nullclass.models.classifier import Classifier
 
@@ -65,7 +65,7 @@ class FMN:
     num_targets: int | None = None
     """How many of the nearest answers are aimed at after that; ``None`` is all of them."""
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "gradients"
+    access: ClassVar[Access] = "white-box"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -83,6 +83,7 @@ class FMN:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`; deterministic.
 
@@ -90,7 +91,7 @@ class FMN:
         projected into the ball.
         """
         check_eps(eps, norm, images.shape)
-        found = self._search(model, images, labels, norm, enough=eps)
+        found = self._search(model, images, labels, norm, enough=eps, batch_size=batch_size)
         adv_images = found.norm.project(found.adv_images, found.images, eps)
         is_inside = found.sizes <= found.enough
         adv_images[is_inside] = found.adv_images[is_inside]  # untouched by rounding
@@ -104,6 +105,7 @@ class FMN:
         *,
         norm: str,
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The nearest successes found, and how far they are.
 
@@ -113,6 +115,7 @@ class FMN:
             labels: ``(N,)`` true labels.
             norm: ``linf``, ``l2`` or ``l1``.
             generator: Not used: nothing here is random.
+            batch_size: Images per forward and backward pass.
 
         Returns:
             Attacked images ``(N, C, H, W)``, the best try where there is no success, and their
@@ -122,13 +125,19 @@ class FMN:
         Raises:
             UserError: If the norm is unknown.
         """
-        found = self._search(model, images, labels, norm, enough=0.0)
+        found = self._search(model, images, labels, norm, enough=0.0, batch_size=batch_size)
         return found.adv_images, found.sizes
 
     def _search(
-        self, model: Classifier, images: Tensor, labels: Tensor, norm: str, enough: Eps
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        norm: str,
+        enough: Eps,
+        batch_size: int | None,
     ) -> _Found:
-        found = _Found(model, images, labels, norm, self.objective, enough)
+        found = _Found(model, images, labels, norm, self.objective, enough, batch_size)
         if not len(images):
             return found
         with frozen(model):
@@ -174,13 +183,14 @@ class _Found:
         norm: str,
         objective: ObjectiveName,
         enough: Eps,
+        batch_size: int | None,
     ) -> None:
         self.model = model
         self.images = images.detach()
         self.labels = labels
         self.norm = find_norm(norm)
         self.objective = find_objective(objective)
-        self.at_once = batch_size(images.device)
+        self.at_once = batch_size or default_batch_size(images)
         self.enough = torch.as_tensor(enough).to(self.images).expand(len(images))
         """``(N,)`` sizes at which an image is searched no further."""
         self.adv_images = self.images.clone()

@@ -40,7 +40,7 @@ class MIFGSM:
     momentum: float = 1.0
     """Weight of former gradients (mu)."""
     is_iterative: ClassVar[bool] = False
-    access: ClassVar[Access] = "gradients"
+    access: ClassVar[Access] = "white-box"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -58,6 +58,7 @@ class MIFGSM:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`; deterministic."""
         check_eps(eps, norm, images.shape)

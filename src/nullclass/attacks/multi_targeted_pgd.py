@@ -51,7 +51,7 @@ class MultiTargetedPGD:
     precision: Precision = "float32"
     """As for :class:`nullclass.attacks.pgd.PGD`."""
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "gradients"
+    access: ClassVar[Access] = "white-box"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -71,10 +71,20 @@ class MultiTargetedPGD:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = AttackState(model, images, labels, eps, norm, self.objective, self.precision)
+        standing = AttackState(
+            model,
+            images,
+            labels,
+            eps,
+            norm,
+            self.objective,
+            precision=self.precision,
+            batch_size=batch_size,
+        )
         walk = partial(
             climb,
             standing,

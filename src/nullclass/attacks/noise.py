@@ -33,7 +33,7 @@ class Noise:
     num_draws: int = 10
     """Noisy images tried; the first, third, … are uniform in the ball, the others on its edge."""
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "nothing"
+    access: ClassVar[Access] = "none"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -50,10 +50,13 @@ class Noise:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = AttackState(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(
+            model, images, labels, eps, norm, self.objective, batch_size=batch_size
+        )
 
         nearness = standing.margin("hard")
         with frozen(model):

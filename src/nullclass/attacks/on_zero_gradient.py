@@ -51,10 +51,13 @@ class OnZeroGradient:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = AttackState(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(
+            model, images, labels, eps, norm, self.objective, batch_size=batch_size
+        )
         is_flat = torch.zeros_like(standing.is_active)
 
         climbed = standing.margin("smooth")
@@ -72,5 +75,6 @@ class OnZeroGradient:
                 eps=eps[is_flat] if isinstance(eps, Tensor) else eps,
                 norm=norm,
                 generator=generator,
+                batch_size=batch_size,
             )
         return adv_images

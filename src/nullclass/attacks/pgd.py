@@ -44,7 +44,7 @@ class PGD:
     """``bfloat16`` takes the gradients under autocast, about twice as fast where the machine has
     it natively; every success is still confirmed in float32 (comparison: LOG.md)."""
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "gradients"
+    access: ClassVar[Access] = "white-box"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -63,10 +63,20 @@ class PGD:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = AttackState(model, images, labels, eps, norm, self.objective, self.precision)
+        standing = AttackState(
+            model,
+            images,
+            labels,
+            eps,
+            norm,
+            self.objective,
+            precision=self.precision,
+            batch_size=batch_size,
+        )
         walk = partial(
             climb,
             standing,

@@ -39,7 +39,7 @@ from torch import Tensor
 from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.candidates import nearest_of_each, subsample
 from nullclass.attacks.losses import Objective, ObjectiveName, find_objective
-from nullclass.attacks.state import batch_size
+from nullclass.attacks.state import default_batch_size
 from nullclass.core.errors import UserError
 from nullclass.core.norms import Eps, check_eps, find_norm
 from nullclass.core.outcomes import outcomes
@@ -80,7 +80,7 @@ class RayS:
             raise UserError(f"tolerance is a radius in (0, 0.1] pixel units, not {self.tolerance}")
         find_objective(self.objective)
 
-    def given(self, pool: LabelledImages) -> RayS:
+    def with_reference_images(self, pool: LabelledImages) -> RayS:
         """See :class:`nullclass.attacks.base.TakesReferenceImages`; a pool of one's own is kept."""
         return replace(self, pool=pool) if self.pool is None else self
 
@@ -93,6 +93,7 @@ class RayS:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`.
 
@@ -119,7 +120,7 @@ class RayS:
                 is_open = rays.is_open.nonzero().squeeze(1)
                 if not len(is_open):
                     break
-                for indices in is_open.split(batch_size(images.device)):
+                for indices in is_open.split(batch_size or default_batch_size(images)):
                     points, radii = rays.ask(indices)
                     told = outcomes(model.predict(points), labels[indices])
                     rays.hear(indices, radii, objective.is_reached(told))
@@ -239,7 +240,7 @@ class _Rays:
 
 def _labels_of(model: Classifier, images: Tensor) -> Tensor:
     """Labels of any number of images, a batch at a time."""
-    return torch.cat([model.predict(chunk) for chunk in images.split(batch_size(images.device))])
+    return torch.cat([model.predict(chunk) for chunk in images.split(default_batch_size(images))])
 
 
 def _of_images(are_so: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ class SelectivePGD:
     """Step as a share of eps; ``None`` is 2.5 / num_steps."""
     objective: ClassVar[ObjectiveName] = "fool"
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "gradients"
+    access: ClassVar[Access] = "white-box"
 
     def __post_init__(self) -> None:
         """Refuse settings that do nothing."""
@@ -71,10 +71,13 @@ class SelectivePGD:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
         check_eps(eps, norm, images.shape)
-        standing = AttackState(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(
+            model, images, labels, eps, norm, self.objective, batch_size=batch_size
+        )
 
         def selected(logits: Tensor, indices: Tensor) -> Tensor:
             classifier, detector = two_losses(logits, labels[indices], model.num_classes)

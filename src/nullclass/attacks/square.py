@@ -52,7 +52,7 @@ class Square:
     p_init: float = 0.8
     """Share of the image that the first squares cover, in (0, 1] (p in the paper)."""
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "answers"
+    access: ClassVar[Access] = "scores"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
     def __post_init__(self) -> None:
@@ -76,6 +76,7 @@ class Square:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`.
 
@@ -85,7 +86,9 @@ class Square:
         check_eps(eps, norm, images.shape)
         if norm not in MOVES:
             raise UserError(f"square attacks linf and l2, not {norm}")
-        standing = AttackState(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(
+            model, images, labels, eps, norm, self.objective, batch_size=batch_size
+        )
 
         climbed = standing.margin(self.form)
         with frozen(model):

@@ -24,15 +24,21 @@ Margin = Callable[[Tensor, Tensor], Tensor]
 """From logits ``(N, …)`` and the indices ``(N,)`` of their images to what is climbed, ``(N,)``."""
 
 
-def batch_size(device: torch.device) -> int:
-    """Images a step is taken on at once: on a CPU so few that they stay in its caches (LOG.md)."""
-    return 64 if device.type == "cpu" else 1024
+def default_batch_size(images: Tensor) -> int:
+    """Number of images per forward and backward pass, where the caller does not choose it.
+
+    On a CPU a batch of MNIST stays in the caches (LOG.md); large images get smaller batches.
+    """
+    is_cpu = images.device.type == "cpu"
+    most, num_values = (64, 2**22) if is_cpu else (1024, 2**24)
+    return max(1, min(most, num_values // max(1, images[:1].numel())))
 
 
 @torch.no_grad()
-def logits_of(model: Classifier, images: Tensor) -> Tensor:
+def logits_of(model: Classifier, images: Tensor, batch_size: int | None = None) -> Tensor:
     """Logits of any number of images, a batch at a time."""
-    return torch.cat([model(chunk) for chunk in images.split(batch_size(images.device))])
+    batch_size = batch_size or default_batch_size(images)
+    return torch.cat([model(chunk) for chunk in images.split(batch_size)])
 
 
 class AttackState:
@@ -47,8 +53,10 @@ class AttackState:
         norm: str,
         objective: ObjectiveName,
         precision: Precision = "float32",
+        batch_size: int | None = None,
     ) -> None:
         self.model = model
+        self.batch_size = batch_size or default_batch_size(images)
         self.images = images.detach()
         self.labels = labels
         self.eps = eps
@@ -65,7 +73,7 @@ class AttackState:
         """Indices ``(N,)`` of what stands now, a batch at a time."""
         standing = self.is_active.nonzero().squeeze(1)
         if len(standing):  # splitting nothing would give one empty batch
-            yield from standing.split(batch_size(self.images.device))
+            yield from standing.split(self.batch_size)
 
     def eps_of(self, indices: Tensor) -> Eps:
         """The budgets of some images."""

@@ -32,7 +32,7 @@ class Transfer:
     attack: Attack
     """What is done to them; its objective is this attack's."""
     is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "nothing"
+    access: ClassVar[Access] = "none"
 
     def __post_init__(self) -> None:
         """Refuse an attack without a source."""
@@ -53,6 +53,7 @@ class Transfer:
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`.
 
@@ -66,7 +67,9 @@ class Transfer:
                     f"a source has {source.num_classes} classes, but the model under attack "
                     f"{model.num_classes}: give sources of the same classes"
                 )
-        standing = AttackState(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(
+            model, images, labels, eps, norm, self.objective, batch_size=batch_size
+        )
 
         nearness = standing.margin("hard")
         with frozen(model):
@@ -84,6 +87,7 @@ class Transfer:
                     eps=allowed.to(device) if isinstance(allowed, Tensor) else allowed,
                     norm=norm,
                     generator=generator,
+                    batch_size=batch_size,
                 ).to(tried)
                 for indices in standing.batches():
                     standing.try_out(indices, tried[indices], nearness)

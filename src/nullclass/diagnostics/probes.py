@@ -158,7 +158,9 @@ class _Asked:
 
 
 def _prepared(attack: Attack, data: LabelledImages) -> Attack:
-    return attack.given(data) if isinstance(attack, TakesReferenceImages) else attack
+    return (
+        attack.with_reference_images(data) if isinstance(attack, TakesReferenceImages) else attack
+    )
 
 
 def evenly(images: Iterable[int], num: int) -> list[int]:

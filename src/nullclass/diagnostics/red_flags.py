@@ -90,7 +90,7 @@ class AttackRun:
     @property
     def is_white_box(self) -> bool:
         """Whether it takes the gradients of the very model it is scored on."""
-        return self.source_name == "self" and self.access == "gradients"
+        return self.source_name == "self" and self.access == "white-box"
 
     def at(self, eps: float) -> pd.DataFrame:
         """Its rows at one eps, by image."""
@@ -208,7 +208,7 @@ class Evidence:
         return self.clean_with("fooled").union(*(made.fooled(eps) for made in self.attacks))
 
 
-_NEEDS = ("unknown", "gradients", "answers", "labels", "nothing")
+_NEEDS = ("unknown", "white-box", "scores", "labels", "none")
 _ROWS = ["image", "label", "attack", "objective", "source", "norm", "budget", "eps_pixels"]
 _ROWS += ["prediction", "outcome", "confidence", "loss", "null_loss"]
 _COSTS = ["attack", "source", "norm", "eps_pixels", "member", "access", "is_iterative"]
@@ -253,8 +253,8 @@ def _transfer_as_white_box(evidence: Evidence) -> str | None:
     own = evidence.spent[evidence.spent["source"] == "self"]
     for (attack, access), costs in own.groupby(["attack", "access"], sort=False):
         taken = {
-            "gradients": "num_backward",
-            "answers": "num_forward",
+            "white-box": "num_backward",
+            "scores": "num_forward",
             "labels": "num_forward",
         }.get(str(access))
         by_eps = costs.groupby("eps_pixels", dropna=False)
@@ -274,7 +274,7 @@ def _transfer_as_white_box(evidence: Evidence) -> str | None:
 def _attack_moves_nothing(evidence: Evidence) -> str | None:
     for made in evidence.attacks:
         eps = made.rows["eps_pixels"].max()
-        if made.access not in ("gradients", "unknown") or eps == 0:
+        if made.access not in ("white-box", "unknown") or eps == 0:
             continue  # what looks for no way up may well find that the clean image is its best
         tried = made.at(eps)
         clean = evidence.clean.reindex(tried.index)

@@ -137,7 +137,9 @@ def evaluate(
                 images,
                 torch.arange(counts[name]),
                 name,
-                attack.given(images) if isinstance(attack, TakesReferenceImages) else attack,
+                attack.with_reference_images(images)
+                if isinstance(attack, TakesReferenceImages)
+                else attack,
                 plan[name],
                 norm=norm,
                 source=other,

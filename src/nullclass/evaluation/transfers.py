@@ -137,7 +137,7 @@ def craft(
             of the source's, or the attack leaves its budget or the [0,1] box.
     """
     if isinstance(attack, TakesReferenceImages):
-        attack = attack.given(data)
+        attack = attack.with_reference_images(data)
     data = data.first(num_images)
     budgets = _budgets(eps, norm, data)
     check_labels(data, source)

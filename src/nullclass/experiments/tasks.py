@@ -234,7 +234,9 @@ def _do_craft(
 
 def _attack_of(plan: AttackPlan, pool: LabelledImages) -> Attack:
     attack = ATTACKS[plan.attack](**plan.settings)
-    return attack.given(pool) if isinstance(attack, TakesReferenceImages) else attack
+    return (
+        attack.with_reference_images(pool) if isinstance(attack, TakesReferenceImages) else attack
+    )
 
 
 def _do_trial(

@@ -11,10 +11,10 @@ from nullclass.report.measures import GOALS, NORMS, attack_name, eps_text, perce
 from nullclass.results.store import Trial
 
 TAKES = {
-    "gradients": "gradients and answers",
+    "white-box": "gradients and answers",
     "labels": "labels only",
-    "answers": "answers only",
-    "nothing": "nothing",
+    "scores": "answers only",
+    "none": "nothing",
     "unknown": "it does not say",
 }
 """What an attack needs of the model, in words."""

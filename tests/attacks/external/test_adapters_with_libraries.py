@@ -48,13 +48,13 @@ MAKERS: dict[str, tuple[str, Callable[[], Adapter]]] = {
     "foolbox boundary, targeted": (
         "foolbox",
         lambda: FoolboxAttack(
-            {"l2": "BoundaryAttack"}, {"steps": 20}, view="targeted", access="answers"
+            {"l2": "BoundaryAttack"}, {"steps": 20}, view="targeted", access="scores"
         ),
     ),
     "foolbox noise": (
         "foolbox",
         lambda: FoolboxAttack(
-            {"linf": "LinearSearchBlendedUniformNoiseAttack"}, {"steps": 20}, access="answers"
+            {"linf": "LinearSearchBlendedUniformNoiseAttack"}, {"steps": 20}, access="scores"
         ),
     ),
     "autoattack": (
@@ -119,7 +119,7 @@ def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Ten
     assert not adv_images.requires_grad
     assert is_allowed(adv_images, images, EPS[norm], norm).all()
     assert (adv_images != images).any(), "an attack that does nothing"
-    assert (passes.backward > 0) is (attack.access == "gradients")
+    assert (passes.backward > 0) is (attack.access == "white-box")
     # Same generator, same result.
     again = attack(model, images, labels, eps=EPS[norm], norm=norm, generator=seeded())
     assert torch.equal(adv_images, again)
@@ -313,8 +313,8 @@ def test_a_walker_given_a_pool_needs_no_company(digits: Digits) -> None:
     images, labels = digits.images[is_right][:12], digits.labels[is_right][:12]
     pool = LabelledImages(digits.train_images[:300], digits.train_labels[:300])
     assert isinstance(attack, TakesReferenceImages)
-    given = attack.given(pool)
-    assert given.given(pool.first(5)) is given, "a pool of one's own is kept"
+    given = attack.with_reference_images(pool)
+    assert given.with_reference_images(pool.first(5)) is given, "a pool of one's own is kept"
     assert given == attack, "settings are values, a pool is not"
     for norm, eps in (("linf", 0.25), ("l2", 1.5)):
         alone = [attack(model, images[:1], labels[:1], eps=eps, norm=norm)]
@@ -327,10 +327,12 @@ def test_a_walker_given_a_pool_needs_no_company(digits: Digits) -> None:
         assert passes.forward < 12 * 2000 + 300, "what it says of its queries"
     # A pool that the model takes for nothing else is no help.
     same = LabelledImages(images[:1], labels[:1])
-    assert torch.equal(attack.given(same)(model, images[:1], labels[:1], eps=0.9), images[:1])
+    assert torch.equal(
+        attack.with_reference_images(same)(model, images[:1], labels[:1], eps=0.9), images[:1]
+    )
     # What does not walk does not ask for images.
     pgd = FoolboxAttack({"linf": "LinfPGD"}, {"steps": 3})
-    assert pgd.given(pool) is pgd
+    assert pgd.with_reference_images(pool) is pgd
 
 
 def test_a_walker_sees_labels_only(digits: Digits) -> None:
@@ -369,7 +371,7 @@ def test_a_bad_start_does_not_cost_the_other_images_theirs() -> None:
     attack = ADAPTERS["foolbox-hopskipjump"]()
     assert isinstance(attack, TakesReferenceImages)
     images, labels = torch.cat([left - 0.1, right - 0.1]), torch.tensor([0, 0])
-    adv_images = attack.given(pool)(model, images.clamp(0, 0.9), labels, eps=0.2)
+    adv_images = attack.with_reference_images(pool)(model, images.clamp(0, 0.9), labels, eps=0.2)
     assert torch.equal(adv_images[0], images[0].clamp(0, 0.9))
     assert outcome_of(model, adv_images[1:], labels[1:]) == ["fooled"]
 

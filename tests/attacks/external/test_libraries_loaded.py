@@ -153,7 +153,9 @@ def test_norms_an_attack_has(name: str) -> None:
     model, image, label = world.model, world.image, torch.tensor([world.label])
     if isinstance(attack, TakesReferenceImages):  # alone, an image has no other to start from
         others = torch.rand(300, *image.shape[1:], generator=torch.Generator().manual_seed(0))
-        attack = attack.given(LabelledImages(others, torch.zeros(300, dtype=torch.int64)))
+        attack = attack.with_reference_images(
+            LabelledImages(others, torch.zeros(300, dtype=torch.int64))
+        )
     for norm in ("linf", "l2", "l1"):
         eps = 1.5 * world.optimum.get(norm, 9 * world.optimum["linf"])
         if norm in attack.names:

@@ -67,7 +67,7 @@ class Adapter(ABC):
     objective is then ``untargeted``."""
     form: Form = "max"
     """How the K-class view merges the true and the null logit."""
-    access: Access = "gradients"
+    access: Access = "white-box"
     """What the attack takes from the model."""
     batch_size: int = 250
     """How many images the library gets at once, at most."""
@@ -108,6 +108,7 @@ class Adapter(ABC):
         eps: Eps,
         norm: str = "linf",
         generator: torch.Generator | None = None,
+        batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`.
 
@@ -116,7 +117,9 @@ class Adapter(ABC):
         """
         check_eps(eps, norm, images.shape)
         seed = int(torch.randint(2**31, (), generator=generator))
-        standing = AttackState(model, images, labels, eps, norm, self.objective)
+        standing = AttackState(
+            model, images, labels, eps, norm, self.objective, batch_size=batch_size
+        )
 
         def margin(logits: Tensor, indices: Tensor) -> Tensor:
             here = labels[indices]

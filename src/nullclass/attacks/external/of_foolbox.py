@@ -44,7 +44,7 @@ class FoolboxAttack(Adapter):
         "foolbox", "foolbox.attacks", "FoolboxAttack", "pip install 'nullclass[foolbox]'"
     )
 
-    def given(self, pool: LabelledImages) -> FoolboxAttack:
+    def with_reference_images(self, pool: LabelledImages) -> FoolboxAttack:
         """See :class:`nullclass.attacks.base.TakesReferenceImages`; itself, if it does not walk."""
         walks = any(kind in name for name in self.names.values() for kind in _WALKERS)
         return replace(self, pool=pool) if walks and self.pool is None else self
