@@ -1,4 +1,4 @@
-# make run | test | check | bench. Each sets up what it needs in .venv; nothing else is touched.
+# make run | test | test-all | check | bench. Each sets up what it needs in .venv; nothing else is touched.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,13 +7,19 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Threads that wait must not spin: spinning is ruinous beside any other busy process (LOG.md).
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test check format bench clean
+.PHONY: run test test-all check format bench clean
 
 run: $(VENV)/.core  ## the notebook's study, quick preset: trains, attacks, prints, reports
 	$(BIN)/nullclass study fgsm-null
 
-test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+# One thread per worker: several workers share the cores.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
+test: $(VENV)/.dev  ## all but the slow tests
+	$(PYTEST) -m "not slow"
+
+test-all: $(VENV)/.dev  ## every test
+	$(PYTEST)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from nullclass.attacks.apgd import ALPHA, RHO, auto_climb, checkpoints
 from nullclass.attacks.counters import counted
 from nullclass.attacks.losses import ObjectiveName, find_objective
 from nullclass.attacks.state import AttackState
-from nullclass.core.norms import NORMS, find_norm, is_allowed
+from nullclass.core.norms import BALLS, find_ball, is_allowed
 from nullclass.models import Classifier
 
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 2.0}
@@ -54,7 +54,7 @@ def plain_apgd(
 ) -> tuple[float, list[float]]:
     """Algorithm 1 line by line for one image: f_max and all step sizes."""
     objective, label = find_objective("fool"), torch.zeros(1, dtype=torch.int64)
-    project, step_along = NORMS[norm].project, NORMS[norm].step
+    project, step_along = BALLS[norm].project, BALLS[norm].step
 
     def f(x: Tensor) -> tuple[float, Tensor]:
         x = x.clone().requires_grad_()
@@ -86,7 +86,7 @@ def plain_apgd(
     return f_max, etas
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", BALLS)
 def test_the_walk_is_algorithm_1_image_by_image(norm: str) -> None:
     model = bumpy_model()
     images = torch.rand(6, 1, 2, 3, generator=torch.Generator().manual_seed(1)).double()
@@ -234,7 +234,7 @@ def test_reduced_precision_claims_nothing_and_loses_little(digits: Digits) -> No
 def test_random_starts_are_in_every_ball() -> None:
     images = torch.rand(50, 1, 3, 3, generator=torch.Generator().manual_seed(0))
     for norm, eps in EPS.items():
-        delta = find_norm(norm).random(images, eps, torch.Generator().manual_seed(1))
-        start = find_norm(norm).project(images + delta, images, eps)
+        delta = find_ball(norm).random(images, eps, torch.Generator().manual_seed(1))
+        start = find_ball(norm).project(images + delta, images, eps)
         assert is_allowed(start, images, eps, norm).all()
         assert (start != images).flatten(1).any(dim=1).all()

@@ -23,7 +23,7 @@ from nullclass.attacks.base import TakesReferenceImages
 from nullclass.attacks.counters import counted
 from nullclass.attacks.losses import find_objective
 from nullclass.core.errors import UserError
-from nullclass.core.norms import NORMS, is_allowed
+from nullclass.core.norms import BALLS, is_allowed
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 
@@ -124,7 +124,7 @@ def projected(candidates: Tensor, image: Tensor, eps: float, norm: str) -> Tenso
     if norm == "l2":
         size = delta.flatten(1).norm(dim=1)
         return image + delta * (eps / size).clamp(max=1)[:, None, None, None]
-    return NORMS["l1"].project(candidates, image.expand_as(candidates), eps)
+    return BALLS["l1"].project(candidates, image.expand_as(candidates), eps)
 
 
 @pytest.mark.parametrize("norm", ALL_NORMS)

@@ -13,7 +13,7 @@ from worlds import Digits, linear_batch, outcome_of, two_input_world
 from nullclass.attacks import FMN, PGD, MultiTargetedPGD
 from nullclass.attacks.counters import counted
 from nullclass.core.errors import UserError
-from nullclass.core.norms import find_norm
+from nullclass.core.norms import find_ball
 from nullclass.models import Classifier
 
 NORMS = ["linf", "l2", "l1"]
@@ -172,7 +172,7 @@ def test_no_further_than_the_box(norm: str) -> None:
     images = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
     adv_images, sizes = FMN(num_steps=300).smallest(model, images, labels, norm=norm)
     assert fooled(model, adv_images, labels).any()
-    farthest = find_norm(norm).size(1 - images)
+    farthest = find_ball(norm).size(1 - images)
     assert (sizes <= farthest * (1 + 1e-6))[sizes.isfinite()].all()
     assert adv_images.max() <= 1
 
@@ -195,7 +195,7 @@ def test_what_is_fooled_already_is_size_zero_and_costs_one_look(digits: Digits) 
 
 def test_as_an_attack_it_finds_what_lies_within_eps(smallest: Smallest) -> None:
     model, images, labels, norm = smallest.model, smallest.images, smallest.labels, smallest.norm
-    largest = find_norm(norm).largest(64)
+    largest = find_ball(norm).largest(64)
     for share, least, passes_each in ((1.02, 0.97, 1200), (3.0, 1.0, 40)):
         budgets = (share * smallest.sizes).clamp(max=largest)
         with counted(model) as passes:

@@ -20,7 +20,7 @@ from worlds import Affine, outcome_of, two_input_world
 from nullclass.attacks import Noise
 from nullclass.attacks.counters import counted
 from nullclass.core.errors import UserError
-from nullclass.core.norms import NORMS, is_allowed
+from nullclass.core.norms import BALLS, is_allowed
 from nullclass.models import Classifier
 
 ALL_NORMS = ["linf", "l2", "l1"]
@@ -76,7 +76,7 @@ def test_draws_fill_the_ball_and_its_edge_in_turn(norm: str) -> None:
     assert len(draws) == 6
     for number, drawn in enumerate(draws):
         delta = drawn - images
-        share = NORMS[norm].size(delta) / budgets
+        share = BALLS[norm].size(delta) / budgets
         if number % 2:
             torch.testing.assert_close(share, torch.ones(60), atol=1e-5, rtol=0)
             if norm == "linf":  # a corner: every pixel, not only one

@@ -310,7 +310,7 @@ def test_curves_that_are_none(
     if content is not None:
         table.write_text(content)
     arguments = [*train_arguments(data_dir), "--nulls", "null-probabilities"]
-    refused(*arguments, "--curve", str(table), "--measure", "linf", says=says)
+    refused(*arguments, "--curve", str(table), "--norm", "linf", says=says)
     assert not Path("out").exists()
 
 
@@ -323,10 +323,10 @@ def test_null_probabilities_without_what_they_need(
     refused(*arguments, says="need a curve: give --curve")
     arguments += ["--curve", str(table)]
     refused(*arguments, says="does not say how it tells sizes")
-    refused(*arguments, "--measure", "linf", says="does not say what perturbs.*--perturbation")
-    fgsm = [*arguments, "--measure", "linf", "--perturbation", "fgsm"]
-    sparse = [*arguments, "--measure", "linf", "--perturbation", "sparse"]
-    refused(*fgsm, "--measure", "l0", says="'fgsm' cannot be told a size in 'l0'")
+    refused(*arguments, "--norm", "linf", says="does not say what perturbs.*--perturbation")
+    fgsm = [*arguments, "--norm", "linf", "--perturbation", "fgsm"]
+    sparse = [*arguments, "--norm", "linf", "--perturbation", "sparse"]
+    refused(*fgsm, "--norm", "l0", says="'fgsm' cannot be told a size in 'l0'")
     refused(*sparse, says="'sparse' cannot be told a size in 'linf'")
     refused(*fgsm, "--null-steps", "3", says="'fgsm' has no such settings")
     refused(*fgsm, "--null-share", "0.4", says="give null_weight instead of null_share")
@@ -334,7 +334,7 @@ def test_null_probabilities_without_what_they_need(
     refused(*fgsm, "--twins", "--spread-null", says="give one")
     refused(*train_arguments(data_dir), "--nulls", "none", "--twins", says="give --nulls too")
     refused(*train_arguments(data_dir), "--curve", str(table), says="are for --nulls null-prob")
-    table.write_text("size,probability,measure\n0.1,1,l0\n")
+    table.write_text("size,probability,norm\n0.1,1,l0\n")
     refused(*fgsm, says="tells sizes in l0, not in linf")
 
 

@@ -144,14 +144,14 @@ def test_null_probabilities_from_a_clean_model_to_a_trained_one(
     assert main([*train, "--out", str(clean), "--nulls", "none", "--epochs", "30"]) == 0
     capsys.readouterr()
     curve = ["curve", str(clean), "--out", str(table), "--data-dir", str(data_dir),
-             "--perturbation", "pgd", "--steps", "3", "--measure", "l2", "--sizes", "5",
+             "--perturbation", "pgd", "--steps", "3", "--norm", "l2", "--sizes", "5",
              "--images", "65", "--always", "0.6", "--device", "cpu"]  # fmt: skip
     assert main(curve) == 0
     told = capsys.readouterr().out
     assert "held-out images, pgd: always fooled from" in told
     assert f"curve: {table}" in told
     found = pd.read_csv(table)
-    about = ["measure", "perturbation", "perturbation_settings", "num_images"]
+    about = ["norm", "perturbation", "perturbation_settings", "num_images"]
     assert list(found) == ["size", "probability", "fooled", *about]
     assert len(found) == 5
     assert found["probability"].iloc[-1] == 1

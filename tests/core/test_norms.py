@@ -12,9 +12,21 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from nullclass.core.errors import UserError
-from nullclass.core.norms import L1_SHARE, NORMS, check_eps, is_allowed, step_along
+from nullclass.core.norms import (
+    BALLS,
+    L1_SHARE,
+    NORMS,
+    check_eps,
+    find_ball,
+    find_norm,
+    is_allowed,
+    size_of,
+    step_along,
+    top_pixels,
+)
+from nullclass.results.null_curve import LARGEST_SIZE
 
-NORM = pytest.mark.parametrize("norm", NORMS)
+NORM = pytest.mark.parametrize("norm", BALLS)
 SEEDS = st.integers(0, 10_000)
 PIXEL = st.floats(0, 1, width=32)
 
@@ -34,13 +46,13 @@ def test_the_projection_is_the_nearest_point(
     if norm == "l2":
         eps, scale, images = 0.1 * eps, min(scale, 1), 0.4 + 0.2 * images
     far = images + drawn(seed, 5, 1, 3, 3, scale=scale)
-    nearest = NORMS[norm].project(far, images, eps)
+    nearest = BALLS[norm].project(far, images, eps)
     assert is_allowed(nearest, images, eps, norm).all()
     untouched = is_allowed(far, images, eps * (1 - 1e-5) - 1e-6, norm)
     torch.testing.assert_close(nearest[untouched], far[untouched], atol=1e-6, rtol=0)
     # No other point of the set is nearer in L2 (the variational inequality of a projection).
     for other in (drawn(seed + 1, 5, 1, 3, 3, scale=eps), drawn(seed + 3, 5, 1, 3, 3, scale=10)):
-        elsewhere = NORMS[norm].project(images + other, images, eps)
+        elsewhere = BALLS[norm].project(images + other, images, eps)
         inner = ((far - nearest) * (elsewhere - nearest)).flatten(1).sum(1)
         assert (inner <= 1e-5 * max(1, scale)).all()
 
@@ -81,7 +93,7 @@ def test_the_l1_projection_is_exact(pixels: list[tuple[float, float]], eps: floa
     image, far = [p for p, _ in pixels], [p + d for p, d in pixels]
     as_image = torch.tensor(image, dtype=torch.float64).view(1, 1, 1, -1)
     as_far = torch.tensor(far, dtype=torch.float64).view(1, 1, 1, -1)
-    projected = NORMS["l1"].project(as_far, as_image, eps).flatten().tolist()
+    projected = BALLS["l1"].project(as_far, as_image, eps).flatten().tolist()
     assert projected == pytest.approx(exact_l1(far, image, eps), abs=1e-9)
 
 
@@ -100,7 +112,7 @@ def test_the_l1_projection_against_an_optimiser(seed: int) -> None:
     )
     brute = image + solved.x[:4] - solved.x[4:]
     as_image, as_far = (torch.tensor(values).view(1, 1, 2, 2) for values in (image, far))
-    ours = NORMS["l1"].project(as_far, as_image, eps).flatten().numpy()
+    ours = BALLS["l1"].project(as_far, as_image, eps).flatten().numpy()
     np.testing.assert_allclose(ours, brute, atol=1e-5)
 
 
@@ -110,7 +122,7 @@ def test_the_l1_projection_against_the_authors(eps: float) -> None:
     images = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     delta = drawn(1, 20, 1, 8, 8, scale=0.5)
     projected = images + delta + theirs.L1_projection(images, delta, eps)
-    ours = NORMS["l1"].project(images + delta, images, eps)
+    ours = BALLS["l1"].project(images + delta, images, eps)
     torch.testing.assert_close(ours, projected, atol=2e-5, rtol=0)
 
 
@@ -119,8 +131,8 @@ def test_the_l1_projection_against_the_authors(eps: float) -> None:
 @given(seed=SEEDS, scale=st.sampled_from([1e-30, 1e-12, 1, 1e6]))
 def test_steepest_has_size_one_and_climbs_fastest(norm: str, seed: int, scale: float) -> None:
     gradient, inside = drawn(seed, 4, 1, 3, 3, scale=scale), torch.full((4, 1, 3, 3), 0.5)
-    steepest = NORMS[norm].steepest(gradient, inside)
-    torch.testing.assert_close(NORMS[norm].size(steepest), torch.ones(4))
+    steepest = BALLS[norm].steepest(gradient, inside)
+    torch.testing.assert_close(BALLS[norm].size(steepest), torch.ones(4))
     climb = (steepest.double() * gradient.double()).flatten(1).sum(1)
     dual = {"linf": 1, "l2": 2, "l1": math.inf}[norm]  # nine pixels: L1 moves the best one
     fastest = gradient.double().flatten(1).norm(p=dual, dim=1)
@@ -131,15 +143,15 @@ def test_l1_steps_move_the_best_pixels_that_can_move() -> None:
     gradient = torch.linspace(-1, -0.01, 100).reshape(1, 1, 10, 10)
     at = torch.full_like(gradient, 0.5)
     num_moved = round(L1_SHARE * 100)
-    moved = NORMS["l1"].steepest(gradient, at)
+    moved = BALLS["l1"].steepest(gradient, at)
     assert (moved != 0).sum() == num_moved
     assert torch.equal(moved.flatten()[:num_moved], torch.full((num_moved,), -1 / num_moved))
     at.view(-1)[:2] = 0  # the two best pixels cannot become darker
-    held = NORMS["l1"].steepest(gradient, at)
+    held = BALLS["l1"].steepest(gradient, at)
     assert (held.flatten()[:2] == 0).all()
     assert (held != 0).sum() == num_moved
     at.view(-1)[:2] = 1  # at the other end of the box they can
-    assert torch.equal(NORMS["l1"].steepest(gradient, at), moved)
+    assert torch.equal(BALLS["l1"].steepest(gradient, at), moved)
 
 
 @NORM
@@ -151,7 +163,7 @@ def test_a_projected_step_climbs_unless_nothing_does(norm: str, seed: int, scale
     images = torch.rand(4, 1, 3, 3, generator=torch.Generator().manual_seed(seed)).round(decimals=1)
     gradient = drawn(seed, 4, 1, 3, 3, scale=scale)
     gradient[0], images[1] = 0, (gradient[1] > 0).float()  # no gradient; no way to go
-    moved = NORMS[norm].project(images + 0.01 * NORMS[norm].step(gradient, images), images, 0.5)
+    moved = BALLS[norm].project(images + 0.01 * BALLS[norm].step(gradient, images), images, 0.5)
     gain = ((moved - images).double() * gradient.double()).flatten(1).sum(1) / scale
     assert (gain[:2] == 0).all()
     assert (gain[2:] > 1e-4).all()
@@ -160,22 +172,22 @@ def test_a_projected_step_climbs_unless_nothing_does(norm: str, seed: int, scale
 @NORM
 def test_no_gradient_no_step(norm: str) -> None:
     nothing = torch.zeros(2, 1, 3, 3)
-    assert torch.equal(NORMS[norm].steepest(nothing, nothing), nothing)
-    assert torch.equal(NORMS[norm].step(nothing, nothing), nothing)
+    assert torch.equal(BALLS[norm].steepest(nothing, nothing), nothing)
+    assert torch.equal(BALLS[norm].step(nothing, nothing), nothing)
 
 
 @NORM
 def test_random_is_uniform_in_the_ball(norm: str) -> None:
     like, eps = torch.empty(20_000, 1, 1, 3), 0.4
-    delta = NORMS[norm].random(like, eps, torch.Generator().manual_seed(0))
-    sizes = NORMS[norm].size(delta).double()
+    delta = BALLS[norm].random(like, eps, torch.Generator().manual_seed(0))
+    sizes = BALLS[norm].size(delta).double()
     assert sizes.max() <= eps * (1 + 1e-6)
     # In three dimensions the share within radius r of a ball of radius eps is (r / eps)^3.
     for share in (0.3, 0.6, 0.9):
         within = (sizes <= share * eps).double().mean()
         assert float(within) == pytest.approx(share**3, abs=0.012)
     assert delta.mean(dim=0).abs().max() < 0.005, "centred"
-    again = NORMS[norm].random(like, eps, torch.Generator().manual_seed(0))
+    again = BALLS[norm].random(like, eps, torch.Generator().manual_seed(0))
     assert torch.equal(delta, again)
 
 
@@ -185,7 +197,7 @@ def test_random_is_uniform_in_the_ball(norm: str) -> None:
 def test_what_is_projected_is_allowed(norm: str, seed: int, eps: float) -> None:
     images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
     far = images + drawn(seed + 1, 6, 1, 4, 4)
-    assert is_allowed(NORMS[norm].project(far, images, eps), images, eps, norm).all()
+    assert is_allowed(BALLS[norm].project(far, images, eps), images, eps, norm).all()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +207,7 @@ def test_large_images_stay_allowed_in_float32(norm: str, budgets: tuple[float, .
     images = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     for eps in budgets:
         far = images + drawn(1, 2, 3, 224, 224)
-        assert is_allowed(NORMS[norm].project(far, images, eps), images, eps, norm).all()
+        assert is_allowed(BALLS[norm].project(far, images, eps), images, eps, norm).all()
 
 
 @NORM
@@ -215,6 +227,44 @@ def test_what_breaks_the_budget_or_the_box_is_not_allowed(norm: str) -> None:
     assert not is_allowed(moved(math.nan), images, 1.0, norm).any()
 
 
+@pytest.mark.parametrize("eps", [0.5, np.float32(0.5), np.float64(0.5), torch.tensor(0.5), 1])
+def test_one_budget_becomes_a_float(eps: object) -> None:
+    checked = check_eps(eps, "linf", torch.Size((3, 1, 2, 2)))
+    assert type(checked) is float
+    assert checked == float(eps)  # type: ignore[arg-type]
+
+
+def test_budgets_per_image_stay_a_tensor() -> None:
+    shape = torch.Size((2, 1, 2, 2))
+    budgets = torch.tensor([0.0, 1.0])
+    assert check_eps(budgets, "linf", shape) is budgets
+    assert torch.equal(check_eps(torch.tensor([0, 1]), "linf", shape), budgets)
+
+
+@pytest.mark.parametrize(
+    ("eps", "message"),
+    [
+        ("0.1", "must be a number or a tensor of shape .N,., not '0.1' of type str"),
+        (None, "must be a number.*not None"),
+        (True, "must be a number.*not True of type bool"),
+        (torch.tensor(True), "must be a number.*not True of type bool"),
+        (torch.tensor([True, True]), "must be a number.*of type Tensor"),
+        ([0.1, 0.1], "must be a number.*of type list"),
+        (0.1j, "must be a number.*of type complex"),
+        (math.nan, "eps nan is outside"),
+        (-0.1, "eps -0.1 is outside"),
+        (math.inf, "eps inf is outside"),
+        (torch.tensor([0.1, math.nan]), "eps nan is outside"),
+        (torch.tensor([0.1]), r"eps has shape \(1,\) for 2 images: give one number, or"),
+        (torch.zeros(2, 1), r"eps has shape \(2, 1\) for 2 images"),
+        (8, "divide by 255"),
+    ],
+)
+def test_what_is_no_budget_is_refused(eps: object, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_eps(eps, "linf", torch.Size((2, 1, 2, 2)))
+
+
 def test_the_largest_budget_is_the_size_of_the_box() -> None:
     shape = torch.Size((5, 1, 28, 28))
     check_eps(1.0, "linf", shape)
@@ -223,7 +273,7 @@ def test_the_largest_budget_is_the_size_of_the_box() -> None:
     for norm, largest in (("linf", 1.0), ("l2", 28.0), ("l1", 784.0)):
         with pytest.raises(UserError, match=f"outside .0, {largest:g}.*pixel units"):
             check_eps(1.001 * largest, norm, shape)
-        whole_box = NORMS[norm].size(torch.ones(shape))
+        whole_box = BALLS[norm].size(torch.ones(shape))
         torch.testing.assert_close(whole_box, torch.full((5,), largest))
 
 
@@ -236,11 +286,11 @@ def test_a_budget_for_each_image_is_that_image_alone(norm: str, seed: int) -> No
     budgets = torch.rand(6, generator=generator)
     budgets[2] = 0
     delta = drawn(seed + 1, 6, 1, 3, 3)
-    steepest = NORMS[norm].steepest(delta, images)
+    steepest = BALLS[norm].steepest(delta, images)
     moved = step_along(steepest, images, budgets, norm)
-    projected = NORMS[norm].project(images + delta, images, budgets)
-    random = NORMS[norm].random(images, budgets, torch.Generator().manual_seed(seed))
-    assert (NORMS[norm].size(random) <= budgets * (1 + 1e-5)).all()
+    projected = BALLS[norm].project(images + delta, images, budgets)
+    random = BALLS[norm].random(images, budgets, torch.Generator().manual_seed(seed))
+    assert (BALLS[norm].size(random) <= budgets * (1 + 1e-5)).all()
     assert is_allowed(projected, images, budgets, norm).all()
     assert is_allowed(moved, images, budgets, norm).all()
     for index, eps in enumerate(budgets.tolist()):
@@ -249,7 +299,7 @@ def test_a_budget_for_each_image_is_that_image_alone(norm: str, seed: int) -> No
         torch.testing.assert_close(
             moved[one], step_along(steepest[one], images[one], eps, norm), **same
         )
-        alone = NORMS[norm].project(images[one] + delta[one], images[one], eps)
+        alone = BALLS[norm].project(images[one] + delta[one], images[one], eps)
         torch.testing.assert_close(projected[one], alone, **same)
 
 
@@ -260,3 +310,76 @@ def test_only_the_image_that_breaks_its_own_budget_is_not_allowed(norm: str) -> 
     adv_images[:, 0, 0, 0] += 0.2
     budgets = torch.tensor([0.1, 0.2, 0.3])
     assert is_allowed(adv_images, images, budgets, norm).tolist() == [False, True, True]
+
+
+def plain_size(delta: Tensor, norm: str) -> float:
+    """The size of one perturbation (C, H, W), pixel by pixel."""
+    values = [float(value) for value in delta.flatten()]
+    if norm == "linf":
+        return max(abs(value) for value in values)
+    if norm == "l2":
+        return math.sqrt(sum(value**2 for value in values))
+    if norm == "l1":
+        return sum(abs(value) for value in values)
+    channels, height, width = delta.shape
+    changed = [
+        any(float(delta[c, h, w]) != 0 for c in range(channels))
+        for h in range(height)
+        for w in range(width)
+    ]
+    return sum(changed) / (height * width)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@given(seed=st.integers(0, 10_000), channels=st.integers(1, 3), density=st.floats(0, 1))
+def test_size_is_what_a_loop_over_pixels_says(
+    norm: str, seed: int, channels: int, density: float
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    clean = torch.rand(3, channels, 2, 4, generator=generator)
+    other = torch.rand(clean.shape, generator=generator)
+    perturbed = torch.where(torch.rand(clean.shape, generator=generator) < density, other, clean)
+    sizes = size_of(perturbed, clean, norm)
+    expected = [plain_size(delta, norm) for delta in perturbed - clean]
+    assert sizes.shape == (3,)
+    torch.testing.assert_close(sizes, torch.tensor(expected))
+    assert (sizes <= NORMS[norm].largest(clean[0].numel())).all()
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_largest_size_is_that_from_black_to_white(norm: str) -> None:
+    black = torch.zeros(1, 3, 4, 5)
+    assert size_of(black + 1, black, norm).item() == pytest.approx(find_norm(norm).largest(60))
+    assert size_of(black, black, norm).item() == 0
+
+
+def test_the_names_without_torch_are_the_same() -> None:
+    assert LARGEST_SIZE.keys() == NORMS.keys()
+    for norm, largest in LARGEST_SIZE.items():
+        assert find_norm(norm).largest(30_000) <= largest
+
+
+def test_an_unknown_norm_is_refused() -> None:
+    with pytest.raises(UserError, match="norm must be one of linf, l2, l1, l0, not 'l3'"):
+        find_norm("l3")
+    with pytest.raises(UserError, match="norm must be one of linf, l2, l1, not 'l0'"):
+        find_ball("l0")
+
+
+@given(
+    scores=st.lists(st.sampled_from([-1.0, 0.0, 0.5, 2.0]), min_size=6, max_size=6),
+    share=st.floats(0, 1),
+)
+def test_top_pixels_takes_the_largest_first_come_first(scores: list[float], share: float) -> None:
+    marked = top_pixels(torch.tensor(scores).view(1, 2, 3), torch.tensor([share]))
+    ranked = sorted(range(6), key=lambda pixel: (-scores[pixel], pixel))
+    expected = set(ranked[: math.floor(float(torch.tensor(share)) * 6 + 1e-5)])
+    assert marked.shape == (1, 1, 2, 3)
+    assert {i for i, is_marked in enumerate(marked.flatten().tolist()) if is_marked} == expected
+
+
+@pytest.mark.parametrize("side", [3, 7, 28, 32, 64])
+def test_every_count_of_pixels_survives_float32(side: int) -> None:
+    counts = torch.arange(side**2 + 1)[:: max(1, side**2 // 100)]
+    marked = top_pixels(torch.zeros(len(counts), side, side), (counts / side**2).float())
+    assert marked.flatten(1).sum(dim=1).tolist() == counts.tolist()

@@ -16,7 +16,7 @@ from worlds import Affine, Digits, outcome_of, two_input_world
 
 from nullclass.attacks import FGSM, MIFGSM, PGD, DatasetAttack
 from nullclass.core.errors import UserError
-from nullclass.core.norms import NORMS, is_allowed
+from nullclass.core.norms import BALLS, is_allowed
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.data import LabelledImages
 from nullclass.evaluation import transfers
@@ -279,7 +279,7 @@ def test_the_default_attack_goes_to_the_end_of_the_budget() -> None:
     stopped = PGD()(first, images, labels, eps=0.2)
     fell = first.predict(stopped) != labels
     assert fell.sum() > 10
-    assert (NORMS["linf"].size(stopped - images)[fell] < 0.19).any(), "PGD stops on the way"
+    assert (BALLS["linf"].size(stopped - images)[fell] < 0.19).any(), "PGD stops on the way"
 
 
 # Bad input.

@@ -221,7 +221,7 @@ def test_a_threshold_is_calibrated_on_the_held_out_images(
     assert told["value"] == threshold.value
     assert told["origin"] == "held-out"
     # The probabilities are the network's own.
-    looked = trial.sizes.query("measure == 'linf' and size == 0")
+    looked = trial.sizes.query("norm == 'linf' and size == 0")
     own = network(images[:10]).softmax(dim=1)
     labels = data.test.labels[:10]
     np.testing.assert_allclose(looked["p_label"], own[range(10), labels].detach(), rtol=1e-5)
@@ -306,7 +306,7 @@ def test_the_run_tells_its_black_box_attacks(found: Run) -> None:
     assert [plan["source"] for plan in settings["crafted"]] == [
         "clean", "soft", "asking", "spread"
     ]  # fmt: skip
-    assert [plan["measure"] for plan in settings["sizes"]] == ["linf", "l0"]
+    assert [plan["norm"] for plan in settings["sizes"]] == ["linf", "l0"]
 
 
 def test_a_run_of_an_earlier_version_goes_on(data: Dataset, folder: Path) -> None:

@@ -109,7 +109,6 @@ OTHER_VALUES: dict[str, Any] = {
     "proofs": (ProofPlan((0.1,), 10),),
     "model": ModelSpec(CLEAN, null_rate=0.1),
     "perturbation": "fgsm",
-    "measure": "l2",
     "always": 0.5,
     "target": ModelSpec(CLEAN, null_rate=0.1),
     "plan": QueryPlan(budget=200),

@@ -16,15 +16,15 @@ from nullclass.nulls import NullProbabilities, check_settings, make_nulls
 from nullclass.nulls.perturb import PERTURBATIONS, make_perturbation
 from nullclass.results.null_curve import NullCurve
 
-PAIRS = [(name, measure) for name, maker in PERTURBATIONS.items() for measure in maker.measures]
+PAIRS = [(name, norm) for name, maker in PERTURBATIONS.items() for norm in maker.norms]
 
 SIZE = 6
 
 
-def curve_in(measure: str, perturbation: str = "") -> NullCurve:
+def curve_in(norm: str, perturbation: str = "") -> NullCurve:
     """Bent, so that a share tells the size."""
     points = (0.1, 0.25, 0.5), (0.2, 0.7, 1.0)
-    return NullCurve(measure, *points, perturbation=perturbation)
+    return NullCurve(norm, *points, perturbation=perturbation)
 
 
 def small_model() -> Classifier:
@@ -43,11 +43,11 @@ def stream(seed: int = 7) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def size_by_hand(delta: np.ndarray, measure: str) -> float:
+def size_by_hand(delta: np.ndarray, norm: str) -> float:
     """Of one perturbation ``(C, H, W)``, by the definitions."""
-    if measure == "linf":
+    if norm == "linf":
         return max(abs(float(value)) for value in delta.flatten())
-    if measure == "l2":
+    if norm == "l2":
         return float(sum(float(value) ** 2 for value in delta.flatten()) ** 0.5)
     changed = sum(any(delta[:, h, w] != 0) for h in range(SIZE) for w in range(SIZE))
     return changed / SIZE**2
@@ -63,16 +63,16 @@ def share_by_hand(size: float, curve: NullCurve) -> float:
     return value
 
 
-@pytest.mark.parametrize(("name", "measure"), PAIRS)
-def test_the_share_of_null_is_the_curve_at_the_size_that_came_out(name: str, measure: str) -> None:
-    curve = curve_in(measure)
+@pytest.mark.parametrize(("name", "norm"), PAIRS)
+def test_the_share_of_null_is_the_curve_at_the_size_that_came_out(name: str, norm: str) -> None:
+    curve = curve_in(norm)
     source = NullProbabilities(small_model(), curve, name)
     images, labels = batch()
     made = source(images, labels, stream())
     assert made.shares is not None
     shares = made.shares.tolist()
     deltas = (made.images - images).numpy()
-    reached = [size_by_hand(delta, measure) for delta in deltas]
+    reached = [size_by_hand(delta, norm) for delta in deltas]
     assert shares == pytest.approx([share_by_hand(size, curve) for size in reached], abs=1e-5)
     assert max(reached) <= curve.largest * (1 + 1e-6)
     assert len({round(share, 4) for share in shares}) > 8, "sizes of their own"
@@ -83,7 +83,7 @@ def test_the_share_of_null_is_the_curve_at_the_size_that_came_out(name: str, mea
 class Spy:
     """A maker that goes as far as it is told, on grey images, and keeps what it was told."""
 
-    measures = ("linf",)
+    norms = ("linf",)
     needs_gradient = False
 
     def __init__(self) -> None:
@@ -99,12 +99,12 @@ class Spy:
         images: Tensor,
         labels: Tensor,
         sizes: Tensor,
-        measure: str,
+        norm: str,
         generator: torch.Generator | None = None,
         *,
         gradient: Tensor | None = None,
     ) -> Tensor:
-        assert measure == "linf"
+        assert norm == "linf"
         self.sizes.append(sizes)
         self.gradients.append(gradient)
         return images + sizes[:, None, None, None]
@@ -195,10 +195,10 @@ def test_the_gradient_at_hand_is_used_and_is_the_one_it_would_have_made() -> Non
     assert inside.float().mean() > 0.3
 
 
-@pytest.mark.parametrize(("name", "measure"), PAIRS)
-def test_where_gradients_are_off_the_images_are_the_same(name: str, measure: str) -> None:
+@pytest.mark.parametrize(("name", "norm"), PAIRS)
+def test_where_gradients_are_off_the_images_are_the_same(name: str, norm: str) -> None:
     """As selections call it."""
-    source = NullProbabilities(small_model().train(), curve_in(measure), name)
+    source = NullProbabilities(small_model().train(), curve_in(norm), name)
     images, labels = batch(8)
     made = source(images, labels, stream())
     with torch.no_grad():
@@ -251,7 +251,7 @@ def test_the_curve_comes_as_itself_or_as_json_and_brings_its_maker() -> None:
             },
             "'fgsm' has no such settings",
         ),
-        ({"curve": {"measure": "linf"}, "perturbation": "fgsm"}, "this is no null curve"),
+        ({"curve": {"norm": "linf"}, "perturbation": "fgsm"}, "this is no null curve"),
         ({"curve": [0.1, 0.2], "perturbation": "fgsm"}, "no such settings|no null curve"),
         ({"curve": 3, "perturbation": "fgsm"}, "no such settings|no null curve"),
         ({"curve": curve_in("linf").to_dict() | {"slope": 1}, "perturbation": "fgsm"}, "slope"),
@@ -269,7 +269,7 @@ def test_the_curve_comes_as_itself_or_as_json_and_brings_its_maker() -> None:
             },
             r"outside \[0, 1\]",
         ),
-        ({"curve": curve_in("linf").to_dict() | {"measure": "l7"}, "perturbation": "fgsm"}, "'l7'"),
+        ({"curve": curve_in("linf").to_dict() | {"norm": "l7"}, "perturbation": "fgsm"}, "'l7'"),
     ],
 )
 def test_bad_curves_and_makers_are_refused(settings: dict[str, Any], says: str) -> None:

@@ -1,10 +1,11 @@
-"""One contract for every perturbation and measure, and each against its formula."""
+"""One contract for every perturbation and norm, and each against its formula."""
 
 from __future__ import annotations
 
 import inspect
 import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -18,21 +19,20 @@ from nullclass.attacks import FGSM
 from nullclass.attacks.counters import counted
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
+from nullclass.core.norms import NORMS, size_of
 from nullclass.models import Classifier
 from nullclass.nulls.perturb import (
-    MEASURES,
     PERTURBATIONS,
     FGSMPerturbation,
     PGDPerturbation,
     SparsePerturbation,
-    check_measure,
+    check_norm,
     make_perturbation,
     name_of,
-    size_of,
 )
 from nullclass.nulls.perturb.base import gradient_of
 
-CASES = [(name, measure) for name, kind in PERTURBATIONS.items() for measure in kind.measures]
+CASES = [(name, norm) for name, kind in PERTURBATIONS.items() for norm in kind.norms]
 SIZE = {"linf": 0.2, "l2": 1.5, "l0": 0.4}
 """Sizes that change much."""
 ROUNDING = 1e-6
@@ -40,7 +40,7 @@ ROUNDING = 1e-6
 STRAIGHT = {"fgsm": {}, "sparse": {"num_steps": 1}, "noise": {}}
 """Settings with which more is further along one way; several steps of another size take another."""
 
-EACH = pytest.mark.parametrize(("name", "measure"), CASES)
+EACH = pytest.mark.parametrize(("name", "norm"), CASES)
 
 
 def colour_model() -> Classifier:
@@ -64,7 +64,7 @@ def worlds() -> list[tuple[Classifier, Tensor, Tensor]]:
 
 def made(
     name: str,
-    measure: str,
+    norm: str,
     world: tuple[Classifier, Tensor, Tensor],
     sizes: Tensor,
     seed: int = 4,
@@ -72,13 +72,13 @@ def made(
 ) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     maker = make_perturbation(name)
-    return maker(*world, sizes, measure, generator, gradient=gradient)
+    return maker(*world, sizes, norm, generator, gradient=gradient)
 
 
 @EACH
-def test_contract(name: str, measure: str) -> None:
+def test_contract(name: str, norm: str) -> None:
     maker = make_perturbation(name)
-    assert measure in MEASURES
+    assert norm in NORMS
     assert isinstance(maker.needs_gradient, bool)
     told = maker.settings()
     assert json.loads(json.dumps(told)) == told, "JSON values"
@@ -86,11 +86,11 @@ def test_contract(name: str, measure: str) -> None:
     assert name_of(maker) == name
     for world in worlds():
         images = world[1]
-        largest = MEASURES[measure].largest(tuple(images.shape[1:]))
-        for sizes in (torch.linspace(0, SIZE[measure], 9), torch.full((9,), largest)):
+        largest = NORMS[norm].largest(math.prod(images.shape[1:]))
+        for sizes in (torch.linspace(0, SIZE[norm], 9), torch.full((9,), largest)):
             asked = sizes.clone()
             with left_as_found(*world):
-                perturbed = made(name, measure, world, sizes)
+                perturbed = made(name, norm, world, sizes)
             assert torch.equal(sizes, asked)
             assert perturbed.shape == images.shape
             assert perturbed.dtype == images.dtype
@@ -98,149 +98,149 @@ def test_contract(name: str, measure: str) -> None:
             assert perturbed.isfinite().all()
             assert perturbed.min() >= 0
             assert perturbed.max() <= 1
-            assert (size_of(perturbed, images, measure) <= sizes + ROUNDING).all()
+            assert (size_of(perturbed, images, norm) <= sizes + ROUNDING).all()
             assert torch.equal(perturbed[sizes == 0], images[sizes == 0])
             is_asked = sizes > 0
             is_asked[:2] = False  # these have no room at some ends
             assert (perturbed != images)[is_asked].flatten(1).any(dim=1).all(), "it does nothing"
-            assert torch.equal(perturbed, made(name, measure, world, sizes)), "same generator"
+            assert torch.equal(perturbed, made(name, norm, world, sizes)), "same generator"
 
 
 @EACH
-def test_size_zero_is_the_very_image(name: str, measure: str) -> None:
+def test_size_zero_is_the_very_image(name: str, norm: str) -> None:
     for world in worlds():
-        assert torch.equal(made(name, measure, world, torch.zeros(9)), world[1])
+        assert torch.equal(made(name, norm, world, torch.zeros(9)), world[1])
 
 
 @EACH
-def test_no_images_and_one(name: str, measure: str) -> None:
+def test_no_images_and_one(name: str, norm: str) -> None:
     for model, images, labels in worlds():
-        none = made(name, measure, (model, images[:0], labels[:0]), torch.zeros(0))
+        none = made(name, norm, (model, images[:0], labels[:0]), torch.zeros(0))
         assert none.shape == images[:0].shape
-        one = made(name, measure, (model, images[4:5], labels[4:5]), torch.tensor([SIZE[measure]]))
+        one = made(name, norm, (model, images[4:5], labels[4:5]), torch.tensor([SIZE[norm]]))
         assert one.shape == images[4:5].shape
         assert (one != images[4:5]).any()
 
 
 @EACH
-def test_an_image_is_perturbed_by_its_own_size(name: str, measure: str) -> None:
+def test_an_image_is_perturbed_by_its_own_size(name: str, norm: str) -> None:
     # Also that images do not meddle with each other: the same draws, another neighbour's size.
     for world in worlds():
-        small, large = torch.full((9,), SIZE[measure] / 2), torch.full((9,), SIZE[measure])
+        small, large = torch.full((9,), SIZE[norm] / 2), torch.full((9,), SIZE[norm])
         mixed = torch.where(torch.arange(9) % 2 == 0, small, large)
-        by_size = [made(name, measure, world, sizes) for sizes in (small, large, mixed)]
+        by_size = [made(name, norm, world, sizes) for sizes in (small, large, mixed)]
         torch.testing.assert_close(by_size[2][::2], by_size[0][::2])
         torch.testing.assert_close(by_size[2][1::2], by_size[1][1::2])
 
 
 @EACH
-def test_asked_for_more_it_goes_further(name: str, measure: str) -> None:
+def test_asked_for_more_it_goes_further(name: str, norm: str) -> None:
     if name not in STRAIGHT:
         pytest.skip("each size is a walk of its own")
     maker = make_perturbation(name, STRAIGHT[name])
     for world in worlds():
         sizes = []
-        for size in torch.linspace(0, 2 * SIZE[measure], 12).clamp(max=1).tolist():
+        for size in torch.linspace(0, 2 * SIZE[norm], 12).clamp(max=1).tolist():
             generator = torch.Generator().manual_seed(4)
-            perturbed = maker(*world, torch.full((9,), size), measure, generator)
-            sizes.append(size_of(perturbed, world[1], measure))
+            perturbed = maker(*world, torch.full((9,), size), norm, generator)
+            sizes.append(size_of(perturbed, world[1], norm))
         for smaller, larger in itertools.pairwise(sizes):
             assert (larger >= smaller - ROUNDING).all()
         assert (sizes[-1] > sizes[0]).all()
 
 
 @EACH
-def test_in_the_middle_of_the_box_it_goes_as_far_as_asked(name: str, measure: str) -> None:
+def test_in_the_middle_of_the_box_it_goes_as_far_as_asked(name: str, norm: str) -> None:
     # Nothing is cut there, and every pixel of these has a gradient.
     weight = torch.randn(2, 12, generator=torch.Generator().manual_seed(2))
     model = Classifier(Affine(weight, torch.zeros(2)), 2, has_null=False)
     images = 0.45 + 0.1 * torch.rand(7, 3, 2, 2, generator=torch.Generator().manual_seed(1))
     sizes = torch.tensor([0.0, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
-    perturbed = made(name, measure, (model, images, torch.zeros(7, dtype=torch.int64)), sizes)
-    torch.testing.assert_close(size_of(perturbed, images, measure), sizes, atol=1e-6, rtol=0)
+    perturbed = made(name, norm, (model, images, torch.zeros(7, dtype=torch.int64)), sizes)
+    torch.testing.assert_close(size_of(perturbed, images, norm), sizes, atol=1e-6, rtol=0)
 
 
 @EACH
-def test_a_given_gradient_is_what_it_would_have_taken(name: str, measure: str) -> None:
+def test_a_given_gradient_is_what_it_would_have_taken(name: str, norm: str) -> None:
     access = make_perturbation(name).needs_gradient
     for world in worlds():
         model, images, _ = world
-        sizes = torch.full((9,), SIZE[measure])
+        sizes = torch.full((9,), SIZE[norm])
         gradient = gradient_of(*world)
         with counted(model) as own:
-            alone = made(name, measure, world, sizes)
+            alone = made(name, norm, world, sizes)
         with counted(model) as fewer:
             # Of another scale: a training loop's is that of a mean.
-            given = made(name, measure, world, sizes, gradient=gradient / 16)
+            given = made(name, norm, world, sizes, gradient=gradient / 16)
         assert torch.equal(given, alone)
         assert own.backward - fewer.backward == own.forward - fewer.forward == len(images) * access
         if access:
-            turned = made(name, measure, world, sizes, gradient=-gradient)
+            turned = made(name, norm, world, sizes, gradient=-gradient)
             assert not torch.equal(turned, alone), "the given gradient was not looked at"
 
 
 @pytest.mark.parametrize(("name", "num_gradients"), [("fgsm", 1), ("pgd", 10), ("sparse", 2)])
 def test_no_pass_is_needless(name: str, num_gradients: int) -> None:
     world = worlds()[0]
-    measure = PERTURBATIONS[name].measures[0]
+    norm = PERTURBATIONS[name].norms[0]
     with counted(world[0]) as passes:
-        made(name, measure, world, torch.full((9,), 0.1))
+        made(name, norm, world, torch.full((9,), 0.1))
     assert (passes.forward, passes.backward) == (9 * num_gradients, 9 * num_gradients)
 
 
 def test_noise_does_not_ask_the_model() -> None:
     world = worlds()[0]
-    for measure in PERTURBATIONS["noise"].measures:
+    for norm in PERTURBATIONS["noise"].norms:
         with counted(world[0]) as passes:
-            made("noise", measure, world, torch.full((9,), 0.1))
+            made("noise", norm, world, torch.full((9,), 0.1))
         assert passes.forward == 0
 
 
 @EACH
-def test_only_what_is_drawn_hangs_on_the_generator(name: str, measure: str) -> None:
+def test_only_what_is_drawn_hangs_on_the_generator(name: str, norm: str) -> None:
     world = worlds()[0]
-    sizes = torch.full((9,), SIZE[measure])
+    sizes = torch.full((9,), SIZE[norm])
     is_same = torch.equal(
-        made(name, measure, world, sizes, seed=1), made(name, measure, world, sizes, seed=2)
+        made(name, norm, world, sizes, seed=1), made(name, norm, world, sizes, seed=2)
     )
     assert is_same == (name != "noise")
 
 
 @EACH
-def test_what_it_cannot_be_asked(name: str, measure: str) -> None:
+def test_what_it_cannot_be_asked(name: str, norm: str) -> None:
     world = worlds()[0]
     with pytest.raises(UserError, match=r"9 images, but sizes of shape \(1,\): give one size an"):
-        made(name, measure, world, torch.tensor([0.1]))
-    for other in {*MEASURES, "l1"} - {*PERTURBATIONS[name].measures}:
+        made(name, norm, world, torch.tensor([0.1]))
+    for other in {*NORMS} - {*PERTURBATIONS[name].norms}:
         with pytest.raises(UserError, match=rf"cannot be told a size in '{other}': choose one of"):
             made(name, other, world, torch.zeros(9))
     parameters = inspect.signature(PERTURBATIONS[name]).parameters.values()
     assert all(parameter.default is not parameter.empty for parameter in parameters)
 
 
-@pytest.mark.parametrize("measure", FGSMPerturbation.measures)
-def test_fgsm_is_the_attack_of_that_name(measure: str) -> None:
+@pytest.mark.parametrize("norm", FGSMPerturbation.norms)
+def test_fgsm_is_the_attack_of_that_name(norm: str) -> None:
     for world in worlds():
         model, images, labels = world
-        sizes = torch.full((9,), SIZE[measure])
-        adv_images = FGSM()(model, images, labels, eps=sizes, norm=measure)
-        perturbed = made("fgsm", measure, world, sizes)
+        sizes = torch.full((9,), SIZE[norm])
+        adv_images = FGSM()(model, images, labels, eps=sizes, norm=norm)
+        perturbed = made("fgsm", norm, world, sizes)
         torch.testing.assert_close(perturbed, adv_images, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("measure", PGDPerturbation.measures)
-def test_pgd_of_one_step_is_fgsm_and_more_steps_climb_higher(measure: str) -> None:
+@pytest.mark.parametrize("norm", PGDPerturbation.norms)
+def test_pgd_of_one_step_is_fgsm_and_more_steps_climb_higher(norm: str) -> None:
     for world in worlds():
         model, images, labels = world
-        sizes = torch.full((9,), SIZE[measure])
-        one = PGDPerturbation(num_steps=1)(model, images, labels, sizes, measure)
+        sizes = torch.full((9,), SIZE[norm])
+        one = PGDPerturbation(num_steps=1)(model, images, labels, sizes, norm)
         # Its one step is longer than the ball, which cuts it before the box does.
-        inner = ((images > SIZE[measure]) & (images < 1 - SIZE[measure])).flatten(1).all(dim=1)
-        fgsm = made("fgsm", measure, world, sizes)
-        if measure == "linf":
+        inner = ((images > SIZE[norm]) & (images < 1 - SIZE[norm])).flatten(1).all(dim=1)
+        fgsm = made("fgsm", norm, world, sizes)
+        if norm == "linf":
             torch.testing.assert_close(one, fgsm)
         torch.testing.assert_close(one[inner], fgsm[inner])
-        many = made("pgd", measure, world, sizes)
+        many = made("pgd", norm, world, sizes)
         model.eval()
         losses = [cross_entropy(model(x), labels) for x in (images, fgsm, many)]
         assert losses[0] < losses[1] < losses[2]
@@ -331,7 +331,7 @@ def test_noise_is_spread_as_it_says() -> None:
     assert float((values - torch.linspace(0, 1, len(values))).abs().max()) < 1.6 / 19_200**0.5
 
 
-def test_unknown_names_settings_and_measures_are_told() -> None:
+def test_unknown_names_settings_and_norms_are_refused() -> None:
     with pytest.raises(UserError, match=r"no perturbation 'fog': choose one of fgsm, pgd, sparse"):
         make_perturbation("fog")
     with pytest.raises(UserError, match=r"perturbation 'fgsm' has no such settings: .*num_steps"):
@@ -340,15 +340,15 @@ def test_unknown_names_settings_and_measures_are_told() -> None:
         with pytest.raises(UserError, match="at least one step, not 0"):
             make_perturbation(name, {"num_steps": 0})
     with pytest.raises(UserError, match=r"no perturbation 'fog'"):
-        check_measure("fog", "linf")
-    with pytest.raises(UserError, match=r"no measure 'l7': choose one of linf, l2, l0"):
-        check_measure("fgsm", "l7")
+        check_norm("fog", "linf")
+    with pytest.raises(UserError, match=r"no norm 'l7': choose one of linf, l2, l0"):
+        check_norm("fgsm", "l7")
     with pytest.raises(
         UserError, match=r"'sparse' cannot be told a size in 'l2': choose one of l0"
     ):
-        check_measure("sparse", "l2")
-    for name, measure in CASES:
-        check_measure(name, measure)
+        check_norm("sparse", "l2")
+    for name, norm in CASES:
+        check_norm(name, norm)
 
 
 def test_a_maker_of_ones_own_goes_by_its_type() -> None:

@@ -58,22 +58,20 @@ def share_below(thresholds: np.ndarray, sizes: tuple[float, ...]) -> list[float]
 
 
 @pytest.mark.parametrize("name", ["fgsm", "pgd"])
-@pytest.mark.parametrize(("measure", "dual"), [("linf", 1), ("l2", 2)])
+@pytest.mark.parametrize(("norm", "dual"), [("linf", 1), ("l2", 2)])
 def test_f_is_the_distribution_of_the_thresholds_of_a_linear_model(
-    name: str, measure: str, dual: int
+    name: str, norm: str, dual: int
 ) -> None:
     model, data, gaps = two_class_world()
     # A step of size s in the steepest direction changes the gap by s times the dual norm.
     thresholds = gaps / np.linalg.norm(model.body.weight[1].detach().double().numpy(), dual)
     always = 0.95
-    curve = estimate_curve(
-        model, data, make_perturbation(name), measure, num_sizes=20, always=always
-    )
+    curve = estimate_curve(model, data, make_perturbation(name), norm, num_sizes=20, always=always)
     raw = share_below(thresholds, curve.sizes)
     assert list(curve.fooled) == raw
     assert curve.probabilities == pytest.approx([min(1, share / always) for share in raw])
     assert curve.perturbation == name
-    assert curve.measure == measure
+    assert curve.norm == norm
     assert curve.num_images == len(data)
     # Evenly spaced, and no more than a coarse step beyond where "always" begins.
     end = float(np.sort(thresholds)[math.ceil(always * len(data)) - 1])
@@ -250,9 +248,9 @@ def test_a_missing_table_and_bytes_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("measure", "sizes", "probabilities", "message"),
+    ("norm", "sizes", "probabilities", "message"),
     [
-        ("l1", (0.1,), (1.0,), "no measure 'l1': choose one of linf, l2, l0"),
+        ("l1", (0.1,), (1.0,), "no norm 'l1': choose one of linf, l2, l0"),
         ("linf", (), (), "at least one size"),
         ("linf", (0.1, 0.2), (1.0,), "has 2 sizes but 1 probabilities"),
         ("linf", (0.1, math.nan), (0.5, 1.0), "hold NaN"),
@@ -260,7 +258,7 @@ def test_a_missing_table_and_bytes_are_told(tmp_path: Path) -> None:
         ("linf", (0.1, 0.1), (0.5, 1.0), "must rise"),
         ("linf", (0.0, 0.1), (0.0, 1.0), "must rise, from above 0"),
         ("linf", (-0.1, 0.1), (0.0, 1.0), "must rise, from above 0"),
-        ("linf", (0.1, 25.5), (0.5, 1.0), "go up to 25.5, but none is above 1 in its measure"),
+        ("linf", (0.1, 25.5), (0.5, 1.0), "go up to 25.5, but none is above 1 in its norm"),
         ("l0", (0.1, 30), (0.5, 1.0), "counts of pixels are shares"),
         ("l2", (0.1, math.inf), (0.5, 1.0), "go up to inf"),
         ("linf", (0.1, 0.2), (0.6, 0.5), "fall with size: give ones that never fall"),
@@ -270,11 +268,11 @@ def test_a_missing_table_and_bytes_are_told(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_curve_is_told(
-    measure: str, sizes: tuple[float, ...], probabilities: tuple[float, ...], message: str
+    norm: str, sizes: tuple[float, ...], probabilities: tuple[float, ...], message: str
 ) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
-        NullCurve(measure, sizes, probabilities)
-    told = {"measure": measure, "sizes": list(sizes), "probabilities": list(probabilities)}
+        NullCurve(norm, sizes, probabilities)
+    told = {"norm": norm, "sizes": list(sizes), "probabilities": list(probabilities)}
     with pytest.raises(UserError, match=re.escape(message)):
         NullCurve.from_dict(told)
 
@@ -291,8 +289,8 @@ def test_raw_shares_are_checked_and_may_fall() -> None:
     "told",
     [
         {},
-        {"measure": "linf", "sizes": ["x"], "probabilities": [1]},
-        {"measure": "linf", "sizes": 3, "probabilities": [1]},
+        {"norm": "linf", "sizes": ["x"], "probabilities": [1]},
+        {"norm": "linf", "sizes": 3, "probabilities": [1]},
         {**TABLE.to_dict(), "colour": 1},
         [],
     ],
@@ -342,7 +340,7 @@ class Turning:
         images: Tensor,
         labels: Tensor,
         sizes: Tensor,
-        measure: str,
+        norm: str,
         generator: torch.Generator | None = None,
         *,
         gradient: Tensor | None = None,
@@ -389,9 +387,9 @@ def test_shares_that_fall_are_pooled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("measure", "arguments", "message"),
+    ("norm", "arguments", "message"),
     [
-        ("l3", {}, "no measure 'l3': choose one of linf, l2, l0"),
+        ("l3", {}, "no norm 'l3': choose one of linf, l2, l0"),
         ("l0", {}, "FGSMPerturbation cannot be told a size in 'l0': choose one of linf, l2"),
         ("linf", {"always": 0.0}, "always is a share of the images, in (0, 1], not 0.0"),
         ("linf", {"always": 1.01}, "always is a share of the images, in (0, 1], not 1.01"),
@@ -402,11 +400,11 @@ def test_shares_that_fall_are_pooled() -> None:
     ],
 )
 def test_arguments_out_of_range_are_told(
-    measure: str, arguments: dict[str, Any], message: str
+    norm: str, arguments: dict[str, Any], message: str
 ) -> None:
     model, data, _ = two_class_world()
     with pytest.raises(UserError, match=re.escape(message)):
-        estimate_curve(model, data, make_perturbation("fgsm"), measure, **arguments)
+        estimate_curve(model, data, make_perturbation("fgsm"), norm, **arguments)
 
 
 def test_too_few_held_out_images_that_are_right_are_told() -> None:

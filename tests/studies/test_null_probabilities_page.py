@@ -250,7 +250,7 @@ def test_tables_of_attackers_without_the_model(run: Run, alone: Path) -> None:
 
 def test_distance_and_falls_of_p_null(run: Run) -> None:
     trial = next(t for t in run.trials if t.model == "np-l2")
-    sizes = trial.sizes[trial.sizes["measure"] == "l2"].copy()
+    sizes = trial.sizes[trial.sizes["norm"] == "l2"].copy()
     given = {0.0: 0.0, 1.0: 0.5, 1.25: 0.47, 2.5: 1.0, 3.0: 0.0}
     sizes = sizes[sizes["size"].isin(list(given))]
     sizes["p_null"] = sizes["size"].map(given)
@@ -266,7 +266,7 @@ def test_distance_and_falls_of_p_null(run: Run) -> None:
 
 def test_f_is_read_at_the_size_that_came_out(run: Run) -> None:
     trial = next(t for t in run.trials if t.model == "np-l2")
-    sizes = trial.sizes[trial.sizes["measure"] == "l2"].assign(reached=1.0)
+    sizes = trial.sizes[trial.sizes["norm"] == "l2"].assign(reached=1.0)
     changed = replace(run, trials=[with_files(trial, sizes=sizes)])
     assert np.allclose(by_size(changed)["f"], 1 / LARGEST["l2"])
 
@@ -275,9 +275,9 @@ def test_each_seed_has_its_own_curve(run: Run) -> None:
     half = NullCurve("l2", (5.0,), (1.0,))
     changed = replace(run)
     changed.__dict__["curves"] = [
-        replace(c, curve=half) if (c.curve.measure, c.seed) == ("l2", 1) else c for c in run.curves
+        replace(c, curve=half) if (c.curve.norm, c.seed) == ("l2", 1) else c for c in run.curves
     ]
-    of = [f for f in followings(changed, by_size(changed)) if f.measure == "l2"]
+    of = [f for f in followings(changed, by_size(changed)) if f.norm == "l2"]
     assert [f.largest for f in of] == [2.5, 5.0]
     assert isinstance(changed.curves[0], Curve)
 
@@ -366,6 +366,6 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     html = write_report(tmp_path).read_text(encoding="utf-8")
     assert "1 of 2 evaluations are lacking; nothing yet of NULL prob. L2" in html
     drawn = {path.stem for path in (tmp_path / schema.FIGURES).glob("*.png")}
-    curves = {f"fig_null_curve_{measure}" for measure in LARGEST}
+    curves = {f"fig_null_curve_{norm}" for norm in LARGEST}
     assert drawn == curves | {f"fig_white_box_{eps}" for eps in (0.1, 0.2, 0.3)}
     assert "nan" not in re.sub(r"base64,[^\"]*", "", html).lower()

@@ -20,7 +20,7 @@ from nullclass.experiments.engines.messages import from_line, to_line
 from nullclass.experiments.jobs import jobs_of, place_of
 from nullclass.models import MODELS
 from nullclass.nulls import check_settings
-from nullclass.nulls.perturb import check_measure, make_perturbation
+from nullclass.nulls.perturb import check_norm, make_perturbation
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import LAST
 from nullclass.studies import STUDIES, Study, Trial, find_study
@@ -72,11 +72,11 @@ def test_contract(name: str, preset: Any) -> None:
             assert training.has_null != training.uniform_targets
             settings, estimate = training.nulls.settings, training.nulls.estimate
             if estimate is not None:
-                check_measure(estimate.perturbation, estimate.measure)
+                check_norm(estimate.perturbation, estimate.norm)
                 assert 0 < estimate.num_images <= study.validation, "of held-out images"
                 assert settings["perturbation"] == estimate.perturbation, "f is about what is made"
                 assert settings["perturbation_settings"] == estimate.settings
-                curve = NullCurve(estimate.measure, (0.1,), (1.0,))
+                curve = NullCurve(estimate.norm, (0.1,), (1.0,))
                 settings = settings | {"curve": curve.to_dict()}
             check_settings(training.nulls.source, settings)
             if training.nulls.weight is not None:
@@ -101,7 +101,7 @@ def test_contract(name: str, preset: Any) -> None:
             assert craft.plan.num_images <= trial.num_clean
             assert craft.seed % 1000 == trial.seed, "of the same seed, or a substitute for it"
         for plan in trial.sizes:
-            check_measure(plan.perturbation, plan.measure)
+            check_norm(plan.perturbation, plan.norm)
             make_perturbation(plan.perturbation, plan.settings)
             assert list(plan.sizes) == sorted(set(plan.sizes)), "rising"
             assert plan.num_images <= trial.num_clean

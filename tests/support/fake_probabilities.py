@@ -140,13 +140,13 @@ def _moved(source_name: str, trial: Trial) -> tuple[int, ...]:
 
 def _write_shared(folder: Path, seed: int, planned: Sequence[Trial]) -> None:
     """Null curves, what became of crafted images on their sources, and substitutes by queries."""
-    for measure, largest in LARGEST.items():
+    for norm, largest in LARGEST.items():
         sizes = tuple(np.linspace(0, 1.25 * largest, 21)[1:].tolist())
         shares = tuple(min(1.0, size / largest) for size in sizes)
         raw = tuple(0.99 * share for share in shares)
-        curve = NullCurve(measure, sizes, shares, raw, 480, MAKERS[measure][0])
+        curve = NullCurve(norm, sizes, shares, raw, 480, MAKERS[norm][0])
         told = {"model": "clean", "seed": seed, "curve": curve.to_dict()}
-        store.finalize(_made(folder / schema.ESTIMATES / f"{measure}-seed{seed}"), told)
+        store.finalize(_made(folder / schema.ESTIMATES / f"{norm}-seed{seed}"), told)
     crafts = {(c.name, c.seed): c for t in planned if t.seed == seed for c in t.crafted}
     for craft in crafts.values():
         place = _made(folder / schema.CRAFTED / f"{craft.name}-seed{craft.seed}")
@@ -186,8 +186,8 @@ def _sizes(trial: Trial) -> pd.DataFrame:
     tables = []
     for plan in trial.sizes:
         for size in plan.sizes:
-            share = min(1.0, size / LARGEST[plan.measure])
-            follows = trial.model == f"np-{plan.measure}"
+            share = min(1.0, size / LARGEST[plan.norm])
+            follows = trial.model == f"np-{plan.norm}"
             short = 0.8 if trial.model == "np-l2" else 1.0
             p_null = short * share if follows else 0.0 if trial.model in ("clean", "ccat") else 0.3
             p_label = (1 - p_null) * (1.0 if follows else 1 - 0.9 * share)
@@ -198,7 +198,7 @@ def _sizes(trial: Trial) -> pd.DataFrame:
                 pd.DataFrame(
                     {
                         "perturbation": plan.perturbation,
-                        "measure": plan.measure,
+                        "norm": plan.norm,
                         "size": size,
                         "image": np.arange(NUM_SIZED),
                         "reached": size,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.core.norms import NORMS, Eps
+from nullclass.core.norms import BALLS, Eps
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 
@@ -66,7 +66,7 @@ class Attack(Protocol):
 
 def norms_of(attack: Attack) -> tuple[str, ...]:
     """The norms an attack knows: its ``norms`` if it names some, else all there are."""
-    known: tuple[str, ...] = getattr(attack, "norms", tuple(NORMS))
+    known: tuple[str, ...] = getattr(attack, "norms", tuple(BALLS))
     return known
 
 

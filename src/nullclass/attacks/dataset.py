@@ -74,7 +74,7 @@ class DatasetAttack:
         Raises:
             UserError: Also if the pool's images have another shape.
         """
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         standing = AttackState(
             model, images, labels, eps, norm, self.objective, batch_size=batch_size
         )

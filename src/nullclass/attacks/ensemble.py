@@ -130,7 +130,7 @@ class AttackEnsemble:
         batch_size: int | None = None,
     ) -> EnsembleResult:
         """As a call, and tells what each member did and cost."""
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         objective, num_classes = find_objective(self.objective), model.num_classes
         adv_images = images.detach().clone()
         best = torch.full((len(images),), -torch.inf, device=images.device)

@@ -18,7 +18,7 @@ from torch import Tensor
 from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import ObjectiveName, find_objective
 from nullclass.core.losses import cross_entropy
-from nullclass.core.norms import Eps, check_eps, find_norm, step_along
+from nullclass.core.norms import Eps, check_eps, find_ball, step_along
 from nullclass.models.classifier import Classifier
 
 
@@ -47,7 +47,7 @@ class FGSM:
         batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`; deterministic."""
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         images = images.detach()
         return step_along(self.direction(model, images, labels, norm=norm), images, eps, norm)
 
@@ -62,4 +62,4 @@ class FGSM:
                 objective = find_objective(self.objective)
                 climbed = objective.margin(logits, labels, model.num_classes, "smooth").sum()
             (gradient,) = torch.autograd.grad(climbed, start)
-        return find_norm(norm).steepest(gradient, start.detach())
+        return find_ball(norm).steepest(gradient, start.detach())

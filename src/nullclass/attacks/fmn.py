@@ -39,7 +39,7 @@ from nullclass.attacks.losses import (
 )
 from nullclass.attacks.multi_targeted_pgd import check_num_targets
 from nullclass.attacks.state import Margin, check_counts, default_batch_size, logits_of
-from nullclass.core.norms import Eps, check_eps, expand_eps, find_norm
+from nullclass.core.norms import Eps, check_eps, expand_eps, find_ball
 from nullclass.models.classifier import Classifier
 
 ALPHA = 0.3
@@ -90,7 +90,7 @@ class FMN:
         An image is done as soon as a success within eps is found. What is found outside only is
         projected into the ball.
         """
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         found = self._search(model, images, labels, norm, enough=eps, batch_size=batch_size)
         adv_images = found.norm.project(found.adv_images, found.images, eps)
         is_inside = found.sizes <= found.enough
@@ -188,7 +188,7 @@ class _Found:
         self.model = model
         self.images = images.detach()
         self.labels = labels
-        self.norm = find_norm(norm)
+        self.norm = find_ball(norm)
         self.objective = find_objective(objective)
         self.at_once = batch_size or default_batch_size(images)
         self.enough = torch.as_tensor(enough).to(self.images).expand(len(images))
@@ -275,5 +275,5 @@ def _walk(found: _Found, indices: Tensor, soft: Margin, hard: Margin, num_steps:
             torch.where(was_found, (1 + gamma) * eps, ahead.maximum((1 + GAMMA) * eps)),
         )
         eps = eps.minimum(farthest).minimum(smallest)
-        step = expand_eps(alpha * eps * widest, at) * find_norm("l2").steepest(gradient, at)
+        step = expand_eps(alpha * eps * widest, at) * find_ball("l2").steepest(gradient, at)
         at = norm.project(at + step, clean, eps)

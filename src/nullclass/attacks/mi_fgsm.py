@@ -21,7 +21,7 @@ from nullclass.attacks.base import Access, frozen
 from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
 from nullclass.attacks.pgd import check_step
 from nullclass.attacks.state import check_counts
-from nullclass.core.norms import Eps, check_eps, expand_eps, find_norm
+from nullclass.core.norms import Eps, check_eps, expand_eps, find_ball
 from nullclass.models.classifier import Classifier
 
 
@@ -61,8 +61,8 @@ class MIFGSM:
         batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`; deterministic."""
-        check_eps(eps, norm, images.shape)
-        geometry, objective = find_norm(norm), find_objective(self.objective)
+        eps = check_eps(eps, norm, images.shape)
+        geometry, objective = find_ball(norm), find_objective(self.objective)
         clean = images.detach()
         adv_images, past = clean.clone(), torch.zeros_like(clean)
         share = 2.5 / self.num_steps if self.relative_step is None else self.relative_step

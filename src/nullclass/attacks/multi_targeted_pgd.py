@@ -74,7 +74,7 @@ class MultiTargetedPGD:
         batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         standing = AttackState(
             model,
             images,

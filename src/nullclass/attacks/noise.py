@@ -53,7 +53,7 @@ class Noise:
         batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         standing = AttackState(
             model, images, labels, eps, norm, self.objective, batch_size=batch_size
         )

@@ -54,7 +54,7 @@ class OnZeroGradient:
         batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         standing = AttackState(
             model, images, labels, eps, norm, self.objective, batch_size=batch_size
         )

@@ -41,7 +41,7 @@ from nullclass.attacks.candidates import nearest_of_each, subsample
 from nullclass.attacks.losses import Objective, ObjectiveName, find_objective
 from nullclass.attacks.state import default_batch_size
 from nullclass.core.errors import UserError
-from nullclass.core.norms import Eps, check_eps, find_norm
+from nullclass.core.norms import Eps, check_eps, find_ball
 from nullclass.core.outcomes import outcomes
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
@@ -103,7 +103,7 @@ class RayS:
         Raises:
             UserError: Also if the norm is not linf, or the pool's images have another shape.
         """
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         if norm not in self.norms:
             raise UserError(f"rays attacks linf, not {norm}")
         if self.objective == "force-null" and not model.has_null:
@@ -185,7 +185,7 @@ class _Rays:
         middle = (low + radii) / 2
         inwards = torch.where(leaps > 0, torch.maximum(radii - leaps, middle), middle)
         at = torch.where(is_new, radii, inwards)
-        return find_norm("linf").project(self.tried[indices], self.images[indices], at), at
+        return find_ball("linf").project(self.tried[indices], self.images[indices], at), at
 
     def hear(self, indices: Tensor, at: Tensor, has_succeeded: Tensor) -> None:
         """Take in the answers at those radii."""
@@ -214,7 +214,7 @@ class _Rays:
     def adv_images(self) -> Tensor:
         """The best images within eps."""
         at = torch.minimum(self.radii, self.eps).where(self.is_found, 0)
-        return find_norm("linf").project(self.ends, self.images, at)
+        return find_ball("linf").project(self.ends, self.images, at)
 
     def _next(self, indices: Tensor) -> Tensor:
         """Ends to try next, ``(n, C, H, W)``."""

@@ -32,7 +32,7 @@ from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.pgd import check_step
 from nullclass.attacks.state import AttackState, Margin, check_counts
 from nullclass.core.errors import UserError
-from nullclass.core.norms import Eps, check_eps, expand_eps, find_norm
+from nullclass.core.norms import Eps, check_eps, expand_eps, find_ball
 from nullclass.models.classifier import Classifier
 
 Variant = Literal["selective", "orthogonal"]
@@ -74,7 +74,7 @@ class SelectivePGD:
         batch_size: int | None = None,
     ) -> Tensor:
         """See :class:`nullclass.attacks.base.Attack`."""
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         standing = AttackState(
             model, images, labels, eps, norm, self.objective, batch_size=batch_size
         )
@@ -130,6 +130,6 @@ def two_losses(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor
 
 def _orthogonal(gradient: Tensor, against: Tensor) -> Tensor:
     """What of the gradients ``(N, …)`` is orthogonal to the others, image by image."""
-    unit = find_norm("l2").steepest(against, against)
+    unit = find_ball("l2").steepest(against, against)
     step_along = (gradient * unit).flatten(1).sum(dim=1)
     return gradient - expand_eps(step_along, gradient) * unit

@@ -83,7 +83,7 @@ class Square:
         Raises:
             UserError: Also if the norm is neither linf nor l2.
         """
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         if norm not in MOVES:
             raise UserError(f"square attacks linf and l2, not {norm}")
         standing = AttackState(

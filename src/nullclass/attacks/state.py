@@ -15,7 +15,7 @@ from torch import Tensor
 from nullclass.attacks.losses import Form, ObjectiveName, find_objective, is_success
 from nullclass.core.devices import supports_bfloat16
 from nullclass.core.errors import UserError
-from nullclass.core.norms import Eps, find_norm
+from nullclass.core.norms import Eps, find_ball
 from nullclass.models.classifier import Classifier
 
 Precision = Literal["float32", "bfloat16"]
@@ -60,7 +60,7 @@ class AttackState:
         self.images = images.detach()
         self.labels = labels
         self.eps = eps
-        self.norm = find_norm(norm)
+        self.norm = find_ball(norm)
         self.objective = find_objective(objective)
         self.is_reduced = precision == "bfloat16" and supports_bfloat16(images.device)
         self.adv_images = self.images.clone()

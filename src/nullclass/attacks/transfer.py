@@ -60,7 +60,7 @@ class Transfer:
         Raises:
             UserError: Also if a source has another number of classes.
         """
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         for source in self.sources:
             if source.num_classes != model.num_classes:
                 raise UserError(

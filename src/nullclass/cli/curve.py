@@ -19,7 +19,7 @@ class Curve:
     """Folder with model.safetensors and card.json."""
     out: Path
     """CSV file for the curve: size, probability of null, share fooled."""
-    measure: Literal["linf", "l2", "l0"] = "linf"
+    norm: Literal["linf", "l2", "l0"] = "linf"
     """How sizes are told: linf and l2 in pixel units, l0 as a share of the pixels."""
     perturbation: Literal["fgsm", "pgd", "sparse", "noise"] = "fgsm"
     """What perturbs the images."""
@@ -46,10 +46,10 @@ class Curve:
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import NOTHING_HELD_OUT, load_with_data
         from nullclass.nulls.estimate_curve import estimate_curve
-        from nullclass.nulls.perturb import check_measure, make_perturbation
+        from nullclass.nulls.perturb import check_norm, make_perturbation
         from nullclass.results.null_curve import write_curve
 
-        check_measure(self.perturbation, self.measure)
+        check_norm(self.perturbation, self.norm)
         if self.steps is not None and self.perturbation not in ("pgd", "sparse"):
             raise UserError(
                 f"--steps is for pgd and sparse: {self.perturbation} takes no number of steps"
@@ -64,7 +64,7 @@ class Curve:
             model,
             dataset.validation.first(min(self.images, len(dataset.validation))),
             maker,
-            self.measure,
+            self.norm,
             num_sizes=self.sizes,
             always=self.always,
             largest=self.largest,
@@ -73,6 +73,6 @@ class Curve:
         write_curve(self.out, curve)
         print(
             f"{curve.num_images} held-out images, {self.perturbation}: always fooled from "
-            f"{curve.largest:.4g} on ({self.measure})"
+            f"{curve.largest:.4g} on ({self.norm})"
         )
         print(f"curve: {self.out}")

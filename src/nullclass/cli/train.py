@@ -51,7 +51,7 @@ class Train:
     curve: Path | None = None
     """For null-probabilities: f as a CSV file of size and probability, as the command curve writes
     it."""
-    measure: Literal["linf", "l2", "l0"] | None = None
+    norm: Literal["linf", "l2", "l0"] | None = None
     """How that curve tells sizes, if its file does not say: linf and l2 in pixel units, l0 as a
     share of the pixels."""
     perturbation: Literal["fgsm", "pgd", "sparse", "noise"] | None = None
@@ -201,7 +201,7 @@ class Train:
             )
         from nullclass.results.null_curve import read_curve
 
-        curve = read_curve(self.curve, self.measure)
+        curve = read_curve(self.curve, self.norm)
         perturbation = self.perturbation or curve.perturbation
         if not perturbation:
             raise UserError(
@@ -226,8 +226,6 @@ class Train:
                 f"{of_no_class[0]} images are of no class, so none is their twin: with --twins use "
                 f"{', '.join(OF_A_CLASS)}"
             )
-        about_f = (self.curve, self.measure, self.perturbation)
+        about_f = (self.curve, self.norm, self.perturbation)
         if BY_SIZE not in self.nulls and any(option is not None for option in about_f):
-            raise UserError(
-                "--curve, --measure and --perturbation are for --nulls null-probabilities"
-            )
+            raise UserError("--curve, --norm and --perturbation are for --nulls null-probabilities")

@@ -1,16 +1,16 @@
-"""The exceptions for mistakes a user can put right."""
+"""Exceptions for mistakes that the user can correct."""
 
 
-class UserError(Exception):
-    """A mistake in the input, told in one sentence that says what to do.
+class UserError(ValueError):
+    """An invalid input; the message is one sentence that says how to correct it.
 
-    The command line prints the sentence and exits with status 2, without a traceback.
+    The command line prints the message and exits with status 2, without a traceback.
     """
 
 
 class CannotWriteError(UserError):
-    """The disk refused: full, read-only or gone. No use in going on."""
+    """A file cannot be written: the disk is full, read-only or gone. Retrying does not help."""
 
 
 class StateError(UserError):
-    """The state of a training that was begun cannot be gone on from."""
+    """A saved training state cannot be resumed."""

@@ -1,6 +1,7 @@
-"""What an attacker may do: a ball of radius eps around the image, within the [0,1] box.
+"""Norms of perturbations, and the ball of radius eps within the [0,1] box.
 
-eps is in pixel units. Images are ``(N, C, H, W)``; a norm is taken over all of one image.
+Images are ``(N, C, H, W)``; a norm is taken over one image. eps is in pixel units, except in L0,
+where it is the share of positions (h, w) changed (``|d|_0 / |X|`` in Hosseini et al. 2017).
 """
 
 from __future__ import annotations
@@ -8,22 +9,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor
 
+from nullclass.core.checks import check_choice
 from nullclass.core.errors import UserError
 
 Eps = float | Tensor
-"""A budget in pixel units: one for all images, or ``(N,)``, one for each."""
+"""One budget for all images, or ``(N,)``, one per image."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """What an attack needs to know of a norm."""
+    """A norm that measures perturbations."""
 
     size: Callable[[Tensor], Tensor]
-    """``(N, …)`` perturbations to their ``(N,)`` sizes."""
+    """``(N, C, H, W)`` perturbations to their ``(N,)`` sizes."""
+    largest: Callable[[int], float]
+    """Number of values ``C * H * W`` to the largest size within the [0,1] box."""
+
+
+@dataclass(frozen=True)
+class Ball(Norm):
+    """A norm with the operations that attacks need: projection, steps and random points."""
+
     project: Callable[[Tensor, Tensor, Eps], Tensor]
     """Attacked images ``(N, …)``, images in [0,1] and eps to attacked images in ball and box."""
     steepest: Callable[[Tensor, Tensor], Tensor]
@@ -33,8 +44,6 @@ class Norm:
     """The same for steps that are projected and repeated: per unit of eps, and of any size."""
     random: Callable[[Tensor, Eps, torch.Generator | None], Tensor]
     """Uniformly random perturbations in the ball, shaped like the first argument."""
-    largest: Callable[[int], float]
-    """Number of pixels to the largest distance in the [0,1] box."""
 
 
 def _column(values: Tensor, like: Tensor) -> Tensor:
@@ -153,8 +162,8 @@ def _l1_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Ten
     return signs * lengths * _column(_on(eps, like) * share, like)
 
 
-NORMS: dict[str, Norm] = {
-    "linf": Norm(
+BALLS: dict[str, Ball] = {
+    "linf": Ball(
         size=lambda delta: delta.flatten(1).abs().amax(dim=1),
         project=_linf_project,
         steepest=lambda gradient, at: gradient.sign(),
@@ -162,7 +171,7 @@ NORMS: dict[str, Norm] = {
         random=_linf_random,
         largest=lambda num_pixels: 1.0,
     ),
-    "l2": Norm(
+    "l2": Ball(
         size=_l2_size,
         project=_l2_project,
         steepest=_l2_steepest,
@@ -170,7 +179,7 @@ NORMS: dict[str, Norm] = {
         random=_l2_random,
         largest=math.sqrt,
     ),
-    "l1": Norm(
+    "l1": Ball(
         size=_l1_size,
         project=_l1_project,
         steepest=_l1_steepest,
@@ -179,50 +188,102 @@ NORMS: dict[str, Norm] = {
         largest=float,
     ),
 }
-"""L-infinity, L2 and L1."""
+"""The norms that attacks support: L-infinity, L2 and L1."""
+
+
+def _share_changed(delta: Tensor) -> Tensor:
+    return (delta != 0).any(dim=1).flatten(1).to(delta.dtype).mean(dim=1)
+
+
+NORMS: dict[str, Norm] = {**BALLS, "l0": Norm(_share_changed, largest=lambda num_pixels: 1.0)}
+"""All norms. In L0 perturbations are measured and made, but no attack works in it."""
 
 
 def find_norm(name: str) -> Norm:
-    """The norm of that name.
+    """Return the norm of that name, or raise UserError."""
+    return NORMS[check_choice("norm", name, NORMS)]
+
+
+def find_ball(name: str) -> Ball:
+    """Return the norm of that name with what attacks need, or raise UserError."""
+    return BALLS[check_choice("norm", name, BALLS)]
+
+
+def size_of(adv_images: Tensor, images: Tensor, norm: str) -> Tensor:
+    """Return the ``(N,)`` sizes of the differences between two batches of images."""
+    return find_norm(norm).size(adv_images - images)
+
+
+def top_pixels(scores: Tensor, shares: Tensor) -> Tensor:
+    """Return a mask of the pixels with the largest scores, as many as an L0 size allows.
+
+    Args:
+        scores: ``(N, H, W)``; of equal scores the first counts as larger.
+        shares: ``(N,)`` shares of the pixels, rounded down to whole pixels.
+
+    Returns:
+        ``(N, 1, H, W)`` booleans.
+    """
+    flat = scores.flatten(1)
+    num_pixels = flat.shape[1]
+    # A share of k / num_pixels in float32 may be a rounding short of k pixels.
+    counts = (shares * (num_pixels * (1 + 1e-6))).floor()
+    order = flat.argsort(dim=1, descending=True, stable=True)
+    ranks = torch.arange(num_pixels, device=scores.device).expand_as(order)
+    ranks = torch.empty_like(order).scatter_(1, order, ranks)
+    return (ranks < counts[:, None]).view_as(scores).unsqueeze(1)
+
+
+def check_eps(eps: object, norm: str, image_shape: torch.Size) -> Eps:
+    """Return a budget as a float, or as a ``(N,)`` tensor with one value per image.
+
+    Args:
+        eps: A number (Python, NumPy or a 0-d tensor), or a ``(N,)`` tensor.
+        norm: A key of :data:`BALLS`.
+        image_shape: ``(N, C, H, W)``.
 
     Raises:
-        UserError: If it is unknown.
+        UserError: If eps is no number, negative, NaN or larger than the [0,1] box allows, or there
+            is not one value per image.
     """
-    if name not in NORMS:
-        raise UserError(f"there is no norm {name!r}: choose one of {', '.join(NORMS)}")
-    return NORMS[name]
-
-
-def check_eps(eps: Eps, norm: str, image_shape: torch.Size) -> None:
-    """Refuse a budget that is negative, not a number, or larger than the whole [0,1] box.
-
-    Raises:
-        UserError: With a hint at the most likely slip, units of 0 to 255; or if there is not one
-            budget for each image.
-    """
-    largest = find_norm(norm).largest(math.prod(image_shape[1:]))
-    if isinstance(eps, Tensor) and eps.shape != image_shape[:1]:
-        raise UserError(f"there are {image_shape[0]} images, but budgets of {tuple(eps.shape)}")
-    budgets = eps.flatten().tolist() if isinstance(eps, Tensor) else [eps]
-    for budget in budgets:
-        if not 0 <= budget <= largest:
+    largest = find_ball(norm).largest(math.prod(image_shape[1:]))
+    if isinstance(eps, Tensor) and eps.ndim and eps.dtype != torch.bool:
+        if eps.shape != image_shape[:1]:
             raise UserError(
-                f"eps {budget:g} is outside [0, {largest:g}], all that {norm} can do to images in "
+                f"eps has shape {tuple(eps.shape)} for {image_shape[0]} images: give one number, "
+                f"or a tensor of shape ({image_shape[0]},)"
+            )
+        checked: Eps = eps if eps.is_floating_point() else eps.float()
+        values = eps.tolist()
+    else:
+        value: object = eps.item() if isinstance(eps, Tensor) and eps.ndim == 0 else eps
+        if isinstance(value, bool) or not isinstance(value, Real):
+            raise UserError(
+                f"eps must be a number or a tensor of shape (N,), not {value!r} of type "
+                f"{type(value).__name__}"
+            )
+        checked = float(value)
+        values = [checked]
+    for number in values:
+        if not 0 <= number <= largest:
+            raise UserError(
+                f"eps {number:g} is outside [0, {largest:g}], the range of {norm} for images in "
                 "[0,1]: eps is in pixel units, so divide by 255 if yours counts grey levels"
             )
+    return checked
 
 
 def step_along(direction: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:
-    """Images moved by eps along directions ``(N, …)`` of size 1, within the ball and the box."""
-    return find_norm(norm).project(images + expand_eps(eps, images) * direction, images, eps)
+    """Return images moved by eps along directions ``(N, …)`` of size 1, in the ball and the box."""
+    return find_ball(norm).project(images + expand_eps(eps, images) * direction, images, eps)
 
 
-def is_allowed(attacked: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:
-    """``(N,)`` booleans: within the budget (up to float32 rounding), the box, and finite."""
-    delta = attacked.double() - images.double()
+def is_allowed(adv_images: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:
+    """Return ``(N,)`` booleans: finite, in the box and, up to float32 rounding, in the ball."""
+    delta = adv_images.double() - images.double()
     budget = torch.as_tensor(eps, dtype=torch.float64, device=delta.device)
     # A pixel's rounding in float32; in L1 all of them add up.
     rounding = 1e-6 * budget.clamp(min=1) * (math.sqrt(delta[0].numel()) if norm == "l1" else 1)
     in_ball = NORMS[norm].size(delta) <= budget + rounding
-    in_box = ((attacked >= 0) & (attacked <= 1)).flatten(1).all(dim=1)
+    in_box = ((adv_images >= 0) & (adv_images <= 1)).flatten(1).all(dim=1)
     return in_ball & in_box  # comparisons with NaN are false

@@ -17,19 +17,19 @@ import torch
 @cache
 def _commit() -> str | None:
     """Commit of the source tree this package runs from, with ``+changes`` if it was edited."""
-    here = Path(__file__).parent
-    if not (here.parent.parent / ".git").exists():  # installed, not a checkout
+    package = Path(__file__).parents[1]
+    if not (package.parents[1] / ".git").exists():  # installed, not a checkout
         return None
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(here), *words]
+        command = ["git", "-C", str(package), *words]
         return subprocess.run(
             command, capture_output=True, text=True, timeout=10, check=True
         ).stdout.strip()
 
     try:
         commit = git("rev-parse", "HEAD")
-        return commit + ("+changes" if git("status", "--porcelain", "--", str(here)) else "")
+        return commit + ("+changes" if git("status", "--porcelain", "--", str(package)) else "")
     except (OSError, subprocess.SubprocessError):
         return None
 

@@ -21,7 +21,7 @@ from nullclass.attacks.base import TakesReferenceImages, frozen
 from nullclass.attacks.losses import find_objective
 from nullclass.attacks.state import logits_of
 from nullclass.core.losses import cross_entropy
-from nullclass.core.norms import find_norm, is_allowed
+from nullclass.core.norms import find_ball, is_allowed
 from nullclass.core.outcomes import NULL_LABEL, Outcome, outcomes, predictions
 from nullclass.data import LabelledImages
 from nullclass.diagnostics.red_flags import GREY, MIN_IMAGES, AttackRun, Evidence
@@ -235,7 +235,7 @@ def _noise(asked: _Asked) -> dict[str, Any] | None:
     positions = evenly(asked.rows.clean_with("correct"), NUM_NOISY)
     if not budgets or not positions or not asked.model.has_null:
         return None
-    eps, norm, generator = max(budgets), find_norm(asked.norm), asked.generator()
+    eps, norm, generator = max(budgets), find_ball(asked.norm), asked.generator()
     images, _ = asked.images(positions)
     uniform = norm.random(images, eps, generator)
     signs = eps * norm.steepest(uniform, images)  # the corners of the ball
@@ -253,7 +253,7 @@ def _reach(asked: _Asked) -> dict[str, Any] | None:
     positions = evenly(asked.rows.clean.index, NUM_REACHED)
     if not positions or not asked.attacks:
         return None
-    eps = find_norm(asked.norm).largest(math.prod(asked.data.images.shape[1:]))
+    eps = find_ball(asked.norm).largest(math.prod(asked.data.images.shape[1:]))
     is_null, is_fooled = (asked.rows.clean_with(outcome) for outcome in ("null", "fooled"))
     standing = [image for image in positions if image not in is_fooled]
     num_fooled = len(positions) - len(standing)

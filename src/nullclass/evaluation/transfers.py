@@ -126,7 +126,7 @@ def craft(
         data: Images and labels.
         attack: The attack.
         eps: Budgets in pixel units, rising.
-        norm: Name in :data:`nullclass.core.norms.NORMS`.
+        norm: Name in :data:`nullclass.core.norms.BALLS`.
         num_images: How many of the first images to attack.
         seed: Seed of the attack's random starts.
         name: The attack's name in the rows.

@@ -144,7 +144,7 @@ class Estimate:
     model: ModelSpec
     perturbation: str
     """Name in :data:`nullclass.nulls.perturb.PERTURBATIONS`."""
-    measure: str
+    norm: str
     """How sizes are told: ``linf``, ``l2`` or ``l0``."""
     num_images: int
     """How many of the held-out images are perturbed, from the first."""
@@ -158,7 +158,7 @@ class Estimate:
     @property
     def name(self) -> str:
         """Of its folder."""
-        return f"{self.model.training.name}-{self.perturbation}-{self.measure}"
+        return f"{self.model.training.name}-{self.perturbation}-{self.norm}"
 
     @property
     def seed(self) -> int:
@@ -243,10 +243,10 @@ class SizePlan:
 
     perturbation: str
     """Name in :data:`nullclass.nulls.perturb.PERTURBATIONS`."""
-    measure: str
+    norm: str
     """How sizes are told: ``linf``, ``l2`` or ``l0``."""
     sizes: tuple[float, ...]
-    """Rising, in units of the measure."""
+    """Rising, in units of the norm."""
     num_images: int
     """How many of the first test images are perturbed."""
     settings: dict[str, Any] = field(default_factory=dict)

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from nullclass.attacks.base import frozen
 from nullclass.core.errors import UserError
+from nullclass.core.norms import find_norm
 from nullclass.core.outcomes import Outcome, outcomes
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
-from nullclass.nulls.perturb import Perturbation, find_measure, name_of
+from nullclass.nulls.perturb import Perturbation, name_of
 from nullclass.nulls.perturb.base import gradient_of
 from nullclass.results.null_curve import Floats, NullCurve, isotonic
 
@@ -32,7 +33,7 @@ def estimate_curve(
     model: Classifier,
     held_out: LabelledImages,
     perturbation: Perturbation,
-    measure: str,
+    norm: str,
     *,
     num_sizes: int = 32,
     always: float = 0.99,
@@ -50,12 +51,12 @@ def estimate_curve(
         model: The clean model.
         held_out: Images it was not trained on.
         perturbation: What perturbs them.
-        measure: How sizes are told; one of the maker's.
+        norm: How sizes are told; one of the maker's.
         num_sizes: Evenly spaced sizes up to the end of the range (in ``l0`` rounded to whole
             pixels, hence fewer if there are fewer pixels).
         always: The share fooled that counts as always, in (0, 1]. One step of FGSM, however long,
             leaves a network right on some images that it guesses: it needs less.
-        largest: The end of the first scan, in units of the measure. Without it 1 in ``linf`` and
+        largest: The end of the first scan, in units of the norm. Without it 1 in ``linf`` and
             ``l0``; in ``l2`` half of the box's diagonal, within which any image can be made grey.
         seed: Of what the maker draws.
         on_images: Progress: called with the number of images just perturbed.
@@ -64,24 +65,24 @@ def estimate_curve(
         The curve; its last point is the end of the range, and f is 1 there.
 
     Raises:
-        UserError: If the measure is unknown to the maker, an argument is out of range, fewer than
+        UserError: If the norm is unknown to the maker, an argument is out of range, fewer than
             :data:`MIN_IMAGES` images are answered rightly, or the model is never fooled, not
             always fooled by any size, or always fooled by the smallest.
     """
     shape = tuple(held_out.images.shape[1:])
-    limit = find_measure(measure).largest(shape)
+    limit = find_norm(norm).largest(math.prod(shape))
     if largest is None:
-        largest = limit / 2 if measure == "l2" else limit
+        largest = limit / 2 if norm == "l2" else limit
     if not 0 < largest <= limit:
-        raise UserError(f"the largest size must be in (0, {limit:g}] in {measure}, not {largest}")
+        raise UserError(f"the largest size must be in (0, {limit:g}] in {norm}, not {largest}")
     if not 0 < always <= 1:
         raise UserError(f"always is a share of the images, in (0, 1], not {always}")
     if num_sizes < 2:
         raise UserError(f"a null curve needs at least two sizes, not {num_sizes}")
-    asked = _Asked(model, held_out, perturbation, measure, seed, on_images)
+    asked = _Asked(model, held_out, perturbation, norm, seed, on_images)
 
     def there_are(sizes: Floats) -> Floats:
-        if measure != "l0":
+        if norm != "l0":
             return sizes
         num_pixels = math.prod(shape[1:])
         return np.unique(np.rint(sizes * num_pixels).clip(1)) / num_pixels
@@ -90,7 +91,7 @@ def estimate_curve(
     sizes = there_are(end * (np.arange(1, num_sizes + 1) / num_sizes))
     fooled = [asked.share_fooled(float(size)) for size in sizes]
     return NullCurve(
-        measure=measure,
+        norm=norm,
         sizes=tuple(sizes.tolist()),
         probabilities=tuple((isotonic(fooled) / always).clip(0, 1).tolist()),
         fooled=tuple(fooled),
@@ -135,11 +136,11 @@ class _Asked:
         model: Classifier,
         held_out: LabelledImages,
         perturbation: Perturbation,
-        measure: str,
+        norm: str,
         seed: int,
         on_images: Callable[[int], None] | None,
     ) -> None:
-        self.model, self.perturbation, self.measure = model, perturbation, measure
+        self.model, self.perturbation, self.norm = model, perturbation, norm
         self.seed, self.on_images = seed, on_images
         self.batches: list[tuple[Tensor, Tensor, Tensor | None]] = []
         """Images, labels and, if the maker wants it, the gradient that all sizes begin with."""
@@ -169,7 +170,7 @@ class _Asked:
             for images, labels, gradient in self.batches:
                 sizes = images.new_full((len(images),), size)
                 perturbed = self.perturbation(
-                    self.model, images, labels, sizes, self.measure, generator, gradient=gradient
+                    self.model, images, labels, sizes, self.norm, generator, gradient=gradient
                 )
                 scored = outcomes(self.model.predict(perturbed), labels)
                 num_fooled += int((scored == Outcome.FOOLED).sum())

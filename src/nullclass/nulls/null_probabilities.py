@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nullclass.core.norms import size_of
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.base import NullImages
 from nullclass.nulls.perturb import (
     Perturbation,
-    check_measure,
+    check_norm,
     make_perturbation,
     name_of,
-    size_of,
 )
 from nullclass.nulls.perturb.base import check_maker
 from nullclass.results.null_curve import NullCurve
@@ -44,7 +44,7 @@ class NullProbabilities:
 
     Raises:
         UserError: If the curve is none, the maker is unknown or refuses its settings, or it cannot
-            be told a size in the curve's measure.
+            be told a size in the curve's norm.
     """
 
     is_soft = True
@@ -62,11 +62,11 @@ class NullProbabilities:
         if isinstance(perturbation, str):
             if perturbation_settings is None and perturbation == self.curve.perturbation:
                 perturbation_settings = self.curve.perturbation_settings
-            check_measure(perturbation, self.curve.measure)
+            check_norm(perturbation, self.curve.norm)
             perturbation = make_perturbation(perturbation, perturbation_settings)
         self.maker = perturbation
         self.perturbation = name_of(perturbation)
-        check_maker(perturbation, self.curve.measure)
+        check_maker(perturbation, self.curve.norm)
         self.needs_image_gradient = self.maker.needs_gradient
 
     def settings(self) -> dict[str, Any]:
@@ -83,15 +83,15 @@ class NullProbabilities:
         """See :class:`nullclass.nulls.base.NullSource`."""
         drawn = 1 - torch.rand(len(images), generator=generator)  # never 0
         sizes = self.curve.largest * drawn
-        if self.curve.measure == "l0":  # 1 to N_max pixels, each as likely
+        if self.curve.norm == "l0":  # 1 to N_max pixels, each as likely
             num_pixels = math.prod(images.shape[2:])
             most = max(1, math.floor(self.curve.largest * num_pixels * (1 + 1e-6)))
             sizes = (most * drawn).ceil() / num_pixels
         sizes = sizes.to(images)
         clean = images.detach()
         perturbed = self.maker(
-            self.model, clean, labels, sizes, self.curve.measure, generator, gradient=images.grad
+            self.model, clean, labels, sizes, self.curve.norm, generator, gradient=images.grad
         )
-        reached = size_of(perturbed, clean, self.curve.measure)
+        reached = size_of(perturbed, clean, self.curve.norm)
         shares = torch.from_numpy(self.curve(reached.double().cpu().numpy()))
         return NullImages(perturbed, shares.to(images))

@@ -30,8 +30,8 @@ from nullclass.core.files import write_text
 
 Floats = npt.NDArray[np.float64]
 
-LARGEST_SIZE = {"linf": 1.0, "l2": math.inf, "l0": 1.0}
-"""The measures (:mod:`nullclass.nulls.perturb.measures`) to the largest size of any image."""
+LARGEST_SIZE = {"linf": 1.0, "l2": math.inf, "l1": math.inf, "l0": 1.0}
+"""Keys of :data:`nullclass.core.norms.NORMS`, without torch, to the largest size of any image."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class NullCurve:
         UserError: If the points are no such curve.
     """
 
-    measure: str
+    norm: str
     """How sizes are told: a key of :data:`LARGEST_SIZE`."""
     sizes: tuple[float, ...]
     """Rising, above 0; at size 0 the curve is 0."""
@@ -59,10 +59,10 @@ class NullCurve:
 
     def __post_init__(self) -> None:
         """Refuse what is no curve."""
-        _check_measure(self.measure)
+        _check_measure(self.norm)
         for name in ("sizes", "probabilities", "fooled"):  # numpy's numbers too, but kept as plain
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
-        _check_points(self.sizes, self.probabilities, LARGEST_SIZE[self.measure])
+        _check_points(self.sizes, self.probabilities, LARGEST_SIZE[self.norm])
         if self.fooled:
             _check_lengths(self.sizes, self.fooled, "shares fooled")
             _check_shares(self.fooled, "share fooled")
@@ -99,6 +99,8 @@ class NullCurve:
                 for name, value in told.items()
             }
             return cls(**values)
+        except UserError:
+            raise
         except (TypeError, ValueError, AttributeError) as error:
             raise UserError(f"this is no null curve: {error}") from None
 
@@ -133,20 +135,20 @@ def isotonic(shares: Sequence[float] | Floats, weights: Sequence[float] | None =
     return np.repeat(np.array(means), lengths)
 
 
-def read_curve(path: Path, measure: str | None = None) -> NullCurve:
+def read_curve(path: Path, norm: str | None = None) -> NullCurve:
     """Read a curve from a CSV file with the columns size and probability.
 
-    It may also have the columns fooled, measure, perturbation, perturbation_settings (as JSON) and
+    It may also have the columns fooled, norm, perturbation, perturbation_settings (as JSON) and
     num_images, the last four alike in every line, as :func:`write_curve` writes them. A first line
     of size 0 and probability 0 says what is understood, and is passed over.
 
     Args:
         path: The file.
-        measure: How it tells sizes, if it does not say so itself.
+        norm: How it tells sizes, if it does not say so itself.
 
     Raises:
         UserError: If the file cannot be read so, its points are no curve, or it tells sizes in
-            another measure, or nobody says in which.
+            another norm, or nobody says in which.
     """
     try:
         lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
@@ -166,10 +168,10 @@ def read_curve(path: Path, measure: str | None = None) -> NullCurve:
         ) from None
     except (TypeError, ValueError, csv.Error) as error:
         raise UserError(f"the null curve {path} must hold numbers only: {error}") from None
-    told = first.get("measure") or None
-    if None not in (told, measure) and told != measure:
-        raise UserError(f"the null curve {path} tells sizes in {told}, not in {measure}")
-    if told is None and measure is None:
+    told = first.get("norm") or None
+    if None not in (told, norm) and told != norm:
+        raise UserError(f"the null curve {path} tells sizes in {told}, not in {norm}")
+    if told is None and norm is None:
         raise UserError(
             f"the null curve {path} does not say how it tells sizes: say so, as one of "
             f"{', '.join(LARGEST_SIZE)}"
@@ -179,7 +181,7 @@ def read_curve(path: Path, measure: str | None = None) -> NullCurve:
     columns = dict(zip(names, zip(*rows, strict=True), strict=False))
     try:
         return NullCurve(
-            str(told or measure),
+            str(told or norm),
             columns.get("size", ()),
             columns.get("probability", ()),
             columns.get("fooled", ()),
@@ -199,7 +201,7 @@ def write_curve(path: Path, curve: NullCurve) -> None:
     if curve.fooled:
         columns["fooled"] = curve.fooled
     about = {
-        "measure": curve.measure,
+        "norm": curve.norm,
         "perturbation": curve.perturbation,
         "perturbation_settings": json.dumps(curve.perturbation_settings),
         "num_images": curve.num_images,
@@ -212,9 +214,9 @@ def write_curve(path: Path, curve: NullCurve) -> None:
     write_text(path, text.getvalue())
 
 
-def _check_measure(measure: str) -> None:
-    if measure not in LARGEST_SIZE:
-        raise UserError(f"there is no measure {measure!r}: choose one of {', '.join(LARGEST_SIZE)}")
+def _check_measure(norm: str) -> None:
+    if norm not in LARGEST_SIZE:
+        raise UserError(f"there is no norm {norm!r}: choose one of {', '.join(LARGEST_SIZE)}")
 
 
 def _check_points(sizes: Sequence[float], probabilities: Sequence[float], largest: float) -> None:
@@ -229,7 +231,7 @@ def _check_points(sizes: Sequence[float], probabilities: Sequence[float], larges
     if not sizes[-1] <= min(largest, 1e9):
         raise UserError(
             f"the sizes of this null curve go up to {sizes[-1]:g}, but none is above {largest:g} "
-            "in its measure: pixels are in [0, 1], and counts of pixels are shares"
+            "in its norm: pixels are in [0, 1], and counts of pixels are shares"
         )
     if any(later < before for before, later in itertools.pairwise(probabilities)):
         raise UserError(

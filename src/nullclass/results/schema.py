@@ -165,8 +165,8 @@ CERTIFIED_COLUMNS = {
 
 SIZE_COLUMNS = {
     "perturbation": "str",  # name in nullclass.nulls.perturb.PERTURBATIONS
-    "measure": "str",  # linf, l2 or l0
-    "size": "float64",  # asked for, in units of the measure
+    "norm": "str",  # linf, l2, l1 or l0
+    "size": "float64",  # asked for, in units of the norm
     "image": "int64",  # index in the test set
     "reached": "float64",  # size that came out: the box may have made it smaller
     "label": "int64",

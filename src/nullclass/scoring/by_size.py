@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -9,10 +10,11 @@ import torch
 
 from nullclass.attacks.base import frozen
 from nullclass.core.errors import UserError
+from nullclass.core.norms import find_norm, size_of
 from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
-from nullclass.nulls.perturb import Perturbation, find_measure, name_of, size_of
+from nullclass.nulls.perturb import Perturbation, name_of
 from nullclass.nulls.perturb.base import check_maker, gradient_of
 from nullclass.results.schema import SIZE_COLUMNS
 from nullclass.scoring.run_attack import BATCH_SIZE, OnImages, check_labels, seed_for
@@ -22,7 +24,7 @@ def score_sizes(
     model: Classifier,
     data: LabelledImages,
     perturbation: Perturbation,
-    measure: str,
+    norm: str,
     sizes: Sequence[float],
     *,
     answering: Classifier | None = None,
@@ -38,8 +40,8 @@ def score_sizes(
         model: The model whose probabilities are told.
         data: Clean images with real labels.
         perturbation: What perturbs them.
-        measure: How sizes are told; one of the maker's.
-        sizes: In units of the measure, not negative; 0 is the clean image.
+        norm: How sizes are told; one of the maker's.
+        sizes: In units of the norm, not negative; 0 is the clean image.
         answering: The same model as it answers, if that is by a threshold.
         seed: Of what the maker draws.
         on_images: Progress.
@@ -51,10 +53,10 @@ def score_sizes(
         UserError: If there are no sizes, or the maker cannot be told them.
     """
     name = name_of(perturbation)
-    check_maker(perturbation, measure)
-    largest = find_measure(measure).largest(tuple(data.images.shape[1:]))
+    check_maker(perturbation, norm)
+    largest = find_norm(norm).largest(math.prod(data.images.shape[1:]))
     if not sizes or not all(0 <= size <= largest for size in sizes):
-        raise UserError(f"give at least one size, all in [0, {largest:g}] in {measure}: {sizes}")
+        raise UserError(f"give at least one size, all in [0, {largest:g}] in {norm}: {sizes}")
     check_labels(data, model)
     answering = model if answering is None else answering
     device, tables = model.mean.device, []
@@ -66,7 +68,7 @@ def score_sizes(
             generator = torch.Generator().manual_seed(seed_for(seed, int(indices[0])))
             asked = images.new_full((len(images),), size)
             perturbed = perturbation(
-                model, images, labels, asked, measure, generator, gradient=gradient
+                model, images, labels, asked, norm, generator, gradient=gradient
             )
             with frozen(model), torch.no_grad():
                 shares = model.all_logits(perturbed).float().softmax(dim=1)
@@ -74,10 +76,10 @@ def score_sizes(
             scored = outcomes(predicted, labels).cpu()
             told = {
                 "perturbation": name,
-                "measure": measure,
+                "norm": norm,
                 "size": size,
                 "image": indices.numpy(),
-                "reached": size_of(perturbed, images, measure).cpu().numpy(),
+                "reached": size_of(perturbed, images, norm).cpu().numpy(),
                 "label": labels.cpu().numpy(),
                 "prediction": predicted.cpu().numpy(),
                 "outcome": [OUTCOME_NAMES[code] for code in scored.tolist()],

@@ -19,7 +19,7 @@ from nullclass.attacks.fmn import FMN
 from nullclass.attacks.losses import find_objective
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
-from nullclass.core.norms import Eps, check_eps, find_norm, is_allowed, step_along
+from nullclass.core.norms import Eps, check_eps, find_ball, is_allowed, step_along
 from nullclass.core.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
 from nullclass.data import LabelledImages
 from nullclass.metrics.rates import GIVEN, OWN, SELF
@@ -85,7 +85,7 @@ def score_attack(
         name: The attack's name in rows.
         attack: The attack.
         budgets: Eps in pixel units, rising, each for all images; or ``(N,)``, one for each image.
-        norm: Name in :data:`nullclass.core.norms.NORMS`.
+        norm: Name in :data:`nullclass.core.norms.BALLS`.
         source: The model to attack, if it is another.
         source_name: What the rows call the model attacked.
         num_examples: How many images to keep for showing, at every budget.
@@ -149,7 +149,7 @@ def score_smallest(
     spent: list[dict[str, object]] = []
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     looks: list[tuple[Predictions, Predictions]] = []
-    largest = find_norm(norm).largest(math.prod(data.images.shape[1:]))
+    largest = find_ball(norm).largest(math.prod(data.images.shape[1:]))
     place = {
         "attack": name,
         "objective": attack.objective,

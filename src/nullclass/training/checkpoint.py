@@ -108,6 +108,8 @@ def load_checkpoint(
     try:
         with fork_rng(0):  # its first weights are replaced
             model = _from_card(card, body)
+    except UserError:
+        raise
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"the card {folder / CARD} does not describe a model: {error!r}") from None
     try:

@@ -92,7 +92,7 @@ def _read(folder: Path, name: str) -> Entry:
         entry = Entry(name, folder, about, card)
         needed = card["weights_sha256"], entry.num_parameters
         _ = needed, entry.training_minutes, entry.num_cores  # refused now, not at the first use
-    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"the card {path} is not one of a zoo: {error}") from None
     return entry
 

@@ -50,7 +50,7 @@ class Task:
     eps: float
     """In pixel units, positive."""
     norm: str
-    """A name in :data:`nullclass.core.norms.NORMS`."""
+    """A name in :data:`nullclass.core.norms.BALLS`."""
     known: tuple[Tensor, Tensor]
     """All the clean images there are, ``(M, C, H, W)``, and what the model answers, ``(M,)`` with
     -1 for null: for attacks that start from an image of another class."""
@@ -115,7 +115,7 @@ class Adapter(ABC):
         Raises:
             UserError: If the library is not there, or cannot do what is asked.
         """
-        check_eps(eps, norm, images.shape)
+        eps = check_eps(eps, norm, images.shape)
         seed = int(torch.randint(2**31, (), generator=generator))
         standing = AttackState(
             model, images, labels, eps, norm, self.objective, batch_size=batch_size

@@ -14,7 +14,7 @@ from nullclass.attacks.external.base import Adapter, Task
 from nullclass.attacks.external.loading import Library, accepted, name_for
 from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.errors import UserError
-from nullclass.core.norms import find_norm
+from nullclass.core.norms import find_ball
 from nullclass.core.outcomes import predictions
 from nullclass.data.arrays import LabelledImages
 
@@ -108,7 +108,7 @@ def _starts(task: Task) -> tuple[Tensor, Tensor]:
     is_start = answers == task.labels[:, None]
     if not task.is_targeted:
         is_start = ~is_start & (answers >= 0)
-    far = [find_norm(task.norm).size(known - image) for image in task.images]
+    far = [find_ball(task.norm).size(known - image) for image in task.images]
     nearest = torch.stack(far).masked_fill(~is_start, torch.inf).argmin(dim=1)
     starts = known[nearest]
     # Foolbox gives all images up for one bad start: a tie, say, may be broken otherwise in a view.

@@ -6,26 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from nullclass.core.errors import UserError
+from nullclass.core.norms import find_norm
 from nullclass.nulls.perturb.base import Perturbation
 from nullclass.nulls.perturb.fgsm import FGSMPerturbation
-from nullclass.nulls.perturb.measures import MEASURES, find_measure, size_of
 from nullclass.nulls.perturb.noise import NoisePerturbation
 from nullclass.nulls.perturb.pgd import PGDPerturbation
 from nullclass.nulls.perturb.sparse import SparsePerturbation
 
 __all__ = [
-    "MEASURES",
     "PERTURBATIONS",
     "FGSMPerturbation",
     "NoisePerturbation",
     "PGDPerturbation",
     "Perturbation",
     "SparsePerturbation",
-    "check_measure",
-    "find_measure",
+    "check_norm",
     "make_perturbation",
     "name_of",
-    "size_of",
 ]
 
 PERTURBATIONS: dict[str, type[Perturbation]] = {
@@ -49,17 +46,17 @@ def make_perturbation(name: str, settings: Mapping[str, Any] | None = None) -> P
         raise UserError(f"the perturbation {name!r} has no such settings: {error}") from None
 
 
-def check_measure(perturbation_name: str, measure: str) -> None:
-    """Refuse a measure that is unknown, or that the maker cannot be told a size in.
+def check_norm(perturbation_name: str, norm: str) -> None:
+    """Refuse a norm that is unknown, or that the maker cannot be told a size in.
 
     Raises:
         UserError: If it is so, or there is no such maker.
     """
-    find_measure(measure)
-    known = _find(perturbation_name).measures
-    if measure not in known:
+    find_norm(norm)
+    known = _find(perturbation_name).norms
+    if norm not in known:
         raise UserError(
-            f"the perturbation {perturbation_name!r} cannot be told a size in {measure!r}: choose "
+            f"the perturbation {perturbation_name!r} cannot be told a size in {norm!r}: choose "
             f"one of {', '.join(known)}, or another perturbation"
         )
 

@@ -20,8 +20,8 @@ class Perturbation(Protocol):
     as it was found, and so are the images; the same generator state gives the same images.
     """
 
-    measures: ClassVar[tuple[str, ...]]
-    """The measures (:data:`nullclass.nulls.perturb.MEASURES`) it can be told a size in."""
+    norms: ClassVar[tuple[str, ...]]
+    """The norms (:data:`nullclass.core.norms.NORMS`) that it supports."""
     needs_gradient: ClassVar[bool]
     """Whether it begins with the gradient of the clean images, and takes it from the caller."""
 
@@ -35,7 +35,7 @@ class Perturbation(Protocol):
         images: Tensor,
         labels: Tensor,
         sizes: Tensor,
-        measure: str,
+        norm: str,
         generator: torch.Generator | None = None,
         *,
         gradient: Tensor | None = None,
@@ -46,8 +46,8 @@ class Perturbation(Protocol):
             model: The model the images are perturbed for.
             images: ``(N, C, H, W)`` in [0,1].
             labels: ``(N,)`` true labels.
-            sizes: ``(N,)``, not negative, in units of the measure.
-            measure: One of ``measures``.
+            sizes: ``(N,)``, not negative, in units of the norm.
+            norm: One of ``norms``.
             generator: Of what is drawn.
             gradient: ``(N, C, H, W)``, the gradient of the images' cross-entropy, up to one
                 positive factor an image, if the caller has it already.
@@ -57,7 +57,7 @@ class Perturbation(Protocol):
             the very image at size 0.
 
         Raises:
-            UserError: If it cannot be told a size in that measure.
+            UserError: If it cannot be told a size in that norm.
         """
         ...
 
@@ -71,26 +71,26 @@ def gradient_of(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     return gradient
 
 
-def check_maker(maker: Perturbation, measure: str) -> None:
-    """Refuse a measure that a maker does not know.
+def check_maker(maker: Perturbation, norm: str) -> None:
+    """Refuse a norm that a maker does not know.
 
     Raises:
         UserError: If it is so.
     """
-    if measure not in maker.measures:
+    if norm not in maker.norms:
         raise UserError(
-            f"{type(maker).__name__} cannot be told a size in {measure!r}: choose one of "
-            f"{', '.join(maker.measures)}, or another perturbation"
+            f"{type(maker).__name__} cannot be told a size in {norm!r}: choose one of "
+            f"{', '.join(maker.norms)}, or another perturbation"
         )
 
 
-def check_asked(maker: Perturbation, images: Tensor, sizes: Tensor, measure: str) -> None:
-    """Refuse a measure that a maker does not know, and sizes that are not one an image.
+def check_asked(maker: Perturbation, images: Tensor, sizes: Tensor, norm: str) -> None:
+    """Refuse a norm that a maker does not know, and sizes that are not one an image.
 
     Raises:
         UserError: If it is so.
     """
-    check_maker(maker, measure)
+    check_maker(maker, norm)
     if sizes.shape != images.shape[:1]:
         raise UserError(
             f"there are {len(images)} images, but sizes of shape {tuple(sizes.shape)}: give one "

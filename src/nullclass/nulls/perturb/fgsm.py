@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.core.norms import find_norm, step_along
+from nullclass.core.norms import find_ball, step_along
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb.base import check_asked, gradient_of
 
@@ -22,7 +22,7 @@ from nullclass.nulls.perturb.base import check_asked, gradient_of
 class FGSMPerturbation:
     """One step from the clean image; deterministic."""
 
-    measures: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     needs_gradient: ClassVar[bool] = True
 
     def settings(self) -> dict[str, Any]:
@@ -35,14 +35,14 @@ class FGSMPerturbation:
         images: Tensor,
         labels: Tensor,
         sizes: Tensor,
-        measure: str,
+        norm: str,
         generator: torch.Generator | None = None,
         *,
         gradient: Tensor | None = None,
     ) -> Tensor:
         """See :class:`nullclass.nulls.perturb.base.Perturbation`."""
-        check_asked(self, images, sizes, measure)
+        check_asked(self, images, sizes, norm)
         images = images.detach()
         if gradient is None:
             gradient = gradient_of(model, images, labels)
-        return step_along(find_norm(measure).steepest(gradient, images), images, sizes, measure)
+        return step_along(find_ball(norm).steepest(gradient, images), images, sizes, norm)

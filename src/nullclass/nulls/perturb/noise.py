@@ -12,17 +12,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.core.norms import find_norm, step_along
+from nullclass.core.norms import find_ball, step_along, top_pixels
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb.base import check_asked
-from nullclass.nulls.perturb.measures import foremost
 
 
 @dataclass(frozen=True)
 class NoisePerturbation:
     """Noise as large as it may be, before it is cut to [0,1]."""
 
-    measures: ClassVar[tuple[str, ...]] = ("linf", "l2", "l0")
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l0")
     needs_gradient: ClassVar[bool] = False
 
     def settings(self) -> dict[str, Any]:
@@ -35,19 +34,19 @@ class NoisePerturbation:
         images: Tensor,
         labels: Tensor,
         sizes: Tensor,
-        measure: str,
+        norm: str,
         generator: torch.Generator | None = None,
         *,
         gradient: Tensor | None = None,
     ) -> Tensor:
         """See :class:`nullclass.nulls.perturb.base.Perturbation`."""
-        check_asked(self, images, sizes, measure)
+        check_asked(self, images, sizes, norm)
         images = images.detach()
         shape = images.shape
-        if measure == "l0":
+        if norm == "l0":
             # One draw a channel for the value, and one a pixel for whether it is among the first.
             values = torch.rand(shape, generator=generator, dtype=images.dtype).to(images.device)
             turns = torch.rand((shape[0], *shape[2:]), generator=generator).to(images.device)
-            return torch.where(foremost(turns, sizes), values, images)
+            return torch.where(top_pixels(turns, sizes), values, images)
         drawn = torch.randn(shape, generator=generator, dtype=images.dtype).to(images.device)
-        return step_along(find_norm(measure).steepest(drawn, images), images, sizes, measure)
+        return step_along(find_ball(norm).steepest(drawn, images), images, sizes, norm)

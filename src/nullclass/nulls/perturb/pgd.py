@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nullclass.core.errors import UserError
-from nullclass.core.norms import expand_eps, find_norm
+from nullclass.core.norms import expand_eps, find_ball
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb.base import check_asked, gradient_of
 
@@ -25,7 +25,7 @@ class PGDPerturbation:
 
     num_steps: int = 10
     """Gradient steps; the first uses the caller's gradient if there is one."""
-    measures: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -43,19 +43,19 @@ class PGDPerturbation:
         images: Tensor,
         labels: Tensor,
         sizes: Tensor,
-        measure: str,
+        norm: str,
         generator: torch.Generator | None = None,
         *,
         gradient: Tensor | None = None,
     ) -> Tensor:
         """See :class:`nullclass.nulls.perturb.base.Perturbation`."""
-        check_asked(self, images, sizes, measure)
-        norm, clean = find_norm(measure), images.detach()
+        check_asked(self, images, sizes, norm)
+        ball, clean = find_ball(norm), images.detach()
         length = 2.5 / self.num_steps * expand_eps(sizes, clean)
         perturbed = clean
         for done in range(self.num_steps):
             if gradient is None or done > 0:
                 gradient = gradient_of(model, perturbed, labels)
-            step = length * norm.step(gradient, perturbed)
-            perturbed = norm.project(perturbed + step, clean, sizes)
+            step = length * ball.step(gradient, perturbed)
+            perturbed = ball.project(perturbed + step, clean, sizes)
         return perturbed

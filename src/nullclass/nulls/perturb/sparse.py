@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from nullclass.core.errors import UserError
+from nullclass.core.norms import top_pixels
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb.base import check_asked, gradient_of
-from nullclass.nulls.perturb.measures import foremost
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class SparsePerturbation:
 
     num_steps: int = 2
     """Gradients; the first is the caller's if there is one."""
-    measures: ClassVar[tuple[str, ...]] = ("l0",)
+    norms: ClassVar[tuple[str, ...]] = ("l0",)
     needs_gradient: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -47,13 +47,13 @@ class SparsePerturbation:
         images: Tensor,
         labels: Tensor,
         sizes: Tensor,
-        measure: str,
+        norm: str,
         generator: torch.Generator | None = None,
         *,
         gradient: Tensor | None = None,
     ) -> Tensor:
         """See :class:`nullclass.nulls.perturb.base.Perturbation`."""
-        check_asked(self, images, sizes, measure)
+        check_asked(self, images, sizes, norm)
         perturbed = images = images.detach()
         is_done = torch.zeros_like(images[:, :1], dtype=torch.bool)
         for step in range(1, self.num_steps + 1):
@@ -64,7 +64,7 @@ class SparsePerturbation:
             saliency = (gradient * (pushed - perturbed)).sum(dim=1)
             # What is done stays foremost, so that the counts are those of all steps so far.
             saliency = saliency.masked_fill(is_done.squeeze(1), torch.inf)
-            chosen = foremost(saliency, sizes * (step / self.num_steps))
+            chosen = top_pixels(saliency, sizes * (step / self.num_steps))
             perturbed = torch.where(chosen & ~is_done, pushed, perturbed)
             is_done = is_done | chosen
         return perturbed

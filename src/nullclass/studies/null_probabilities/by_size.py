@@ -12,7 +12,7 @@ import pandas as pd
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.store import Run
-from nullclass.studies.null_probabilities.defences import own_measure
+from nullclass.studies.null_probabilities.defences import own_norm
 
 PROBABILITIES = ("p_null", "rest", "p_label")
 """Shares of probability, which sum to 1: of null, of the wrong classes, of the true class."""
@@ -24,29 +24,29 @@ def by_size(run: Run) -> pd.DataFrame:
     """Means over images.
 
     Returns:
-        Columns model, seed, measure, perturbation, size (asked for), ``num_images``, those of
+        Columns model, seed, norm, perturbation, size (asked for), ``num_images``, those of
         :data:`PROBABILITIES`, correct, null and fooled, and ``f``: what the null curve of that
-        measure and seed asks for, at the sizes that came out; NaN without a curve.
+        norm and seed asks for, at the sizes that came out; NaN without a curve.
     """
     tables = []
     for trial in run.trials:
-        for measure, rows in trial.sizes.groupby("measure", sort=False):
-            curve = curve_of(run, str(measure), trial.seed)
+        for norm, rows in trial.sizes.groupby("norm", sort=False):
+            curve = curve_of(run, str(norm), trial.seed)
             told = rows.assign(
                 rest=(1 - rows["p_label"] - rows["p_null"]).clip(0, 1),
                 f=math.nan if curve is None else curve(rows["reached"]),
                 **{word: rows["outcome"] == word for word in OUTCOME_NAMES},
             )
-            groups = told.groupby(["measure", "perturbation", "size"])
+            groups = told.groupby(["norm", "perturbation", "size"])
             table = groups[list(MEANS)].mean().assign(num_images=groups.size()).reset_index()
             tables.append(table.assign(model=trial.model, seed=trial.seed))
-    columns = ["model", "seed", "measure", "perturbation", "size", "num_images", *MEANS]
+    columns = ["model", "seed", "norm", "perturbation", "size", "num_images", *MEANS]
     return pd.concat(tables)[columns] if tables else pd.DataFrame(columns=columns)
 
 
-def curve_of(run: Run, measure: str, seed: int) -> NullCurve | None:
+def curve_of(run: Run, norm: str, seed: int) -> NullCurve | None:
     """The null curve that a seed's models were trained with."""
-    of = (c.curve for c in run.curves if (c.curve.measure, c.seed) == (measure, seed))
+    of = (c.curve for c in run.curves if (c.curve.norm, c.seed) == (norm, seed))
     return next(of, None)
 
 
@@ -55,7 +55,7 @@ class Following:
     """How one model's p_NULL follows its f, over the sizes it was trained on."""
 
     model: str
-    measure: str
+    norm: str
     seed: int
     distance: float
     """The largest of mean p_NULL from f."""
@@ -79,9 +79,9 @@ def followings(run: Run, means: pd.DataFrame) -> list[Following]:
     """
     found = []
     keys: Any
-    for keys, table in means.groupby(["model", "seed", "measure"], sort=False):
-        model, seed, measure = str(keys[0]), int(keys[1]), str(keys[2])
-        curve = curve_of(run, measure, seed) if measure == own_measure(model) else None
+    for keys, table in means.groupby(["model", "seed", "norm"], sort=False):
+        model, seed, norm = str(keys[0]), int(keys[1]), str(keys[2])
+        curve = curve_of(run, norm, seed) if norm == own_norm(model) else None
         if curve is None:
             continue
         within = table[table["size"] <= curve.largest * (1 + 1e-6)].sort_values("size")
@@ -92,7 +92,7 @@ def followings(run: Run, means: pd.DataFrame) -> list[Following]:
         found.append(
             Following(
                 model=model,
-                measure=measure,
+                norm=norm,
                 seed=seed,
                 distance=float(away.iloc[place]),
                 size=float(within["size"].iloc[place]),

@@ -117,8 +117,8 @@ def _of_seed(preset: Preset, seed: int, variants: Sequence[str]) -> list[Trial]:
                 is_checked=is_full,
                 crafted=(*crafted, *(craft(own, attack, preset) for attack in TRANSFERS)),
                 sizes=tuple(
-                    SizePlan(maker, measure, SIZES[measure], 1000 if is_full else 100, settings)
-                    for measure, (maker, settings) in MAKERS.items()
+                    SizePlan(maker, norm, SIZES[norm], 1000 if is_full else 100, settings)
+                    for norm, (maker, settings) in MAKERS.items()
                 ),
             )
         )
@@ -173,12 +173,12 @@ def training(name: str, seed: int, preset: Preset) -> Training:
 
 def _nulls(name: str, seed: int, preset: Preset) -> NullPlan | None:
     if name in PROBABILITIES:
-        measure = name.removeprefix("np-")
-        maker, settings = MAKERS[measure]
+        norm = name.removeprefix("np-")
+        maker, settings = MAKERS[norm]
         estimate = Estimate(
             ModelSpec(training(CLEAN, seed, preset)),
             maker,
-            measure,
+            norm,
             num_images=5_000 if preset == "full" else 300,
             settings=settings,
             num_sizes=32 if preset == "full" else 16,

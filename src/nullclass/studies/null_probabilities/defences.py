@@ -22,7 +22,7 @@ class Measure:
     """What the smallest size is called where f is 1."""
 
 
-MEASURES = {
+NORM_WORDS = {
     "linf": Measure("L∞", "largest change", "largest pixel change, pixel units", "ε_max"),
     "l2": Measure("L2", "Euclidean length", "Euclidean length, pixel units", "ε_max"),
     "l0": Measure("L0", "share of pixels changed", "share of pixels changed", "N_max"),
@@ -33,8 +33,8 @@ NAMES = {
     "clean": ("clean", "no null class"),
     "hard": ("hard null", "the notebook's"),
     **{
-        f"np-{name}": (f"NULL prob. {measure.short}", f"f of the {measure.what}")
-        for name, measure in MEASURES.items()
+        f"np-{name}": (f"NULL prob. {norm.short}", f"f of the {norm.what}")
+        for name, norm in NORM_WORDS.items()
     },
     "ccat": ("CCAT", "refuses by a threshold"),
     "background": ("background", "Fashion-MNIST is null"),
@@ -55,9 +55,9 @@ MEANINGS = {
         f"np-{name}": (
             "NULL probabilities (Hosseini et al. 2017): perturbed images of random size, whose "
             "target moves from the true class to null as the null curve f does. Here f is a "
-            f"function of the {measure.what}."
+            f"function of the {norm.what}."
         )
-        for name, measure in MEASURES.items()
+        for name, norm in NORM_WORDS.items()
     },
     "ccat": (
         "Confidence-calibrated adversarial training (Stutz et al. 2020): the target decays to the "
@@ -99,6 +99,6 @@ def defences(models: list[str]) -> list[str]:
     return [model for model in models if model != VARIANTS[0]]
 
 
-def own_measure(model: str) -> str:
+def own_norm(model: str) -> str:
     """The argument of f of a model trained with NULL probabilities; else empty."""
     return model.removeprefix("np-") if model in PROBABILITIES else ""

@@ -323,7 +323,7 @@ def _follow(told: dict[str, list[Asked]], following: Sequence[Following]) -> lis
             continue
         distance, fall = by["distance"], by["fall"]
         worst = max((f for f in following if f.model == model), key=lambda f: f.distance)
-        where = f"at size {size_text(worst.size, worst.measure)}"
+        where = f"at size {size_text(worst.size, worst.norm)}"
         verdict = "reached" if distance.is_reached else "missed"
         parts.append(f"{short(model)} {distance.text()} ({where}; {verdict})")
         if not fall.is_reached:

@@ -343,9 +343,9 @@ def follow_table(following: Sequence[Following]) -> Table:
         [
             Cell(cell.text, f"seed {f.seed}" if several else cell.small),
             Cell(f"{f.distance:.3f}", _limit(f.distance, MOST_DISTANCE)),
-            Cell(size_text(f.size, f.measure)),
+            Cell(size_text(f.size, f.norm)),
             Cell(f"{100 * f.fall:.2f}", _limit(f.fall, MOST_FALL)),
-            Cell(size_text(f.largest, f.measure)),
+            Cell(size_text(f.largest, f.norm)),
             Cell(str(f.num_sizes)),
         ]
         for f in following
@@ -374,9 +374,9 @@ def _limit(value: float, limit: float) -> str:
     return "✓ reached" if value <= limit + ROUNDING else "✗ missed"
 
 
-def size_text(size: float, measure: str) -> str:
+def size_text(size: float, norm: str) -> str:
     """A size with its unit."""
-    return f"{100 * size:.3g} % of pixels" if measure == "l0" else f"{size:.3g}"
+    return f"{100 * size:.3g} % of pixels" if norm == "l0" else f"{size:.3g}"
 
 
 def spread(measures: Measures) -> str:

@@ -7,25 +7,25 @@ from nullclass.report.measures import attack_name
 from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.store import Run
-from nullclass.studies.null_probabilities.defences import MEASURES
+from nullclass.studies.null_probabilities.defences import NORM_WORDS
 from nullclass.studies.null_probabilities.transfer_tables import size_text
 
 
 def null_curves(run: Run) -> Drawing | None:
-    """A panel a measure; every seed's curve in it."""
+    """A panel a norm; every seed's curve in it."""
     by = {
-        measure: [c for c in run.curves if c.curve.measure == measure]
-        for measure in MEASURES
-        if any(c.curve.measure == measure for c in run.curves)
+        norm: [c for c in run.curves if c.curve.norm == norm]
+        for norm in NORM_WORDS
+        if any(c.curve.norm == norm for c in run.curves)
     }
     if not by:
         return None
-    panels = [_panel(measure, [c.curve for c in curves]) for measure, curves in by.items()]
+    panels = [_panel(norm, [c.curve for c in curves]) for norm, curves in by.items()]
     seeds = sorted({c.seed for c in run.curves})
     nums = " to ".join(f"{n:,}" for n in sorted({c.curve.num_images for c in run.curves}))
     makers = ", ".join(
-        f"{MEASURES[measure].short}: {attack_name(curves[0].curve.perturbation)}"
-        for measure, curves in by.items()
+        f"{NORM_WORDS[norm].short}: {attack_name(curves[0].curve.perturbation)}"
+        for norm, curves in by.items()
     )
     many = len(seeds) > 1
     return Drawing(
@@ -42,10 +42,10 @@ def null_curves(run: Run) -> Drawing | None:
     )
 
 
-def _panel(measure: str, curves: list[NullCurve]) -> Panel:
-    told = MEASURES[measure]
+def _panel(norm: str, curves: list[NullCurve]) -> Panel:
+    told = NORM_WORDS[norm]
     alt = f"share of images fooled and f against the {told.what}"
-    with sheet(f"fig_null_curve_{measure}", alt, (WIDTH, 3.2)) as (figure, drawn):
+    with sheet(f"fig_null_curve_{norm}", alt, (WIDTH, 3.2)) as (figure, drawn):
         axis = figure.subplots()
         for place, curve in enumerate(curves):
             labels = ["share fooled", "f"] if place == 0 else ["_", "_"]
@@ -68,7 +68,7 @@ def _panel(measure: str, curves: list[NullCurve]) -> Panel:
             axis.axvline(curve.largest, color="#7C828A", linestyle=":", linewidth=1)
         ends = sorted({curve.largest for curve in curves})
         axis.annotate(
-            f"{told.end} {' to '.join(size_text(e, measure) for e in sorted({ends[0], ends[-1]}))}",
+            f"{told.end} {' to '.join(size_text(e, norm) for e in sorted({ends[0], ends[-1]}))}",
             (min(curve.largest for curve in curves), 0.04),
             (-4, 0),
             textcoords="offset points",
@@ -80,7 +80,7 @@ def _panel(measure: str, curves: list[NullCurve]) -> Panel:
         axis.set_xlim(left=0)
         axis.set_xlabel(told.axis)
         percent_axis(axis.yaxis)
-        if measure == "l0":
+        if norm == "l0":
             percent_axis(axis.xaxis)
         axis.grid(axis="y")
         figure.legend(loc="outside lower center", ncols=2)

@@ -15,7 +15,7 @@ from nullclass.report.measures import attack_name
 from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.by_size import by_size, curve_of
-from nullclass.studies.null_probabilities.defences import MEASURES, own_measure, short
+from nullclass.studies.null_probabilities.defences import NORM_WORDS, own_norm, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,11 +69,11 @@ def answers_by_size(run: Run) -> Drawing | None:
 
 
 def _told(means: pd.DataFrame) -> str:
-    makers = means.drop_duplicates("measure").set_index("measure")["perturbation"]
+    makers = means.drop_duplicates("norm").set_index("norm")["perturbation"]
     named = "; ".join(
-        f"{MEASURES[measure].short}: {attack_name(makers[measure])}"
-        for measure in MEASURES
-        if measure in makers
+        f"{NORM_WORDS[norm].short}: {attack_name(makers[norm])}"
+        for norm in NORM_WORDS
+        if norm in makers
     )
     nums = " to ".join(f"{n:,}" for n in sorted(set(means["num_images"])))
     seeds = sorted(set(means["seed"]))
@@ -91,19 +91,19 @@ def _told(means: pd.DataFrame) -> str:
 def _panels(
     run: Run, means: pd.DataFrame, name: str, layers: Mapping[str, tuple[str, str]], what: str
 ) -> list[Panel]:
-    measures = [measure for measure in MEASURES if measure in set(means["measure"])]
+    measures = [norm for norm in NORM_WORDS if norm in set(means["norm"])]
     panels = []
     for model in means["model"].unique():
         alt = f"{short(model)}: {what} of {', '.join(n for n, _ in layers.values())} against size"
         size = (WIDTH, 0.3 + 1.55 * len(measures))
         with sheet(f"fig_{name}_by_size_{model}", alt, size) as (figure, drawn):
             axes = figure.subplots(len(measures), 1, squeeze=False)[:, 0]
-            for axis, measure in zip(axes, measures, strict=True):
-                of = means[(means["model"] == model) & (means["measure"] == measure)]
+            for axis, norm in zip(axes, measures, strict=True):
+                of = means[(means["model"] == model) & (means["norm"] == norm)]
                 _stack(axis, of, layers)
-                if name == "probability" and own_measure(model) == measure:
-                    _follow(axis, run, of, measure)
-                _finish(axis, measure)
+                if name == "probability" and own_norm(model) == norm:
+                    _follow(axis, run, of, norm)
+                _finish(axis, norm)
         (panel,) = drawn
         panels.append(Panel(panel.html, short(model), panel.file, panel.svg, panel.png))
     return panels
@@ -127,20 +127,20 @@ def _stack(axis: Axes, of: pd.DataFrame, layers: Mapping[str, tuple[str, str]]) 
     axis.set_xlim(0, mean.index.max())
 
 
-def _follow(axis: Axes, run: Run, of: pd.DataFrame, measure: str) -> None:
+def _follow(axis: Axes, run: Run, of: pd.DataFrame, norm: str) -> None:
     f = of.groupby("size")["f"].mean().dropna()
     axis.plot(f.index, f, color=F_COLOUR, linestyle=(0, (4, 2)), linewidth=1.4)
     for seed in of["seed"].unique():
-        curve = curve_of(run, measure, int(seed))
+        curve = curve_of(run, norm, int(seed))
         if curve is not None and curve.largest < of["size"].max():
             axis.axvline(curve.largest, color=F_COLOUR, linestyle=":", linewidth=1)
 
 
-def _finish(axis: Axes, measure: str) -> None:
-    told = MEASURES[measure]
+def _finish(axis: Axes, norm: str) -> None:
+    told = NORM_WORDS[norm]
     axis.set_ylim(0, 1)
     axis.set_yticks([0, 0.5, 1])
     percent_axis(axis.yaxis)
-    if measure == "l0":
+    if norm == "l0":
         percent_axis(axis.xaxis)
     axis.set_xlabel(told.axis, fontsize=8, labelpad=1)
