@@ -166,7 +166,7 @@ def test_null_probabilities_from_a_clean_model_to_a_trained_one(
     assert card["nulls"]["perturbation_settings"] == {"num_steps": 3}
     assert card["nulls"]["curve"]["num_images"] == found["num_images"].iloc[0] >= 50
     assert card["training"]["nulls"]["weight"] == 2
-    assert card["training"]["recipe"]["null_fraction"] == 1
+    assert card["training"]["recipe"]["nulls_per_image"] == 1
 
 
 def test_twins_and_null_spread_over_the_classes(data_dir: Path, tmp_path: Path) -> None:

@@ -297,8 +297,8 @@ def test_a_maker_of_ones_own(data: Dataset, folder: Path) -> None:
     images, labels = data.test.first(5).batch(slice(None))
     made = source(images, labels, torch.Generator().manual_seed(0))
     assert (made.images >= images).all()
-    assert made.shares is not None
-    assert (made.shares > 0).all()
+    assert made.null_probs is not None
+    assert (made.null_probs > 0).all()
 
 
 def test_the_run_tells_its_black_box_attacks(found: Run) -> None:

@@ -127,7 +127,7 @@ def variations(config: Any) -> list[tuple[str, Any]]:
         value = getattr(config, f.name)
         if f.name in ("queries", "robust", "radius", "radii"):  # without null only: below
             continue
-        if f.name not in ("weight", "share", "null_fraction", "dropout", "learning_rate"):
+        if f.name not in ("weight", "share", "nulls_per_image", "dropout", "learning_rate"):
             found.append((f.name, {f.name: another(f.name, value)}))
         elif value is not None:
             found.append((f.name, {f.name: value / 2}))
@@ -356,7 +356,7 @@ def test_what_takes_longer_costs_more() -> None:
     longer = replace(TRAINING, recipe=replace(RECIPE, epochs=4))
     unlooked = replace(TRAINING, selections=())
     beside = replace(TRAINING, nulls=NullPlan("uniform", {}, weight=1.0))
-    half = replace(beside, recipe=replace(RECIPE, null_fraction=0.5))
+    half = replace(beside, recipe=replace(RECIPE, nulls_per_image=0.5))
     assert training_cost(longer) == 2 * training_cost(TRAINING)
     assert training_cost(unlooked) < training_cost(TRAINING)
     assert training_cost(beside) > training_cost(half) > training_cost(TRAINING)

@@ -33,7 +33,7 @@ def numbers(images: torch.Tensor) -> list[int]:
 def test_images_are_drawn_uniformly_and_with_replacement() -> None:
     pool, batch = some(20), torch.rand(4000, 1, 2, 3)
     made = BackgroundNulls("mine", pool)(batch, torch.zeros(4000), stream())
-    assert made.shares is None
+    assert made.null_probs is None
     assert made.images.dtype == torch.float32
     drawn = numbers(made.images)
     counts = [drawn.count(number) for number in range(20)]

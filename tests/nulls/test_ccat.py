@@ -58,8 +58,8 @@ def test_the_label_keeps_lambda_at_any_distance(eps: float, power: float) -> Non
     deltas = made.images - images
     distances = [max(map(abs, delta)) for delta in deltas.flatten(1).tolist()]
     kept = [(1 - min(1.0, distance / eps)) ** power for distance in distances]
-    assert made.shares is not None
-    assert (1 - made.shares).tolist() == pytest.approx(kept, abs=5e-6, rel=1e-4)
+    assert made.null_probs is not None
+    assert (1 - made.null_probs).tolist() == pytest.approx(kept, abs=5e-6, rel=1e-4)
     expected = [eps * (i + 0.5) / num for i in range(num)]
     gap = max(abs(a - b) for a, b in zip(sorted(distances), expected, strict=True)) / eps
     assert gap < 1.95 / num**0.5, "uniform lengths: Kolmogorov's bound at 0.1 %"
@@ -76,16 +76,16 @@ def test_at_the_end_of_the_ball_nothing_is_kept() -> None:
     distances = (made.images - images).flatten(1).abs().amax(dim=1)
     is_far = distances > 0.0499
     assert is_far.float().mean() > 0.9, "a climb that gains goes on to the end"
-    assert made.shares is not None
-    assert (made.shares[is_far] > 1 - 1e-6).all()
+    assert made.null_probs is not None
+    assert (made.null_probs[is_far] > 1 - 1e-6).all()
 
 
 def test_steps_of_two_thirds_of_the_ball_leave_something_to_decay_over() -> None:
     images, labels = batch(200)
     made = CCATNulls(small_model(), eps=0.05, power=1.0)(images, labels, stream())
-    assert made.shares is not None
-    assert (made.shares < 0.9).float().mean() > 0.1, "some stay near their image"
-    assert (made.shares > 0.999).float().mean() > 0.1, "and some reach the edge"
+    assert made.null_probs is not None
+    assert (made.null_probs < 0.9).float().mean() > 0.1, "some stay near their image"
+    assert (made.null_probs > 0.999).float().mean() > 0.1, "and some reach the edge"
 
 
 @pytest.mark.parametrize("num_nulls", [0, 1, K])
@@ -99,7 +99,7 @@ def test_the_climb_stays_in_ball_and_box_and_never_ends_lower_than_it_began(
     assert (made - images).abs().max() <= eps + 1e-6
     assert made.min() >= 0
     assert made.max() <= 1
-    start = source._start(images, stream()).clamp(0, 1)
+    start = source._random_start(images, stream()).clamp(0, 1)
     assert (start - images).abs().max() <= eps + 1e-6
     before, after = (wrong_by_hand(model, x, labels) for x in (start, made))
     assert all(now >= then - 1e-6 for now, then in zip(after, before, strict=True))

@@ -69,8 +69,8 @@ def test_the_share_of_null_is_the_curve_at_the_size_that_came_out(name: str, nor
     source = NullProbabilities(small_model(), curve, name)
     images, labels = batch()
     made = source(images, labels, stream())
-    assert made.shares is not None
-    shares = made.shares.tolist()
+    assert made.null_probs is not None
+    shares = made.null_probs.tolist()
     deltas = (made.images - images).numpy()
     reached = [size_by_hand(delta, norm) for delta in deltas]
     assert shares == pytest.approx([share_by_hand(size, curve) for size in reached], abs=1e-5)
@@ -112,7 +112,7 @@ class Spy:
 
 def spied(curve: NullCurve) -> tuple[NullProbabilities, Spy]:
     source, spy = NullProbabilities(small_model(), curve, "fgsm"), Spy()
-    source.maker = spy
+    source.perturbation = spy
     return source, spy
 
 
@@ -135,8 +135,8 @@ def test_sizes_are_uniform_up_to_where_all_is_null(
     neighbours = torch.corrcoef(torch.stack([sizes[:-1], sizes[1:]]))[0, 1]
     assert abs(float(neighbours)) < 4 / num**0.5, "one image's size says nothing of the next's"
     shares = source.curve(sizes.double().numpy())
-    assert made.shares is not None
-    assert made.shares.tolist() == shares.astype(np.float32).tolist(), "exactly"
+    assert made.null_probs is not None
+    assert made.null_probs.tolist() == shares.astype(np.float32).tolist(), "exactly"
 
 
 @pytest.mark.parametrize("num_most", [1, 5, 36])
@@ -154,8 +154,8 @@ def test_counts_of_pixels_are_uniform_from_one_to_the_most(num_most: int) -> Non
     squares = sum((counts.count(k) - expected) ** 2 / expected for k in range(1, num_most + 1))
     limit = {1: 1e-9, 5: 16.0, 36: 63.0}[num_most]
     assert squares < limit, "chi-square, 0.3 %"
-    assert made.shares is not None
-    assert made.shares.tolist() == pytest.approx([count / num_most for count in counts])
+    assert made.null_probs is not None
+    assert made.null_probs.tolist() == pytest.approx([count / num_most for count in counts])
 
 
 def test_the_box_makes_a_size_smaller_and_so_the_share() -> None:
@@ -167,8 +167,8 @@ def test_the_box_makes_a_size_smaller_and_so_the_share() -> None:
         images, torch.zeros(6, dtype=torch.int64), stream()
     )
     assert torch.equal(made.images, images)
-    assert made.shares is not None
-    assert made.shares.tolist() == [0.0] * 6
+    assert made.null_probs is not None
+    assert made.null_probs.tolist() == [0.0] * 6
 
 
 def test_the_gradient_at_hand_is_used_and_is_the_one_it_would_have_made() -> None:
@@ -224,7 +224,7 @@ def test_the_curve_comes_as_itself_or_as_json_and_brings_its_maker() -> None:
     assert torch.equal(one.images, other.images)
     another = NullProbabilities(small_model(), curve, "noise")
     assert another.settings()["perturbation"] == "noise", "unless it is told another"
-    assert another.maker == make_perturbation("noise")
+    assert another.perturbation == make_perturbation("noise")
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from nullclass.nulls import (
     check_settings,
     make_nulls,
 )
-from nullclass.nulls.tile_shuffle import proper_sides, shuffle_tiles
+from nullclass.nulls.tile_shuffle import shuffle_tiles, tile_sides
 from nullclass.results.null_curve import NullCurve
 
 CURVES = {
@@ -94,20 +94,20 @@ def check_made(made: NullImages, images: Tensor, *, is_soft: bool) -> None:
     assert not made.images.requires_grad
     assert made.images.min() >= 0
     assert made.images.max() <= 1
-    assert (made.shares is not None) is is_soft
-    if made.shares is not None:
-        assert made.shares.shape == (len(images),)
-        assert made.shares.is_floating_point()
-        assert not made.shares.requires_grad
-        assert made.shares.min() >= 0
-        assert made.shares.max() <= 1
+    assert (made.null_probs is not None) is is_soft
+    if made.null_probs is not None:
+        assert made.null_probs.shape == (len(images),)
+        assert made.null_probs.is_floating_point()
+        assert not made.null_probs.requires_grad
+        assert made.null_probs.min() >= 0
+        assert made.null_probs.max() <= 1
 
 
 def assert_same(one: NullImages, other: NullImages) -> None:
     assert torch.equal(one.images, other.images)
-    assert (one.shares is None) is (other.shares is None)
-    if one.shares is not None:
-        assert torch.equal(one.shares, other.shares)
+    assert (one.null_probs is None) is (other.null_probs is None)
+    if one.null_probs is not None:
+        assert torch.equal(one.null_probs, other.null_probs)
 
 
 @pytest.mark.parametrize("is_small", [True, False])
@@ -288,7 +288,7 @@ SHAPES = [((3, 12, 8), [2, 4]), ((1, 28, 28), [2, 4, 7, 14]), ((1, 6, 12), [2, 3
 def test_every_shuffled_image_has_the_tiles_of_its_own_image_never_all_in_place(
     shape: tuple[int, int, int], sides: list[int]
 ) -> None:
-    assert proper_sides(*shape[1:]) == sides
+    assert tile_sides(*shape[1:]) == sides
     images = torch.rand(60, *shape, generator=torch.Generator().manual_seed(4))
     nulls = TileShuffleNulls()(images, torch.zeros(60), torch.Generator().manual_seed(5)).images
     orders = set()
@@ -458,7 +458,7 @@ def test_each_image_draws_its_kind_uniformly_and_alone() -> None:
     source = AnyOf({str(value): Constant(value) for value in values})
     images, labels = torch.zeros(3000, 1, 2, 2), torch.zeros(3000)
     made = source(images, labels, torch.Generator().manual_seed(6))
-    assert made.shares is None
+    assert made.null_probs is None
     drawn = made.images.flatten(1)
     assert (drawn == drawn[:, :1]).all(), "one kind an image"
     kinds = drawn[:, 0]
@@ -478,9 +478,9 @@ def test_each_image_has_the_share_of_its_own_kind() -> None:
     made = source(images, labels, torch.Generator().manual_seed(6))
     kinds = made.images[:, 0, 0, 0].tolist()
     assert set(kinds) == set(shares)
-    assert made.shares is not None
+    assert made.null_probs is not None
     wanted = [1.0 if shares[kind] is None else shares[kind] for kind in kinds]
-    assert made.shares.tolist() == wanted, "a hard kind is all null"
+    assert made.null_probs.tolist() == wanted, "a hard kind is all null"
     hard = AnyOf({"one": Constant(0.5), "other": Constant(0.125)})
     assert not hard.is_soft
 

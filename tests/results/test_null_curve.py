@@ -358,9 +358,9 @@ class Turning:
             0.75,
             {"always": 0.9},
             "perturbations of sizes up to 1 fool the model on at most 75.0% of the images and "
-            "never on 90.0%: give a smaller share as always",
+            "never on 90.0%: set a smaller always",
         ),
-        (1.0, {}, "the smallest perturbation tried, of size 0.000345, fools the model on 100.0%"),
+        (1.0, {}, "the smallest perturbation, of size 0.000345, already fools the model on 100.0%"),
     ],
 )
 def test_a_model_without_a_curve_is_told(
@@ -391,8 +391,8 @@ def test_shares_that_fall_are_pooled() -> None:
     [
         ("l3", {}, "no norm 'l3': choose one of linf, l2, l0"),
         ("l0", {}, "FGSMPerturbation cannot be told a size in 'l0': choose one of linf, l2"),
-        ("linf", {"always": 0.0}, "always is a share of the images, in (0, 1], not 0.0"),
-        ("linf", {"always": 1.01}, "always is a share of the images, in (0, 1], not 1.01"),
+        ("linf", {"always": 0.0}, "always must be a rate in (0, 1], not 0.0"),
+        ("linf", {"always": 1.01}, "always must be a rate in (0, 1], not 1.01"),
         ("linf", {"largest": 0}, "the largest size must be in (0, 1] in linf, not 0"),
         ("linf", {"largest": 76.5}, "the largest size must be in (0, 1] in linf, not 76.5"),
         ("l2", {"largest": math.nan}, "the largest size must be in (0, 3.4641] in l2, not nan"),
@@ -411,7 +411,9 @@ def test_too_few_held_out_images_that_are_right_are_told() -> None:
     model, data, _ = two_class_world()
     wrong = LabelledImages(data.images, 1 - data.labels, 2)
     wrong.labels[: MIN_IMAGES - 1] = data.labels[: MIN_IMAGES - 1]
-    with pytest.raises(UserError, match=r"gets 49 of 120 held-out images right, and .* needs 50"):
+    with pytest.raises(
+        UserError, match=r"classifies 49 of 120 held-out images correctly, and .* needs 50"
+    ):
         estimate_curve(model, wrong, make_perturbation("fgsm"), "linf")
     wrong.labels[MIN_IMAGES - 1] = data.labels[MIN_IMAGES - 1]
     curve = estimate_curve(model, wrong, make_perturbation("fgsm"), "linf")

@@ -219,7 +219,7 @@ def test_the_protocol() -> None:
             assert training.nulls.weight == pytest.approx(1 / 11)
     recipe = full[0].training.recipe
     assert (recipe.batch_size, recipe.epochs, recipe.learning_rate) == (64, 5, 1e-3)
-    assert (recipe.schedule, recipe.precision, recipe.null_fraction) == ("constant", "float32", 1)
+    assert (recipe.schedule, recipe.precision, recipe.nulls_per_image) == ("constant", "float32", 1)
     assert [plan.attack for plan in full[0].attacks] == ["fgsm", "worst-case"]
     assert all(trial.is_checked for trial in full), "red flags are looked for"
     assert {trial.model for trial in quick if trial.is_checked} == {"null-0.5-wd"}

@@ -48,7 +48,7 @@ def make_case(
     seed: int = 5,
     *,
     has_nulls: bool = True,
-    null_share: float | None = None,
+    replace_rate: float | None = None,
 ) -> Callable[..., tuple[Classifier, list[Any]]]:
     """A training to call: it builds the model anew and returns it with its history."""
 
@@ -56,7 +56,7 @@ def make_case(
         model = fresh_model(architecture, has_null=has_nulls)
         nulls = AdversarialNulls(model, 0.15) if has_nulls else None
         config = TrainConfig(
-            recipe, seed, weight_decay=1e-4, null_weight=0.3, null_share=null_share
+            recipe, seed, weight_decay=1e-4, null_weight=0.3, replace_rate=replace_rate
         )
         history = train(model, learnable_images(), config, nulls=nulls, **settings)
         return model, history

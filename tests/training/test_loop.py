@@ -141,7 +141,7 @@ def test_a_step_is_two_forward_passes_not_three() -> None:
     train(model, learnable_images(48), TrainConfig(replace(RECIPE, epochs=1)), nulls=nulls)
     assert calls == [16, 16] * 3
     calls.clear()
-    part = replace(RECIPE, epochs=1, null_fraction=0.25)
+    part = replace(RECIPE, epochs=1, nulls_per_image=0.25)
     train(model, learnable_images(48), TrainConfig(part), nulls=nulls)
     assert calls == [16, 4] * 3
 
@@ -240,7 +240,7 @@ def test_null_images_within_the_batch_leave_its_size_and_are_counted() -> None:
             return NullImages(torch.ones_like(images))
 
     recipe = Recipe(batch_size=16, epochs=20, learning_rate=3e-3)
-    history = train(model, data, TrainConfig(recipe, null_share=0.5), nulls=White())
+    history = train(model, data, TrainConfig(recipe, replace_rate=0.5), nulls=White())
     assert [len(images) for images in calls] == [16] * 80, "one pass a step"
     counts = [int((images == 1).flatten(1).all(dim=1).sum()) for images in calls]
     assert 0.42 < sum(counts) / (16 * 80) < 0.58
@@ -253,7 +253,7 @@ def test_null_images_within_the_batch_leave_its_size_and_are_counted() -> None:
 
 def test_a_share_without_a_source_trains_on_the_batches_as_they_are() -> None:
     with_share, plain = fresh_model(), fresh_model()
-    train(with_share, learnable_images(), TrainConfig(RECIPE, null_share=0.5))
+    train(with_share, learnable_images(), TrainConfig(RECIPE, replace_rate=0.5))
     history = train(plain, learnable_images(), TrainConfig(RECIPE))
     assert_same_bits(with_share, plain)
     assert math.isnan(history[-1].null_loss)
@@ -292,7 +292,7 @@ def test_the_first_layer_stops_learning_after_its_epochs_and_nothing_else_does()
         seen.append(stem_of(model))
         others.append(model.body.conv2.weight.detach().clone())
 
-    train(model, learnable_images(), TrainConfig(recipe, null_share=0.3), nulls=UniformNulls(),
+    train(model, learnable_images(), TrainConfig(recipe, replace_rate=0.3), nulls=UniformNulls(),
           on_step=on_step)  # fmt: skip
     for step in range(1, 15):
         moved = any(not torch.equal(a, b) for a, b in zip(seen[step], seen[step - 1], strict=True))
@@ -302,7 +302,7 @@ def test_the_first_layer_stops_learning_after_its_epochs_and_nothing_else_does()
     # Up to there nothing is different.
     free = fresh_model("report")
     train(free, learnable_images(), TrainConfig(replace(recipe, stem_epochs=None, epochs=2),
-          null_share=0.3), nulls=UniformNulls())  # fmt: skip
+          replace_rate=0.3), nulls=UniformNulls())  # fmt: skip
     for one, other in zip(stem_of(free), seen[-1], strict=True):
         assert torch.equal(one, other)
 
@@ -451,7 +451,7 @@ def within_case(**settings: Any) -> tuple[Classifier, list[Any], BestCheckpoints
     """A training with null images within its batches, dropout and selections."""
     model, selections = fresh_model("report"), select()
     recipe = Recipe(batch_size=16, epochs=4, learning_rate=8e-3)  # restless: the best is not last
-    config = TrainConfig(recipe, seed=3, null_share=0.4)
+    config = TrainConfig(recipe, seed=3, replace_rate=0.4)
     nulls = AnyOf({"uniform": UniformNulls(), "mixed": MixedNulls()})
     history = train(model, learnable_images(), config, nulls=nulls, selections=selections,
                     **settings)  # fmt: skip
@@ -490,8 +490,8 @@ def test_selecting_on_other_images_is_another_training(tmp_path: Path) -> None:
 
 def test_looking_at_selections_changes_no_weight() -> None:
     plain, looked = fresh_model("report"), fresh_model("report")
-    train(plain, learnable_images(), TrainConfig(RECIPE, null_share=0.4), nulls=UniformNulls())
-    train(looked, learnable_images(), TrainConfig(RECIPE, null_share=0.4), nulls=UniformNulls(),
+    train(plain, learnable_images(), TrainConfig(RECIPE, replace_rate=0.4), nulls=UniformNulls())
+    train(looked, learnable_images(), TrainConfig(RECIPE, replace_rate=0.4), nulls=UniformNulls(),
           selections=select())  # fmt: skip
     assert_same_bits(plain, looked)
 
@@ -593,7 +593,7 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
         make_case("notebook", replace(RECIPE, learning_rate=1e-3)),
         make_case("notebook", has_nulls=False),
         make_case("report"),
-        make_case("notebook", null_share=0.3),
+        make_case("notebook", replace_rate=0.3),
     ):
         with pytest.raises(UserError, match="belongs to a training with other settings"):
             other(state_folder=tmp_path)
@@ -722,7 +722,7 @@ def test_null_is_spread_over_the_classes_of_a_model_without_null_and_of_no_other
 
 
 def test_null_within_the_batch_is_all_null_and_has_one_logit() -> None:
-    config = TrainConfig(replace(RECIPE, epochs=1), null_share=0.3)
+    config = TrainConfig(replace(RECIPE, epochs=1), replace_rate=0.3)
     model = fresh_model()
     refused: list[tuple[Classifier, NullSource]] = [
         *((model, make(model)) for make in SOFT.values()),
@@ -806,7 +806,7 @@ def test_probabilities_of_null_follow_the_curve() -> None:
             return (images + sizes[:, None, None, None]).clamp(0, 1)
 
     source = NullProbabilities(model, curve, "noise")
-    source.maker = Grey()
+    source.perturbation = Grey()
     recipe = replace(LEARNING, epochs=40)
     train(model, learnable_images(), TrainConfig(recipe, null_weight=2.0), nulls=source)
     told = []
@@ -829,8 +829,8 @@ def test_senseless_settings_are_refused() -> None:
         {"learning_rate": 0.0},
         {"learning_rate": 1000.0},
         {"learning_rate": float("nan")},
-        {"null_fraction": 0.0},
-        {"null_fraction": 1.5},
+        {"nulls_per_image": 0.0},
+        {"nulls_per_image": 1.5},
         {"schedule": "cosine"},
         {"precision": "float16"},
         {"dropout": -0.1},
@@ -846,7 +846,7 @@ def test_senseless_settings_are_refused() -> None:
             TrainConfig(RECIPE, **weights)
     for share in (-0.1, 1.0, float("nan")):
         with pytest.raises(UserError, match=r"share of null images must be in \[0, 1\)"):
-            TrainConfig(RECIPE, null_share=share)
+            TrainConfig(RECIPE, replace_rate=share)
     for seed in (-1, 2**63):
         with pytest.raises(UserError, match="seed must be in"):
             TrainConfig(RECIPE, seed=seed)

@@ -253,7 +253,7 @@ def test_beside_the_gradient_is_that_of_the_whole_loss_written_out(
     if source.needs_image_gradient:
         part.grad = gradient[:num]
     made = SOURCES[name](plain)(part, labels[:num], stream())
-    null_loss = null_loss_by_hand(plain, made.images, labels[:num], made.shares).mean()
+    null_loss = null_loss_by_hand(plain, made.images, labels[:num], made.null_probs).mean()
     (loss + weight * null_loss).backward()
     for one, other in zip(found, gradients(plain), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
@@ -262,8 +262,8 @@ def test_beside_the_gradient_is_that_of_the_whole_loss_written_out(
         pytest.approx(loss.item()), pytest.approx(null_loss.item()), num_correct, 12
     )
     if source.is_soft:
-        assert made.shares is not None
-        assert len(set(made.shares.tolist())) > 1, "a fair case"
+        assert made.null_probs is not None
+        assert len(set(made.null_probs.tolist())) > 1, "a fair case"
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -277,7 +277,7 @@ def test_the_loss_of_null_images(num_nulls: int, shares: Any, reduction: Any) ->
     with torch.no_grad():
         logits = model.all_logits(images)
         found = null_cross_entropy(model, logits, labels, made, reduction=reduction)
-        expected = null_loss_by_hand(model, images, labels, made.shares).float()
+        expected = null_loss_by_hand(model, images, labels, made.null_probs).float()
     if reduction != "none":
         expected = getattr(expected, reduction)()
     torch.testing.assert_close(found, expected)

@@ -110,7 +110,7 @@ class Train:
         if fraction is None and self.nulls == (BY_SIZE,):
             fraction = 1.0
         if fraction is not None:
-            recipe = replace(recipe, null_fraction=fraction)
+            recipe = replace(recipe, nulls_per_image=fraction)
         robust = self._robust_plan()
         plan = None if robust else self._null_plan()
         if (self.out / CARD).exists():

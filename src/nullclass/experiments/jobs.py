@@ -139,7 +139,7 @@ def training_cost(training: Training) -> float:
         images = 2 * training.queries.plan.budget / 1000 * training.recipe.epochs
     beside = 0.0
     if training.nulls is not None and training.nulls.weight is not None:
-        beside = training.recipe.null_fraction
+        beside = training.recipe.nulls_per_image
     if training.robust is not None:  # bounds are two passes; an attack's step is one
         beside = 1.0 + _num_steps(training.robust)
     passes = images * 3 * (1 + beside) * (0.6 if training.recipe.precision == "bfloat16" else 1)

@@ -59,7 +59,7 @@ class Trained:
             seed=training.seed,
             weight_decay=training.weight_decay,
             null_weight=0.0 if plan is None or plan.weight is None else plan.weight,
-            null_share=None if plan is None else plan.share,
+            replace_rate=None if plan is None else plan.share,
             robust=make_robust(training.robust.loss, training.robust.settings)
             if training.robust is not None
             else None,

@@ -1,8 +1,8 @@
-"""Where "none of these" comes from. A new source: one file, one line in :data:`NULL_SOURCES`."""
+"""Sources of null images: an open set. A new source: one file, one line in :data:`NULL_SOURCES`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
@@ -30,6 +30,7 @@ __all__ = [
     "NullSource",
     "TileShuffleNulls",
     "UniformNulls",
+    "as_null_source",
     "check_settings",
     "make_nulls",
 ]
@@ -38,12 +39,11 @@ __all__ = [
 def _any_of(
     model: nn.Module | None, sources: Mapping[str, Mapping[str, Any]] | None = None
 ) -> AnyOf:
-    told = (sources or {}).items()
-    return AnyOf({name: make_nulls(name, settings, model) for name, settings in told})
+    items = (sources or {}).items()
+    return AnyOf({name: make_nulls(name, settings, model) for name, settings in items})
 
 
-def _of_images(source: Callable[..., NullSource]) -> Callable[..., NullSource]:
-    """A maker of a source that needs no model."""
+def _without_model(source: Callable[..., NullSource]) -> Callable[..., NullSource]:
     return lambda model, **settings: source(**settings)
 
 
@@ -51,17 +51,17 @@ NULL_SOURCES: dict[str, Callable[..., NullSource]] = {
     "adversarial": AdversarialNulls,
     "null-probabilities": NullProbabilities,
     "ccat": CCATNulls,
-    "background": _of_images(BackgroundNulls),
-    "uniform": _of_images(UniformNulls),
-    "tile-shuffle": _of_images(TileShuffleNulls),
-    "mixed": _of_images(MixedNulls),
+    "background": _without_model(BackgroundNulls),
+    "uniform": _without_model(UniformNulls),
+    "tile-shuffle": _without_model(TileShuffleNulls),
+    "mixed": _without_model(MixedNulls),
     "any-of": _any_of,
 }
-"""Name to a maker, from the model in training and the source's settings."""
+"""Name to a function of the model in training and the settings of the source."""
 
 
 def make_nulls(name: str, settings: Mapping[str, Any], model: nn.Module | None) -> NullSource:
-    """The source of that name.
+    """Return the null source of that name.
 
     Args:
         name: A name in :data:`NULL_SOURCES`.
@@ -69,7 +69,7 @@ def make_nulls(name: str, settings: Mapping[str, Any], model: nn.Module | None) 
         model: The model in training, for sources that attack it.
 
     Raises:
-        UserError: If the source is unknown, or with its own reason to refuse the settings.
+        UserError: If the source is unknown or rejects its settings.
     """
     if name not in NULL_SOURCES:
         raise UserError(
@@ -82,9 +82,30 @@ def make_nulls(name: str, settings: Mapping[str, Any], model: nn.Module | None) 
 
 
 def check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Refuse a source that is unknown or settings it would refuse, before any work is done.
+    """Raise a UserError if the source is unknown or rejects its settings."""
+    make_nulls(name, settings, None)
+
+
+def as_null_source(nulls: Any, model: nn.Module) -> NullSource:
+    """Return the null source that a user means.
+
+    Args:
+        nulls: A source, a name in :data:`NULL_SOURCES`, or a list of these, which are mixed
+            (:class:`AnyOf`).
+        model: The model in training, for named sources that attack it.
 
     Raises:
-        UserError: With the source's own reason.
+        UserError: If it is none of these.
     """
-    make_nulls(name, settings, None)
+    if isinstance(nulls, str):
+        return make_nulls(nulls, {}, model)
+    if isinstance(nulls, Sequence):
+        return AnyOf([as_null_source(source, model) for source in nulls])
+    if isinstance(nulls, type) or not (callable(nulls) and hasattr(nulls, "settings")):
+        name = nulls.__name__ if isinstance(nulls, type) else type(nulls).__name__
+        raise UserError(
+            "nulls must be a null source such as AdversarialNulls(model, eps=0.15), a name such as "
+            f"'uniform', or a list of these, not {name}"
+        )
+    source: NullSource = nulls
+    return source

@@ -1,56 +1,52 @@
-"""FGSM images of the model in training, labelled null (the notebook; Hosseini et al. 2017).
+"""Adversarial images of the model in training, labelled null (Hosseini et al. 2017).
 
     x_null = clamp(x + eps * sign(dL/dx), 0, 1),   L = CE(f(x), y)
 
-With more than one step the sign step is repeated within the same L-infinity ball (PGD).
-The notebook adds its epsilon to the standardised image; here eps is in pixel units
-(0.3081 times the notebook's on MNIST).
+With several steps the sign step is repeated within the same L-infinity ball (PGD). The notebook
+adds its epsilon to the standardised image; here eps is in pixel units (0.3081 times the notebook's
+on MNIST).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
-from nullclass.nulls.base import NullImages
+from nullclass.nulls.base import NullImages, NullSource
 
 
-class AdversarialNulls:
-    """Null images made on the fly by attacking the model in training.
-
-    Args:
-        model: The model in training; maps images ``(N, C, H, W)`` in [0,1] to logits.
-        eps: L-infinity size of the step, in pixel units, in (0, 1].
-        num_steps: 1 is the notebook's FGSM; more are PGD steps of 2.5 eps / num_steps.
+@dataclass(frozen=True)
+class AdversarialNulls(NullSource):
+    """Null images made by attacking the model in training.
 
     Raises:
         UserError: If ``eps`` or ``num_steps`` is out of range.
     """
 
+    model: nn.Module
+    """The model in training: images ``(N, C, H, W)`` in [0,1] to logits."""
+    eps: float = 0.154
+    """L-infinity size of the step in pixel units, in (0, 1]; by default the notebook's 0.5."""
+    num_steps: int = 1
+    """1 is FGSM, as in the notebook; more are PGD steps of size 2.5 eps / num_steps."""
+
     needs_image_gradient = True
-    is_soft = False
 
-    def __init__(self, model: nn.Module, eps: float, num_steps: int = 1) -> None:
-        if not 0 < eps <= 1:
-            raise UserError(f"the null images' eps must be in (0, 1] pixel units, not {eps}")
-        if num_steps < 1:
-            raise UserError(f"the null images need at least one step, not {num_steps}")
-        self.model = model
-        self.eps = eps
-        self.num_steps = num_steps
-
-    def settings(self) -> dict[str, Any]:
-        """Eps and num_steps; the model is the one in training."""
-        return {"eps": self.eps, "num_steps": self.num_steps}
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        if not 0 < self.eps <= 1:
+            raise UserError(f"the null images' eps must be in (0, 1] pixel units, not {self.eps}")
+        if self.num_steps < 1:
+            raise UserError(f"the null images need at least one step, not {self.num_steps}")
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> NullImages:
-        """Null images from a batch; the first step uses ``images.grad`` where it is there."""
+        """Return adversarial images; the first step uses ``images.grad`` if it is set."""
         clean = images.detach()
         gradient = images.grad if images.grad is not None else self._gradient(clean, labels)
         if self.num_steps == 1:

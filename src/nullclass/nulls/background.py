@@ -11,24 +11,21 @@ from torch import Tensor
 
 from nullclass.core.errors import UserError
 from nullclass.data import DATASETS, LabelledImages, load_dataset
-from nullclass.nulls.base import NullImages
+from nullclass.nulls.base import NullImages, NullSource
 
 
-class BackgroundNulls:
-    """Null images drawn from other data, with replacement; the batch gives only their number.
+class BackgroundNulls(NullSource):
+    """Null images drawn from other data, with replacement, as many as the batch has.
 
     Args:
-        dataset: Name in :data:`nullclass.data.DATASETS` of the data whose training images are drawn
-            from; loaded when first needed.
-        images: Images of one's own instead, and then ``dataset`` is only what they are called.
+        dataset: Name in :data:`nullclass.data.DATASETS`. Its training images are loaded on first
+            use.
+        images: Your own images instead; ``dataset`` is then only their name.
 
     Raises:
-        UserError: If there is no such dataset. When called, if the images are of another shape than
-            the batch's or the dataset cannot be had.
+        UserError: If there is no such dataset. When called, if the images differ in shape from the
+            batch or the dataset is not available.
     """
-
-    needs_image_gradient = False
-    is_soft = False
 
     def __init__(
         self, dataset: str = "fashion-mnist", images: LabelledImages | None = None
@@ -38,31 +35,29 @@ class BackgroundNulls:
                 f"there are no background images {dataset!r}: choose one of {', '.join(DATASETS)}"
             )
         self.dataset = dataset
-        self._given = images
+        self._images = images
 
     def settings(self) -> dict[str, Any]:
-        """The name of the data, whose checksums are known; of one's own images also a digest."""
-        told = {"dataset": self.dataset}
-        if self._given is not None:
-            pixels = self._given.images.cpu().contiguous().numpy()
-            told["images_sha256"] = hashlib.sha256(pixels.data).hexdigest()
-        return told
+        """Return the name of the data, and a digest of your own images."""
+        settings = {"dataset": self.dataset}
+        if self._images is not None:
+            pixels = self._images.images.cpu().contiguous().numpy()
+            settings["images_sha256"] = hashlib.sha256(pixels.data).hexdigest()
+        return settings
 
     @cached_property
     def _pool(self) -> LabelledImages:
-        if self._given is not None:
-            return self._given
-        return load_dataset(self.dataset, validation=0).train
+        return self._images or load_dataset(self.dataset, validation=0).train
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> NullImages:
-        """See :class:`nullclass.nulls.base.NullSource`."""
-        shape, wanted = tuple(self._pool.images.shape[1:]), tuple(images.shape[1:])
-        if shape != wanted:
+        """Return images of the other data (:class:`nullclass.nulls.base.NullSource`)."""
+        shape, expected = tuple(self._pool.images.shape[1:]), tuple(images.shape[1:])
+        if shape != expected:
             raise UserError(
                 f"the background images of {self.dataset} are {shape}, and the training images "
-                f"{wanted}: name data of the same shape"
+                f"{expected}: use data of the same shape"
             )
         chosen = torch.randint(len(self._pool), (len(images),), generator=generator)
         drawn = self._pool.batch(chosen.to(self._pool.images.device))[0]

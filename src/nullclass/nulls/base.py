@@ -1,4 +1,4 @@
-"""What a source of null images is."""
+"""The interface of a source of null images."""
 
 from __future__ import annotations
 
@@ -11,34 +11,36 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class NullImages:
-    """What a source made of a batch."""
+    """Null images made from a batch."""
 
     images: Tensor
     """``(N, C, H, W)`` in [0,1]."""
-    shares: Tensor | None = None
-    """``(N,)`` in [0,1]: how much of each target is null, the rest staying on the true label
-    (p_NULL in Hosseini et al. 2017); ``None``: all of it."""
+    null_probs: Tensor | None = None
+    """``(N,)`` in [0,1]: the probability of null in each target; the rest stays on the true label
+    (p_NULL in Hosseini et al. 2017). ``None`` means 1 for all."""
 
 
 class NullSource(Protocol):
-    """Makes images that belong to no class, or to theirs only in part, out of a batch that does.
+    """Makes null images from a batch of labelled images.
 
-    The same generator state gives the same images; the inputs are left untouched.
-    What a source needs beyond the batch (a model, other images) goes in its constructor.
+    The same generator state gives the same images, and the inputs are not changed. Whatever a
+    source needs besides the batch (a model, other images) goes into its constructor. Subclass this
+    to inherit the defaults below; a dataclass then needs only ``__call__``.
     """
 
-    needs_image_gradient: bool
-    """Whether the source reads ``images.grad``, the gradient of the training loss. The
-    training loop then asks for it in the backward pass it makes anyway."""
-    is_soft: bool
-    """Whether it leaves a share of a target on the true label."""
+    needs_image_gradient: bool = False
+    """Whether the source reads ``images.grad``, the gradient of the training loss. The training
+    loop then computes it in the backward pass of the step."""
+    is_soft: bool = False
+    """Whether targets keep some probability on the true label."""
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the images, besides the batch, as JSON values."""
-        ...
+        """All settings as JSON values: here, the fields of a dataclass except ``model``."""
+        names = getattr(self, "__dataclass_fields__", {}).keys() - {"model"}
+        return {name: getattr(self, name) for name in sorted(names)}
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> NullImages:
-        """Null images from images ``(N, C, H, W)`` in [0,1] and their labels ``(N,)``."""
+        """Return null images for images ``(N, C, H, W)`` in [0,1] with labels ``(N,)``."""
         ...

@@ -20,13 +20,15 @@ from nullclass.nulls.perturb.base import gradient_of
 from nullclass.results.null_curve import Floats, NullCurve, isotonic
 
 MIN_IMAGES = 50
-"""Images a curve can be estimated from: the share fooled is then known to about 0.07."""
+"""Images needed to estimate a curve; they give a fooled rate to within about 0.07."""
 
 NUM_COARSE = 24
-"""Sizes of the scan for the range, from 1/2896 of the largest on, each sqrt(2) times the last."""
+"""Sizes of the search for the range: from 1/2896 of the largest, each sqrt(2) times the last."""
 
 BATCH_SIZE = 500
-"""Images perturbed at once."""
+
+Batch = tuple[Tensor, Tensor, Tensor | None]
+"""Images, labels and the gradient at the images, if the perturbation starts from it."""
 
 
 def estimate_curve(
@@ -41,33 +43,33 @@ def estimate_curve(
     seed: int = 0,
     on_images: Callable[[int], None] | None = None,
 ) -> NullCurve:
-    """Estimate f: the share of held-out images that perturbations of each size fool.
+    """Estimate f: the rate of held-out images that a perturbation of each size fools.
 
-    Only images that the model gets right count, so that f(0) is 0. Fooled is an answer that is
-    another real class. The range is found first: the smallest of a few sizes that always fools.
-    Every size is tried with the same random draws.
+    Only correctly classified images count, so that f(0) is 0. An image is fooled if the model
+    predicts another real class. A coarse search first finds the range: the smallest size that
+    always fools. Every size uses the same random draws.
 
     Args:
         model: The clean model.
-        held_out: Images it was not trained on.
-        perturbation: What perturbs them.
-        norm: How sizes are told; one of the maker's.
-        num_sizes: Evenly spaced sizes up to the end of the range (in ``l0`` rounded to whole
-            pixels, hence fewer if there are fewer pixels).
-        always: The share fooled that counts as always, in (0, 1]. One step of FGSM, however long,
-            leaves a network right on some images that it guesses: it needs less.
-        largest: The end of the first scan, in units of the norm. Without it 1 in ``linf`` and
-            ``l0``; in ``l2`` half of the box's diagonal, within which any image can be made grey.
-        seed: Of what the maker draws.
-        on_images: Progress: called with the number of images just perturbed.
+        held_out: Images that the model was not trained on.
+        perturbation: The perturbation.
+        norm: A norm that the perturbation supports.
+        num_sizes: Number of evenly spaced sizes up to the end of the range. In ``l0`` sizes are
+            rounded to pixels, so that there may be fewer.
+        always: The fooled rate that counts as always, in (0, 1]. One step of FGSM leaves some
+            images correct at any size and needs a smaller value.
+        largest: End of the coarse search, in units of the norm. By default 1 in ``linf`` and
+            ``l0``, and half of the diagonal of [0,1]^d in ``l2``, where any image can become grey.
+        seed: Seed of the perturbation.
+        on_images: Progress callback: called with the number of images just perturbed.
 
     Returns:
-        The curve; its last point is the end of the range, and f is 1 there.
+        The curve. Its last point is the end of the range, where f is 1.
 
     Raises:
-        UserError: If the norm is unknown to the maker, an argument is out of range, fewer than
-            :data:`MIN_IMAGES` images are answered rightly, or the model is never fooled, not
-            always fooled by any size, or always fooled by the smallest.
+        UserError: If the perturbation does not support the norm, an argument is out of range,
+            fewer than :data:`MIN_IMAGES` images are classified correctly, or no size fools the
+            model, none always fools it, or the smallest one already does.
     """
     shape = tuple(held_out.images.shape[1:])
     limit = find_norm(norm).largest(math.prod(shape))
@@ -76,104 +78,93 @@ def estimate_curve(
     if not 0 < largest <= limit:
         raise UserError(f"the largest size must be in (0, {limit:g}] in {norm}, not {largest}")
     if not 0 < always <= 1:
-        raise UserError(f"always is a share of the images, in (0, 1], not {always}")
+        raise UserError(f"always must be a rate in (0, 1], not {always}")
     if num_sizes < 2:
         raise UserError(f"a null curve needs at least two sizes, not {num_sizes}")
-    asked = _Asked(model, held_out, perturbation, norm, seed, on_images)
+    batches = _correct_batches(model, held_out, perturbation)
+    num_images = sum(len(labels) for _, labels, _ in batches)
+    if num_images < MIN_IMAGES:
+        raise UserError(
+            f"the model classifies {num_images} of {len(held_out)} held-out images correctly, and "
+            f"a null curve needs {MIN_IMAGES}: hold out more images, or train the model longer"
+        )
 
-    def there_are(sizes: Floats) -> Floats:
+    def fooled_rate(size: float) -> float:
+        generator = torch.Generator().manual_seed(seed)
+        num_fooled = 0
+        with frozen(model):
+            for images, labels, gradient in batches:
+                sizes = images.new_full((len(images),), size)
+                perturbed = perturbation(
+                    model, images, labels, sizes, norm, generator, gradient=gradient
+                )
+                is_fooled = outcomes(model.predict(perturbed), labels) == Outcome.FOOLED
+                num_fooled += int(is_fooled.sum())
+                if on_images is not None:
+                    on_images(len(images))
+        return num_fooled / num_images
+
+    def possible(sizes: Floats) -> Floats:
         if norm != "l0":
             return sizes
         num_pixels = math.prod(shape[1:])
         return np.unique(np.rint(sizes * num_pixels).clip(1)) / num_pixels
 
-    end = _find_end(asked, there_are(largest * 2 ** (np.arange(1 - NUM_COARSE, 1) / 2)), always)
-    sizes = there_are(end * (np.arange(1, num_sizes + 1) / num_sizes))
-    fooled = [asked.share_fooled(float(size)) for size in sizes]
+    coarse = possible(largest * 2 ** (np.arange(1 - NUM_COARSE, 1) / 2))
+    end = _smallest_that_always_fools(fooled_rate, coarse, always)
+    sizes = possible(end * (np.arange(1, num_sizes + 1) / num_sizes))
+    fooled = [fooled_rate(size) for size in sizes.tolist()]
     return NullCurve(
         norm=norm,
         sizes=tuple(sizes.tolist()),
         probabilities=tuple((isotonic(fooled) / always).clip(0, 1).tolist()),
         fooled=tuple(fooled),
-        num_images=asked.num_images,
+        num_images=num_images,
         perturbation=name_of(perturbation),
         perturbation_settings=perturbation.settings(),
     )
 
 
-def _find_end(asked: _Asked, sizes: Floats, always: float) -> float:
-    """The smallest of the rising sizes that always fools."""
-    shares: list[float] = []
-    for size in sizes.tolist():
-        shares.append(asked.share_fooled(size))
-        if shares[-1] >= always:
-            break
-    if max(shares) == 0:
+def _correct_batches(
+    model: Classifier, held_out: LabelledImages, perturbation: Perturbation
+) -> list[Batch]:
+    """Return the correctly classified images in batches."""
+    batches: list[Batch] = []
+    with frozen(model):
+        for first in range(0, len(held_out), BATCH_SIZE):
+            batch = held_out.batch(slice(first, first + BATCH_SIZE))
+            images, labels = (tensor.to(model.mean.device) for tensor in batch)
+            is_correct = (model.predict(images) == labels) & (labels >= 0)
+            images, labels = images[is_correct], labels[is_correct]
+            if len(labels):
+                needs_gradient = perturbation.needs_gradient
+                gradient = gradient_of(model, images, labels) if needs_gradient else None
+                batches.append((images, labels, gradient))
+    return batches
+
+
+def _smallest_that_always_fools(
+    fooled_rate: Callable[[float], float], sizes: Floats, always: float
+) -> float:
+    """Return the smallest of the increasing sizes whose fooled rate reaches ``always``."""
+    highest = 0.0
+    for i, size in enumerate(sizes.tolist()):
+        rate = fooled_rate(size)
+        if rate >= always and i > 0:
+            return float(size)
+        if rate >= always:
+            raise UserError(
+                f"the smallest perturbation, of size {size:.3g}, already fools the model on "
+                f"{rate:.1%} of the images: use a smaller largest size, or a more robust model"
+            )
+        highest = max(highest, rate)
+    if highest == 0:
         raise UserError(
             f"no perturbation of a size up to {size:.3g} fools the model, so there is no null "
             "curve: use another perturbation, or allow larger sizes"
         )
-    if max(shares) < always:
-        raise UserError(
-            f"perturbations of sizes up to {size:.3g} fool the model on at most "
-            f"{max(shares):.1%} of the images and never on {always:.1%}: give a smaller share as "
-            "always, allow larger sizes, or use another perturbation"
-        )
-    if len(shares) == 1:
-        raise UserError(
-            f"the smallest perturbation tried, of size {size:.3g}, fools the model on "
-            f"{shares[0]:.1%} of the images already, so there is no curve to see: give a smaller "
-            "largest size, or a clean model that stands more"
-        )
-    return float(size)
-
-
-class _Asked:
-    """The model and the held-out images that it gets right, ready to be perturbed."""
-
-    def __init__(
-        self,
-        model: Classifier,
-        held_out: LabelledImages,
-        perturbation: Perturbation,
-        norm: str,
-        seed: int,
-        on_images: Callable[[int], None] | None,
-    ) -> None:
-        self.model, self.perturbation, self.norm = model, perturbation, norm
-        self.seed, self.on_images = seed, on_images
-        self.batches: list[tuple[Tensor, Tensor, Tensor | None]] = []
-        """Images, labels and, if the maker wants it, the gradient that all sizes begin with."""
-        device = model.mean.device
-        with frozen(model):
-            for first in range(0, len(held_out), BATCH_SIZE):
-                batch = held_out.batch(slice(first, first + BATCH_SIZE))
-                images, labels = (tensor.to(device) for tensor in batch)
-                is_right = (model.predict(images) == labels) & (labels >= 0)
-                images, labels = images[is_right], labels[is_right]
-                if len(labels):
-                    wants = perturbation.needs_gradient
-                    gradient = gradient_of(model, images, labels) if wants else None
-                    self.batches.append((images, labels, gradient))
-        self.num_images = sum(len(labels) for _, labels, _ in self.batches)
-        if self.num_images < MIN_IMAGES:
-            raise UserError(
-                f"the model gets {self.num_images} of {len(held_out)} held-out images right, and a "
-                f"null curve needs {MIN_IMAGES}: hold out more images, or train the model longer"
-            )
-
-    def share_fooled(self, size: float) -> float:
-        """The share of the images that a perturbation of this size fools."""
-        generator = torch.Generator().manual_seed(self.seed)
-        num_fooled = 0
-        with frozen(self.model):
-            for images, labels, gradient in self.batches:
-                sizes = images.new_full((len(images),), size)
-                perturbed = self.perturbation(
-                    self.model, images, labels, sizes, self.norm, generator, gradient=gradient
-                )
-                scored = outcomes(self.model.predict(perturbed), labels)
-                num_fooled += int((scored == Outcome.FOOLED).sum())
-                if self.on_images is not None:
-                    self.on_images(len(images))
-        return num_fooled / self.num_images
+    raise UserError(
+        f"perturbations of sizes up to {size:.3g} fool the model on at most {highest:.1%} of the "
+        f"images and never on {always:.1%}: set a smaller always, allow larger sizes, or use "
+        "another perturbation"
+    )

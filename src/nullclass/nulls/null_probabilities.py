@@ -1,12 +1,11 @@
-"""Images perturbed by a random size, null in part: NULL probabilities (Hosseini et al. 2017).
+"""Perturbed images with a probability of null that grows with the perturbation.
 
     x' = perturb(x, s),    s ~ U(0, s_max],    t = (1 - p) onehot(y) + p null,    p = f(|x' - x|)
 
-Their step 3: the more an image is perturbed, the more of its target moves from the true label to
-null, at the pace f at which the clean model is fooled (:mod:`nullclass.results.null_curve`, their
-step 2).
-f is read at the size that came out, which the box may have made smaller than s. The perturbations
-are made on the model in training, against its cross-entropy.
+Step 3 of Hosseini et al. 2017 ("Blocking transferability"). f is the null curve: how often the
+clean model is fooled by perturbations of a size (:mod:`nullclass.results.null_curve`, their step
+2). It is read at the size of the perturbation within [0,1], which may be smaller than s. The
+perturbations increase the cross-entropy of the model in training.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from nullclass.core.norms import size_of
 from nullclass.models.classifier import Classifier
-from nullclass.nulls.base import NullImages
+from nullclass.nulls.base import NullImages, NullSource
 from nullclass.nulls.perturb import (
     Perturbation,
     check_norm,
@@ -31,20 +30,20 @@ from nullclass.nulls.perturb.base import check_maker
 from nullclass.results.null_curve import NullCurve
 
 
-class NullProbabilities:
-    """Null images in part, by their distance from the image they were made from.
+class NullProbabilities(NullSource):
+    """Soft null images, by their distance from the original image.
 
     Args:
         model: The model in training.
-        curve: f, or its values as JSON (:meth:`nullclass.results.null_curve.NullCurve.to_dict`).
-        perturbation: A maker, or its name in :data:`nullclass.nulls.perturb.PERTURBATIONS`; unless
-            given the one the curve was estimated with.
-        perturbation_settings: A named maker's settings; unless given those of the curve, if they
-            are that maker's.
+        curve: f, or its JSON values (:meth:`nullclass.results.null_curve.NullCurve.to_dict`).
+        perturbation: A perturbation, or its name in :data:`nullclass.nulls.perturb.PERTURBATIONS`;
+            by default, the one that the curve was estimated with.
+        perturbation_settings: Settings of a named perturbation; by default, those of the curve if
+            it was estimated with the same perturbation.
 
     Raises:
-        UserError: If the curve is none, the maker is unknown or refuses its settings, or it cannot
-            be told a size in the curve's norm.
+        UserError: If the curve is invalid, or the perturbation is unknown, rejects its settings or
+            does not support the curve's norm.
     """
 
     is_soft = True
@@ -64,34 +63,38 @@ class NullProbabilities:
                 perturbation_settings = self.curve.perturbation_settings
             check_norm(perturbation, self.curve.norm)
             perturbation = make_perturbation(perturbation, perturbation_settings)
-        self.maker = perturbation
-        self.perturbation = name_of(perturbation)
         check_maker(perturbation, self.curve.norm)
-        self.needs_image_gradient = self.maker.needs_gradient
+        self.perturbation = perturbation
+        self.needs_image_gradient = perturbation.needs_gradient
 
     def settings(self) -> dict[str, Any]:
-        """The curve, the maker and its settings; the model is the one in training."""
+        """Return the curve, the perturbation and its settings."""
         return {
             "curve": self.curve.to_dict(),
-            "perturbation": self.perturbation,
-            "perturbation_settings": self.maker.settings(),
+            "perturbation": name_of(self.perturbation),
+            "perturbation_settings": self.perturbation.settings(),
         }
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> NullImages:
-        """See :class:`nullclass.nulls.base.NullSource`."""
-        drawn = 1 - torch.rand(len(images), generator=generator)  # never 0
-        sizes = self.curve.largest * drawn
-        if self.curve.norm == "l0":  # 1 to N_max pixels, each as likely
+        """Return images perturbed by random sizes (:class:`nullclass.nulls.base.NullSource`)."""
+        uniform = 1 - torch.rand(len(images), generator=generator)  # in (0, 1]
+        sizes = self.curve.largest * uniform
+        if self.curve.norm == "l0":  # 1 to N_max pixels, all equally likely
             num_pixels = math.prod(images.shape[2:])
-            most = max(1, math.floor(self.curve.largest * num_pixels * (1 + 1e-6)))
-            sizes = (most * drawn).ceil() / num_pixels
-        sizes = sizes.to(images)
+            max_pixels = max(1, math.floor(self.curve.largest * num_pixels * (1 + 1e-6)))
+            sizes = (max_pixels * uniform).ceil() / num_pixels
         clean = images.detach()
-        perturbed = self.maker(
-            self.model, clean, labels, sizes, self.curve.norm, generator, gradient=images.grad
+        perturbed = self.perturbation(
+            self.model,
+            clean,
+            labels,
+            sizes.to(images),
+            self.curve.norm,
+            generator,
+            gradient=images.grad,
         )
-        reached = size_of(perturbed, clean, self.curve.norm)
-        shares = torch.from_numpy(self.curve(reached.double().cpu().numpy()))
-        return NullImages(perturbed, shares.to(images))
+        final_sizes = size_of(perturbed, clean, self.curve.norm)
+        null_probs = torch.from_numpy(self.curve(final_sizes.double().cpu().numpy()))
+        return NullImages(perturbed, null_probs.to(images))

@@ -1,28 +1,19 @@
-"""Noise labelled null: every pixel drawn from U[0, 1] (Roos 2020; study-facts section 2, ``u``)."""
+"""Uniform noise labelled null (Roos 2020, null samples "u")."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from nullclass.nulls.base import NullImages
+from nullclass.nulls.base import NullImages, NullSource
 
 
-class UniformNulls:
-    """Null images of independent uniform pixels; the batch gives only their shape."""
-
-    needs_image_gradient = False
-    is_soft = False
-
-    def settings(self) -> dict[str, Any]:
-        """None."""
-        return {}
+class UniformNulls(NullSource):
+    """Null images whose pixels are independent draws from U[0, 1]."""
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> NullImages:
-        """See :class:`nullclass.nulls.base.NullSource`."""
-        drawn = torch.rand(images.shape, generator=generator, dtype=images.dtype)
-        return NullImages(drawn.to(images.device))
+        """Return noise shaped like the batch (:class:`nullclass.nulls.base.NullSource`)."""
+        noise = torch.rand(images.shape, generator=generator, dtype=images.dtype)
+        return NullImages(noise.to(images.device))

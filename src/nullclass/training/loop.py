@@ -56,9 +56,9 @@ class TrainConfig:
     """L2 penalty added to the gradient (Adam's ``weight_decay``)."""
     null_weight: float = 1 / 11
     """Weight of the null loss (alpha in the notebook), for null images beside each batch."""
-    null_share: float | None = None
+    replace_rate: float | None = None
     """With a number in [0, 1), null images enter within each batch, in the place of
-    Binomial(batch, null_share) of its images, and ``null_weight`` is not used."""
+    Binomial(batch, replace_rate) of its images, and ``null_weight`` is not used."""
     robust: RobustLoss | None = None
     """Trained on instead of the clean images' loss; computed in float32 whatever the precision."""
     uniform_targets: bool = False
@@ -67,8 +67,8 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse weights, shares and seeds that make no sense."""
-        if self.null_share is not None and not 0 <= self.null_share < 1:
-            raise UserError(f"the share of null images must be in [0, 1), not {self.null_share}")
+        if self.replace_rate is not None and not 0 <= self.replace_rate < 1:
+            raise UserError(f"the share of null images must be in [0, 1), not {self.replace_rate}")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"the seed must be in 0 … 2**63 - 1, not {self.seed}")
         if not 0 <= self.weight_decay < math.inf or not 0 <= self.null_weight < math.inf:
@@ -334,10 +334,10 @@ def _check_nulls(model: Classifier, nulls: NullSource, config: TrainConfig) -> N
             f"null images need one null logit or one a class ({model.num_classes}), and the model "
             f"has {model.num_nulls}"
         )
-    if config.null_share is not None and (nulls.is_soft or model.num_nulls != 1):
+    if config.replace_rate is not None and (nulls.is_soft or model.num_nulls != 1):
         raise UserError(
             "null images within the batch need a null class of one logit and targets that are all "
-            "null: give null_weight instead of null_share"
+            "null: give null_weight instead of replace_rate"
         )
 
 
@@ -379,7 +379,7 @@ def _epoch(
         if robust is not None:
             progress = done / (recipe.epochs * num_steps)
             losses = step_robust(robust, images, labels, state.generator, progress)
-        elif config.null_share is None:
+        elif config.replace_rate is None:
             losses = step_append_nulls(
                 model,
                 images,
@@ -388,14 +388,16 @@ def _epoch(
                 state.generator,
                 precision,
                 config.null_weight,
-                recipe.null_fraction,
+                recipe.nulls_per_image,
             )
         else:
             losses = step_replace_with_nulls(
-                model, images, labels, nulls, state.generator, precision, config.null_share
+                model, images, labels, nulls, state.generator, precision, config.replace_rate
             )
         is_finite = math.isfinite(losses.loss) and not math.isinf(losses.null_loss)
-        if not is_finite or (config.null_share is None and nulls and math.isnan(losses.null_loss)):
+        if not is_finite or (
+            config.replace_rate is None and nulls and math.isnan(losses.null_loss)
+        ):
             raise UserError(
                 f"training diverged: the loss is {losses.loss} (null loss {losses.null_loss}) at "
                 f"step {step + 1} of epoch {epoch + 1}; lower the learning rate "

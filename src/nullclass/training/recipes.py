@@ -32,7 +32,7 @@ class Recipe:
     precision: Literal["float32", "bfloat16"] = "float32"
     """``bfloat16`` runs the layers under autocast where the machine has it natively; weights,
     losses and optimiser state stay in float32."""
-    null_fraction: float = 1.0
+    nulls_per_image: float = 1.0
     """Share of each batch from which null images are made beside it, in (0, 1]."""
     dropout: float = 1.0
     """Factor in [0, 1] on what the network's dropout layers drop: few epochs need less."""
@@ -57,8 +57,8 @@ class Recipe:
             raise UserError(f"no schedule {self.schedule!r}: choose one of {known}")
         if self.precision not in ("float32", "bfloat16"):
             raise UserError(f"no precision {self.precision!r}: choose float32 or bfloat16")
-        if not 0 < self.null_fraction <= 1:
-            raise UserError(f"null_fraction must be in (0, 1], not {self.null_fraction}")
+        if not 0 < self.nulls_per_image <= 1:
+            raise UserError(f"nulls_per_image must be in (0, 1], not {self.nulls_per_image}")
         if not 0 <= self.dropout <= 1:
             raise UserError(f"the factor on dropout must be in [0, 1], not {self.dropout}")
         if not 0 <= self.jitter <= 10:
@@ -83,7 +83,7 @@ FAST: dict[str, Recipe] = {
         learning_rate=4e-3,
         schedule="triangle",
         precision="bfloat16",
-        null_fraction=0.5,
+        nulls_per_image=0.5,
     ),
     "report": Recipe(
         batch_size=64,

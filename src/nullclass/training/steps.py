@@ -10,7 +10,7 @@ with p = 1, but for sources that leave a share of the target on the true label
 The gradient of L that makes FGSM null images comes from the same backward pass as the
 parameters' gradient, so such null images cost one extra forward and backward pass, not two.
 
-Within (Roos 2020): Binomial(batch, null_share) of the batch's images give way to null images made
+Within (Roos 2020): Binomial(batch, replace_rate) of the batch's images give way to null images made
 from them, and there is one loss, the mean over all.
 """
 
@@ -56,7 +56,7 @@ def step_append_nulls(
     generator: torch.Generator,
     precision: Precision,
     null_weight: float,
-    null_fraction: float,
+    nulls_per_image: float,
 ) -> StepLosses:
     """Add a step's gradients to the parameters, null images beside the batch.
 
@@ -68,7 +68,7 @@ def step_append_nulls(
         generator: Stream of the null images.
         precision: Context of the forward passes.
         null_weight: Weight of the null loss.
-        null_fraction: Share of the batch from which null images are made.
+        nulls_per_image: Share of the batch from which null images are made.
     """
     images.requires_grad_(nulls is not None and nulls.needs_image_gradient)
     with precision():
@@ -77,7 +77,7 @@ def step_append_nulls(
     loss.backward()
     null_value = math.nan
     if nulls is not None:
-        num = max(1, round(len(images) * null_fraction))
+        num = max(1, round(len(images) * nulls_per_image))
         part = images.detach()[:num]
         if images.grad is not None:
             part.grad = images.grad[:num]
@@ -107,9 +107,9 @@ def null_cross_entropy(
         made: The null images.
         reduction: As in :func:`torch.nn.functional.cross_entropy`.
     """
-    if made.shares is None and model.num_nulls == 1:
+    if made.null_probs is None and model.num_nulls == 1:
         return cross_entropy(logits, torch.full_like(labels, NULL_LABEL), reduction=reduction)
-    targets = null_targets(labels, made.shares, model.num_classes, model.num_nulls)
+    targets = null_targets(labels, made.null_probs, model.num_classes, model.num_nulls)
     return soft_cross_entropy(logits, targets, reduction=reduction)
 
 
@@ -120,7 +120,7 @@ def step_replace_with_nulls(
     nulls: NullSource | None,
     generator: torch.Generator,
     precision: Precision,
-    null_share: float,
+    replace_rate: float,
 ) -> StepLosses:
     """Add a step's gradients to the parameters, null images within the batch.
 
@@ -131,9 +131,9 @@ def step_replace_with_nulls(
         nulls: Source of null images; without one the batch stays as it is.
         generator: Stream of the null images and of their number.
         precision: Context of the forward pass.
-        null_share: Expected share of null images.
+        replace_rate: Expected share of null images.
     """
-    images, labels, num_nulls = mix_within(images, labels, nulls, generator, null_share)
+    images, labels, num_nulls = mix_within(images, labels, nulls, generator, replace_rate)
     with precision():
         logits = model(images)
     losses = cross_entropy(logits, labels, reduction="none")
@@ -166,7 +166,7 @@ def mix_within(
     labels: Tensor,
     nulls: NullSource | None,
     generator: torch.Generator,
-    null_share: float,
+    replace_rate: float,
 ) -> tuple[Tensor, Tensor, int]:
     """Put null images in the place of the last few images of a batch.
 
@@ -176,7 +176,7 @@ def mix_within(
     if nulls is None:
         return images, labels, 0
     size = torch.tensor(float(len(images)))
-    num_nulls = int(torch.binomial(size, torch.tensor(null_share), generator=generator))
+    num_nulls = int(torch.binomial(size, torch.tensor(replace_rate), generator=generator))
     num_real = len(images) - num_nulls
     made = nulls(images, labels, generator).images
     images = torch.cat([images[:num_real], made[num_real:]])

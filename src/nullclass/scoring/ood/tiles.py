@@ -11,7 +11,7 @@ from torch import Tensor
 
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
-from nullclass.nulls.tile_shuffle import proper_sides
+from nullclass.nulls.tile_shuffle import tile_sides
 
 
 def collages(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
@@ -25,7 +25,7 @@ def collages(data: LabelledImages, num_images: int, generator: torch.Generator) 
         raise UserError("collages of tiles need at least two test images to take tiles from")
     height, width = data.images.shape[2:]
     try:
-        sides = proper_sides(height, width)
+        sides = tile_sides(height, width)
     except UserError:
         raise UserError(
             f"images of {height} x {width} cannot be cut into square tiles of more than one pixel: "

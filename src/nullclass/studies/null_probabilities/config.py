@@ -202,7 +202,7 @@ def _recipe(name: str, preset: Preset) -> Recipe:
     # Every clean image has a perturbed version; FAST makes null images from half of them. What is
     # attacked here is L-infinity: after one epoch it still fools 2.6 % at eps 0.1 (LOG.md).
     epochs = max(recipe.epochs, 2 if name == "np-linf" else 1)
-    return replace(recipe, null_fraction=1.0, epochs=epochs)
+    return replace(recipe, nulls_per_image=1.0, epochs=epochs)
 
 
 def substitute(name: str, seed: int, preset: Preset) -> Training:
