@@ -411,9 +411,7 @@ def test_too_few_held_out_images_that_are_right_are_told() -> None:
     model, data, _ = two_class_world()
     wrong = LabelledImages(data.images, 1 - data.labels, 2)
     wrong.labels[: MIN_IMAGES - 1] = data.labels[: MIN_IMAGES - 1]
-    with pytest.raises(
-        UserError, match=r"classifies 49 of 120 held-out images correctly, and .* needs 50"
-    ):
+    with pytest.raises(UserError, match=r"classifies 49 of 120 .* needs 50"):
         estimate_curve(model, wrong, make_perturbation("fgsm"), "linf")
     wrong.labels[MIN_IMAGES - 1] = data.labels[MIN_IMAGES - 1]
     curve = estimate_curve(model, wrong, make_perturbation("fgsm"), "linf")
