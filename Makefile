@@ -1,4 +1,4 @@
-# make run | test | test-all | check | bench. Each sets up what it needs in .venv; nothing else is touched.
+# make run | test | test-all | check | bench | gpu | size. Each sets up what it needs in .venv; nothing else is touched.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Threads that wait must not spin: spinning is ruinous beside any other busy process (LOG.md).
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test test-all check format bench clean
+.PHONY: run test test-all check format bench gpu size clean
 
 run: $(VENV)/.core  ## the notebook's study, quick preset: trains, attacks, prints, reports
 	$(BIN)/nullclass study fgsm-null
@@ -34,6 +34,9 @@ format: $(VENV)/.dev
 bench: $(VENV)/.bench $(VENV)-keras/.keras  ## about two hours; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
 
+gpu: $(VENV)/.core  ## on one NVIDIA GPU, at most nine minutes; writes benchmarks/results-gpu.md
+	$(BIN)/python benchmarks/gpu.py
+
 # A stamp is written last, so that an interrupted installation is done again.
 $(VENV)/.core: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (torch alone is about 200 MB; once)"
@@ -59,3 +62,7 @@ $(VENV)-keras/.keras: benchmarks/requirements-keras.txt
 
 clean:
 	rm -rf $(VENV) $(VENV)-keras .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+size:  ## lines of Python in the package and in the tests
+	@find src/nullclass -name '*.py' | xargs cat | wc -l | sed 's/^/src\/nullclass: /'
+	@find tests -name '*.py' | xargs cat | wc -l | sed 's/^/tests: /'
