@@ -33,18 +33,11 @@ from typing import Any
 
 import torch
 import tyro
-
-from common import ROOT, mnist, say, table, training_of
-from gpu_checks import Checks, report_training, shrunk
-from nullclass import records
-from nullclass.attacks import FGSM, PGD, Attack, worst_case
-from nullclass.attacks.base import WantsImages
 from nullclass.attacks.cascade import trace_of
 from nullclass.attacks.geometry import is_allowed
 from nullclass.attacks.standing import logits_of
 from nullclass.certify.provable import ProvableNull
 from nullclass.certify.prove import certify
-from nullclass.data import LabelledImages
 from nullclass.devices import find_device
 from nullclass.files import read_json, write_json, write_text
 from nullclass.jobs import place_of
@@ -55,6 +48,13 @@ from nullclass.stacked import do_stacked
 from nullclass.summary import wilson
 from nullclass.train import train
 from nullclass.trained import Trained
+
+from common import ROOT, mnist, say, table, training_of
+from gpu_checks import Checks, report_training, shrunk
+from nullclass import records
+from nullclass.attacks import FGSM, PGD, Attack, worst_case
+from nullclass.attacks.base import WantsImages
+from nullclass.data import LabelledImages
 from nullclass.zoo import load_zoo
 
 Row = dict[str, Any]

@@ -18,34 +18,34 @@ from typing import Any
 
 import numpy as np
 import torch
+from nullclass.attacks.geometry import is_allowed
+from nullclass.certify.provable import ProvableNull
+from nullclass.certify.prove import certify
+from nullclass.certify.smoothing import SmoothedNull
+from nullclass.devices import find_device
+from nullclass.jobs import place_of
+from nullclass.null_curve import NullCurve
+from nullclass.outcomes import Outcome, outcomes
+from nullclass.recipes import Recipe, find_recipe
+from nullclass.stacked import do_stacked
+from nullclass.steps import step_beside, step_robust, step_within
+from nullclass.studies.base import Training
+from nullclass.thresholds import thresholds_of
+from nullclass.train import TrainConfig, train
+from nullclass.work import do
 from torch import Tensor
 
 from common import ROOT, mnist
 from nullclass import records
 from nullclass.attacks import ATTACKS, PGD, Attack
 from nullclass.attacks.base import WantsImages, norms_of
-from nullclass.attacks.geometry import is_allowed
-from nullclass.certify.provable import ProvableNull
-from nullclass.certify.prove import certify
-from nullclass.certify.smoothing import SmoothedNull
 from nullclass.certify.verifiers import VERIFIERS
 from nullclass.cli import main as nullclass_command
 from nullclass.data import FILE_NAMES, LabelledImages
-from nullclass.devices import find_device
-from nullclass.jobs import place_of
 from nullclass.models import Classifier, build_model
-from nullclass.null_curve import NullCurve
 from nullclass.nulls import NULL_SOURCES, make_nulls
-from nullclass.outcomes import Outcome, outcomes
-from nullclass.recipes import Recipe, find_recipe
 from nullclass.robust import ROBUST_LOSSES, make_robust
-from nullclass.stacked import do_stacked
-from nullclass.steps import step_beside, step_robust, step_within
 from nullclass.studies import null_samples
-from nullclass.studies.base import Training
-from nullclass.thresholds import thresholds_of
-from nullclass.train import TrainConfig, train
-from nullclass.work import do
 from nullclass.zoo import ZOO, load_zoo
 
 Row = dict[str, Any]
