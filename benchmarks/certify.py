@@ -6,6 +6,7 @@ no weight. auto_LiRPA is measured where it is installed; its bounds are not roun
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +15,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from common import in_turns, median_seconds, mnist, table, verdict
-from nullclass.certify.lirpa import LirpaVerifier
-from nullclass.certify.margins import spec_of_labels
-from nullclass.certify.network import read_network
-from nullclass.certify.verifiers import find_verifier
-from nullclass.core.errors import UserError
+from common import ROOT, in_turns, median_seconds, mnist, table, verdict
+from nullclass.certify import find_verifier, label_spec, read_network
 from nullclass.models import Classifier
 from nullclass.models.certifiable import certifiable_cnn
-from nullclass.rejection.provable import ProvableNull
+from nullclass.rejection import ProvableNull
+
+sys.path.append(str(ROOT / "tests" / "support"))
 
 SECONDS = 20.0
 """Within which 10,000 images have to be certified."""
@@ -62,21 +61,20 @@ def measure(options: Options) -> str:
 
     def ours(_: int) -> Tensor:
         return torch.cat(
-            [
-                interval(network, x, RADIUS, "linf", spec_of_labels(y, 10, x.dtype))
-                for x, y in batches
-            ]
+            [interval(network, x, RADIUS, "linf", label_spec(y, 10, x.dtype)) for x, y in batches]
         )
 
     contenders: dict[str, Callable[[int], Tensor]] = {"interval, ours": ours}
     missing = ""
     try:
+        from lirpa import LirpaVerifier
+
         peer = LirpaVerifier(model, images[: options.batch_size])
-    except UserError as error:
+    except ImportError as error:
         missing = f"auto_LiRPA was not measured: {error}"
     else:
         contenders["interval, auto_LiRPA"] = lambda _: torch.cat(
-            [peer(x, RADIUS, "linf", spec_of_labels(y, 10, x.dtype)) for x, y in batches]
+            [peer(x, RADIUS, "linf", label_spec(y, 10, x.dtype)) for x, y in batches]
         )
     contenders["plain forward"] = lambda _: torch.cat([model.predict(x) for x, _ in batches])
     contenders["ProvableNull.predict"] = lambda _: torch.cat(

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from nullclass.data import load_dataset
     from nullclass.evaluation.run import evaluate
     from nullclass.models import Classifier, with_null_class
-    from nullclass.rejection.provable import ProvableNull
+    from nullclass.rejection import ProvableNull
     from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
     from nullclass.training.loop import train
 
 _HOMES = {
     "Classifier": "nullclass.models",
-    "ProvableNull": "nullclass.rejection.provable",
+    "ProvableNull": "nullclass.rejection",
     "UserError": "nullclass.core.errors",
     "evaluate": "nullclass.evaluation.run",
     "load_checkpoint": "nullclass.training.checkpoint",

@@ -28,7 +28,7 @@ from nullclass.experiments.engines.here import SerialEngine
 from nullclass.experiments.engines.performing import load
 from nullclass.experiments.runner import LOCK, locked
 from nullclass.models import build_model
-from nullclass.rejection.certificates import Certificates
+from nullclass.rejection import Certificates
 from nullclass.results.schema import ROW_COLUMNS, STATE, SUMMARY_COLUMNS
 from nullclass.results.store import read_run
 from nullclass.studies import STUDIES, Trial

@@ -13,7 +13,7 @@ from nullclass.experiments.config import AttackPlan, ProofPlan, Training, Trial
 from nullclass.experiments.jobs import jobs_of, place_of
 from nullclass.experiments.tasks import do
 from nullclass.experiments.trained import load_deployed, load_trained
-from nullclass.rejection.provable import ProvableNull
+from nullclass.rejection import ProvableNull
 from nullclass.results.store import read_trial
 from nullclass.training.recipes import Recipe
 

@@ -34,7 +34,7 @@ from nullclass.experiments.runner import Outcome, run_study
 from nullclass.experiments.trained import Trained
 from nullclass.nulls import NullProbabilities
 from nullclass.nulls.perturb import FGSMPerturbation
-from nullclass.rejection.threshold import calibrate, with_threshold
+from nullclass.rejection import calibrate, with_threshold
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import IMAGES, RESULT, ROWS, SIZE_COLUMNS
 from nullclass.results.store import Run, read_run

@@ -19,7 +19,7 @@ from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.evaluation.run import evaluate
 from nullclass.models import Classifier
-from nullclass.rejection.threshold import Threshold, calibrate, null_scores, overlap, with_threshold
+from nullclass.rejection import Threshold, calibrate, null_scores, overlap, with_threshold
 
 K = 3
 

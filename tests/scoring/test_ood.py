@@ -16,7 +16,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.outcomes import predictions
 from nullclass.data import Dataset, LabelledImages, load_dataset
 from nullclass.models import Classifier
-from nullclass.rejection.threshold import null_scores, with_threshold
+from nullclass.rejection import null_scores, with_threshold
 from nullclass.scoring.ood import OOD, make_ood, score_ood
 
 NUM_CLOTHES = 40

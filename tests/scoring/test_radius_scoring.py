@@ -9,7 +9,7 @@ from torch import nn
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
-from nullclass.rejection.provable import ProvableNull
+from nullclass.rejection import ProvableNull
 from nullclass.results.schema import RADIUS_COLUMNS
 from nullclass.scoring.by_radius import score_radii
 

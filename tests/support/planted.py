@@ -21,11 +21,11 @@ from nullclass.attacks import (
     Square,
 )
 from nullclass.attacks.losses import find_objective
-from nullclass.certify.verifiers import VERIFIERS, interval
+from nullclass.certify import VERIFIERS, interval_bounds
 from nullclass.data import LabelledImages
 from nullclass.evaluation.run import Evaluation, evaluate
 from nullclass.models import Classifier
-from nullclass.rejection.threshold import calibrate
+from nullclass.rejection import calibrate
 
 # Models that hide their weakness
 
@@ -251,7 +251,7 @@ SOUND: dict[str, Callable[[Models], Evaluation]] = {
 
 def unsoundly_proved(models: Models) -> Evaluation:
     """Interval bounds, but far too high: a minus sign lost would do."""
-    VERIFIERS["hopeful"] = lambda *given: interval(*given) + 1000
+    VERIFIERS["hopeful"] = lambda *given: interval_bounds(*given) + 1000
     try:
         return evaluate(models.refusing, models.test, attacks=weak(), eps=0.2, proofs="hopeful")
     finally:

@@ -1,4 +1,4 @@
-"""Tiny networks of two pixels and of nine, to prove things of and to search through."""
+"""Tiny networks of a few pixels, and ways to search all of their images."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def tiny_net(
     scale: float = 4.0,
     hidden: int = 8,
 ) -> Classifier:
-    """A random network of one hidden layer on images ``(1, 1, pixels)``."""
+    """A random network with one hidden layer on images ``(1, 1, pixels)``."""
     generator = torch.Generator().manual_seed(seed)
     first = nn.Linear(pixels, hidden)
     last = nn.Linear(hidden, num_classes + num_nulls)
@@ -24,9 +24,9 @@ def tiny_net(
         for layer in (first, last):
             layer.weight.copy_(torch.randn(layer.weight.shape, generator=generator))
         first.weight.mul_(scale)
-        # Kinks through points of the box, and logits alike in its middle.
-        places = torch.rand((hidden, pixels), generator=generator)
-        first.bias.copy_(-(first.weight * places).sum(dim=1))
+        # Kinks through points of the box, and equal logits in its middle.
+        points = torch.rand((hidden, pixels), generator=generator)
+        first.bias.copy_(-(first.weight * points).sum(dim=1))
         middle = torch.relu(first(torch.full((1, pixels), 0.5)))
         last.bias.copy_(-(middle @ last.weight.T)[0])
     body = nn.Sequential(nn.Flatten(), first, nn.ReLU(), last)
@@ -34,7 +34,7 @@ def tiny_net(
 
 
 def line_world() -> Classifier:
-    """Logits 10 (x - 0.5) and 0 of one pixel x: it says 0 right of the middle, 1 left of it."""
+    """Logits 10 (x - 0.5) and 0 of one pixel x: class 0 above the middle, 1 below."""
     layer = nn.Linear(1, 2)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[10.0], [0.0]]))
@@ -46,3 +46,17 @@ def square_grid(side: int) -> Tensor:
     """All images of two pixels on a grid over [0,1]; ``(side², 1, 1, 2)``."""
     axis = torch.linspace(0, 1, side)
     return torch.cartesian_prod(axis, axis).view(-1, 1, 1, 2)
+
+
+def within(images: Tensor, eps: float) -> Tensor:
+    """``(N, N)`` booleans: which images are within eps of each other in L∞."""
+    points = images.flatten(1).double()
+    return torch.cdist(points, points, p=torch.inf) <= eps + 1e-9
+
+
+def random_moves(images: Tensor, eps: float, norm: str, generator: torch.Generator) -> Tensor:
+    """Images moved to random points of the ball, in L2 to its surface."""
+    delta = 2 * torch.rand(images.shape, generator=generator) - 1
+    if norm == "l2":
+        delta = delta / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    return (images + eps * delta).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""One check for every verifier, and layers to walk: no point of the ball is below a bound."""
+"""A search of the ball for a point below a bound, and the layers to test."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nullclass.certify.network import Network, read_network
-from nullclass.certify.verifiers import Verifier
+from nullclass.certify import Network, Verifier, read_network
 from nullclass.models import Classifier
 
 SIZE = 6
@@ -27,7 +26,7 @@ class Residual(nn.Module):
 
 
 class Viewed(nn.Module):
-    """What users write: arithmetic, functions, sizes, a mean over pixels."""
+    """Arithmetic, functions, sizes and a mean over pixels, as users write them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +36,7 @@ class Viewed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         num_images = x.size(0)
-        x = F.leaky_relu(self.inner((x - 0.5) / 0.25) * 0.5 + 1, 0.1, inplace=True)
+        x = F.leaky_relu(self.inner((x - 0.5) / 0.25) * 0.5 + 1, 0.1)
         low = F.avg_pool2d(x, 2, ceil_mode=True) + F.max_pool2d(x, 2, ceil_mode=True)
         pooled = F.elu(low).mean((2, 3), keepdim=True) + x
         return self.batch(pooled.view(num_images, -1)).reshape(x.shape[0], 4, -1)
@@ -57,7 +56,7 @@ class Shared(nn.Module):
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
     "nothing": nn.Identity,
-    "relu": lambda: nn.ReLU(inplace=True),
+    "relu": lambda: nn.ReLU(),
     "leaky": lambda: nn.LeakyReLU(0.2),
     "steep leaky": lambda: nn.LeakyReLU(1.5),
     "elu": lambda: nn.ELU(0.7),
@@ -76,12 +75,12 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "shared": Shared,
     "dropout": lambda: nn.Dropout(0.5),
 }
-"""Layers to stand between a convolution and a linear layer; inputs have three channels."""
+"""Layers between a convolution and a linear layer; inputs have three channels."""
 
 
 def small_model(layer: nn.Module, seed: int, *, scale: float = 1.0) -> Classifier:
-    """Convolution, that layer, ReLU, linear; statistics of batch norm drawn, two channels' own
-    standardisation."""
+    """Convolution, the layer, ReLU and linear; random statistics of batch norm, two channels with
+    their own standardisation."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         first = nn.Conv2d(2, 3, 3, padding=1)
@@ -104,7 +103,7 @@ def small_model(layer: nn.Module, seed: int, *, scale: float = 1.0) -> Classifie
 
 
 def random_images(num: int, seed: int) -> Tensor:
-    """With many pixels at the ends of the range, where the box is cut."""
+    """Images with many pixels at 0 and 1, where the box is cut."""
     generator = torch.Generator().manual_seed(seed)
     images = torch.rand(num, 2, SIZE, SIZE, generator=generator) * 1.6 - 0.3
     return images.clamp(0, 1)
@@ -126,10 +125,10 @@ def worst_gap(
     spec: Tensor,
     seed: int = 0,
 ) -> float:
-    """The least of ``C z`` found in the ball, less the bound: negative is a broken bound.
+    """Smallest ``C z`` found in the ball minus the bound: negative if the bound is wrong.
 
-    The logits are the model's own in float64; points are the centre, random corners, and those
-    descended to from both.
+    The logits are the model's own in float64. Points are the center, random corners, and those on
+    gradient descent from both.
     """
     with torch.no_grad():
         bounds = verifier(network, images, radius, norm, spec).double()
@@ -158,7 +157,7 @@ def worst_gap(
 
 
 def _within(points: Tensor, center: Tensor, radius: float, norm: str) -> Tensor:
-    """In the ball and in [0,1]; a hair inside, so that float64 leaves neither."""
+    """Project into the ball and [0,1], slightly inside, so that float64 leaves neither."""
     radius = radius * (1 - 1e-12)
     delta = points - center
     if norm == "linf":

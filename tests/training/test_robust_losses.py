@@ -15,10 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from training_cases import learnable_images
 
-from nullclass.certify.margins import margins
-from nullclass.certify.network import read_network
-from nullclass.certify.regions import Box
-from nullclass.certify.verifiers import interval
+from nullclass.certify import Box, interval_bounds, label_margins, read_network
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import AdversarialNulls
@@ -95,7 +92,7 @@ def test_the_interval_loss_is_its_formula(natural_weight: float) -> None:
     seen = loss.bind(model)(images, labels, 0.9, generator())
     assert seen.loss.item() == pytest.approx(loss_by_hand(loss, model, images, labels), abs=1e-6)
     network = read_network(model)
-    proved = margins(network, images, labels, 0.15, verifier=interval) > 0
+    proved = label_margins(network, images, labels, 0.15, verifier=interval_bounds) > 0
     assert seen.num_right == int(proved.sum())
 
 
@@ -286,8 +283,13 @@ def test_certified_training_makes_images_provable_and_clean_training_does_not() 
     train(certified, data, TrainConfig(RECIPE, robust=IntervalLoss(0.1)))
 
     def proved(model: Classifier) -> float:
-        found = margins(
-            read_network(model), data.images, data.labels, 0.1, norm="linf", verifier=interval
+        found = label_margins(
+            read_network(model),
+            data.images,
+            data.labels,
+            0.1,
+            norm="linf",
+            verifier=interval_bounds,
         )
         return float((found > 0).float().mean())
 

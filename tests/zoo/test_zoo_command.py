@@ -16,7 +16,7 @@ import torch
 from tiny_zoo import EPS, RADIUS, TinyZoo
 
 from nullclass.cli.main import main
-from nullclass.rejection.provable import ProvableNull
+from nullclass.rejection import ProvableNull
 from nullclass.training.checkpoint import CARD, WEIGHTS, load_checkpoint
 from nullclass.zoo.entries import find_entry, read_zoo
 from nullclass.zoo.loading import load_entry

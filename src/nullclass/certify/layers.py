@@ -1,83 +1,72 @@
-"""What a layer does to a set of activations. One class for each kind of layer there is a bound for.
+"""Bounds of one layer. One class per kind of layer.
 
-Kinds, not layers: a convolution, a linear layer, batch norm in evaluation, average pooling and a
-shift by a constant are all affine; ReLU, tanh, sigmoid and the maximum never fall.
+Convolution, linear layer, batch norm in evaluation, average pooling and shift by a constant are
+affine; ReLU, tanh, sigmoid and the maximum are monotone.
 
-Forwards a set becomes a set (``bound``); backwards a linear function of a layer's outputs becomes
-one of its inputs that is nowhere larger (``pull``), which :mod:`nullclass.certify.crown` needs.
+Forward, ``bound`` maps a region to a region. Backward, ``backward`` maps a linear function of the
+outputs to a linear function of the inputs that is nowhere larger
+(:mod:`nullclass.certify.crown`).
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from nullclass.certify.lines import LinesOver, flat_lines
-from nullclass.certify.regions import Ball, Box, Region, boxed
+from nullclass.certify.regions import Ball, Box, Region, to_box
+from nullclass.certify.relaxations import Relax, constant_relaxation
 from nullclass.certify.rounding import Rounding
-
-__all__ = [
-    "Added",
-    "Layer",
-    "Linear",
-    "LinearBound",
-    "Monotone",
-    "Pooled",
-    "Reshaped",
-    "Scale",
-    "boxed",
-]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class LinearBound:
-    """``sum(parts * inputs) + offset - error``: nowhere above the function of the outputs."""
+    """``sum(coefs * inputs) + offset - error``, a lower bound of a function of the outputs."""
 
-    parts: tuple[Tensor, ...]
-    """For each input its coefficients, ``(N, M, …)``."""
-    offset: Tensor | float
+    coefs: tuple[Tensor, ...]
+    """Coefficients ``(N, M, …)`` of each input."""
+    offset: Tensor | float = 0.0
     """``(N, M)``."""
-    error: Tensor | float
-    """``(N, M)``: more than what was rounded here and when the offset was added to others."""
+    error: Tensor | float = 0.0
+    """``(N, M)``: more than all rounding here and where offsets are summed."""
 
 
-class Layer(Protocol):
+class Layer(ABC):
     """One step of a network."""
 
+    @abstractmethod
     def value(self, *inputs: Tensor) -> Tensor:
-        """What it computes, as the network does."""
-        ...
+        """The output, as the network computes it."""
 
+    @abstractmethod
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
-        """A set that holds every value it can take on those sets."""
-        ...
+        """A region that contains the outputs for all inputs in the given regions."""
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
-        """From a linear function of its outputs, ``(N, M, …)``, to one of its inputs below it."""
-        ...
+    @abstractmethod
+    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
+        """Lower bound of ``coefs * outputs`` by the inputs; ``coefs`` is ``(N, M, …)``."""
 
     def to(self, dtype: torch.dtype) -> Layer:
         """The same layer for another type of activations."""
-        ...
+        return self
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linear(Layer):
     """``W x + b``, as a matrix or a convolution: ``c' = W c + b``, ``r' = |W| r``.
 
-    The margin: with ``r`` widened by ``gamma |c|`` before it is multiplied by ``|W|``, the radius
-    holds the rounding errors of both products, and no third product is needed.
+    The margin: ``r`` is widened by ``gamma |c|`` before the product with ``|W|``, so that the
+    radius covers the rounding of both products without a third one.
     """
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    """Inputs, weight and bias to outputs."""
+    """Maps inputs, weight and bias to outputs."""
     weight: Tensor
-    """``(out, …)``, what is summed over last."""
+    """``(out, …)``."""
     bias: Tensor | None
 
     def value(self, *inputs: Tensor) -> Tensor:
@@ -89,22 +78,22 @@ class Linear:
         (region,) = inputs
         gamma = rounding.gamma(self.weight[0].numel())
         center = self.value(region.center)
-        given = region.slack if isinstance(region, Ball) else region.radius
+        spread = region.slack if isinstance(region, Ball) else region.radius
         size = self.weight.abs()
         if gamma:
-            given = torch.add(given, region.center.abs(), alpha=gamma)
+            spread = torch.add(spread, region.center.abs(), alpha=gamma)
             size = size * (1 + 2 * gamma)
-        radius = self.apply(given, size, self._margin(size, gamma, rounding))
+        radius = self.apply(spread, size, self._margin(size, gamma, rounding))
         if isinstance(region, Ball):  # radius * ||scale * W_i||_2 (Cauchy-Schwarz)
             norms = self.apply(region.scale**2, self.weight**2, None).sqrt()
-            # Squares vanish where the weights are still far above the smallest number.
+            # Squares underflow where the weights are still far above the smallest number.
             norms = norms + math.sqrt(rounding.tiny)
             radius = radius + region.radius * (1 + 2 * gamma) * norms
         return Box(center, radius)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
+    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
-        box = boxed(inputs[0], rounding)
+        (box,) = inputs
         if self.weight.ndim == 2:
             part = coefs @ self.weight
         else:
@@ -112,10 +101,11 @@ class Linear:
         bias = None if self.bias is None else self.bias.abs()
         size = self.apply(box.center.abs() + box.radius, self.weight.abs(), bias)
         num_terms = self.weight[0].numel() + len(self.weight) * self.weight[0, 0].numel()
-        offset: Tensor | float = 0.0
-        if self.bias is not None:
-            offset = weighted_sum(coefs, _by_channel(self.bias, self.weight).expand(size.shape))
-        return LinearBound((part,), offset, rounding_error(coefs, size, num_terms, rounding))
+        error = rounding_error(coefs, size, num_terms, rounding)
+        if self.bias is None:
+            return LinearBound((part,), error=error)
+        by_channel = self.bias.view(-1, *[1] * (self.weight.ndim - 2))
+        return LinearBound((part,), weighted_sum(coefs, by_channel.expand(size.shape)), error)
 
     def to(self, dtype: torch.dtype) -> Linear:
         """See :class:`Layer`."""
@@ -123,26 +113,26 @@ class Linear:
         return replace(self, weight=self.weight.to(dtype), bias=bias)
 
     def _margin(self, size: Tensor, gamma: float, rounding: Rounding) -> Tensor | None:
-        """For each output: the rounding of its bias, and all that vanishes below the smallest."""
+        """Per output: the rounding of the bias, and all underflow."""
         if not gamma:
             return None
-        vanished = rounding.tiny * (1 + size.detach().flatten(1).sum(dim=1))
-        return vanished if self.bias is None else vanished + gamma * self.bias.detach().abs()
+        underflow = rounding.tiny * (1 + size.detach().flatten(1).sum(dim=1))
+        return underflow if self.bias is None else underflow + gamma * self.bias.detach().abs()
 
 
 @dataclass(frozen=True)
-class Scale:
-    """``scale * x + shift`` by coordinate: batch norm in evaluation, standardisation.
+class Scale(Layer):
+    """``scale * x + shift`` per coordinate: batch norm in evaluation, standardisation.
 
-    Factors are kept in float64 and used in the type of what comes in. Their own rounding, to that
-    type and before in float64, is within the margin.
+    The factors are stored in float64 and cast to the type of the inputs. The margin covers their
+    rounding in both types.
     """
 
     scale: Tensor
     """Broadcasts over ``(N, …)``."""
     shift: Tensor
     terms: Tensor
-    """Sum of the absolute values that the shift was summed from, which it may have cancelled."""
+    """Sum of the absolute values of the terms of the shift, which may cancel."""
 
     def value(self, *inputs: Tensor) -> Tensor:
         """See :class:`Layer`."""
@@ -154,37 +144,33 @@ class Scale:
         (region,) = inputs
         center = self.value(region.center)
         scale = self.scale.to(center)
-        gamma = rounding.gamma(12)  # two of its own, the factors' in float64, and its margin's
-        given = region.slack if isinstance(region, Ball) else region.radius
-        widened = given * scale.abs()
+        gamma = rounding.gamma(12)  # two operations here, those of the factors, and the margin's
+        spread = region.slack if isinstance(region, Ball) else region.radius
+        spread = spread * scale.abs()
         if gamma:
             margin = gamma * ((region.center * scale).abs() + self.terms.to(center))
-            widened = widened * (1 + gamma) + margin + rounding.tiny
+            spread = spread * (1 + gamma) + margin + rounding.tiny
         if isinstance(region, Ball):
-            return Ball(center, region.scale * scale.abs() * (1 + gamma), region.radius, widened)
-        return Box(center, widened)
+            return Ball(center, region.scale * scale.abs() * (1 + gamma), region.radius, spread)
+        return Box(center, spread)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
+    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
-        box = boxed(inputs[0], rounding)
+        (box,) = inputs
         scale, shift = self.scale.to(coefs), self.shift.to(coefs)
         size = (box.center.abs() + box.radius) * scale.abs() + self.terms.to(coefs)
         offset = weighted_sum(coefs, shift.expand(size.shape))
         error = rounding_error(coefs, size, 0, rounding)
-        return LinearBound((_folded(coefs, coefs * scale[:, None], box),), offset, error)
-
-    def to(self, dtype: torch.dtype) -> Scale:
-        """See :class:`Layer`."""
-        return self
+        return LinearBound((_sum_broadcast(coefs * scale[:, None], box),), offset, error)
 
 
 @dataclass(frozen=True)
-class Pooled:
-    """Average pooling: the mean of some coordinates, so centre and radius are averaged alike."""
+class AveragePool(Layer):
+    """The mean over windows, of center and radius alike."""
 
     apply: Callable[[Tensor], Tensor]
     num_terms: int | None
-    """Of one mean, at most; None: whatever one channel of an image has."""
+    """Largest number of pixels in a window; None for all pixels of a channel."""
 
     def value(self, *inputs: Tensor) -> Tensor:
         """See :class:`Layer`."""
@@ -192,37 +178,33 @@ class Pooled:
 
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
         """See :class:`Layer`."""
-        box = boxed(inputs[0], rounding)
+        box = to_box(inputs[0], rounding)
         gamma = rounding.gamma(self._num_terms(box))
         inflated = torch.add(box.radius, box.center.abs(), alpha=gamma) if gamma else box.radius
         radius = self.apply(inflated)
         return Box(self.apply(box.center), radius * (1 + 2 * gamma) + rounding.tiny)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
+    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
-        box = boxed(inputs[0], rounding)
+        (box,) = inputs
         part = _transposed(self.apply, coefs, box.center)
         size = self.apply(box.center.abs() + box.radius)
         num_terms = self._num_terms(box) + size[0, 0].numel()
-        return LinearBound((part,), 0.0, rounding_error(coefs, size, num_terms, rounding))
-
-    def to(self, dtype: torch.dtype) -> Pooled:
-        """See :class:`Layer`."""
-        return self
+        return LinearBound((part,), error=rounding_error(coefs, size, num_terms, rounding))
 
     def _num_terms(self, box: Box) -> int:
         return box.center[0, 0].numel() if self.num_terms is None else self.num_terms
 
 
 @dataclass(frozen=True)
-class Monotone:
-    """A function that never falls, of each coordinate or of several: ReLU, max-pooling."""
+class Monotone(Layer):
+    """A non-decreasing function of each coordinate or of several: ReLU, max-pooling."""
 
     apply: Callable[[Tensor], Tensor]
     is_exact: bool = True
-    """Whether it only picks among numbers, as ReLU and the maximum do, and rounds nothing."""
-    lines: LinesOver | None = None
-    """Lines around it; None: its values at the ends."""
+    """Whether it only selects numbers, as ReLU and the maximum do, and rounds nothing."""
+    relax: Relax | None = None
+    """Its linear relaxation; None for constant bounds."""
 
     def value(self, *inputs: Tensor) -> Tensor:
         """See :class:`Layer`."""
@@ -230,48 +212,46 @@ class Monotone:
 
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
         """See :class:`Layer`."""
-        box = boxed(inputs[0], rounding)
+        box = to_box(inputs[0], rounding)
         if self.apply is torch.relu:
             return _relu_bound(box, rounding)
-        lower, upper = box.lower, box.upper
-        if rounding.unit and not self.is_exact:
-            # Corners outward by their own rounding; the function's own error, some units in the
-            # last place of values of at most 1 or of its argument, follows.
-            lower, upper = (self.apply(corner) for corner in box.corners(rounding))
-            lower = lower - 8 * rounding.unit * (1 + lower.abs())
-            upper = upper + 8 * rounding.unit * (1 + upper.abs())
-            return Box.between(lower, upper, rounding)
-        return Box.between(self.apply(lower), self.apply(upper), rounding)
+        if self.is_exact or not rounding.unit:
+            return Box.between(self.apply(box.lower), self.apply(box.upper), rounding)
+        # Corners outward by their own rounding, then values by the function's error: some units in
+        # the last place of values of at most 1, or of the argument.
+        lower, upper = (self.apply(corner) for corner in box.corners(rounding))
+        lower = lower - 8 * rounding.unit * (1 + lower.abs())
+        upper = upper + 8 * rounding.unit * (1 + upper.abs())
+        return Box.between(lower, upper, rounding)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
+    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
-        box = boxed(inputs[0], rounding)
-        lines = self.lines(box, rounding) if self.lines else flat_lines(self.apply, box, rounding)
-        up, down = coefs.clamp(min=0), coefs.clamp(max=0)
-        part = up * lines.lower_slope[:, None] + down * lines.upper_slope[:, None]
-        offset = weighted_sum(up, lines.lower_shift) + weighted_sum(down, lines.upper_shift)
-        reach = box.center.abs() + box.radius
-        if lines.chosen is not None:
-            planes = lines.chosen.flatten(2)
-            reach = reach.flatten(2).gather(2, planes).view_as(lines.chosen)
+        (box,) = inputs
+        if self.relax is None:
+            lines = constant_relaxation(self.apply, box, rounding)
+        else:
+            lines = self.relax(box, rounding)
+        positive, negative = coefs.clamp(min=0), coefs.clamp(max=0)
+        part = positive * lines.lower_slope[:, None] + negative * lines.upper_slope[:, None]
+        offset = weighted_sum(positive, lines.lower_intercept)
+        offset = offset + weighted_sum(negative, lines.upper_intercept)
+        size = box.center.abs() + box.radius
+        if lines.index is not None:  # scatter from windows to inputs
+            index = lines.index.flatten(2)
+            size = size.flatten(2).gather(2, index).view_as(lines.index)
             part = part.flatten(3)
-            places = planes[:, None].expand(part.shape)
-            blank = part.new_zeros(*coefs.shape[:2], *box.center[0].flatten(1).shape)
-            part = blank.scatter_add(3, places, part)
+            zeros = part.new_zeros(*coefs.shape[:2], *box.center[0].flatten(1).shape)
+            part = zeros.scatter_add(3, index[:, None].expand(part.shape), part)
             part = part.view(*coefs.shape[:2], *box.center.shape[1:])
         slope = torch.maximum(lines.lower_slope, lines.upper_slope)
-        shift = torch.maximum(lines.lower_shift.abs(), lines.upper_shift.abs())
-        # As many may be summed into one coordinate as windows overlap: at most all outputs.
-        error = rounding_error(coefs, slope * reach + shift, 0, rounding)
+        intercept = torch.maximum(lines.lower_intercept.abs(), lines.upper_intercept.abs())
+        # One coordinate sums as many terms as windows overlap: at most the number of outputs.
+        error = rounding_error(coefs, slope * size + intercept, 0, rounding)
         return LinearBound((part,), offset, error)
-
-    def to(self, dtype: torch.dtype) -> Monotone:
-        """See :class:`Layer`."""
-        return self
 
 
 @dataclass(frozen=True)
-class Reshaped:
+class Reshape(Layer):
     """The same numbers in another shape: flatten, identity, dropout in evaluation."""
 
     apply: Callable[[Tensor], Tensor]
@@ -283,29 +263,22 @@ class Reshaped:
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
         """See :class:`Layer`."""
         (region,) = inputs
-        if isinstance(region, Ball):
-            moved = map(self.apply, (region.center, region.scale, region.slack))
-            center, scale, slack = moved
-            return Ball(center, scale, region.radius, slack)
-        return Box(self.apply(region.center), self.apply(region.radius))
+        if isinstance(region, Box):
+            return Box(self.apply(region.center), self.apply(region.radius))
+        center, scale, slack = map(self.apply, (region.center, region.scale, region.slack))
+        return Ball(center, scale, region.radius, slack)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
+    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
-        return LinearBound(
-            (coefs.reshape(*coefs.shape[:2], *inputs[0].center.shape[1:]),), 0.0, 0.0
-        )
-
-    def to(self, dtype: torch.dtype) -> Reshaped:
-        """See :class:`Layer`."""
-        return self
+        return LinearBound((coefs.reshape(*coefs.shape[:2], *inputs[0].center.shape[1:]),))
 
 
 @dataclass(frozen=True)
-class Added:
+class Sum(Layer):
     """The sum of two branches, as in a residual network."""
 
     sign: int = 1
-    """-1 for their difference."""
+    """-1 for the difference."""
 
     def value(self, *inputs: Tensor) -> Tensor:
         """See :class:`Layer`."""
@@ -313,30 +286,26 @@ class Added:
 
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
         """See :class:`Layer`."""
-        first, second = (boxed(region, rounding) for region in inputs)
+        first, second = (to_box(region, rounding) for region in inputs)
         center = self.value(first.center, second.center)
         radius = first.radius + second.radius
         if rounding.unit:
             radius = radius * (1 + rounding.gamma(1)) + rounding.gamma(1) * center.abs()
         return Box(center, radius)
 
-    def pull(self, coefs: Tensor, *inputs: Region, rounding: Rounding) -> LinearBound:
+    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
         """See :class:`Layer`."""
-        first, second = (boxed(region, rounding) for region in inputs)
+        first, second = inputs
         size = first.center.abs() + first.radius + second.center.abs() + second.radius
-        parts = _folded(coefs, coefs, first), _folded(coefs, self.sign * coefs, second)
-        return LinearBound(parts, 0.0, rounding_error(coefs, size, 0, rounding))
-
-    def to(self, dtype: torch.dtype) -> Added:
-        """See :class:`Layer`."""
-        return self
+        parts = _sum_broadcast(coefs, first), _sum_broadcast(self.sign * coefs, second)
+        return LinearBound(parts, error=rounding_error(coefs, size, 0, rounding))
 
 
 def _relu_bound(box: Box, rounding: Rounding) -> Box:
-    """As ``Box.between`` of both corners, in fewer passes over them: the lower one is never < 0.
+    """``Box.between`` of both corners in fewer passes, because the lower one is not negative.
 
-    From the centre as it is stored to either end is at most ``upper - center`` and six roundings
-    more: two of the corners, three of the centre, one of the difference.
+    From the stored center to either end is at most ``upper - center`` and six roundings: two of the
+    corners, three of the center, one of the difference.
     """
     lower, upper = box.lower.relu_(), box.upper.relu_()
     center = torch.lerp(lower, upper, 0.5)
@@ -346,27 +315,21 @@ def _relu_bound(box: Box, rounding: Rounding) -> Box:
     return Box(center, radius)
 
 
-def _by_channel(values: Tensor, weight: Tensor) -> Tensor:
-    """Numbers one for each output of a weight, to be broadcast over the outputs."""
-    return values.view(-1, *[1] * (weight.ndim - 2))
-
-
 def _transposed(linear: Callable[[Tensor], Tensor], coefs: Tensor, inputs: Tensor) -> Tensor:
     """``coefs W`` of a map ``W`` without bias, ``(N, M, …)``."""
-    folded, is_followed = coefs.flatten(0, 1), torch.is_grad_enabled()
+    rows, needs_graph = coefs.flatten(0, 1), torch.is_grad_enabled()
     with torch.enable_grad():
-        at = inputs.new_zeros(len(folded), *inputs.shape[1:], requires_grad=True)
-        (part,) = torch.autograd.grad(linear(at), at, folded, create_graph=is_followed)
+        at = inputs.new_zeros(len(rows), *inputs.shape[1:], requires_grad=True)
+        (part,) = torch.autograd.grad(linear(at), at, rows, create_graph=needs_graph)
     return part.view(*coefs.shape[:2], *inputs.shape[1:])
 
 
-def _folded(coefs: Tensor, part: Tensor, box: Box) -> Tensor:
-    """Summed over what was broadcast."""
+def _sum_broadcast(coefs: Tensor, box: Box) -> Tensor:
+    """Coefficients ``(N, M, …)`` summed over the axes along which the box was broadcast."""
     rows, shape = coefs.shape[:2], box.center.shape[1:]
     if coefs.shape[2:] == shape:
-        return part
-    summed = part.flatten(0, 1).sum_to_size((rows.numel(), *shape))
-    return summed.view((*rows, *shape))
+        return coefs
+    return coefs.flatten(0, 1).sum_to_size((rows.numel(), *shape)).view((*rows, *shape))
 
 
 def weighted_sum(coefs: Tensor, values: Tensor) -> Tensor:
@@ -374,15 +337,15 @@ def weighted_sum(coefs: Tensor, values: Tensor) -> Tensor:
     return torch.einsum("nmd,nd->nm", coefs.flatten(2), values.flatten(1))
 
 
-_STEPS = 500
-"""More offsets than are ever added up, and the margins' own roundings."""
+_EXTRA_TERMS = 500
+"""More offsets than are ever added up, and the roundings of the margins."""
 
 
 def rounding_error(coefs: Tensor, size: Tensor, num_terms: int, rounding: Rounding) -> Tensor:
-    """The rounding of sums of ``coefs * x``, with ``|x|`` summed from terms of ``size``.
+    """Bound of the rounding of ``sum(coefs * x)``, ``|x|`` being sums of terms of ``size``.
 
-    ``num_terms`` for the coefficients that are made and for the size, as many as there are
-    outputs for the sum over them, and some hundreds for adding up layers: twice gamma of that.
+    ``num_terms`` are those of the new coefficients and of the size; the sum itself has as many
+    terms as there are outputs.
     """
-    gamma = rounding.gamma(num_terms + size[0].numel() + _STEPS)
+    gamma = rounding.gamma(num_terms + size[0].numel() + _EXTRA_TERMS)
     return weighted_sum(coefs.abs(), size) * (2 * gamma) + rounding.tiny

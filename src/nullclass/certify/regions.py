@@ -1,12 +1,13 @@
-"""Sets of inputs and activations: boxes, and the L2 ball that the first layer may see.
+"""Sets of images and activations: boxes, and the L2 ball around an image.
 
-A box is centre and radius, coordinate by coordinate. What is stored is exact: the set is all real
-vectors within ``radius`` of ``centre``, whatever the operations that made the two have rounded.
+A box is a center and a radius per coordinate. The stored numbers are exact: the set contains all
+real vectors within ``radius`` of ``center``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,18 +16,15 @@ from torch import Tensor
 from nullclass.certify.rounding import Rounding
 from nullclass.core.errors import UserError
 
-REGION_NORMS = ("linf", "l2")
-"""Norms of the balls that are bounded."""
-
 
 @dataclass(frozen=True)
 class Box:
-    """All vectors within ``radius`` of ``center``, coordinate by coordinate."""
+    """All vectors within ``radius`` of ``center``, per coordinate."""
 
     center: Tensor
     """``(N, …)``."""
     radius: Tensor
-    """The same shape, never negative."""
+    """``(N, …)``, not negative."""
 
     @property
     def lower(self) -> Tensor:
@@ -46,7 +44,7 @@ class Box:
 
     @staticmethod
     def between(lower: Tensor, upper: Tensor, rounding: Rounding) -> Box:
-        """The box with these corners, each of which may be off by two roundings."""
+        """The box with these corners, each of which may have two rounding errors."""
         center, radius = (lower + upper) / 2, (upper - lower) / 2
         if rounding.unit:
             largest = torch.maximum(lower.abs(), upper.abs())
@@ -61,30 +59,27 @@ class Ball:
     center: Tensor
     """``(N, …)``."""
     scale: Tensor
-    """``(1, …)``, not negative: what a standardisation did to the ball."""
+    """``(1, …)``, not negative: the scale of a standardisation."""
     radius: float
     slack: Tensor
-    """``(N, …)``: how far the centre may be from the exact one, coordinate by coordinate."""
-
-    def boxed(self, rounding: Rounding) -> Box:
-        """The smallest box around it."""
-        radius = self.radius * self.scale + self.slack
-        return Box(self.center, radius * (1 + rounding.gamma(2)) + rounding.tiny)
+    """``(N, …)``: error of the center, per coordinate."""
 
 
 Region = Box | Ball
 
 
-def boxed(region: Region, rounding: Rounding) -> Box:
-    """The region as a box."""
-    return region if isinstance(region, Box) else region.boxed(rounding)
+def to_box(region: Region, rounding: Rounding) -> Box:
+    """The smallest box around a region."""
+    if isinstance(region, Box):
+        return region
+    radius = region.radius * region.scale + region.slack
+    return Box(region.center, radius * (1 + rounding.gamma(2)) + rounding.tiny)
 
 
 def region_around(images: Tensor, radius: float, norm: str, rounding: Rounding) -> Region:
-    """The images of [0,1] within ``radius`` of each image; for L2 the whole ball.
+    """The images of [0,1] within ``radius`` of each image; for L2 the ball, beyond [0,1] too.
 
-    (The box is cut at 0 and 1, which is much: most pixels of a digit are 0. The convex set that the
-    claim of :mod:`nullclass.rejection.provable` needs is then the ball cut by the unit cube.)
+    The L-infinity box is cut at 0 and 1, which matters: most pixels of a digit are 0.
 
     Args:
         images: ``(N, C, H, W)`` in [0,1].
@@ -93,46 +88,51 @@ def region_around(images: Tensor, radius: float, norm: str, rounding: Rounding) 
         rounding: Margins to move the box outward by.
 
     Raises:
-        UserError: If the norm or the radius makes no sense.
+        UserError: If norm or radius is invalid.
     """
     check_radius(radius, norm)
     if norm == "l2":
         return Ball(images, torch.ones_like(images[:1]), radius, torch.zeros_like(images))
-    if rounding.unit == 0:
-        return Box.between((images - radius).clamp(min=0), (images + radius).clamp(max=1), rounding)
-    # One rounding of radius itself to the images' type, one of the difference: then the corners
-    # themselves are moved outward, not only what Box.between adds.
+    # Rounding of radius to the images' type and of the difference; Box.between adds its own.
     outward = radius * (1 + 2 * rounding.unit) + 2 * rounding.unit
     lower, upper = (images - outward).clamp(min=0), (images + outward).clamp(max=1)
     return Box.between(lower, upper, rounding)
 
 
-def lie_in_range(images: Tensor) -> Tensor:
-    """Whether each image ``(N, …)`` has all its pixels in [0,1]; booleans ``(N,)``, NaN is not."""
+def in_range(images: Tensor) -> Tensor:
+    """``(N,)`` booleans: all pixels of an image are in [0,1]; NaN is not."""
     return ((images >= 0) & (images <= 1)).flatten(1).all(dim=1)
 
 
-def check_range(images: Tensor) -> None:
-    """Refuse images outside [0,1]; pixels that are NaN are left to be answered null.
+def check_images(images: Tensor, image_shape: Sequence[int] | None) -> None:
+    """Check the shape and range of images; NaN pixels are allowed, and answered null.
+
+    Args:
+        images: To check.
+        image_shape: ``(C, H, W)``, or None for any.
 
     Raises:
-        UserError: If a pixel is below 0 or above 1.
+        UserError: If the shape differs, or a pixel is below 0 or above 1.
     """
+    shape = tuple(images.shape[1:])
+    if images.ndim != 4 or (image_shape is not None and shape != tuple(image_shape)):
+        expected = "(C, H, W)" if image_shape is None else tuple(image_shape)
+        raise UserError(f"images must have the shape {expected} each, and these have {shape}")
     if bool(((images < 0) | (images > 1)).any()):
         raise UserError(
-            "images must lie in [0,1], where radii and proofs are defined, and these reach from "
+            "images must be in [0,1], where radii and proofs are defined, and these range from "
             f"{float(images.min()):.6g} to {float(images.max()):.6g}"
         )
 
 
 def check_radius(radius: float, norm: str) -> None:
-    """Refuse radii that are none.
+    """Check a radius in pixel units and its norm.
 
     Raises:
         UserError: If the norm is unknown, or the radius is negative, not finite, or over 1 in L∞.
     """
-    if norm not in REGION_NORMS:
-        raise UserError(f"nothing is proved in the norm {norm!r}: choose linf or l2")
+    if norm not in ("linf", "l2"):
+        raise UserError(f"there are no proofs in the norm {norm!r}: choose linf or l2")
     if not math.isfinite(radius) or radius < 0:
         raise UserError(f"the radius must be finite and not negative, not {radius}")
     if norm == "linf" and radius > 1:

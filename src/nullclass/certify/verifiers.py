@@ -1,7 +1,4 @@
-"""Verifiers: lower bounds of ``C z`` over a ball, sound in floating point. An open set.
-
-A verifier may be tight or loose, never wrong. A new one: one file, one line in :data:`VERIFIERS`.
-"""
+"""Verifiers by name."""
 
 from __future__ import annotations
 
@@ -9,23 +6,22 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from nullclass.certify.crown import crown_ibp
-from nullclass.certify.interval import interval
+from nullclass.certify.crown import crown_ibp_bounds
+from nullclass.certify.interval import interval_bounds
 from nullclass.certify.network import Network
 from nullclass.core.errors import UserError
 
 Verifier = Callable[[Network, Tensor, float, str, Tensor], Tensor]
-"""From a network, images ``(N, C, H, W)`` in [0,1], a radius in pixel units, its norm and C,
-``(M, L)`` or ``(N, M, L)``, to lower bounds ``(N, M)`` of ``C z`` on the images of [0,1] within the
-radius, z the L logits."""
+"""Maps a network, images ``(N, C, H, W)`` in [0,1], a radius in pixel units, its norm and C,
+``(M, L)`` or ``(N, M, L)``, to lower bounds ``(N, M)`` of ``C z`` over the images of [0,1] within
+the radius, z the L logits. Sound in floating point."""
 
-
-VERIFIERS: dict[str, Verifier] = {"interval": interval, "crown-ibp": crown_ibp}
-"""Verifiers by name."""
+VERIFIERS: dict[str, Verifier] = {"interval": interval_bounds, "crown-ibp": crown_ibp_bounds}
+"""All verifiers."""
 
 
 def find_verifier(name: str) -> Verifier:
-    """The verifier of that name.
+    """The verifier with this name.
 
     Raises:
         UserError: If there is none.

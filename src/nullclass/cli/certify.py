@@ -52,9 +52,8 @@ class Certify:
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import load_with_data
         from nullclass.metrics.rates import proved_rates
-        from nullclass.rejection.certificates import Certificates, check_certificates
-        from nullclass.rejection.provable import ProvableNull
-        from nullclass.scoring.prove import proof_rows
+        from nullclass.rejection import Certificates, ProvableNull, check_certificates
+        from nullclass.scoring.proofs import prove
 
         if self.out is not None and self.radius is None:
             raise UserError("certificates are of answers within a radius: give --radius with --out")
@@ -74,7 +73,7 @@ class Certify:
         if self.radius is not None:
             model = ProvableNull(model, self.radius, norm=self.norm, verifier=self.verifier)
         started = time.perf_counter()
-        rows = proof_rows(model, test, self.eps, norm=self.norm, verifier=self.verifier)
+        rows = prove(model, test, self.eps, norm=self.norm, verifier=self.verifier)
         seconds = time.perf_counter() - started
         _tell(rows, proved_rates(rows), has_null=model.has_null)
         print(f"{len(test)} images, {len(set(self.eps))} eps, in {seconds:.1f} s")

@@ -95,7 +95,7 @@ class Evaluate:
         """Run the action."""
         import torch
 
-        from nullclass.certify.verifiers import find_verifier
+        from nullclass.certify import find_verifier
         from nullclass.core.devices import find_device
         from nullclass.core.norms import check_eps
         from nullclass.zoo.entries import find_entries

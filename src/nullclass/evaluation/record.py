@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from nullclass.attacks import describe
-from nullclass.certify.verifiers import find_verifier
+from nullclass.certify import find_verifier
 from nullclass.core.errors import UserError
 from nullclass.core.files import make_folder, write_json
 from nullclass.core.norms import check_eps
@@ -20,8 +20,7 @@ from nullclass.data import Dataset, load_dataset
 from nullclass.evaluation.result import Evaluation
 from nullclass.evaluation.run import evaluate, find_attacks
 from nullclass.models import Classifier
-from nullclass.rejection.provable import ProvableNull
-from nullclass.rejection.threshold import calibrate, with_threshold
+from nullclass.rejection import ProvableNull, calibrate, with_threshold
 from nullclass.results import schema, store
 from nullclass.scoring.ood import check_ood
 from nullclass.training.checkpoint import load_checkpoint

@@ -22,10 +22,10 @@ from nullclass.diagnostics.red_flags import Evidence, find_flags
 from nullclass.evaluation.result import Evaluation
 from nullclass.metrics.rates import GIVEN, PROOF, SELF, UNION
 from nullclass.models.classifier import Classifier
-from nullclass.rejection.threshold import Threshold, overlap, with_threshold
+from nullclass.rejection import Threshold, overlap, with_threshold
 from nullclass.results.schema import CERTIFIED_COLUMNS, COST_COLUMNS, OOD_COLUMNS, ROW_COLUMNS, Flag
 from nullclass.scoring.ood import check_ood, make_ood, score_ood
-from nullclass.scoring.prove import proof_rows
+from nullclass.scoring.proofs import prove
 from nullclass.scoring.run_attack import (
     CLEAN,
     AttackResult,
@@ -96,7 +96,7 @@ def evaluate(
         num_smallest: For how many of the first images the smallest eps that fools is looked for;
             a slow search, none unless said.
         proofs: Name in :data:`nullclass.certify.verifiers.VERIFIERS`: then it is also proved, of
-            every image at every eps, that no attack can fool it (:mod:`nullclass.scoring.prove`).
+            every image at every eps, that no attack can fool it (:mod:`nullclass.scoring.proofs`).
         data_name: Name of the dataset, for red flags that know a dataset's records.
         selected_on: ``test`` or ``held-out``: what the model's weights were picked on, if told.
         num_examples: How many of the first attacked images to keep for showing.
@@ -127,7 +127,7 @@ def evaluate(
     certified = None
     if proofs is not None:  # first: it is quick, and tells at once what it cannot bound
         budgets = sorted({budget for budgets in plan.values() for budget in budgets})
-        certified = proof_rows(classifier, images, budgets, norm=norm, verifier=proofs)
+        certified = prove(classifier, images, budgets, norm=norm, verifier=proofs)
     clean = score_clean(classifier, images, norm=norm, on_images=told)
     done: list[AttackResult] = []
     for name, attack in named.items():

@@ -255,7 +255,7 @@ class SizePlan:
 
 @dataclass(frozen=True)
 class ProofPlan:
-    """What is to be proved of a model (:func:`nullclass.scoring.prove.proof_rows`)."""
+    """What is to be proved of a model (:func:`nullclass.scoring.proofs.prove`)."""
 
     eps: tuple[float, ...]
     """Budgets in pixel units."""

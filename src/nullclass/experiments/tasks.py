@@ -47,14 +47,14 @@ from nullclass.metrics.rates import SELF
 from nullclass.models import Classifier
 from nullclass.nulls.estimate_curve import estimate_curve
 from nullclass.nulls.perturb import make_perturbation
-from nullclass.rejection.threshold import Thresholded
+from nullclass.rejection import ThresholdedClassifier
 from nullclass.results import frames, schema, store
 from nullclass.results.null_curve import NullCurve, write_curve
 from nullclass.results.schema import LAST
 from nullclass.scoring.by_radius import score_radii
 from nullclass.scoring.by_size import score_sizes
 from nullclass.scoring.fgsm_thresholds import find_thresholds
-from nullclass.scoring.prove import proof_rows
+from nullclass.scoring.proofs import prove
 from nullclass.scoring.run_attack import AttackResult, OnImages, score_attack, score_clean
 from nullclass.training.checkpoint import save_checkpoint
 from nullclass.training.queries import num_own
@@ -270,7 +270,7 @@ def _do_trial(
     clean_rows = score_clean(model, clean, norm=norm, on_images=on_images)
     # Before the attacks, which take hours: a layer without bounds is refused at once.
     proved = [
-        proof_rows(
+        prove(
             model,
             dataset.test,
             plan.eps,
@@ -359,8 +359,8 @@ def _do_trial(
 def _score_sizes(
     trial: Trial, plan: SizePlan, dataset: Dataset, answering: Classifier, on_images: OnImages
 ) -> pd.DataFrame:
-    body = answering.body  # probabilities are the network's own
-    network = body.classifier if isinstance(body, Thresholded) else answering
+    # Probabilities are the network's own.
+    network = answering.model if isinstance(answering, ThresholdedClassifier) else answering
     return score_sizes(
         network,
         dataset.test.first(min(plan.num_images, len(dataset.test))),

@@ -19,8 +19,7 @@ from nullclass.experiments.config import ModelSpec, NullPlan, Training
 from nullclass.experiments.jobs import place_of
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import NullSource, make_nulls
-from nullclass.rejection.provable import ProvableNull
-from nullclass.rejection.threshold import Threshold, calibrate, with_threshold
+from nullclass.rejection import ProvableNull, Threshold, calibrate, with_threshold
 from nullclass.results import frames, schema, store
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import LAST

@@ -1,13 +1,13 @@
-"""Refusing by a threshold on the null score, instead of by argmax.
+"""Rejection by a threshold on the null score, instead of by argmax.
 
     s(x) = z_null(x) - max_k z_k(x),         null if s(x) > tau
 
-With a null class and tau = 0 that is argmax. A model without one gets ``z_null = logsumexp_k z_k``,
-so that s = -log(largest softmax probability) >= 0: confidence thresholding (Hendrycks & Gimpel
-2017), which is also the detector of CCAT (Stutz et al. 2020).
+With a null class and tau = 0 this is argmax. A model without null gets ``z_null = logsumexp_k
+z_k``, so that s = -log(largest softmax probability) >= 0: confidence thresholding (Hendrycks &
+Gimpel 2017), also the detector of CCAT (Stutz et al. 2020).
 
-:func:`with_threshold` builds the threshold into the logits. Attacks on the outcome are then attacks
-on this very rule: they know tau, and climb towards it.
+:func:`with_threshold` builds the threshold into the logits, so that attacks know tau and have its
+gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nullclass.attacks.base import frozen
 from nullclass.core.errors import UserError
@@ -29,94 +29,118 @@ from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models.classifier import Classifier
 
 BATCH_SIZE = 256
-"""Images scored at once."""
+"""Images per batch."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """A threshold on the null score, and how it was found.
+    """A threshold on the null score, and its calibration.
 
     Raises:
-        UserError: If the value is not a finite number.
+        UserError: If the value is not finite.
     """
 
     value: float
     """tau: an image is null if its score is larger."""
     clean_null_rate: float | None = None
-    """The share of clean images that may be null by it, if it was calibrated to one."""
+    """Target share of clean images answered null, if calibrated."""
     held_out_null_rate: float | None = None
-    """The share of the held-out images that is null by it; never more."""
+    """Share of the held-out images answered null; at most the target."""
     num_images: int = 0
-    """How many held-out images it was calibrated on."""
+    """Number of held-out images."""
     images: frozenset[str] = field(default=frozenset(), repr=False)
-    """SHA-256 of every one of them (see :func:`overlap`)."""
+    """SHA-256 of each held-out image (see :func:`overlap`)."""
 
     def __post_init__(self) -> None:
-        """Refuse a threshold that decides nothing."""
+        """Check the value."""
         if not math.isfinite(self.value):
             raise UserError(
-                f"the threshold must be a finite number, not {self.value}: take argmax (0 for a "
-                "model with null), or calibrate one on held-out images"
+                f"the threshold must be a finite number, not {self.value}: use 0 for argmax, or "
+                "calibrate one on held-out images"
             )
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether it comes from :func:`calibrate`, so that it is known which images chose it."""
+        """Whether it comes from :func:`calibrate`, so that its held-out images are known."""
         return self.num_images > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON values; for the images one fingerprint, ``None`` if there are none."""
-        told = "\n".join(sorted(self.images)).encode()
+        """JSON values; the images as one fingerprint, ``None`` if there are none."""
+        lines = "\n".join(sorted(self.images)).encode()
         return {
             "value": self.value,
             "clean_null_rate": self.clean_null_rate,
             "held_out_null_rate": self.held_out_null_rate,
             "num_images": self.num_images,
-            "images_sha256": hashlib.sha256(told).hexdigest() if self.images else None,
+            "images_sha256": hashlib.sha256(lines).hexdigest() if self.images else None,
         }
 
 
-class Thresholded(nn.Module):
-    """The body of a classifier that refuses by a threshold.
+class ThresholdedClassifier(Classifier):
+    """A classifier that answers null exactly if the null score exceeds a threshold.
 
-    Its logits are those of the classifier, the null logit lowered by tau, all of them relative to
-    the largest real one. That common shift changes no decision, softmax or gradient of either; it
-    makes ``null logit > 0`` the very comparison ``s > tau``, free of another rounding.
+    Its logits are those of the model with the null logit lowered by tau, relative to the largest
+    real logit. This shift per image changes no decision, softmax or gradient; it makes
+    ``null logit > 0`` the same comparison as ``s > tau``, without another rounding. At a score of
+    exactly tau it answers. Its own null score is s - tau.
 
     Args:
-        classifier: The model, with or without null; shared, not copied.
-        threshold: Where to refuse.
+        model: With or without null; shared, not copied.
+        threshold: The threshold; compared in the precision of the logits.
     """
 
-    def __init__(self, classifier: Classifier, threshold: Threshold) -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.threshold = threshold
+    body: Classifier
 
-    def forward(self, images: Tensor) -> Tensor:
+    def __init__(self, model: Classifier, threshold: Threshold) -> None:
+        super().__init__(model, model.num_classes, image_shape=model.image_shape)
+        self.threshold = threshold
+        self.to(model.mean.device)
+        self.training = model.training
+
+    @property
+    def model(self) -> Classifier:
+        """The model inside."""
+        return self.body
+
+    def all_logits(self, images: Tensor) -> Tensor:
         """Logits ``(N, K + 1)`` of images ``(N, C, H, W)`` in [0,1]."""
-        num_classes = self.classifier.num_classes
-        logits = _at_least_float32(self.classifier(images))
-        top = logits[:, :num_classes].max(dim=1, keepdim=True).values
-        null = null_scores(logits, num_classes)[:, None] - self.threshold.value
-        relative = torch.cat([logits[:, :num_classes] - top, null], dim=1)
-        # Zero, but with a gradient: each logit's own stays what it was before the shift.
+        logits = _at_least_float32(self.model(images))
+        real = logits[:, : self.num_classes]
+        top = real.amax(dim=1, keepdim=True)
+        null = null_scores(logits, self.num_classes)[:, None] - self.threshold.value
+        relative = torch.cat([real - top, null], dim=1)
+        # Zero, but its gradient keeps each logit's own gradient as it is without the shift.
         return relative + (top - top.detach())
 
 
-def null_scores(logits: Tensor, num_classes: int) -> Tensor:
-    """How much each image looks like null: ``z_null - max real logit``.
-
-    Without a null logit ``logsumexp(real logits) - max real logit``, i.e. minus the logarithm of
-    the largest softmax probability, exact also where that is within rounding of 1.
+def with_threshold(model: Classifier, threshold: Threshold | float) -> ThresholdedClassifier:
+    """The model with null decided by a threshold: a classifier of K + 1 logits.
 
     Args:
-        logits: ``(N, K)`` (a model that always answers) or ``(N, K + 1)`` (null last).
-        num_classes: K, the number of real classes.
+        model: With or without null; the result shares its weights, device and mode.
+        threshold: tau.
+
+    Raises:
+        UserError: If the threshold is not finite.
+    """
+    if not isinstance(threshold, Threshold):
+        threshold = Threshold(float(threshold))
+    return ThresholdedClassifier(model, threshold)
+
+
+def null_scores(logits: Tensor, num_classes: int) -> Tensor:
+    """Null scores: ``z_null - max real logit``.
+
+    Without a null logit: ``logsumexp(real logits) - max real logit``, which is minus the logarithm
+    of the largest softmax probability, accurate also where that is within rounding of 1.
+
+    Args:
+        logits: ``(N, K)``, or ``(N, K + 1)`` with null last.
+        num_classes: K.
 
     Returns:
-        ``(N,)``, larger for more null; of the logits' type, float32 at least. Positive if argmax
-        is null (the first of equal logits wins); without a null logit in [0, log K].
+        ``(N,)`` in the logits' type, at least float32; larger for more null. Positive if argmax is
+        null (the first of equal logits wins); without a null logit in [0, log K].
 
     Raises:
         ValueError: If the logits have neither K nor K + 1 columns.
@@ -139,32 +163,28 @@ def calibrate(
     held_out: LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
     clean_null_rate: float = 0.01,
 ) -> Threshold:
-    """The threshold by which clean images are null at most at a wanted rate.
+    """The threshold at which at most a given share of clean images is null.
 
     Split conformal (Vovk et al. 2005): of H held-out scores, floor(rate (H + 1)) - 1 are larger
-    than tau. Hence at most that share of the held-out images is null, and a further image of the
-    same distribution is null with a probability of at most the rate, whatever the distribution and
-    however small H. Tied scores are accepted or refused together, so they can only lower the rate.
-    Of the values that do the same, tau is the middle between two scores: no held-out image's answer
-    hangs on rounding.
+    than tau. So at most this share of the held-out images is null, and a new image of the same
+    distribution is null with probability at most the rate, for any distribution and any H. Tied
+    scores are accepted or refused together, which can only lower the rate. tau is the midpoint
+    between two scores, so that no held-out image's answer depends on rounding.
 
     Args:
-        model: The model, with or without null.
-        held_out: Clean images of real classes, used neither in training nor in the evaluation.
+        model: With or without null.
+        held_out: Clean images of real classes, used neither for training nor for evaluation.
         clean_null_rate: The rate, in (0, 1).
 
-    Returns:
-        The threshold, with fingerprints of the images.
-
     Raises:
-        UserError: If the rate is out of range, there are too few images for it or some are labelled
-            null, or the model's scores are not finite.
+        UserError: If the rate is out of range, there are too few images for it, some are labelled
+            null, or the scores are not finite.
     """
     if not 0 < clean_null_rate < 1:
         raise UserError(f"the clean null rate must lie between 0 and 1, not {clean_null_rate}")
     data = tensors_or_loader(held_out)
     if int(data.labels.min()) < 0:
-        raise UserError("held-out images labelled null cannot tell how often clean ones are null")
+        raise UserError("held-out images must not be labelled null: the rate is of clean images")
     # As a decimal: 0.29 * 100 is a little less than 29 in floating point.
     rate = Fraction(str(float(clean_null_rate)))
     num_larger = math.floor(rate * (len(data) + 1)) - 1
@@ -180,10 +200,10 @@ def calibrate(
             scores.append(null_scores(logits, model.num_classes).cpu().numpy())
     ordered = np.sort(np.concatenate(scores))
     if not np.isfinite(ordered).all():
-        raise UserError("the null scores of the held-out images are not finite: look at the model")
+        raise UserError("the model's null scores of the held-out images are not finite")
     last = ordered[len(ordered) - 1 - num_larger]
     larger = ordered[ordered > last]
-    # In the scores' own precision, as it is compared with them.
+    # In the precision of the scores, in which the two are compared.
     tau = last if len(larger) == 0 else last + (larger[0] - last) / 2
     return Threshold(
         value=float(tau),
@@ -194,48 +214,14 @@ def calibrate(
     )
 
 
-def with_threshold(model: Classifier, threshold: Threshold | float) -> Classifier:
-    """The classifier that answers null exactly if the null score exceeds the threshold.
-
-    At a score of just tau it answers; otherwise it answers the best real class, as before. Its own
-    null score is s - tau. Gradients flow, and every attack and evaluation takes it as any model
-    with null.
-
-    Args:
-        model: The model, with or without null; the new one shares its weights and its device.
-        threshold: tau, compared in the logits' precision.
-
-    Returns:
-        A classifier of K + 1 logits.
-
-    Raises:
-        UserError: If the threshold is not a finite number.
-    """
-    if not isinstance(threshold, Threshold):
-        threshold = Threshold(float(threshold))
-    thresholded = Classifier(
-        Thresholded(model, threshold), model.num_classes, image_shape=model.image_shape
-    ).to(model.mean.device)
-    # Only the new shells: the model stays in the mode it is in.
-    thresholded.training = thresholded.body.training = model.training
-    return thresholded
-
-
 def overlap(threshold: Threshold, data: LabelledImages) -> int:
-    """How many images the threshold was calibrated on; any at all make an evaluation biased.
+    """Number of images the threshold was calibrated on; any of them bias an evaluation.
 
-    Images count as the same if every pixel is, be they stored as bytes or as floats.
-
-    Args:
-        threshold: A threshold; one that was not calibrated overlaps with nothing.
-        data: The images of an evaluation.
-
-    Returns:
-        The number of images in ``data`` that are among the held-out ones.
+    Images are the same if all pixels are, whether stored as bytes or as floats.
     """
     if not threshold.images:
         return 0
-    return sum(told in threshold.images for told in _hashes(data))
+    return sum(digest in threshold.images for digest in _hashes(data))
 
 
 def _hashes(data: LabelledImages) -> Iterator[str]:

@@ -16,7 +16,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES, outcomes, predictions
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
-from nullclass.rejection.provable import ProvableNull
+from nullclass.rejection import ProvableNull
 from nullclass.results.schema import RADIUS_COLUMNS
 from nullclass.scoring.run_attack import OnImages
 

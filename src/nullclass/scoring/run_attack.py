@@ -24,7 +24,7 @@ from nullclass.core.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predict
 from nullclass.data import LabelledImages
 from nullclass.metrics.rates import GIVEN, OWN, SELF
 from nullclass.models.classifier import Classifier
-from nullclass.rejection.threshold import null_scores
+from nullclass.rejection import null_scores
 from nullclass.results.schema import COST_COLUMNS, COST_COUNTS, Examples
 
 BATCH_SIZE = 512

@@ -49,7 +49,7 @@ def save_checkpoint(
         UserError: If the folder cannot be written, the weights cannot be rounded so, or the model
             is a :class:`nullclass.rejection.provable.ProvableNull`.
     """
-    from nullclass.rejection.provable import ProvableNull  # which imports models
+    from nullclass.rejection import ProvableNull  # which imports models
 
     if isinstance(model, ProvableNull):
         raise UserError(

@@ -20,7 +20,7 @@ from nullclass.evaluation.run import evaluate, find_attacks
 from nullclass.metrics.claims import hold
 from nullclass.metrics.rates import PROVED, UNION
 from nullclass.models import Classifier
-from nullclass.scoring.prove import certify
+from nullclass.scoring.proofs import prove
 from nullclass.scoring.run_attack import OnImages
 from nullclass.zoo.entries import Entry
 from nullclass.zoo.loading import load_entry
@@ -68,7 +68,7 @@ def proof_lines(
     on_images: OnImages | None = None,
 ) -> pd.DataFrame:
     """What is proved of all test images, in float64, from the weights alone."""
-    proved = certify(_exact(entry), dataset.test, eps, verifier=verifier, on_images=on_images)
+    proved = prove(_exact(entry), dataset.test, eps, verifier=verifier, on_images=on_images)
     return as_frame(_proved_lines(entry, proved, PROOF, dataset, verifier))
 
 
@@ -160,7 +160,7 @@ def _bracket_lines(
     seed: int,
 ) -> list[dict[str, object]]:
     """What is proved of the images that were attacked, and how many proofs an attack broke."""
-    proved = certify(_exact(entry), data, eps, verifier=verifier)
+    proved = prove(_exact(entry), data, eps, verifier=verifier)
     lines = _proved_lines(entry, proved, BRACKET, dataset, verifier, seed)
     for budget, told in proved.groupby("eps_pixels", sort=True):
         broken = hold(attacked, told).broken["image"].nunique()

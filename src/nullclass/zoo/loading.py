@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from nullclass.certify.rounding import proof_dtype
+from nullclass.certify import proof_dtype
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
-from nullclass.rejection.provable import ProvableNull
+from nullclass.rejection import ProvableNull
 from nullclass.training.checkpoint import load_checkpoint
 from nullclass.zoo.entries import Entry
 

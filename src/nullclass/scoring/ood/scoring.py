@@ -10,7 +10,10 @@ from nullclass.attacks.base import frozen
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import predictions
 from nullclass.models.classifier import Classifier
-from nullclass.rejection.threshold import BATCH_SIZE, null_scores
+from nullclass.rejection import null_scores
+
+BATCH_SIZE = 256
+"""Images per batch."""
 
 
 def score_ood(model: Classifier, images: Tensor, name: str) -> pd.DataFrame:

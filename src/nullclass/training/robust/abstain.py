@@ -23,11 +23,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nullclass.certify.interval import lower_bounds, reach
-from nullclass.certify.margins import spec_of_pairs
-from nullclass.certify.network import read_network
-from nullclass.certify.regions import region_around
-from nullclass.certify.rounding import NONE
+from nullclass.certify import (
+    NO_ROUNDING,
+    lower_bounds,
+    pair_spec,
+    propagate,
+    read_network,
+    region_around,
+)
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
@@ -88,9 +91,9 @@ class AbstainLoss:
             if share == 0:
                 right = logits.detach().argmax(dim=1) == labels
                 return LossOutput(natural, int(right.sum()))
-            region = region_around(images, self.eps * share, "linf", NONE)
-            pairs = spec_of_pairs(num_logits, images.dtype, images.device)
-            bounds = lower_bounds(reach(network, region, NONE), pairs, NONE)
+            region = region_around(images, self.eps * share, "linf", NO_ROUNDING)
+            pairs = pair_spec(num_logits, images.dtype, images.device)
+            bounds = lower_bounds(propagate(network, region, NO_ROUNDING), pairs, NO_ROUNDING)
             bounds = bounds.view(-1, num_logits, num_logits)
             of_label = bounds[torch.arange(len(labels)), labels]  # z_y - z_j for all j
             either = torch.maximum(of_label, bounds[:, num_classes])[:, :num_classes]

@@ -26,12 +26,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from nullclass.certify.interval import lower_bounds, reach
-from nullclass.certify.layers import Monotone
-from nullclass.certify.margins import spec_of_labels
-from nullclass.certify.network import Network, Step, read_network
-from nullclass.certify.regions import Box, Region, region_around
-from nullclass.certify.rounding import NONE
+from nullclass.certify import (
+    NO_ROUNDING,
+    Box,
+    Monotone,
+    Network,
+    Region,
+    Step,
+    label_spec,
+    lower_bounds,
+    propagate,
+    read_network,
+    region_around,
+)
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
@@ -133,9 +140,11 @@ def worst_logits(
     Without rounding margins: what is trained need not be sound to the last bit.
     """
     num_logits = network.num_logits
-    reached = reach(network, region_around(images, eps, "linf", NONE), NONE, watcher)
-    spec = spec_of_labels(labels, num_logits, images.dtype)
-    margins = lower_bounds(reached, spec, NONE)
+    propagation = propagate(
+        network, region_around(images, eps, "linf", NO_ROUNDING), NO_ROUNDING, watcher
+    )
+    spec = label_spec(labels, num_logits, images.dtype)
+    margins = lower_bounds(propagation, spec, NO_ROUNDING)
     places = torch.arange(num_logits, device=labels.device).expand(len(labels), -1)
     others = places[places != labels[:, None]].view(len(labels), num_logits - 1)
     return torch.zeros_like(places, dtype=images.dtype).scatter(1, others, -margins)
@@ -149,7 +158,7 @@ class _Watcher:
         self.terms: list[Tensor] = []
 
     def __call__(self, step: Step, inputs: list[Region], box: Box) -> None:
-        """See :data:`nullclass.certify.interval.Watch`."""
+        """See :data:`nullclass.certify.Hook`."""
         if self.first is None:  # the standardised image, eq. 9's Delta_0
             self.first = box.radius.mean().detach()
         (before, *_) = inputs

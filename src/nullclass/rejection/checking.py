@@ -1,0 +1,213 @@
+"""Checks certificates: proves them again from the weights alone, in float64 on the CPU.
+
+L-infinity certificates by interval bounds are also computed in a second way
+(:mod:`nullclass.certify.corners`), and the two must agree. Certificates of randomised smoothing
+cannot be proved; fresh noise must not contradict them.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+from scipy.special import bdtr
+from torch import Tensor
+
+from nullclass.certify import (
+    check_images,
+    corner_margins,
+    find_verifier,
+    label_margins,
+    read_network,
+)
+from nullclass.core.errors import UserError
+from nullclass.core.outcomes import NULL_LABEL
+from nullclass.models.classifier import Classifier
+from nullclass.rejection.certificates import Certificates, image_hashes, weights_sha256
+from nullclass.rejection.provable import UNPROVED
+from nullclass.rejection.smoothing import (
+    NORMAL,
+    SMOOTHING,
+    SmoothedNull,
+    lower_confidence_bound,
+    radius_of,
+)
+
+TOLERANCE = 1e-6
+"""Allowed difference of two float64 computations of a margin, relative to max(1, margin): far above
+their rounding, far below the effect of any mistake."""
+
+CONTRADICTION = 1e-6
+"""Probability of the fresh votes below which a certificate of smoothing is refused."""
+
+MAX_SAMPLES = 10**8
+"""Largest number of votes that a certificate may state."""
+
+BATCH_SIZE = 250
+"""Images per batch."""
+
+
+def check_certificates(
+    certificates: Certificates | Path | str,
+    model: Classifier,
+    images: Tensor,
+    *,
+    num_fresh: int = 10_000,
+) -> Tensor:
+    """Check every certificate against the model's weights and the images.
+
+    Args:
+        certificates: Certificates, or their file.
+        model: The model that made them, or the classifier inside it.
+        images: ``(N, C, H, W)``, the same images in the same order.
+        num_fresh: Votes under fresh noise per certificate of smoothing, at least 1000. (The number
+            in the certificate may be forged.)
+
+    Returns:
+        ``(N,)`` float64: the margins proved now; NaN for null, which claims nothing. For smoothing,
+        the margins certified by the fresh noise, negative where it certifies less than the radius.
+
+    Raises:
+        UserError: If the weights or an image do not match, or a margin cannot be proved.
+    """
+    if not isinstance(certificates, Certificates):
+        certificates = Certificates.load(certificates)
+    inner = getattr(model, "model", model)
+    if not isinstance(inner, Classifier) or inner.has_null:
+        raise UserError("certificates are of a classifier without null: give that one")
+    if weights_sha256(inner) != certificates.weights_sha256:
+        raise UserError(
+            "the model's weights are not those of the certificates (another SHA-256; one bit is "
+            "enough): certificates prove nothing about other weights"
+        )
+    if len(images) != len(certificates):
+        raise UserError(f"there are {len(certificates)} certificates, but {len(images)} images")
+    for index, image_hash in enumerate(image_hashes(images)):
+        if image_hash != certificates.images_sha256[index]:
+            raise UserError(
+                f"image {index} is not the image of certificate {index} (another SHA-256): give "
+                "the same images in the same order"
+            )
+    check_images(images, inner.image_shape)
+    if not all(NULL_LABEL <= label < inner.num_classes for label in certificates.labels):
+        raise UserError("a certificate claims a label that the model does not have")
+    inner = copy.deepcopy(inner).cpu().eval()
+    if certificates.verifier == SMOOTHING:
+        return _check_by_fresh_noise(
+            certificates, inner.float(), images.cpu().float(), max(num_fresh, 1000)
+        )
+    if certificates.confidence != 1 or certificates.settings:
+        raise UserError(
+            f"certificates by {certificates.verifier!r} are proofs, with a confidence of 1 and no "
+            f"settings, and these have a confidence of {certificates.confidence}: they were changed"
+        )
+    return _check_by_proof(certificates, inner.double(), images)
+
+
+@torch.no_grad()
+def _check_by_proof(certificates: Certificates, model: Classifier, images: Tensor) -> Tensor:
+    network = read_network(model)
+    verifier = find_verifier(certificates.verifier)
+    radius, norm = certificates.radius, certificates.norm
+    all_labels = torch.tensor(certificates.labels, dtype=torch.long)
+    all_claimed = torch.tensor(certificates.margins, dtype=torch.float64)
+    proved = torch.full((len(images),), math.nan, dtype=torch.float64)
+    for indices in (all_labels >= 0).nonzero().squeeze(1).split(BATCH_SIZE):
+        if not len(indices):
+            break
+        batch, labels, claimed = (
+            images[indices].cpu().double(),
+            all_labels[indices],
+            all_claimed[indices],
+        )
+        margins = label_margins(network, batch, labels, radius, norm=norm, verifier=verifier)
+        if (certificates.verifier, norm) == ("interval", "linf"):
+            other = corner_margins(network, batch, labels, radius)
+            differs = (other - margins).abs() > TOLERANCE * other.abs().clamp(1)
+            if differs.any():
+                i = int(differs.nonzero()[0])
+                raise UserError(
+                    f"two computations of a bound differ ({margins[i]:.9g} and {other[i]:.9g}): "
+                    "one of them is wrong, so nothing is confirmed"
+                )
+        is_proved = (claimed > 0) & (margins > 0)
+        is_proved &= claimed <= margins + TOLERANCE * margins.abs().clamp(1)
+        if not is_proved.all():
+            i = int((~is_proved).nonzero()[0])
+            raise UserError(
+                f"certificate {indices[i]} claims a margin of {claimed[i]:.6g}, but these weights "
+                f"prove {margins[i]:.6g}: it was changed, or its proof was wrong"
+            )
+        proved[indices] = margins
+    return proved
+
+
+def _check_by_fresh_noise(
+    certificates: Certificates, model: Classifier, images: Tensor, num_fresh: int
+) -> Tensor:
+    """Margins certified by fresh noise; see :func:`check_certificates`.
+
+    This is weaker than a proof. A certificate is refused if its own votes cannot certify it, if
+    another class gets most of the fresh votes, or if these have a probability of less than
+    :data:`CONTRADICTION` under it. The seed is random, so that no certificate can be fitted to it.
+    """
+    num_samples, sigma = _check_settings(certificates)
+    confidence = certificates.confidence
+    fresh = SmoothedNull(
+        model,
+        certificates.radius,
+        sigma=sigma,
+        num_samples=num_fresh,
+        confidence=confidence,
+        seed=secrets.randbits(48),
+    )
+    unanimous = lower_confidence_bound(num_samples, num_samples, confidence)
+    largest = sigma * NORMAL.inv_cdf(unanimous)
+    margins = torch.full((len(images),), math.nan, dtype=torch.float64)
+    for index, (label, margin) in enumerate(
+        zip(certificates.labels, certificates.margins, strict=True)
+    ):
+        if label < 0:
+            continue
+        radius = margin + certificates.radius
+        # Margins are float32 numbers and may exceed the bound by their rounding.
+        if not margin > 0 or not radius <= largest + 1e-6 * max(1.0, largest):
+            raise UserError(
+                f"certificate {index} claims a radius of {radius:.6g}, and {num_samples} votes "
+                f"certify at most {largest:.6g}, all for one class: it was changed"
+            )
+        votes = fresh.fresh_votes(images[index])
+        hits, claimed = int(votes[label]), NORMAL.cdf(radius / sigma)
+        if bdtr(hits, num_fresh, claimed) < CONTRADICTION or int(votes.argmax()) != label:
+            raise UserError(
+                f"certificate {index} claims label {label} with a probability of {claimed:.4g} "
+                f"under noise, and fresh noise finds it {hits} times in {num_fresh}: it was "
+                "changed, or an unlikely draw"
+            )
+        certified = radius_of(hits, num_fresh, sigma, confidence)
+        margins[index] = max(certified, UNPROVED) - certificates.radius
+    return margins
+
+
+def _check_settings(certificates: Certificates) -> tuple[int, float]:
+    """The number of votes and sigma that the certificates state."""
+    settings: dict[str, Any] = dict(certificates.settings)
+    counts = [settings.get("num_samples"), settings.get("num_selection")]
+    sigma = settings.get("sigma")
+    if (
+        set(settings) != {"sigma", "num_samples", "num_selection", "seed"}
+        or not all(type(count) is int and 1 <= count <= MAX_SAMPLES for count in counts)
+        or not (isinstance(sigma, int | float) and 0 < sigma < math.inf)
+        or not 0.5 <= certificates.confidence < 1
+        or certificates.norm != "l2"
+    ):
+        raise UserError(
+            "these certificates of randomised smoothing have settings that make no sense (sigma "
+            f"positive, 1 to {MAX_SAMPLES} votes, a confidence from 0.5 to below 1, norm l2): "
+            "they were changed, make them again"
+        )
+    return int(settings["num_samples"]), float(sigma)

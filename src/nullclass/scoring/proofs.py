@@ -1,0 +1,238 @@
+"""Proves, per image, what no attack within eps can do to a classifier.
+
+- :class:`~nullclass.rejection.ProvableNull` of radius r: an image is never fooled within eps if the
+  inner model is proved to predict y within eps - r. It is always correct if interval bounds prove y
+  within eps + r, because interval bounds of a ball are never looser than those of a larger ball.
+- A learned null class: never fooled by :func:`nullclass.certify.not_fooled_margins`; always correct
+  if y beats every other logit, null included.
+- No null: never fooled means always correct, and the rate is the certified accuracy.
+
+:class:`~nullclass.rejection.SmoothedNull` is refused: its answers hold with a confidence, and a row
+here is a proof.
+
+An attack may exceed eps by a rounding error that the evaluation tolerates. Every proof at eps
+therefore covers ``eps + 1e-6``, so that an attack that breaks it (red flag ``proof-broken``)
+reveals a mistake. ``ProvableNull`` predicts from bounds, which include the rounding of its own
+arithmetic. For a learned null, ``interval`` proves the logits as the model computes them
+(:data:`COARSENESS`); ``crown-ibp`` proves them as real numbers, without ties within their rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nullclass.attacks.base import frozen
+from nullclass.certify import (
+    VERIFIERS,
+    Network,
+    Rounding,
+    Verifier,
+    check_images,
+    check_network,
+    check_radius,
+    find_verifier,
+    label_margins,
+    label_spec,
+    lower_bounds,
+    not_fooled_margins,
+    proof_dtype,
+    propagate,
+    read_network,
+    region_around,
+    rounding_for,
+)
+from nullclass.core.errors import UserError
+from nullclass.core.norms import check_eps
+from nullclass.core.outcomes import predictions
+from nullclass.data import LabelledImages, tensors_or_loader
+from nullclass.models.classifier import Classifier
+from nullclass.rejection import ProvableNull, SmoothedNull, ThresholdedClassifier
+from nullclass.results.schema import CERTIFIED_COLUMNS
+from nullclass.scoring.run_attack import OnImages, check_labels
+
+BATCH_SIZE = 128
+"""Images per batch; larger batches do not fit a CPU's cache and are slower."""
+
+SLACK = 1e-6
+"""How far a proof extends beyond eps, relative to max(1, eps)."""
+
+COARSENESS = 8
+"""Unit roundoff of interval bounds for a learned null, in units of the model's own. With a factor
+of 4 the box of every layer contains the boxes, margins included, that the model itself computes for
+an image of the ball; hence it contains the logits as the model rounds them."""
+
+NEVER_LOOSER = ("interval", "crown-ibp")
+"""Verifiers whose bounds are never below interval bounds."""
+
+Prover = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""Images ``(N, C, H, W)``, labels ``(N,)`` and eps to ``(N,)`` margins, positive if the image is
+never fooled, and ``(N,)`` booleans: always correct."""
+
+
+def prove(
+    model: Classifier,
+    data: LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
+    eps: float | Sequence[float],
+    *,
+    norm: str = "linf",
+    verifier: str = "interval",
+    num_images: int | None = None,
+    on_images: OnImages | None = None,
+) -> pd.DataFrame:
+    """Rows of what is proved, one per image and eps.
+
+    Rates are in :func:`nullclass.metrics.rates.proved_rates`. For a model without null the mean of
+    ``is_correct_proved`` is the certified accuracy.
+
+    Args:
+        model: Any classifier, with or without null.
+        data: Images in [0,1] and labels.
+        eps: Budgets in pixel units.
+        norm: ``linf`` or ``l2``; for a ``ProvableNull`` its own norm.
+        verifier: Name in :data:`nullclass.certify.VERIFIERS`.
+        num_images: Number of images from the start; by default all.
+        on_images: Called with the number of images of each finished batch.
+
+    Returns:
+        Columns :data:`nullclass.results.schema.CERTIFIED_COLUMNS`. ``margin`` is the lower bound
+        that decides ``is_never_fooled``: positive means proved.
+
+    Raises:
+        UserError: If the model cannot be bounded, or eps, norm, verifier, images or labels are
+            invalid.
+    """
+    values: list[float] = list(eps) if isinstance(eps, Sequence | np.ndarray) else [eps]
+    if not values:
+        raise UserError("give at least one eps to prove something at")
+    check_radius(0, norm)
+    images = tensors_or_loader(data)
+    if num_images is not None:
+        images = images.first(min(num_images, len(images)))
+    for value in values:
+        check_eps(value, norm, images.images.shape)
+    budgets = sorted({float(value) for value in values})
+    check_labels(images, model)
+    prover = _prover(model, norm, find_verifier(verifier), images.images.shape[1:])
+    tables = []
+    with frozen(model), torch.no_grad():
+        for indices in torch.arange(len(images)).split(BATCH_SIZE):
+            batch, labels = images.batch(indices)
+            check_images(batch, model.image_shape)
+            batch, labels = batch.to(model.mean.device), labels.to(model.mean.device)
+            predicted = predictions(model(batch), model.num_classes)
+            for budget in budgets:
+                margins, is_always_correct = prover(batch, labels, budget)
+                is_never_fooled = margins > 0
+                columns = {
+                    "image": indices,
+                    "label": labels,
+                    "prediction": predicted,
+                    "margin": margins,
+                    "is_correct_proved": is_always_correct,
+                    "is_rar_proved": is_never_fooled & (predicted == labels),
+                    "is_never_fooled": is_never_fooled,
+                }
+                table = pd.DataFrame({name: of.cpu().numpy() for name, of in columns.items()})
+                tables.append(table.assign(eps_pixels=budget))
+            if on_images is not None:
+                on_images(len(indices))
+    rows = pd.concat(tables).sort_values(["eps_pixels", "image"], kind="stable", ignore_index=True)
+    status = np.select(
+        [rows["is_correct_proved"], rows["is_never_fooled"]],
+        ["correct", "not-fooled"],
+        "undecided",
+    )
+    rows = rows.assign(norm=norm, verifier=verifier, status=status)
+    return rows[list(CERTIFIED_COLUMNS)].astype(CERTIFIED_COLUMNS)
+
+
+def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Sequence[int]) -> Prover:
+    if isinstance(model, SmoothedNull):
+        raise UserError(
+            "randomised smoothing proves nothing, it certifies with a confidence: call "
+            "model.certificates(images), which state it"
+        )
+    if isinstance(model, ThresholdedClassifier):
+        raise UserError(
+            "there are no proofs for a model that refuses by a threshold: prove the model inside, "
+            "which decides by its largest logit"
+        )
+    inner = model.model if isinstance(model, ProvableNull) else model
+    # A copy, because the caller's model must keep its mode.
+    network = read_network(copy.deepcopy(inner).eval() if inner.training else inner)
+    if inner.image_shape is None:
+        check_network(network, inner, image_shape)
+    own = next(inner.parameters(), inner.mean)
+    dtype = proof_dtype(own.device, own.dtype)
+    if dtype != own.dtype:
+        network = network.to(dtype)
+
+    def margins(images: Tensor, labels: Tensor, radius: float) -> Tensor:
+        return label_margins(network, images, labels, radius, norm=norm, verifier=verifier)
+
+    def coarse_margins(images: Tensor, labels: Tensor, radius: float) -> Tensor:
+        return _coarse_interval_margins(network, images, labels, radius, norm)
+
+    def prove_plain(images: Tensor, labels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        found = margins(images.to(dtype), labels, _radius(eps, norm))
+        return found, found > 0
+
+    def prove_learned_null(images: Tensor, labels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        images, radius = images.to(dtype), _radius(eps, norm)
+        is_interval = verifier is VERIFIERS["interval"]
+        always = (coarse_margins if is_interval else margins)(images, labels, radius)
+        never = not_fooled_margins(
+            network,
+            images,
+            labels,
+            radius,
+            num_classes=model.num_classes,
+            norm=norm,
+            verifier=verifier,
+            rounding=_coarse(images) if is_interval else None,
+        )
+        return torch.maximum(never, always), always > 0
+
+    def prove_provable_null(images: Tensor, labels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        assert isinstance(model, ProvableNull)
+        images = images.to(dtype)
+        never = margins(images, labels, _radius(eps, norm, -model.radius))
+        if model.verifier not in NEVER_LOOSER:
+            return never, torch.zeros_like(never, dtype=torch.bool)
+        return never, coarse_margins(images, labels, _radius(eps, norm, model.radius)) > 0
+
+    if not isinstance(model, ProvableNull):
+        return prove_learned_null if model.has_null else prove_plain
+    if model.norm != norm:
+        raise UserError(
+            f"the model proves its answers in {model.norm}, and nothing follows for {norm}: prove "
+            f"in {model.norm}"
+        )
+    return prove_provable_null
+
+
+def _radius(eps: float, norm: str, shift: float = 0.0) -> float:
+    """Radius to prove for eps: eps + shift and the slack; at most 1 in L-infinity."""
+    radius = max(0.0, eps + SLACK * max(1.0, eps) + shift)
+    return min(radius, 1.0) if norm == "linf" else radius
+
+
+def _coarse(images: Tensor) -> Rounding:
+    own = rounding_for(images)
+    return Rounding(COARSENESS * own.unit, own.tiny)
+
+
+def _coarse_interval_margins(
+    network: Network, images: Tensor, labels: Tensor, radius: float, norm: str
+) -> Tensor:
+    """Interval margins of the labels, with a rounding coarser than the model's own."""
+    rounding = _coarse(images)
+    propagation = propagate(network, region_around(images, radius, norm, rounding), rounding)
+    spec = label_spec(labels, network.num_logits, images.dtype)
+    return lower_bounds(propagation, spec, rounding).amin(dim=1)

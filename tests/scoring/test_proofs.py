@@ -1,0 +1,161 @@
+"""What is proved for a model, as rows and rates, and within an evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from proof_worlds import line_world, square_grid, tiny_net, within
+from torch import Tensor
+
+from nullclass.attacks import PGD, DatasetAttack
+from nullclass.certify import VERIFIERS
+from nullclass.core.errors import UserError
+from nullclass.evaluation.run import evaluate
+from nullclass.metrics.rates import proved_rates, wilson
+from nullclass.models import Classifier
+from nullclass.rejection import ProvableNull, with_threshold
+from nullclass.results import frames, schema, store
+from nullclass.scoring.proofs import COARSENESS, prove
+
+GRID = square_grid(21)
+
+
+def labelled(model: Classifier) -> tuple[Tensor, Tensor]:
+    """The grid with the predicted labels, the first 100 of them wrong."""
+    labels = (model.model if isinstance(model, ProvableNull) else model).predict(GRID)
+    labels = labels.clamp(min=0)
+    labels[:100] = (labels[:100] + 1) % model.num_classes
+    return GRID, labels
+
+
+def line_images(*pixels: float) -> tuple[Tensor, Tensor]:
+    """Images of class 0."""
+    return torch.tensor(pixels).view(-1, 1, 1, 1), torch.zeros(len(pixels), dtype=torch.long)
+
+
+def test_on_a_line_every_radius_is_exact() -> None:
+    """Class 0 is above 0.5; an image at 0.5 + d is proved up to d, and shifted by r."""
+    data = line_images(0.55, 0.65, 0.75, 0.95)
+    plain = prove(line_world(), data, [0.1, 0.2])
+    assert plain["is_correct_proved"].tolist() == [0, 1, 1, 1, 0, 0, 1, 1]
+    assert plain["margin"][1] == pytest.approx(0.5, abs=1e-3)
+    rows = prove(ProvableNull(line_world(), 0.1), data, [0.1, 0.2, 0.3])
+    # Answered beyond r; never fooled beyond eps - r; always correct beyond eps + r.
+    assert rows["prediction"].tolist() == [-1, 0, 0, 0] * 3
+    assert rows["is_never_fooled"].tolist() == [1, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1]
+    assert rows["is_rar_proved"].tolist() == [0, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1]
+    assert rows["is_correct_proved"].tolist() == [0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert rows["status"][8:].tolist() == ["undecided", "undecided", "not-fooled", "correct"]
+
+
+def test_a_proof_counts_for_rar_only_if_the_image_is_answered() -> None:
+    """With r above eps / 2 an image may be safe from fooling, and null when clean."""
+    (row,) = prove(ProvableNull(line_world(), 0.2), line_images(0.62), 0.25).to_dict("records")
+    assert (row["prediction"], row["is_never_fooled"], row["is_rar_proved"]) == (-1, True, False)
+
+
+@pytest.mark.parametrize("num_nulls", [0, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_rows_of_a_learned_null_and_of_none(seed: int, num_nulls: int) -> None:
+    model = tiny_net(seed, num_nulls=num_nulls)
+    data = labelled(model)
+    rows = prove(model, data, [0.02, 0.1])
+    assert rows.dtypes.astype(str).to_dict() == schema.CERTIFIED_COLUMNS
+    small, large = rows[: len(GRID)], rows[len(GRID) :].reset_index(drop=True)
+    for column in ("is_correct_proved", "is_rar_proved", "is_never_fooled"):
+        assert not (large[column] & ~small[column]).any(), "more is proved at a larger eps"
+        assert small[column].any()
+    assert not (rows["is_correct_proved"] & ~rows["is_rar_proved"]).any()
+    assert not (rows["is_rar_proved"] & ~rows["is_never_fooled"]).any()
+    assert (rows["is_never_fooled"] == (rows["margin"] > 0)).all()
+    assert not rows["is_rar_proved"][rows["prediction"] != rows["label"]].any()
+    if not num_nulls:
+        assert (rows["is_correct_proved"] == rows["is_never_fooled"]).all()
+    is_near, predicted = within(GRID, 0.1), model.predict(GRID)
+    is_wrong = predicted[None] != data[1][:, None]
+    for column, violates in (
+        ("is_never_fooled", is_wrong & (predicted >= 0)),
+        ("is_correct_proved", is_wrong),
+    ):
+        is_claimed = torch.tensor(large[column].to_numpy())
+        assert not (is_near & is_claimed[:, None] & violates).any()
+
+
+def test_rates_have_their_interval() -> None:
+    guarded = ProvableNull(tiny_net(0), 0.03)
+    rows = prove(guarded, labelled(guarded), [0.03, 0.06])
+    rates = proved_rates(rows).set_index(["eps_pixels", "metric"])
+    for eps, group in rows.groupby("eps_pixels"):
+        rar = rates.loc[(eps, "rar_proved")]
+        assert rar["value"] == group["is_rar_proved"].mean()
+        assert (rar["low"], rar["high"]) == wilson(int(group["is_rar_proved"].sum()), len(group))
+        assert rates.loc[(eps, "aer_bound"), "value"] == 1 - group["is_never_fooled"].mean()
+        assert rates.loc[(eps, "strict_proved"), "value"] == group["is_correct_proved"].mean()
+    assert proved_rates(rows.head(0)).empty
+
+
+def test_float64_and_training_mode_change_only_the_rounding() -> None:
+    model = tiny_net(1, num_nulls=1)
+    images, labels = labelled(model)
+    single = prove(model, (images, labels), 0.05)
+    double = prove(model.train().double(), (images.double(), labels), 0.05)
+    assert model.training, "the model keeps its mode"
+    assert np.allclose(single["margin"], double["margin"], atol=COARSENESS * 1e-3)
+    assert (single["is_never_fooled"] <= double["is_never_fooled"]).all()
+
+
+def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
+    guarded = ProvableNull(tiny_net(0), 0.03)
+    data = labelled(guarded)
+    attacks = {"pgd": PGD(num_steps=5), "swap": DatasetAttack()}
+    found = evaluate(
+        guarded, data, attacks=attacks, eps=[0.03, 0.06], proofs="interval", checks=False
+    )
+    pd.testing.assert_frame_equal(found.certified, prove(guarded, data, [0.03, 0.06]))
+    assert found.summary()["attack"].tolist()[-6:] == ["proof"] * 6, "proofs come last"
+    folder = tmp_path / "trials" / "a-seed0"
+    found.write(folder, {"model": "a", "seed": 0})
+    stored = store.read_trial(folder).certified.drop(columns="margin")
+    pd.testing.assert_frame_equal(stored, found.certified.drop(columns="margin"))
+    store.write_summary(tmp_path, "a")
+    assert (frames.read_frame(tmp_path / schema.SUMMARY)["metric"] == "rar_proved").sum() == 2
+    without = evaluate(guarded, data, attacks={"swap": DatasetAttack()}, eps=0.1, checks=False)
+    without.write(folder, {"model": "a", "seed": 0})
+    assert not (folder / schema.CERTIFIED).exists()
+    assert store.read_trial(folder).certified.empty
+
+
+@pytest.mark.parametrize("num_nulls", [0, 1])
+def test_attacks_find_an_unsound_bound(num_nulls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = VERIFIERS["interval"]
+    monkeypatch.setitem(VERIFIERS, "hopeful", lambda *args: sound(*args) + 3.0)
+    model = tiny_net(0, num_nulls=num_nulls)
+    model = model if num_nulls else ProvableNull(model, 0.03)
+    attacks = {"pgd": PGD(num_steps=20), "swap": DatasetAttack()}
+    for verifier, is_found in (("interval", False), ("hopeful", True)):
+        found = evaluate(model, labelled(model), attacks=attacks, eps=[0.1, 0.3], proofs=verifier)
+        assert ("proof-broken" in {flag.name for flag in found.flags}) == is_found
+
+
+def test_invalid_arguments_are_refused() -> None:
+    plain, guarded = tiny_net(0), ProvableNull(tiny_net(0), 0.05)
+    data = labelled(plain)
+    for message, arguments in (
+        ("at least one eps", {"eps": []}),
+        *(("eps", {"eps": eps}) for eps in (-0.1, 1.5, float("nan"))),
+        ("no verifier 'guess'", {"verifier": "guess"}),
+        ("norm 'l1'", {"norm": "l1"}),
+        ("labels run from", {"data": (GRID, torch.full((len(GRID),), 3))}),
+        ("choose 1 to", {"num_images": 0}),
+        ("proves its answers in linf", {"model": guarded, "norm": "l2"}),
+        ("threshold", {"model": with_threshold(guarded, 0.0)}),
+        ("shape", {"data": (torch.rand(2, 1, 2, 2), torch.zeros(2).long())}),
+    ):
+        with pytest.raises(UserError, match=message):
+            prove(**({"model": plain, "data": data, "eps": 0.1} | arguments))  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="'proof'"):
+        evaluate(plain, data, attacks={"proof": DatasetAttack()}, eps=0.1)
