@@ -36,8 +36,6 @@ import tyro
 from nullclass.attacks.cascade import trace_of
 from nullclass.attacks.geometry import is_allowed
 from nullclass.attacks.standing import logits_of
-from nullclass.certify.provable import ProvableNull
-from nullclass.certify.prove import certify
 from nullclass.devices import find_device
 from nullclass.files import read_json, write_json, write_text
 from nullclass.jobs import place_of
@@ -55,6 +53,8 @@ from nullclass import records
 from nullclass.attacks import FGSM, PGD, Attack, worst_case
 from nullclass.attacks.base import WantsImages
 from nullclass.data import LabelledImages
+from nullclass.rejection import ProvableNull
+from nullclass.scoring.proofs import prove
 from nullclass.zoo import load_zoo
 
 Row = dict[str, Any]
@@ -357,7 +357,7 @@ def attack_cell(name: str, eps: float, o: Options) -> Row:
     row["clean"] = dict(zip(OUTCOME_NAMES, clean.bincount(minlength=3).tolist(), strict=True))
     chosen = torch.arange(len(data), device=device)
     if isinstance(model, ProvableNull):  # no attack can fool what is proved
-        proved = certify(model, data, [eps])["is_never_fooled"].to_numpy()
+        proved = prove(model, data, [eps])["is_never_fooled"].to_numpy()
         chosen, row["num_proved"] = chosen[torch.tensor(~proved, device=device)], int(proved.sum())
     attacks: dict[str, Attack] = {"fgsm": FGSM("fool"), "pgd": PGD("fool")}
     attacks["worst-case"] = shrunk(worst_case()) if o.tiny else worst_case()

@@ -19,14 +19,12 @@ from typing import Any
 import numpy as np
 import torch
 from nullclass.attacks.geometry import is_allowed
-from nullclass.certify.provable import ProvableNull
-from nullclass.certify.prove import certify
-from nullclass.certify.smoothing import SmoothedNull
 from nullclass.devices import find_device
 from nullclass.jobs import place_of
 from nullclass.null_curve import NullCurve
 from nullclass.outcomes import Outcome, outcomes
 from nullclass.recipes import Recipe, find_recipe
+from nullclass.robust import ROBUST_LOSSES, make_robust
 from nullclass.stacked import do_stacked
 from nullclass.steps import step_beside, step_robust, step_within
 from nullclass.studies.base import Training
@@ -39,12 +37,13 @@ from common import ROOT, mnist
 from nullclass import records
 from nullclass.attacks import ATTACKS, PGD, Attack
 from nullclass.attacks.base import WantsImages, norms_of
-from nullclass.certify.verifiers import VERIFIERS
+from nullclass.certify import VERIFIERS
 from nullclass.cli import main as nullclass_command
 from nullclass.data import FILE_NAMES, LabelledImages
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import NULL_SOURCES, make_nulls
-from nullclass.robust import ROBUST_LOSSES, make_robust
+from nullclass.rejection import ProvableNull, SmoothedNull
+from nullclass.scoring.proofs import prove
 from nullclass.studies import null_samples
 from nullclass.zoo import ZOO, load_zoo
 
@@ -263,7 +262,7 @@ class Checks:
         model, rows = load_zoo(name), []
         for device in self.places:
             model = model.to(device, torch.float64)
-            rows.append(certify(model, self.few, [eps], verifier=verifier))
+            rows.append(prove(model, self.few, [eps], verifier=verifier))
         off = float((rows[0]["margin"] - rows[1]["margin"]).abs().max())
         never = torch.tensor(rows[1]["is_never_fooled"].to_numpy())
         images, labels = self.batch(self.device)
