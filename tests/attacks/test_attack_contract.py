@@ -267,7 +267,7 @@ def test_l2_budgets_reach_to_the_diagonal(name: str, batch: tuple[Tensor, Tensor
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_an_unknown_norm_is_refused(name: str, batch: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(UserError, match="no norm 'l0': choose one of linf, l2, l1"):
+    with pytest.raises(UserError, match="norm must be one of linf, l2, l1, not 'l0'"):
         run(MAKERS[name](), small_model(True), batch, 0.1, "l0")
 
 

@@ -209,7 +209,7 @@ def test_as_an_attack_it_finds_what_lies_within_eps(smallest: Smallest) -> None:
 
 
 def test_an_unknown_norm_is_refused(digits: Digits) -> None:
-    with pytest.raises(UserError, match="no norm 'l3'"):
+    with pytest.raises(UserError, match="norm must be one of linf, l2, l1, not 'l3'"):
         FMN().smallest(digits.plain, digits.images[:2], digits.labels[:2], norm="l3")
 
 

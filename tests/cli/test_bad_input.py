@@ -268,7 +268,7 @@ def test_bad_options_of_robust_training(
     ("option", "value", "says"),
     [
         ("--attack", "cw", "no attack 'cw': choose one of fgsm"),
-        ("--norm", "l0", "no norm 'l0': choose one of linf, l2, l1"),
+        ("--norm", "l0", "norm must be one of linf, l2, l1, not 'l0'"),
         ("--smallest", "-1", "--smallest must not be negative"),
         ("--ood", "cats", "no source of images 'cats'"),
         ("--null-rate", "0", "rate"),

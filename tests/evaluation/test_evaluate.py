@@ -449,7 +449,7 @@ def test_other_mistakes(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
         settings: dict[str, Any] = {"attacks": {"fgsm": FGSM()}, "eps": [0.1]}
         evaluate(model, changed.pop("data", small), **(settings | changed))
 
-    with pytest.raises(UserError, match="no norm 'l0'"):
+    with pytest.raises(UserError, match="norm must be one of linf, l2, l1, not 'l0'"):
         run(norm="l0")
     with pytest.raises(UserError, match="give num_classes"):
         run(digits.guarded.body)

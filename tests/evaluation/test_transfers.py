@@ -326,7 +326,7 @@ def test_images_that_left_their_budget_are_refused(digits: Digits) -> None:
         ({"eps": -0.1}, "eps -0.1 is outside"),
         ({"num_images": 0}, "asked for the first 0 images: choose 1 to 40"),
         ({"num_images": 41}, "asked for the first 41 images: choose 1 to 40"),
-        ({"norm": "l7"}, "there is no norm 'l7'"),
+        ({"norm": "l7"}, "norm must be one of linf, l2, l1, not 'l7'"),
         ({"attack": "nonsense"}, "there is no attack 'nonsense'"),
         ({"attack": 3}, "attacks must be names, or a dictionary"),
         ({"attack": FGSM()}, "an attack to evade takes a source's null for a success"),

@@ -341,7 +341,7 @@ def test_unknown_names_settings_and_norms_are_refused() -> None:
             make_perturbation(name, {"num_steps": 0})
     with pytest.raises(UserError, match=r"no perturbation 'fog'"):
         check_norm("fog", "linf")
-    with pytest.raises(UserError, match=r"no norm 'l7': choose one of linf, l2, l0"):
+    with pytest.raises(UserError, match=r"norm must be one of linf, l2, l1, l0, not 'l7'"):
         check_norm("fgsm", "l7")
     with pytest.raises(
         UserError, match=r"'sparse' cannot be told a size in 'l2': choose one of l0"

@@ -250,7 +250,7 @@ def test_a_missing_table_and_bytes_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("norm", "sizes", "probabilities", "message"),
     [
-        ("l1", (0.1,), (1.0,), "no norm 'l1': choose one of linf, l2, l0"),
+        ("l3", (0.1,), (1.0,), "norm must be one of linf, l2, l1, l0, not 'l3'"),
         ("linf", (), (), "at least one size"),
         ("linf", (0.1, 0.2), (1.0,), "has 2 sizes but 1 probabilities"),
         ("linf", (0.1, math.nan), (0.5, 1.0), "hold NaN"),
@@ -389,7 +389,7 @@ def test_shares_that_fall_are_pooled() -> None:
 @pytest.mark.parametrize(
     ("norm", "arguments", "message"),
     [
-        ("l3", {}, "no norm 'l3': choose one of linf, l2, l0"),
+        ("l3", {}, "norm must be one of linf, l2, l1, l0, not 'l3'"),
         ("l0", {}, "FGSMPerturbation cannot be told a size in 'l0': choose one of linf, l2"),
         ("linf", {"always": 0.0}, "always must be a rate in (0, 1], not 0.0"),
         ("linf", {"always": 1.01}, "always must be a rate in (0, 1], not 1.01"),

@@ -81,7 +81,7 @@ def check_budgets(attack: Attack, norm: str) -> None:
     for shape in ((8,), (10,), (9, 1), ()):
         with pytest.raises(UserError, match="there are 9 images, but budgets of"):
             run(attack, model, batch, torch.full(shape, 0.1), norm)
-    with pytest.raises(UserError, match="no norm 'l7': choose one of"):
+    with pytest.raises(UserError, match="norm must be one of linf, l2, l1, not 'l7'"):
         run(attack, model, batch, 0.1, "l7")
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nullclass.core.checks import check_choice
 from nullclass.core.errors import UserError
 from nullclass.core.files import write_text
 
