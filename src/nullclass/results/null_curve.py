@@ -60,7 +60,7 @@ class NullCurve:
 
     def __post_init__(self) -> None:
         """Refuse what is no curve."""
-        _check_measure(self.norm)
+        check_choice("norm", self.norm, LARGEST_SIZE)
         for name in ("sizes", "probabilities", "fooled"):  # numpy's numbers too, but kept as plain
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
         _check_points(self.sizes, self.probabilities, LARGEST_SIZE[self.norm])
@@ -213,11 +213,6 @@ def write_curve(path: Path, curve: NullCurve) -> None:
     for row in zip(*columns.values(), strict=True):
         writer.writerow([*map(repr, row), *about.values()])
     write_text(path, text.getvalue())
-
-
-def _check_measure(norm: str) -> None:
-    if norm not in LARGEST_SIZE:
-        raise UserError(f"there is no norm {norm!r}: choose one of {', '.join(LARGEST_SIZE)}")
 
 
 def _check_points(sizes: Sequence[float], probabilities: Sequence[float], largest: float) -> None:
