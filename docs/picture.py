@@ -14,16 +14,16 @@ DETECTED, FOOLED = "#0072B2", "#D55E00"  # Okabe and Ito (2008)
 
 
 def main(folder: Path) -> None:
-    """Draw what FGSM says of the notebook's null model beside what a null-aware attack does."""
+    """Draw null rate under FGSM and AER of the notebook's null model."""
     summary = read_run(folder).summary.query("model == @MODEL")
     fgsm = summary.query("attack == 'fgsm' and metric == 'null' and eps_pixels < 0.35")
     fooled = summary.query("attack == 'union' and metric == 'aer'")
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    told = (
+    curves = (
         (fgsm, "s:", DETECTED, "FGSM images answered null: “detection”"),
-        (fooled, "o-", FOOLED, "images fooled by an attack that knows about null"),
+        (fooled, "o-", FOOLED, "images fooled by a null-aware attack"),
     )
-    for lines, style, colour, label in told:
+    for lines, style, colour, label in curves:
         mean = lines.groupby("eps_pixels")["value"].mean() * 100
         axes.plot(mean.index, mean, style, color=colour, label=label, lw=2)
     seeds = sorted(set(summary["seed"]))
@@ -35,7 +35,7 @@ def main(folder: Path) -> None:
         title=f"The notebook's null model {MODEL} (trained at ε 0.154), MNIST: {len(seeds)} seed"
         f"{'s' * (len(seeds) > 1)},\n{counts[0]:,} and {counts[1]:,} test images",
     )
-    axes.title.set_size(10)
+    axes.title.set_fontsize(10)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, loc="center right", bbox_to_anchor=(1, 0.42))

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from nullclass.core.files import write_text
-from nullclass.metrics.rates import WORST_CASE
+from nullclass.metrics.rates import UNION
 from nullclass.report.measures import CLEAN, Measure, Measures, percent
 from nullclass.results.store import Run, read_run
 from nullclass.studies.null_samples.config import (
@@ -17,6 +17,7 @@ from nullclass.studies.null_samples.config import (
 from nullclass.studies.null_samples.sample_tables import (
     accuracies,
     at_threshold,
+    measures_of,
     published_text,
     rule,
     scores,
@@ -62,7 +63,7 @@ VERDICTS = {"within": "yes", "outside": "**no**", "": "–"}
 
 def page(run: Run, options: str) -> str:
     """The whole page."""
-    measures = Measures(run)
+    measures = measures_of(run)
     told = [*scores(measures), *accuracies(measures)]
     within = [sum(m.verdict == "within" for m in found) for found in _both(measures)]
     judged = [sum(m.verdict != "" for m in found) for found in _both(measures)]
@@ -96,13 +97,13 @@ def page(run: Run, options: str) -> str:
     fixed = []
     for model in measures.models:
         cells = [
-            f"{with_spread(measures.find(model, WORST_CASE, 'aer', eps))} / "
-            f"{with_spread(measures.find(model, WORST_CASE, 'rar', eps))}"
+            f"{with_spread(measures.find(model, UNION, 'aer', eps))} / "
+            f"{with_spread(measures.find(model, UNION, 'rar', eps))}"
             for eps in WHITE_BOX_EPS
         ]
         fixed.append(f"| {model} | {' | '.join(cells)} |")
     fixed_head = FIXED_HEAD.format(
-        num=measures.num_images(WORST_CASE),
+        num=measures.num_images(UNION),
         columns=" | ".join(f"AER / RAR at {eps:g}" for eps in WHITE_BOX_EPS),
         dashes="|".join("---" for _ in WHITE_BOX_EPS),
     )

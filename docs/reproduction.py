@@ -6,70 +6,62 @@ import sys
 from pathlib import Path
 
 from nullclass.core.files import write_text
-from nullclass.report.measures import Measure, Measures, percent
-from nullclass.report.tables import compare, name_of, published_text
+from nullclass.report.measures import CLEAN, FGSM, Measure, Measures, value_cell
 from nullclass.results.store import Run, read_run
 from nullclass.studies.fgsm_null.config import PIXEL
+from nullclass.studies.fgsm_null.tables import compared, name_of, published_text, reproduced
 
 HEAD = """# The notebook's figures, reproduced
 
-Written by `python docs/reproduction.py RUN` from the rows of the run; made by
+Written by `python docs/reproduction.py RUN` from the rows of the run. The run is
 `nullclass study fgsm-null --preset full` (the notebook's own recipe: batch 64, five epochs, Adam
-1e-3, float32){stopped}.
+1e-3, float32){note}.
 Seeds: {seeds}.
-{num_images:,} clean test images, {num_fgsm:,} for FGSM; torch {torch}.
+{num_images} clean test images, {num_fgsm} for FGSM; torch {torch}.
 
-Rates in %, mean ± standard deviation over the seeds; one seed has no ±, and its losses are not
-judged. A published figure counts as reproduced (yes) if it is within two standard deviations of
-ours, or within 0.3 points where ours is smaller (losses: 0.003). ε in the notebook's units, {pixel}
-pixel units each. Published figures are from one run each (clean accuracy of null-0.5: two runs).
+Rates in %, mean ± standard deviation over the seeds. A single seed has no ±, and its losses get no
+verdict. A published value counts as reproduced (yes) if it is within two standard deviations of
+ours, or within 0.3 points (0.003 for a loss) if that is more. ε in the notebook's units, {pixel}
+pixel units each. Published values are from one run each (clean accuracy of null-0.5: two runs).
 
-{within} of {num} rates are reproduced, and {within_losses} of {num_losses} losses.
+{rates[0]} of {rates[1]} rates and {losses[0]} of {losses[1]} losses are reproduced.
 
 | model | figure | measured | published | reproduced |
 |---|---|---|---|---|
 """
+VERDICTS = {"within": "yes", "outside": "**no**", "": "–"}
 
 
 def line(measure: Measure) -> str:
     """One row of the table."""
-    if measure.is_rate:
-        measured, spread = percent(measure.mean), percent(measure.sd)
-    else:
-        measured, spread = f"{measure.mean:.4f}", f"{measure.sd:.4f}"
-    if len(measure.values) > 1:
-        measured += f" ± {spread}"
-    name = name_of(measure, PIXEL).removeprefix(f"{measure.model}: ")
-    verdict = {"within": "yes", "outside": "**no**", "": "–"}[measure.verdict]
-    return f"| {measure.model} | {name} | {measured} | {published_text(measure)} | {verdict} |"
+    cell = value_cell(measure)
+    spread = f" {cell.small}" if cell.small.startswith("±") else ""
+    verdict = VERDICTS[measure.verdict]
+    measured, published = cell.text + spread, published_text(measure)
+    return f"| {measure.model} | {name_of(measure)} | {measured} | {published} | {verdict} |"
 
 
 def page(run: Run, note: str) -> str:
-    """The whole page."""
+    """The page as Markdown."""
     measures = Measures(run)
-    comparison = compare(measures)
-    seeds = "; ".join(
+    found = compared(measures)
+    seeds = [
         f"{model} {', '.join(str(trial.seed) for trial in run.trials if trial.model == model)}"
         for model in measures.models
-    )
-    within, num = comparison.rates
-    all_within = sum(measure.verdict == "within" for measure in comparison.all)
-    judged = sum(measure.verdict != "" for measure in comparison.all)
+    ]
     head = HEAD.format(
-        stopped=note,
-        seeds=seeds,
-        num_images=int(run.summary.query("attack == 'none'")["num_images"].max()),
-        num_fgsm=int(run.summary.query("attack == 'fgsm'")["num_images"].max()),
+        note=note,
+        seeds="; ".join(seeds),
+        num_images=measures.num_images(CLEAN),
+        num_fgsm=measures.num_images(FGSM),
         torch=run.info["versions"]["torch"],
         pixel=PIXEL,
-        within=within,
-        num=num,
-        within_losses=all_within - within,
-        num_losses=judged - num,
+        rates=reproduced(found, are_rates=True),
+        losses=reproduced(found, are_rates=False),
     )
-    return head + "\n".join(map(line, comparison.all)) + "\n"
+    return head + "\n".join(map(line, found)) + "\n"
 
 
 if __name__ == "__main__":
-    told = page(read_run(Path(sys.argv[1])), "".join(sys.argv[2:]))
-    write_text(Path(__file__).with_name("reproduction.md"), told)
+    content = page(read_run(Path(sys.argv[1])), "".join(sys.argv[2:]))
+    write_text(Path(__file__).with_name("reproduction.md"), content)

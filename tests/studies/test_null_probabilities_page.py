@@ -24,7 +24,8 @@ from nullclass.results.null_curve import NullCurve
 from nullclass.results.store import Curve, Run, read_run
 from nullclass.studies.null_probabilities.by_size import by_size, followings
 from nullclass.studies.null_probabilities.figures import FIGURES as NULL_PROBABILITIES
-from nullclass.studies.null_probabilities.page import findings, null_probabilities, standing
+from nullclass.studies.null_probabilities.page import findings, standing
+from nullclass.studies.null_probabilities.page import page as draw_page
 from nullclass.studies.null_probabilities.transfer_tables import (
     asked,
     asked_table,
@@ -34,7 +35,7 @@ from nullclass.studies.null_probabilities.transfer_tables import (
     substitute_table,
 )
 from nullclass.studies.null_probabilities.transferred import Transfers, table_of
-from nullclass.studies.write_report import write_report
+from nullclass.studies.reports import write_report
 
 MODELS = ("clean", "np-l2", "np-l0", "ccat")
 
@@ -51,7 +52,7 @@ def run(folder: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def page(run: Run) -> Page:
-    return null_probabilities(run)
+    return draw_page(run)
 
 
 @pytest.fixture(scope="module")
@@ -295,7 +296,7 @@ def test_the_same_rows_give_the_same_bytes_without_torch(alone: Path) -> None:
     first = digests()
     script = (
         "import sys, pathlib\n"
-        "from nullclass.studies.write_report import write_report\n"
+        "from nullclass.studies.reports import write_report\n"
         "write_report(pathlib.Path(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules"
     )

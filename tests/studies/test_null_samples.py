@@ -24,24 +24,24 @@ from nullclass.report.measures import (
     Measure,
     Measures,
     on_common_seeds,
-    reach,
-    source_spread,
 )
 from nullclass.results import schema
 from nullclass.results.store import Run, Trial, read_run
 from nullclass.studies.null_samples.config import VARIANTS
 from nullclass.studies.null_samples.figures import FIGURES as NULL_SAMPLES
 from nullclass.studies.null_samples.figures.null_images import mixed, shuffled
-from nullclass.studies.null_samples.page import findings, null_samples
+from nullclass.studies.null_samples.page import findings
+from nullclass.studies.null_samples.page import page as draw_page
 from nullclass.studies.null_samples.sample_tables import (
     accuracy_table,
     kept_epochs,
     landmark_table,
     selection_table,
+    source_spread,
     threshold_table,
     white_box_at_threshold_table,
 )
-from nullclass.studies.write_report import summary_table, write_report
+from nullclass.studies.reports import summary_table, write_report
 
 SHEETS = ("baseline", *VARIANTS[1:], "baseline_1.5")
 FILES = [
@@ -87,7 +87,7 @@ def page(run: Run) -> Page:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trial, "rows", property(refuse))
-        return null_samples(run)
+        return draw_page(run)
 
 
 def row(table: Table, name: str) -> list[Cell]:
@@ -214,11 +214,16 @@ def test_every_score_that_is_not_reproduced_is_listed(run: Run, page: Page) -> N
 
 
 def measure(attack: str, model: str, metric: str, value: float, published: float) -> Measure:
-    ends = (math.nan, math.nan, 1000)
-    plain = Measure(
-        model, attack, "untargeted", "linf", math.nan, metric, (value,), published, *ends
+    return Measure(
+        model,
+        attack,
+        metric,
+        (value,),
+        eps=math.nan,
+        published=published,
+        num_images=1000,
+        tolerance=source_spread,
     )
-    return replace(plain, rule=source_spread)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +249,7 @@ def test_the_rule_of_reproduction(
 @pytest.mark.parametrize("values", [(0.1, 0.1, 0.1), (0.7,) * 30, (0.2, 0.4)])
 def test_bars_reach_from_the_lowest_to_the_highest_set(values: tuple[float, ...]) -> None:
     of = replace(measure("fgsm", "u", "fooled", 0.0, 0.0), values=values)
-    low, high = reach(of)
+    low, high = of.interval
     assert low <= of.mean <= high  # although the mean of equal numbers may round up
     assert (low, high) == pytest.approx((min(values), max(values)))
 
@@ -366,7 +371,7 @@ def test_the_same_rows_give_the_same_bytes_without_torch(
     first = digests()
     script = (
         "import sys, pathlib\n"
-        "from nullclass.studies.write_report import write_report\n"
+        "from nullclass.studies.reports import write_report\n"
         "write_report(pathlib.Path(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules"
     )

@@ -27,10 +27,10 @@ from safetensors.numpy import save_file
 from nullclass.core.files import write_json
 from nullclass.data import ramps as data
 from nullclass.report.blocks import Page, Section, Text
+from nullclass.report.render import render
 from nullclass.results import frames, schema, store
 from nullclass.results.store import read_run
-from nullclass.studies.ramps.figures.decision_space import scene, spaces
-from nullclass.studies.ramps.figures.ramp_cube import (
+from nullclass.studies.ramps.cube import (
     BOX_VOLUME,
     CENTRES,
     CLASS_NAMES,
@@ -42,9 +42,10 @@ from nullclass.studies.ramps.figures.ramp_cube import (
     run_lengths,
     shares,
 )
+from nullclass.studies.ramps.figures.decision_space import scene, spaces
 from nullclass.studies.ramps.figures.ramp_samples import sample_kinds
 from nullclass.studies.ramps.page import best_possible
-from nullclass.studies.write_report import render, write_report
+from nullclass.studies.reports import write_report
 
 SIDE = 9
 MODELS = ["base", "uniform", "shuffled"]
@@ -197,7 +198,7 @@ def test_run_lengths_of_a_large_space_are_short() -> None:
 @settings(max_examples=5)
 @given(small_spaces)
 def test_the_script_reads_the_same_run_lengths(space: npt.NDArray[np.int8]) -> None:
-    import nullclass.studies.write_report
+    import nullclass.studies.reports
 
     script = (Path(nullclass.report.__file__).parent / "scene.js").read_text(encoding="utf-8")
     (unpack,) = re.findall(r"  function unpack.*?\n  }\n", script, re.DOTALL)
@@ -416,7 +417,7 @@ def test_the_same_run_gives_the_same_bytes_without_torch(two_seeds: Path) -> Non
     first = {path: path.read_bytes() for path in paths}
     program = (
         "import sys, pathlib\n"
-        "from nullclass.studies.write_report import write_report\n"
+        "from nullclass.studies.reports import write_report\n"
         "write_report(pathlib.Path(sys.argv[1]))\n"
         "assert 'torch' not in sys.modules"
     )

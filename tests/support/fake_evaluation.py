@@ -332,7 +332,7 @@ def _examples(
         predictions=[int(answer) for answer in shown["prediction"]],
         confidences=[0.7] * len(shown),
         clean=clean,
-        attacked=(clean + step * sign).clip(0, 1),
+        adv_images=(clean + step * sign).clip(0, 1),
     )
 
 

@@ -260,7 +260,7 @@ def _examples(rng: np.random.Generator) -> list[schema.Examples]:
             predictions=[1, -1, 2, 4],
             confidences=[0.9] * 4,
             clean=clean,
-            attacked=(clean + np.float32(eps) * sign).clip(0, 1),
+            adv_images=(clean + np.float32(eps) * sign).clip(0, 1),
         )
         for eps in EPS
     ]

@@ -132,7 +132,7 @@ def _write_trial(
         tables.append(_rows("worst-case", "fool", eps, outcomes))
         if model != "clean":
             denied = np.where(np.arange(NUM_ATTACKED) % 4 == 3, "correct", "null")
-            tables.append(_rows("pgd-deny", "force-null", eps, denied))
+            tables.append(_rows("pgd-force-null", "force-null", eps, denied))
     rows = pd.concat(tables, ignore_index=True)
     nothing = pd.DataFrame(columns=list(schema.CERTIFIED_COLUMNS))
     certified = _certified(trial, clean) if has_proofs else nothing
@@ -224,7 +224,7 @@ def _certified(trial: Trial, clean: np.ndarray) -> pd.DataFrame:
                     "verifier": "interval",
                     "prediction": predicted,
                     "margin": np.where(never, 1.0, -1.0),
-                    # pgd-deny makes images null from eps 0.1 on: 0.05 may be always right
+                    # pgd-force-null makes images null from eps 0.1 on: 0.05 may be always right
                     "is_correct_proved": always,
                     "is_rar_proved": never & (clean == "correct"),
                     "is_never_fooled": never,
@@ -285,7 +285,7 @@ def _examples(trial: Trial, rows: pd.DataFrame, rng: np.random.Generator) -> lis
                 predictions=of.set_index("image")["prediction"].loc[: num - 1].tolist(),
                 confidences=[0.8] * num,
                 clean=pictures[:num],
-                attacked=(pictures[:num] + np.float32(eps) * noise).clip(0, 1),
+                adv_images=(pictures[:num] + np.float32(eps) * noise).clip(0, 1),
             )
         )
     return sets

@@ -195,7 +195,7 @@ def _examples(model: str, labels: np.ndarray, rng: np.random.Generator) -> list[
                 predictions=told,
                 confidences=[float(c) for c in rng.uniform(0.5, 1, 8)],
                 clean=clean,
-                attacked=(clean + np.float32(eps) * sign).clip(0, 1),
+                adv_images=(clean + np.float32(eps) * sign).clip(0, 1),
             )
         )
     return sets

@@ -185,7 +185,7 @@ def _examples(model: str, rng: np.random.Generator) -> list[schema.Examples]:
                 predictions=answers,
                 confidences=[float(c) for c in rng.uniform(0.3, 1, NUM_SHOWN)],
                 clean=clean,
-                attacked=(clean + np.float32(0.2) * noise).clip(0, 1),
+                adv_images=(clean + np.float32(0.2) * noise).clip(0, 1),
             )
         )
     return sets

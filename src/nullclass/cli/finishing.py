@@ -11,7 +11,7 @@ def finish(folder: Path) -> None:
     from rich.console import Console
 
     from nullclass.results.store import read_run
-    from nullclass.studies.write_report import summary_table, write_report
+    from nullclass.studies.reports import summary_table, write_report
 
     path = write_report(folder)
     # A pipe has no width: wide enough that no column is cut.

@@ -397,3 +397,5 @@ class Study:
     """Names of other datasets that its trainings draw on: fetched before anything is begun."""
     units: dict[str, float] = field(default_factory=dict)
     """Factors from the source's units to pixel units, to print both."""
+    package: str = ""
+    """Package of the study, whose module ``page`` draws its report."""

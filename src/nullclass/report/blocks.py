@@ -1,8 +1,9 @@
-"""What a page is made of: sections of blocks. The template knows how to show each kind."""
+"""Contents of a page: sections of blocks. The template ``page.html`` has a case per kind."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -31,11 +32,11 @@ class Bullets:
 
 @dataclass(frozen=True)
 class Terms:
-    """Names and what they mean or hold."""
+    """Names and their definitions or values."""
 
     pairs: list[tuple[str, str]]
     folded: str = ""
-    """Heading to fold them away under."""
+    """Heading of the collapsed list, if it is collapsed."""
     kind: ClassVar[str] = "terms"
 
 
@@ -45,40 +46,40 @@ class Cell:
 
     text: str
     small: str = ""
-    """Spread or interval, under the value."""
+    """Spread or interval, below the value."""
     published: str = ""
-    """The source's figure, under that."""
+    """Published value, below the spread."""
     mark: Mark = ""
-    """Whether the source's figure is near enough; empty if there is no verdict."""
+    """Whether the published value is reproduced; empty if there is no verdict."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a caption; the first cell of a row names it."""
+    """A table with a caption; the first cell of a row is its name."""
 
     title: str
     columns: list[Cell]
     rows: list[list[Cell]]
     caption: str = ""
     holds_words: bool = False
-    """Whether its cells are words, which stand on the left and may take several lines."""
+    """Whether cells are words: left-aligned, several lines."""
     kind: ClassVar[str] = "table"
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """A reason not to believe an evaluation, and of which model if there are several."""
+class FlagItem:
+    """A red flag and, if there are several models, the model it is about."""
 
     flag: Flag
-    of: str = ""
+    model: str = ""
 
 
 @dataclass(frozen=True)
 class FlagList:
-    """Reasons not to believe an evaluation, to be seen first."""
+    """Red flags."""
 
-    items: list[Doubt]
-    kind: ClassVar[str] = "doubts"
+    items: list[FlagItem]
+    kind: ClassVar[str] = "flags"
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,9 @@ class Panel:
     """Inline SVG, or images with their text; already escaped."""
     heading: str = ""
     file: str = ""
-    """Name, without ending, under which it is also a file in the run's ``figures`` folder."""
+    """Name without ending of its files in the run's ``figures`` folder, if it has any."""
     svg: bytes = field(default=b"", repr=False)
-    """The file as SVG, if there is a name."""
     png: bytes = field(default=b"", repr=False)
-    """The file as PNG."""
 
 
 @dataclass(frozen=True)
@@ -102,35 +101,34 @@ class Drawing:
 
     title: str
     caption: str
-    """Attack, number of images, seeds and the unit of eps: all it takes to read the panels."""
+    """Attack, number of images, seeds and the unit of ε."""
     panels: list[Panel] = field(repr=False)
     legend: list[tuple[str, str]] = field(default_factory=list)
-    """Label and colour, where the panels do not say it themselves."""
+    """Label and colour, where the panels have no legend."""
     is_folded: bool = False
-    """Whether each panel is folded away until asked for."""
+    """Whether each panel is collapsed at first."""
     is_large: bool = False
-    """Whether panels get more room than they need: two beside each other at most."""
+    """Whether at most two panels share a line."""
     kind: ClassVar[str] = "drawing"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A cube of cells that the reader can turn and cut; drawn by the page's only script."""
+    """A cube of cells that the reader can turn and cut; needs the page's only script."""
 
     title: str
     caption: str
     label: str
-    """What it shows, for somebody who cannot see it."""
+    """Text alternative."""
     spaces: list[tuple[str, str]] = field(repr=False)
-    """Name and cells to choose from, as
-    :func:`~nullclass.studies.ramps.figures.ramp_cube.run_lengths`
-    writes them."""
+    """Name and run-length encoded cells of each cube to choose from
+    (:func:`nullclass.studies.ramps.cube.run_lengths`)."""
     answers: list[tuple[str, str, bool]]
-    """Name, colour and whether it is shown at first, of each answer of a cell from 0."""
+    """Name, colour and whether it is shown at first, of each value of a cell from 0."""
     axes: list[str]
     """Names of the three axes."""
     side: int
-    """Cells a side."""
+    """Cells per side."""
     kind: ClassVar[str] = "scene"
 
 
@@ -139,7 +137,7 @@ Block = Text | Bullets | Terms | Table | FlagList | Drawing | Scene
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and its blocks."""
 
     title: str
     blocks: list[Block]
@@ -152,7 +150,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """A whole report."""
+    """A report."""
 
     title: str
     subtitle: str
@@ -163,11 +161,23 @@ class Page:
     files: dict[str, bytes] = field(default_factory=dict, repr=False)
     """Further files for the run's ``figures`` folder, by name."""
 
+    def blocks(self) -> Iterator[Block]:
+        """All blocks, in order."""
+        for section in self.sections:
+            yield from section.blocks
+
     def panels(self) -> list[Panel]:
-        """The pictures of all its drawings."""
-        blocks = [block for section in self.sections for block in section.blocks]
-        return [panel for block in blocks if isinstance(block, Drawing) for panel in block.panels]
+        """The panels of all drawings."""
+        return [
+            panel for block in self.blocks() if isinstance(block, Drawing) for panel in block.panels
+        ]
 
     def has_scene(self) -> bool:
-        """Whether it needs the script."""
-        return any(isinstance(block, Scene) for part in self.sections for block in part.blocks)
+        """Whether the page needs the script."""
+        return any(isinstance(block, Scene) for block in self.blocks())
+
+
+def section(title: str, *blocks: Block | None) -> list[Section]:
+    """A section of the blocks that exist; no section without any."""
+    present = [block for block in blocks if block is not None]
+    return [Section(title, present)] if present else []

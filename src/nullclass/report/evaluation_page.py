@@ -1,175 +1,141 @@
-"""One evaluated model of one's own: whether to believe the numbers, then the numbers."""
+"""Page of one evaluated model: red flags and threat model first, then the results."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from nullclass.metrics.rates import PROOF, UNION
-from nullclass.report.blocks import Block, Drawing, Page, Section, Text
-from nullclass.report.common import (
-    definitions_section,
-    redraw_section,
-    settings_section,
-    subtitle,
-)
+from nullclass.report.blocks import Page, Section, Table, Text, section
 from nullclass.report.evaluation_tables import (
-    clean_table,
     cost_table,
     ood_table,
     selective_table,
     separation_table,
-    union_table,
+    threat_model,
 )
-from nullclass.report.figures import EVALUATED
+from nullclass.report.figures import EVALUATION_FIGURES
 from nullclass.report.figures.confusion import MOST_CLASSES, num_classes_of
-from nullclass.report.flags import TITLE, flags_of
-from nullclass.report.judged import only_trial
-from nullclass.report.measures import CLEAN, Measures, attack_name, eps_text, value_cell
-from nullclass.report.tables import outcome_table, with_unit
-from nullclass.report.threat import threat_card
+from nullclass.report.measures import CLEAN, OUTCOMES, Measures, attack_name, eps_text, rate_text
+from nullclass.report.sections import FLAGS_TITLE, closing_sections, fill, subtitle, trial_flags
+from nullclass.report.tables import clean_outcomes_table, outcome_table, union_table
+from nullclass.report.worst_case import only_trial
 from nullclass.results.store import Run, Trial
 
 TERMS = [
     (
         "null score",
-        "How near the model is to answering null; larger is nearer. It ranks images where the "
-        "answer itself only sorts them in two.",
+        "A score that is larger for images the model is closer to answering null. It ranks images; "
+        "the answer only sorts them into two groups.",
     ),
     (
         "ensemble",
-        "A fixed sequence of attacks with one aim, each on what the ones before it left standing. "
-        "An image counts as felled if any of them felled it.",
+        "A fixed sequence of attacks with one objective, each run on the images that are still "
+        "active. An image counts as a success if one of its members succeeds.",
     ),
     (
         "inputs of no class",
-        "Images that show nothing the model knows (out of distribution). Null is the only right "
-        "answer to them.",
+        "Images that show none of the model's classes (out of distribution). Null is the only "
+        "correct answer.",
     ),
 ]
+SENTENCES = (
+    "Clean images: {model} answers {correct} correctly, {null} null and {fooled} wrongly.",
+    "At ε {eps} ({norm}, pixel units) at least one attack fools it on {aer} of the images (AER); "
+    "robust accuracy with rejection (RAR) is {rar}.",
+    "On {null_dos} it is correct when clean and some attack makes it answer null (null-DoS).",
+    "The proved lower bound of RAR at that ε, against every attack, is {rar_proved}.",
+)
+ATTACK_SENTENCE = (
+    "{attack} at ε {eps} (pixel units) fools it on {fooled} of the images; {null} become null."
+)
 
 
-def evaluated(run: Run) -> Page:
-    """The page of an evaluation: red flags and threat model first."""
-    measures = Measures(run)
-    drawings = {name: draw(run) for name, draw in EVALUATED.items()}
-    trial = only_trial(run)
-    sections: list[Section] = []
-    if trial is not None:
-        sections = _sections(run, trial, measures, drawings)
+def page(run: Run) -> Page:
+    """The page of an evaluation."""
+    measures, trial = Measures(run), only_trial(run)
+    sections = _sections(run, trial, measures) if trial else []
     return Page(
         f"Evaluation of {', '.join(measures.models)}",
         subtitle(run, measures),
-        findings(measures),
-        [
-            *sections,
-            settings_section(run),
-            definitions_section(TERMS),
-            redraw_section(),
-        ],
+        [sentence for model in measures.models for sentence in findings(measures, model)],
+        [*sections, *closing_sections(run, TERMS)],
     )
 
 
-def _sections(
-    run: Run, trial: Trial, measures: Measures, drawings: dict[str, Drawing | None]
-) -> list[Section]:
-    model = trial.model
-    told: list[tuple[str, list[Block | None]]] = [
-        (TITLE, [*flags_of(trial)]),
-        ("Threat model", [*threat_card(trial)]),
-        (
-            "What holds",
-            [
-                clean_table(measures, model),
-                union_table(measures, model),
-                drawings["security-curves"],
-                outcome_table(measures, model),
-                drawings["outcomes"],
-            ],
+def summary_tables(run: Run) -> list[Table]:
+    """Tables for the terminal."""
+    measures = Measures(run)
+    union = union_table(measures)
+    outcomes = [outcome_table(measures, model) for model in measures.models]
+    return [*outcomes, *([union] if union else [])]
+
+
+def findings(measures: Measures, model: str) -> list[str]:
+    """Clean outcomes, then the union at the largest ε; without a union, each attack."""
+    clean = {outcome: measures.find(model, CLEAN, outcome) for outcome in OUTCOMES}
+    values: dict[str, Any] = {"model": model}
+    values |= {name: measure and rate_text(measure) for name, measure in clean.items()}
+    budgets = measures.union_budgets()
+    if budgets:
+        values |= {"eps": eps_text(budgets[-1]), "norm": measures.norm(UNION)}
+        for attack, metric in (
+            (UNION, "aer"),
+            (UNION, "rar"),
+            (UNION, "null_dos"),
+            (PROOF, "rar_proved"),
+        ):
+            measure = measures.find(model, attack, metric, budgets[-1])
+            is_known = measure is not None and (metric != "null_dos" or measures.has_null(model))
+            values[metric] = rate_text(measure) if measure and is_known else None
+        return fill(SENTENCES, values)
+    sentences = fill(SENTENCES, values)
+    for attack in measures.attacks():
+        eps = measures.budgets(attack)[-1]
+        found = {name: measures.find(model, attack, name, eps) for name in ("fooled", "null")}
+        numbers = {name: measure and rate_text(measure) for name, measure in found.items()}
+        values = {"attack": attack_name(attack), "eps": eps_text(eps), **numbers}
+        sentences += fill([ATTACK_SENTENCE], values)
+    return sentences
+
+
+def _sections(run: Run, trial: Trial, measures: Measures) -> list[Section]:
+    figures = {name: draw(run) for name, draw in EVALUATION_FIGURES.items()}
+    clean = f"{measures.num_images(CLEAN)} test images, not attacked."
+    return [
+        *section(FLAGS_TITLE, *trial_flags(trial)),
+        *section("Threat model", *threat_model(trial)),
+        *section(
+            "Results",
+            clean_outcomes_table(measures, "Clean images", clean),
+            union_table(measures),
+            figures["security-curves"],
+            outcome_table(measures, trial.model),
+            figures["outcomes"],
         ),
-        ("What each attack did", [drawings["contribution"], cost_table(trial)]),
-        ("Who is taken for whom", [drawings["confusion"] or _no_matrix(run)]),
-        (
-            "Telling by the null score",
-            [
-                drawings["null-scores"],
-                separation_table(trial),
-                ood_table(trial),
-                drawings["roc"],
-                selective_table(trial),
-                drawings["risk-coverage"] or _no_risk(),
-            ],
+        *section("Attacks", figures["contribution"], cost_table(trial)),
+        *section("Confusion matrices", figures["confusion"] or _no_matrix(num_classes_of(run))),
+        *section(
+            "Null score",
+            figures["null-scores"],
+            separation_table(trial),
+            ood_table(trial),
+            figures["roc"],
+            selective_table(trial),
+            figures["risk-coverage"]
+            or Text(
+                "The best real class of every clean image is the true one, so there is no risk to "
+                "draw against coverage."
+            ),
         ),
-        ("The smallest ε that fools", [drawings["smallest-eps"], drawings["first-to-fall"]]),
-        ("Gallery", [drawings["gallery"]]),
+        *section("Smallest ε", figures["smallest-eps"], figures["smallest-eps-images"]),
+        *section("Gallery", figures["gallery"]),
     ]
-    sections = []
-    for title, blocks in told:
-        shown = [block for block in blocks if block is not None]
-        if shown:
-            sections.append(Section(title, shown))
-    return sections
 
 
-def _no_matrix(run: Run) -> Text | None:
-    num_classes = num_classes_of(run)
+def _no_matrix(num_classes: int) -> Text | None:
     if num_classes <= MOST_CLASSES:
         return None
     return Text(
-        f"Of {num_classes:,} classes no matrix is drawn: with more than {MOST_CLASSES} it cannot "
-        "be read. trials/*/rows.csv.gz holds every answer."
+        f"No matrix is drawn for {num_classes:,} classes: with more than {MOST_CLASSES} it is not "
+        "readable. trials/*/rows.parquet holds every answer."
     )
-
-
-def _no_risk() -> Text:
-    return Text(
-        "The best real class of every clean image is the true one: there is no risk to draw "
-        "against coverage."
-    )
-
-
-def findings(measures: Measures) -> list[str]:
-    """The clean triple, then the union at the largest budget; without one, each attack."""
-    told = []
-    for model in measures.models:
-        triple = [measures.find(model, CLEAN, word) for word in ("correct", "null", "fooled")]
-        shares = ", ".join(f"{with_unit(m)} {m.metric}" for m in triple if m is not None)
-        told.append(f"Unattacked, {model} is {shares}." if shares else "")
-        budgets = measures.union_budgets()
-        told += _worst(measures, model, budgets[-1]) if budgets else _each(measures, model)
-    return [sentence for sentence in told if sentence]
-
-
-def _worst(measures: Measures, model: str, eps: float) -> list[str]:
-    rates = {name: measures.find(model, UNION, name, eps) for name in ("aer", "rar", "null_dos")}
-    aer, rar, dos = rates.values()
-    if aer is None or rar is None:
-        return []
-    told = [
-        f"At ε {eps_text(eps)} ({measures.norm(UNION)}, pixel units) it is fooled on "
-        f"{with_unit(aer)} of {measures.num_images(UNION)} images by at least one attack (AER); "
-        f"robust accuracy with rejection (RAR) is {with_unit(rar)}."
-    ]
-    if dos is not None and measures.has_null(model):
-        told.append(
-            f"On {with_unit(dos)} it is right when clean, but some attack gets it to answer null "
-            "(null-DoS)."
-        )
-    proved = measures.find(model, PROOF, "rar_proved", eps)
-    if proved is not None:
-        told.append(
-            f"Proved, whatever the attack: at that ε RAR is at least {with_unit(proved)} "
-            f"({measures.num_images(PROOF)} images)."
-        )
-    return told
-
-
-def _each(measures: Measures, model: str) -> list[str]:
-    told = []
-    for attack in measures.attacks():
-        eps = measures.budgets(attack)[-1]
-        fooled = measures.find(model, attack, "fooled", eps)
-        if fooled is not None:
-            told.append(
-                f"{attack_name(attack)} at ε {eps_text(eps)} (pixel units) fools it on "
-                f"{with_unit(fooled)}; "
-                f"{value_cell(measures.find(model, attack, 'null', eps)).text} % become null."
-            )
-    return told

@@ -1,10 +1,11 @@
-"""``summary.csv`` grouped over seeds, and how numbers are written."""
+"""Metrics of a run grouped over seeds, and how numbers are written."""
 
 from __future__ import annotations
 
 import math
+import re
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -14,80 +15,56 @@ import pandas as pd
 from nullclass.core.errors import UserError
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Cell, Mark
-from nullclass.results.schema import LAST, SUMMARY, SUMMARY_COLUMNS
+from nullclass.results.schema import LAST, SUMMARY
 from nullclass.results.store import Run
-from nullclass.studies.null_samples import config as null_samples
 
 CLEAN = "none"
 FGSM = "fgsm"
 WORST_CASE = "worst-case"
 NULL_AWARE = (WORST_CASE, "null-aware-pgd")
-"""Attacks by one who has the model and knows of null, the stronger first."""
+"""White-box attacks that take null into account, the stronger first."""
 SMALLEST = "smallest-eps"
-"""The search for each image's smallest eps that fools."""
+"""The search for each image's smallest ε that fools."""
 LOSSES = ("loss", "null_loss")
+OUTCOMES = ("correct", "null", "fooled")
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 NAMES = {
     FGSM: "FGSM",
     WORST_CASE: "worst-case ensemble",
-    f"{WORST_CASE}-deny": "worst-case ensemble (deny)",
+    f"{WORST_CASE}-force-null": "worst-case ensemble (force-null)",
     "null-aware-pgd": "null-aware PGD",
     SMALLEST: "search for the smallest ε",
     "pgd": "PGD",
-    "pgd-deny": "PGD (deny)",
-    "pgd-targeted": "targeted PGD",
+    "pgd-force-null": "PGD (force-null)",
+    "pgd-targeted": "multi-targeted PGD",
     "mi-fgsm": "MI-FGSM",
     "rays": "RayS",
-    null_samples.TRANSFER_AT_THRESHOLD: "FGSM at threshold",
-    null_samples.TRANSFER_BEYOND: "FGSM at 1.5 thresholds",
-    null_samples.WHITE_BOX_AT_THRESHOLD: "worst-case ensemble at threshold",
 }
-"""Attacks as they are written; others by the name they have in the rows."""
-
+"""Display names of attacks; others keep the name they have in the rows."""
 GOALS = {"fool": "a wrong class", "untargeted": "anything but the true class", "force-null": "null"}
-"""What an attack's objective means."""
+"""Answers that count as success, by objective."""
 
-FLOOR = 0.003
-"""How far a published rate may always be from ours: 0.3 points."""
-READ_OFF = 0.0015
-"""How far one may be that was read off a plot: 0.15 points."""
-LAST_DIGIT = 0.0005
-"""Half of the last digit of a published rate with one decimal of a percent."""
+TOLERANCE = 0.003
+"""A published rate within 0.3 points of ours always counts as reproduced."""
 ROUNDING = 1e-9
-"""Two decimal numbers that differ by this are the same."""
-
 OWN_BUDGET = math.nan
-"""The eps of an attack that gave each image its own threshold as its budget."""
+"""The ε of an attack in which each image's budget is its own threshold."""
+
+Tolerance = Callable[["Measure"], float | None]
+"""Largest distance between our mean and a published value that counts as reproduced.
+
+``None`` where no verdict is possible.
+"""
 
 
 def own_spread(measure: Measure) -> float | None:
-    """2 sd of our seeds, or 0.3 points (0.003 of a loss) where 2 sd is less.
+    """Two standard deviations of our seeds, at least :data:`TOLERANCE`.
 
-    One seed has no sd: then only the 0.3 points count, and a loss, which has no points, is not
-    judged.
+    With one seed, :data:`TOLERANCE` for a rate and no verdict on a loss.
     """
     if len(measure.values) > 1:
-        return max(2 * measure.sd, FLOOR)
-    return FLOOR if measure.is_rate else None
-
-
-def source_spread(measure: Measure) -> float | None:
-    """2 sd of the source's own sets, or its last digit where that is more.
-
-    What was read off its plot may be 0.15 points off.
-    """
-    if measure.attack == CLEAN:
-        return READ_OFF
-    found = null_samples.AT_THRESHOLD.get(measure.model, {}).get(measure.metric)
-    return None if found is None else max(2 * found[1], LAST_DIGIT)
-
-
-Rule = Callable[["Measure"], float | None]
-"""How far a published value may be from our mean to count as reproduced; ``None`` where that
-cannot be said."""
-
-RULES: dict[str, Rule] = {null_samples.NULL_SAMPLES.name: source_spread}
-"""Rules by study; :func:`own_spread` for others."""
+        return max(2 * measure.sd, TOLERANCE)
+    return TOLERANCE if measure.is_rate else None
 
 
 @dataclass(frozen=True)
@@ -96,25 +73,24 @@ class Measure:
 
     model: str
     attack: str
-    objective: str
-    norm: str
-    eps: float
-    """In pixel units; 0 for clean images, NaN where each image had a budget of its own."""
     metric: str
     values: tuple[float, ...]
-    """One a seed."""
-    published: float | None
-    low: float
+    """One per seed."""
+    objective: str = "none"
+    norm: str = "linf"
+    eps: float = 0.0
+    """In pixel units; 0 for clean images, NaN where each image has its own budget."""
+    published: float | None = None
+    low: float = math.nan
     """Lower end of the 95 % Wilson interval over images; NaN unless there is one seed."""
-    high: float
-    num_images: int
-    """Images a seed; the fewest if seeds differ."""
+    high: float = math.nan
+    num_images: int = 0
+    """Images per seed; the minimum if seeds differ."""
     source_name: str = "self"
-    """The model attacked, if it is another."""
+    """Name of the attacked model, if it is another one."""
     seeds: tuple[int, ...] = ()
-    """Of the values, if they are known."""
-    rule: Rule = field(default=own_spread, repr=False)
-    """When a published value counts as reproduced."""
+    """Seeds of the values, if known."""
+    tolerance: Tolerance = field(default=own_spread, repr=False)
 
     @property
     def mean(self) -> float:
@@ -128,75 +104,87 @@ class Measure:
 
     @property
     def is_rate(self) -> bool:
-        """Whether it is a share in [0,1], not a loss."""
+        """Whether it is a share in [0, 1] rather than a loss."""
         return self.metric not in LOSSES
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """Lowest and highest seed; with one seed, the Wilson interval. Always holds the mean."""
+        ends = self.values if len(self.values) > 1 else (self.low, self.high)
+        return min(self.mean, *ends), max(self.mean, *ends)
+
+    @property
     def verdict(self) -> Mark:
-        """Whether the published value is reproduced; empty if that cannot be said."""
-        allowed = self.rule(self)
+        """Whether the published value is reproduced; empty if there is no verdict."""
+        allowed = self.tolerance(self)
         if self.published is None or allowed is None:
             return ""
-        is_near = abs(self.mean - self.published) <= allowed + ROUNDING
-        return "within" if is_near else "outside"
+        return "within" if abs(self.mean - self.published) <= allowed + ROUNDING else "outside"
+
+
+def differ(one: Measure, other: Measure) -> bool:
+    """Whether the intervals of two measures are disjoint."""
+    return one.interval[0] > other.interval[1] or other.interval[0] > one.interval[1]
 
 
 def on_common_seeds(measures: Sequence[Measure | None]) -> list[Measure | None]:
-    """The same measures over those seeds only that all of them have.
+    """The measures restricted to the seeds that all of them have.
 
-    Without any such seed, or where one is missing altogether, there is nothing to compare.
+    All are ``None`` if one is missing or no seed is common to all.
     """
     known = [measure for measure in measures if measure is not None]
     common = set.intersection(*(set(measure.seeds) for measure in known)) if known else set()
     if len(known) < len(measures) or not common:
         return [None] * len(measures)
-    kept = []
+    kept: list[Measure | None] = []
     for measure in known:
         pairs = zip(measure.seeds, measure.values, strict=True)
         seeds, values = zip(*(pair for pair in pairs if pair[0] in common), strict=True)
         kept.append(replace(measure, seeds=seeds, values=values, low=math.nan, high=math.nan))
-    return [*kept]
+    return kept
 
 
 class Measures:
-    """All measures of a run, in the run's order of models.
+    """All measures of a run, models in the run's order.
 
     Args:
         run: The run.
-        selection: Which of the trainings' weights to tell of, where several were kept; the run's
-            first selection unless given.
+        selection: Which of each training's weights to use, where several are kept; by default the
+            run's first selection.
+        tolerance: When a published value counts as reproduced.
 
     Raises:
-        UserError: If the summary is empty, lacks a column or holds numbers that cannot be.
+        UserError: If the summary is empty or holds impossible numbers.
     """
 
-    def __init__(self, run: Run, selection: str | None = None) -> None:
+    def __init__(
+        self, run: Run, selection: str | None = None, tolerance: Tolerance = own_spread
+    ) -> None:
         summary = _checked(run)
-        self.selections: list[str] = _selections(run, summary)
+        of_run, present = run.info.get("selections", [LAST]), [*summary["selection"].unique()]
+        self.selections: list[str] = [name for name in of_run if name in present] or present
         self.selection: str = self.selections[0] if selection is None else selection
         summary = summary[summary["selection"] == self.selection]
-        named = run.info.get("models")
-        order = [str(name) for name in named] if isinstance(named, list) else []
-        present = list(dict.fromkeys(summary["model"]))
-        self.models: list[str] = [name for name in order if name in present]
-        self.models += [name for name in present if name not in order]
-        self.missing: list[str] = [name for name in order if name not in present]
+        planned = [str(name) for name in run.info.get("models", [])]
+        present = [*summary["model"].unique()]
+        self.models: list[str] = [name for name in planned if name in present]
+        self.models += [name for name in present if name not in planned]
+        self.missing: list[str] = [name for name in planned if name not in present]
         self.seeds: list[int] = sorted(int(seed) for seed in summary["seed"].unique())
-        rule = RULES.get(str(run.info.get("study")), own_spread)
-        self.all: list[Measure] = _grouped(summary, rule)
+        self.all: list[Measure] = _grouped(summary, tolerance)
         self._by_name: dict[tuple[str, str, str], list[Measure]] = {}
         for measure in self.all:
             name = (measure.model, measure.attack, measure.metric)
             self._by_name.setdefault(name, []).append(measure)
 
     def find(self, model: str, attack: str, metric: str, eps: float = 0.0) -> Measure | None:
-        """The measure, or ``None``; eps may differ by what a table rounds off.
+        """The measure, or ``None``.
 
         Args:
             model: Name of the model.
             attack: Name of the attack.
             metric: Name of the metric.
-            eps: In pixel units; :data:`OWN_BUDGET` where each image had its own.
+            eps: In pixel units, up to rounding; :data:`OWN_BUDGET` for each image's own.
         """
         for measure in self._by_name.get((model, attack, metric), []):
             is_own = math.isnan(measure.eps) and math.isnan(eps)
@@ -204,185 +192,163 @@ class Measures:
                 return measure
         return None
 
+    def find_all(
+        self, models: Iterable[str], attack: str, metric: str, eps: float = 0.0
+    ) -> list[Measure]:
+        """The measures of several models, without the missing ones."""
+        found = (self.find(model, attack, metric, eps) for model in models)
+        return [measure for measure in found if measure is not None]
+
     def attacks(self) -> list[str]:
-        """Names of the attacks, FGSM first; neither their union, proofs nor the smallest eps."""
+        """Names of the attacks, FGSM first; without the union, proofs and the smallest ε."""
         names = {measure.attack for measure in self.all} - {CLEAN, UNION, PROOF, SMALLEST}
         return sorted(names, key=lambda name: (name != FGSM, name))
 
     def budgets(self, attack: str) -> list[float]:
-        """Budgets of an attack in pixel units, rising; last NaN, if images had their own."""
+        """Budgets of an attack in pixel units, ascending; NaN last, if images have their own."""
         of = {measure.eps for measure in self.all if measure.attack == attack}
-        own = [OWN_BUDGET] if any(map(math.isnan, of)) else []
-        return sorted(eps for eps in of if not math.isnan(eps)) + own
+        return sorted(eps for eps in of if eps == eps) + [OWN_BUDGET] * any(map(math.isnan, of))
 
     def union_budgets(self, metric: str = "aer") -> list[float]:
-        """Budgets that a rate of the union of all attacks is given for, rising."""
+        """Budgets at which a rate of the union of all attacks is known, ascending."""
         return sorted({m.eps for m in self.all if (m.attack, m.metric) == (UNION, metric)})
 
     def null_aware(self) -> str | None:
-        """The strongest attack of one who has the model and knows of null, if there was any."""
+        """The strongest null-aware white-box attack of the run, if there is one."""
         return next((attack for attack in NULL_AWARE if self.budgets(attack)), None)
 
     def attacker(self) -> str:
-        """Who AER and RAR are about: one who knows about null, or whatever attacks there were."""
-        return "an attacker who knows about null" if self.null_aware() else "some attack"
+        """Subject of sentences about AER and RAR."""
+        return "a null-aware attacker" if self.null_aware() else "some attack"
 
     def norm(self, attack: str) -> str:
-        """The norm of an attack's budget, as it is written."""
-        for measure in self.all:
-            if measure.attack == attack:
-                return NORMS.get(measure.norm, measure.norm)
-        return ""
+        """Display name of the norm of an attack's budget."""
+        norms = (NORMS.get(m.norm, m.norm) for m in self.all if m.attack == attack)
+        return next(norms, "")
 
     def has_null(self, model: str) -> bool:
-        """Whether the model can answer null at all: only then it has a null loss, or nulls."""
+        """Whether the model can answer null: it has a null loss or answers null somewhere."""
         return any(
-            measure.model == model
-            and (
-                (measure.metric == "null_loss")
-                or (measure.metric == "null" and max(measure.values) > 0)
-            )
-            for measure in self.all
+            m.model == model
+            and (m.metric == "null_loss" or (m.metric == "null" and max(m.values) > 0))
+            for m in self.all
         )
 
     def num_images(self, attack: str) -> str:
-        """How many images a seed an attack saw, as it is written."""
+        """Number of images per seed under an attack, as text."""
         counts = {measure.num_images for measure in self.all if measure.attack == attack}
         return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
     def source_name(self, attack: str) -> str:
-        """Which other model an attack was made on, as it is written; empty if on none."""
+        """Which other model an attack uses, as text; empty if none."""
         sources = sorted({m.source_name for m in self.all if m.attack == attack} - {"none", "self"})
         if not sources or attack == UNION:
             return ""
-        return f"made on {' and '.join(sources)} of the same seed and transferred"
+        return f"transferred from {' and '.join(sources)} of the same seed"
 
     def seeds_text(self, word: str = "seed") -> str:
-        """How many seeds, and which; ``word`` is what the source calls one."""
+        """Number of seeds and which; ``word`` is the source's name for one."""
         if len(self.seeds) == 1:
             return f"1 {word} ({self.seeds[0]})"
         is_run = self.seeds == list(range(self.seeds[0], self.seeds[-1] + 1))
         which = f"{self.seeds[0]}–{self.seeds[-1]}" if is_run else ", ".join(map(str, self.seeds))
         return f"{len(self.seeds)} {word}s ({which})"
 
-
-def _selections(run: Run, summary: pd.DataFrame) -> list[str]:
-    """Selections of a run that have results, in its own order."""
-    named = run.info.get("selections")
-    order = [str(name) for name in named] if isinstance(named, list) else [LAST]
-    present = list(dict.fromkeys(summary["selection"]))
-    return [name for name in order if name in present] or present
+    def spread_note(self, word: str = "seed") -> str:
+        """What the small print under each rate of a table means."""
+        if len(self.seeds) == 1:
+            return "Below each rate: its 95 % Wilson interval over the images."
+        return f"Mean over {word}s ± standard deviation."
 
 
-def _grouped(summary: pd.DataFrame, rule: Rule) -> list[Measure]:
-    """Measures over seeds, sorted by name and eps."""
+def _grouped(summary: pd.DataFrame, tolerance: Tolerance) -> list[Measure]:
+    """Measures over seeds, sorted by name and ε."""
     keys = ["model", "attack", "objective", "norm", "eps_pixels", "metric", "source"]
-    columns = [*keys, "seed", "value", "published", "low", "high", "num_images"]
     ordered = summary.sort_values([*keys, "seed"], na_position="last")
-    lines_of: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-    for line in zip(*(ordered[column].tolist() for column in columns), strict=True):
-        eps = line[4]  # NaN is equal to nothing, so it makes a poor key
-        lines_of.setdefault((*line[:4], None if math.isnan(eps) else eps, *line[5:7]), []).append(
-            line
-        )
     measures = []
-    for (model, attack, objective, norm, eps, metric, source_name), lines in lines_of.items():
-        told = zip(*(line[7:] for line in lines), strict=True)
-        seeds, values, published, lows, highs, counts = told
-        known = [value for value in published if not math.isnan(value)]
-        is_alone = len(lines) == 1
+    for (model, attack, objective, norm, eps, metric, source), lines in ordered.groupby(
+        keys, sort=False, dropna=False
+    ):
+        published = lines["published"].dropna()
+        low, high = lines["low"].iloc[0], lines["high"].iloc[0]
         measures.append(
             Measure(
                 model=str(model),
                 attack=str(attack),
+                metric=str(metric),
+                values=tuple(map(float, lines["value"])),
                 objective=str(objective),
                 norm=str(norm),
-                eps=OWN_BUDGET if eps is None else float(eps),
-                metric=str(metric),
-                values=tuple(map(float, values)),
-                published=float(known[0]) if known else None,
-                low=float(lows[0]) if is_alone else math.nan,
-                high=float(highs[0]) if is_alone else math.nan,
-                num_images=int(min(counts)),
-                source_name=str(source_name),
-                seeds=tuple(map(int, seeds)),
-                rule=rule,
+                eps=float(str(eps)),
+                published=float(published.iloc[0]) if len(published) else None,
+                low=float(low) if len(lines) == 1 else math.nan,
+                high=float(high) if len(lines) == 1 else math.nan,
+                num_images=int(lines["num_images"].min()),
+                source_name=str(source),
+                seeds=tuple(map(int, lines["seed"])),
+                tolerance=tolerance,
             )
         )
     return measures
 
 
 def _checked(run: Run) -> pd.DataFrame:
-    summary, path = run.summary, run.folder / SUMMARY
-    for column in SUMMARY_COLUMNS:
-        if column not in summary:
-            raise UserError(f"{path} lacks the column {column!r}: run the study again")
-    if summary.empty:
-        raise UserError(f"{path} holds no results yet: run the study again, it goes on")
-    numbers = summary.copy()
-    for column in ("seed", "eps_pixels", "value", "published", "low", "high", "num_images"):
-        numbers[column] = pd.to_numeric(numbers[column], errors="coerce")
-        if column in ("eps_pixels", "published", "low", "high"):
-            damaged = numbers[column].isna() & summary[column].notna()
-        elif column == "value":
-            # a loss may be missing (no null class, another's model), a rate may not
-            damaged = numbers[column].isna() & ~numbers["metric"].isin(LOSSES)
-        else:
-            damaged = numbers[column].isna()
-        if damaged.any():
-            line = int(damaged.to_numpy().argmax()) + 2
-            raise UserError(
-                f"{path} is damaged (line {line}, column {column!r}): remove it and run the study "
-                "again"
-            )
-    numbers = numbers[numbers["value"].notna()]
-    rates = numbers[~numbers["metric"].isin(LOSSES)]
-    if not rates["value"].between(0, 1).all():
-        raise UserError(
-            f"{path} is damaged (a rate outside [0, 1]): remove it and run the study again"
-        )
-    return numbers
+    """The summary without missing losses."""
+    path, numbers = run.folder / SUMMARY, run.summary.copy()
+    if numbers.empty:
+        raise UserError(f"{path} holds no results yet: run the study again to resume it")
+    try:
+        for column in ("seed", "eps_pixels", "value", "published", "low", "high", "num_images"):
+            numbers[column] = pd.to_numeric(numbers[column])
+    except KeyError as error:
+        raise UserError(f"{path} lacks the column {error}: run the study again") from None
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}): run the study again") from None
+    is_rate = ~numbers["metric"].isin(LOSSES)
+    if not numbers.loc[is_rate, "value"].between(0, 1).all():
+        raise UserError(f"{path} is damaged (a rate outside [0, 1]): run the study again")
+    return numbers[numbers["value"].notna()]
 
 
 def pixel_per_unit(info: dict[str, Any]) -> float | None:
-    """Pixel units in one of the source's epsilons, if the run has such a unit."""
-    found: Any = info.get("settings")
-    for settings in (found, found.get("unit") if isinstance(found, dict) else None):
-        if isinstance(settings, dict):
-            factor = settings.get("pixel_per_notebook_eps")
-            if isinstance(factor, int | float) and factor > 0:
-                return float(factor)
-    return 0.3081 if info.get("study") == "fgsm-null" else None
+    """Pixel units per unit of ε in the source, if the run's settings define one."""
+    settings = info.get("settings")
+    factor = settings.get("pixel_per_notebook_eps") if isinstance(settings, dict) else None
+    return float(factor) if isinstance(factor, int | float) and factor > 0 else None
 
 
 def percent(share: float, digits: int = 2) -> str:
-    """A share as a number of percent, without the sign."""
+    """A share in percent, without the sign."""
     return f"{100 * share:.{digits}f}"
 
 
 def loss_text(loss: float) -> str:
-    """A loss with as many digits as mean something."""
+    """A loss with its significant digits."""
     if 0 < loss < 5e-5:
         return "<0.0001"
     return f"{loss:.4f}" if loss < 10 else f"{loss:.2f}"
 
 
 def attack_name(attack: str) -> str:
-    """An attack as it is written."""
+    """Display name of an attack; ``NAME-threshold`` and ``NAME-1.5-thresholds`` too."""
+    at_threshold = re.fullmatch(r"(.+?)(?:-([\d.]+))?-thresholds?", attack)
+    if at_threshold:
+        name, factor = at_threshold.groups()
+        return f"{attack_name(name)} at {f'{factor} thresholds' if factor else 'threshold'}"
     return NAMES.get(attack, attack)
 
 
 def eps_text(eps: float) -> str:
-    """An epsilon with three digits."""
+    """An ε with three significant digits."""
     return "own threshold" if math.isnan(eps) else f"{eps:.3g}"
 
 
 def value_cell(measure: Measure | None, published: str | None = None, digits: int = 2) -> Cell:
-    """A measure as a table shows it: mean, spread, and the source's figure with a verdict.
+    """A measure as a table cell: mean, spread, published value with verdict.
 
     Args:
-        measure: What was measured, if it was.
-        published: How the source gives its figure, where that is not one number.
+        measure: The measure; a dash if missing.
+        published: Published value as text, where it is not one number.
         digits: Decimals of a rate in percent.
     """
     if measure is None:
@@ -390,7 +356,7 @@ def value_cell(measure: Measure | None, published: str | None = None, digits: in
     write = partial(percent, digits=digits) if measure.is_rate else loss_text
     small = ""
     if len(measure.values) > 1:
-        # no more digits than the mean has, and none where the mean itself is not written out
+        # no more digits than the mean has, and none if the mean itself is below its last digit
         sd = write(measure.sd) if measure.is_rate or measure.mean < 10 else f"{measure.sd:.2f}"
         small = "" if not measure.is_rate and measure.mean < 5e-5 else f"± {sd}"
     elif not math.isnan(measure.low):
@@ -400,7 +366,32 @@ def value_cell(measure: Measure | None, published: str | None = None, digits: in
     return Cell(write(measure.mean), small, published or "", measure.verdict)
 
 
-def reach(measure: Measure) -> tuple[float, float]:
-    """Lowest and highest set; of one set, its interval. The mean is never outside by rounding."""
-    ends = measure.values if len(measure.values) > 1 else (measure.low, measure.high)
-    return min(measure.mean, *ends), max(measure.mean, *ends)
+def rate_text(measure: Measure, has_n: bool = True, digits: int = 2) -> str:
+    """A measure in a sentence: mean, spread and number of images."""
+    cell = value_cell(measure, digits=digits)
+    sign = " %" if measure.is_rate else ""
+    n = f"n = {measure.num_images:,}" if has_n and measure.num_images else ""
+    if cell.small.startswith("±"):
+        return f"{cell.text} {cell.small}{sign}{f' ({n} per seed)' if n else ''}"
+    details = "; ".join(filter(None, (cell.small, n)))
+    return f"{cell.text}{sign}{f' ({details})' if details else ''}"
+
+
+def range_text(found: Sequence[Measure], digits: int = 1) -> str:
+    """Lowest and highest mean of several models in a sentence, with the number of images."""
+    low, high = (percent(end(m.mean for m in found), digits) for end in (min, max))
+    n = f"{min(m.num_images for m in found):,}"
+    return f"{low if low == high else f'{low} to {high}'} % (n = {n} per model)"
+
+
+def tolerance_note(num_seeds: int) -> str:
+    """When a published value counts as reproduced under :func:`own_spread`."""
+    if num_seeds == 1:
+        return (
+            "A published rate counts as reproduced (✓) if it is within 0.3 points of ours. With "
+            "one seed the variation between trainings is unknown, so losses get no verdict."
+        )
+    return (
+        "A published value counts as reproduced (✓) if it is within 2 standard deviations of the "
+        f"mean of our {num_seeds} seeds, or within 0.3 points (0.003 for a loss) if that is more."
+    )

@@ -1,30 +1,34 @@
-"""One look for every figure: colours, sizes, and SVG that is the same every time."""
+"""Shared look of all figures, and the one helper that renders them.
+
+matplotlib is imported only when a figure is drawn.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from html import escape
-from io import BytesIO, StringIO
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from nullclass.report.blocks import Panel
+from nullclass.report.measures import OUTCOMES, Measure
 
-if TYPE_CHECKING:  # matplotlib is loaded only to draw
+if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-OUTCOMES = ("correct", "null", "fooled")
 OUTCOME_COLOURS = {"correct": "#0072B2", "null": "#B9BDC3", "fooled": "#D55E00"}
-"""Blue and vermillion of Okabe and Ito (2008); refusing to answer is grey. They differ in
-lightness too, so they survive a black-and-white print."""
+"""Blue and vermillion of Okabe and Ito (2008), grey for null; they differ in lightness too."""
 OUTCOME_LINES = OUTCOME_COLOURS | {"null": "#7C828A"}
-"""The same for lines and dots, which need a darker grey than areas."""
+"""The same for lines and dots, with a darker grey."""
+OUTCOME_LEGEND = [(name, OUTCOME_COLOURS[name]) for name in OUTCOMES]
 
+INK, FAINT = "#1D1F22", "#B9BDC3"
 LINE_COLOURS = (
     "#222222",
     "#0072B2",
@@ -35,16 +39,13 @@ LINE_COLOURS = (
     "#CC79A7",
     "#6A3D9A",
 )
-"""Okabe and Ito (2008) and a violet, one a model, in an order that gives kin the same hue."""
+"""Okabe and Ito (2008) and a violet, one per model."""
 MARKERS = ("x", "o", "s", "^", "D", "v", "P", "*")
 
-LESS, MORE = "#5E3C99", "#E66101"
-"""Ends of the difference images' colours, through white: ColorBrewer's PuOr."""
-
 WIDTH = 4.3
-"""Inches of a panel: on a phone 360 px wide its 9-point text is still about 10 px high."""
+"""Inches of a panel: on a phone 360 px wide its 9-point text is about 10 px high."""
 WIDE = 7.2
-"""Inches of a panel that has the page's width to itself; a phone shows a part and scrolls."""
+"""Inches of a panel as wide as the page."""
 
 _SETTINGS: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -64,110 +65,149 @@ _SETTINGS: dict[str, Any] = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.6,
     "lines.markersize": 5,
-    "figure.facecolor": "none",
-    "axes.facecolor": "none",
     "text.parse_math": False,
 }
-
-
-def line_style(models: list[str], model: str) -> dict[str, str]:
-    """Colour and marker of a model, the same in every figure of a run."""
-    place = models.index(model)
-    return {
-        "color": LINE_COLOURS[place % len(LINE_COLOURS)],
-        "marker": MARKERS[place % len(MARKERS)],
-    }
+_UNTOUCHED = {"backend", "backend_fallback", "interactive", "toolbar", "timezone"}
 
 
 @contextmanager
-def panel(
-    salt: str, alt: str, height: float, num_axes: int = 1
-) -> Iterator[tuple[list[Axes], list[Markup]]]:
-    """Draw a panel of axes one under the other.
+def sheet(
+    name: str, alt: str, size: tuple[float, float], heading: str = "", *, is_file: bool = True
+) -> Iterator[tuple[Figure, list[Panel]]]:
+    """Draw one figure: inline SVG and, by default, an SVG and a PNG file.
+
+    The same drawing gives the same bytes, whatever the user's matplotlib settings.
 
     Args:
-        salt: Name of the panel; keeps its identifiers apart from those of others on the page.
-        alt: What the panel shows, for somebody who cannot see it.
-        height: Inches.
-        num_axes: How many axes.
-
-    Yields:
-        The axes, and a list that holds the SVG once the block has ended.
-    """
-    from matplotlib.figure import Figure
-
-    drawn: list[Markup] = []
-    with _styled(salt):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        axes = list(figure.subplots(num_axes, 1, squeeze=False)[:, 0])
-        yield axes, drawn
-        drawn.append(_svg(figure, alt))
-
-
-@contextmanager
-def sheet(file: str, alt: str, size: tuple[float, float]) -> Iterator[tuple[Figure, list[Panel]]]:
-    """Draw a figure that is also a file of the run's ``figures`` folder, as SVG and PNG.
-
-    Args:
-        file: Its name without ending.
-        alt: What it shows, for somebody who cannot see it.
+        name: Name of the files without ending; keeps the SVG's identifiers unique on a page.
+        alt: Text alternative.
         size: Width and height in inches.
+        heading: Heading of the panel.
+        is_file: Whether the figure is also written to the run's ``figures`` folder.
 
     Yields:
         The empty figure, and a list that holds the panel once the block has ended.
     """
+    from matplotlib import rc_context, rcParamsDefault
     from matplotlib.figure import Figure
 
-    drawn: list[Panel] = []
-    with _styled(file):
-        figure = Figure(figsize=size, layout="constrained")
-        yield figure, drawn
-        svg = _svg(figure, alt)
-        figure.set_layout_engine("none")  # found once, the places serve the files too
-        if size[0] >= WIDE:
-            svg = Markup(str(svg).replace("<svg", '<svg class="wide"', 1))
-        figure.set_facecolor("white")
-        files = {}
-        for kind in ("svg", "png"):
-            buffer = BytesIO()
-            nothing: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
-            figure.savefig(buffer, format=kind, dpi=200, metadata=nothing)
-            files[kind] = buffer.getvalue()
-        drawn.append(Panel(svg, file=file, svg=files["svg"], png=files["png"]))
-
-
-@contextmanager
-def _styled(salt: str) -> Iterator[None]:
-    from matplotlib import rc_context, rcParamsDefault
-
-    # from matplotlib's defaults, not from the user's own settings: the same rows, the same bytes
     settings: dict[Any, Any] = {k: v for k, v in rcParamsDefault.items() if k not in _UNTOUCHED}
-    settings |= {**_SETTINGS, "svg.hashsalt": salt}
+    settings |= {**_SETTINGS, "svg.hashsalt": name}
+    panels: list[Panel] = []
     with rc_context(settings):
-        yield
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, panels
+        svg = _saved(figure, "svg")
+        figure.set_layout_engine("none")  # the layout is already computed
+        inline = _inline(svg.decode(), alt, "wide" if size[0] >= WIDE else "")
+        if is_file:
+            panels.append(Panel(inline, heading, name, svg, _saved(figure, "png")))
+        else:
+            panels.append(Panel(inline, heading))
 
 
-_UNTOUCHED = {"backend", "backend_fallback", "interactive", "toolbar", "timezone"}
+def _saved(figure: Figure, kind: str) -> bytes:
+    buffer = BytesIO()
+    no_date: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
+    figure.savefig(buffer, format=kind, dpi=200, metadata=no_date)
+    return buffer.getvalue()
 
 
-def _svg(figure: Figure, alt: str) -> Markup:
-    """Inline SVG that fills the width it is given and refers to nothing outside itself."""
-    buffer = StringIO()
-    nothing: dict[str, Any] = {"Date": None, "Creator": None, "Format": None, "Type": None}
-    figure.savefig(buffer, format="svg", metadata=nothing)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL)
-    text = re.sub(r'<g id="[^"]*"', "<g", text)  # figure_1, axes_1 …: twice on one page
-    text = re.sub(r"\n\s*", "\n", text)
-    head, rest = text.split(">", 1)
+def _inline(svg: str, alt: str, css_class: str) -> Markup:
+    """SVG for a page: as wide as its place, without references or repeated identifiers."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # figure_1, axes_1 …: repeated on a page
+    svg = re.sub(r"\n\s*", "\n", svg)
+    head, rest = svg.split(">", 1)
     head = re.sub(r' (width|height|version)="[^"]*"', "", head)
+    if css_class:
+        head = head.replace("<svg", f'<svg class="{css_class}"', 1)
     return Markup(f'{head} role="img" aria-label="{escape(alt)}">{rest.strip()}')
 
 
-def percent_axis(axis: Axis) -> None:
-    """Tick a share's axis in percent."""
+def line_style(models: Sequence[str], model: str) -> dict[str, Any]:
+    """Colour and marker of a model, the same in every figure of a run."""
+    index = models.index(model)
+    return {
+        "color": LINE_COLOURS[index % len(LINE_COLOURS)],
+        "marker": MARKERS[index % len(MARKERS)],
+    }
+
+
+def percent_axis(*axes: Axis) -> None:
+    """Label the ticks of a share's axis in percent."""
     from matplotlib.ticker import FuncFormatter
 
-    axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.5g}%"))
+    for axis in axes:
+        axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.5g}%"))
+
+
+def rate_axes(axis: Axes) -> None:
+    """Dress axes that show rates against ε."""
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("ε, pixel units")
+    axis.grid(axis="y")
+    percent_axis(axis.yaxis)
+
+
+def curve(
+    axis: Axes,
+    measures: Sequence[Measure],
+    *,
+    band: bool | None = None,
+    alpha: float = 0.18,
+    **style: Any,
+) -> None:
+    """Draw rates against ε with their intervals (:attr:`Measure.interval`).
+
+    Args:
+        axis: Axes to draw on.
+        measures: Of one model and metric, ε ascending.
+        band: Whether intervals are a band instead of error bars; by default with several seeds.
+        alpha: Opacity of the band.
+        style: Of the line.
+    """
+    eps, means = [m.eps for m in measures], [m.mean for m in measures]
+    lows, highs = zip(*(m.interval for m in measures), strict=True)
+    if all(len(m.values) > 1 for m in measures) if band is None else band:
+        axis.fill_between(eps, lows, highs, color=style["color"], alpha=alpha, linewidth=0)
+        axis.plot(eps, means, **style)
+        return
+    bars = [
+        [mean - low for mean, low in zip(means, lows, strict=True)],
+        [high - mean for mean, high in zip(means, highs, strict=True)],
+    ]
+    axis.errorbar(eps, means, yerr=bars, elinewidth=0.9, capsize=2, **style)
+
+
+def stacked_bars(
+    axis: Axes,
+    labels: Sequence[str],
+    parts: Sequence[tuple[Sequence[float], dict[str, Any]]],
+    width: float = 0.8,
+) -> None:
+    """Draw one stacked bar of shares per label.
+
+    Args:
+        axis: Axes to draw on.
+        labels: Tick labels.
+        parts: Heights, one per label, and style of each part, from the bottom.
+        width: Of a bar.
+    """
+    bottoms = [0.0] * len(labels)
+    for heights, style in parts:
+        axis.bar(
+            range(len(labels)),
+            heights,
+            width,
+            bottoms,
+            **{"edgecolor": "white", "linewidth": 0.5, **style},
+        )
+        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
+    axis.set_xticks(range(len(labels)), labels)
+    axis.tick_params(axis="x", length=0, labelsize=7.5 if len(labels) < 10 else 6)
+    axis.set_ylim(0, 1)
+    axis.set_yticks([0, 0.5, 1])
+    percent_axis(axis.yaxis)

@@ -1,4 +1,8 @@
-"""The studies. A new one: one file, one line in :data:`STUDIES`. Imports no torch."""
+"""Studies: an open set, one folder per study. Imports neither torch nor pandas.
+
+A study's folder holds its claim and trials (``config``), its page (``page``), and the tables and
+figures that only it uses. A new study is a folder and a line in :data:`STUDIES`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from nullclass.studies.provable_null.config import PROVABLE_NULL, PROVABLE_NULL_
 from nullclass.studies.ramps.config import RAMPS
 
 __all__ = [
+    "EVALUATION",
     "STUDIES",
     "AttackPlan",
     "NullPlan",
@@ -21,6 +26,8 @@ __all__ = [
     "find_study",
 ]
 
+EVALUATION = "evaluate"
+"""Value of ``study`` in ``run.json`` for the evaluation of one model."""
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (
@@ -32,19 +39,18 @@ STUDIES: dict[str, Study] = {
         PROVABLE_NULL_FASHION,
     )
 }
-"""Studies by name."""
 
 
 def find_study(name: str, data: str | None = None) -> Study:
     """The study of that name.
 
     Args:
-        name: In :data:`STUDIES`.
-        data: Name of the dataset to make it with; its own unless given. A study that is made with
-            another too has an entry for each.
+        name: A key of :data:`STUDIES`.
+        data: Name of the dataset; the study's own by default. A study with a second dataset has an
+            entry for each.
 
     Raises:
-        UserError: If it is unknown, or not made with that dataset.
+        UserError: If there is no such study, or not with that dataset.
     """
     if name not in STUDIES:
         raise UserError(f"there is no study {name!r}: choose one of {', '.join(STUDIES)}")
@@ -53,5 +59,5 @@ def find_study(name: str, data: str | None = None) -> Study:
         return study
     other = f"{name}-{data}"
     if other not in STUDIES:
-        raise UserError(f"the study {name} is made with {study.dataset}, not with {data}")
+        raise UserError(f"the study {name} uses {study.dataset}, not {data}")
     return STUDIES[other]

@@ -170,6 +170,7 @@ def published(model: str, attack: str, eps_pixels: float, metric: str) -> float 
 
 FGSM_NULL = Study(
     name="fgsm-null",
+    package=__package__,
     claim="A null class learned from FGSM images recognises attacked images.",
     dataset="mnist",
     validation=0,

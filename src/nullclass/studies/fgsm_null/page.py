@@ -1,297 +1,254 @@
-"""The notebook's study: what it published, beside what we find, and what it left open."""
+"""Page of the study ``fgsm-null``: published and measured values, then a null-aware attack."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from nullclass.metrics.rates import UNION
-from nullclass.report.blocks import Block, Bullets, Page, Section, Terms, Text
-from nullclass.report.common import (
-    NULL_AWARE_TEXT,
-    attack_terms,
-    definitions_section,
-    figure_sections,
-    redraw_section,
-    settings_section,
-    subtitle,
-)
-from nullclass.report.flags import flags_section
+from nullclass.report.blocks import Block, Bullets, Page, Section, Table, Terms, Text, section
 from nullclass.report.measures import (
     FGSM,
     Measure,
     Measures,
     attack_name,
+    differ,
     eps_text,
     percent,
-    pixel_per_unit,
+    range_text,
+    rate_text,
+    tolerance_note,
 )
-from nullclass.report.tables import (
-    Comparison,
+from nullclass.report.sections import (
+    NULL_AWARE_TEXT,
+    SCORED_TEXT,
+    attack_terms,
+    closing_sections,
+    figure_sections,
+    fill,
+    flags_section,
+    notes_of,
+    subtitle,
+    unfinished,
+)
+from nullclass.report.tables import union_table, white_box_table
+from nullclass.results.store import Run
+from nullclass.studies.fgsm_null.config import PIXEL
+from nullclass.studies.fgsm_null.figures import FIGURES
+from nullclass.studies.fgsm_null.tables import (
     clean_table,
-    compare,
+    compared,
     fgsm_table,
     name_of,
+    published_table,
     published_text,
-    rule,
-    unnoticed,
-    unnoticed_table,
-    white_box_table,
-    with_unit,
+    reproduced,
+    undetected,
+    undetected_table,
 )
-from nullclass.results.store import Run
-from nullclass.studies.fgsm_null.figures import FIGURES
 
 HEADLINE_EPS = 0.3
-"""Pixel units; the budget MNIST defences are usually quoted at."""
+"""Pixel units; the usual budget of MNIST defences."""
 TOO_WEAK = 0.01
-"""An attack that turns fewer images than this from right to wrong is called too weak to matter."""
+"""Share of images turned from correct to fooled below which an attack is too weak to matter."""
+
+SENTENCES = (
+    "On FGSM images alone the null class looks like a detector: {model} answers null to {null} of "
+    "them at ε {eps} ({notebook_eps} in the notebook's units).",
+    "At the same ε {attacker} fools {model} on {aer} of the images (AER).",
+    "At ε {headline} the models with a null class have an AER of {aers} and a robust accuracy with "
+    "rejection (RAR) of {rars}.",
+    "At ε {other_eps} {null_model} has {less_or_more} AER than {clean_model}, which has no null "
+    "class: {null_aer} against {clean_aer}.{one_seed}",
+    "The notebook concludes that attacks which are not detected are too weak to matter. For FGSM "
+    "this {holds}: in the worst case, {worst_model} at ε {worst_eps}, FGSM turns {turned} % of the "
+    "images from correct to fooled (n = {num_turned_of}; the line is drawn at {too_weak} %).",
+    "{within} of {num} published rates are reproduced{losses}.{recipe}",
+)
 
 
-def fgsm_null(run: Run) -> Page:
-    """The page of the study ``fgsm-null``."""
+def page(run: Run) -> Page:
+    """The page of the study."""
     measures = Measures(run)
-    unit = pixel_per_unit(run.info)
-    comparison = compare(measures)
-    tables: list[Block] = [
-        Text(
-            "A number in a model's name is its training ε in the notebook's units, “wd” is weight "
-            "decay 1e-4; clean has no null class."
-        ),
-        Text(rule(len(measures.seeds))),
-        clean_table(measures),
+    counts = undetected(run)
+    has_fgsm, has_union = bool(measures.budgets(FGSM)), bool(measures.union_budgets())
+    open_questions: list[Block] = [
+        *(white_box_table(measures, metric) for metric in ("aer", "rar") if has_union),
+        *([undetected_table(measures, counts)] if len(counts) else []),
     ]
-    if measures.budgets(FGSM):
-        tables += [
-            fgsm_table(measures, "null", unit),
-            fgsm_table(measures, "null_loss", unit),
-        ]
-    tables += _differences(comparison, unit)
-    notes = run.info.get("notes")
-    if isinstance(notes, list) and notes:
-        tables.append(Bullets([str(note) for note in notes]))
-    open_questions: list[Block] = []
-    if measures.union_budgets():
-        open_questions += [white_box_table(measures, metric) for metric in ("aer", "rar")]
-    counts = unnoticed(run)
-    if len(counts):
-        open_questions.append(unnoticed_table(measures, counts, unit))
-    sections = [Section("Measured and published", tables)]
-    if open_questions:
-        asked = Text(
-            "The notebook leaves two questions open. How does the null class fare against an "
-            "attacker who knows about it (AER and RAR)? And are the FGSM images that go "
-            "unnoticed too weak to matter, as it concludes (the last table)?"
-        )
-        sections.append(Section("The two questions left open", [asked, *open_questions]))
-    sections += figure_sections(run, FIGURES)
-    sections += [
-        *flags_section(run),
-        _threat_model(measures, unit),
-        settings_section(run),
-        definitions_section(),
-        redraw_section(),
-    ]
+    question = Text(
+        "The notebook leaves two questions open. How robust is the null class against a null-aware "
+        "attacker (AER and RAR)? Are the FGSM images that are not detected too weak to matter, as "
+        "it concludes (last table)?"
+    )
     return Page(
         "Does a null class recognise attacked images?",
         f"Study fgsm-null · {subtitle(run, measures)}",
-        findings(run, measures, comparison),
-        sections,
-    )
-
-
-def findings(run: Run, measures: Measures, comparison: Comparison) -> list[str]:
-    """What was found, in sentences with numbers from the rows."""
-    unit = pixel_per_unit(run.info)
-    nulls = [model for model in measures.models if measures.has_null(model)]
-    lacking = f"This run is not finished: nothing yet of {', '.join(measures.missing)}."
-    return [
-        *([lacking] if measures.missing else []),
-        *_detection(measures, nulls, unit),
-        *_white_box(measures, nulls),
-        *_conclusion(run, nulls, unit),
-        *_reproduction(run, measures, comparison),
-    ]
-
-
-def _reproduction(run: Run, measures: Measures, comparison: Comparison) -> list[str]:
-    within, num = comparison.rates
-    if not num:
-        return []
-    recipe = ""
-    if run.info.get("preset") == "quick":
-        recipe = (
-            " The quick preset trains with the fast recipe, not the notebook's own, which the full "
-            "preset uses."
-        )
-    how = (
-        "within 0.3 points, one seed"
-        if len(measures.seeds) == 1
-        else f"mean of {len(measures.seeds)} seeds, within 2 sd or 0.3 points"
-    )
-    near, judged = comparison.losses
-    losses = f", and {near} of its {judged} losses" if judged else ""
-    return [
-        f"Of the notebook's published rates {num} were judged and {within} are reproduced "
-        f"({how}){losses}.{recipe}"
-    ]
-
-
-def _detection(measures: Measures, nulls: list[str], unit: float | None) -> list[str]:
-    """The best claim FGSM alone supports, and what it is worth at the same budget."""
-    found = [
-        measure
-        for measure in measures.all
-        if (measure.attack, measure.metric) == (FGSM, "null") and measure.model in nulls
-    ]
-    if not found:
-        return []
-    white_box = measures.union_budgets()
-
-    def same_budget(measure: Measure) -> float | None:
-        near = [eps for eps in white_box if abs(eps / measure.eps - 1) < 0.05]
-        return near[0] if near else None
-
-    # of equally good claims, one that the notebook makes itself and that the white-box attack
-    # can be set beside, at the smallest eps
-    def claim(m: Measure) -> tuple[float, bool, bool, float]:
-        has_rival = same_budget(m) is not None
-        return round(m.mean, 3), m.published is not None and has_rival, has_rival, -m.eps
-
-    best = max(found, key=claim)
-    where = f"ε {eps_text(best.eps)}"
-    if unit:
-        where += f" ({eps_text(best.eps / unit)} in the notebook's units)"
-    told = (
-        f"Judged by FGSM alone the null class looks like a detector: {best.model} answers null to "
-        f"{_with_n(best)} at {where}"
-    )
-    eps = same_budget(best)
-    aer = None if eps is None else measures.find(best.model, UNION, "aer", eps)
-    if aer is None:
-        return [f"{told}."]
-    return [
-        f"{told}. At the same ε an attacker who knows about null fools that model on "
-        f"{_with_n(aer)}."
-    ]
-
-
-def _with_n(measure: Measure) -> str:
-    images = "FGSM images" if measure.attack == FGSM else "images"
-    return f"{with_unit(measure)} of {measure.num_images:,} {images}"
-
-
-def _white_box(measures: Measures, nulls: list[str]) -> list[str]:
-    """Whether null helped against who knows of it, where the models can be told apart."""
-    budgets = measures.union_budgets()
-    if not budgets or not nulls:
-        return []
-    told = []
-    without = [model for model in measures.models if model not in nulls]
-    pairs = [
-        (null, clean)
-        for eps in budgets
-        for clean in _of(measures, without, "aer", eps)
-        for null in _of(measures, nulls, "aer", eps)
-    ]
-    if pairs:
-        null, clean = max(pairs, key=lambda pair: abs(pair[0].mean - pair[1].mean))
-        seeds = "; with one seed this may be chance of training" if len(measures.seeds) == 1 else ""
-        told.append(
-            f"The models differ most at ε {eps_text(null.eps)}: {null.model} is fooled on "
-            f"{with_unit(null)}, {clean.model}, which has no null class, on {with_unit(clean)} "
-            f"(AER{seeds})."
-        )
-    eps = min(budgets, key=lambda budget: abs(budget - HEADLINE_EPS))
-    aers = _of(measures, nulls, "aer", eps)
-    rars = _of(measures, nulls, "rar", eps)
-    if aers and rars:
-        told.append(
-            f"At ε {eps_text(eps)} the null models are fooled on {_range(aers)} % of the images; "
-            f"their robust accuracy with rejection (RAR) is {_range(rars)} %."
-        )
-    return told
-
-
-def _conclusion(run: Run, nulls: list[str], unit: float | None) -> list[str]:
-    """Whether FGSM images that pass unnoticed are too weak to matter."""
-    counts = unnoticed(run)
-    counts = counts[counts["model"].isin(nulls)]
-    if counts.empty:
-        return []
-    by_model = counts.groupby(["model", "eps_pixels"], as_index=False).sum(numeric_only=True)
-    share = by_model["num_turned"] / by_model["num_images"]
-    worst = by_model.iloc[int(share.to_numpy().argmax())]
-    eps = float(worst["eps_pixels"])
-    where = f"ε {eps_text(eps)}"
-    peak = (
-        f"at worst, {worst['model']} at {where}, FGSM turned {percent(share.max())} % of the "
-        "images from right to wrong without being called null"
-    )
-    verdict = "does not hold even for FGSM" if share.max() >= TOO_WEAK else "holds for FGSM"
-    return [
-        "The notebook's conclusion, that attacks which go unrecognised are too weak to influence "
-        f"the model, {verdict}: {peak} (we draw the line at {percent(TOO_WEAK, 0)} %)."
-    ]
-
-
-def _differences(comparison: Comparison, unit: float | None) -> list[Block]:
-    if not comparison.outside:
-        num = len(comparison.within)
-        told = f"All {num} published figures that were judged are reproduced."
-        return [Text(told)] if num else []
-    items = [
-        f"{name_of(measure, unit)}: measured {with_unit(measure)}, published "
-        f"{published_text(measure)}{' %' if measure.is_rate else ''}"
-        for measure in comparison.outside
-    ]
-    one = len(items) == 1
-    return [
-        Text(
-            f"Not reproduced ({'one figure' if one else f'{len(items)} figures'}; ε in the "
-            "notebook's units):"
-        ),
-        Bullets(items),
-    ]
-
-
-def _threat_model(measures: Measures, unit: float | None) -> Section:
-    inside = (
-        f"The notebook adds its ε to standardised images; one of its units is {unit:g} pixel units."
-        if unit
-        else ""
-    )
-    return Section(
-        "Threat model",
+        [*unfinished(run, measures), *fill(SENTENCES, numbers(run, measures))],
         [
-            Text(
-                "The attacker is white-box: knows the model's weights, its null class and how it "
-                "was trained, and takes gradients through it. The attack is made on the very "
-                "model that is scored, afresh for every seed. The attacker wins if the model "
-                "answers a wrong class; being answered null is a failure for the attacker. "
-                "Images stay in [0, 1] and within ε of the clean image; both are checked, and "
-                "every image is scored again outside the attack."
+            *section(
+                "Measured and published",
+                Text(
+                    "The number in a model's name is its training ε in the notebook's units, “wd” "
+                    "is weight decay 1e-4, and clean has no null class."
+                ),
+                Text(tolerance_note(len(measures.seeds))),
+                clean_table(measures),
+                *(fgsm_table(measures, metric) for metric in ("null", "null_loss") if has_fgsm),
+                *_not_reproduced(measures),
+                notes_of(run),
             ),
-            Text(
-                "FGSM is the notebook's attack: one gradient-sign step on cross-entropy, which "
-                f"knows nothing of null and so often walks into it. {_who_knows(measures)}AER and "
-                "RAR take the worst, image by image, of all attacks and the clean image. "
-                f"{inside}".strip()
+            *(
+                [Section("Two open questions", [question, *open_questions])]
+                if open_questions
+                else []
             ),
-            Terms(attack_terms(measures)),
+            *figure_sections(run, FIGURES),
+            *flags_section(run),
+            _threat_model(measures),
+            *closing_sections(run),
         ],
     )
 
 
-def _who_knows(measures: Measures) -> str:
+def summary_tables(run: Run) -> list[Table]:
+    """Tables for the terminal."""
+    measures = Measures(run)
+    union = union_table(measures)
+    return [published_table(measures), *([union] if union else [])]
+
+
+def numbers(run: Run, measures: Measures) -> dict[str, Any]:
+    """Values of :data:`SENTENCES`."""
+    nulls = [model for model in measures.models if measures.has_null(model)]
+    values: dict[str, Any] = {"attacker": measures.attacker(), "too_weak": percent(TOO_WEAK, 0)}
+    within, num = reproduced(compared(measures), are_rates=True)
+    near, judged = reproduced(compared(measures), are_rates=False)
+    if num:
+        is_quick = run.info.get("preset") == "quick"
+        recipe = " The quick preset uses the fast recipe, the full preset the notebook's own."
+        losses = f" and {near} of {judged} losses" if judged else ""
+        values |= {"within": within, "num": num, "losses": losses}
+        values["recipe"] = recipe if is_quick else ""
+    return (
+        values | _detection(measures, nulls) | _white_box(measures, nulls) | _weakness(run, nulls)
+    )
+
+
+def _detection(measures: Measures, nulls: list[str]) -> dict[str, Any]:
+    """The best null rate under FGSM, and AER at the same ε."""
+    budgets = measures.union_budgets()
+
+    def same_budget(measure: Measure) -> float | None:
+        return next((eps for eps in budgets if abs(eps / measure.eps - 1) < 0.05), None)
+
+    def rank(measure: Measure) -> tuple[float, bool, bool, float]:
+        # among equal rates: published ones that can be compared, then the smallest ε
+        is_comparable = same_budget(measure) is not None
+        is_published = measure.published is not None and is_comparable
+        return round(measure.mean, 3), is_published, is_comparable, -measure.eps
+
+    found = [
+        m for eps in measures.budgets(FGSM) for m in measures.find_all(nulls, FGSM, "null", eps)
+    ]
+    if not found:
+        return {}
+    best = max(found, key=rank)
+    eps = same_budget(best)
+    aer = None if eps is None else measures.find(best.model, UNION, "aer", eps)
+    return {
+        "model": best.model,
+        "null": rate_text(best),
+        "eps": eps_text(best.eps),
+        "notebook_eps": eps_text(best.eps / PIXEL),
+        "aer": aer and rate_text(aer),
+    }
+
+
+def _white_box(measures: Measures, nulls: list[str]) -> dict[str, Any]:
+    """AER and RAR at the headline ε, and the largest difference that intervals confirm."""
+    budgets = measures.union_budgets()
+    if not budgets or not nulls:
+        return {}
+    eps = min(budgets, key=lambda budget: abs(budget - HEADLINE_EPS))
+    values: dict[str, Any] = {"headline": eps_text(eps)}
+    for metric in ("aer", "rar"):
+        found = measures.find_all(nulls, UNION, metric, eps)
+        values[f"{metric}s"] = range_text(found) if found else None
+    others = [model for model in measures.models if model not in nulls]
+    pairs = [
+        (null, clean)
+        for budget in budgets
+        for clean in measures.find_all(others, UNION, "aer", budget)
+        for null in measures.find_all(nulls, UNION, "aer", budget)
+        if differ(null, clean)
+    ]
+    if pairs:
+        null, clean = max(pairs, key=lambda pair: abs(pair[0].mean - pair[1].mean))
+        is_one = len(measures.seeds) == 1
+        values |= {
+            "other_eps": eps_text(null.eps),
+            "null_model": null.model,
+            "clean_model": clean.model,
+            "less_or_more": "a lower" if null.mean < clean.mean else "a higher",
+            "null_aer": rate_text(null),
+            "clean_aer": rate_text(clean),
+            "one_seed": " One seed does not show the variation between trainings."
+            if is_one
+            else "",
+        }
+    return values
+
+
+def _weakness(run: Run, nulls: list[str]) -> dict[str, Any]:
+    """The largest share of images that FGSM turns from correct to fooled."""
+    counts = undetected(run)
+    counts = counts[counts["model"].isin(nulls)]
+    if counts.empty:
+        return {}
+    shares = counts["num_turned"] / counts["num_images"]
+    worst = counts.iloc[int(shares.to_numpy().argmax())]
+    return {
+        "holds": "does not hold" if shares.max() >= TOO_WEAK else "holds",
+        "worst_model": worst["model"],
+        "worst_eps": eps_text(float(worst["eps_pixels"])),
+        "turned": percent(float(shares.max())),
+        "num_turned_of": f"{int(worst['num_images']):,}",
+    }
+
+
+def _not_reproduced(measures: Measures) -> list[Block]:
+    """Published values outside the tolerance, one per line."""
+    judged = [measure for measure in compared(measures) if measure.verdict]
+    outside = [measure for measure in judged if measure.verdict == "outside"]
+    if not judged:
+        return []
+    if not outside:
+        return [Text(f"All {len(judged)} published values with a verdict are reproduced.")]
+    items = [
+        f"{measure.model}, {name_of(measure)}: measured {rate_text(measure)}, published "
+        f"{published_text(measure)}{' %' if measure.is_rate else ''}"
+        for measure in outside
+    ]
+    return [Text(f"Not reproduced: {len(items)} (ε in the notebook's units)."), Bullets(items)]
+
+
+def _threat_model(measures: Measures) -> Section:
     attack = measures.null_aware()
-    if attack is None:
-        return ""
-    return f"The {attack_name(attack)} knows of null: it is {NULL_AWARE_TEXT} "
-
-
-def _of(measures: Measures, models: list[str], metric: str, eps: float) -> list[Measure]:
-    found = (measures.find(model, UNION, metric, eps) for model in models)
-    return [measure for measure in found if measure is not None]
-
-
-def _range(found: list[Measure]) -> str:
-    low, high = (percent(end(m.mean for m in found), 1) for end in (min, max))
-    return low if low == high else f"{low} to {high}"
+    null_aware = f"The {attack_name(attack)} is null-aware: {NULL_AWARE_TEXT} " if attack else ""
+    return Section(
+        "Threat model",
+        [
+            Text(
+                "White-box: the attacker knows the model's weights, its null class and its "
+                "training, and takes gradients through it. Each model is attacked itself, once per "
+                f"seed. Success is a wrong class; null is a failure. {SCORED_TEXT}"
+            ),
+            Text(
+                "FGSM is the notebook's attack: one gradient-sign step on cross-entropy. It "
+                f"ignores null, so many of its images are answered null. {null_aware}AER and RAR "
+                "take the worst case per image over all attacks and the clean image. The notebook "
+                f"adds its ε to standardised images: one of its units is {PIXEL:g} pixel units."
+            ),
+            Terms(attack_terms(measures)),
+        ],
+    )

@@ -129,7 +129,9 @@ def _attacks(is_full: bool, *, has_null: bool) -> tuple[AttackPlan, ...]:
     num_images = 250 if is_full else 25
     deny = AttackPlan("worst-case-force-null", EPS, num_images)
     if not is_full:  # the whole ensemble on what can hardly be denied takes minutes
-        deny = AttackPlan("pgd", EPS, num_images, {"objective": "force-null"}, label="pgd-deny")
+        deny = AttackPlan(
+            "pgd", EPS, num_images, {"objective": "force-null"}, label="pgd-force-null"
+        )
     return (
         *([deny] if has_null else []),
         AttackPlan("rays", EPS, num_images, {"num_queries": 10_000 if is_full else 500}),
@@ -239,6 +241,7 @@ def queried(target: ModelSpec, preset: Preset) -> Training:
 
 NULL_PROBABILITIES = Study(
     name="null-probabilities",
+    package=__package__,
     claim=(
         "A classifier that moves probability smoothly to null as images are perturbed more refuses "
         "what a black-box attacker makes on a substitute."

@@ -5,20 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from nullclass.metrics.rates import UNION, wilson_of
-from nullclass.report.blocks import Block, Bullets, Page, Section, Terms, Text
-from nullclass.report.common import (
-    NULL_AWARE_TEXT,
-    budgets_text,
-    definitions_section,
-    figure_sections,
-    redraw_section,
-    settings_section,
-    subtitle,
-)
-from nullclass.report.flags import flags_section
+from nullclass.report.blocks import Block, Bullets, Cell, Page, Section, Table, Terms, Text
 from nullclass.report.measures import (
     CLEAN,
     GOALS,
+    OUTCOMES,
     WORST_CASE,
     Measure,
     Measures,
@@ -26,11 +17,27 @@ from nullclass.report.measures import (
     eps_text,
     percent,
 )
-from nullclass.report.tables import white_box_table
+from nullclass.report.sections import (
+    NULL_AWARE_TEXT,
+    budgets_text,
+    definitions_section,
+    figure_sections,
+    flags_section,
+    redraw_section,
+    settings_section,
+    subtitle,
+)
+from nullclass.report.tables import union_table, white_box_table
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.by_size import Following, by_size, followings
 from nullclass.studies.null_probabilities.config import CLEAN as BASE
-from nullclass.studies.null_probabilities.config import PROBABILITIES, QUERIED, VARIANTS
+from nullclass.studies.null_probabilities.config import (
+    PROBABILITIES,
+    QUERIED,
+    TRANSFERS,
+    VARIANTS,
+    from_substitute,
+)
 from nullclass.studies.null_probabilities.defences import (
     MEANINGS,
     defences,
@@ -101,13 +108,13 @@ TERMS = [
 OWN_ATTACKS = {
     QUERY_ATTACK: "fool",
     WORST_CASE: "fool",
-    "pgd-deny": "force-null",
-    f"{WORST_CASE}-deny": "force-null",
+    "pgd-force-null": "force-null",
+    f"{WORST_CASE}-force-null": "force-null",
 }
 """Attacks made on each model itself, and what they go for."""
 
 
-def null_probabilities(run: Run) -> Page:
+def page(run: Run) -> Page:
     """The page of the study ``null-probabilities``."""
     measures = Measures(run)
     transfers = Transfers(run, measures)
@@ -134,6 +141,29 @@ def null_probabilities(run: Run) -> Page:
         sections,
         {TABLE_FILE: content} if len(moved) else {},
     )
+
+
+def summary_tables(run: Run) -> list[Table]:
+    """Tables for the terminal: clean outcomes, transfers from the clean substitute, the union."""
+    measures = Measures(run)
+    transfers = [attack for attack in map(from_substitute, TRANSFERS) if measures.budgets(attack)]
+    places = [(attack, eps) for attack in transfers for eps in measures.budgets(attack)]
+    rows = []
+    for model in measures.models:
+        found = [measures.find(model, CLEAN, outcome) for outcome in OUTCOMES]
+        found += [measures.find(model, attack, "fooled", eps) for attack, eps in places]
+        rates = ("–" if rate is None else percent(rate.mean) for rate in found)
+        rows.append([Cell(model), *map(Cell, rates)])
+    sent = f", {measures.num_images(transfers[0])} transferred" if transfers else ""
+    headings = [f"{attack_name(attack.split(' on ')[0])} {eps_text(eps)}" for attack, eps in places]
+    table = Table(
+        "Clean images, and fooled by attacks on a clean substitute",
+        [Cell("model"), *map(Cell, (*OUTCOMES, *headings))],
+        rows,
+        f"%, images per seed: {measures.num_images(CLEAN)} clean{sent}; ε in pixel units",
+    )
+    union = union_table(measures) if measures.union_budgets() else None
+    return [table, *([union] if union else [])]
 
 
 def findings(

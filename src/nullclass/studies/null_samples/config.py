@@ -200,6 +200,7 @@ def published(model: str, attack: str, eps_pixels: float, metric: str) -> float 
 
 NULL_SAMPLES = Study(
     name="null-samples",
+    package=__package__,
     claim="Training with null images makes attacked images fall into the null class.",
     dataset="mnist",
     validation=VALIDATION,

@@ -5,20 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from nullclass.metrics.rates import UNION
-from nullclass.report.blocks import Block, Bullets, Page, Section, Terms, Text
-from nullclass.report.common import (
-    NULL_AWARE_TEXT,
-    attack_terms,
-    definitions_section,
-    figure_sections,
-    redraw_section,
-    settings_section,
-    subtitle,
-)
-from nullclass.report.flags import flags_section
+from nullclass.report.blocks import Block, Bullets, Cell, Page, Section, Table, Terms, Text
 from nullclass.report.measures import (
     CLEAN,
-    READ_OFF,
     WORST_CASE,
     Measure,
     Measures,
@@ -26,6 +15,17 @@ from nullclass.report.measures import (
     eps_text,
     on_common_seeds,
     percent,
+)
+from nullclass.report.render import MARKS
+from nullclass.report.sections import (
+    NULL_AWARE_TEXT,
+    attack_terms,
+    definitions_section,
+    figure_sections,
+    flags_section,
+    redraw_section,
+    settings_section,
+    subtitle,
 )
 from nullclass.report.tables import white_box_table
 from nullclass.results.store import Run
@@ -40,6 +40,7 @@ from nullclass.studies.null_samples.config import (
 )
 from nullclass.studies.null_samples.figures import FIGURES as NULL_SAMPLES
 from nullclass.studies.null_samples.sample_tables import (
+    READ_OFF,
     SELECTED,
     SOURCE_SETS,
     Kept,
@@ -49,6 +50,7 @@ from nullclass.studies.null_samples.sample_tables import (
     kept_epochs,
     landmark_table,
     landmarks,
+    measures_of,
     num_images,
     published_text,
     rule,
@@ -96,9 +98,9 @@ TERMS = [
 ]
 
 
-def null_samples(run: Run) -> Page:
+def page(run: Run) -> Page:
     """The page of the study ``null-samples``."""
-    measures = Measures(run)
+    measures = measures_of(run)
     kept = kept_epochs(run, measures)
     told: list[Block] = [
         Text(
@@ -151,6 +153,51 @@ def null_samples(run: Run) -> Page:
         sections,
         {TABLE_FILE: scores_csv(measures)},
     )
+
+
+def summary_tables(run: Run) -> list[Table]:
+    """Tables for the terminal: scores at threshold with the published ones, and white-box."""
+    measures = measures_of(run)
+    verdicts = {
+        "scores": [m.verdict for m in scores(measures) if m.verdict and m.model != BASE],
+        "accuracies": [m.verdict for m in accuracies(measures) if m.verdict],
+    }
+    counts = ", ".join(f"{v.count('within')} of {len(v)} {what}" for what, v in verdicts.items())
+    attacks = {
+        CLEAN: "clean",
+        TRANSFER_AT_THRESHOLD: "transferred",
+        WHITE_BOX_AT_THRESHOLD: "white-box",
+    }
+    images = [f"{num_images(measures, attack)} {what}" for attack, what in attacks.items()]
+    rows = []
+    for model in measures.models:
+        triple = [at_threshold(measures, model, word) for word in ("correct", "null", "fooled")]
+        known = [measure for measure in triple if measure is not None]
+        marks = [measure.verdict for measure in known]
+        mark = MARKS[
+            "" if "" in marks or not marks else max(marks, key=("within", "outside").index)
+        ]
+        accuracy = measures.find(model, CLEAN, "correct")
+        published = [percent(m.published, 1) for m in known if m.published is not None]
+        texts = [
+            model,
+            "–" if accuracy is None else percent(accuracy.mean),
+            "/".join(percent(m.mean, 1) for m in known) or "–",
+            "/".join(published) or "–",
+            mark,
+            with_spread(white_box(measures, model, "fooled")).split(" ")[0],
+        ]
+        rows.append([*map(Cell, texts)])
+    headings = ["model", "clean", "transfer c/n/f", "published c/n/f", "", "white-box fooled"]
+    return [
+        Table(
+            f"Measured and published: reproduced {counts}",
+            [Cell(heading) for heading in headings],
+            rows,
+            f"%, {measures.seeds_text('set')}; images per set: {', '.join(images)}. c/n/f: "
+            f"correct, null, fooled at the thresholds of {BASE}",
+        )
+    ]
 
 
 def findings(run: Run, measures: Measures, kept: list[Kept]) -> list[str]:
@@ -356,7 +403,7 @@ def _selection(run: Run, measures: Measures, kept: list[Kept]) -> list[str]:
             f"Test and held-out images chose the same epoch in all {same} trainings: this run "
             "cannot say what selecting on the test set does."
         ]
-    other = Measures(run, HELD_OUT if measures.selection == TEST else TEST)
+    other = measures_of(run, HELD_OUT if measures.selection == TEST else TEST)
     changes = []
     for attack, outcome, eps in SELECTED:
         for model in measures.models:

@@ -16,7 +16,6 @@ from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
     CLEAN,
     OWN_BUDGET,
-    READ_OFF,
     Measure,
     Measures,
     eps_text,
@@ -35,6 +34,10 @@ from nullclass.studies.null_samples.config import (
 )
 from nullclass.studies.null_samples.figures.scores_at_threshold import OUTCOMES
 
+READ_OFF = 0.0015
+"""Tolerance of a rate read off a plot: 0.15 points."""
+LAST_DIGIT = 0.0005
+"""Half of the last digit of a published rate with one decimal in percent."""
 SOURCE_SETS = 30
 """Sets behind the published figures."""
 
@@ -53,6 +56,22 @@ LANDMARKS = (
     (("sm", "usm"), "null", 1.0, "nearly all"),
 )
 """What the source's curves show, as far as it can be read off: models, outcome, eps, percent."""
+
+
+def source_spread(measure: Measure) -> float | None:
+    """Two standard deviations of the source's sets, at least its last digit.
+
+    :data:`READ_OFF` for a clean accuracy, which is read off a plot.
+    """
+    if measure.attack == CLEAN:
+        return READ_OFF
+    found = AT_THRESHOLD.get(measure.model, {}).get(measure.metric)
+    return None if found is None else max(2 * found[1], LAST_DIGIT)
+
+
+def measures_of(run: Run, selection: str | None = None) -> Measures:
+    """Measures of a run, judged by :func:`source_spread`."""
+    return Measures(run, selection, source_spread)
 
 
 @dataclass(frozen=True)
@@ -231,7 +250,7 @@ def white_box_at_threshold_table(measures: Measures) -> Table:
 
 def selection_table(run: Run, measures: Measures, kept: list[Kept]) -> Table:
     """Each score under the first selection, the others' below it."""
-    others = [Measures(run, selection) for selection in measures.selections[1:]]
+    others = [measures_of(run, selection) for selection in measures.selections[1:]]
     rows = []
     for model in measures.models:
         row = [Cell(model)]

@@ -92,7 +92,9 @@ def _trial(name: str, dataset: str, seed: int, preset: Preset) -> Trial:
         deny = AttackPlan("worst-case-force-null", budgets, num_images, num_examples=12)
         if not is_full:  # the whole ensemble on what can hardly be denied takes minutes
             goal = {"objective": "force-null"}
-            deny = AttackPlan("pgd", budgets, num_images, goal, label="pgd-deny", num_examples=12)
+            deny = AttackPlan(
+                "pgd", budgets, num_images, goal, label="pgd-force-null", num_examples=12
+            )
         attacks.append(deny)
     return Trial(
         training(name, dataset, seed, preset),
@@ -163,6 +165,7 @@ def study_on(dataset: str) -> Study:
     """The study on one of :data:`DATASETS`; on others than the first its name says which."""
     return Study(
         name="provable-null" if dataset == DATASETS[0] else f"provable-null-{dataset}",
+        package=__package__,
         claim=(
             "A classifier that answers only what it can prove keeps more robust accuracy with "
             "rejection than classifiers that learned to refuse, and no attack can take it away."

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from nullclass.metrics.rates import PROOF, UNION
-from nullclass.report.blocks import Block, Doubt, FlagList, Page, Section, Terms, Text
-from nullclass.report.common import (
-    NULL_AWARE_TEXT,
-    attack_terms,
-    definitions_section,
-    figure_sections,
-    redraw_section,
-    settings_section,
-    subtitle,
+from nullclass.report.blocks import (
+    Block,
+    Cell,
+    FlagItem,
+    FlagList,
+    Page,
+    Section,
+    Table,
+    Terms,
+    Text,
 )
-from nullclass.report.flags import flags_section
 from nullclass.report.measures import (
     CLEAN,
     WORST_CASE,
@@ -24,9 +24,19 @@ from nullclass.report.measures import (
     Measures,
     attack_name,
     eps_text,
-    reach,
+    percent,
+    rate_text,
 )
-from nullclass.report.tables import with_unit
+from nullclass.report.sections import (
+    NULL_AWARE_TEXT,
+    attack_terms,
+    definitions_section,
+    figure_sections,
+    flags_section,
+    redraw_section,
+    settings_section,
+    subtitle,
+)
 from nullclass.results.schema import Flag
 from nullclass.results.store import Run
 from nullclass.studies.provable_null.config import LEARNED, PROVABLE, VARIANTS
@@ -92,7 +102,7 @@ TERMS = [
 ]
 
 
-def provable_null(run: Run) -> Page:
+def page(run: Run) -> Page:
     """The page of the study ``provable-null``."""
     measures = Measures(run)
     held = checked(run)
@@ -112,6 +122,40 @@ def provable_null(run: Run) -> Page:
         findings(run, measures, held),
         sections,
     )
+
+
+def summary_tables(run: Run) -> list[Table]:
+    """Tables for the terminal: clean outcomes, then RAR proved and under attack."""
+    measures, own = Measures(run), radii(run)
+    rows = []
+    for model in measures.models:
+        radius = f" (r {eps_text(own[model])})" if model in own else ""
+        triple = "/".join(_percent(measure, 2) for measure in clean_triple(measures, model))
+        for index, eps in enumerate(
+            measures.union_budgets("rar") or measures.budgets(PROOF) or [0]
+        ):
+            rates = [_percent(measures.find(model, PROOF, "rar_proved", eps), 2)]
+            for metric in ("rar", "aer", "null_dos"):
+                rates.append(_percent(measures.find(model, UNION, metric, eps)))
+            names = ["", ""] if index else [model + radius, triple]
+            rows.append([Cell(text) for text in (*names, eps_text(eps), *rates)])
+    attacked = f", {measures.num_images(UNION)} attacked" if measures.budgets(UNION) else ""
+    proved = f", {measures.num_images(PROOF)} for proofs" if measures.budgets(PROOF) else ""
+    headings = ["model", "clean c/n/f", "ε", "RAR proved", "RAR", "AER", "null-DoS"]
+    return [
+        Table(
+            "Proved, and under attack",
+            [Cell(heading) for heading in headings],
+            rows,
+            f"%, images per seed: {measures.num_images(CLEAN)} clean{attacked}{proved}; "
+            f"{measures.seeds_text()}; ε in pixel units. RAR: correct when clean, never fooled; "
+            "proved against every attack. c/n/f: clean correct, null, fooled",
+        )
+    ]
+
+
+def _percent(measure: Measure | None, digits: int = 1) -> str:
+    return "–" if measure is None else percent(measure.mean, digits)
 
 
 def findings(run: Run, measures: Measures, held: Checked) -> list[str]:
@@ -180,7 +224,9 @@ def _proved(run: Run, measures: Measures) -> list[str]:
     own = _own(run, measures)
     if not own:
         return []
-    told = "; ".join(f"{model} on {with_unit(rar)} at ε {eps_text(eps)}" for model, eps, rar in own)
+    told = "; ".join(
+        f"{model} on {rate_text(rar, False)} at ε {eps_text(eps)}" for model, eps, rar in own
+    )
     return [
         "Answering only what is proved keeps, against every attack there is, a robust accuracy "
         f"with rejection (RAR) of: {told} ({measures.norm(PROOF)}, "
@@ -197,13 +243,13 @@ def _learned(run: Run, measures: Measures) -> list[str]:
         known = {name: rar for name, rar in found if rar is not None}
         if not known:
             continue
-        text = ", ".join(f"{name} {with_unit(rar)}" for name, rar in known.items())
+        text = ", ".join(f"{name} {rate_text(rar, False)}" for name, rar in known.items())
         left.append(f"at ε {eps_text(eps)} {text}")
         shown |= dict.fromkeys(known, eps)
         best = max(known, key=lambda name: known[name].mean)
         here = proved_where_attacked(run, everywhere, best)
         if here is not None:
-            spread = with_unit(here)
+            spread = rate_text(here, False)
             counted = f"{spread[:-1]}, " if spread.endswith(")") else f"{spread} ("
             proved.append(
                 f"at ε {eps_text(eps)} of {model} {counted}{here.num_images:,} images), "
@@ -224,7 +270,7 @@ def _learned(run: Run, measures: Measures) -> list[str]:
 
 def _compared(proved: Measure, left: Measure, name: str) -> str:
     """More or less only where the intervals, or all seeds, are apart."""
-    (low, high), (least, most) = reach(proved), reach(left)
+    (low, high), (least, most) = proved.interval, left.interval
     if low > most:
         return f"more than is left to {name}"
     if high < least:
@@ -298,11 +344,12 @@ def _price(run: Run, measures: Measures) -> list[str]:
         denied = (
             ""
             if dos is None
-            else f", and an attacker within ε {eps_text(eps)} silences it on {with_unit(dos)}"
+            else f", and an attacker within ε {eps_text(eps)} silences it on "
+            f"{rate_text(dos, False)}"
         )
         told.append(
-            f"{model} refuses {with_unit(null)} of clean images and answers {with_unit(fooled)} "
-            f"wrongly{denied}"
+            f"{model} refuses {rate_text(null, False)} of clean images and answers "
+            f"{rate_text(fooled, False)} wrongly{denied}"
         )
     if not told:
         return []
@@ -320,7 +367,7 @@ def _broken_section(held: Checked) -> list[Section]:
             f"proved at ε {eps_text(first['proved'])}, is {first['outcome']} at ε "
             f"{eps_text(first['eps_pixels'])} ({_by(str(first['attack']))})."
         )
-        items.append(Doubt(Flag("proof-broken", message), f"{model}, seed {seed}"))
+        items.append(FlagItem(Flag("proof-broken", message), f"{model}, seed {seed}"))
     told = Text("One image is enough: a proof has no exceptions. Nothing below can be believed.")
     return [Section("A proof is broken", [told, FlagList(items)])]
 

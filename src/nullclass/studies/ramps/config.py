@@ -63,6 +63,7 @@ def _recipe(epochs: int, preset: Preset) -> Recipe:
 
 RAMPS = Study(
     name="ramps",
+    package=__package__,
     claim="Null images keep the regions of the real classes small.",
     dataset="ramps",
     validation=0,

@@ -1,216 +1,211 @@
-"""The report's toy: how much of the cube each model claims, and where its training ends."""
+"""Page of the study ``ramps``: shares of the cube per model, and where training ends."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
-from nullclass.report.blocks import Block, Bullets, Cell, Page, Section, Table, Terms, Text
-from nullclass.report.common import (
-    DEFINITIONS,
-    redraw_section,
-    settings_section,
-    subtitle,
-)
+from nullclass.report.blocks import Cell, Page, Section, Table, Terms, Text, section
+from nullclass.report.figures.training import ACCURACY
 from nullclass.report.measures import (
     CLEAN,
     Measure,
     Measures,
     loss_text,
     percent,
+    rate_text,
+    tolerance_note,
     value_cell,
 )
-from nullclass.report.tables import rule, with_unit
+from nullclass.report.sections import (
+    DEFINITIONS,
+    fill,
+    notes_of,
+    redraw_section,
+    settings_section,
+    subtitle,
+    unfinished,
+)
+from nullclass.report.tables import clean_outcomes_table
 from nullclass.results.store import Run
 from nullclass.studies.ramps.config import NULL_SHARE
+from nullclass.studies.ramps.cube import BOX_VOLUME, optimal, shares
 from nullclass.studies.ramps.figures.decision_space import OPTIMAL, decision_spaces, scene
-from nullclass.studies.ramps.figures.ramp_cube import BOX_VOLUME, optimal, shares
 from nullclass.studies.ramps.figures.ramp_samples import ramp_samples
 from nullclass.studies.ramps.figures.ramp_training import PUBLISHED, ramp_training
+
+Found = dict[tuple[str, str], Measure]
+"""Measures by model and name."""
 
 BASE, UNIFORM, SHUFFLED = "base", "uniform", "shuffled"
 COLUMNS = {
     "down": "down",
     "up": "up",
     "null": "null",
-    "wrong": "wrongly claimed",
-    "right": "boxes right",
+    "wrong": "class outside its boxes",
+    "right": "boxes correct",
 }
-"""Shares of the cube, as :func:`shares` names them, and as the table does."""
+"""Shares of the cube (:func:`shares`) and their headings."""
 
 TERMS = [
     (
         "ramp",
-        "An image of three pixels, two of them .666 and .333 or .333 and .666; the third is 0.",
+        "An image of three pixels: 0.666 and 0.333, or 0.333 and 0.666, side by side; the third is "
+        "0.",
     ),
-    (
-        "cube",
-        "All images of three pixels: each is a point, its pixels from 0 to 1 the coordinates.",
-    ),
-    ("decision space", "What a model answers at every point of the cube, here of a grid."),
+    ("cube", "All images of three pixels: the pixel values are the coordinates of a point."),
+    ("decision space", "A model's prediction at every point of the cube, here of a grid."),
     (
         "box",
-        "All that noise of up to .05 a pixel can make of one of the four ramps. The four boxes "
-        f"together are {100 * BOX_VOLUME:.1f} % of the cube.",
+        "All images that noise of up to 0.05 per pixel makes of one of the four ramps. The four "
+        f"boxes are {percent(BOX_VOLUME, 1)} % of the cube.",
     ),
-    ("wrongly claimed", "Answered with a class, outside the boxes of that class."),
-    ("boxes right", "Of the grid's points in boxes, the share answered with the box's class."),
+    (
+        "class outside its boxes",
+        "Answered with a class at a point outside the boxes of that class.",
+    ),
+    (
+        "boxes correct",
+        "Share of the grid's points in boxes that are answered with the box's class.",
+    ),
     (
         "best possible",
-        "What a model could reach at most that knew how its training images are drawn: ramps and "
-        "null images that look the same cannot be told apart.",
+        "The best result of a model that knows how training images are drawn: ramps and null "
+        "images that are equal cannot be distinguished.",
     ),
+    *(pair for pair in DEFINITIONS if pair[0] in ("correct", "null", "fooled")),
 ]
 
+SENTENCES = (
+    "The boxes of the ramps fill {box} % of the cube. The models answer a class on {claimed} of "
+    "it.",
+    "Every model answers at least {least} of the test ramps correctly.",
+    "Shuffled null images cannot keep the classes small: in four of six orders the pixels of a "
+    "ramp are a ramp again, so no model can be correct on more than {best} % of the training "
+    "images. This one ends at {shuffled_end}.",
+    "The source's uniform model ends training near {source_accuracy} % accuracy and a loss of "
+    "{source_loss}, ours at {accuracy} and {loss}.{quick}",
+    "Uniform null images inside the boxes cost at most {inside} points of accuracy. Without "
+    "dropout, the trained model is correct on about {mixed} % of such a mix.{dropout}",
+)
 
-def ramps(run: Run) -> Page:
-    """The page of the study ``ramps``."""
+
+def page(run: Run) -> Page:
+    """The page of the study."""
     measures = Measures(run)
     cubes, ends = cube_measures(run), end_measures(run)
-    samples, spaces, training = ramp_samples(), decision_spaces(run), ramp_training(run)
-    told: list[Block] = [clean_table(measures)]
-    if ends:
-        told += [end_table(ends, measures), Text(rule(len(measures.seeds)))]
-    notes = run.info.get("notes")
-    if isinstance(notes, list) and notes:
-        told.append(Bullets([str(note) for note in notes]))
-    sections = [
-        Section("What each model claims", [cube_table(run, cubes, measures), spaces, scene(run)]),
-        Section("Measured and published", told),
-        *([Section(training.title, [training])] if training is not None else []),
-        Section(samples.title, [samples]),
-        settings_section(run),
-        Section("What the words mean", [Terms([*TERMS, *_outcome_terms()])]),
-        _redraw(),
-    ]
+    samples, training = ramp_samples(), ramp_training(run)
+    clean = (
+        f"{measures.num_images(CLEAN)} noisy ramps that were not trained on, not attacked, "
+        f"{measures.seeds_text()}."
+    )
+    redraw = redraw_section()
+    more = Text("trials/*/decisions.safetensors holds the answers at every point of the grid.")
     return Page(
         "Do null images keep the real classes small?",
         f"Study ramps · {subtitle(run, measures)}",
-        findings(run, measures, cubes, ends),
-        sections,
+        [*unfinished(run, measures), *fill(SENTENCES, numbers(run, measures, cubes, ends))],
+        [
+            *section(
+                "Decision spaces of the models",
+                cube_table(run, cubes, measures),
+                decision_spaces(run),
+                scene(run),
+            ),
+            *section(
+                "Measured and published",
+                clean_outcomes_table(measures, "Test ramps", clean),
+                *([end_table(ends, measures)] if ends else []),
+                *([Text(tolerance_note(len(measures.seeds)))] if ends else []),
+                notes_of(run),
+            ),
+            *section("Training", training),
+            *section(samples.title, samples),
+            settings_section(run),
+            Section("Definitions", [Terms(TERMS)]),
+            Section(redraw.title, [*redraw.blocks, more]),
+        ],
     )
 
 
-def cube_measures(run: Run) -> dict[tuple[str, str], Measure]:
-    """Shares of the cube over seeds, by model and name of the share."""
+def cube_measures(run: Run) -> Found:
+    """Shares of the cube over seeds."""
     found: dict[tuple[str, str], list[float]] = {}
-    num = 0
+    num_points = 0
     for trial in run.trials:
         if trial.decisions is not None:
-            num = trial.decisions.size
+            num_points = trial.decisions.size
             for name, share in shares(trial.decisions).items():
                 found.setdefault((trial.model, name), []).append(share)
-    return {key: _measure(*key, tuple(values), num) for key, values in found.items()}
-
-
-def end_measures(run: Run) -> dict[tuple[str, str], Measure]:
-    """Loss and accuracy of the last epoch over seeds, by model and column of the history."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for trial in run.trials:
-        if {"loss", "train_accuracy"} <= set(trial.history) and len(trial.history):
-            for name in ("loss", "train_accuracy"):
-                value = float(trial.history[name].iloc[-1])
-                found.setdefault((trial.model, name), []).append(value)
     return {
-        key: _measure(*key, tuple(values), 0, PUBLISHED.get(key)) for key, values in found.items()
+        (model, name): Measure(model, CLEAN, name, tuple(values), num_images=num_points)
+        for (model, name), values in found.items()
     }
 
 
-def _measure(
-    model: str, metric: str, values: tuple[float, ...], num: int, published: float | None = None
-) -> Measure:
-    return Measure(
-        model=model,
-        attack=CLEAN,
-        objective="none",
-        norm="linf",
-        eps=0.0,
-        metric=metric,
-        values=values,
-        published=published,
-        low=math.nan,
-        high=math.nan,
-        num_images=num,
-    )
+def end_measures(run: Run) -> Found:
+    """Loss and accuracy of the last epoch over seeds."""
+    found: dict[tuple[str, str], list[float]] = {}
+    for trial in run.trials:
+        if {"loss", ACCURACY} <= set(trial.history) and len(trial.history):
+            for name in ("loss", ACCURACY):
+                value = float(trial.history[name].iloc[-1])
+                found.setdefault((trial.model, name), []).append(value)
+    return {
+        key: Measure(key[0], CLEAN, key[1], tuple(values), published=PUBLISHED.get(key))
+        for key, values in found.items()
+    }
 
 
 def best_possible(model: str) -> dict[str, float]:
-    """Training loss and accuracy that no model can beat, from how the images are drawn.
+    """Training loss and accuracy that no model can improve on.
 
-    Uniform null images hide among the ramps only inside the boxes, and there only among the ramps
-    whose dark pixel was not clipped to exactly 0, which half of them are. Shuffled ones are ramps
-    again in four of six orders.
+    Uniform null images equal ramps only inside the boxes, and there only ramps whose dark pixel is
+    not clipped to exactly 0 (half of them). Shuffled ones are ramps in four of six orders.
     """
-    real, null = 1 - NULL_SHARE, NULL_SHARE
     if model == BASE:
-        return {"loss": 0.0, "train_accuracy": 1.0}
-    hidden, among = {
-        UNIFORM: (null * BOX_VOLUME, real / 2),
-        SHUFFLED: (null * 4 / 6, real),
+        return {"loss": 0.0, ACCURACY: 1.0}
+    hidden, ramps = {
+        UNIFORM: (NULL_SHARE * BOX_VOLUME, (1 - NULL_SHARE) / 2),
+        SHUFFLED: (NULL_SHARE * 4 / 6, 1 - NULL_SHARE),
     }.get(model, (math.nan, math.nan))
-    both = hidden + among
-    loss = -hidden * math.log(hidden / both) - among * math.log(among / both)
-    return {"loss": loss, "train_accuracy": 1 - hidden}
+    loss = -sum(part * math.log(part / (hidden + ramps)) for part in (hidden, ramps))
+    return {"loss": loss, ACCURACY: 1 - hidden}
 
 
-def cube_table(run: Run, cubes: dict[tuple[str, str], Measure], measures: Measures) -> Table:
+def cube_table(run: Run, cubes: Found, measures: Measures) -> Table:
     """Shares of the cube, the true regions first."""
-    sides = {trial.decisions.shape[0] for trial in run.trials if trial.decisions is not None}
-    rows = []
-    for side in sorted(sides):
-        true = shares(optimal(side))
-        rows.append([Cell(OPTIMAL), *(Cell(percent(true[name])) for name in COLUMNS)])
-    for model in measures.models:
-        rows.append(
-            [Cell(model), *(value_cell(cubes.get((model, name))) for name in COLUMNS)],
-        )
-    grid = f"{max(sides)}³ points" if sides else "points"
-    spread = " Mean over seeds ± their standard deviation." if len(measures.seeds) > 1 else ""
+    sides = sorted({t.decisions.shape[0] for t in run.trials if t.decisions is not None})
+    true = [shares(optimal(side)) for side in sides]
+    rows = [[Cell(OPTIMAL), *(Cell(percent(share[name])) for name in COLUMNS)] for share in true]
+    rows += [
+        [Cell(model), *(value_cell(cubes.get((model, name))) for name in COLUMNS)]
+        for model in measures.models
+    ]
+    grid = f"{sides[-1]}³ points" if sides else "points"
+    spread = f" {measures.spread_note()}" if len(measures.seeds) > 1 else ""
     return Table(
         "Shares of the cube",
         [Cell("model"), *(Cell(column, "%") for column in COLUMNS.values())],
         rows,
-        f"Of a grid of {grid}, {measures.seeds_text()}. Optimal are the true regions, as the same "
-        f"grid sees them; their volume is {100 * BOX_VOLUME:.2f} % of the cube. Wrongly claimed: a "
-        f"class outside its boxes. Boxes right: of the points in boxes. Base could answer null but "
-        f"was never taught to.{spread}",
+        f"Shares of a grid of {grid}, {measures.seeds_text()}. Optimal: the true regions on the "
+        f"same grid; their volume is {percent(BOX_VOLUME)} % of the cube. Boxes correct: of the "
+        f"points in boxes. Base has a null logit but no null images in training.{spread}",
     )
 
 
-def clean_table(measures: Measures) -> Table:
-    """Correct, null and fooled on unattacked ramps."""
-    words = ("correct", "null", "fooled")
-    rows = [
-        [Cell(model), *(value_cell(measures.find(model, CLEAN, word)) for word in words)]
-        for model in measures.models
-    ]
-    spread = (
-        "Below each rate: its 95 % Wilson interval over the images."
-        if len(measures.seeds) == 1
-        else "Mean over seeds ± their standard deviation."
-    )
-    return Table(
-        "Test ramps",
-        [Cell("model"), *(Cell(word, "%") for word in words)],
-        rows,
-        f"{measures.num_images(CLEAN)} ramps with noise that were not trained on, not attacked, "
-        f"{measures.seeds_text()}. {spread}",
-    )
-
-
-def end_table(ends: dict[tuple[str, str], Measure], measures: Measures) -> Table:
-    """Where training ends, beside the source and beside the best possible."""
+def end_table(ends: Found, measures: Measures) -> Table:
+    """Accuracy and loss at the end of training, published values and the best possible."""
     rows = []
     for model in measures.models:
-        row = [Cell(model)]
-        best = best_possible(model)
-        for name, write in (("train_accuracy", percent), ("loss", loss_text)):
-            measure = ends.get((model, name))
+        row, best = [Cell(model)], best_possible(model)
+        for name, write, near in (
+            (ACCURACY, percent, "near {:.1%}"),
+            ("loss", loss_text, "near {:.3f}"),
+        ):
             known = PUBLISHED.get((model, name))
-            near = {"train_accuracy": 1, "loss": 3}[name]
-            text = None
-            if known is not None:
-                text = f"near {100 * known:.{near}f}" if near == 1 else f"near {known:.{near}f}"
-            row.append(value_cell(measure, text))
+            text = None if known is None else near.format(known).removesuffix("%")
+            row.append(value_cell(ends.get((model, name)), text))
             row.append(Cell("–" if math.isnan(best[name]) else write(best[name])))
         rows.append(row)
     return Table(
@@ -223,105 +218,42 @@ def end_table(ends: dict[tuple[str, str], Measure], measures: Measures) -> Table
             Cell("best possible"),
         ],
         rows,
-        "Mean over the last epoch, on ramps and null images as they came, with dropout, "
-        f"{measures.seeds_text()}. Figures after “pub.” are read from the source, one model each; "
-        "it gives none for shuffled null images.",
+        "Mean over the last epoch on ramps and null images, with dropout, "
+        f"{measures.seeds_text()}. “pub.”: read from the source, one model each; it gives none for "
+        "shuffled null images.",
     )
 
 
-def findings(
-    run: Run,
-    measures: Measures,
-    cubes: dict[tuple[str, str], Measure],
-    ends: dict[tuple[str, str], Measure],
-) -> list[str]:
-    """What was found, in sentences with numbers from the rows."""
-    told = []
-    if measures.missing:
-        told.append(f"This run is not finished: nothing yet of {', '.join(measures.missing)}.")
-    told += [*_claimed(cubes, measures), *_right(measures)]
-    if SHUFFLED in measures.models:
-        best = best_possible(SHUFFLED)["train_accuracy"]
-        end = ends.get((SHUFFLED, "train_accuracy"))
-        ours = f"; this one ends at {with_unit(end)}" if end is not None else ""
-        told.append(
-            "Shuffled null images cannot keep the classes small: in four of six orders the pixels "
-            "of a ramp are a ramp again, so that no model can be right on more than "
-            f"{100 * best:.1f} % of the images in training{ours}."
-        )
-    return [*told, *_uniform(run, measures, cubes, ends)]
-
-
-def _claimed(cubes: dict[tuple[str, str], Measure], measures: Measures) -> list[str]:
-    """How much of the cube each model takes for a ramp."""
-    shown = []
+def numbers(run: Run, measures: Measures, cubes: Found, ends: Found) -> dict[str, Any]:
+    """Values of :data:`SENTENCES`."""
+    claimed = []
     for model in measures.models:
         null = cubes.get((model, "null"))
         if null is not None:
-            claimed = tuple(1 - share for share in null.values)
-            shown.append(
-                f"{model} in {with_unit(_measure(model, 'claimed', claimed, null.num_images))}"
-            )
-    if not shown:
-        return []
-    boxes = f"The boxes of the ramps fill {percent(BOX_VOLUME, 1)} % of the cube of all images."
-    return [f"{boxes} A class is answered by {', by '.join(shown)} of it."]
-
-
-def _right(measures: Measures) -> list[str]:
-    """The least accurate model on test ramps."""
-    found = [measures.find(model, CLEAN, "correct") for model in measures.models]
-    worst = min((m for m in found if m is not None), key=lambda m: m.mean, default=None)
-    if worst is None:
-        return []
-    of = f"of the {worst.num_images:,} test ramps"
-    if len(measures.models) == 1:
-        return [f"It is right on {with_unit(worst)} {of}."]
-    if worst.mean == 1:
-        return [f"Every model is right on all {of}."]
-    return [f"Every model is right on at least {percent(worst.mean)} % {of}."]
-
-
-def _uniform(
-    run: Run,
-    measures: Measures,
-    cubes: dict[tuple[str, str], Measure],
-    ends: dict[tuple[str, str], Measure],
-) -> list[str]:
-    """What keeps the uniform model's training accuracy below 100 %."""
-    accuracy, loss = (ends.get((UNIFORM, name)) for name in ("train_accuracy", "loss"))
-    if accuracy is None or loss is None:
-        return []
-    known = {name: PUBLISHED[UNIFORM, name] for name in ("train_accuracy", "loss")}
-    told = [
-        f"The source's uniform model ends training near {percent(known['train_accuracy'], 1)} % "
-        f"accuracy and loss {known['loss']:.3f}, ours at {with_unit(accuracy)} and "
-        f"{with_unit(loss)}."
-    ]
-    if run.info.get("preset") == "quick":
-        told.append("The quick preset trains in fewer and larger steps; full is the source's own.")
-    inside = NULL_SHARE * BOX_VOLUME
-    reason = (
-        "Uniform null images inside the ramps' boxes cost it no more than "
-        f"{percent(inside, 1)} points of accuracy"
-    )
-    null, correct = cubes.get((UNIFORM, "null")), measures.find(UNIFORM, CLEAN, "correct")
-    if null is None or correct is None:
-        return [*told, f"{reason}."]
-    asked = (1 - NULL_SHARE) * correct.mean + NULL_SHARE * null.mean
-    lost = "; most of what is missing is lost to dropout, which is on while training"
-    return [
-        *told,
-        f"{reason}: asked without dropout, the trained model is right on about "
-        f"{percent(asked, 1)} % of such a mix{lost if asked > accuracy.mean else ''}.",
-    ]
-
-
-def _outcome_terms() -> list[tuple[str, str]]:
-    return [pair for pair in DEFINITIONS if pair[0] in ("correct", "null", "fooled")]
-
-
-def _redraw() -> Section:
-    section = redraw_section()
-    told = Text("trials/*/decisions.safetensors holds the answers at every point of the grid.")
-    return Section(section.title, [*section.blocks, told])
+            share = Measure(model, CLEAN, "claimed", tuple(1 - v for v in null.values))
+            claimed.append(f"{rate_text(share)} ({model})")
+    correct = measures.find_all(measures.models, CLEAN, "correct")
+    least = min(correct, key=lambda m: m.mean, default=None)
+    accuracy, loss = (ends.get((UNIFORM, name)) for name in (ACCURACY, "loss"))
+    shuffled_end = ends.get((SHUFFLED, ACCURACY))
+    is_quick = run.info.get("preset") == "quick"
+    values: dict[str, Any] = {
+        "box": percent(BOX_VOLUME, 1),
+        "claimed": ", ".join(claimed) or None,
+        "least": least and rate_text(least),
+        "best": percent(best_possible(SHUFFLED)[ACCURACY], 1),
+        "shuffled_end": shuffled_end and rate_text(shuffled_end),
+        "source_accuracy": percent(PUBLISHED[UNIFORM, ACCURACY], 1),
+        "source_loss": f"{PUBLISHED[UNIFORM, 'loss']:.3f}",
+        "accuracy": accuracy and rate_text(accuracy),
+        "loss": loss and rate_text(loss),
+        "quick": " The quick preset takes fewer and larger steps than the source." * is_quick,
+        "inside": percent(NULL_SHARE * BOX_VOLUME, 1),
+    }
+    null, clean = cubes.get((UNIFORM, "null")), measures.find(UNIFORM, CLEAN, "correct")
+    if null and clean and accuracy:
+        mixed = (1 - NULL_SHARE) * clean.mean + NULL_SHARE * null.mean
+        is_lost = mixed > accuracy.mean
+        values["mixed"] = percent(mixed, 1)
+        values["dropout"] = " Most of the rest is due to dropout during training." * is_lost
+    return values

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from nullclass.report.figures import Figure
 from nullclass.report.figures.gallery import gallery
 from nullclass.report.figures.training import training
+from nullclass.report.sections import Figure
 from nullclass.studies.null_probabilities.defences import with_names
 from nullclass.studies.null_probabilities.figures.null_curves import null_curves
 from nullclass.studies.null_probabilities.figures.sizes import answers_by_size, probability_by_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.report.measures import Measures, attack_name, eps_text, reach
+from nullclass.report.measures import Measures, attack_name, eps_text
 from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.defences import short
@@ -55,7 +55,7 @@ def _panel(measures: Measures, eps: float) -> Panel:
                 colour = OUTCOME_COLOURS[word]
                 axis.barh(place, share, left=left, height=0.72, color=colour, linewidth=0)
                 left += share
-            low, high = reach(aer)
+            low, high = aer.interval
             axis.errorbar(
                 1 - aer.mean,
                 place,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nullclass.report.figures import Figure
+from nullclass.report.sections import Figure
 from nullclass.studies.null_samples.figures.adversarial_samples import adversarial_samples
 from nullclass.studies.null_samples.figures.clean_scores import clean_scores
 from nullclass.studies.null_samples.figures.epsilon_thresholds import epsilon_thresholds

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from nullclass.report.blocks import Drawing
-from nullclass.report.measures import Measures, attack_name
+from nullclass.report.measures import OUTCOMES, Measures, attack_name
 from nullclass.report.style import (
     OUTCOME_LINES,
-    OUTCOMES,
     WIDE,
     line_style,
     percent_axis,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nullclass.report.blocks import Drawing
-from nullclass.report.measures import OWN_BUDGET, Measures, reach
+from nullclass.report.measures import OWN_BUDGET, Measures
 from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
 from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
@@ -43,7 +43,7 @@ def white_box(run: Run) -> Drawing | None:
                 label=name,
             )
             for place, measure in shown:
-                low, high = reach(measure)
+                low, high = measure.interval
                 axis.errorbar(
                     measure.mean,
                     place + offset,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from nullclass.report.figures import Figure
 from nullclass.report.figures.gallery import gallery
+from nullclass.report.sections import Figure
 from nullclass.studies.provable_null.figures.answered_refused import answered_refused
 from nullclass.studies.provable_null.figures.certified_training import certified_training
 from nullclass.studies.provable_null.figures.proved_and_attacked import proved_and_attacked

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from nullclass.report.blocks import Drawing, Panel
-from nullclass.report.style import line_style, panel, percent_axis
+from nullclass.report.blocks import Drawing
+from nullclass.report.style import WIDTH, line_style, percent_axis, sheet
 from nullclass.results.store import Run, Trial
 from nullclass.studies.provable_null.config import RISES
 
@@ -35,8 +35,10 @@ def certified_training(run: Run) -> Drawing | None:
     panels = []
     for column, heading in SHOWN.items():
         known = history[history[column].notna()]
-        with panel(f"certified-{column}", f"{heading} by epoch", 3.3) as (axes, drawn):
-            axis = axes[0]
+        with sheet(
+            f"certified-{column}", f"{heading} by epoch", (WIDTH, 3.3), heading, is_file=False
+        ) as (figure, drawn):
+            axis = figure.subplots()
             for model in models:
                 of = known[known["model"] == model]
                 by = of.groupby("progress")[column].agg(["mean", "min", "max"])
@@ -56,8 +58,8 @@ def certified_training(run: Run) -> Drawing | None:
             percent_axis(axis.xaxis)
             axis.set_xlabel("share of the training done")
             axis.grid(axis="y")
-            axis.figure.legend(loc="outside lower center", ncols=3)
-        panels.append(Panel(drawn[0], heading))
+            figure.legend(loc="outside lower center", ncols=3)
+        panels += drawn
     epochs = "; ".join(
         f"{model} {int(of['epoch'].max())}" for model, of in history.groupby("model", sort=False)
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Drawing
-from nullclass.report.measures import CLEAN, Measure, Measures, attack_name, reach
+from nullclass.report.measures import CLEAN, Measure, Measures, attack_name
 from nullclass.report.style import WIDE, percent_axis, sheet
 from nullclass.results.store import Run
 from nullclass.studies.provable_null.proof_tables import verifiers_text
@@ -84,13 +84,13 @@ def _panel(
     _gap(axis, [(e, m.mean) for e, m in proved], [(e, m.mean) for e, m in attacked])
     if proved:
         at = [eps for eps, _ in proved]
-        lows, highs = zip(*(reach(measure) for _, measure in proved), strict=True)
+        lows, highs = zip(*(measure.interval for _, measure in proved), strict=True)
         axis.fill_between(at, lows, highs, color=PROVED, alpha=0.25, linewidth=0)
         axis.plot(at, [measure.mean for _, measure in proved], color=PROVED)
     shown = [(eps, measure) for eps, measure in attacked if eps > 0]
     if shown:
         means = [measure.mean for _, measure in shown]
-        ends = [reach(measure) for _, measure in shown]
+        ends = [measure.interval for _, measure in shown]
         bars = [
             [m - low for m, (low, _) in zip(means, ends, strict=True)],
             [high - m for m, (_, high) in zip(means, ends, strict=True)],

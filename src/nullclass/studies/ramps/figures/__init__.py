@@ -1,1 +1,1 @@
-"""The study figures."""
+"""Figures of the study ``ramps``."""

@@ -1,0 +1,81 @@
+"""Pages as HTML files, and tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nullclass.core.files import write_bytes, write_text
+from nullclass.report.blocks import Cell, Page, Table
+from nullclass.results.schema import FIGURES, REPORT
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+MARKS = {"within": "✓", "outside": "✗", "": ""}
+
+
+def render(page: Page) -> str:
+    """The HTML of a page: one self-contained file."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("nullclass.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["tidy"] = _tidy
+    return environment.get_template("page.html").render(page=page)
+
+
+def _tidy(text: str) -> str:
+    """Text with a no-break space between a number and its unit."""
+    return text.replace(" %", "\u00a0%").replace("ε ", "ε\u00a0").replace(" ± ", "\u00a0±\u00a0")
+
+
+def write_page(folder: Path, page: Page) -> Path:
+    """Write a page and its figures into a run folder; an older page is replaced last.
+
+    Returns:
+        Path of ``report.html``.
+    """
+    for panel in page.panels():
+        if panel.file:
+            write_bytes(folder / FIGURES / f"{panel.file}.svg", panel.svg)
+            write_bytes(folder / FIGURES / f"{panel.file}.png", panel.png)
+    for name, content in page.files.items():
+        write_bytes(folder / FIGURES / name, content)
+    write_text(folder / REPORT, render(page))
+    return folder / REPORT
+
+
+def on_terminal(tables: Sequence[Table]) -> Group:
+    """Tables for rich's ``print``, one line per row; intervals are left to the page."""
+    from rich import box
+    from rich import table as rich_table
+    from rich.console import Group
+    from rich.markup import escape
+
+    shown = []
+    for table in tables:
+        grid = rich_table.Table(
+            title=escape(table.title),
+            caption=escape(table.caption),
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1),
+        )
+        for index, heading in enumerate(table.columns):
+            is_text = index == 0 or not heading.text
+            grid.add_column(heading.text, justify="left" if is_text else "right", no_wrap=True)
+        for row in table.rows:
+            grid.add_row(*(escape(_inline(cell)) for cell in row))
+        shown.append(grid)
+    return Group(*shown)
+
+
+def _inline(cell: Cell) -> str:
+    spread = f" {cell.small}" if cell.small.startswith("±") else ""
+    return f"{cell.text}{spread}"

@@ -1,0 +1,317 @@
+"""Sections that pages share: findings, figures, red flags, settings, definitions, redrawing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from string import Formatter
+from typing import Any
+
+from nullclass.diagnostics.red_flags import CHECKS
+from nullclass.metrics.rates import UNION
+from nullclass.report.blocks import (
+    Block,
+    Bullets,
+    Drawing,
+    FlagItem,
+    FlagList,
+    Section,
+    Terms,
+    Text,
+    section,
+)
+from nullclass.report.measures import CLEAN, GOALS, Measures, attack_name, eps_text
+from nullclass.results.store import Run, Trial
+
+Figure = Callable[[Run], Drawing | None]
+"""Draws a run; ``None`` if the run has nothing to show."""
+
+MOST_LISTED = 12
+"""More budgets than this are given as a range."""
+FOLDED = {"crafted": "Images made on other models", "sizes": "Perturbations by size"}
+"""Settings shown as one collapsed list each, and its heading."""
+FLAGS_TITLE = "Red flags"
+
+NULL_AWARE_TEXT = (
+    "a fixed sequence of attacks, each run on the images that are still active. Null does not "
+    "count as success."
+)
+SCORED_TEXT = (
+    "Images stay in [0, 1] and within ε of the clean image. Both are checked, and every image is "
+    "scored again outside the attack. A stronger attack may succeed more often: AER is a lower "
+    "bound, RAR an upper bound."
+)
+
+DEFINITIONS = [
+    (
+        "ε",
+        "The attack budget in pixel units, where a pixel is in [0, 1]. L∞: no pixel changes by "
+        "more than ε.",
+    ),
+    ("correct", "The model answers the true class."),
+    ("null", "The model answers null."),
+    ("fooled", "The model answers another real class. Correct, null and fooled sum to 1."),
+    (
+        "AER(ε)",
+        "Accepted-error rate: share of images on which the model is fooled, clean or by some "
+        "attack at ε or below. One minus “robustness with reject”.",
+    ),
+    (
+        "RAR(ε)",
+        "Robust accuracy with rejection: share of images that are correct when clean and on which "
+        "no attack at ε or below fools the model. Null is allowed under attack, but not on the "
+        "clean image: a model that always answers null scores 0.",
+    ),
+    (
+        "strict robust accuracy(ε)",
+        "Share of images that are correct when clean and under every attack at ε or below. Null "
+        "counts as an error, as in attack libraries.",
+    ),
+    (
+        "null-DoS(ε)",
+        "Share of images that are correct when clean and that some attack at ε or below turns into "
+        "null: the price of rejection.",
+    ),
+    ("null loss", "Mean cross-entropy between the model's output and the answer null."),
+    (
+        "95 % Wilson interval",
+        "Range of the true rate given the number of test images, for this trained model. "
+        "Variation between trainings shows only across seeds.",
+    ),
+]
+
+
+def fill(templates: Iterable[str], values: Mapping[str, Any]) -> list[str]:
+    """The templates whose fields all have a value, filled in.
+
+    Args:
+        templates: Sentences with ``{name}`` fields.
+        values: Values by name; a missing one or ``None`` drops the sentences that use it.
+    """
+
+    def is_known(template: str) -> bool:
+        fields = (name for _, name, _, _ in Formatter().parse(template) if name)
+        return all(values.get(name) is not None for name in fields)
+
+    return [template.format_map(values) for template in filter(is_known, templates)]
+
+
+def unfinished(run: Run, measures: Measures, variants: Sequence[str] = ()) -> list[str]:
+    """Sentences about models that were left out and evaluations that are missing.
+
+    Args:
+        run: The run.
+        measures: Of the run.
+        variants: All models of the study.
+    """
+    known = [*measures.models, *measures.missing]
+    left_out = [name for name in variants if name not in known]
+    seeds, selections = run.info.get("seeds", measures.seeds), measures.selections
+    wanted = {
+        (model, int(seed), selection)
+        for model in known
+        for seed in seeds
+        for selection in run.info.get("selections", selections)
+    }
+    missing = wanted - {(t.model, t.seed, t.selection) for t in run.trials}
+    return fill(
+        [
+            "This run leaves out {left_out}.",
+            "This run is not finished: {missing} of {wanted} evaluations are missing{models}.",
+        ],
+        {
+            "left_out": ", ".join(left_out) or None,
+            "missing": len(missing) or None,
+            "wanted": len(wanted),
+            "models": f", all of {', '.join(measures.missing)}" if measures.missing else " so far",
+        },
+    )
+
+
+def notes_of(run: Run) -> Block | None:
+    """Notes in ``run.json``, if there are any."""
+    notes = run.info.get("notes")
+    return Bullets([str(note) for note in notes]) if isinstance(notes, list) and notes else None
+
+
+def figure_sections(
+    run: Run, figures: Mapping[str, Figure], last: tuple[str, ...] = ("gallery", "training")
+) -> list[Section]:
+    """A section with the figures of a run, then one section each for those in ``last``."""
+    drawings = {name: draw(run) for name, draw in figures.items()}
+    sections = section("Figures", *(d for name, d in drawings.items() if name not in last))
+    for name in last:
+        drawing = drawings.get(name)
+        if drawing is not None:
+            sections.append(Section(drawing.title, [drawing]))
+    return sections
+
+
+def closing_sections(run: Run, terms: Sequence[tuple[str, str]] = ()) -> list[Section]:
+    """Settings, definitions and how to redraw: the end of every page."""
+    return [settings_section(run), definitions_section(terms), redraw_section()]
+
+
+def settings_section(run: Run) -> Section:
+    """The contents of ``run.json``, settings first."""
+    info = {key: value for key, value in run.info.items() if key not in ("settings", "notes")}
+    settings = run.info.get("settings")
+    settings = dict(settings) if isinstance(settings, dict) else {}
+    trainings = settings.pop("trainings", None) or {}
+    card, attacks = settings.pop("card", None), settings.pop("attacks", None) or []
+    others = {name: settings.pop(key, None) for key, name in FOLDED.items()}
+    lists = [
+        *((f"Attack {_name(attack)}", flat(attack)) for attack in attacks),
+        *((name, flat(value, "plan")) for name, value in others.items() if value),
+        *((f"Training of {model}", flat(value)) for model, value in trainings.items()),
+        *([("The checkpoint's card", flat(card))] if isinstance(card, dict) else []),
+    ]
+    return Section(
+        "Settings in full",
+        [
+            Text("The settings that determine the numbers above, as recorded by the run."),
+            Terms(flat(settings)),
+            *(Terms(pairs, name) for name, pairs in lists),
+            Text("Data, code and machine:"),
+            Terms(flat(info)),
+        ],
+    )
+
+
+def _name(attack: Any) -> str:
+    info = attack if isinstance(attack, dict) else {}
+    return attack_name(str(info.get("label") or info.get("attack") or "without a name"))
+
+
+def definitions_section(further: Sequence[tuple[str, str]] = ()) -> Section:
+    """Definitions, those of a study last."""
+    return Section("Definitions", [Terms([*DEFINITIONS, *further])])
+
+
+def redraw_section() -> Section:
+    """How to draw the page again."""
+    return Section(
+        "How to draw this again",
+        [
+            Text(
+                "This page is drawn from the rows in its folder; no model is loaded. “nullclass "
+                "report DIR” draws it again, where DIR is that folder. summary.csv there holds "
+                "every number, trials/*/rows.parquet every image."
+            )
+        ],
+    )
+
+
+def trial_flags(trial: Trial) -> list[Block]:
+    """Red flags of one evaluation, or that none were found or looked for."""
+    if trial.flags:
+        return [
+            Text("Reasons not to trust the numbers below until each is explained:"),
+            FlagList([FlagItem(flag) for flag in trial.flags]),
+        ]
+    if not _was_checked(trial):
+        return [
+            Text(
+                "Not checked: the checks were switched off, so nothing is known about whether the "
+                "attacks worked as intended."
+            )
+        ]
+    return [
+        Text(
+            f"None of the {len(CHECKS)} automatic checks found a reason to distrust this "
+            "evaluation. That does not prove it right; docs/red-flags.md lists the checks."
+        )
+    ]
+
+
+def flags_section(run: Run) -> list[Section]:
+    """Red flags of a study, one per model and check; no section if no trial was checked."""
+    checked = [trial for trial in run.trials if _was_checked(trial)]
+    found: dict[tuple[str, str], list[FlagItem]] = {}
+    for trial in checked:
+        for flag in trial.flags:
+            item = FlagItem(flag, f"{trial.model}, seed {trial.seed}")
+            found.setdefault((trial.model, flag.name), []).append(item)
+    if not checked:
+        return []
+    which = f"{len(checked)} of {len(run.trials)} evaluations were checked"
+    if not found:
+        return [Section(FLAGS_TITLE, [Text(f"{which}; no red flags were found.")])]
+    items = []
+    for first, *more in found.values():  # messages of other seeds differ by a number
+        others = f" and {len(more)} more evaluation{'s' * (len(more) > 1)}" if more else ""
+        items.append(FlagItem(first.flag, first.model + others))
+    text = f"Reasons not to trust a number until each is explained; {which}."
+    return [Section(FLAGS_TITLE, [Text(text), FlagList(items)])]
+
+
+def _was_checked(trial: Trial) -> bool:
+    return bool(trial.result.get("probes") or trial.flags)
+
+
+def subtitle(run: Run, measures: Measures, word: str = "seed") -> str:
+    """Preset, seeds, images, data and date of a run, as far as known."""
+    data = run.info.get("data")
+    parts = [
+        f"preset {run.info['preset']}" if run.info.get("preset") else "",
+        measures.seeds_text(word),
+        f"data {data['name']}" if isinstance(data, dict) and data.get("name") else "",
+        f"{measures.num_images(CLEAN)} test images" if measures.budgets(CLEAN) else "",
+        str(run.info.get("started", ""))[:10],
+    ]
+    return " · ".join(filter(None, parts))
+
+
+def budgets_text(measures: Measures, attack: str) -> str:
+    """Budgets of an attack, with their unit."""
+    budgets = measures.budgets(attack)
+    if any(map(math.isnan, budgets)):
+        return "ε in pixel units, each image's own"
+    text = ", ".join(map(eps_text, budgets))
+    if len(budgets) > MOST_LISTED:
+        text = f"{eps_text(budgets[0])} to {eps_text(budgets[-1])} ({len(budgets)} values)"
+    return f"ε {text} in pixel units"
+
+
+def attack_terms(measures: Measures) -> list[tuple[str, str]]:
+    """Norm, budgets, images and goal of every attack of a run."""
+    pairs = []
+    for attack in measures.attacks():
+        goals = sorted({m.objective for m in measures.all if m.attack == attack} - {"none"})
+        goal = ", or ".join(GOALS.get(goal, goal) for goal in goals) or "not recorded"
+        parts = [
+            measures.norm(attack),
+            budgets_text(measures, attack),
+            f"{measures.num_images(attack)} test images per seed; success: {goal}",
+        ]
+        source = measures.source_name(attack)
+        pairs.append((attack_name(attack), ", ".join(parts) + (f"; {source}" if source else "")))
+    if measures.budgets(UNION):
+        pairs.append(
+            (
+                "union",
+                "AER and RAR: the worst case per image over all these attacks at that ε or below "
+                "and the clean image, over the images that every attack was run on: "
+                f"{measures.num_images(UNION)} per seed",
+            )
+        )
+    return pairs
+
+
+def flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, value)."""
+    if isinstance(value, dict) and value:
+        return [pair for key in value for pair in flat(value[key], f"{name}.{key}".strip("."))]
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return [pair for n, item in enumerate(value, 1) for pair in flat(item, f"{name}.{n}")]
+    if isinstance(value, list):
+        return [(name, ", ".join(map(_plain, value)))]
+    return [(name, _plain(value))] if name else []
+
+
+def _plain(value: Any) -> str:
+    if value is None or value == {}:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
