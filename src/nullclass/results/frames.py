@@ -60,7 +60,7 @@ def write_examples(path: Path, examples: list[Examples]) -> None:
     for number, example in enumerate(examples):
         tensors[f"{number}.clean"] = np.ascontiguousarray(example.clean)
         tensors[f"{number}.attacked"] = np.ascontiguousarray(example.adv_images)
-        told.append({k: v for k, v in asdict(example).items() if k not in ("clean", "attacked")})
+        told.append({k: v for k, v in asdict(example).items() if k not in ("clean", "adv_images")})
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata={"examples": json.dumps(told)})
 
