@@ -61,6 +61,8 @@ class Table:
     columns: list[Cell]
     rows: list[list[Cell]]
     caption: str = ""
+    note: str = ""
+    """On the small print in cells, which the terminal does not show."""
     holds_words: bool = False
     """Whether cells are words: left-aligned, several lines."""
     kind: ClassVar[str] = "table"

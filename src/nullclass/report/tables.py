@@ -49,7 +49,7 @@ def measure_table(
         title: Title.
         columns: Headings, that of the row names first.
         rows: Name and keys of the cells of each row.
-        caption: Caption; the note on intervals is appended.
+        caption: Caption.
         has_n: Whether a last column gives the number of images of each row's first attack.
         spread: Note on intervals, if not the usual one (:meth:`Measures.spread_note`).
     """
@@ -58,9 +58,8 @@ def measure_table(
         row = [name if isinstance(name, Cell) else Cell(name)]
         row += [value_cell(measures.find(*key)) for key in keys]
         body.append([*row, Cell(measures.num_images(keys[0][1]))] if has_n else row)
-    note = measures.spread_note() if spread is None else spread
     headings = [*columns, Cell("n")] if has_n else [*columns]
-    return Table(title, headings, body, f"{caption} {note}".strip())
+    return Table(title, headings, body, caption, spread or measures.spread_note())
 
 
 def outcomes_of(model: str, attack: str = CLEAN, eps: float = 0.0) -> list[Key]:
@@ -186,7 +185,8 @@ def union_table(measures: Measures) -> Table | None:
             Cell("n"),
         ],
         rows,
-        caption + measures.spread_note(),
+        caption.strip(),
+        measures.spread_note(),
     )
 
 
