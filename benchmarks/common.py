@@ -104,7 +104,7 @@ def figures(quality: Quality) -> tuple[float, float, float]:
 
 def quality_of(model: Classifier, images: LabelledImages) -> Quality:
     """Score a model, clean and under FGSM at the training epsilon."""
-    rows = evaluate(model, images, attacks={"fgsm": FGSM()}, eps=[NULL_EPS]).rows
+    rows = evaluate(model, images, attacks={"fgsm": FGSM("untargeted")}, eps=[NULL_EPS]).rows
     clean, adv_images = rows[rows.attack == CLEAN], rows[rows.attack == "fgsm"]
     return Quality(
         correct=float((clean.outcome == "correct").mean()),

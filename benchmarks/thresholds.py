@@ -121,7 +121,7 @@ def loop(model: Classifier, dataset: Dataset, num: int) -> list[float]:
         while len(found) < num:
             image, label = dataset.test.batch([index])
             index += 1
-            direction = FGSM().direction(model, image, label, norm="linf")
+            direction = FGSM("untargeted").direction(model, image, label, norm="linf")
 
             def is_right(
                 eps: float,

@@ -25,8 +25,8 @@ from torch import Tensor
 from common import ROOT, mnist, say
 from nullclass.attacks import ATTACKS, Attack, AttackEnsemble, describe
 from nullclass.attacks.base import TakesReferenceImages
-from nullclass.attacks.counters import counted
-from nullclass.attacks.external import ADAPTERS
+from nullclass.attacks.counters import count_passes
+from nullclass.attacks.external import EXTERNAL
 from nullclass.attacks.state import logits_of
 from nullclass.core.devices import find_device
 from nullclass.core.errors import UserError
@@ -90,7 +90,7 @@ def make_attack(name: str) -> Attack:
     Raises:
         UserError: If its library is not there.
     """
-    return (ADAPTERS | ATTACKS)[name]()
+    return (EXTERNAL | ATTACKS)[name]()
 
 
 def digest(model: Classifier) -> str:
@@ -117,7 +117,7 @@ def attack_chunk(
     generator = torch.Generator().manual_seed(int(chosen[0]))
     call = attack.trace if isinstance(attack, AttackEnsemble) else attack
     started, started_cpu = time.perf_counter(), time.process_time()
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         answer = call(model, images, labels, eps=eps, norm=NORM, generator=generator)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - started_cpu
     adv_images = answer if isinstance(answer, Tensor) else answer.adv_images

@@ -37,7 +37,7 @@ def adversarially_trained(dataset: Dataset, has_null: bool, folder: Path) -> Cla
     say(f"training {folder.name}, once; it stays in {folder}")
     torch.manual_seed(0)
     model = build_model("small", image_shape=(1, 28, 28), num_classes=10, has_null=has_null)
-    margin = find_objective("fool").margin
+    margin = find_objective("fool").loss
     images = dataset.train.images
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     num_batches = len(images) // BATCH_SIZE
@@ -52,7 +52,7 @@ def adversarially_trained(dataset: Dataset, has_null: bool, folder: Path) -> Cla
             delta = (2 * torch.rand_like(x) - 1) * eps
             for _ in range(NUM_STEPS):
                 adv_images = (x + delta).clamp(0, 1).requires_grad_()
-                climbed = margin(model(adv_images), y, 10, "smooth").sum()
+                climbed = margin(model(adv_images), y, 10, "logsumexp-margin").sum()
                 (gradient,) = torch.autograd.grad(climbed, adv_images)
                 delta = (adv_images.detach() - x + 2.5 * eps / NUM_STEPS * gradient.sign()).clamp(
                     -eps, eps

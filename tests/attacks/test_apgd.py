@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from worlds import Digits, outcome_of
 
 from nullclass.attacks import APGD, MultiTargetedAPGD
-from nullclass.attacks.apgd import ALPHA, RHO, auto_climb, checkpoints
-from nullclass.attacks.counters import counted
+from nullclass.attacks.apgd import ALPHA, RHO, _run_steps, checkpoints
+from nullclass.attacks.counters import count_passes
 from nullclass.attacks.losses import ObjectiveName, find_objective
 from nullclass.attacks.state import AttackState
 from nullclass.core.norms import BALLS, find_ball, is_allowed
@@ -95,13 +95,13 @@ def test_the_walk_is_algorithm_1_image_by_image(norm: str) -> None:
     num_steps = 60
 
     def margin(logits: Tensor, indices: Tensor) -> Tensor:
-        return find_objective("fool").margin(logits, labels[indices], 2, "hard")
+        return find_objective("fool").loss(logits, labels[indices], 2, "hard")
 
     num_halvings = set()
     for index in range(6):  # alone: on such a function the last bit of a sum soon matters
         one, budget = images[index : index + 1], float(eps[index])
-        standing = AttackState(model, one, labels[:1], budget, norm, "fool")
-        auto_climb(standing, torch.tensor([0]), one, margin, num_steps)
+        standing = AttackState(model, one, labels[:1], eps=budget, norm=norm, objective="fool")
+        _run_steps(standing, torch.tensor([0]), one, margin, num_steps)
         best, etas = plain_apgd(model, one, budget, norm, num_steps)
         assert standing.is_active.all()
         assert float(standing.best) == pytest.approx(best, abs=1e-5)
@@ -120,13 +120,13 @@ def test_the_authors_code_walks_the_same_way(digits: Digits, norm: str) -> None:
     attack.init_hyperparam(images)
     with torch.random.fork_rng():
         _, stands, best, _ = attack.attack_single_run(images, labels, x_init=images)
-    standing = AttackState(model, images, labels, eps, norm, "fool")
+    standing = AttackState(model, images, labels, eps=eps, norm=norm, objective="fool")
 
     def margin(logits: Tensor, indices: Tensor) -> Tensor:
         return standing.objective.margin(logits, labels[indices], 10, "dlr")
 
     for indices in standing.batches():
-        auto_climb(standing, indices, images[indices], margin, 100)
+        _run_steps(standing, indices, images[indices], margin, 100)
     assert 20 < int(standing.is_active.sum()) < 180, "a budget that decides something"
     assert (standing.is_active == stands.bool()).double().mean() >= 0.99
     both = standing.is_active & stands.bool()
@@ -197,13 +197,13 @@ def test_what_fell_and_what_has_no_gradient_costs_one_look() -> None:
     images = torch.tensor([0.1, 0.6, 0.75]).view(3, 1, 1, 1)
     labels = torch.zeros(3, dtype=torch.int64)
     assert outcome_of(model, images, labels) == ["correct", "correct", "fooled"]
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         adv_images = APGD(num_steps=50)(model, images, labels, eps=0.05)
     # Flat: a look. Fallen: a look. The second, that can climb but not far enough: 51.
     assert passes.forward == 1 + 1 + 51
     assert passes.backward == 3 + 49, "one a step, none at the last look"
     torch.testing.assert_close(adv_images.flatten(), torch.tensor([0.1, 0.65, 0.75]))
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         adv_images = APGD(num_steps=50)(model, images, labels, eps=0.2)
     assert outcome_of(model, adv_images, labels)[1] == "fooled"
     assert passes.forward < 10, "the moment it fell"
@@ -218,7 +218,7 @@ def test_steps_shrink_to_what_is_needed() -> None:
 
     model, image = Classifier(Ridge(), 2), torch.full((1, 1, 1, 1), 0.5)
     label = torch.zeros(1, dtype=torch.int64)
-    adv_images = APGD(form="hard")(model, image, label, eps=0.4)
+    adv_images = APGD(loss="margin")(model, image, label, eps=0.4)
     assert outcome_of(model, adv_images, label) == ["fooled"]
 
 

@@ -20,7 +20,7 @@ from worlds import Digits, outcome_of
 
 from nullclass.attacks import ATTACKS, PGD, DatasetAttack, describe
 from nullclass.attacks.base import TakesReferenceImages
-from nullclass.attacks.counters import counted
+from nullclass.attacks.counters import count_passes
 from nullclass.attacks.losses import find_objective
 from nullclass.core.errors import UserError
 from nullclass.core.norms import BALLS, is_allowed
@@ -92,7 +92,7 @@ def test_a_model_that_answers_one_class_is_not_fooled() -> None:
     images, _ = small_batch()
     model, labels = Classifier(Always(), 2), torch.ones(9, dtype=torch.int64)
     assert torch.equal(DatasetAttack(small_pool())(model, images, labels, eps=1.0), images)
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         DatasetAttack(small_pool())(model, images, 1 - labels, eps=1.0)
     assert passes.forward == 9, "all fell as they were: no donor is looked for"
 
@@ -193,17 +193,19 @@ def test_a_pool_is_given_once_and_told_short() -> None:
     takers = [name for name, make in ATTACKS.items() if isinstance(make(), TakesReferenceImages)]
     assert takers == ["swap", "rays", "null-aware-pgd", "worst-case", "worst-case-force-null"]
     given = attack.with_reference_images(pool)
-    assert given.pool is pool
-    assert given.with_reference_images(other).pool is pool, "a pool of one's own is kept"
-    assert attack.pool is None
+    assert given.reference_images is pool
+    assert given.with_reference_images(other).reference_images is pool, (
+        "a pool of one's own is kept"
+    )
+    assert attack.reference_images is None
     assert (given.objective, given.num_nearest) == ("untargeted", 2)
     assert given == attack, "settings are values, a pool is not"
     assert hash(given) == hash(attack)
     assert "pool" not in repr(given)
     told = describe(given)
-    assert told["pool"] == {"num_images": 40}
+    assert told["reference_images"] == {"num_images": 40}
     assert json.loads(json.dumps(told)) == told
-    assert describe(attack)["pool"] is None
+    assert describe(attack)["reference_images"] is None
 
 
 def test_what_a_pool_is_made_of_does_not_matter() -> None:
@@ -226,25 +228,25 @@ def test_a_large_pool_is_thinned_out_evenly(digits: Digits) -> None:
     model, images, labels = digits.plain, digits.images[:50], digits.labels[:50]
     order = model.predict(digits.train_images).argsort(stable=True)  # answer after answer
     pool = LabelledImages(digits.train_images[order], digits.train_labels[order])
-    with counted(model) as passes:
-        adv_images = DatasetAttack(pool, num_donors=60)(model, images, labels, eps=1.0)
+    with count_passes(model) as passes:
+        adv_images = DatasetAttack(pool, num_candidates=60)(model, images, labels, eps=1.0)
     assert set(outcome_of(model, adv_images, labels)) == {"fooled"}
     assert passes.forward <= 50 + 60 + 50, "the images, the donors, and one try each is enough"
     passes_of = {}
-    for num_donors in (5, 400):
-        with counted(model) as passes:
-            DatasetAttack(pool, num_donors=num_donors)(model, images, labels, eps=0.0)
-        passes_of[num_donors] = passes.forward
+    for num_candidates in (5, 400):
+        with count_passes(model) as passes:
+            DatasetAttack(pool, num_candidates=num_candidates)(model, images, labels, eps=0.0)
+        passes_of[num_candidates] = passes.forward
     assert passes_of[5] <= 50 + 5 + 50 * 5
     assert passes_of[400] <= 50 + 400 + 50 * 9
 
 
 def test_senseless_settings_are_refused() -> None:
-    for setting in ({"num_nearest": 0}, {"num_donors": 0}, {"objective": "annoy"}):
+    for setting in ({"num_nearest": 0}, {"num_candidates": 0}, {"objective": "annoy"}):
         with pytest.raises(UserError):
             DatasetAttack(**setting)  # type: ignore[arg-type]
     model, images, labels, _ = tiny_world(0)
-    with pytest.raises(UserError, match=r"pool's images have shape \(1, 6, 6\), but those"):
+    with pytest.raises(UserError, match=r"reference images have shape \(1, 6, 6\), but those"):
         DatasetAttack(small_pool())(model, images, labels, eps=0.1)
     plain = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 4)), 4, has_null=False)
     with pytest.raises(UserError, match="deny needs a model with a null class"):

@@ -41,15 +41,15 @@ SEARCHES = [
 MAY_MISS = {"pgd": 1, "apgd": 1, "selective-pgd": 4}
 
 NULL_AWARE: dict[str, Attack] = {
-    "smooth": PGD(form="smooth"),
-    "hard": PGD(form="hard"),
-    "hard, restarts": PGD(form="hard", num_restarts=2),
+    "smooth": PGD(loss="logsumexp-margin"),
+    "hard": PGD(loss="margin"),
+    "hard, restarts": PGD(loss="margin", num_restarts=2),
     "targeted": MultiTargetedPGD(),
     "null-aware-pgd": null_aware_pgd(),
     "null-aware-pgd, bfloat16": null_aware_pgd(precision="bfloat16"),
-    "apgd, smooth": APGD(form="smooth"),
-    "apgd, hard": APGD(form="hard"),
-    "apgd, dlr": APGD(form="dlr"),
+    "apgd, smooth": APGD(loss="logsumexp-margin"),
+    "apgd, hard": APGD(loss="margin"),
+    "apgd, dlr": APGD(loss="dlr"),
     "apgd, targeted": MultiTargetedAPGD(),
     "minimum norm": FMN(),
     "selective": SelectivePGD(),
@@ -154,9 +154,9 @@ def test_linear_models_fall_within_a_quarter_of_the_optimum(name: str, norm: str
 @pytest.mark.parametrize(
     "make",
     [
-        lambda objective: PGD(objective, form="hard"),
+        lambda objective: PGD(objective, loss="margin"),
         lambda objective: MultiTargetedPGD(objective),
-        lambda objective: APGD(objective, form="hard"),
+        lambda objective: APGD(objective, loss="margin"),
         lambda objective: MultiTargetedAPGD(objective),
         lambda objective: FMN(objective),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from worlds import Digits, linear_batch, outcome_of, two_input_world
 
 from nullclass.attacks import FMN, PGD, MultiTargetedPGD
-from nullclass.attacks.counters import counted
+from nullclass.attacks.counters import count_passes
 from nullclass.core.errors import UserError
 from nullclass.core.norms import find_ball
 from nullclass.models import Classifier
@@ -126,7 +126,7 @@ def test_more_targets_only_add(smallest: Smallest) -> None:
 def test_smallest_is_no_weaker_than_pgd(smallest: Smallest) -> None:
     model, images, labels = smallest.model, smallest.images, smallest.labels
     for eps in smallest.sizes.quantile(torch.tensor([0.3, 0.6])).tolist():
-        for attack in (PGD(form="hard"), MultiTargetedPGD()):
+        for attack in (PGD(loss="margin"), MultiTargetedPGD()):
             adv_images = attack(model, images, labels, eps=eps, norm=smallest.norm)
             is_fooled = fooled(model, adv_images, labels)
             assert is_fooled.sum() > 10
@@ -185,7 +185,7 @@ def test_what_is_fooled_already_is_size_zero_and_costs_one_look(digits: Digits) 
     is_fooled = fooled(model, images, wrong)
     assert is_fooled.sum() > 30
     images, wrong = images[is_fooled], wrong[is_fooled]
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         adv_images, sizes = FMN().smallest(model, images, wrong, norm="l2")
     assert torch.equal(adv_images, images)
     assert torch.equal(sizes, torch.zeros(len(images)))
@@ -198,7 +198,7 @@ def test_as_an_attack_it_finds_what_lies_within_eps(smallest: Smallest) -> None:
     largest = find_ball(norm).largest(64)
     for share, least, passes_each in ((1.02, 0.97, 1200), (3.0, 1.0, 40)):
         budgets = (share * smallest.sizes).clamp(max=largest)
-        with counted(model) as passes:
+        with count_passes(model) as passes:
             adv_images = FMN()(model, images, labels, eps=budgets, norm=norm)
         assert fooled(model, adv_images, labels).double().mean() >= least
         assert (size(adv_images - images, norm) <= budgets.double() * (1 + 1e-5) + 1e-7).all()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from worlds import Affine, outcome_of, two_input_world
 
 from nullclass.attacks import Noise
-from nullclass.attacks.counters import counted
+from nullclass.attacks.counters import count_passes
 from nullclass.core.errors import UserError
 from nullclass.core.norms import BALLS, is_allowed
 from nullclass.models import Classifier
@@ -120,7 +120,7 @@ def test_two_inputs(b: float, norm: str) -> None:
 def test_images_that_fell_are_asked_about_no_more() -> None:
     model, image, label = two_input_world(a=0.1, b=0.1)
     far = torch.tensor([[[[0.1, 0.9]]]])  # fooled as it is
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         adv_images = Noise(num_draws=5)(
             model, torch.cat([image, far]), label.expand(2), eps=0.05, generator=seeded()
         )

@@ -28,8 +28,8 @@ from worlds import Affine, Digits, linear_batch, outcome_of, two_input_world
 
 from nullclass.attacks import PGD, AttackEnsemble, DatasetAttack, Noise, RayS, Square, describe
 from nullclass.attacks.base import TakesReferenceImages
-from nullclass.attacks.counters import counted
-from nullclass.attacks.external import ADAPTERS
+from nullclass.attacks.counters import count_passes
+from nullclass.attacks.external import EXTERNAL
 from nullclass.attacks.losses import ObjectiveName, find_objective
 from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
@@ -64,7 +64,7 @@ def digit_pool(digits: Digits) -> LabelledImages:
 def test_contract(objective: ObjectiveName, has_null: bool) -> None:
     model, (images, labels) = small_model(has_null), small_batch()
     attack = RayS(random_pool(1, 6, 6), objective, num_queries=60)
-    with left_as_found(model, images, labels), counted(model) as passes:
+    with left_as_found(model, images, labels), count_passes(model) as passes:
         adv_images = run(attack, model, (images, labels), 0.3, "linf")
     assert is_allowed(adv_images, images, 0.3, "linf").all()
     assert (adv_images != images).any()
@@ -105,11 +105,11 @@ def test_senseless_settings_are_refused() -> None:
             RayS()(model, images, labels, eps=0.1, norm=norm)
     with pytest.raises(UserError, match="deny needs a model with a null class"):
         RayS(objective="force-null")(small_model(False), images, labels, eps=0.1)
-    with pytest.raises(UserError, match=r"pool's images have shape \(1, 5, 5\), but those"):
+    with pytest.raises(UserError, match=r"reference images have shape \(1, 5, 5\), but those"):
         RayS(random_pool(1, 5, 5))(model, images, labels, eps=0.1)
     for setting in (
         {"num_queries": 0},
-        {"num_donors": 0},
+        {"num_candidates": 0},
         {"num_starts": -1},
         {"tolerance": 0.0},
         {"tolerance": math.nan},
@@ -124,13 +124,13 @@ def test_a_pool_is_given_once_and_told_short() -> None:
     pool, attack = random_pool(1, 6, 6), RayS(num_queries=7)
     assert isinstance(attack, TakesReferenceImages)
     given_one = attack.with_reference_images(pool)
-    assert given_one.pool is pool
-    assert given_one.with_reference_images(random_pool(1, 6, 6)).pool is pool, (
+    assert given_one.reference_images is pool
+    assert given_one.with_reference_images(random_pool(1, 6, 6)).reference_images is pool, (
         "a pool of one's own is kept"
     )
     assert given_one == attack, "settings are values, a pool is not"
     told = describe(given_one)
-    assert told["pool"] == {"num_images": 300}
+    assert told["reference_images"] == {"num_images": 300}
     assert json.loads(json.dumps(told)) == told
 
 
@@ -176,7 +176,7 @@ def test_null_is_no_success(a: float, b: float, scale: float) -> None:
     # Every direction that moves the first input up ends in null, and half of all do.
     model, image, label = two_input_world(a, b, scale)
     attack = RayS(random_pool(1, 1, 2), num_queries=100, tolerance=1e-4)
-    assert (model.predict(attack.pool.images) == -1).any()  # type: ignore[union-attr]
+    assert (model.predict(attack.reference_images.images) == -1).any()  # type: ignore[union-attr]
     for share, may_fool in ((0.95, False), (1.05, True)):
         adv_images = attack(model, image, label, eps=share * b)
         assert outcome_of(model, adv_images, label) == (["fooled"] if may_fool else ["correct"])
@@ -250,8 +250,8 @@ def slow_rays(
         return outcome_of(model, point, label) == ["fooled"]
 
     def ends() -> Iterator[tuple[Tensor, bool]]:
-        assert attack.pool is not None
-        pool = attack.pool.images.to(image)
+        assert attack.reference_images is not None
+        pool = attack.reference_images.images.to(image)
         nearest = {}
         for donor, answer in zip(pool, model.predict(pool).tolist(), strict=True):
             distance = float((donor - image[0]).norm())
@@ -302,7 +302,7 @@ def test_a_batch_is_searched_like_image_by_image(digits: Digits, eps: float) -> 
         images = images.double()
         images[0, 0, :2] = 0.375  # and pixels that have no direction yet
         attack = RayS(digit_pool(digits), num_queries=150, num_starts=3)
-        with counted(model) as passes:
+        with count_passes(model) as passes:
             together = attack(model, images, labels, eps=eps)
         num_asked = 0
         for one in range(len(images)):
@@ -339,17 +339,17 @@ def test_queries_are_counted_and_spent_on_what_stands(digits: Digits) -> None:
     extra = 30 + 300
     for num_queries in (1, 2, 10, 100):
         attack = RayS(digit_pool(digits), num_queries=num_queries)
-        with counted(model) as passes:
+        with count_passes(model) as passes:
             attack(model, images, labels, eps=0.001)
         assert passes.forward == 30 * num_queries + extra, "none was fooled, all was spent"
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         adv_images = RayS(digit_pool(digits))(model, images, labels, eps=1.0)
     assert passes.forward == 30 + extra, "where the ball is the box, the first donor does"
     assert fooled(model, adv_images, labels).all()
-    with counted(model) as passes:
-        RayS(digit_pool(digits), num_donors=20)(model, images, labels, eps=1.0)
+    with count_passes(model) as passes:
+        RayS(digit_pool(digits), num_candidates=20)(model, images, labels, eps=1.0)
     assert passes.forward <= 30 * 3 + 30 + 20
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         RayS(digit_pool(digits))(model, images, labels, eps=0.0)
     assert passes.forward == 30, "nothing allowed, nothing done"
 
@@ -399,7 +399,7 @@ def test_it_finds_what_others_find(digits: Digits, name: str) -> None:
     images, labels = images[chosen], labels[chosen]
     pool, eps = digit_pool(digits), 0.12
     pytest.importorskip("foolbox")
-    walker = ADAPTERS["foolbox-hopskipjump"]()
+    walker = EXTERNAL["foolbox-hopskipjump"]()
     assert isinstance(walker, TakesReferenceImages)
     attacks = {
         "rays": RayS(pool, num_queries=800),

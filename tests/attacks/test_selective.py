@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from worlds import Digits, outcome_of, two_input_world
 
 from nullclass.attacks import PGD, SelectivePGD
-from nullclass.attacks.counters import counted
+from nullclass.attacks.counters import count_passes
 from nullclass.attacks.selective import two_losses
 from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
@@ -82,7 +82,7 @@ def test_orthogonal_steps_leave_the_other_loss_alone() -> None:
 def test_without_null_it_is_plain_pgd(digits: Digits, norm: str, variant: str) -> None:
     model, images, labels = digits.plain, digits.images[:60], digits.labels[:60]
     ours = SelectivePGD(variant=variant)(model, images, labels, eps=EPS[norm], norm=norm)  # type: ignore[arg-type]
-    plain = PGD(form="hard")(model, images, labels, eps=EPS[norm], norm=norm)
+    plain = PGD(loss="margin")(model, images, labels, eps=EPS[norm], norm=norm)
     torch.testing.assert_close(ours, plain, atol=1e-6, rtol=0)
 
 
@@ -98,7 +98,7 @@ def test_taking_turns_finds_what_cross_entropy_does_not(digits: Digits, norm: st
         counts[variant] = int(fooled(model, adv_images, labels).sum())
         assert counts[variant] > int(fooled(model, blind, labels).sum()), variant
     # On a linear piece the two margins' turns are the hard margin's own steps.
-    hard = PGD(form="hard")(model, images, labels, eps=EPS[norm], norm=norm)
+    hard = PGD(loss="margin")(model, images, labels, eps=EPS[norm], norm=norm)
     assert abs(counts["selective"] - int(fooled(model, hard, labels).sum())) <= 3
 
 
@@ -113,7 +113,7 @@ def test_restarts_only_add_and_turns_cost_what_they_say(digits: Digits) -> None:
     assert (found(3) | ~found(1)).all()
     costs = {}
     for variant in ("selective", "orthogonal"):
-        with counted(model) as passes:
+        with count_passes(model) as passes:
             SelectivePGD(variant=variant, num_steps=10)(model, images, labels, eps=1e-6)  # type: ignore[arg-type]
         costs[variant] = (passes.forward, passes.backward)
     stands = int((~fooled(model, images, labels)).sum())

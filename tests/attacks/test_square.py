@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from worlds import Affine, Digits, outcome_of, two_input_world
 
 from nullclass.attacks import PGD, Square
-from nullclass.attacks.counters import counted
-from nullclass.attacks.square import MOVES, share_at, two_bumps
+from nullclass.attacks.counters import count_passes
+from nullclass.attacks.square import PROPOSALS, share_at, two_bumps
 from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 from nullclass.models import Classifier
@@ -144,11 +144,11 @@ def test_images_that_fell_are_asked_about_no_more(digits: Digits) -> None:
     wrong = (digits.labels[:60] + torch.arange(60) % 2) % 10  # every other answer, that is
     is_fooled = fooled(model, images, wrong)
     assert 20 < is_fooled.sum() < 40
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         adv_images = Square(num_queries=7)(model, images, wrong, eps=0.0001, generator=seeded())
     assert torch.equal(adv_images[is_fooled], images[is_fooled])
     assert passes.forward == 60 + 7 * int((~is_fooled).sum())
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         Square(num_queries=7)(model, images, wrong, eps=0.0, generator=seeded())
     assert passes.forward == 60, "a ball of one point is not searched"
 
@@ -181,8 +181,8 @@ def test_a_linf_step_sets_one_square_to_the_edge_of_the_ball(
 ) -> None:
     generator = seeded(seed)
     clean = torch.rand(5, *shape, generator=generator)
-    start = MOVES["linf"].start(clean, eps, generator)
-    tried = MOVES["linf"].step(start.clone(), clean, eps, share, generator)
+    start = PROPOSALS["linf"].start(clean, eps, generator)
+    tried = PROPOSALS["linf"].step(start.clone(), clean, eps, share, generator)
     side = min(max(1, round(math.sqrt(share * shape[1] * shape[2]))), shape[1], shape[2])
     above, below = ((clean + sign * eps).clamp(0, 1) for sign in (1, -1))
     for n in range(5):
@@ -230,8 +230,8 @@ def test_an_l2_step_moves_what_two_squares_held_and_spends_the_whole_budget(
     # From 3 x 3 on; on a single pixel the old and the new perturbation may cancel.
     generator = seeded(seed)
     clean = 0.4 + 0.2 * torch.rand(5, *shape, generator=generator, dtype=torch.float64)  # no box
-    start = MOVES["l2"].start(clean, eps, generator)
-    tried = MOVES["l2"].step(start.clone(), clean, eps, share, generator)
+    start = PROPOSALS["l2"].start(clean, eps, generator)
+    tried = PROPOSALS["l2"].step(start.clone(), clean, eps, share, generator)
     for adv_images in (start, tried):
         size = (adv_images - clean).flatten(1).norm(dim=1)
         torch.testing.assert_close(size, torch.full_like(size, eps), atol=1e-9, rtol=0)
@@ -247,17 +247,17 @@ def test_the_smallest_images_are_no_trouble(norm: str) -> None:
     generator = seeded()
     for shape in ((1, 1, 1), (2, 1, 1), (1, 1, 3), (3, 2, 1)):
         clean = torch.rand(50, *shape, generator=generator)
-        tried = MOVES[norm].start(clean, 0.2, generator)
+        tried = PROPOSALS[norm].start(clean, 0.2, generator)
         for share in (0.8, 0.1, 0.001):
-            tried = MOVES[norm].step(tried, clean, 0.2, share, generator)
+            tried = PROPOSALS[norm].step(tried, clean, 0.2, share, generator)
             assert is_allowed(tried, clean, 0.2, norm).all()
 
 
 def test_squares_lie_everywhere_and_each_image_has_its_own() -> None:
     num_images, generator = 20_000, seeded()
     clean = torch.full((num_images, 1, 4, 5), 0.5)
-    start = MOVES["linf"].start(clean, 0.1, generator)
-    tried = MOVES["linf"].step(start.clone(), clean, 0.1, 4 / 20, generator)
+    start = PROPOSALS["linf"].start(clean, 0.1, generator)
+    tried = PROPOSALS["linf"].step(start.clone(), clean, 0.1, 4 / 20, generator)
     share = (tried != start).squeeze(1).double().mean(dim=0)
     # Squares of side 2 have 3 x 4 places, all equally likely. What one covers changes with chance
     # 3/4: if its stripe has the other sign (1/2), or both stripes have the sign drawn (1/4).

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from worlds import Affine, Digits, outcome_of, two_input_world
 
 from nullclass.attacks import FGSM, PGD, Attack, MultiTargetedPGD, Noise, Square, Transfer, describe
-from nullclass.attacks.counters import counted
+from nullclass.attacks.counters import count_passes
 from nullclass.attacks.losses import find_objective
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
@@ -82,7 +82,7 @@ def test_two_inputs() -> None:
     model, image, label = two_input_world(a=0.1, b=0.1)
     twin, _, _ = two_input_world(a=0.1, b=0.1)
     harder, _, _ = two_input_world(a=0.1, b=0.15)
-    attack = PGD(form="hard")
+    attack = PGD(loss="margin")
     for source in (twin, harder):
         for share, may_fool in ((0.95, False), (1.05, True)):
             adv_images = Transfer((source,), attack)(model, image, label, eps=share * 0.1)
@@ -99,8 +99,12 @@ def test_the_first_source_that_succeeds_is_kept_and_the_others_are_not_asked() -
     useless, _, _ = two_input_world(a=0.1, b=0.1)
     useless.body.weight.data.neg_()  # believes in the opposite direction
     good, unasked = two_input_world(a=0.1, b=0.1)[0], two_input_world(a=0.1, b=0.1)[0]
-    attack = PGD(form="hard")
-    with counted(good) as of_good, counted(unasked) as of_unasked, counted(model) as of_model:
+    attack = PGD(loss="margin")
+    with (
+        count_passes(good) as of_good,
+        count_passes(unasked) as of_unasked,
+        count_passes(model) as of_model,
+    ):
         adv_images = Transfer((useless, good, unasked), attack)(model, image, label, eps=0.11)
     assert outcome_of(model, adv_images, label) == ["fooled"]
     assert of_good.backward > 0

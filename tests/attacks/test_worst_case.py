@@ -21,11 +21,10 @@ from nullclass.attacks import (
     describe,
     worst_case,
 )
-from nullclass.attacks.counters import counted
-from nullclass.attacks.ensemble import run_attack
+from nullclass.attacks.counters import count_passes
+from nullclass.attacks.ensemble import VERSION, run_attack
 from nullclass.attacks.losses import find_objective, is_success
 from nullclass.attacks.on_zero_gradient import OnZeroGradient
-from nullclass.attacks.worst_case import VERSION
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
@@ -89,7 +88,7 @@ def test_what_needs_denying_has_its_own_optimum() -> None:
 
 
 FEW = AttackEnsemble(
-    (PGD(num_steps=5), PGD(form="hard", num_steps=5), MultiTargetedPGD(num_steps=10))
+    (PGD(num_steps=5), PGD(loss="margin", num_steps=5), MultiTargetedPGD(num_steps=10))
 )
 
 
@@ -118,7 +117,7 @@ def test_a_trace_is_the_union_and_tells_who_felled_whom(digits: Digits) -> None:
 def test_what_stands_is_the_nearest_try(digits: Digits) -> None:
     model, images, labels = digits.guarded, digits.images[:60], digits.labels[:60]
     trace = FEW.trace(model, images, labels, eps=0.03)
-    margin = find_objective("fool").margin
+    margin = find_objective("fool").loss
 
     def near(adv_images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -141,7 +140,7 @@ def test_passes_are_those_that_the_model_sees(digits: Digits) -> None:
     # Nothing falls at so small an eps: every step of every climb is taken by every image.
     assert [tally.num_backward for tally in trace.member_stats] == [7 * 5, 7 * 5, 7 * 9 * 10]
     assert all(tally.seconds > 0 for tally in trace.member_stats)
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         FGSM().direction(model, images, labels, norm="linf")
     assert (passes.forward, passes.backward) == (7, 7)
     assert not model._forward_hooks, "nothing is left behind"
@@ -195,7 +194,7 @@ def test_an_image_without_a_gradient_is_not_climbed_for_nothing(digits: Digits) 
             return digits.guarded((images * 4).round() / 4)
 
     model = Classifier(Flat(), 10)
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         PGD(num_steps=40)(model, digits.images[:9], digits.labels[:9], eps=0.1)
     assert passes.forward == 9, "one look tells that there is nowhere to go"
 

@@ -203,7 +203,9 @@ def test_pixels_that_are_none_through_the_library(value: float, checkpoint: Path
     images = torch.rand(4, 1, 8, 8)
     images[0, 0, 0, 0] = value
     with pytest.raises(UserError, match=r"NaN|not within \[0, 1\]"):
-        evaluate(model, (images, torch.arange(4) % 3), attacks={"fgsm": FGSM()}, eps=[0.1])
+        evaluate(
+            model, (images, torch.arange(4) % 3), attacks={"fgsm": FGSM("untargeted")}, eps=[0.1]
+        )
 
 
 # Numbers and names

@@ -137,7 +137,7 @@ class NotANumber(nn.Module):
 
 def test_gradients_that_are_not_numbers(digits: Digits, data: LabelledImages) -> None:
     model = Classifier(NotANumber(digits.guarded), 10)
-    told = ask(model, data, {"swap": DatasetAttack()})
+    told = ask(model, data, {"dataset": DatasetAttack()})
     assert told["gradients"]["num_non_finite"] == told["gradients"]["num_images"]
 
 
@@ -161,7 +161,7 @@ def test_reach_counts_the_union_and_what_is_accepted(digits: Digits, data: Label
     assert told["eps"] == 1.0
     assert told["num_images"] == 50
     assert told["num_fooled"] <= 3  # those that are fooled when clean
-    both = ask(digits.guarded, data, still | {"swap": DatasetAttack()})["reach"]
+    both = ask(digits.guarded, data, still | {"dataset": DatasetAttack()})["reach"]
     assert both["num_fooled"] >= both["num_accepted"] >= 48
     assert ask(digits.guarded, data, still, (1.0,), "l2")["reach"]["eps"] == 8.0
 
@@ -244,7 +244,11 @@ def test_doubling_looks_at_more_images_if_one_falls(digits: Digits, data: Labell
 def test_the_strongest_attack_is_asked_at_the_contested_eps(
     digits: Digits, data: LabelledImages
 ) -> None:
-    attacks: dict[str, Attack] = {"still": Still(), "pgd": PGD(num_steps=20), "one": FGSM()}
+    attacks: dict[str, Attack] = {
+        "still": Still(),
+        "pgd": PGD(num_steps=20),
+        "one": FGSM("untargeted"),
+    }
     told = ask(digits.plain, data, attacks, (0.01, 0.1, 0.4))
     assert told["doubling"]["eps"] == told["reference"]["eps"] == 0.1
     assert told["doubling"]["attack"] == told["anew"]["attack"] == "pgd"
@@ -253,7 +257,7 @@ def test_the_strongest_attack_is_asked_at_the_contested_eps(
 
 
 def test_a_single_step_is_no_search(digits: Digits, data: LabelledImages) -> None:
-    told = ask(digits.plain, data, {"fgsm": FGSM()}, (0.1, 0.2))
+    told = ask(digits.plain, data, {"fgsm": FGSM("untargeted")}, (0.1, 0.2))
     assert told["reach"] is not None
     assert told["doubling"] is None  # it has nothing to double
     assert told["anew"] is None  # and promises nothing at a larger eps
@@ -298,7 +302,7 @@ def test_doubled_settings() -> None:
     attack = PGD(num_steps=7, num_restarts=2, relative_step=0.1)
     assert doubled(attack, steps) == PGD(num_steps=14, num_restarts=2, relative_step=0.1)
     assert doubled(attack, restarts) == PGD(num_steps=7, num_restarts=4, relative_step=0.1)
-    assert doubled(FGSM(), steps) is None
+    assert doubled(FGSM("untargeted"), steps) is None
     assert doubled(Still(), steps) is None
     both = AttackEnsemble(
         (DatasetAttack(), PGD(num_steps=5), AttackEnsemble((MultiTargetedPGD(num_steps=3),))),

@@ -54,7 +54,7 @@ def small(digits: Digits) -> tuple[Tensor, Tensor]:
 def test_rows_are_what_a_plain_loop_finds(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
     images, labels = small
     model = digits.guarded
-    found = evaluate(model, small, attacks={"fgsm": FGSM()}, eps=EPS, num_examples=3)
+    found = evaluate(model, small, attacks={"fgsm": FGSM("untargeted")}, eps=EPS, num_examples=3)
     rows = found.rows
     assert list(rows.columns) == list(ROW_COLUMNS)
     assert len(rows) == 60 * 3
@@ -63,7 +63,7 @@ def test_rows_are_what_a_plain_loop_finds(digits: Digits, small: tuple[Tensor, T
         assert of_eps["image"].tolist() == list(range(60))
         assert of_eps["label"].tolist() == labels.tolist()
         assert set(of_eps["attack"]) == {"fgsm" if eps else "none"}
-        adv_images = FGSM()(model, images, labels, eps=eps)
+        adv_images = FGSM("untargeted")(model, images, labels, eps=eps)
         assert of_eps["outcome"].tolist() == outcome_of(model, adv_images, labels)
         with torch.no_grad():
             p = model(adv_images).double().softmax(dim=1)
@@ -75,7 +75,7 @@ def test_rows_are_what_a_plain_loop_finds(digits: Digits, small: tuple[Tensor, T
     assert [(e.attack, e.eps_pixels) for e in found.examples] == [("fgsm", eps) for eps in EPS]
     for example in found.examples:
         np.testing.assert_array_equal(example.clean, images[:3])
-        adv_images = FGSM()(model, images, labels, eps=example.eps_pixels)[:3]
+        adv_images = FGSM("untargeted")(model, images, labels, eps=example.eps_pixels)[:3]
         np.testing.assert_allclose(example.adv_images, adv_images, atol=1e-6)
         assert example.labels == labels[:3].tolist()
 
@@ -153,7 +153,7 @@ def test_a_search_is_not_run_again_on_what_has_fallen(
 def test_a_fixed_recipe_is_run_on_every_image_at_every_eps(
     digits: Digits, small: tuple[Tensor, Tensor]
 ) -> None:
-    recorder = Recorder(FGSM(), is_iterative=False)
+    recorder = Recorder(FGSM("untargeted"), is_iterative=False)
     evaluate(digits.guarded, small, attacks={"a": recorder}, eps=EPS)
     assert all(torch.equal(asked, small[0]) for _, asked in recorder.asked)
 
@@ -164,7 +164,11 @@ def test_the_summary_is_the_worst_case_over_attacks(
     found = evaluate(
         digits.guarded,
         small,
-        attacks={"pgd": PGD(num_steps=5), "targets": MultiTargetedPGD(num_steps=5), "fgsm": FGSM()},
+        attacks={
+            "pgd": PGD(num_steps=5),
+            "targets": MultiTargetedPGD(num_steps=5),
+            "fgsm": FGSM("untargeted"),
+        },
         eps=EPS,
     )
     rows, summary = found.rows, found.summary()
@@ -187,7 +191,7 @@ def test_budgets_and_numbers_of_images_by_attack(
     rows = evaluate(
         digits.guarded,
         small,
-        attacks={"a": FGSM(), "b": PGD(num_steps=2)},
+        attacks={"a": FGSM("untargeted"), "b": PGD(num_steps=2)},
         eps={"a": [0.1], "b": [0.2, 0.3]},
         num_images={"a": 20, "b": 10},
         on_images=told.append,
@@ -227,7 +231,7 @@ def test_transfers_are_made_on_the_source_and_scored_on_the_model(
     digits: Digits, small: tuple[Tensor, Tensor]
 ) -> None:
     images, labels = small
-    attacks = {"fgsm": FGSM(), "pgd": PGD(num_steps=4)}
+    attacks = {"fgsm": FGSM("untargeted"), "pgd": PGD(num_steps=4)}
     found = evaluate(
         digits.guarded, small, attacks=attacks, eps=EPS, source=digits.plain, num_examples=4
     )
@@ -275,7 +279,7 @@ def test_a_transfer_is_run_on_every_image_at_every_eps_whatever_fell_before(
 
 
 def test_a_plain_module_is_a_source_too(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
-    settings: dict[str, Any] = {"attacks": {"fgsm": FGSM()}, "eps": EPS}
+    settings: dict[str, Any] = {"attacks": {"fgsm": FGSM("untargeted")}, "eps": EPS}
     expected = evaluate(digits.plain, small, source=digits.guarded, **settings).rows
     found = evaluate(
         digits.plain, small, source=digits.guarded.body, num_classes=10, **settings
@@ -288,7 +292,7 @@ def test_a_plain_module_is_a_source_too(digits: Digits, small: tuple[Tensor, Ten
 # Budgets of their own
 
 
-@pytest.mark.parametrize("attack", [FGSM(), PGD(num_steps=4), null_aware_pgd(4, 2)])
+@pytest.mark.parametrize("attack", [FGSM("untargeted"), PGD(num_steps=4), null_aware_pgd(4, 2)])
 @pytest.mark.parametrize("is_transfer", [False, True])
 def test_images_at_budgets_of_their_own_are_scored_as_if_one_by_one(
     attack: Attack, is_transfer: bool, digits: Digits
@@ -333,8 +337,10 @@ def test_more_images_at_budgets_of_their_own_than_a_batch(digits: Digits) -> Non
     chosen = torch.arange(num).flip(0)
     budgets = torch.linspace(0, 0.3, num)
     settings: dict[str, Any] = {"norm": "linf", "on_images": lambda _: None}
-    rows = score_attack(digits.guarded, data, chosen, "a", FGSM(), budgets, **settings).rows
-    adv_images = FGSM()(digits.guarded, *data.batch(chosen), eps=budgets)
+    rows = score_attack(
+        digits.guarded, data, chosen, "a", FGSM("untargeted"), budgets, **settings
+    ).rows
+    adv_images = FGSM("untargeted")(digits.guarded, *data.batch(chosen), eps=budgets)
     assert rows["image"].tolist() == chosen.tolist()
     assert rows["prediction"].tolist() == digits.guarded.predict(adv_images).tolist()
 
@@ -345,16 +351,18 @@ def test_one_gradient_serves_every_eps_of_a_ray(
     calls: list[int] = []
     hook = digits.plain.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
     try:
-        evaluate(digits.guarded, small, attacks={"fgsm": FGSM()}, eps=[0.01, 0.1, 0.2, 0.5, 1.0],
-                 source=digits.plain)  # fmt: skip
+        evaluate(digits.guarded, small, attacks={"fgsm": FGSM("untargeted")},
+                 eps=[0.01, 0.1, 0.2, 0.5, 1.0], source=digits.plain)  # fmt: skip
     finally:
         hook.remove()
     assert calls == [60]
 
 
 def test_a_budget_named_twice_counts_once(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
-    twice = evaluate(digits.guarded, small, attacks={"a": FGSM()}, eps=[0.1, 0.05, 0.1]).rows
-    once = evaluate(digits.guarded, small, attacks={"a": FGSM()}, eps=[0.05, 0.1]).rows
+    twice = evaluate(
+        digits.guarded, small, attacks={"a": FGSM("untargeted")}, eps=[0.1, 0.05, 0.1]
+    ).rows
+    once = evaluate(digits.guarded, small, attacks={"a": FGSM("untargeted")}, eps=[0.05, 0.1]).rows
     pd.testing.assert_frame_equal(twice, once)
 
 
@@ -420,7 +428,7 @@ def test_bad_pixels(value: float, says: str, digits: Digits) -> None:
     loader = [(digits.images[:9], labels), (bad, labels)]
     for data in ((bad, labels), loader):
         with pytest.raises(UserError, match=says):
-            evaluate(digits.guarded, data, attacks={"fgsm": FGSM()}, eps=[0.1])
+            evaluate(digits.guarded, data, attacks={"fgsm": FGSM("untargeted")}, eps=[0.1])
 
 
 def test_bad_labels(digits: Digits) -> None:
@@ -446,7 +454,7 @@ def test_bad_budgets(eps: float, digits: Digits, small: tuple[Tensor, Tensor]) -
 
 def test_other_mistakes(digits: Digits, small: tuple[Tensor, Tensor]) -> None:
     def run(model: nn.Module = digits.guarded, **changed: Any) -> None:
-        settings: dict[str, Any] = {"attacks": {"fgsm": FGSM()}, "eps": [0.1]}
+        settings: dict[str, Any] = {"attacks": {"fgsm": FGSM("untargeted")}, "eps": [0.1]}
         evaluate(model, changed.pop("data", small), **(settings | changed))
 
     with pytest.raises(UserError, match="norm must be one of linf, l2, l1, not 'l0'"):
@@ -486,4 +494,4 @@ def broken(digits: Digits) -> Iterator[Classifier]:
 
 def test_a_broken_model(broken: Classifier, small: tuple[Tensor, Tensor]) -> None:
     with pytest.raises(UserError, match="logits are not finite"):
-        evaluate(broken, small, attacks={"fgsm": FGSM()}, eps=[0.1])
+        evaluate(broken, small, attacks={"fgsm": FGSM("untargeted")}, eps=[0.1])

@@ -115,7 +115,7 @@ def test_a_target_that_refuses_what_has_moved_is_never_fooled_either() -> None:
     assert line["num_transferable"] > 30
 
 
-@pytest.mark.parametrize("attack", [MIFGSM(form="hard"), MIFGSM(), PGD(form="hard"), "pgd"])
+@pytest.mark.parametrize("attack", [MIFGSM(loss="margin"), MIFGSM(), PGD(loss="margin"), "pgd"])
 def test_sources_with_null_are_attacked_with_null_as_a_defence(attack: Any) -> None:
     # The exact test: fooled if and only if eps exceeds b; the other way leads into null.
     model, image, label = two_input_world(a=0.1, b=0.1)
@@ -329,7 +329,7 @@ def test_images_that_left_their_budget_are_refused(digits: Digits) -> None:
         ({"norm": "l7"}, "norm must be one of linf, l2, l1, not 'l7'"),
         ({"attack": "nonsense"}, "there is no attack 'nonsense'"),
         ({"attack": 3}, "attacks must be names, or a dictionary"),
-        ({"attack": FGSM()}, "an attack to evade takes a source's null for a success"),
+        ({"attack": FGSM("untargeted")}, "an attack to evade takes a source's null for a success"),
         ({"attack": "worst-case-force-null"}, "an attack to deny takes"),
         ({"num_classes": 3}, "the model has 2 classes, not 3"),
     ],

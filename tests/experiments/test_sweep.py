@@ -362,7 +362,7 @@ def test_attacks_with_any_settings_have_a_cost(
 ) -> None:
     plans = (
         AttackPlan("pgd", (0.1,), 5, settings={"num_steps": 2}),
-        AttackPlan("pgd-targeted", (0.1,), 5, settings={"num_targets": 1, "num_steps": 2}),
+        AttackPlan("multi-targeted-pgd", (0.1,), 5, settings={"num_targets": 1, "num_steps": 2}),
         AttackPlan("null-aware-pgd", (0.1,), 5, settings={"num_target_steps": 1}),
     )
     run(few, [replace(trials[0], attacks=plans, num_clean=20)], tmp_path)
@@ -588,7 +588,7 @@ def test_what_is_attacked_at_thresholds_is_what_the_source_found(
     base, _ = load_checkpoint(place(tiny_run, "base", MODELS) / "last")
     images, labels = tiny.test.batch(torch.tensor(told["image"].to_numpy()))
     thresholds = torch.tensor(told["threshold"].to_numpy(), dtype=torch.float32)
-    attacked = FGSM()(base, images, labels, eps=thresholds)
+    attacked = FGSM("untargeted")(base, images, labels, eps=thresholds)
     expected = {
         "base": (base, "self"),
         "u": (load_checkpoint(place(tiny_run, "u", MODELS) / "test")[0], "base"),

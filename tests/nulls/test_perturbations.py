@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from worlds import Affine
 
 from nullclass.attacks import FGSM
-from nullclass.attacks.counters import counted
+from nullclass.attacks.counters import count_passes
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
 from nullclass.core.norms import NORMS, size_of
@@ -167,9 +167,9 @@ def test_a_given_gradient_is_what_it_would_have_taken(name: str, norm: str) -> N
         model, images, _ = world
         sizes = torch.full((9,), SIZE[norm])
         gradient = gradient_of(*world)
-        with counted(model) as own:
+        with count_passes(model) as own:
             alone = made(name, norm, world, sizes)
-        with counted(model) as fewer:
+        with count_passes(model) as fewer:
             # Of another scale: a training loop's is that of a mean.
             given = made(name, norm, world, sizes, gradient=gradient / 16)
         assert torch.equal(given, alone)
@@ -183,7 +183,7 @@ def test_a_given_gradient_is_what_it_would_have_taken(name: str, norm: str) -> N
 def test_no_pass_is_needless(name: str, num_gradients: int) -> None:
     world = worlds()[0]
     norm = PERTURBATIONS[name].norms[0]
-    with counted(world[0]) as passes:
+    with count_passes(world[0]) as passes:
         made(name, norm, world, torch.full((9,), 0.1))
     assert (passes.forward, passes.backward) == (9 * num_gradients, 9 * num_gradients)
 
@@ -191,7 +191,7 @@ def test_no_pass_is_needless(name: str, num_gradients: int) -> None:
 def test_noise_does_not_ask_the_model() -> None:
     world = worlds()[0]
     for norm in PERTURBATIONS["noise"].norms:
-        with counted(world[0]) as passes:
+        with count_passes(world[0]) as passes:
             made("noise", norm, world, torch.full((9,), 0.1))
         assert passes.forward == 0
 
@@ -223,7 +223,7 @@ def test_fgsm_is_the_attack_of_that_name(norm: str) -> None:
     for world in worlds():
         model, images, labels = world
         sizes = torch.full((9,), SIZE[norm])
-        adv_images = FGSM()(model, images, labels, eps=sizes, norm=norm)
+        adv_images = FGSM("untargeted")(model, images, labels, eps=sizes, norm=norm)
         perturbed = made("fgsm", norm, world, sizes)
         torch.testing.assert_close(perturbed, adv_images, rtol=0, atol=0)
 

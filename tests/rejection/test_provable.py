@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nullclass.attacks import PGD, DatasetAttack, MultiTargetedPGD
 from nullclass.attacks.base import frozen
-from nullclass.attacks.counters import counted
+from nullclass.attacks.counters import count_passes
 from nullclass.core.errors import UserError
 from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import hold
@@ -107,7 +107,7 @@ def test_attacks_through_the_bounds_never_beat_the_proof(seed: int) -> None:
         attacks={
             "pgd": PGD(num_steps=20),
             "targets": MultiTargetedPGD(num_steps=20),
-            "swap": DatasetAttack(),
+            "dataset": DatasetAttack(),
             "force-null": PGD(objective="force-null", num_steps=10),
         },
         eps=[0.02, 0.04, 0.08, 0.3],
@@ -130,7 +130,7 @@ def test_gradients_are_those_of_the_bound_and_the_model_is_left_as_it_was() -> N
     model = tiny_net(1)
     guarded = ProvableNull(model, 0.05)
     images = square_grid(9).requires_grad_()
-    with frozen(guarded), counted(guarded) as passes:
+    with frozen(guarded), count_passes(guarded) as passes:
         (gradient,) = torch.autograd.grad(guarded(images)[:, :3].amax(dim=1).sum(), images)
     assert passes.forward == passes.backward == 81
     assert gradient.isfinite().all()

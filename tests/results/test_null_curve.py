@@ -23,7 +23,7 @@ from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 from worlds import Affine
 
-from nullclass.attacks.counters import counted
+from nullclass.attacks.counters import count_passes
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
@@ -165,7 +165,7 @@ def test_it_leaves_all_as_found_and_asks_no_more_than_it_must() -> None:
     data = LabelledImages(images, labels, 4)
     told: list[int] = []
     arguments: dict[str, Any] = {"num_sizes": 4, "always": 0.1, "on_images": told.append}
-    with left_as_found(model, images, labels), counted(model) as passes:
+    with left_as_found(model, images, labels), count_passes(model) as passes:
         curve = estimate_curve(model, data, make_perturbation("fgsm"), "l2", **arguments)
     num_sizes, remainder = divmod(sum(told), curve.num_images)
     assert remainder == 0

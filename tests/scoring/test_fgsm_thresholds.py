@@ -115,7 +115,7 @@ def test_like_the_loop_on_digits(digits: Digits) -> None:
     for step in range(len(data)):
         index = (first + step) % len(data)
         image, label = data.batch([index])
-        direction = FGSM().direction(model, image, label, norm="linf")
+        direction = FGSM("untargeted").direction(model, image, label, norm="linf")
 
         def is_right(
             eps: float,

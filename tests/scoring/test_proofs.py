@@ -111,7 +111,7 @@ def test_float64_and_training_mode_change_only_the_rounding() -> None:
 def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
     guarded = ProvableNull(tiny_net(0), 0.03)
     data = labelled(guarded)
-    attacks = {"pgd": PGD(num_steps=5), "swap": DatasetAttack()}
+    attacks = {"pgd": PGD(num_steps=5), "dataset": DatasetAttack()}
     found = evaluate(
         guarded, data, attacks=attacks, eps=[0.03, 0.06], proofs="interval", checks=False
     )
@@ -123,7 +123,7 @@ def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(stored, found.certified.drop(columns="margin"))
     store.write_summary(tmp_path, "a")
     assert (frames.read_frame(tmp_path / schema.SUMMARY)["metric"] == "rar_proved").sum() == 2
-    without = evaluate(guarded, data, attacks={"swap": DatasetAttack()}, eps=0.1, checks=False)
+    without = evaluate(guarded, data, attacks={"dataset": DatasetAttack()}, eps=0.1, checks=False)
     without.write(folder, {"model": "a", "seed": 0})
     assert not (folder / schema.CERTIFIED).exists()
     assert store.read_trial(folder).certified.empty
@@ -135,7 +135,7 @@ def test_attacks_find_an_unsound_bound(num_nulls: int, monkeypatch: pytest.Monke
     monkeypatch.setitem(VERIFIERS, "hopeful", lambda *args: sound(*args) + 3.0)
     model = tiny_net(0, num_nulls=num_nulls)
     model = model if num_nulls else ProvableNull(model, 0.03)
-    attacks = {"pgd": PGD(num_steps=20), "swap": DatasetAttack()}
+    attacks = {"pgd": PGD(num_steps=20), "dataset": DatasetAttack()}
     for verifier, is_found in (("interval", False), ("hopeful", True)):
         found = evaluate(model, labelled(model), attacks=attacks, eps=[0.1, 0.3], proofs=verifier)
         assert ("proof-broken" in {flag.name for flag in found.flags}) == is_found

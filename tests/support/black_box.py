@@ -10,7 +10,7 @@ from disturbed import NUM_CLASSES, left_as_found, small_batch, small_model
 from torch import Tensor, nn
 
 from nullclass.attacks import Attack
-from nullclass.attacks.counters import counted
+from nullclass.attacks.counters import count_passes
 from nullclass.attacks.losses import find_objective, is_success
 from nullclass.core.errors import UserError
 from nullclass.core.norms import Eps, is_allowed
@@ -34,7 +34,7 @@ def check_contract(attack: Attack, norm: str, has_null: bool) -> None:
     judge = copy.deepcopy(model).eval()
     answers = judge.predict(images)  # so that most images stand for fool and evade
     labels = torch.where((answers >= 0) & (torch.arange(9) > 2), answers, labels)
-    with left_as_found(model, images, labels), counted(model) as passes:
+    with left_as_found(model, images, labels), count_passes(model) as passes:
         adv_images = run(attack, model, (images, labels), EPS[norm], norm)
 
     assert adv_images.shape == images.shape
@@ -56,7 +56,7 @@ def check_contract(attack: Attack, norm: str, has_null: bool) -> None:
     objective = find_objective(attack.objective)
     with torch.no_grad():
         clean_logits, logits = judge(images), judge(adv_images)
-    hard = [objective.margin(z, labels, NUM_CLASSES, "hard") for z in (clean_logits, logits)]
+    hard = [objective.loss(z, labels, NUM_CLASSES, "margin") for z in (clean_logits, logits)]
     assert (hard[1] >= hard[0] - 1e-5).all()
     fell = is_success(clean_logits, labels, NUM_CLASSES, objective)
     assert torch.equal(adv_images[fell], images[fell])

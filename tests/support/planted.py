@@ -132,7 +132,7 @@ def train_robust(digits: Digits, *, has_null: bool, eps: float = 0.15) -> Classi
 
     A digit under plain random noise must still be recognised, so null is no refuge from noise.
     """
-    margin = find_objective("fool").margin
+    margin = find_objective("fool").loss
     images, labels = digits.train_images, digits.train_labels
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -147,7 +147,7 @@ def train_robust(digits: Digits, *, has_null: bool, eps: float = 0.15) -> Classi
             delta = (2 * torch.rand_like(x) - 1) * eps
             for _ in range(3):
                 adv_images = (x + delta).clamp(0, 1).requires_grad_()
-                climbed = margin(model(adv_images), y, 10, "smooth").sum()
+                climbed = margin(model(adv_images), y, 10, "logsumexp-margin").sum()
                 (gradient,) = torch.autograd.grad(climbed, adv_images)
                 delta = (adv_images.detach() - x + 0.7 * eps * gradient.sign()).clamp(-eps, eps)
             log_probabilities = model((x + delta).clamp(0, 1)).log_softmax(1)
@@ -183,7 +183,7 @@ def train_linear(digits: Digits) -> Classifier:
 def strong() -> dict[str, Attack]:
     """What a sound evaluation of a small model takes: the smooth margin, every target, a swap."""
     steps = (PGD(num_steps=20), MultiTargetedPGD(num_steps=20))
-    return {"strong": AttackEnsemble(steps, ("smooth", "targets")), "swap": DatasetAttack()}
+    return {"strong": AttackEnsemble(steps, ("pgd", "targets")), "dataset": DatasetAttack()}
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,11 @@ SOUND: dict[str, Callable[[Models], Evaluation]] = {
         m.digits.plain, m.test, attacks=strong(), eps=[0.05, 0.1, 0.2]
     ),
     "an adversarially trained network, with a single step beside": lambda m: evaluate(
-        m.robust, m.test, attacks=strong() | {"fgsm": FGSM()}, eps=[0.1, 0.2], num_images=110
+        m.robust,
+        m.test,
+        attacks=strong() | {"fgsm": FGSM("untargeted")},
+        eps=[0.1, 0.2],
+        num_images=110,
     ),
     "a network that may refuse": lambda m: evaluate(
         m.refusing,
@@ -266,7 +270,9 @@ def weak(**settings: Any) -> dict[str, Attack]:
 PLANTED: dict[str, tuple[str, Callable[[Models], Evaluation]]] = {
     "gradients masked by scaled logits": (
         "zero-gradients",
-        lambda m: evaluate(around(Scaled, m.robust), m.test, attacks={"fgsm": FGSM()}, eps=0.2),
+        lambda m: evaluate(
+            around(Scaled, m.robust), m.test, attacks={"fgsm": FGSM("untargeted")}, eps=0.2
+        ),
     ),
     "gradients masked by quantised input": (
         "zero-gradients",

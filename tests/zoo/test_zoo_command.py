@@ -235,7 +235,7 @@ def test_a_cell_evaluated_anew_replaces_the_old_one_only(run: Run, zoo: TinyZoo)
     again = run(zoo, *arguments, "--attack", "none", "--eps", EPS[0])
     assert again[0] == 0
     pd.testing.assert_frame_equal(read_results(find_entry("proved", zoo.folder)), before)
-    assert run(zoo, *arguments, "--attack", "swap", "--images", 10, "--eps", 0.03)[0] == 0
+    assert run(zoo, *arguments, "--attack", "dataset", "--images", 10, "--eps", 0.03)[0] == 0
     after = read_results(find_entry("proved", zoo.folder))
     assert sorted(set(after["eps_pixels"])) == [0.0, EPS[0], 0.03, EPS[1]]
     assert set(after.query("kind == 'attack' and eps_pixels == 0.03")["num_images"]) == {10}
@@ -256,7 +256,7 @@ def test_a_cell_evaluated_anew_replaces_the_old_one_only(run: Run, zoo: TinyZoo)
         (["evaluate", "proved", "--eps", "0"], "larger than 0"),
         (["evaluate", "proved", "--images", "0"], "--images must be at least 1"),
         (["evaluate", "proved", "--attack", "hammer"], "hammer"),
-        (["evaluate", "proved", "--attack", "fgsm"], "needs an attack that fools"),
+        (["evaluate", "proved", "--attack", "worst-case-force-null"], "needs an attack that fools"),
         (["evaluate", "proved", "--proofs", "oracle"], "no verifier 'oracle'"),
         (["check", "proved", "--cell", "proof@0.9"], "has no cell 'proof@0.9': choose one of weig"),
     ],

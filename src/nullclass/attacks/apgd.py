@@ -1,276 +1,180 @@
-"""Auto-PGD: momentum, and a step that halves itself where a climb no longer pays.
+"""Auto-PGD: momentum, and a step size that halves where the loss no longer increases.
 
     z       <- project(x_k + eta * step(grad))
     x_{k+1} <- project(x_k + alpha (z - x_k) + (1 - alpha) (x_k - x_{k-1}))
 
-At checkpoints each image's step is halved, and it goes on from its best point, if fewer than
-rho of its last steps climbed, or if neither step nor best margin has changed since the checkpoint
+At a checkpoint an image's step is halved and it returns to its best point if fewer than rho of
+the last steps increased the loss, or if neither step nor best loss changed since the checkpoint
 before. (Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of
 diverse parameter-free attacks", algorithm 1.)
 
-What differs: the margins count null as a defence, an image leaves the batch the moment it fell, the
-first start is the clean image, and a checkpoint looks at the steps up to it and not one further.
-For L1 the schedule is the same and each step goes along the gradient itself, projected
-onto ball and box together; Croce & Hein 2021 ("Mind the box") also project so, but move the pixels
-of the largest gradients only, adapt their number and the step to it, and begin in balls of three
-and two times eps.
+Differences: null counts as a defence, an image leaves the batch as soon as it succeeds, the first
+start is the clean image, and a checkpoint counts the steps up to it and not one further. In L1 the
+schedule is the same and each step follows the gradient, projected onto ball and box together;
+Croce & Hein 2021 ("Mind the box") move only the pixels of the largest gradients, adapt their number
+and the step to it, and start in balls of radius three and two eps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from functools import partial
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Access, frozen
-from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
-from nullclass.attacks.multi_targeted_pgd import check_num_targets, target_margins
-from nullclass.attacks.state import AttackState, Margin, Precision, check_counts, check_precision
-from nullclass.core.norms import Eps, check_eps, expand_eps
-from nullclass.models.classifier import Classifier
+from nullclass.attacks.base import BaseAttack
+from nullclass.attacks.losses import LossName, ObjectiveName
+from nullclass.attacks.state import AttackState, IndexedLoss, Precision
+from nullclass.attacks.steps import ascend, has_direction
 
 ALPHA = 0.75
-"""Share of the projected step; the rest goes on as before (alpha in the paper)."""
+"""Weight of the projected step against the previous one (alpha in the paper)."""
 RHO = 0.75
-"""Share of the steps between two checkpoints that has to climb (rho in the paper)."""
+"""Share of the steps between checkpoints that must increase the loss (rho in the paper)."""
 
 
 @dataclass(frozen=True)
-class APGD:
-    """Untargeted Auto-PGD on the objective's margin."""
+class APGD(BaseAttack):
+    """Auto-PGD on the objective's loss."""
 
     objective: ObjectiveName = "fool"
     """What the attacker wants."""
-    form: Form = "smooth"
-    """``smooth`` climbs the logsumexp margin, ``hard`` the max margin, ``dlr`` its ratio."""
+    loss: LossName = "logsumexp-margin"
+    """What the steps maximise (:mod:`nullclass.attacks.losses`)."""
     num_steps: int = 100
-    """Gradient steps a restart (N_iter in the paper)."""
+    """Gradient steps per restart, and per target (N_iter in the paper)."""
     num_restarts: int = 1
-    """Independent starts; the first is the clean image, the others are random in the ball."""
+    """Independent starts: the clean image, then random points of the ball."""
     precision: Precision = "float32"
-    """As for :class:`nullclass.attacks.pgd.PGD`."""
-    is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "white-box"
+    """As in :class:`nullclass.attacks.pgd.PGD`."""
 
-    def __post_init__(self) -> None:
-        """Refuse settings that do nothing."""
-        check_counts(self.num_steps, self.num_restarts)
-        check_precision(self.precision)
-        find_objective(self.objective)
-        check_form(self.form)
+    def losses(self, state: AttackState) -> list[IndexedLoss]:
+        """Return the losses to maximise, one after another."""
+        return [state.loss(self.loss)]
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
-        generator: torch.Generator | None = None,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """See :class:`nullclass.attacks.base.Attack`."""
-        eps = check_eps(eps, norm, images.shape)
-        standing = AttackState(
-            model,
-            images,
-            labels,
-            eps,
-            norm,
-            self.objective,
-            precision=self.precision,
-            batch_size=batch_size,
-        )
-
-        with frozen(model):
-            standing.climb(
-                [standing.margin(self.form)],
-                self.num_restarts,
-                generator,
-                partial(auto_climb, standing, num_steps=self.num_steps),
-            )
-        return standing.adv_images
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        losses = self.losses(state)
+        for indices, start, loss in state.starts(losses, self.num_restarts, generator):
+            _run_steps(state, indices, start, loss, self.num_steps)
 
 
 @dataclass(frozen=True)
-class MultiTargetedAPGD:
-    """Auto-PGD towards one winning answer after another, the nearest first."""
+class MultiTargetedAPGD(APGD):
+    """Auto-PGD towards every winning answer in turn, largest clean logit first."""
 
-    objective: ObjectiveName = "fool"
-    """What the attacker wants; what counts is this, however it is reached."""
-    form: Form = "dlr"
-    """Of the target's margin; ``dlr`` is the paper's, which does not see the logits' scale."""
-    num_steps: int = 100
-    """Gradient steps a target and restart."""
+    loss: LossName = "dlr"
+    """The paper's loss, which does not depend on the scale of the logits."""
     num_targets: int | None = None
-    """How many of the nearest answers are tried; ``None`` is all of them."""
-    num_restarts: int = 1
-    """Independent starts; the first is the clean image, the others are random in the ball."""
-    precision: Precision = "float32"
-    """As for :class:`nullclass.attacks.pgd.PGD`."""
-    is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "white-box"
+    """How many of the answers are targets; ``None`` is all of them."""
 
-    def __post_init__(self) -> None:
-        """Refuse settings that do nothing."""
-        check_counts(self.num_steps, self.num_restarts)
-        check_precision(self.precision)
-        find_objective(self.objective)
-        check_form(self.form)
-        check_num_targets(self.num_targets)
-
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
-        generator: torch.Generator | None = None,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """See :class:`nullclass.attacks.base.Attack`."""
-        eps = check_eps(eps, norm, images.shape)
-        standing = AttackState(
-            model,
-            images,
-            labels,
-            eps,
-            norm,
-            self.objective,
-            precision=self.precision,
-            batch_size=batch_size,
-        )
-        with frozen(model):
-            margins = target_margins(standing, self.num_targets, self.form)
-            standing.climb(
-                margins,
-                self.num_restarts,
-                generator,
-                partial(auto_climb, standing, num_steps=self.num_steps),
-            )
-        return standing.adv_images
+    def losses(self, state: AttackState) -> list[IndexedLoss]:
+        """Return one loss per rank of target."""
+        return state.target_losses(self.num_targets, self.loss)
 
 
 def checkpoints(num_steps: int) -> list[int]:
-    """Steps after which the step size is looked at: w_1, w_2, … of the paper.
+    """Return the steps after which the step size is checked: w_1, w_2, … of the paper.
 
-    w_j is p_j N_iter, rounded up, with p_0 = 0, p_1 = 0.22 and
-    p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06); here in whole per cents.
+    w_j = ceil(p_j N_iter), p_0 = 0, p_1 = 0.22, p_{j+1} = p_j + max(p_j - p_{j-1} - 0.03, 0.06).
     """
-    before, percent, found = 0, 22, set()
+    before, percent, steps = 0, 22, set()
     while percent <= 100:
-        found.add(-(-percent * num_steps // 100))
+        steps.add(-(-percent * num_steps // 100))
         before, percent = percent, percent + max(percent - before - 3, 6)
-    return sorted(found)
+    return sorted(steps)
 
 
 @dataclass
-class _Walk:
-    """Where the images of one climb are; every field is ``(N, …)``, in the same order."""
+class _Iterate:
+    """The variables of algorithm 1 for the images of one batch; every field is ``(N, …)``."""
 
     indices: Tensor
-    at: Tensor
-    """x_k."""
-    before: Tensor
-    """x_{k-1}."""
-    margin: Tensor
-    """At x_k."""
+    x: Tensor
+    x_before: Tensor
+    f: Tensor
     gradient: Tensor
-    """At x_k."""
-    best: Tensor
-    """x_max."""
-    best_margin: Tensor
-    """f_max."""
-    best_gradient: Tensor
-    step: Tensor
-    """eta."""
-    num_rises: Tensor
-    """Steps since the last checkpoint that climbed."""
-    checked_margin: Tensor
-    """f_max at the last checkpoint."""
+    x_max: Tensor
+    f_max: Tensor
+    gradient_max: Tensor
+    eta: Tensor
+    num_increases: Tensor
+    """Steps since the last checkpoint that increased the loss."""
+    f_checked: Tensor
+    """``f_max`` at the last checkpoint."""
     was_halved: Tensor
     """Whether the step was halved at the last checkpoint."""
 
-    def of(self, is_kept: Tensor) -> _Walk:
-        """The walk of some of the images."""
-        if bool(is_kept.all()):
-            return self
-        return _Walk(*(getattr(self, field.name)[is_kept] for field in fields(self)))
+    def keep(self, is_kept: Tensor) -> None:
+        """Drop the other images."""
+        if not bool(is_kept.all()):
+            for field in fields(self):
+                setattr(self, field.name, getattr(self, field.name)[is_kept])
 
 
-def auto_climb(
-    standing: AttackState, indices: Tensor, start: Tensor, margin: Margin, num_steps: int
+def _run_steps(
+    state: AttackState, indices: Tensor, start: Tensor, loss: IndexedLoss, num_steps: int
 ) -> None:
-    """Climb one batch from ``start``; what comes of it is kept in ``standing``.
-
-    An image without a gradient at its start has no way to go, so it is climbed no further.
-    """
-    first, gradient, succeeded = standing.look(indices, start, margin)
-    eps = torch.as_tensor(standing.eps_of(indices), dtype=start.dtype, device=start.device)
-    walk = _Walk(
+    f, gradient, succeeded = state.forward_backward(indices, start, loss)
+    eps = torch.as_tensor(state.eps_at(indices), dtype=start.dtype, device=start.device)
+    it = _Iterate(
         indices=indices,
-        at=start,
-        before=start,
-        margin=first,
+        x=start,
+        x_before=start,
+        f=f,
         gradient=gradient,
-        best=start,
-        best_margin=first,
-        best_gradient=gradient,
-        step=2 * eps.expand(len(indices)),
-        num_rises=torch.zeros_like(indices),
-        checked_margin=first,
+        x_max=start,
+        f_max=f,
+        gradient_max=gradient,
+        eta=2 * eps.expand(len(indices)),
+        num_increases=torch.zeros_like(indices),
+        f_checked=f,
         was_halved=torch.zeros_like(succeeded),
-    ).of(~succeeded & (gradient != 0).flatten(1).any(dim=1))
-    since, checked_at = 0, checkpoints(num_steps)
-    for done in range(1, num_steps + 1):
-        if not len(walk.indices):
+    )
+    it.keep(~succeeded & has_direction(gradient))  # without a gradient an image cannot move
+    last_checkpoint, checked = 0, checkpoints(num_steps)
+    for k in range(1, num_steps + 1):
+        if not len(it.indices):
             return
-        ahead = _ahead(standing, walk, ALPHA if done > 1 else 1.0)
-        walk.before, walk.at = walk.at, ahead
-        reached, walk.gradient, succeeded = standing.look(
-            walk.indices, walk.at, margin, is_last=done == num_steps
-        )
-        walk.num_rises = walk.num_rises + (reached > walk.margin)
-        walk.margin = reached
-        walk = walk.of(~succeeded)
-        is_better = walk.margin > walk.best_margin
-        walk.best = _where(is_better, walk.at, walk.best)
-        walk.best_gradient = _where(is_better, walk.gradient, walk.best_gradient)
-        walk.best_margin = torch.where(is_better, walk.margin, walk.best_margin)
-        if done in checked_at:
-            _check(walk, done - since)
-            since = done
+        x_next = _next_point(state, it, ALPHA if k > 1 else 1.0)
+        it.x_before, it.x = it.x, x_next
+        if k == num_steps:
+            state.evaluate(it.indices, it.x, loss)
+            return
+        f, it.gradient, succeeded = state.forward_backward(it.indices, it.x, loss)
+        it.num_increases = it.num_increases + (f > it.f)
+        it.f = f
+        it.keep(~succeeded)
+        is_better = it.f > it.f_max
+        it.x_max = _where(is_better, it.x, it.x_max)
+        it.gradient_max = _where(is_better, it.gradient, it.gradient_max)
+        it.f_max = torch.where(is_better, it.f, it.f_max)
+        if k in checked:
+            _halve_steps(it, k - last_checkpoint)
+            last_checkpoint = k
 
 
-def _ahead(standing: AttackState, walk: _Walk, alpha: float) -> Tensor:
-    clean, eps = standing.images[walk.indices], standing.eps_of(walk.indices)
-    norm = standing.norm
-    stepped = walk.at + expand_eps(walk.step, walk.at) * norm.step(walk.gradient, walk.at)
-    projected = norm.project(stepped, clean, eps)
+def _next_point(state: AttackState, it: _Iterate, alpha: float) -> Tensor:
+    images, eps = state.images[it.indices], state.eps_at(it.indices)
+    z = ascend(it.x, it.gradient, images, eps=eps, step_size=it.eta, norm=state.norm)
     if alpha == 1:
-        return projected
-    ahead = walk.at + alpha * (projected - walk.at) + (1 - alpha) * (walk.at - walk.before)
-    return norm.project(ahead, clean, eps)
+        return z
+    x_next = it.x + alpha * (z - it.x) + (1 - alpha) * (it.x - it.x_before)
+    return state.norm.project(x_next, images, eps)
 
 
-def _check(walk: _Walk, num_since: int) -> None:
-    """The two conditions of a checkpoint, and what follows from them."""
-    is_slow = walk.num_rises < RHO * num_since
-    is_stuck = ~walk.was_halved & (walk.best_margin <= walk.checked_margin)
+def _halve_steps(it: _Iterate, num_steps: int) -> None:
+    """Halve the step and return to the best point where condition 1 or 2 of the paper holds."""
+    is_slow = it.num_increases < RHO * num_steps
+    is_stuck = ~it.was_halved & (it.f_max <= it.f_checked)
     is_halved = is_slow | is_stuck
-    walk.step = torch.where(is_halved, walk.step / 2, walk.step)
-    walk.at = _where(is_halved, walk.best, walk.at)
-    walk.gradient = _where(is_halved, walk.best_gradient, walk.gradient)
-    walk.margin = torch.where(is_halved, walk.best_margin, walk.margin)
-    walk.was_halved, walk.checked_margin = is_halved, walk.best_margin
-    walk.num_rises = torch.zeros_like(walk.num_rises)
+    it.eta = torch.where(is_halved, it.eta / 2, it.eta)
+    it.x = _where(is_halved, it.x_max, it.x)
+    it.gradient = _where(is_halved, it.gradient_max, it.gradient)
+    it.f = torch.where(is_halved, it.f_max, it.f)
+    it.was_halved, it.f_checked = is_halved, it.f_max
+    it.num_increases = torch.zeros_like(it.num_increases)
 
 
 def _where(condition: Tensor, chosen: Tensor, other: Tensor) -> Tensor:
-    return torch.where(condition.view(-1, *[1] * (chosen.ndim - 1)), chosen, other)
+    return torch.where(condition.view(-1, 1, 1, 1), chosen, other)

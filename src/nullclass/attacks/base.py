@@ -1,31 +1,47 @@
-"""What an attack is."""
+"""The interface of attacks, and the base class that checks their inputs."""
 
 from __future__ import annotations
 
+import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import fields
+from typing import (
+    Any,
+    ClassVar,
+    Literal,
+    Protocol,
+    get_args,
+    get_origin,
+    get_type_hints,
+    runtime_checkable,
+)
 
 import torch
 from torch import Tensor, nn
 
 from nullclass.attacks.losses import ObjectiveName
+from nullclass.attacks.state import AttackState
+from nullclass.core.checks import check_choice, check_count, check_share
+from nullclass.core.errors import UserError
 from nullclass.core.norms import BALLS, Eps
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 
 Access = Literal["white-box", "scores", "labels", "none"]
-"""What an attack takes from the model under attack: gradients too, only its logits (a black-box
-attack with scores), only the labels it answers (a score-free, or hard-label, attack), or nothing at
-all (a transfer, noise)."""
+"""What an attack uses of the model under attack: gradients and logits, logits only, predicted
+labels only, or nothing (transfer, noise)."""
+
+UNKNOWN = "unknown"
+"""The access of an attack that does not declare one."""
 
 
 class Attack(Protocol):
-    """Turns images into attacked images within a budget; a frozen dataclass of its settings.
+    """Turns images into adversarial images within a budget; its attributes are its settings.
 
-    The model is left as it was found, and so are the images. Where an attack does not
-    succeed it returns its best try. Whether it succeeded is never its own say: callers
-    score what it returns (``nullclass.evaluation.run``).
+    An attack leaves the model and the images unchanged. Where it does not succeed it returns its
+    best adversarial image so far. Callers decide success themselves, from the outcomes.
     """
 
     @property
@@ -34,19 +50,19 @@ class Attack(Protocol):
 
     @property
     def is_iterative(self) -> bool:
-        """Whether one success anywhere in the ball is looked for.
+        """Whether the attack searches the ball for a success.
 
-        Then what was found at a smaller eps counts at a larger one. A fixed recipe such as FGSM
-        does not look.
+        Then a success at a smaller eps counts at every larger one. A single step such as FGSM does
+        not search.
         """
 
     @property
     def access(self) -> Access:
-        """What it takes from the model; red flags compare it with what was really taken."""
+        """What the attack uses of the model."""
 
     def __call__(
         self,
-        model: Classifier,
+        model: nn.Module,
         images: Tensor,
         labels: Tensor,
         *,
@@ -55,55 +71,206 @@ class Attack(Protocol):
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
-        """Attacked images ``(N, C, H, W)`` in [0,1], none further than eps (pixel units).
+        """Return adversarial images ``(N, C, H, W)`` in [0,1], within eps of the images.
 
-        ``eps`` is one budget for all images or ``(N,)``, one for each.
-
-        ``batch_size`` is the number of images per forward and backward pass; ``None`` chooses one.
+        Args:
+            model: A :class:`nullclass.models.Classifier`.
+            images: ``(N, C, H, W)`` in [0,1].
+            labels: ``(N,)`` true labels.
+            eps: Budget in pixel units: one number, or ``(N,)`` with one value per image.
+            norm: ``linf``, ``l2`` or ``l1``.
+            generator: Source of random numbers.
+            batch_size: Images per forward and backward pass;
+                :func:`nullclass.attacks.state.default_batch_size` if None.
         """
         ...
 
 
-def norms_of(attack: Attack) -> tuple[str, ...]:
-    """The norms an attack knows: its ``norms`` if it names some, else all there are."""
-    known: tuple[str, ...] = getattr(attack, "norms", tuple(BALLS))
-    return known
+class BaseAttack(ABC):
+    """An attack as a frozen dataclass: subclasses define :meth:`run`."""
+
+    objective: ObjectiveName
+    is_iterative: ClassVar[bool] = True
+    access: ClassVar[Access] = "white-box"
+    norms: ClassVar[tuple[str, ...]] = tuple(BALLS)
+    """The norms the attack supports."""
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check_settings(self)
+
+    @abstractmethod
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """Attack ``state.images`` and leave the results in ``state.adv_images``."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: Eps,
+        norm: str = "linf",
+        num_classes: int | None = None,
+        generator: torch.Generator | None = None,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Return adversarial images; see :class:`Attack`.
+
+        Args:
+            model: A :class:`nullclass.models.Classifier`, or any module with ``num_classes``.
+            images: ``(N, C, H, W)`` in [0,1].
+            labels: ``(N,)`` true labels.
+            eps: Budget in pixel units: one number, or ``(N,)`` with one value per image.
+            norm: One of ``norms``.
+            num_classes: K, the number of real classes, for a module that is no Classifier.
+            generator: Source of random numbers.
+            batch_size: Images per forward and backward pass.
+
+        Raises:
+            UserError: If an argument is out of range or the attack does not support it.
+        """
+        classifier = as_classifier(model, num_classes, images)
+        state = AttackState(
+            classifier,
+            images,
+            labels,
+            eps=eps,
+            norm=check_choice(f"the norm of {type(self).__name__}", norm, self.norms),
+            objective=self.objective,
+            precision=getattr(self, "precision", "float32"),
+            batch_size=batch_size,
+        )
+        if len(images):
+            with frozen(classifier):
+                self.run(state, generator)
+        return state.adv_images
 
 
 @runtime_checkable
 class LinearAttack(Protocol):
-    """An attack whose images for all eps lie on one straight line from the clean image.
-
-    ``direction`` is all it needs of the model: the image for eps is ``along(direction, …, eps)``.
-    """
+    """An attack whose images for all eps lie on one line: ``step_along(direction, …, eps)``."""
 
     def direction(self, model: Classifier, images: Tensor, labels: Tensor, *, norm: str) -> Tensor:
-        """Where the images ``(N, C, H, W)`` go, of size 1 in the norm, or 0 without a gradient."""
+        """Return directions ``(N, C, H, W)`` of size 1 in the norm, 0 without a gradient."""
         ...
 
 
 @runtime_checkable
 class TakesReferenceImages(Protocol):
-    """An attack that draws on other images than those it attacks, and may be given them."""
+    """An attack that starts from images other than those under attack."""
 
-    def with_reference_images(self, pool: LabelledImages) -> Attack:
-        """The same attack with that pool, or itself if it has one."""
+    def with_reference_images(self, images: LabelledImages) -> Attack:
+        """Return the attack with these reference images, unless it already has some."""
         ...
+
+
+def with_reference_images(attack: Attack, images: LabelledImages) -> Attack:
+    """Return the attack with reference images if it takes any and has none."""
+    return (
+        attack.with_reference_images(images) if isinstance(attack, TakesReferenceImages) else attack
+    )
+
+
+def supported_norms(attack: Attack) -> tuple[str, ...]:
+    """Return the norms an attack supports: its ``norms`` attribute, or all of them."""
+    norms: tuple[str, ...] = getattr(attack, "norms", tuple(BALLS))
+    return norms
+
+
+def access_of(attack: object) -> str:
+    """Return what an attack uses of the model, or ``unknown``."""
+    return getattr(attack, "access", UNKNOWN)
+
+
+def check_attack(attack: object) -> None:
+    """Raise UserError unless the argument is an instance of an attack."""
+    if isinstance(attack, type):
+        name = attack.__name__
+        raise UserError(f"{name} is a class: write {name}() to make an attack of it")
+    if not callable(attack) or not hasattr(attack, "objective"):
+        raise UserError(
+            f"{attack!r} is no attack: give an instance such as PGD(), or a callable with the "
+            "attributes objective, is_iterative and access (nullclass.attacks.base.Attack)"
+        )
+
+
+def describe(attack: Attack) -> dict[str, Any]:
+    """Return the class name and all settings of an attack as JSON values."""
+    settings = {name: _as_json(value) for name, value in vars(attack).items()}
+    return {"kind": type(attack).__name__, "objective": attack.objective} | settings
+
+
+def _as_json(setting: Any) -> Any:
+    if isinstance(setting, tuple):
+        return [_as_json(part) for part in setting]
+    if isinstance(setting, LabelledImages):
+        return {"num_images": len(setting)}
+    if isinstance(setting, Tensor):
+        return setting.tolist()
+    if isinstance(setting, Classifier):
+        return setting.architecture or type(setting.body).__name__
+    return describe(setting) if hasattr(setting, "objective") else setting
+
+
+_LARGEST = {"relative_step": 2.0, "p_init": 1.0, "tolerance": 0.1}
+"""Settings in ``(0, largest]``."""
+
+
+def check_settings(attack: Any) -> None:
+    """Raise UserError if a setting of a dataclass attack is out of range.
+
+    Literal settings must be one of their values, ``num_*`` positive integers. A setting whose
+    default is None may be None.
+    """
+    hints = get_type_hints(type(attack))
+    for field in fields(attack):
+        name, value = field.name, getattr(attack, field.name)
+        if get_origin(hints[name]) is Literal:
+            check_choice(name, value, get_args(hints[name]))
+        elif value is None and field.default is None:
+            continue
+        elif name.startswith("num_"):
+            check_count(name, value, field.metadata.get("minimum", 1))
+        elif name == "momentum":
+            check_share(name, value)
+        elif name in _LARGEST and not 0 < value <= _LARGEST[name]:
+            raise UserError(f"{name} must be in (0, {_LARGEST[name]:g}], not {value!r}")
+
+
+def as_classifier(model: object, num_classes: int | None, images: Tensor) -> Classifier:
+    """Return a Classifier as it is, and any other module wrapped in one.
+
+    Raises:
+        UserError: If the model is no module, or ``num_classes`` is missing or not the model's.
+    """
+    if isinstance(model, Classifier):
+        if num_classes not in (None, model.num_classes):
+            raise UserError(f"the model has {model.num_classes} classes, not {num_classes}")
+        return model
+    if not isinstance(model, nn.Module):
+        kind = "function" if inspect.isroutine(model) else type(model).__name__
+        raise UserError(f"the model must be a torch.nn.Module, not a {kind}: wrap it in a module")
+    if num_classes is None:
+        raise UserError("give num_classes, the number of real classes: a plain module has none")
+    with frozen(model), torch.no_grad():
+        has_null = model(images[:1]).shape[-1] == num_classes + 1
+    return Classifier(model, num_classes, has_null=has_null).to(images.device)
 
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode and no parameter gradients inside the block; as found after it."""
+    """Switch to evaluation mode without parameter gradients inside the block, and back after it."""
     modes = [(module, module.training) for module in model.modules()]
-    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         model.eval()
-        for parameter in wanted:
+        for parameter in trained:
             parameter.requires_grad_(False)
         with torch.enable_grad():
             yield
     finally:
-        for parameter in wanted:
+        for parameter in trained:
             parameter.requires_grad_(True)
         for module, was_training in modes:
             module.training = was_training

@@ -1,4 +1,4 @@
-"""What an attack costs: how many images went through the network, forwards and backwards."""
+"""The cost of an attack: how many images pass through the network, forward and backward."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 
 @dataclass
 class Passes:
-    """Images that went through a model; one image once is one pass."""
+    """Images that passed through a model; one image once is one pass."""
 
     forward: int = 0
     backward: int = 0
 
 
 @contextmanager
-def counted(model: nn.Module) -> Iterator[Passes]:
-    """Count the passes of a model inside the block, whoever makes them."""
+def count_passes(model: nn.Module) -> Iterator[Passes]:
+    """Count the passes of a model inside the block."""
     passes = Passes()
 
     def on_forward(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -1,86 +1,102 @@
-"""Several attacks one after another, each on what still stands: the per-image worst case."""
+"""Several attacks one after another, each on the images still active: the per-image worst case."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nullclass.attacks.base import Access, Attack, TakesReferenceImages, frozen, norms_of
-from nullclass.attacks.counters import counted
+from nullclass.attacks.apgd import APGD
+from nullclass.attacks.base import (
+    Access,
+    Attack,
+    access_of,
+    as_classifier,
+    check_attack,
+    frozen,
+    supported_norms,
+    with_reference_images,
+)
+from nullclass.attacks.counters import count_passes
+from nullclass.attacks.dataset import DatasetAttack
 from nullclass.attacks.losses import ObjectiveName, find_objective, is_success
-from nullclass.attacks.multi_targeted_pgd import MultiTargetedPGD
-from nullclass.attacks.pgd import PGD
-from nullclass.attacks.state import Precision, logits_of
+from nullclass.attacks.on_zero_gradient import OnZeroGradient
+from nullclass.attacks.pgd import PGD, MultiTargetedPGD
+from nullclass.attacks.square import Square
+from nullclass.attacks.state import Precision, check_images, logits_of
+from nullclass.attacks.steps import NoGradientError
 from nullclass.core.errors import UserError
 from nullclass.core.norms import Eps, check_eps
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 
-UNKNOWN = "unknown"
-"""What an attack needs that does not say."""
+MemberStatus = Literal["ran", "unsupported-norm", "no-gradient"]
+"""Whether a member ran, or why it was skipped."""
 
 
 @dataclass(frozen=True)
 class MemberStats:
-    """What one attack did on some images, and what it cost."""
+    """What one attack did on some images, and its cost."""
 
     member: str
-    """Its name in a cascade, or the attack's own."""
+    """Its name in an ensemble, or the attack's own."""
     access: str
-    """What it takes from the model (:data:`nullclass.attacks.base.Access`), or ``untold``."""
+    """What it uses of the model (:data:`nullclass.attacks.base.Access`), or ``unknown``."""
     is_iterative: bool
-    """Whether it searches the ball."""
+    status: MemberStatus
+    """``no-gradient``: the model's forward pass detaches the images, so the member was skipped."""
     num_images: int
-    """Images it was given: those that stood."""
+    """Images it attacked."""
     num_successes: int
-    """Images that fell to it."""
     num_forward: int
-    """Images that went through the model forwards."""
+    """Images that passed through the model forward."""
     num_backward: int
-    """Images that went through the model backwards."""
+    """Images that passed through the model backward."""
     seconds: float
 
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """What came of a cascade."""
+    """The adversarial images of an ensemble, and what each member did."""
 
     adv_images: Tensor
-    """``(N, C, H, W)``: successes, and where there is none the try with the largest margin."""
-    members: Tensor
-    """``(N,)`` int64: the member an image fell to, -1 if it stands."""
+    """``(N, C, H, W)``: successes, and the images with the largest margin for the rest."""
+    winning_member: Tensor
+    """``(N,)`` int64: the member that succeeded, -1 if none did."""
     member_stats: tuple[MemberStats, ...]
-    """One for each member, in order."""
+    """One per member, in order."""
 
 
 @dataclass(frozen=True)
 class AttackEnsemble:
-    """A fixed sequence of attacks with one objective, cheapest first.
+    """A sequence of attacks with one objective, cheapest first.
 
-    A member that does not know the norm is passed over.
+    A member that does not support the norm is skipped, as is one that needs gradients where the
+    model has none.
     """
 
     members: tuple[Attack, ...]
-    """The attacks; their objectives agree."""
+    """The attacks; they share one objective."""
     names: tuple[str, ...] = ()
-    """The members' names, for tables; their kinds and positions unless given."""
+    """The members' names in tables; by default their positions and classes."""
     version: str = ""
-    """Of a published sequence, so that numbers of two versions are not compared unawares."""
+    """Version of a published sequence; results of two versions are not comparable."""
     is_iterative: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse members that want different things, and names that are not theirs."""
+        """Check the members and their names."""
+        for member in self.members:
+            check_attack(member)
         if len({member.objective for member in self.members}) != 1:
-            raise UserError("a cascade needs at least one attack, all with the same objective")
+            raise UserError("an ensemble needs at least one attack, all with the same objective")
         if not self.names:
             named = [f"{n} {type(m).__name__}" for n, m in enumerate(self.members, start=1)]
             object.__setattr__(self, "names", tuple(named))
         if len(set(self.names)) != len(self.members):
-            raise UserError(f"a cascade of {len(self.members)} attacks needs as many names")
+            raise UserError(f"an ensemble of {len(self.members)} attacks needs as many names")
 
     @property
     def objective(self) -> ObjectiveName:
@@ -89,95 +105,100 @@ class AttackEnsemble:
 
     @property
     def access(self) -> Access:
-        """The most that a member needs."""
-        access: tuple[Access, ...] = ("white-box", "scores", "labels")
-        wanted = {member.access for member in self.members}
-        return next((need for need in access if need in wanted), "none")
+        """The most that a member uses of the model."""
+        order: tuple[Access, ...] = ("white-box", "scores", "labels")
+        used = {member.access for member in self.members}
+        return next((access for access in order if access in used), "none")
 
-    def with_reference_images(self, pool: LabelledImages) -> AttackEnsemble:
-        """See :class:`nullclass.attacks.base.TakesReferenceImages`: handed on to the members."""
-        members = (
-            m.with_reference_images(pool) if isinstance(m, TakesReferenceImages) else m
-            for m in self.members
-        )
-        return replace(self, members=tuple(members))
+    def with_reference_images(self, images: LabelledImages) -> AttackEnsemble:
+        """See :class:`nullclass.attacks.base.TakesReferenceImages`; passed on to the members."""
+        return replace(self, members=tuple(with_reference_images(m, images) for m in self.members))
 
     def __call__(
         self,
-        model: Classifier,
+        model: nn.Module,
         images: Tensor,
         labels: Tensor,
         *,
         eps: Eps,
         norm: str = "linf",
+        num_classes: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
-        """See :class:`nullclass.attacks.base.Attack`."""
-        return self.trace(
-            model, images, labels, eps=eps, norm=norm, generator=generator, batch_size=batch_size
+        """Return adversarial images; see :class:`nullclass.attacks.base.BaseAttack`."""
+        model = as_classifier(model, num_classes, images)
+        return self.run_members(
+            model,
+            images,
+            labels,
+            eps=eps,
+            norm=norm,
+            generator=generator,
+            batch_size=batch_size,
         ).adv_images
 
-    def trace(
+    def run_members(
         self,
-        model: Classifier,
+        model: nn.Module,
         images: Tensor,
         labels: Tensor,
         *,
         eps: Eps,
         norm: str = "linf",
+        num_classes: int | None = None,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
     ) -> EnsembleResult:
-        """As a call, and tells what each member did and cost."""
+        """Return adversarial images and the statistics of every member; see :meth:`__call__`."""
+        classifier = as_classifier(model, num_classes, images)
+        check_images(images, labels, classifier.num_classes)
         eps = check_eps(eps, norm, images.shape)
-        objective, num_classes = find_objective(self.objective), model.num_classes
+        objective, num_classes = find_objective(self.objective), classifier.num_classes
         adv_images = images.detach().clone()
         best = torch.full((len(images),), -torch.inf, device=images.device)
         winning_member = torch.full((len(images),), -1, device=images.device)
-        standing = torch.arange(len(images), device=images.device)
+        active = torch.arange(len(images), device=images.device)
         member_stats = []
         for number, (member, name) in enumerate(zip(self.members, self.names, strict=True)):
-            started, num_given = time.perf_counter(), len(standing)
-            with counted(model) as passes:
-                if num_given and norm in norms_of(member):
-                    tried = member(
-                        model,
-                        images[standing],
-                        labels[standing],
-                        eps=eps[standing] if isinstance(eps, Tensor) else eps,
-                        norm=norm,
-                        generator=generator,
-                        batch_size=batch_size,
-                    )
-                    with frozen(model):
-                        logits = logits_of(model, tried)
-                    here = labels[standing]
-                    margins = objective.margin(logits, here, num_classes, "hard").to(best)
-                    fell = is_success(logits, here, num_classes, objective)
-                    is_kept = fell | (margins > best[standing])
-                    adv_images[standing[is_kept]] = tried[is_kept]
-                    best[standing[is_kept]] = margins[is_kept]
-                    winning_member[standing[fell]] = number
-                    standing = standing[~fell]
-            member_stats.append(
-                MemberStats(
-                    name,
-                    access_of(member),
-                    member.is_iterative,
-                    num_given,
-                    num_given - len(standing),
-                    passes.forward,
-                    passes.backward,
-                    time.perf_counter() - started,
-                )
+            started, attacked = time.perf_counter(), active
+            status: MemberStatus = "ran" if norm in supported_norms(member) else "unsupported-norm"
+            with count_passes(classifier) as passes:
+                if len(active) and status == "ran":
+                    try:
+                        tried = member(
+                            classifier,
+                            images[active],
+                            labels[active],
+                            eps=eps[active] if isinstance(eps, Tensor) else eps,
+                            norm=norm,
+                            generator=generator,
+                            batch_size=batch_size,
+                        )
+                    except NoGradientError:
+                        status, tried = "no-gradient", adv_images[active]
+                    with frozen(classifier):
+                        logits = logits_of(classifier, tried, batch_size)
+                    margins = objective.loss(logits, labels[active], num_classes, "margin").to(best)
+                    succeeded = is_success(logits, labels[active], num_classes, objective)
+                    is_kept = succeeded | (margins > best[active])
+                    adv_images[active[is_kept]] = tried[is_kept]
+                    best[active[is_kept]] = margins[is_kept]
+                    winning_member[active[succeeded]] = number
+                    active = active[~succeeded]
+            stats = MemberStats(
+                member=name,
+                access=access_of(member),
+                is_iterative=member.is_iterative,
+                status=status,
+                num_images=len(attacked),
+                num_successes=len(attacked) - len(active),
+                num_forward=passes.forward,
+                num_backward=passes.backward,
+                seconds=time.perf_counter() - started,
             )
+            member_stats.append(stats)
         return EnsembleResult(adv_images, winning_member, tuple(member_stats))
-
-
-def access_of(attack: object) -> str:
-    """What an attack takes from the model, or ``untold`` if it does not say."""
-    return getattr(attack, "access", UNKNOWN)
 
 
 def run_attack(
@@ -192,17 +213,23 @@ def run_attack(
     generator: torch.Generator | None = None,
     batch_size: int | None = None,
 ) -> EnsembleResult:
-    """Any attack's images, with what it cost; a single attack is its only member.
+    """Return any attack's images with its statistics, as if it were an ensemble of one.
 
-    Whom a single attack fooled it does not say, and nobody is asked: every image counts as its own
-    until it is scored.
+    A single attack does not report which images it fooled: each image is attributed to it until
+    scoring decides.
     """
     if isinstance(attack, AttackEnsemble):
-        return attack.trace(
-            model, images, labels, eps=eps, norm=norm, generator=generator, batch_size=batch_size
+        return attack.run_members(
+            model,
+            images,
+            labels,
+            eps=eps,
+            norm=norm,
+            generator=generator,
+            batch_size=batch_size,
         )
     started = time.perf_counter()
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         adv_images = images.detach().clone()
         if len(images):
             adv_images = attack(
@@ -214,38 +241,72 @@ def run_attack(
                 generator=generator,
                 batch_size=batch_size,
             )
-    seconds = time.perf_counter() - started
-    tally = MemberStats(
-        name,
-        access_of(attack),
-        attack.is_iterative,
-        len(images),
-        len(images),
-        passes.forward,
-        passes.backward,
-        seconds,
+    stats = MemberStats(
+        member=name,
+        access=access_of(attack),
+        is_iterative=attack.is_iterative,
+        status="ran",
+        num_images=len(images),
+        num_successes=len(images),
+        num_forward=passes.forward,
+        num_backward=passes.backward,
+        seconds=time.perf_counter() - started,
     )
-    return EnsembleResult(adv_images, torch.zeros_like(labels), (tally,))
+    return EnsembleResult(adv_images, torch.zeros_like(labels), (stats,))
 
 
 def null_aware_pgd(
     num_steps: int = 40, num_target_steps: int = 40, precision: Precision = "float32"
 ) -> AttackEnsemble:
-    """The null-aware PGD of the studies: smooth margin, hard margin, then every real target.
+    """Return the null-aware PGD of the studies: logsumexp margin, margin, every wrong class.
 
-    The hard margin is there for models whose logits differ little, where the smooth one leads
-    astray.
+    The margin is for models whose logits differ little, where the logsumexp margin misleads.
 
     Args:
         num_steps: Steps of each untargeted member.
         num_target_steps: Steps towards each of the K - 1 wrong real classes.
-        precision: Of the gradients, as for :class:`nullclass.attacks.pgd.PGD`.
+        precision: Of the gradients, as in :class:`nullclass.attacks.pgd.PGD`.
     """
-    return AttackEnsemble(
-        (
-            PGD(form="smooth", num_steps=num_steps, precision=precision),
-            PGD(form="hard", num_steps=num_steps, precision=precision),
-            MultiTargetedPGD(num_steps=num_target_steps, precision=precision),
+    members = {
+        "logsumexp-margin": PGD(num_steps=num_steps, precision=precision),
+        "margin": PGD(loss="margin", num_steps=num_steps, precision=precision),
+        "targets": MultiTargetedPGD(num_steps=num_target_steps, precision=precision),
+    }
+    return AttackEnsemble(tuple(members.values()), tuple(members))
+
+
+VERSION = "1"
+"""Version of the worst case; changes with any member or setting."""
+
+
+def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
+    """Return the strongest attack: a fixed, versioned ensemble, cheapest member first.
+
+    Each member attacks only the images still active, so that an image costs what it takes to fool
+    it. The members were chosen by what they add for their cost (LOG.md):
+
+    1. images of other classes, projected into the ball (exact at the largest eps);
+    2. PGD on the logsumexp margin, large steps with momentum;
+    3. PGD towards every other answer, on the logsumexp margin and, in smaller steps, on the
+       margin, for logits that differ little;
+    4. Auto-PGD on the logsumexp margin from many random starts, for bumpy losses;
+    5. random search for masked gradients, longer where the gradient is zero.
+
+    No member uses DLR: it added no image on any model tried (LOG.md). The idea of a fixed ensemble
+    is AutoAttack's (Croce & Hein 2020); the objectives are those of a model that may reject.
+
+    Args:
+        objective: What the attacker wants.
+    """
+    members: dict[str, Attack] = {
+        "dataset": DatasetAttack(objective=objective),
+        "pgd": PGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
+        "targets": MultiTargetedPGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
+        "targets-margin": MultiTargetedPGD(
+            objective, "margin", num_steps=80, relative_step=0.05, momentum=0.75
         ),
-        ("smooth", "hard", "targets"),
-    )
+        "restarts": APGD(objective, num_steps=25, num_restarts=12),
+        "square": Square(objective, "logsumexp-margin", num_queries=3000),
+        "square-zero-gradient": OnZeroGradient(Square(objective, num_queries=5000)),
+    }
+    return AttackEnsemble(tuple(members.values()), tuple(members), f"worst-case {VERSION}")

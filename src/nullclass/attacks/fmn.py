@@ -1,22 +1,22 @@
-"""Minimum norm: the smallest eps that succeeds, image by image.
+"""FMN: the smallest eps that succeeds, per image.
 
-A point climbs a margin in a ball that grows while nothing has succeeded and shrinks on
-success, both steps ever smaller:
+A point follows the gradient of a loss in a ball that grows until something succeeds and shrinks on
+success, with decreasing steps:
 
-    eps   <- |delta| + margin / |grad|_dual, at least (1 + gamma_0) eps    nothing found yet
-             min((1 - gamma_k) eps, the smallest found)                    at a success
-             (1 + gamma_k) eps                                             lost it again
+    eps   <- |delta| + margin / |grad|_dual, at least (1 + gamma_0) eps    no success yet
+             min((1 - gamma_k) eps, the smallest success)                  on success
+             (1 + gamma_k) eps                                             success lost again
     delta <- project(delta + alpha_k eps r grad / |grad|_2, eps)           r: the unit ball's
                                                                           radius in L2
 
-(FMN: Pintor, Roli, Brendel, Biggio 2021, "Fast minimum-norm adversarial attacks through adaptive
-norm constraints", algorithm 1.)
+(Pintor, Roli, Brendel, Biggio 2021, "Fast minimum-norm adversarial attacks through adaptive norm
+constraints", algorithm 1.)
 
-What differs: the margins count null as a defence. Where the box takes much of every step, |delta|
-stays below eps and the paper's estimate stalls: so eps always grows by gamma_0 at least. Steps
-are relative to eps, not absolute. The objective's margin comes first, until the first success
-in its smooth form; then every winning answer is aimed at in turn, in balls no larger than what was
-found. Each find is drawn towards the clean image as far as it succeeds.
+Differences: null counts as a defence. Where the box cuts off much of every step, |delta| stays
+below eps and the paper's estimate stalls, so eps always grows by gamma_0 at least. Steps are
+relative to eps. The objective's loss comes first, as a logsumexp margin until the first success;
+then every winning answer is targeted in turn, in balls no larger than the smallest success. Each
+success moves towards the clean image by bisection.
 """
 
 from __future__ import annotations
@@ -24,23 +24,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from nullclass.attacks.base import Access, frozen
-from nullclass.attacks.losses import (
-    Form,
-    ObjectiveName,
-    check_form,
-    find_objective,
-    is_success,
-)
-from nullclass.attacks.multi_targeted_pgd import check_num_targets
-from nullclass.attacks.state import Margin, check_counts, default_batch_size, logits_of
-from nullclass.core.norms import Eps, check_eps, expand_eps, find_ball
-from nullclass.models.classifier import Classifier
+from nullclass.attacks.base import BaseAttack, as_classifier, frozen
+from nullclass.attacks.losses import LossName, ObjectiveName, is_success
+from nullclass.attacks.state import AttackState, IndexedLoss
+from nullclass.attacks.steps import backward, forward
+from nullclass.core.norms import expand_eps, find_ball
 
 ALPHA = 0.3
 """First step as a share of eps (alpha_0 in the paper); the last is a hundredth of it."""
@@ -49,231 +41,168 @@ GAMMA = 0.05
 LAST_GAMMA = 0.001
 """Last change of eps (gamma_K)."""
 NUM_HALVINGS = 10
-"""Halvings of the line between the clean image and a find."""
+"""Bisection steps between the clean image and a success."""
 
 
 @dataclass(frozen=True)
-class FMN:
-    """The nearest success there is, as an attack and as a distance."""
+class FMN(BaseAttack):
+    """Minimum-norm search, as an attack and as a distance; deterministic.
+
+    As an attack it stops at the first success within eps.
+    """
 
     objective: ObjectiveName = "fool"
     """What the attacker wants."""
-    form: Form = "smooth"
-    """Of the objective's margin until the first success; after it, and for targets, it is hard."""
+    loss: LossName = "logsumexp-margin"
+    """What the steps maximise until the first success; after it, and for targets, the margin."""
     num_steps: int = 100
-    """Gradient steps on the objective's margin, and as many towards each target."""
+    """Gradient steps on the objective's loss, and as many towards each target."""
     num_targets: int | None = None
-    """How many of the nearest answers are aimed at after that; ``None`` is all of them."""
-    is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "white-box"
+    """How many of the winning answers are targets; ``None`` is all of them."""
 
-    def __post_init__(self) -> None:
-        """Refuse settings that do nothing."""
-        check_counts(self.num_steps, num_restarts=1)
-        find_objective(self.objective)
-        check_form(self.form)
-        check_num_targets(self.num_targets)
-
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
-        generator: torch.Generator | None = None,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """See :class:`nullclass.attacks.base.Attack`; deterministic.
-
-        An image is done as soon as a success within eps is found. What is found outside only is
-        projected into the ball.
-        """
-        eps = check_eps(eps, norm, images.shape)
-        found = self._search(model, images, labels, norm, enough=eps, batch_size=batch_size)
-        adv_images = found.norm.project(found.adv_images, found.images, eps)
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        found = self._search(state)
+        adv_images = state.norm.project(found.adv_images, state.images, state.eps)
         is_inside = found.sizes <= found.enough
-        adv_images[is_inside] = found.adv_images[is_inside]  # untouched by rounding
-        return adv_images
+        adv_images[is_inside] = found.adv_images[is_inside]  # without the projection's rounding
+        state.adv_images = adv_images
 
     def smallest(
         self,
-        model: Classifier,
+        model: nn.Module,
         images: Tensor,
         labels: Tensor,
         *,
         norm: str,
-        generator: torch.Generator | None = None,
+        num_classes: int | None = None,
         batch_size: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The nearest successes found, and how far they are.
+        """Return the nearest successes and their distances.
 
         Args:
-            model: The model to attack.
+            model: A :class:`nullclass.models.Classifier`, or any module with ``num_classes``.
             images: ``(N, C, H, W)`` in [0,1].
             labels: ``(N,)`` true labels.
             norm: ``linf``, ``l2`` or ``l1``.
-            generator: Not used: nothing here is random.
+            num_classes: K, for a module that is no Classifier.
             batch_size: Images per forward and backward pass.
 
         Returns:
-            Attacked images ``(N, C, H, W)``, the best try where there is no success, and their
-            sizes ``(N,)`` in pixel units: an upper bound on the smallest eps that succeeds, 0 for
-            images that need no attack, and inf where nothing was found.
+            Adversarial images ``(N, C, H, W)``, the best one where nothing succeeds, and distances
+            ``(N,)`` in pixel units: upper bounds of the smallest eps that succeeds, 0 for images
+            that succeed without an attack, and inf without a success.
 
         Raises:
-            UserError: If the norm is unknown.
+            UserError: If an argument is out of range.
         """
-        found = self._search(model, images, labels, norm, enough=0.0, batch_size=batch_size)
+        model = as_classifier(model, num_classes, images)
+        objective = self.objective
+        state = AttackState(
+            model, images, labels, eps=0.0, norm=norm, objective=objective, batch_size=batch_size
+        )
+        with frozen(model):
+            found = self._search(state)
         return found.adv_images, found.sizes
 
-    def _search(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        norm: str,
-        enough: Eps,
-        batch_size: int | None,
-    ) -> _Found:
-        found = _Found(model, images, labels, norm, self.objective, enough, batch_size)
-        if not len(images):
+    def _search(self, state: AttackState) -> _Nearest:
+        found = _Nearest(state)
+        if not len(state.images):
             return found
-        with frozen(model):
-            for soft, hard in self._margins(found):
-                before = found.sizes.clone()
-                for indices in found.batches():
-                    _walk(found, indices, soft, hard, self.num_steps)
-                is_drawn = (found.sizes < before) & (found.sizes > found.enough)
-                for indices in is_drawn.nonzero().squeeze(1).split(found.at_once):
-                    found.draw_in(indices)
+        for loss, margin in self._losses(state):
+            before = found.sizes.clone()
+            for indices in found.batches(found.sizes > found.enough):
+                _run_steps(found, indices, loss, margin, self.num_steps)
+            is_nearer = (found.sizes < before) & (found.sizes > found.enough)
+            for indices in found.batches(is_nearer):
+                found.bisect(indices)
         return found
 
-    def _margins(self, found: _Found) -> Iterator[tuple[Margin, Margin]]:
-        """What is climbed until a success and after it, one pair for each walk."""
-        objective, labels, num_classes = found.objective, found.labels, found.model.num_classes
-
-        def soft(logits: Tensor, indices: Tensor) -> Tensor:
-            return objective.margin(logits, labels[indices], num_classes, self.form)
-
-        def hard(logits: Tensor, indices: Tensor) -> Tensor:
-            return objective.margin(logits, labels[indices], num_classes, "hard")
-
-        yield soft, hard
-        ranked = objective.targets(logits_of(found.model, found.images), labels, num_classes)
-        for targets in ranked[:, : self.num_targets].unbind(dim=1):
-
-            def towards(logits: Tensor, indices: Tensor, at: Tensor = targets) -> Tensor:
-                return objective.target_margin(
-                    logits, labels[indices], at[indices], num_classes, "hard"
-                )
-
-            yield towards, towards
+    def _losses(self, state: AttackState) -> Iterator[tuple[IndexedLoss, IndexedLoss]]:
+        """Yield what each run maximises until its first success, and after it."""
+        yield state.loss(self.loss), state.loss("margin")
+        for margin in state.target_losses(self.num_targets, "margin"):
+            yield margin, margin
 
 
-class _Found:
-    """The books of one search: the nearest success of every image so far."""
+class _Nearest:
+    """The nearest success of every image so far."""
 
-    def __init__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        norm: str,
-        objective: ObjectiveName,
-        enough: Eps,
-        batch_size: int | None,
-    ) -> None:
-        self.model = model
-        self.images = images.detach()
-        self.labels = labels
-        self.norm = find_ball(norm)
-        self.objective = find_objective(objective)
-        self.at_once = batch_size or default_batch_size(images)
-        self.enough = torch.as_tensor(enough).to(self.images).expand(len(images))
-        """``(N,)`` sizes at which an image is searched no further."""
-        self.adv_images = self.images.clone()
-        """The nearest successes, and the tries with the largest margin where there is none."""
+    def __init__(self, state: AttackState) -> None:
+        self.state = state
+        self.enough = torch.as_tensor(state.eps).to(state.images).expand(len(state.images))
+        """``(N,)`` sizes at which an image needs no further search."""
+        self.adv_images = state.images.clone()
+        """The nearest successes, and the images with the largest margin for the rest."""
         self.sizes = torch.full_like(self.enough, torch.inf)
         self.margins = torch.full_like(self.enough, -torch.inf)
 
-    def batches(self) -> Iterator[Tensor]:
-        """Indices ``(N,)`` of what is still searched, a batch at a time."""
-        wanted = (self.sizes > self.enough).nonzero().squeeze(1)
-        if len(wanted):
-            yield from wanted.split(self.at_once)
+    def batches(self, chosen: Tensor) -> Iterator[Tensor]:
+        """Yield the indices of the chosen images in batches."""
+        indices = chosen.nonzero().squeeze(1)
+        if len(indices):
+            yield from indices.split(self.state.batch_size)
 
-    def record(self, indices: Tensor, adv_images: Tensor, logits: Tensor, margin: Tensor) -> Tensor:
-        """Keep what is nearer, and tell which of the images ``(N,)`` are successes."""
-        labels, num_classes = self.labels[indices], self.model.num_classes
-        is_found = is_success(logits, labels, num_classes, self.objective)
-        sizes = self.norm.size(adv_images - self.images[indices])
-        is_nearer = is_found & (sizes < self.sizes[indices])
+    def update(self, indices: Tensor, adv_images: Tensor, logits: Tensor, margin: Tensor) -> Tensor:
+        """Keep nearer successes, and return which images ``(N,)`` succeed."""
+        state = self.state
+        labels, num_classes = state.labels[indices], state.model.num_classes
+        succeeded = is_success(logits, labels, num_classes, state.objective)
+        sizes = state.norm.size(adv_images - state.images[indices])
+        is_nearer = succeeded & (sizes < self.sizes[indices])
         is_better = (margin > self.margins[indices]) & self.sizes[indices].isinf()
-        is_kept = is_nearer | (is_better & ~is_found)
+        is_kept = is_nearer | (is_better & ~succeeded)
         self.adv_images[indices[is_kept]] = adv_images[is_kept]
         self.margins[indices[is_kept]] = margin[is_kept].to(self.margins)
         self.sizes[indices[is_nearer]] = sizes[is_nearer]
-        return is_found
+        return succeeded
 
-    def draw_in(self, indices: Tensor) -> None:
-        """Move finds towards their clean images as far as they succeed, by bisection."""
-        clean, way = self.images[indices], self.adv_images[indices] - self.images[indices]
+    @torch.no_grad()
+    def bisect(self, indices: Tensor) -> None:
+        """Move successes towards their clean images as far as they succeed."""
+        images = self.state.images[indices]
+        delta = self.adv_images[indices] - images
         low, high = torch.zeros_like(self.sizes[indices]), torch.ones_like(self.sizes[indices])
         for _ in range(NUM_HALVINGS):
             middle = (low + high) / 2
-            tried = (clean + expand_eps(middle, way) * way).clamp(0, 1)
-            with torch.no_grad():
-                logits = self.model(tried)
-            is_found = self.record(indices, tried, logits, self.margins[indices])
-            low, high = torch.where(is_found, low, middle), torch.where(is_found, middle, high)
+            adv_images = (images + expand_eps(middle, delta) * delta).clamp(0, 1)
+            logits = self.state.model(adv_images)
+            succeeded = self.update(indices, adv_images, logits, self.margins[indices])
+            low = torch.where(succeeded, low, middle)
+            high = torch.where(succeeded, middle, high)
 
 
-def _walk(found: _Found, indices: Tensor, soft: Margin, hard: Margin, num_steps: int) -> None:
-    """Walk one batch from its clean images; what comes of it is kept in ``found``."""
-    norm, at = found.norm, found.images[indices]
-    num_pixels = at[0].numel()
-    widest = max(1.0, math.sqrt(num_pixels) / norm.largest(num_pixels))  # L2 radius of a unit ball
-    farthest = norm.size(torch.maximum(at, 1 - at))
-    eps, was_found = torch.zeros_like(farthest), torch.zeros_like(farthest, dtype=torch.bool)
-    for done in range(num_steps + 1):
-        point = at.detach().requires_grad_(done < num_steps)
-        logits = found.model(point)
-        margin = hard(logits, indices)
-        is_found = found.record(indices, at, logits.detach(), margin.detach())
-        goes_on = found.sizes[indices] > found.enough[indices]
-        if done == num_steps or not bool(goes_on.any()):
+def _run_steps(
+    found: _Nearest, indices: Tensor, loss: IndexedLoss, margin: IndexedLoss, num_steps: int
+) -> None:
+    """Run all steps on one batch from its clean images."""
+    state, norm = found.state, found.state.norm
+    x = state.images[indices]
+    num_pixels = x[0].numel()
+    radius = max(1.0, math.sqrt(num_pixels) / norm.largest(num_pixels))  # L2, of the unit ball
+    farthest = norm.size(torch.maximum(x, 1 - x))
+    eps, ever = torch.zeros_like(farthest), torch.zeros_like(farthest, dtype=torch.bool)
+    for k in range(num_steps + 1):
+        leaf = x.detach().requires_grad_(k < num_steps)
+        logits = forward(state.model, leaf)
+        margins = margin(logits, indices)
+        succeeded = found.update(indices, x, logits.detach(), margins.detach())
+        going = found.sizes[indices] > found.enough[indices]
+        if k == num_steps or not bool(going.any()):
             return
-        was_found = was_found | is_found
-        climbed = torch.where(was_found, margin, soft(logits, indices))
-        (gradient,) = torch.autograd.grad(climbed.sum(), point)
-        indices, at, gradient, margin, eps, farthest, is_found, was_found = (
-            values[goes_on]
-            for values in (
-                indices,
-                at,
-                gradient,
-                margin.detach(),
-                eps,
-                farthest,
-                is_found,
-                was_found,
-            )
-        )
-        clean, smallest = found.images[indices], found.sizes[indices]
-        left = (1 + math.cos(math.pi * done / num_steps)) / 2
-        alpha = ALPHA * (0.01 + 0.99 * left)
-        gamma = LAST_GAMMA + (GAMMA - LAST_GAMMA) * left
-        climb = (gradient * norm.steepest(gradient, at)).flatten(1).sum(dim=1)
-        ahead = norm.size(at - clean) + margin.abs() / climb.clamp(
-            min=torch.finfo(climb.dtype).tiny
-        )
-        eps = torch.where(
-            is_found,
-            (1 - gamma) * eps,
-            torch.where(was_found, (1 + gamma) * eps, ahead.maximum((1 + GAMMA) * eps)),
-        )
+        ever = ever | succeeded
+        gradient = backward(torch.where(ever, margins, loss(logits, indices)), leaf)
+        columns = (indices, x, gradient, margins.detach(), eps, farthest, succeeded, ever)
+        indices, x, gradient, margins, eps, farthest, succeeded, ever = (c[going] for c in columns)
+        images, smallest = state.images[indices], found.sizes[indices]
+        decay = (1 + math.cos(math.pi * k / num_steps)) / 2
+        alpha = ALPHA * (0.01 + 0.99 * decay)
+        gamma = LAST_GAMMA + (GAMMA - LAST_GAMMA) * decay
+        slope = (gradient * norm.steepest(gradient, x)).flatten(1).sum(dim=1)
+        slope = slope.clamp(min=torch.finfo(slope.dtype).tiny)
+        boundary = norm.size(x - images) + margins.abs() / slope
+        grown = torch.where(ever, (1 + gamma) * eps, boundary.maximum((1 + GAMMA) * eps))
+        eps = torch.where(succeeded, (1 - gamma) * eps, grown)
         eps = eps.minimum(farthest).minimum(smallest)
-        step = expand_eps(alpha * eps * widest, at) * find_ball("l2").steepest(gradient, at)
-        at = norm.project(at + step, clean, eps)
+        step = expand_eps(alpha * eps * radius, x) * find_ball("l2").steepest(gradient, x)
+        x = norm.project(x + step, images, eps)

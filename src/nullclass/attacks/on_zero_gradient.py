@@ -1,80 +1,66 @@
-"""An attack on those images only whose margin is flat.
+"""An attack for the images whose loss has a zero gradient.
 
-Gradients that are exactly zero are the plainest form of masking (Athalye et al. 2018), and what
-follows gradients gets nowhere. Where there is a gradient, attacks that use it are far cheaper.
+Gradients that are exactly zero are the simplest form of masking (Athalye et al. 2018): attacks that
+follow gradients cannot move. Where there is a gradient, such attacks are far cheaper.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Access, Attack, frozen, norms_of
+from nullclass.attacks.base import Access, Attack, BaseAttack, check_attack, supported_norms
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState
-from nullclass.core.norms import Eps, check_eps
-from nullclass.models.classifier import Classifier
+from nullclass.attacks.steps import NoGradientError, has_direction
 
 
 @dataclass(frozen=True)
-class OnZeroGradient:
-    """An attack, left out for images whose smooth margin has a gradient where they are."""
+class OnZeroGradient(BaseAttack):
+    """Runs an attack on images without a gradient of the logsumexp margin, and on no others."""
 
     attack: Attack
     """The attack."""
-    is_iterative: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the attack."""
+        check_attack(self.attack)
 
     @property
-    def norms(self) -> tuple[str, ...]:
-        """The norms the attack knows."""
-        return norms_of(self.attack)
+    def norms(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The norms the attack supports."""
+        return supported_norms(self.attack)
 
     @property
-    def objective(self) -> ObjectiveName:
+    def objective(self) -> ObjectiveName:  # type: ignore[override]
         """The attack's objective."""
         return self.attack.objective
 
     @property
-    def access(self) -> Access:
-        """What the attack needs: the gradient only decides whether it is made at all."""
+    def access(self) -> Access:  # type: ignore[override]
+        """What the attack uses; the gradient only decides whether it runs."""
         return self.attack.access
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
-        generator: torch.Generator | None = None,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """See :class:`nullclass.attacks.base.Attack`."""
-        eps = check_eps(eps, norm, images.shape)
-        standing = AttackState(
-            model, images, labels, eps, norm, self.objective, batch_size=batch_size
-        )
-        is_flat = torch.zeros_like(standing.is_active)
-
-        climbed = standing.margin("smooth")
-        with frozen(model):
-            for indices in standing.batches():
-                _, gradient, _ = standing.look(indices, standing.images[indices], climbed)
-                is_flat[indices] = ~(gradient != 0).flatten(1).any(dim=1)
-        is_flat &= standing.is_active
-        adv_images = standing.adv_images
-        if bool(is_flat.any()):
-            adv_images[is_flat] = self.attack(
-                model,
-                standing.images[is_flat],
-                labels[is_flat],
-                eps=eps[is_flat] if isinstance(eps, Tensor) else eps,
-                norm=norm,
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        has_gradient, loss = torch.zeros_like(state.active), state.loss("logsumexp-margin")
+        try:
+            for indices in state.batches():
+                _, gradient, _ = state.forward_backward(indices, state.images[indices], loss)
+                has_gradient[indices] = has_direction(gradient)
+        except NoGradientError:
+            state.evaluate_clean(loss)
+        chosen = state.active & ~has_gradient
+        if bool(chosen.any()):
+            eps = state.eps
+            state.adv_images[chosen] = self.attack(
+                state.model,
+                state.images[chosen],
+                state.labels[chosen],
+                eps=eps[chosen] if isinstance(eps, Tensor) else eps,
+                norm=state.norm_name,
                 generator=generator,
-                batch_size=batch_size,
+                batch_size=state.batch_size,
             )
-        return adv_images

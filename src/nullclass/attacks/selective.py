@@ -1,123 +1,87 @@
-"""Selective and orthogonal PGD: two losses, one for the classifier and one for its detector.
+"""Selective and orthogonal PGD: one loss for the classifier and one for its detector.
 
-A model with null is a classifier that can be wrong and a detector that can refuse:
+A model with null is a classifier that can be wrong and a detector that can reject:
 
-    a = max_{k != y} z_k - z_y       the classifier's, over the real classes
-    b = max_{k != y} z_k - z_null    the detector's
+    a = max_{k != y} z_k - z_y       the classifier's loss, over the real classes
+    b = max_{k != y} z_k - z_null    the detector's loss
 
-Added up, two losses pull against each other. So each step climbs one of them: a while it is
-not yet met, then b (selective); or what of its gradient is orthogonal to the other's (orthogonal),
-which in first order leaves the other as it is.
+The gradients of the two losses oppose each other when summed. So each step increases one of them:
+a until the classifier is wrong, then b (selective); or the part of its gradient that is orthogonal
+to the other's, which leaves the other unchanged to first order (orthogonal).
 
     g = grad a if a <= 0 else grad b          g <- g - (g . h / |h|^2) h,  h the other gradient
 
 (Bryniarski, Hingun, Pachuca, Wang, Carlini 2021, "Evading adversarial example detection defenses
-with orthogonal projected gradient descent".) What differs: both losses are margins, whose zero is
-the test of what is met, and steps are the norm's own: L-infinity's is the sign of what is
-orthogonal, and no longer quite orthogonal itself. Without null there is no detector, and this is
-PGD on a.
+with orthogonal projected gradient descent".) Differences: both losses are margins, which are
+positive exactly on success, and steps are those of the norm: in L-infinity the sign of the
+orthogonal part, which is itself no longer quite orthogonal. Without null this is PGD on a.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Access, frozen
+from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.attacks.pgd import check_step
-from nullclass.attacks.state import AttackState, Margin, check_counts
-from nullclass.core.errors import UserError
-from nullclass.core.norms import Eps, check_eps, expand_eps, find_ball
-from nullclass.models.classifier import Classifier
-
-Variant = Literal["selective", "orthogonal"]
+from nullclass.attacks.state import AttackState
+from nullclass.attacks.steps import ascend, has_direction, input_gradient
+from nullclass.core.norms import expand_eps, find_ball
 
 
 @dataclass(frozen=True)
-class SelectivePGD:
-    """PGD on the classifier's loss or the detector's, whichever is not yet met."""
+class SelectivePGD(BaseAttack):
+    """PGD on the loss of the classifier or of the detector, whichever is not yet positive."""
 
-    variant: Variant = "selective"
-    """``orthogonal`` takes from each step what would move the other loss; it needs a second
-    forward and backward pass a step."""
+    variant: Literal["selective", "orthogonal"] = "selective"
+    """``orthogonal`` needs a second forward and backward pass per step."""
     num_steps: int = 40
-    """Gradient steps a restart."""
+    """Gradient steps per restart."""
     num_restarts: int = 1
-    """Independent starts; the first is the clean image, the others are random in the ball."""
+    """Independent starts: the clean image, then random points of the ball."""
     relative_step: float | None = None
-    """Step as a share of eps; ``None`` is 2.5 / num_steps."""
-    objective: ClassVar[ObjectiveName] = "fool"
-    is_iterative: ClassVar[bool] = True
-    access: ClassVar[Access] = "white-box"
+    """Step size as a share of eps; ``None`` is 2.5 / num_steps."""
+    objective: ObjectiveName = field(default="fool", init=False)
 
-    def __post_init__(self) -> None:
-        """Refuse settings that do nothing."""
-        check_counts(self.num_steps, self.num_restarts)
-        check_step(self.relative_step, momentum=0)
-        if self.variant not in get_args(Variant):
-            raise UserError(f"there is no variant {self.variant!r}: choose selective or orthogonal")
-
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
-        generator: torch.Generator | None = None,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """See :class:`nullclass.attacks.base.Attack`."""
-        eps = check_eps(eps, norm, images.shape)
-        standing = AttackState(
-            model, images, labels, eps, norm, self.objective, batch_size=batch_size
-        )
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        relative_step = self.relative_step or 2.5 / self.num_steps
+        labels, num_classes = state.labels, state.model.num_classes
 
         def selected(logits: Tensor, indices: Tensor) -> Tensor:
-            classifier, detector = two_losses(logits, labels[indices], model.num_classes)
+            classifier, detector = two_losses(logits, labels[indices], num_classes)
             return torch.where(classifier > 0, detector, classifier)
 
-        with frozen(model):
-            walk = partial(self._walk, standing)
-            standing.climb([selected], self.num_restarts, generator, walk)
-        return standing.adv_images
-
-    def _walk(
-        self, standing: AttackState, indices: Tensor, adv_images: Tensor, selected: Margin
-    ) -> None:
-        model = standing.model
-        share = 2.5 / self.num_steps if self.relative_step is None else self.relative_step
-        for done in range(self.num_steps + 1):
-            is_last = done == self.num_steps
-            _, gradient, succeeded = standing.look(indices, adv_images, selected, is_last=is_last)
-            goes_on = ~succeeded & (gradient != 0).flatten(1).any(dim=1)
-            if is_last or not bool(goes_on.any()):
-                return
-            indices, adv_images, gradient = indices[goes_on], adv_images[goes_on], gradient[goes_on]
-            if self.variant == "orthogonal" and model.has_null:
-                point = adv_images.detach().requires_grad_()
-                classifier, detector = two_losses(
-                    model(point), standing.labels[indices], model.num_classes
+        for indices, adv_images, _ in state.starts([selected], self.num_restarts, generator):
+            for _ in range(self.num_steps):
+                _, gradient, succeeded = state.forward_backward(indices, adv_images, selected)
+                going = ~succeeded & has_direction(gradient)
+                indices, adv_images, gradient = indices[going], adv_images[going], gradient[going]
+                if not len(indices):
+                    break
+                if self.variant == "orthogonal" and state.model.has_null:
+                    gradient = _orthogonal(gradient, _other_gradient(state, indices, adv_images))
+                eps = state.eps_at(indices)
+                adv_images = ascend(
+                    adv_images,
+                    gradient,
+                    state.images[indices],
+                    eps=eps,
+                    step_size=relative_step * eps,
+                    norm=state.norm,
                 )
-                left_alone = torch.where(classifier > 0, classifier, detector).sum()
-                (against,) = torch.autograd.grad(left_alone, point)
-                gradient = _orthogonal(gradient, against)
-            clean, eps = standing.images[indices], standing.eps_of(indices)
-            step = share * expand_eps(eps, adv_images) * standing.norm.step(gradient, adv_images)
-            adv_images = standing.norm.project(adv_images + step, clean, eps)
+            else:
+                state.evaluate(indices, adv_images, selected)
 
 
 def two_losses(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """``(N,)`` each: the classifier's margin, and the detector's.
+    """Return the classifier's and the detector's loss, ``(N,)`` each.
 
-    Both are positive exactly where the image is fooled. Without null the detector has nothing
-    against any image: its margin is the classifier's.
+    Both are positive exactly where the image is fooled. Without null the detector accepts every
+    image, and its loss is the classifier's.
     """
     real = logits[:, :num_classes]
     at_label = real.gather(1, labels[:, None])
@@ -128,8 +92,17 @@ def two_losses(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor
     return classifier, best - logits[:, num_classes] if has_null else classifier
 
 
-def _orthogonal(gradient: Tensor, against: Tensor) -> Tensor:
-    """What of the gradients ``(N, …)`` is orthogonal to the others, image by image."""
-    unit = find_ball("l2").steepest(against, against)
-    step_along = (gradient * unit).flatten(1).sum(dim=1)
-    return gradient - expand_eps(step_along, gradient) * unit
+def _other_gradient(state: AttackState, indices: Tensor, adv_images: Tensor) -> Tensor:
+    def other(logits: Tensor) -> Tensor:
+        labels = state.labels[indices]
+        classifier, detector = two_losses(logits, labels, state.model.num_classes)
+        return torch.where(classifier > 0, classifier, detector)
+
+    return input_gradient(state.model, adv_images, other)[0]
+
+
+def _orthogonal(gradient: Tensor, other: Tensor) -> Tensor:
+    """Return the part of each gradient ``(N, …)`` that is orthogonal to the other one."""
+    unit = find_ball("l2").steepest(other, other)
+    length = (gradient * unit).flatten(1).sum(dim=1)
+    return gradient - expand_eps(length, gradient) * unit

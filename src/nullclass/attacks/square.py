@@ -1,16 +1,14 @@
-"""Square Attack: random search with squares, on the model's answers alone.
+"""Square Attack: random search with squares, on the model's logits alone.
 
-    linf:  x <- x' if margin(x') > margin(x),    x' = x with clean +- eps in a random square
+    linf:  x <- x' if loss(x') > loss(x),    x' = x with clean +- eps in a random square
     l2:    the same, where x' moves the perturbation of one random square into another
 
-Andriushchenko et al. 2020 (algorithms 1 to 3): a start of vertical stripes (linf) or of a grid of
-bumps (l2), and squares whose share p of the image shrinks with the number of queries. A linf
-square that would change nothing changes sign, so that no query is wasted. Where it differs: every
-image has a square, a sign and an orientation of its own (published code shares some of them in a
-batch), a square may touch the lower and the right edge, the clean image is looked at before the
-first query, and null counts as a defence.
-
-No gradient is asked for, so a model that hides or breaks its gradients gains nothing by it.
+Andriushchenko et al. 2020 (algorithms 1 to 3): the start has vertical stripes (linf) or a grid of
+bumps (l2), and the squares' share p of the image shrinks with the number of queries. Differences:
+a linf square that would change nothing flips its sign, so that no query is wasted; every image has
+its own square, sign and orientation (published code shares some of them in a batch); a square may
+touch the lower and the right edge; the clean image is evaluated before the first query; null counts
+as a defence. The attack uses no gradient, so masked gradients do not help against it.
 """
 
 from __future__ import annotations
@@ -26,196 +24,158 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nullclass.attacks.base import Access, frozen
-from nullclass.attacks.losses import Form, ObjectiveName, check_form, find_objective
-from nullclass.attacks.state import AttackState, Margin
-from nullclass.core.errors import UserError
-from nullclass.core.norms import Eps, check_eps, expand_eps
-from nullclass.models.classifier import Classifier
+from nullclass.attacks.base import Access, BaseAttack
+from nullclass.attacks.losses import LossName, ObjectiveName
+from nullclass.attacks.state import AttackState, IndexedLoss
+from nullclass.core.norms import Eps, expand_eps, find_ball
 
 SHRINKS_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, of 10,000, after which a square's share of the image is halved (section 5)."""
 
 
 @dataclass(frozen=True)
-class Square:
-    """Random search on the objective's margin; black-box."""
+class Square(BaseAttack):
+    """Random search on the objective's loss; black-box."""
 
     objective: ObjectiveName = "fool"
     """What the attacker wants."""
-    form: Form = "hard"
-    """Of the margin searched on, as for :class:`nullclass.attacks.pgd.PGD`."""
+    loss: LossName = "margin"
+    """What the search maximises (:mod:`nullclass.attacks.losses`)."""
     num_queries: int = 5000
-    """Images tried a restart, the start included (N in the paper); the clean image is extra."""
+    """Queries per image and restart, the start included (N in the paper); the clean image is
+    extra."""
     num_restarts: int = 1
     """Independent searches."""
     p_init: float = 0.8
     """Share of the image that the first squares cover, in (0, 1] (p in the paper)."""
-    is_iterative: ClassVar[bool] = True
     access: ClassVar[Access] = "scores"
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
 
-    def __post_init__(self) -> None:
-        """Refuse settings that do nothing."""
-        if self.num_queries < 1 or self.num_restarts < 1:
-            raise UserError(
-                "square needs at least one query and one restart, not "
-                f"{self.num_queries} and {self.num_restarts}"
-            )
-        if not 0 < self.p_init <= 1:
-            raise UserError(f"p_init is a share of the image in (0, 1], not {self.p_init}")
-        find_objective(self.objective)
-        check_form(self.form)
-
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
-        generator: torch.Generator | None = None,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """See :class:`nullclass.attacks.base.Attack`.
-
-        Raises:
-            UserError: Also if the norm is neither linf nor l2.
-        """
-        eps = check_eps(eps, norm, images.shape)
-        if norm not in MOVES:
-            raise UserError(f"square attacks linf and l2, not {norm}")
-        standing = AttackState(
-            model, images, labels, eps, norm, self.objective, batch_size=batch_size
-        )
-
-        climbed = standing.margin(self.form)
-        with frozen(model):
-            standing.try_clean(climbed)
-            if bool(torch.as_tensor(eps > 0).any()):
-                for _ in range(self.num_restarts):
-                    self._search(standing, MOVES[norm], climbed, generator)
-        return standing.adv_images
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        loss = state.loss(self.loss)
+        state.evaluate_clean(loss)
+        if bool(torch.as_tensor(state.eps > 0).any()):
+            for _ in range(self.num_restarts):
+                self._search(state, loss, generator)
 
     def _search(
-        self, standing: AttackState, moves: Moves, margin: Margin, generator: torch.Generator | None
+        self, state: AttackState, loss: IndexedLoss, generator: torch.Generator | None
     ) -> None:
-        # One query for all that stand before the next: batches stay full as images fall.
-        current, height = standing.images.clone(), torch.full_like(standing.best, -torch.inf)
+        # All active images get one query before the next: batches stay full as images succeed.
+        proposals = PROPOSALS[state.norm_name]
+        current, best = state.images.clone(), torch.full_like(state.best, -torch.inf)
         for query in range(self.num_queries):
-            if not bool(standing.is_active.any()):
+            if not bool(state.active.any()):
                 return
             share = share_at(query, self.num_queries, self.p_init)
-            for indices in standing.batches():
-                # index_select copies whole images, in a third of the time of plain indexing.
-                clean, eps = standing.images.index_select(0, indices), standing.eps_of(indices)
+            for indices in state.batches():
+                # index_select copies images in a third of the time of plain indexing.
+                images, eps = state.images.index_select(0, indices), state.eps_at(indices)
                 if query == 0:
-                    tried = moves.start(clean, eps, generator)
+                    adv_images = proposals.start(images, eps, generator)
                 else:
-                    tried = current.index_select(0, indices)
-                    tried = moves.step(tried, clean, eps, share, generator)
-                climbed, _ = standing.try_out(indices, tried, margin)
-                is_higher = climbed > height[indices]
+                    adv_images = current.index_select(0, indices)
+                    adv_images = proposals.step(adv_images, images, eps, share, generator)
+                losses, _ = state.evaluate(indices, adv_images, loss)
+                is_higher = losses > best[indices]
                 higher = indices[is_higher]
-                current[higher] = tried[is_higher]
-                height[higher] = climbed[is_higher].to(height)
+                current[higher] = adv_images[is_higher]
+                best[higher] = losses[is_higher].to(best)
 
 
 @dataclass(frozen=True)
-class Moves:
-    """How the search moves in one norm; what comes out is in ball and box."""
+class Proposals:
+    """How the search moves in one norm, within the ball and the box."""
 
     start: Callable[[Tensor, Eps, torch.Generator | None], Tensor]
-    """Clean images ``(N, C, H, W)`` and eps to first tries."""
+    """Clean images ``(N, C, H, W)`` and eps to starting points."""
     step: Callable[[Tensor, Tensor, Eps, float, torch.Generator | None], Tensor]
-    """Present tries (they may be overwritten), clean images, eps and a square's share of the image
-    to the next tries."""
+    """Current images (may be overwritten), clean images, eps and the square's share of the image
+    to the next candidates."""
 
 
 def share_at(query: int, num_queries: int, p_init: float) -> float:
-    """A square's share p of the image at a query, the published schedule scaled to num_queries."""
+    """Return a square's share p of the image: the published schedule scaled to num_queries."""
     return p_init * 0.5 ** bisect_left(SHRINKS_AFTER, int(query / num_queries * 10_000))
 
 
-def _stripes(clean: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
-    signs = _signs((len(clean), clean.shape[1], 1, clean.shape[3]), clean, generator)
-    return (clean + expand_eps(eps, clean) * signs).clamp(0, 1)
+def _stripes(images: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
+    signs = _signs((len(images), images.shape[1], 1, images.shape[3]), images, generator)
+    return (images + expand_eps(eps, images) * signs).clamp(0, 1)
 
 
 def _linf_step(
-    current: Tensor, clean: Tensor, eps: Eps, share: float, generator: torch.Generator | None
+    current: Tensor, images: Tensor, eps: Eps, share: float, generator: torch.Generator | None
 ) -> Tensor:
-    square = _windows(clean, _side(share, clean), generator)
-    signs = _signs((*clean.shape[:2], 1), clean, generator)
-    current, inside = current.flatten(2), clean.flatten(2).gather(2, square)
-    moves = expand_eps(eps, inside) * signs
-    tried = (inside + moves).clamp(0, 1)
-    is_idle = (tried == current.gather(2, square)).all(dim=2, keepdim=True).all(dim=1, keepdim=True)
-    tried = torch.where(is_idle, (inside - moves).clamp(0, 1), tried)
-    return current.scatter_(2, square, tried).view_as(clean)
+    square = _windows(images, _side(share, images), generator)
+    signs = _signs((*images.shape[:2], 1), images, generator)
+    current, inside = current.flatten(2), images.flatten(2).gather(2, square)
+    delta = expand_eps(eps, inside) * signs
+    proposed = (inside + delta).clamp(0, 1)
+    is_idle = (proposed == current.gather(2, square)).all(dim=(1, 2)).view(-1, 1, 1)
+    proposed = torch.where(is_idle, (inside - delta).clamp(0, 1), proposed)
+    return current.scatter_(2, square, proposed).view_as(images)
 
 
-def _grid_of_bumps(clean: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
-    num_images, num_channels, height, width = clean.shape
+def _grid_of_bumps(images: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
+    num_images, num_channels, height, width = images.shape
     side = max(1, min(height, width) // 5)
     rows, columns = height // side, width // side
-    is_turned = _signs((num_images, 1, rows, columns), clean, generator) > 0
-    signs = _signs((num_images, num_channels, rows, columns), clean, generator)
-    bumps = two_bumps(side).to(clean)
+    is_transposed = _signs((num_images, 1, rows, columns), images, generator) > 0
+    signs = _signs((num_images, num_channels, rows, columns), images, generator)
+    bumps = two_bumps(side).to(images)
 
     def over_tiles(values: Tensor) -> Tensor:
         return values.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
 
-    tiles = torch.where(
-        over_tiles(is_turned), bumps.T.repeat(rows, columns), bumps.repeat(rows, columns)
-    )
-    tiles = tiles * over_tiles(signs)
+    transposed, upright = bumps.T.repeat(rows, columns), bumps.repeat(rows, columns)
+    tiles = torch.where(over_tiles(is_transposed), transposed, upright) * over_tiles(signs)
     top, left = (height - rows * side) // 2, (width - columns * side) // 2
-    around = (left, width - columns * side - left, top, height - rows * side - top)
-    return _moved_by(F.pad(tiles, around), clean, eps)
+    padding = (left, width - columns * side - left, top, height - rows * side - top)
+    return _move_by(F.pad(tiles, padding), images, eps)
 
 
 def _l2_step(
-    current: Tensor, clean: Tensor, eps: Eps, share: float, generator: torch.Generator | None
+    current: Tensor, images: Tensor, eps: Eps, share: float, generator: torch.Generator | None
 ) -> Tensor:
-    side = _side(share, clean, least=3)
-    grown, emptied = _windows(clean, side, generator), _windows(clean, side, generator)
-    signs = _signs((*clean.shape[:2], 1), clean, generator)
-    is_turned = _signs((len(clean), 1, 1), clean, generator) > 0
-    bumps = two_bumps(side).to(clean)
-    bumps = torch.where(is_turned, bumps.T.reshape(-1), bumps.reshape(-1)) * signs
+    side = _side(share, images, least=3)
+    grown, emptied = _windows(images, side, generator), _windows(images, side, generator)
+    signs = _signs((*images.shape[:2], 1), images, generator)
+    is_transposed = _signs((len(images), 1, 1), images, generator) > 0
+    bumps = two_bumps(side).to(images)
+    bumps = torch.where(is_transposed, bumps.T.reshape(-1), bumps.reshape(-1)) * signs
 
-    delta = (current - clean).flatten(2)
-    left = (expand_eps(eps, delta) ** 2 - _size(delta) ** 2).clamp(min=0)
-    held, taken = delta.gather(2, grown), delta.gather(2, emptied)
+    delta = (current - images).flatten(2)
+    unused = (expand_eps(eps, delta) ** 2 - _l2_size(delta) ** 2).clamp(min=0)
+    in_grown, in_emptied = delta.gather(2, grown), delta.gather(2, emptied)
     delta.scatter_(2, emptied, 0)
-    # What the squares held together (they may overlap) and what the budget had left.
-    freed = (taken.square() + delta.gather(2, grown).square()).sum(dim=2, keepdim=True)
-    grows = _unit(bumps + _unit(held)) * (left / delta.shape[1] + freed).sqrt()
-    return _moved_by(delta.scatter_(2, grown, grows).view_as(clean), clean, eps)
+    # The budget of both squares (they may overlap), and what the image had not used.
+    freed = (in_emptied.square() + delta.gather(2, grown).square()).sum(dim=2, keepdim=True)
+    size = (unused / delta.shape[1] + freed).sqrt()
+    delta.scatter_(2, grown, _unit(bumps + _unit(in_grown)) * size)
+    return _move_by(delta.view_as(images), images, eps)
 
 
 def _unit(channels: Tensor) -> Tensor:
-    """Each channel ``(N, C, P)`` divided by its own L2 size."""
+    """Return each channel ``(N, C, P)`` divided by its L2 size."""
     size: Tensor = torch.linalg.vector_norm(channels, dim=2, keepdim=True)
     return channels / (size + 1e-12)
 
 
-def _size(delta: Tensor) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
-    return size.view(-1, *[1] * (delta.ndim - 1))
+def _l2_size(delta: Tensor) -> Tensor:
+    return find_ball("l2").size(delta).view(-1, *[1] * (delta.ndim - 1))
 
 
-def _moved_by(delta: Tensor, clean: Tensor, eps: Eps) -> Tensor:
-    """The clean images moved by the whole budget along ``delta``, within the box."""
-    share = expand_eps(eps, clean) / (_size(delta) + 1e-12)
-    return torch.addcmul(clean, delta, share).clamp_(0, 1)
+def _move_by(delta: Tensor, images: Tensor, eps: Eps) -> Tensor:
+    """Return images moved by the full budget along ``delta``, within the box."""
+    scale = expand_eps(eps, images) / (_l2_size(delta) + 1e-12)
+    return torch.addcmul(images, delta, scale).clamp_(0, 1)
 
 
 @lru_cache(maxsize=256)
 def two_bumps(side: int) -> Tensor:
-    """``(side, side)`` of L2 size 1: a bump above, its opposite below (eta in the paper).
+    """Return ``(side, side)`` of L2 size 1: a bump above, its opposite below (eta in the paper).
 
     A bump is a pile of nested rectangles, the k-th from inside 1 / k^2 high (equation 2).
     """
@@ -227,30 +187,30 @@ def two_bumps(side: int) -> Tensor:
 
 def _bump(height: int, width: int) -> Tensor:
     bump = torch.zeros(height, width, dtype=torch.float64)
-    middle_row, middle_column = height // 2, width // 2
-    for ring in range(max(middle_row, middle_column) + 1):
-        rows = slice(max(0, middle_row - ring), middle_row + ring + 1)
-        columns = slice(max(0, middle_column - ring), middle_column + ring + 1)
+    row, column = height // 2, width // 2
+    for ring in range(max(row, column) + 1):
+        rows = slice(max(0, row - ring), row + ring + 1)
+        columns = slice(max(0, column - ring), column + ring + 1)
         bump[rows, columns] += 1 / (ring + 1) ** 2
     size: Tensor = torch.linalg.vector_norm(bump)
     return bump / size.clamp(min=1e-12)
 
 
-def _side(share: float, clean: Tensor, least: int = 1) -> int:
-    """A square's side in pixels; odd where the bumps ask for it, and no wider than the image."""
-    height, width = clean.shape[2:]
+def _side(share: float, images: Tensor, least: int = 1) -> int:
+    """Return a square's side in pixels: odd for bumps, and at most the image's."""
+    height, width = images.shape[2:]
     side = max(least, round(math.sqrt(share * height * width)))
     if least > 1 and side % 2 == 0:
         side += 1
     return min(side, height, width)
 
 
-def _windows(clean: Tensor, side: int, generator: torch.Generator | None) -> Tensor:
-    """``(N, C, side * side)`` flat positions of one random square an image, for all channels."""
-    num_images, num_channels, height, width = clean.shape
-    tops = _integers(height - side + 1, (num_images, 1), clean, generator)
-    lefts = _integers(width - side + 1, (num_images, 1), clean, generator)
-    steps = torch.arange(side, device=clean.device)
+def _windows(images: Tensor, side: int, generator: torch.Generator | None) -> Tensor:
+    """Return flat positions ``(N, C, side * side)`` of one random square per image."""
+    num_images, num_channels, height, width = images.shape
+    tops = _integers(height - side + 1, (num_images, 1), images, generator)
+    lefts = _integers(width - side + 1, (num_images, 1), images, generator)
+    steps = torch.arange(side, device=images.device)
     square = (steps[:, None] * width + steps).flatten()
     flat = tops * width + lefts + square
     return flat[:, None].expand(-1, num_channels, -1)
@@ -263,13 +223,12 @@ def _signs(shape: tuple[int, ...], like: Tensor, generator: torch.Generator | No
 def _integers(
     end: int, shape: tuple[int, ...], like: Tensor, generator: torch.Generator | None
 ) -> Tensor:
-    """Random integers in 0 … end - 1, drawn where the generator lives."""
+    """Return random integers in [0, end), drawn on the generator's device."""
     device = generator.device if generator is not None else like.device
     return torch.randint(end, shape, generator=generator, device=device).to(like.device)
 
 
-MOVES: dict[str, Moves] = {
-    "linf": Moves(start=_stripes, step=_linf_step),
-    "l2": Moves(start=_grid_of_bumps, step=_l2_step),
+PROPOSALS: dict[str, Proposals] = {
+    "linf": Proposals(start=_stripes, step=_linf_step),
+    "l2": Proposals(start=_grid_of_bumps, step=_l2_step),
 }
-"""The search in L-infinity and in L2."""

@@ -1,33 +1,32 @@
-"""Images under attack: those that stand are attacked further, those that fell are left alone.
-
-Every iterative attack keeps its books here: who fell, the best try so far for the others, batches
-of what stands, and gradients in the precision asked for.
-"""
+"""State shared by all iterative attacks: which images succeeded, and the best ones so far."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, get_args
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from nullclass.attacks.losses import Form, ObjectiveName, find_objective, is_success
+from nullclass.attacks.losses import LossName, ObjectiveName, find_objective, is_success
+from nullclass.attacks.steps import Loss, backward, forward
+from nullclass.core.checks import check_count
 from nullclass.core.devices import supports_bfloat16
 from nullclass.core.errors import UserError
-from nullclass.core.norms import Eps, find_ball
+from nullclass.core.norms import Eps, check_eps, find_ball
+from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.models.classifier import Classifier
 
 Precision = Literal["float32", "bfloat16"]
 
-Margin = Callable[[Tensor, Tensor], Tensor]
-"""From logits ``(N, …)`` and the indices ``(N,)`` of their images to what is climbed, ``(N,)``."""
+IndexedLoss = Callable[[Tensor, Tensor], Tensor]
+"""Logits ``(N, L)`` and the indices ``(N,)`` of their images to losses ``(N,)``."""
 
 
 def default_batch_size(images: Tensor) -> int:
-    """Number of images per forward and backward pass, where the caller does not choose it.
+    """Return the number of images per forward and backward pass if the caller gives none.
 
-    On a CPU a batch of MNIST stays in the caches (LOG.md); large images get smaller batches.
+    On a CPU 64 MNIST images stay in the caches (LOG.md); large images get smaller batches.
     """
     is_cpu = images.device.type == "cpu"
     most, num_values = (64, 2**22) if is_cpu else (1024, 2**24)
@@ -36,165 +35,224 @@ def default_batch_size(images: Tensor) -> int:
 
 @torch.no_grad()
 def logits_of(model: Classifier, images: Tensor, batch_size: int | None = None) -> Tensor:
-    """Logits of any number of images, a batch at a time."""
+    """Return the logits of any number of images, computed in batches."""
     batch_size = batch_size or default_batch_size(images)
-    return torch.cat([model(chunk) for chunk in images.split(batch_size)])
+    return torch.cat([model(batch) for batch in images.split(batch_size)])
 
 
 class AttackState:
-    """The books of one attack on some images."""
+    """Adversarial images, active images and best losses of one attack.
+
+    An image is active until its objective is reached; then it leaves the batches.
+
+    Args:
+        model: The model under attack.
+        images: ``(N, C, H, W)`` in [0,1].
+        labels: ``(N,)`` true labels.
+        eps: Budget in pixel units, one number or ``(N,)``.
+        norm: ``linf``, ``l2`` or ``l1``.
+        objective: What counts as success.
+        precision: ``bfloat16`` computes gradients under autocast; successes are confirmed in
+            float32.
+        batch_size: Images per pass.
+
+    Raises:
+        UserError: If an argument is out of range.
+    """
 
     def __init__(
         self,
         model: Classifier,
         images: Tensor,
         labels: Tensor,
+        *,
         eps: Eps,
         norm: str,
         objective: ObjectiveName,
         precision: Precision = "float32",
         batch_size: int | None = None,
     ) -> None:
+        check_images(images, labels, model.num_classes)
+        if objective == "force-null" and not model.has_null:
+            raise UserError("objective force-null needs a model with a null class")
+        eps = check_eps(eps, norm, images.shape)
         self.model = model
-        self.batch_size = batch_size or default_batch_size(images)
         self.images = images.detach()
         self.labels = labels
-        self.eps = eps
-        self.norm = find_ball(norm)
-        self.objective = find_objective(objective)
-        self.is_reduced = precision == "bfloat16" and supports_bfloat16(images.device)
+        self.eps = eps.to(images) if isinstance(eps, Tensor) else eps
+        self.norm_name, self.norm = norm, find_ball(norm)
+        self.objective_name, self.objective = objective, find_objective(objective)
+        self.batch_size = default_batch_size(images)
+        if batch_size is not None:
+            self.batch_size = check_count("batch_size", batch_size)
+        self.uses_autocast = precision == "bfloat16" and supports_bfloat16(images.device)
+        self.targets: Tensor | None = None
+        """``(N,)`` classes that alone count as success, for attacks with chosen targets."""
         self.adv_images = self.images.clone()
-        """Successes, and the best tries where there is none."""
-        self.is_active = torch.ones(len(images), dtype=torch.bool, device=images.device)
+        """Successes, and the images with the largest loss for the rest."""
+        self.active = torch.ones(len(images), dtype=torch.bool, device=images.device)
         self.best = torch.full((len(images),), -torch.inf, device=images.device)
-        """What was climbed, at the best tries."""
+        """The loss at ``adv_images``."""
 
     def batches(self) -> Iterator[Tensor]:
-        """Indices ``(N,)`` of what stands now, a batch at a time."""
-        standing = self.is_active.nonzero().squeeze(1)
-        if len(standing):  # splitting nothing would give one empty batch
-            yield from standing.split(self.batch_size)
+        """Yield the indices of the images that are active now, in batches ``(N,)``."""
+        active = self.active.nonzero().squeeze(1)
+        if len(active):  # split() of nothing would yield one empty batch
+            yield from active.split(self.batch_size)
 
-    def eps_of(self, indices: Tensor) -> Eps:
-        """The budgets of some images."""
+    def eps_at(self, indices: Tensor) -> Eps:
+        """Return the budgets of some images."""
         return self.eps[indices] if isinstance(self.eps, Tensor) else self.eps
 
-    def _start(
-        self, indices: Tensor, *, is_random: bool, generator: torch.Generator | None
-    ) -> Tensor:
-        """The clean images, or random points of their balls."""
-        clean = self.images[indices]
-        if not is_random:
-            return clean
-        eps = self.eps_of(indices)
-        return self.norm.project(clean + self.norm.random(clean, eps, generator), clean, eps)
+    def starts(
+        self, losses: Iterable[IndexedLoss], num_restarts: int, generator: torch.Generator | None
+    ) -> Iterator[tuple[Tensor, Tensor, IndexedLoss]]:
+        """Yield (indices, starting points, loss) for every restart, loss and batch.
 
-    def climb(
-        self,
-        margins: Sequence[Margin],
-        num_restarts: int,
-        generator: torch.Generator | None,
-        walk: Callable[[Tensor, Tensor, Margin], None],
-    ) -> None:
-        """Send whatever stands on one walk from every start towards every margin.
-
-        Args:
-            margins: What to climb, one after another from each start.
-            num_restarts: Starts; the first is the clean image, the others are random in the ball.
-            generator: Where random starts come from.
-            walk: Takes the indices ``(N,)`` of a batch, its starts ``(N, C, H, W)`` and a margin.
+        The first start is the clean image; the others are random points of the ball. Images that
+        succeed in between are left out.
         """
+        losses = list(losses)
         for restart in range(num_restarts):
-            for margin in margins:
+            for loss in losses:
                 for indices in self.batches():
-                    start = self._start(indices, is_random=restart > 0, generator=generator)
-                    walk(indices, start, margin)
+                    start = self.images[indices]
+                    if restart:
+                        eps = self.eps_at(indices)
+                        noise = self.norm.random(start, eps, generator)
+                        start = self.norm.project(start + noise, start, eps)
+                    yield indices, start, loss
 
-    def margin(self, form: Form) -> Margin:
-        """The objective's margin, for images by their indices."""
-        return lambda logits, indices: self.objective.margin(
-            logits, self.labels[indices], self.model.num_classes, form
+    def loss(self, name: LossName) -> IndexedLoss:
+        """Return the objective's loss as a function of logits and image indices."""
+        return lambda logits, indices: self.objective.loss(
+            logits, self.labels[indices], self.model.num_classes, name
         )
 
-    def look(
-        self, indices: Tensor, adv_images: Tensor, margin: Margin, *, is_last: bool = False
+    def loss_at(self, name: LossName, indices: Tensor) -> Loss:
+        """Return the objective's loss for the logits of some images."""
+        return lambda logits: self.loss(name)(logits, indices)
+
+    def target_loss(self, targets: Tensor, name: LossName) -> IndexedLoss:
+        """Return the loss towards one target logit ``(N,)`` per image."""
+        return lambda logits, indices: self.objective.target_loss(
+            logits, self.labels[indices], targets[indices], self.model.num_classes, name
+        )
+
+    def target_losses(self, num_targets: int | None, name: LossName) -> list[IndexedLoss]:
+        """Return one loss per rank of target, largest clean logit first."""
+        logits = logits_of(self.model, self.images, self.batch_size)
+        ranked = self.objective.rank_targets(logits, self.labels, self.model.num_classes)
+        return [self.target_loss(targets, name) for targets in ranked[:, :num_targets].unbind(1)]
+
+    def forward_backward(
+        self, indices: Tensor, adv_images: Tensor, loss: IndexedLoss
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Ask the model about images, and keep successes and the best tries.
+        """Evaluate images and return their gradients; keep successes and the best images.
 
         Args:
-            indices: ``(N,)`` which images they are.
+            indices: ``(N,)``, which images they are.
             adv_images: ``(N, C, H, W)``, within the budget.
-            margin: What to climb.
-            is_last: Whether no step follows: then no gradient is taken, and the look is exact.
+            loss: What the attack maximises.
 
         Returns:
-            Margins ``(N,)``, their gradients (zeros at the last look), and which fell ``(N,)``.
+            Losses ``(N,)``, their gradients ``(N, C, H, W)`` (zeros if all images succeed, as
+            none needs a step), and successes ``(N,)``.
+
+        Raises:
+            nullclass.attacks.steps.NoGradientError: If the model detaches the images.
         """
-        adv_images = adv_images.detach().requires_grad_(not is_last)
-        is_reduced = self.is_reduced and not is_last
-        with torch.autocast(adv_images.device.type, torch.bfloat16, enabled=is_reduced):
-            logits = self.model(adv_images)
+        adv_images = adv_images.detach().requires_grad_()
+        with torch.autocast(adv_images.device.type, torch.bfloat16, enabled=self.uses_autocast):
+            logits = forward(self.model, adv_images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        climbed = margin(logits, indices)
-        succeeded = self._record(indices, adv_images.detach(), logits.detach(), climbed, is_reduced)
-        if is_last or bool(succeeded.all()):
-            return climbed.detach(), torch.zeros_like(adv_images), succeeded
-        (gradient,) = torch.autograd.grad(climbed.sum(), adv_images)
-        return climbed.detach(), gradient, succeeded
+        losses = loss(logits, indices)
+        succeeded = self._update(indices, adv_images, logits, losses, confirm=self.uses_autocast)
+        if bool(succeeded.all()):
+            return losses.detach(), torch.zeros_like(adv_images), succeeded
+        return losses.detach(), backward(losses, adv_images), succeeded
 
-    def try_out(self, indices: Tensor, adv_images: Tensor, margin: Margin) -> tuple[Tensor, Tensor]:
-        """As :meth:`look`, without a gradient: margins and which fell, both ``(N,)``."""
-        with torch.no_grad():
-            climbed, _, succeeded = self.look(indices, adv_images, margin, is_last=True)
-        return climbed, succeeded
+    @torch.no_grad()
+    def evaluate(
+        self, indices: Tensor, adv_images: Tensor, loss: IndexedLoss
+    ) -> tuple[Tensor, Tensor]:
+        """Return losses and successes, both ``(N,)``; keep successes and the best images."""
+        logits = self.model(adv_images)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = loss(logits, indices)
+        return losses, self._update(indices, adv_images, logits, losses)
 
-    def try_clean(self, margin: Margin) -> None:
-        """Try the clean images out: what fell needs no attack, the rest has a best try."""
+    def evaluate_clean(self, loss: IndexedLoss) -> None:
+        """Evaluate the clean images, so that those that succeed are not attacked."""
         for indices in self.batches():
-            self.try_out(indices, self.images[indices], margin)
+            self.evaluate(indices, self.images[indices], loss)
 
-    def _record(
+    @torch.no_grad()
+    def _update(
         self,
         indices: Tensor,
         adv_images: Tensor,
         logits: Tensor,
-        climbed: Tensor,
-        is_reduced: bool,
+        losses: Tensor,
+        confirm: bool = False,
     ) -> Tensor:
-        num_classes = self.model.num_classes
-        succeeded = is_success(logits, self.labels[indices], num_classes, self.objective)
-        if is_reduced and bool(succeeded.any()):
+        adv_images, losses = adv_images.detach(), losses.detach().to(self.best)
+        succeeded = self._is_success(indices, logits)
+        if confirm and bool(succeeded.any()):
             apparent = succeeded.nonzero().squeeze(1)
-            with torch.no_grad():
-                exact = self.model(adv_images[apparent])
-            succeeded[apparent] = is_success(
-                exact, self.labels[indices[apparent]], num_classes, self.objective
-            )
-        climbed = climbed.detach().to(self.best)
-        is_kept = succeeded | (climbed > self.best[indices])
+            exact = self.model(adv_images[apparent])
+            succeeded[apparent] = self._is_success(indices[apparent], exact)
+        is_kept = succeeded | (losses > self.best[indices])
         self.adv_images[indices[is_kept]] = adv_images[is_kept]
-        self.best[indices[is_kept]] = climbed[is_kept]
-        self.is_active[indices[succeeded]] = False
+        self.best[indices[is_kept]] = losses[is_kept]
+        self.active[indices[succeeded]] = False
         return succeeded
 
-
-def check_precision(precision: str) -> None:
-    """Refuse a precision that does not exist.
-
-    Raises:
-        UserError: If it is unknown.
-    """
-    if precision not in get_args(Precision):
-        raise UserError(f"there is no precision {precision!r}: choose float32 or bfloat16")
+    def _is_success(self, indices: Tensor, logits: Tensor) -> Tensor:
+        num_classes = self.model.num_classes
+        if self.targets is not None:
+            return predictions(logits, num_classes) == self.targets[indices]
+        return is_success(logits, self.labels[indices], num_classes, self.objective)
 
 
-def check_counts(num_steps: int, num_restarts: int) -> None:
-    """Refuse an attack that does nothing.
-
-    Raises:
-        UserError: If there is no step or no start.
-    """
-    if num_steps < 1 or num_restarts < 1:
+def check_images(images: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Raise UserError unless images are in [0,1] and there is one real label per image."""
+    if images.ndim != 4 or not images.is_floating_point():
         raise UserError(
-            f"an attack needs at least one step and one restart, not {num_steps} and {num_restarts}"
+            f"images must be floating-point tensors (N, C, H, W), not {tuple(images.shape)} of "
+            f"{images.dtype}"
         )
+    if labels.shape != images.shape[:1]:
+        raise UserError(f"there are {len(images)} images, but labels of {tuple(labels.shape)}")
+    if not len(images):
+        return
+    low, high = (value.item() for value in images.detach().aminmax())
+    if not (low >= 0 and high <= 1):  # comparisons with NaN are false
+        raise UserError(
+            f"images must be in [0,1], but range from {low:.4g} to {high:.4g}: undo any scaling, "
+            "and let the model standardise its input: Classifier(body, num_classes, mean=..., "
+            "std=...)"
+        )
+    low, high = (int(value) for value in labels.aminmax())
+    if low < 0 or high >= num_classes:
+        raise UserError(
+            f"labels range from {low} to {high}, but the model's classes from 0 to "
+            f"{num_classes - 1}"
+        )
+
+
+def check_targets(targets: int | Tensor, labels: Tensor, model: Classifier) -> Tensor:
+    """Return chosen targets as ``(N,)`` labels, or raise UserError if they make no sense."""
+    chosen = torch.as_tensor(targets, device=labels.device)
+    if chosen.ndim and chosen.shape != labels.shape:
+        raise UserError(
+            f"there are {len(labels)} images, but targets of {tuple(chosen.shape)}: give one "
+            "target, or one per image"
+        )
+    lowest = NULL_LABEL if model.has_null else 0
+    if bool(((chosen < lowest) | (chosen >= model.num_classes)).any()):
+        null = ", or -1 for null" if model.has_null else ""
+        raise UserError(f"targets must be from 0 to {model.num_classes - 1}{null}")
+    if bool((chosen == labels).any()):
+        raise UserError("a target must differ from the image's true label")
+    return chosen.expand(len(labels))

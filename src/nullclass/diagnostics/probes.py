@@ -43,9 +43,7 @@ could be chance. An image costs four times here what it costs in the evaluation.
 NUM_NOISY = 200
 """Images shown with noise: one pass each."""
 
-REFERENCE = AttackEnsemble(
-    (PGD(form="smooth", num_steps=40), MultiTargetedPGD(num_steps=20)), ("smooth", "targets")
-)
+REFERENCE = AttackEnsemble((PGD(num_steps=40), MultiTargetedPGD(num_steps=20)), ("pgd", "targets"))
 """The null-aware reference: fixed, so that evaluations are held against the same attack."""
 
 STOCK = PGD(objective="untargeted", num_steps=40)
@@ -197,13 +195,13 @@ def _gradients(asked: _Asked) -> dict[str, Any] | None:
     if not positions:
         return None
     model, (images, labels) = asked.model, asked.images(positions)
-    margin = find_objective("fool").margin
+    margin = find_objective("fool").loss
 
     def of_cross_entropy(logits: Tensor) -> Tensor:
         return cross_entropy(logits, labels, reduction="sum")
 
     def of_margin(logits: Tensor) -> Tensor:
-        return margin(logits, labels, model.num_classes, "smooth").sum()
+        return margin(logits, labels, model.num_classes, "logsumexp-margin").sum()
 
     is_open = asked.lets_gradients_through()
 

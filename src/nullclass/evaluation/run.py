@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks import Attack, describe, find_attack
-from nullclass.attacks.base import Access, TakesReferenceImages, frozen
-from nullclass.attacks.ensemble import UNKNOWN
+from nullclass.attacks.base import UNKNOWN, Access, TakesReferenceImages, frozen
 from nullclass.attacks.fmn import FMN
 from nullclass.core.errors import UserError
 from nullclass.core.norms import check_eps

@@ -29,8 +29,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nullclass.attacks import MIFGSM, Attack, find_attack
-from nullclass.attacks.base import TakesReferenceImages, frozen
-from nullclass.attacks.ensemble import access_of
+from nullclass.attacks.base import TakesReferenceImages, access_of, frozen
 from nullclass.attacks.losses import find_objective
 from nullclass.core.errors import UserError
 from nullclass.core.norms import check_eps, is_allowed
@@ -224,6 +223,7 @@ def score_crafted(
             costs.append(
                 _place(name, attack, source_name, norm, budget)
                 | {"access": access_of(attack), "is_iterative": attack.is_iterative, "member": name}
+                | {"status": "ran"}
                 | {"num_images": len(made), "num_successes": num_successes}
                 | {c: spent[c].sum() for c in ("num_forward", "num_backward", "seconds")}
             )

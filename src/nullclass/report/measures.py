@@ -36,7 +36,7 @@ NAMES = {
     SMALLEST: "search for the smallest ε",
     "pgd": "PGD",
     "pgd-force-null": "PGD (force-null)",
-    "pgd-targeted": "multi-targeted PGD",
+    "multi-targeted-pgd": "multi-targeted PGD",
     "mi-fgsm": "MI-FGSM",
     "rays": "RayS",
 }

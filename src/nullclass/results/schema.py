@@ -115,8 +115,9 @@ COST_COLUMNS = {
     "source": "str",
     "norm": "str",
     "eps_pixels": "float64",  # NaN where each image had a budget of its own
-    "access": "str",  # what it takes from the model: gradients, answers, labels, nothing; or untold
+    "access": "str",  # what it takes from the model: white-box, scores, labels, none; or unknown
     "is_iterative": "bool",  # False for a fixed recipe, such as one step
+    "status": "str",  # ran, or why it was skipped: unsupported-norm, no-gradient
     "member": "str",  # of an ensemble, in its order; else the attack itself
     "num_images": "int64",  # images it was given: those that stood
     "num_successes": "int64",  # on the model attacked

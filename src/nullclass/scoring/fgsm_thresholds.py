@@ -82,7 +82,7 @@ def thresholds_of(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     with frozen(model):
         directions = torch.cat(
             [
-                FGSM().direction(model, *part, norm="linf")
+                FGSM("untargeted").direction(model, *part, norm="linf")
                 for part in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True)
             ]
         )

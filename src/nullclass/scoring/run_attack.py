@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks import Attack
-from nullclass.attacks.base import LinearAttack, frozen
-from nullclass.attacks.counters import counted
-from nullclass.attacks.ensemble import EnsembleResult, MemberStats, access_of, run_attack
+from nullclass.attacks.base import LinearAttack, access_of, frozen
+from nullclass.attacks.counters import count_passes
+from nullclass.attacks.ensemble import EnsembleResult, MemberStats, run_attack
 from nullclass.attacks.fmn import FMN
 from nullclass.attacks.losses import find_objective
 from nullclass.core.errors import UserError
@@ -160,7 +160,7 @@ def score_smallest(
     for indices in torch.arange(len(data)).split(BATCH_SIZE):
         images, labels = batch_of(model, data, indices)
         started = time.perf_counter()
-        with counted(model) as passes:
+        with count_passes(model) as passes:
             adv_images, sizes = attack.smallest(model, images, labels, norm=norm)
         seconds = time.perf_counter() - started
         with frozen(model):
@@ -177,6 +177,7 @@ def score_smallest(
             name,
             attack.access,
             attack.is_iterative,
+            "ran",
             len(images),
             fell,
             passes.forward,
@@ -211,7 +212,7 @@ def _joined(parts: Sequence[Predictions], chosen: Tensor) -> Predictions:
 def members_of(trace: EnsembleResult) -> list[str]:
     """The member each image fell to, by name."""
     names = [tally.member for tally in trace.member_stats]
-    return [CLEAN if member < 0 else names[member] for member in trace.members.tolist()]
+    return [CLEAN if member < 0 else names[member] for member in trace.winning_member.tolist()]
 
 
 def summed(spent: list[dict[str, object]]) -> pd.DataFrame:
@@ -371,7 +372,7 @@ def attack_batch(
             )
         scored = score_batch(model, adv_images, labels)
         members = winning_member.clone()
-        members[stands] = trace.members
+        members[stands] = trace.winning_member
         is_reached = objective.is_reached(scored.outcomes).to(images.device)
         member_stats = trace.member_stats
         if len(member_stats) == 1:
@@ -394,13 +395,14 @@ def _along_ray(
 ) -> tuple[EnsembleResult, Tensor]:
     """One point of a ray; its gradient is taken, and paid for, at the first eps."""
     started = time.perf_counter()
-    with counted(model) as passes:
+    with count_passes(model) as passes:
         if direction is None:
             direction = attack.direction(model, images, labels, norm=norm)
     tally = MemberStats(
         name,
         access_of(attack),
         False,  # a ray is a fixed recipe
+        "ran",
         len(images),
         len(images),
         passes.forward,

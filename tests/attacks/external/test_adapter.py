@@ -14,26 +14,26 @@ import torch
 from torch import Tensor
 from worlds import Digits, outcome_of, two_input_world
 
-from nullclass.attacks.external import Adapter, KClassView, Task
-from nullclass.attacks.external.loading import Library
+from nullclass.attacks.external import ExternalAttack, KClassView, LibraryInput
+from nullclass.attacks.external.library import Library
 from nullclass.attacks.losses import find_objective
 from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scripted(Adapter):
+class Scripted(ExternalAttack):
     """A library that does as it is told and remembers what it was given."""
 
-    does: Callable[[Task], Tensor]
-    tasks: list[Task] = field(default_factory=list)
-    library: ClassVar[Library] = Library("json", "json", "Scripted", "it is there")
+    does: Callable[[LibraryInput], Tensor]
+    tasks: list[LibraryInput] = field(default_factory=list)
+    library: ClassVar[Library] = Library("json", "json", "it is there")
 
-    def run(self, task: Task) -> Tensor:
+    def run_library(self, task: LibraryInput) -> Tensor:
         self.tasks.append(task)
         return self.does(task)
 
 
-def idle(task: Task) -> Tensor:
+def idle(task: LibraryInput) -> Tensor:
     return task.images
 
 
@@ -71,7 +71,7 @@ def test_what_fell_is_left_alone_and_what_stands_is_tried_again() -> None:
     fooling = image.clone()
     fooling[..., 1] += 0.2
 
-    def fool_the_first(task: Task) -> Tensor:
+    def fool_the_first(task: LibraryInput) -> Tensor:
         return torch.cat([fooling, task.images[1:]])
 
     attack = Scripted(does=fool_the_first, batch_size=2)
@@ -97,7 +97,7 @@ def test_an_image_of_nans_is_no_answer() -> None:
     model, image, label = two_input_world(a=0.3, b=0.1)
     images = torch.cat([image, image])
 
-    def half_broken(task: Task) -> Tensor:
+    def half_broken(task: LibraryInput) -> Tensor:
         tried = task.images.clone()
         tried[0, ..., 0] = torch.nan
         tried[1, ..., 1] += 0.2
@@ -109,13 +109,13 @@ def test_an_image_of_nans_is_no_answer() -> None:
 
 
 def test_the_best_try_is_kept_where_none_succeeds(digits: Digits) -> None:
-    hard = find_objective("fool").margin
+    hard = find_objective("fool").loss
     right = hard(digits.guarded(digits.images), digits.labels, 10, "hard") < -1
     images, labels = digits.images[right][:20], digits.labels[right][:20]
     generator = torch.Generator().manual_seed(2)
     tries = [images]
 
-    def wander(task: Task) -> Tensor:
+    def wander(task: LibraryInput) -> Tensor:
         assert len(task.images) == 20, "they all stand"
         noise = torch.rand(images.shape, generator=generator) - 0.5
         tries.append((images + 0.004 * noise).clamp(0, 1))
@@ -160,7 +160,7 @@ def test_randomness_is_the_generators(seeds: tuple[int, int]) -> None:
     model, image, label = two_input_world(a=0.3, b=0.3)
     drawn: list[tuple[float, ...]] = []
 
-    def draw(task: Task) -> Tensor:
+    def draw(task: LibraryInput) -> Tensor:
         drawn.append((float(torch.rand(())), np.random.rand(), random.random()))
         sys.settrace(None)
         return task.images
@@ -189,7 +189,7 @@ def test_the_model_is_put_back_even_when_the_library_fails() -> None:
     weight = next(model.parameters())
     weight.grad = kept = torch.ones_like(weight)
 
-    def break_things(task: Task) -> Tensor:
+    def break_things(task: LibraryInput) -> Tensor:
         assert not task.network.training
         assert not weight.requires_grad
         task.network.train()

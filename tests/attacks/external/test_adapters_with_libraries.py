@@ -16,12 +16,12 @@ from worlds import Digits, outcome_of, two_input_world
 
 from nullclass.attacks import MultiTargetedPGD, describe
 from nullclass.attacks.base import TakesReferenceImages
-from nullclass.attacks.counters import counted
+from nullclass.attacks.counters import count_passes
 from nullclass.attacks.external import (
-    ADAPTERS,
-    Adapter,
+    EXTERNAL,
     ARTAttack,
     AutoAttackAttack,
+    ExternalAttack,
     FoolboxAttack,
     TorchattacksAttack,
 )
@@ -32,8 +32,8 @@ from nullclass.models import Classifier
 EPS = {"linf": 0.1, "l2": 0.7}
 ART_PGD = "ProjectedGradientDescentPyTorch"
 
-MAKERS: dict[str, tuple[str, Callable[[], Adapter]]] = {
-    "foolbox fmn": ("foolbox", ADAPTERS["foolbox-fmn"]),
+MAKERS: dict[str, tuple[str, Callable[[], ExternalAttack]]] = {
+    "foolbox fmn": ("foolbox", EXTERNAL["foolbox-fmn"]),
     "foolbox pgd": ("foolbox", lambda: FoolboxAttack({"linf": "LinfPGD", "l2": "L2PGD"})),
     "foolbox pgd, plain": (
         "foolbox",
@@ -59,16 +59,16 @@ MAKERS: dict[str, tuple[str, Callable[[], Adapter]]] = {
     ),
     "autoattack": (
         "pyautoattack",
-        lambda: AutoAttackAttack(attacks=("apgd-ce",), form="logsumexp"),
+        lambda: AutoAttackAttack(attacks=("apgd-ce",), merge="logsumexp"),
     ),
     "autoattack, plain": (
         "pyautoattack",
         lambda: AutoAttackAttack(attacks=("apgd-ce",), view="plain"),
     ),
-    "art pgd": ("art", ADAPTERS["art-pgd"]),
+    "art pgd": ("art", EXTERNAL["art-pgd"]),
     "art fgsm": ("art", lambda: ARTAttack({"linf": "FastGradientMethod"}, batch_size=4)),
     "art deepfool": ("art", lambda: ARTAttack({"l2": "DeepFool"}, {"max_iter": 20})),
-    "torchattacks pgd": ("torchattacks", ADAPTERS["torchattacks-pgd"]),
+    "torchattacks pgd": ("torchattacks", EXTERNAL["torchattacks-pgd"]),
     "torchattacks apgd": (
         "torchattacks",
         lambda: TorchattacksAttack({"linf": "APGD", "l2": "APGD"}, {"steps": 9}),
@@ -77,7 +77,7 @@ MAKERS: dict[str, tuple[str, Callable[[], Adapter]]] = {
 }
 
 
-def maker(name: str) -> Adapter:
+def maker(name: str) -> ExternalAttack:
     library, make = MAKERS[name]
     pytest.importorskip(library)
     return make()
@@ -110,7 +110,7 @@ def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Ten
     model = small_model(has_null)
     images, labels = batch
 
-    with left_as_found(model, images, labels), counted(model) as passes:
+    with left_as_found(model, images, labels), count_passes(model) as passes:
         adv_images = attack(model, images, labels, eps=EPS[norm], norm=norm, generator=seeded())
 
     assert adv_images.shape == images.shape
@@ -128,7 +128,7 @@ def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Ten
     assert attack(model, images[:0], labels[:0], eps=EPS[norm], norm=norm).shape == (0, 1, 6, 6)
 
 
-@pytest.mark.parametrize("name", [*MAKERS, *ADAPTERS])
+@pytest.mark.parametrize("name", [*MAKERS, *EXTERNAL])
 def test_what_it_is_can_be_written_down_and_sent(name: str) -> None:
     if name in MAKERS:
         attack = maker(name)
@@ -136,7 +136,7 @@ def test_what_it_is_can_be_written_down_and_sent(name: str) -> None:
         pytest.importorskip(
             {"autoattack": "pyautoattack"}.get(name.split("-")[0], name.split("-")[0])
         )
-        attack = ADAPTERS[name]()
+        attack = EXTERNAL[name]()
     told = json.loads(json.dumps(describe(attack)))
     assert told["objective"] == ("untargeted" if attack.view == "plain" else "fool")
     assert told["view"] == attack.view
@@ -151,7 +151,9 @@ def of_one_class(digits: Digits) -> tuple[Tensor, Tensor]:
     return digits.images[chosen], digits.labels[chosen]
 
 
-def check_same(digits: Digits, attack: Adapter, theirs: Tensor, eps: float, norm: str) -> None:
+def check_same(
+    digits: Digits, attack: ExternalAttack, theirs: Tensor, eps: float, norm: str
+) -> None:
     model, (images, labels) = digits.plain, of_one_class(digits)
     ours = attack(model, images, labels, eps=eps, norm=norm, generator=seeded())
     fell = torch.tensor([told == "fooled" for told in outcome_of(model, theirs, labels)])
@@ -285,7 +287,7 @@ def test_two_inputs(name: str, b: float) -> None:
     model, image, label = two_input_world(a=b, b=b, scale=10)
     if name == "autoattack, only ce":  # DLR needs more classes
         pytest.importorskip("pyautoattack")
-        attack: Adapter = AutoAttackAttack(attacks=("apgd-ce",))
+        attack: ExternalAttack = AutoAttackAttack(attacks=("apgd-ce",))
     else:
         attack = maker(name)
     for share, may_fool in ((0.95, False), (1.05, True)):
@@ -308,7 +310,7 @@ def test_walkers_start_at_images_of_another_class(digits: Digits) -> None:
 
 def test_a_walker_given_a_pool_needs_no_company(digits: Digits) -> None:
     pytest.importorskip("foolbox")
-    model, attack = digits.guarded, ADAPTERS["foolbox-hopskipjump"]()
+    model, attack = digits.guarded, EXTERNAL["foolbox-hopskipjump"]()
     is_right = (model.predict(digits.images) == digits.labels) & (digits.labels == 3)
     images, labels = digits.images[is_right][:12], digits.labels[is_right][:12]
     pool = LabelledImages(digits.train_images[:300], digits.train_labels[:300])
@@ -319,7 +321,7 @@ def test_a_walker_given_a_pool_needs_no_company(digits: Digits) -> None:
     for norm, eps in (("linf", 0.25), ("l2", 1.5)):
         alone = [attack(model, images[:1], labels[:1], eps=eps, norm=norm)]
         assert torch.equal(alone[0], images[:1]), "nowhere to start from"
-        with counted(model) as passes:
+        with count_passes(model) as passes:
             adv_images = given(model, images, labels, eps=eps, norm=norm, generator=seeded())
         assert is_allowed(adv_images, images, eps, norm).all()
         assert outcome_of(model, adv_images, labels).count("fooled") >= 6, norm
@@ -368,7 +370,7 @@ def test_a_bad_start_does_not_cost_the_other_images_theirs() -> None:
     left, right = torch.tensor([[[[1.0, 0.1]]]]), torch.tensor([[[[0.1, 1.0]]]])
     pool = LabelledImages(torch.cat([left, right]), torch.tensor([1, 1]))
     assert model.predict(pool.images).tolist() == [1, 1]
-    attack = ADAPTERS["foolbox-hopskipjump"]()
+    attack = EXTERNAL["foolbox-hopskipjump"]()
     assert isinstance(attack, TakesReferenceImages)
     images, labels = torch.cat([left - 0.1, right - 0.1]), torch.tensor([0, 0])
     adv_images = attack.with_reference_images(pool)(model, images.clamp(0, 0.9), labels, eps=0.2)

@@ -12,7 +12,7 @@ from worlds import linear_world, outcome_of, two_input_world
 
 from nullclass.attacks.base import TakesReferenceImages
 from nullclass.attacks.external import (
-    ADAPTERS,
+    EXTERNAL,
     ARTAttack,
     AutoAttackAttack,
     FoolboxAttack,
@@ -72,7 +72,7 @@ def test_no_library_is_loaded_before_it_is_wanted() -> None:
     code = (
         "import sys, nullclass.attacks.external as a; "
         f"loaded = {set(MAKERS)!r} & set(sys.modules); "
-        "assert a.ADAPTERS and not loaded, loaded"
+        "assert a.EXTERNAL and not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -141,10 +141,10 @@ def test_torchattacks_is_asked_for_what_it_does_not_have() -> None:
             attack(model, image, label, eps=0.1)
 
 
-@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("name", EXTERNAL)
 def test_norms_an_attack_has(name: str) -> None:
     try:
-        attack = ADAPTERS[name]()
+        attack = EXTERNAL[name]()
     except UserError:
         pytest.skip("not installed")
     if not hasattr(attack, "names"):

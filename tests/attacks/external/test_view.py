@@ -59,7 +59,7 @@ def test_the_margin_and_its_gradient_are_the_hard_margins() -> None:
     images = torch.randn(20, 1, 1, 5, generator=generator).requires_grad_()
     labels = torch.full((20,), 2)
     model = mirror(4)
-    hard = find_objective("fool").margin(model(images), labels, 4, "hard")
+    hard = find_objective("fool").loss(model(images), labels, 4, "hard")
     w = KClassView(model, 2)(images)
     others = w[:, [0, 1, 3]].amax(dim=1)
     torch.testing.assert_close(others - w[:, 2], hard)

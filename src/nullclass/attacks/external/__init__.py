@@ -1,38 +1,36 @@
-"""Attacks of other libraries, so that one can aim those one trusts at a model with null.
+"""Attacks of other libraries on models with null. An open set: a file per library.
 
-A library is loaded when one of its attacks is made, never before. A new library: one file here; a
-ready-made attack of one: a line in :data:`ADAPTERS`.
+A library is imported when one of its attacks is created, never before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from nullclass.attacks.external import of_art, of_foolbox, of_torchattacks
-from nullclass.attacks.external.base import Adapter, Task
-from nullclass.attacks.external.of_art import ARTAttack
-from nullclass.attacks.external.of_autoattack import AutoAttackAttack, unmodified
-from nullclass.attacks.external.of_foolbox import FoolboxAttack
-from nullclass.attacks.external.of_torchattacks import TorchattacksAttack
+from nullclass.attacks.external.art import ARTAttack, art_pgd
+from nullclass.attacks.external.autoattack import AutoAttackAttack, unmodified_autoattack
+from nullclass.attacks.external.base import ExternalAttack, LibraryInput
+from nullclass.attacks.external.foolbox import FoolboxAttack, foolbox_fmn, foolbox_hop_skip_jump
+from nullclass.attacks.external.torchattacks import TorchattacksAttack, torchattacks_pgd
 from nullclass.attacks.external.view import KClassView
 
 __all__ = [
-    "ADAPTERS",
+    "EXTERNAL",
     "ARTAttack",
-    "Adapter",
     "AutoAttackAttack",
+    "ExternalAttack",
     "FoolboxAttack",
     "KClassView",
-    "Task",
+    "LibraryInput",
     "TorchattacksAttack",
 ]
 
-ADAPTERS: dict[str, Callable[[], Adapter]] = {
+EXTERNAL: dict[str, Callable[[], ExternalAttack]] = {
     "autoattack": AutoAttackAttack,
-    "autoattack-unmodified": unmodified,
-    "foolbox-fmn": of_foolbox.fmn,
-    "foolbox-hopskipjump": of_foolbox.hop_skip_jump,
-    "art-pgd": of_art.pgd,
-    "torchattacks-pgd": of_torchattacks.pgd,
+    "autoattack-unmodified": unmodified_autoattack,
+    "foolbox-fmn": foolbox_fmn,
+    "foolbox-hopskipjump": foolbox_hop_skip_jump,
+    "art-pgd": art_pgd,
+    "torchattacks-pgd": torchattacks_pgd,
 }
-"""Name to a maker of a ready-made attack, without arguments."""
+"""Names to functions that return a ready-made attack."""

@@ -1,194 +1,195 @@
-"""What stands around an attack of another library so that it can be aimed at a null-class model.
+"""The base class of other libraries' attacks, which makes them null-aware.
 
-Other libraries know no null and call every change of the answer a success. So the attack is handed
-an ordinary network: a K-class view of images of one true class, or the model itself with one wrong
-class after another as the target. Libraries take one budget, so images are parted by budget too.
-What comes back is put into ball and box and scored by its outcome; the library's own word on its
-success counts for nothing.
+Other libraries know no null and count every change of the prediction as success. So the library
+gets an ordinary network: a K-class view for images of one true class, or the model itself with one
+wrong class after another as the target. Libraries take one eps, so images are grouped by eps too.
+The results are projected into ball and box and evaluated by their outcome; the library's own
+success flags are ignored.
 """
 
 from __future__ import annotations
 
 import random
 import sys
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks.base import Access, frozen
-from nullclass.attacks.external.loading import Library
-from nullclass.attacks.external.view import Form, KClassView
+from nullclass.attacks.base import Access, BaseAttack
+from nullclass.attacks.external.library import Library
+from nullclass.attacks.external.view import KClassView, Merge
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.errors import UserError
-from nullclass.core.norms import Eps, check_eps
 from nullclass.core.outcomes import predictions
 from nullclass.models.classifier import Classifier
 
-View = Literal["grouped", "targeted", "plain"]
-
 
 @dataclass(frozen=True)
-class Task:
-    """What a library is given at a time: an ordinary network and images with one budget."""
+class LibraryInput:
+    """What a library gets in one call: an ordinary network and images with one budget."""
 
     network: nn.Module
     """From images in [0,1] to logits ``(N, num_logits)``."""
     num_logits: int
     images: Tensor
-    """``(N, C, H, W)`` in [0,1], in none of which the attacker has what he wants."""
+    """``(N, C, H, W)`` in [0,1], none of them a success yet."""
     labels: Tensor
-    """``(N,)``: the classes to leave, or those to reach."""
+    """``(N,)``: the classes to leave, or the targets."""
     is_targeted: bool
-    """Whether the labels are to be reached."""
+    """Whether the labels are targets."""
     eps: float
     """In pixel units, positive."""
     norm: str
-    """A name in :data:`nullclass.core.norms.BALLS`."""
-    known: tuple[Tensor, Tensor]
-    """All the clean images there are, ``(M, C, H, W)``, and what the model answers, ``(M,)`` with
-    -1 for null: for attacks that start from an image of another class."""
+    reference: tuple[Tensor, Tensor]
+    """All clean images ``(M, C, H, W)`` and their predictions ``(M,)``, -1 for null: for attacks
+    that start from an image of another class."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Adapter(ABC):
-    """An attack of another library as one of ours (:class:`nullclass.attacks.base.Attack`)."""
+class ExternalAttack(BaseAttack):
+    """An attack of another library as one of ours."""
 
-    view: View = "grouped"
-    """What the library sees. ``grouped``: a K-class view, the images grouped by their true class.
-    ``targeted``: all logits, and every wrong real class as the target in turn, the nearest first,
-    on what still stands. ``plain``: all logits and no target, as if null were any other class; the
-    objective is then ``untargeted``."""
-    form: Form = "max"
+    view: Literal["grouped", "targeted", "plain"] = "grouped"
+    """What the library gets. ``grouped``: a K-class view, images grouped by true class.
+    ``targeted``: all logits, and every wrong real class as the target in turn, the largest logit
+    first. ``plain``: all logits and no target, as if null were a class; the objective is then
+    ``untargeted``."""
+    merge: Merge = "max"
     """How the K-class view merges the true and the null logit."""
-    access: Access = "white-box"
-    """What the attack takes from the model."""
-    batch_size: int = 250
-    """How many images the library gets at once, at most."""
+    access: Access = "white-box"  # type: ignore[misc]
+    """What the attack uses of the model."""
     library: ClassVar[Library]
-    is_iterative: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Refuse settings that do not exist, and a library that is not there or broken."""
-        for name, kinds in (("view", View), ("form", Form), ("access", Access)):
-            chosen, known = getattr(self, name), get_args(kinds)
-            if chosen not in known:
-                raise UserError(f"there is no {name} {chosen!r}: choose one of {', '.join(known)}")
-        if self.batch_size < 1:
-            raise UserError(f"batch_size must be at least 1, not {self.batch_size}")
+        """Check the settings, and that the library imports."""
+        super().__post_init__()
         self.library.load()
 
     @property
-    def objective(self) -> ObjectiveName:
-        """What the view makes the library look for."""
+    def objective(self) -> ObjectiveName:  # type: ignore[override]
+        """What the view makes the library search for."""
         return "untargeted" if self.view == "plain" else "fool"
 
     @abstractmethod
-    def run(self, task: Task) -> Tensor:
-        """What the library makes of the images, ``(N, C, H, W)``.
+    def run_library(self, given: LibraryInput) -> Tensor:
+        """Return the library's images ``(N, C, H, W)``.
 
         It may draw from the global generators and leave gradients in the parameters.
 
         Raises:
-            UserError: If the library cannot do this norm, or cannot be targeted.
+            UserError: If the library does not support the norm or targets.
         """
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
-        generator: torch.Generator | None = None,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """See :class:`nullclass.attacks.base.Attack`.
-
-        Raises:
-            UserError: If the library is not there, or cannot do what is asked.
-        """
-        eps = check_eps(eps, norm, images.shape)
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
         seed = int(torch.randint(2**31, (), generator=generator))
-        standing = AttackState(
-            model, images, labels, eps, norm, self.objective, batch_size=batch_size
-        )
+        loss = state.loss("margin")
+        with _undisturbed(state.model, seed):
+            state.evaluate_clean(loss)
+            for indices, given in self._inputs(state):
+                adv_images = self.run_library(given).detach().to(given.images)
+                is_finite = adv_images.flatten(1).isfinite().all(dim=1).view(-1, 1, 1, 1)
+                adv_images = torch.where(is_finite, adv_images, given.images)
+                adv_images = state.norm.project(adv_images, given.images, given.eps)
+                state.evaluate(indices, adv_images, loss)
 
-        def margin(logits: Tensor, indices: Tensor) -> Tensor:
-            here = labels[indices]
-            return standing.objective.margin(logits, here, model.num_classes, "hard")
+    def _reference(self, state: AttackState, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return state.images, predictions(logits, state.model.num_classes)
 
-        with frozen(model), _undisturbed(model, seed):
-            for indices in standing.batches():  # what needs no attack gets none
-                standing.try_out(indices, standing.images[indices], margin)
-            for indices, task in self._tasks(standing, norm):
-                tried = self.run(task).detach().to(task.images)
-                is_finite = tried.flatten(1).isfinite().all(dim=1).view(-1, 1, 1, 1)
-                tried = torch.where(is_finite, tried, task.images)
-                tried = standing.norm.project(tried, task.images, task.eps)
-                standing.try_out(indices, tried, margin)
-        return standing.adv_images
-
-    def _tasks(self, standing: AttackState, norm: str) -> Iterator[tuple[Tensor, Task]]:
-        """What is still to do, as others fall: indices of images ``(N,)`` and the task."""
-        model, images = standing.model, standing.images
-        if not len(images):
-            return
-        logits = logits_of(model, images)
-        answers = predictions(logits, model.num_classes)
-        budgets = torch.as_tensor(standing.eps, dtype=torch.float64, device=images.device)
-        budgets = budgets.expand(len(images))
-        for network, num_logits, labels, is_meant in self._aims(standing, logits):
-            for eps in budgets[budgets > 0].unique().tolist():
-                chosen = (standing.is_active & is_meant & (budgets == eps)).nonzero().squeeze(1)
-                for indices in chosen.split(self.batch_size) if len(chosen) else ():
+    def _inputs(self, state: AttackState) -> Iterator[tuple[Tensor, LibraryInput]]:
+        """Yield the indices ``(N,)`` and the input of each library call, active images only."""
+        logits = logits_of(state.model, state.images, state.batch_size)
+        reference = self._reference(state, logits)
+        eps = torch.as_tensor(state.eps, dtype=torch.float64, device=state.images.device)
+        eps = eps.expand(len(state.images))
+        for network, num_logits, labels, is_chosen in self._networks(state, logits):
+            for budget in eps[eps > 0].unique().tolist():
+                chosen = (state.active & is_chosen & (eps == budget)).nonzero().squeeze(1)
+                for indices in chosen.split(state.batch_size) if len(chosen) else ():
                     yield (
                         indices,
-                        Task(
+                        LibraryInput(
                             network=network,
                             num_logits=num_logits,
-                            images=images[indices],
+                            images=state.images[indices],
                             labels=labels[indices],
                             is_targeted=self.view == "targeted",
-                            eps=eps,
-                            norm=norm,
-                            known=(images, answers),
+                            eps=budget,
+                            norm=state.norm_name,
+                            reference=reference,
                         ),
                     )
 
-    def _aims(
-        self, standing: AttackState, logits: Tensor
+    def _networks(
+        self, state: AttackState, logits: Tensor
     ) -> Iterator[tuple[nn.Module, int, Tensor, Tensor]]:
-        """Networks to attack, their numbers of logits, labels ``(N,)``, and which images."""
-        model, labels = standing.model, standing.labels
+        """Yield networks, their numbers of logits, labels ``(N,)``, and masks of the images."""
+        model, labels = state.model, state.labels
         if self.view == "grouped":
             for label in labels.unique().tolist():
-                view = KClassView(model, label, self.form)
+                view = KClassView(model, label, self.merge)
                 yield view, model.num_classes, labels, labels == label
             return
         columns = [labels]
         if self.view == "targeted":
-            ranked = standing.objective.targets(logits, labels, model.num_classes)
+            ranked = state.objective.rank_targets(logits, labels, model.num_classes)
             columns = list(ranked.unbind(dim=1))
         for column in columns:
             yield model, logits.shape[1], column, torch.ones_like(labels, dtype=torch.bool)
 
 
+@dataclass(frozen=True)
+class NamedAttack(ExternalAttack):
+    """Any attack of a library by its name there.
+
+    Successes of minimum-norm attacks outside the budget are projected into the ball.
+    """
+
+    names: Mapping[str, str]
+    """Norms to the attack's class: a name in the library's catalogue, or a dotted path."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of its constructor."""
+    relative: Mapping[str, float] = field(default_factory=dict)
+    """Arguments in units of eps, as ``{"eps_step": 0.0625}``."""
+
+    def create(self, given: LibraryInput, *first: object, **arguments: object) -> Any:
+        """Return the library's attack for the norm.
+
+        Args:
+            given: The call's input.
+            first: Positional arguments of the constructor.
+            arguments: Keyword arguments, those that the constructor takes.
+
+        Raises:
+            UserError: If there is no attack for the norm, or it refuses its settings.
+        """
+        relative = {name: share * given.eps for name, share in self.relative.items()}
+        return self.library.create(
+            self.name(given.norm), *first, given=arguments, settings={**self.settings, **relative}
+        )
+
+    def name(self, norm: str) -> str:
+        """Return the attack's name for a norm, or raise UserError."""
+        if norm not in self.names:
+            raise UserError(f"this attack supports {' and '.join(self.names)}, not {norm}")
+        return self.names[norm]
+
+
 @contextmanager
 def _undisturbed(model: Classifier, seed: int) -> Iterator[None]:
-    """Let a library use the global generators and parameters' gradients, and put them back.
+    """Seed the global generators of torch, NumPy and Python inside the block.
 
-    Inside, the generators of torch, NumPy and Python are seeded.
+    Restores them, the parameters' gradients and the trace function after it.
     """
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
-    states, trace = (np.random.get_state(), random.getstate()), sys.gettrace()
+    numpy_state, python_state, trace = np.random.get_state(), random.getstate(), sys.gettrace()
     device = model.mean.device
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -197,8 +198,8 @@ def _undisturbed(model: Classifier, seed: int) -> Iterator[None]:
             random.seed(seed)
             yield
     finally:
-        np.random.set_state(states[0])
-        random.setstate(states[1])
-        sys.settrace(trace)  # AutoAttack switches tracing off, with it debuggers and coverage
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+        sys.settrace(trace)  # AutoAttack disables tracing, and with it debuggers and coverage
         for parameter, gradient in gradients:
             parameter.grad = gradient

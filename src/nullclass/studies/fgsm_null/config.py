@@ -68,6 +68,7 @@ def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> lis
             "fgsm",
             tuple(pixels(eps) for eps in sorted(TEST_EPS)),
             num_images=10_000 if is_full else 2_000,
+            settings={"objective": "untargeted"},
             num_examples=8,
         ),
         AttackPlan(
