@@ -16,10 +16,11 @@ from nullclass.attacks import FGSM
 from nullclass.core.files import read_json
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.data import Dataset, LabelledImages, load_dataset
-from nullclass.evaluation.run import CLEAN, evaluate
+from nullclass.evaluation.run import evaluate
 from nullclass.experiments.config import Training
 from nullclass.experiments.trained import train_from, write_model
 from nullclass.models import Classifier
+from nullclass.scoring.rows import CLEAN
 from nullclass.studies.fgsm_null import config as fgsm_null
 from nullclass.training.checkpoint import CARD, load_checkpoint
 

@@ -428,7 +428,7 @@ def test_what_it_takes_is_told(digits: Digits) -> None:
         attacks={"rays": RayS(num_queries=30)},
         eps=[0.1, 0.2],
         num_classes=10,
-        checks=False,
+        checks="none",
     )
     assert found.threat["attacks"]["rays"]["takes"] == "labels"
     assert set(found.costs["access"]) == {"labels"}

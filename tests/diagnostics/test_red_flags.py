@@ -15,7 +15,8 @@ import pytest
 from planted import PLANTED, SOUND, Models, train_models
 from worlds import Digits
 
-from nullclass.diagnostics.red_flags import CHECKS, Evidence, Flag, find_flags
+from nullclass.diagnostics.evidence import Evidence
+from nullclass.diagnostics.red_flags import CHECKS, Flag, find_flags
 from nullclass.metrics.rates import UNION, wilson
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "red-flags.md"
@@ -150,7 +151,7 @@ DOUBLING = {
     "attack": "pgd",
     "eps": 0.2,
     "num_judged": 200,
-    "num_standing": 80,
+    "num_active": 80,
     "num_images": 128,
     "steps": {"num_images": 64, "num_successes": 0},
     "restarts": None,
@@ -188,6 +189,16 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         "eps-units",
         evidence(pgd=search(0, 1, eps=(0.001, 0.003))),
         evidence(pgd=search(0, 1, eps=(0.001, 0.004))),
+    ),
+    (
+        "clean-near-chance",  # chance is 10 %: 19 % are needed
+        evidence(clean=some("c", 38, "f"), pgd=HEALTHY),
+        evidence(clean=some("c", 39, "f"), pgd=HEALTHY),
+    ),
+    (
+        "clean-near-chance",  # of the images that are answered
+        evidence(clean="c" * 2 + "f" * 18 + "n" * 180, pgd=HEALTHY),
+        evidence(clean="c" * 20 + "n" * 180, pgd=HEALTHY),
     ),
     (
         "no-null-aware-attack",
@@ -279,12 +290,10 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     (
         "doubling-finds-more",  # 3 of 64 of 30 of 200 is 0.7 points, of 20 of 200 0.47
         probed(
-            doubling=DOUBLING
-            | {"steps": {"num_images": 64, "num_successes": 3}, "num_standing": 30}
+            doubling=DOUBLING | {"steps": {"num_images": 64, "num_successes": 3}, "num_active": 30}
         ),
         probed(
-            doubling=DOUBLING
-            | {"steps": {"num_images": 64, "num_successes": 3}, "num_standing": 20}
+            doubling=DOUBLING | {"steps": {"num_images": 64, "num_successes": 3}, "num_active": 20}
         ),
     ),
     (
@@ -295,13 +304,26 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     ("aer-falls", evidence(pgd=search(50, 47)), evidence(pgd=search(50, 48))),
     (
         "aer-falls",
-        probed(anew=ANEW | {"num_fooled": 47}),
-        probed(anew=ANEW | {"num_fooled": 48}),
+        probed(rerun=ANEW | {"num_fooled": 47}),
+        probed(rerun=ANEW | {"num_fooled": 48}),
     ),
     (
         "largest-budget-survived",
-        probed(reach=REACH | {"num_fooled": 45}),
-        probed(reach=REACH),
+        probed(largest_eps=REACH | {"num_fooled": 45}),
+        probed(largest_eps=REACH),
+    ),
+    (
+        "largest-budget-survived",  # not if all but two images are fooled or proved safe
+        evidence(
+            pgd=HEALTHY,
+            probes={"largest_eps": REACH | {"num_fooled": 45}},
+            certified=proofs(NUM - 123, eps=0.2),
+        ),
+        evidence(
+            pgd=HEALTHY,
+            probes={"largest_eps": REACH | {"num_fooled": 45}},
+            certified=proofs(NUM - 122, eps=0.2),
+        ),
     ),
     (
         "strict-above-chance",  # 20 of 200 are of one class
@@ -327,6 +349,11 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         ),
     ),
     (
+        "no-gradients",
+        probed(gradients=GRADIENTS | {"has_gradients": False, "num_zero_margin": 64}),
+        probed(gradients=GRADIENTS | {"num_zero_margin": 64}),
+    ),
+    (
         "zero-gradients",
         probed(gradients=GRADIENTS | {"num_zero_cross_entropy": 4}),
         probed(gradients=GRADIENTS | {"num_zero_cross_entropy": 3}),
@@ -348,13 +375,13 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     ),
     (
         "random-forward",
-        probed(repeated=REPEATED | {"largest_difference": 1e-3}),
-        probed(repeated=REPEATED),
+        probed(forward=REPEATED | {"largest_difference": 1e-3}),
+        probed(forward=REPEATED),
     ),
     (
         "softmax-as-logits",
-        probed(repeated=REPEATED | {"are_probabilities": True}),
-        probed(repeated=REPEATED),
+        probed(forward=REPEATED | {"are_probabilities": True}),
+        probed(forward=REPEATED),
     ),
     (
         "failures-all-null",
@@ -435,12 +462,12 @@ def test_every_check_has_a_case() -> None:
 def test_a_sound_table_raises_nothing() -> None:
     healthy = {
         "has_null": True,
-        "repeated": REPEATED,
+        "forward": REPEATED,
         "gradients": GRADIENTS,
         "noise": NOISE,
-        "reach": REACH,
+        "largest_eps": REACH,
         "doubling": DOUBLING,
-        "anew": ANEW,
+        "rerun": ANEW,
         "reference": REFERENCE,
     }
     told = {"threshold": THRESHOLD, "selected_on": "held-out", "data": "mnist"}
@@ -478,10 +505,10 @@ EMPTY = [
     evidence(clean="c", pgd=AttackRun({0.1: "c"}), about={"data": "mnist"}),
     Evidence(evidence(pgd=HEALTHY).rows, NOTHING, {}, {"norm": "linf"}),
     Evidence(
-        evidence(pgd=HEALTHY).rows, NOTHING, dict.fromkeys(("noise", "reach")), {"norm": "l2"}
+        evidence(pgd=HEALTHY).rows, NOTHING, dict.fromkeys(("noise", "largest_eps")), {"norm": "l2"}
     ),
-    probed(doubling=DOUBLING | {"steps": None, "num_images": 0, "num_standing": 0}),
-    probed(anew=ANEW | {"num_images": 0, "num_successes": 0, "num_fooled": 0}),
+    probed(doubling=DOUBLING | {"steps": None, "num_images": 0, "num_active": 0}),
+    probed(rerun=ANEW | {"num_images": 0, "num_successes": 0, "num_fooled": 0}),
 ]
 
 

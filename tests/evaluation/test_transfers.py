@@ -19,11 +19,12 @@ from nullclass.core.errors import UserError
 from nullclass.core.norms import BALLS, is_allowed
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.data import LabelledImages
-from nullclass.evaluation import transfers
-from nullclass.evaluation.transfers import cell, craft, score_crafted, transfer_matrix
+from nullclass.evaluation.transfers import transfer_matrix, transfer_rates
 from nullclass.models import Classifier
 from nullclass.results.schema import COST_COLUMNS, ROW_COLUMNS
-from nullclass.scoring import run_attack as scoring
+from nullclass.scoring import crafted as crafted_module
+from nullclass.scoring import run_attack
+from nullclass.scoring.crafted import craft, score_crafted
 from nullclass.scoring.run_attack import score_attack, score_clean
 
 ALL_NORMS = ["linf", "l2", "l1"]
@@ -172,9 +173,9 @@ def test_every_cell_from_the_images_themselves(digits: Digits, attack: Any) -> N
 def test_the_same_rows_as_an_attack_scored_with_a_source(
     digits: Digits, attack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (scoring, transfers):
-        monkeypatch.setattr(module, "BATCH_SIZE", 40)  # each batch has a stream of its own
     data, budgets = LabelledImages(digits.images, digits.labels), [0.03, 0.2]
+    for module in (crafted_module, run_attack):
+        monkeypatch.setattr(module, "BATCH_SIZE", 40)  # each batch has its own seed
     crafted = craft(digits.plain, data, attack, budgets, num_images=100, seed=7, name="a")
     for target, source, rows, costs in (
         (digits.guarded, digits.plain, None, None),
@@ -191,7 +192,6 @@ def test_the_same_rows_as_an_attack_scored_with_a_source(
             source=source,
             source_name="self" if rows is not None else "plain",
             seed=7,
-            on_images=silent,
         )
         if rows is None:
             found = score_crafted(target, data, crafted, name="a", source_name="plain")
@@ -256,11 +256,13 @@ def test_a_cell_by_hand() -> None:
     on_source = rows_of({0: "fooled", 1: "fooled", 2: "fooled", 3: "null", 4: "fooled"})
     on_target = rows_of({4: "null", 3: "fooled", 2: "fooled", 1: "fooled", 0: "correct"})
     clean = rows_of({0: "correct", 1: "correct", 2: "null", 3: "correct", 4: "correct", 9: "null"})
-    told = cell(on_source, on_target, clean)  # transferable: 0, 1 and 4; 1 of them fools
+    told = transfer_rates(on_source, on_target, clean)  # transferable: 0, 1 and 4; 1 of them fools
     assert told["num_transferable"] == 3
     assert told["transfer_rate"] == pytest.approx(1 / 3)
     assert (told["correct"], told["null"], told["fooled"]) == (0.2, 0.2, 0.6)
-    nobody = cell(rows_of({0: "correct"}), rows_of({0: "fooled"}), rows_of({0: "correct"}))
+    nobody = transfer_rates(
+        rows_of({0: "correct"}), rows_of({0: "fooled"}), rows_of({0: "correct"})
+    )
     assert nobody["num_transferable"] == 0
     assert math.isnan(nobody["transfer_rate"])
     assert nobody["fooled"] == 1
@@ -320,17 +322,19 @@ def test_images_that_left_their_budget_are_refused(digits: Digits) -> None:
         ({"targets": {}}, "at least one source and one target"),
         ({"targets": [1]}, "at least one source and one target"),
         ({"eps": []}, "at least one eps"),
-        ({"eps": [0.2, 0.1]}, r"each larger than the one before, not \[0.2, 0.1\]"),
-        ({"eps": [0.1, 0.1]}, "each larger than the one before"),
+        ({"eps": "0.1"}, "eps must be a number"),
         ({"eps": [0.1, 1.5]}, r"eps 1.5 is outside \[0, 1\]"),
         ({"eps": -0.1}, "eps -0.1 is outside"),
         ({"num_images": 0}, "asked for the first 0 images: choose 1 to 40"),
         ({"num_images": 41}, "asked for the first 41 images: choose 1 to 40"),
-        ({"norm": "l7"}, "norm must be one of linf, l2, l1, not 'l7'"),
-        ({"attack": "nonsense"}, "there is no attack 'nonsense'"),
-        ({"attack": 3}, "attacks must be names, or a dictionary"),
-        ({"attack": FGSM("untargeted")}, "an attack to evade takes a source's null for a success"),
-        ({"attack": "worst-case-force-null"}, "an attack to deny takes"),
+        ({"norm": "l7"}, "norm must be one of"),
+        ({"attack": "nonsense"}, "attack must be one of"),
+        ({"attack": 3}, "is no attack"),
+        (
+            {"attack": FGSM("untargeted")},
+            "untargeted counts a source's null as a success",
+        ),
+        ({"attack": "worst-case-force-null"}, "objective force-null counts"),
         ({"num_classes": 3}, "the model has 2 classes, not 3"),
     ],
 )

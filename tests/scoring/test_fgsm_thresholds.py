@@ -143,7 +143,7 @@ def test_round_and_round_but_once(digits: Digits) -> None:
     images, _ = find_thresholds(digits.guarded, data, first_image=25, num_images=10)
     assert images[0] >= 25 or images[0] < 10
     assert len(set(images.tolist())) == 10
-    with pytest.raises(UserError, match=r"only \d+ of 30 images are right and fall"):
+    with pytest.raises(UserError, match=r"only \d+ of 30 images are correct and fooled"):
         find_thresholds(digits.guarded, data, first_image=0, num_images=31)
 
 

@@ -150,10 +150,10 @@ def test_fashion_mnist_is_the_first_test_images(wardrobe: Dataset) -> None:
 
 
 def test_fashion_mnist_refuses(wardrobe: Dataset) -> None:
-    with pytest.raises(UserError, match="ask for fewer"):
+    with pytest.raises(UserError, match="use fewer"):
         drawn("fashion-mnist", data_of(), NUM_CLOTHES + 1)
     for own in (wardrobe.test, wardrobe.test.as_float(), wardrobe.test.subset([9, 3])):
-        with pytest.raises(UserError, match="Fashion-MNIST's own"):
+        with pytest.raises(UserError, match="Fashion-MNIST itself"):
             drawn("fashion-mnist", own)
 
 

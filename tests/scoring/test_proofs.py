@@ -113,7 +113,7 @@ def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
     data = labelled(guarded)
     attacks = {"pgd": PGD(num_steps=5), "dataset": DatasetAttack()}
     found = evaluate(
-        guarded, data, attacks=attacks, eps=[0.03, 0.06], proofs="interval", checks=False
+        guarded, data, attacks=attacks, eps=[0.03, 0.06], proofs="interval", checks="none"
     )
     pd.testing.assert_frame_equal(found.certified, prove(guarded, data, [0.03, 0.06]))
     assert found.summary()["attack"].tolist()[-6:] == ["proof"] * 6, "proofs come last"
@@ -123,7 +123,7 @@ def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(stored, found.certified.drop(columns="margin"))
     store.write_summary(tmp_path, "a")
     assert (frames.read_frame(tmp_path / schema.SUMMARY)["metric"] == "rar_proved").sum() == 2
-    without = evaluate(guarded, data, attacks={"dataset": DatasetAttack()}, eps=0.1, checks=False)
+    without = evaluate(guarded, data, attacks={"dataset": DatasetAttack()}, eps=0.1, checks="none")
     without.write(folder, {"model": "a", "seed": 0})
     assert not (folder / schema.CERTIFIED).exists()
     assert store.read_trial(folder).certified.empty

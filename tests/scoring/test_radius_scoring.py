@@ -63,7 +63,7 @@ def test_progress_adds_up_to_the_images() -> None:
 
 def test_what_has_no_radius_is_refused() -> None:
     model, images = side()
-    with pytest.raises(UserError, match="only a model that answers what it proves"):
+    with pytest.raises(UserError, match="only a ProvableNull has a radius"):
         score_radii(model, images, (0.1,))
     with pytest.raises(UserError, match="at least one radius"):
         score_radii(ProvableNull(model, 0.1), images, ())

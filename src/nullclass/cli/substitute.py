@@ -40,7 +40,7 @@ class Substitute:
     def run(self) -> None:
         """Run the command."""
         from nullclass.core.devices import find_device
-        from nullclass.evaluation.record import load_with_data, refusing
+        from nullclass.evaluation.record import load_with_data, refuse_at_rate
         from nullclass.training.checkpoint import CARD, save_checkpoint
         from nullclass.training.queries import QueryPlan, num_own
         from nullclass.training.substitutes import agreement, query_substitute
@@ -51,7 +51,7 @@ class Substitute:
             raise UserError(f"{self.out} holds a checkpoint already: choose another --out")
         target, card, dataset = load_with_data(self.checkpoint, self.dataset, self.data_dir, device)
         if self.null_rate is not None:
-            target = refusing(target, dataset, self.null_rate)
+            target = refuse_at_rate(target, dataset, self.null_rate)
         num_pool = num_own(len(dataset.test))
         substitute, log = query_substitute(
             target,

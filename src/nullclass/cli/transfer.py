@@ -49,7 +49,7 @@ class Transfer:
         from rich.console import Console
 
         from nullclass.core.devices import find_device
-        from nullclass.evaluation.record import load_with_data, refusing
+        from nullclass.evaluation.record import load_with_data, refuse_at_rate
         from nullclass.evaluation.transfers import transfer_matrix
         from nullclass.results.frames import write_frame
 
@@ -63,7 +63,7 @@ class Transfer:
             named.add(dataset.checksum)
             if self.null_rate is not None and not model.has_null:
                 try:
-                    model = refusing(model, dataset, self.null_rate)
+                    model = refuse_at_rate(model, dataset, self.null_rate)
                 except UserError as error:
                     raise UserError(f"{path}: {error}") from None
             models[str(path)] = model

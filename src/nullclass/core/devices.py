@@ -6,6 +6,9 @@ import torch
 
 from nullclass.core.errors import UserError
 
+BATCH_SIZE = 512
+"""Images moved to the device at once; a forward pass may take fewer."""
+
 
 def find_device(name: str = "auto") -> torch.device:
     """Turn ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps`` into a device that is there.

@@ -1,14 +1,17 @@
-"""What an evaluation found."""
+"""The result of an evaluation."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nullclass.metrics.rates import PROOF, proved_rates, summarise
+from nullclass.core.errors import UserError
+from nullclass.diagnostics.evidence import CHECKS_NAME
+from nullclass.metrics.rates import PROOF, UNION, proved_rates, summarise
 from nullclass.metrics.score_summary import score_metrics
 from nullclass.results.schema import (
     CERTIFIED,
@@ -27,49 +30,172 @@ from nullclass.results.schema import (
 )
 from nullclass.results.store import write_trial
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-@dataclass(frozen=True)
+CLEAN_METRICS = ("correct", "null", "fooled")
+UNION_METRICS = ("aer", "rar", "strict", "null_dos")
+PLOTTED = {"aer": "AER", "rar": "RAR", "strict": "strict", "rar_proved": "RAR, proved"}
+
+
+@dataclass(frozen=True, repr=False)
 class Evaluation:
-    """What an evaluation found, as it is kept."""
+    """The result of an evaluation; print it for the table of rates and the red flags."""
 
-    rows: pd.DataFrame = field(repr=False)
-    """One attacked image a line: :data:`ROW_COLUMNS`."""
-    costs: pd.DataFrame = field(repr=False)
-    """What each attack and member did and cost: :data:`COST_COLUMNS`."""
-    examples: list[Examples] = field(repr=False)
-    """The first few images under each attack and eps, to show."""
-    held_out: pd.DataFrame = field(repr=False)
-    """Clean held-out images, columns of :data:`ROW_COLUMNS`; empty without any."""
-    ood: pd.DataFrame = field(repr=False)
-    """Inputs of no class: :data:`OOD_COLUMNS`; empty without any."""
-    threat: dict[str, Any] = field(repr=False)
-    """The threat model: what the attacker wants, may do and knows (JSON values)."""
-    probes: dict[str, Any] = field(repr=False)
-    """What the model was asked besides (:mod:`nullclass.diagnostics.probes`); empty if it was
-    not."""
+    rows: pd.DataFrame
+    """One row per attacked image: :data:`nullclass.results.schema.ROW_COLUMNS`."""
+    costs: pd.DataFrame
+    """Passes and seconds of each attack, ensemble member and check:
+    :data:`nullclass.results.schema.COST_COLUMNS`."""
+    examples: list[Examples]
+    """The first few adversarial images of each attack and eps."""
+    held_out: pd.DataFrame
+    """Clean held-out images, columns of ``rows``; may be empty."""
+    ood: pd.DataFrame
+    """Images of no class: :data:`nullclass.results.schema.OOD_COLUMNS`; may be empty."""
+    threat: dict[str, Any]
+    """The threat model: the attacker's goals, budgets and access (JSON values)."""
+    probes: dict[str, Any]
+    """Measurements for the red flags (:mod:`nullclass.diagnostics.probes`); empty without checks.
+    """
     flags: list[Flag]
-    """Reasons not to believe the evaluation (:mod:`nullclass.diagnostics.red_flags`)."""
+    """Reasons to doubt the evaluation (:mod:`nullclass.diagnostics.red_flags`)."""
     certified: pd.DataFrame = field(
-        default_factory=lambda: pd.DataFrame(columns=list(CERTIFIED_COLUMNS)), repr=False
+        default_factory=lambda: pd.DataFrame(columns=list(CERTIFIED_COLUMNS))
     )
-    """What is proved of each image: :data:`CERTIFIED_COLUMNS`; empty if it was not asked."""
+    """What is proved of each image: :data:`nullclass.results.schema.CERTIFIED_COLUMNS`; may be
+    empty."""
 
     def summary(self) -> pd.DataFrame:
-        """Rates with 95 % intervals, one a line: see :func:`nullclass.metrics.rates.summarise`.
+        """Rates with 95 % intervals, one per row: see :func:`nullclass.metrics.rates.summarise`.
 
-        Last, under the attack name ``proof``, those of
-        :func:`nullclass.metrics.rates.proved_rates`.
+        Proved rates (:func:`nullclass.metrics.rates.proved_rates`) come last, with the attack name
+        ``proof``.
         """
         rates = summarise(self.rows)
         if self.certified.empty:
             return rates
-        place = {"attack": PROOF, "objective": "any", "source": "any"}
-        proved = proved_rates(self.certified).drop(columns="verifier").assign(**place)
+        proved = proved_rates(self.certified).drop(columns="verifier")
+        proved = proved.assign(attack=PROOF, objective="any", source="any")
         return pd.concat([rates, proved[list(rates.columns)]], ignore_index=True)
 
     def scores(self) -> pd.DataFrame:
         """Metrics of the null score: see :func:`nullclass.metrics.score_summary.score_metrics`."""
         return score_metrics(self.rows, self.held_out, self.ood)
+
+    def rate(self, metric: str, eps: float = 0.0, *, attack: str | None = None) -> float:
+        """One rate of :meth:`summary`.
+
+        Args:
+            metric: Such as ``aer``, ``rar``, ``strict``, ``null_dos`` or, of proofs,
+                ``rar_proved``; of clean images and single attacks also the clean triple.
+            eps: The budget in pixel units; 0 is the clean images.
+            attack: Name of an attack. Default: the worst case over all attacks, or the proof.
+
+        Raises:
+            UserError: If there is no such rate.
+        """
+        summary = self.summary()
+        found = summary[
+            (summary["metric"] == metric) & ((summary["eps_pixels"] - eps).abs() < 1e-9)
+        ]
+        if attack is not None:
+            found = found[found["attack"] == attack]
+        elif metric in UNION_METRICS:
+            found = found[found["attack"] == UNION]
+        elif eps > 0 and not metric.endswith(("_proved", "_bound")):
+            found = found[:0]
+        if found.empty:
+            known = summary.loc[summary["metric"] == metric, ["attack", "eps_pixels"]]
+            pairs = ", ".join(f"{a} at {e:g}" for a, e in known.drop_duplicates().to_numpy())
+            raise UserError(
+                f"there is no {metric!r} at eps {eps:g}: choose {pairs}"
+                if pairs
+                else f"there is no metric {metric!r}: choose one of "
+                f"{', '.join(summary['metric'].unique())}"
+            )
+        return float(found["value"].iloc[0])
+
+    def table(self) -> pd.DataFrame:
+        """Rates in percent with 95 % intervals, one row per eps, as text."""
+        summary = self.summary()
+        lines: dict[float, dict[str, str]] = {}
+        for row in summary.sort_values("eps_pixels", kind="stable").to_dict("records"):
+            is_clean = row["eps_pixels"] == 0 and row["metric"] in CLEAN_METRICS
+            if is_clean or row["attack"] in (UNION, PROOF):
+                line = lines.setdefault(float(row["eps_pixels"]), {"n": str(row["num_images"])})
+                line[str(row["metric"])] = (
+                    f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
+                )
+        table = pd.DataFrame([{"eps": f"{eps:.4g}", **line} for eps, line in lines.items()])
+        return table.fillna("")
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw rates against eps with 95 % intervals (security curves).
+
+        Args:
+            ax: Axes to draw on. Default: new ones.
+
+        Returns:
+            The axes.
+        """
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots()
+        summary = self.summary()
+        of_all = summary[summary["attack"].isin([UNION, PROOF])]
+        for metric, label in PLOTTED.items():
+            curve = of_all[of_all["metric"] == metric].sort_values("eps_pixels")
+            if len(curve):
+                (line,) = ax.plot(curve["eps_pixels"], curve["value"], "o-", ms=3, label=label)
+                ax.fill_between(
+                    curve["eps_pixels"],
+                    curve["low"],
+                    curve["high"],
+                    color=line.get_color(),
+                    alpha=0.2,
+                )
+        ax.set(xlabel=f"eps ({self.threat['norm']}, pixel units)", ylabel="rate", ylim=(0, 1))
+        ax.legend()
+        return ax
+
+    def __repr__(self) -> str:
+        """The table of rates, the red flags and the time taken, as text."""
+        lines = [self._title(), self.table().to_string(index=False), ""]
+        lines += [f"red flag {flag.name}: {flag.message} ({flag.page})" for flag in self.flags]
+        return "\n".join([*lines, *self._notes()])
+
+    def _repr_html_(self) -> str:
+        """The same for notebooks."""
+        flags = "".join(
+            f"<li><b>{escape(flag.name)}</b>: {escape(flag.message)} ({escape(flag.page)})</li>"
+            for flag in self.flags
+        )
+        notes = "<br>".join(map(escape, self._notes()))
+        table = self.table().to_html(index=False, border=0)
+        return f"<p>{escape(self._title())}</p>{table}<ul>{flags}</ul><p>{notes}</p>"
+
+    def _title(self) -> str:
+        attacks = ", ".join(self.threat.get("attacks", {})) or "no attacks"
+        return f"Rates in % [95 % interval], worst case over {attacks} ({self.threat.get('norm')})"
+
+    def _notes(self) -> list[str]:
+        is_check = self.costs["attack"] == CHECKS_NAME
+        seconds = self.costs["seconds"]
+        if not self.probes:
+            return ["No checks were run, so there are no red flags: evaluate(..., checks='quick')."]
+        notes = [] if self.flags else ["No red flags."]
+        notes.append(
+            f"Attacks took {seconds[~is_check].sum():.1f} s, "
+            f"checks {seconds[is_check].sum():.1f} s."
+        )
+        if "expected_seconds" in self.probes:
+            notes.append(
+                f"Checks that repeat attacks were not run: about "
+                f"{self.probes['expected_seconds']:.0f} s with evaluate(..., checks='full')."
+            )
+        return notes
 
     def write(self, folder: Path, result: dict[str, Any]) -> None:
         """Write the evaluation as a trial's folder; see

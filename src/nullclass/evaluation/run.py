@@ -1,48 +1,44 @@
-"""model x attacks x eps -> outcomes, rates, scores, and the reasons not to believe them."""
+"""Attacks a model, scores every image and looks for reasons to doubt the result."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any, get_args
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks import Attack, describe, find_attack
-from nullclass.attacks.base import UNKNOWN, Access, TakesReferenceImages, frozen
+from nullclass.attacks import Attack, describe
+from nullclass.attacks.base import UNKNOWN, Access, frozen, with_reference_images
 from nullclass.attacks.fmn import FMN
 from nullclass.core.errors import UserError
-from nullclass.core.norms import check_eps
+from nullclass.core.progress import Stages
 from nullclass.data import LabelledImages, tensors_or_loader
-from nullclass.diagnostics.probes import probe
-from nullclass.diagnostics.red_flags import Evidence, find_flags
+from nullclass.diagnostics.evidence import Evidence
+from nullclass.diagnostics.probes import EXPECTED_IMAGES, ProbeLevel, probe
+from nullclass.diagnostics.red_flags import find_flags
+from nullclass.evaluation.plan import SMALLEST, Data, PlannedAttack, plan_attacks
 from nullclass.evaluation.result import Evaluation
-from nullclass.metrics.rates import GIVEN, PROOF, SELF, UNION
+from nullclass.metrics.rates import GIVEN, SELF
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import Threshold, overlap, with_threshold
-from nullclass.results.schema import CERTIFIED_COLUMNS, COST_COLUMNS, OOD_COLUMNS, ROW_COLUMNS, Flag
+from nullclass.results.schema import CERTIFIED_COLUMNS, COST_COLUMNS, OOD_COLUMNS, ROW_COLUMNS
+from nullclass.scoring.batch_size import find_batch_size
 from nullclass.scoring.ood import check_ood, make_ood, score_ood
 from nullclass.scoring.proofs import prove
-from nullclass.scoring.run_attack import (
-    CLEAN,
-    AttackResult,
-    OnImages,
-    check_labels,
-    score_attack,
-    score_clean,
-    score_smallest,
-)
+from nullclass.scoring.rows import CLEAN, OnImages, check_labels, ignore, sort_rows
+from nullclass.scoring.run_attack import AttackResult, score_attack, score_clean
+from nullclass.scoring.smallest import score_smallest
 
-Data = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
-"""Test images in [0,1] with labels: tensors, a loader, or :class:`LabelledImages`."""
+NUM_OOD = 1000
+"""Images per source of no class."""
 
-Evaluation = Evaluation
-"""The outcome of every image under every attack, and what follows from it."""
-
-SMALLEST = "smallest-eps"
-"""The name, in rows, of the search for each image's smallest eps."""
+PASSES = {"clean": 1, "single-step": 3, "iterative": 100, "smallest": 400, "proofs": 3}
+"""Rough number of passes per image, by which the remaining time is estimated."""
 
 
 def evaluate(
@@ -63,248 +59,251 @@ def evaluate(
     data_name: str | None = None,
     selected_on: str | None = None,
     num_examples: int = 0,
+    batch_size: int | None = None,
     seed: int = 0,
-    checks: bool = True,
-    on_images: OnImages | None = None,
+    checks: ProbeLevel = "quick",
+    progress: bool | OnImages = False,
 ) -> Evaluation:
     """Attack a model and score every image, clean and attacked.
 
-    For an attack that searches the ball for one success, what succeeded at a smaller eps counts
-    at every larger one and is not attacked again.
+    An iterative attack that succeeds at a smaller eps counts as successful at every larger eps,
+    and is not repeated there.
 
     Args:
-        model: A :class:`Classifier`, or any module from [0,1] images ``(N, C, H, W)`` to logits
-            with null last; then give ``num_classes``.
+        model: A :class:`nullclass.Classifier`, or any module from images ``(N, C, H, W)`` in
+            [0,1] to logits ``(N, K + 1)`` with null last; then pass ``num_classes``.
         data: The test images.
         attacks: Names of attacks, or attacks by the name they get in the rows.
         eps: Budgets in pixel units, for all attacks or by attack.
         norm: ``linf``, ``l2`` or ``l1``.
-        num_images: How many of the first images are attacked, for all attacks or by attack; all
-            unless said. The clean images are always all scored.
-        num_classes: K, the number of real classes (without null), for a module that does not say.
-        source: Another model to make the attacks on, to see how they transfer; the rows then say
-            ``source_name`` source. Nothing is carried from a smaller eps to a larger one.
-        threshold: Answer null where the null score is above it
-        (:mod:`nullclass.rejection.threshold`), best
-            from ``calibrate`` on held-out images; argmax decides unless given. The attacks know it.
-        held_out: Clean images that are neither trained nor tested on, for metrics whose threshold
-            must not come from test data.
-        ood: Inputs of no class to show the model: names in :data:`nullclass.scoring.ood.OOD`, or
-        images
-            by the name they get.
-        num_smallest: For how many of the first images the smallest eps that fools is looked for;
-            a slow search, none unless said.
-        proofs: Name in :data:`nullclass.certify.verifiers.VERIFIERS`: then it is also proved, of
-            every image at every eps, that no attack can fool it (:mod:`nullclass.scoring.proofs`).
-        data_name: Name of the dataset, for red flags that know a dataset's records.
-        selected_on: ``test`` or ``held-out``: what the model's weights were picked on, if told.
-        num_examples: How many of the first attacked images to keep for showing.
+        num_images: How many of the first images are attacked, for all attacks or by attack.
+            Default: all. The clean images are always all scored.
+        num_classes: K, the number of real classes, for a module that is not a ``Classifier``.
+        source: Another model to make the attacks on, for a transfer; its name in the rows is
+            ``source``.
+        threshold: Answer null where the null score is larger (:mod:`nullclass.rejection`), best
+            from ``calibrate`` on held-out images. The attacks know the threshold. Default: the
+            largest logit decides.
+        held_out: Clean images used neither in training nor here, for metrics whose threshold must
+            not come from test data.
+        ood: Images of no class: names in :data:`nullclass.scoring.ood.OOD`, or images by name.
+        num_smallest: For how many of the first images to search the smallest eps that fools; slow.
+        proofs: Name in :data:`nullclass.certify.verifiers.VERIFIERS`. Then every image is also
+            verified at every eps (:mod:`nullclass.scoring.proofs`).
+        data_name: Name of the dataset, for red flags that know its best published results.
+        selected_on: ``test`` or ``held-out``: the images by which the weights were selected.
+        num_examples: How many of the first adversarial images to keep for figures.
+        batch_size: Images per forward and backward pass. Default: what fits into memory.
         seed: Seed of the attacks' random starts.
-        checks: Whether the model is probed and red flags are looked for.
-        on_images: Progress: called with the number of images just scored.
+        checks: ``quick``: red flags from the rows and a few passes. ``full``: also repeats attacks
+            with more effort, which can take longer than the evaluation. ``none``: no red flags.
+        progress: True shows progress and the remaining time; a function receives the number of
+            images scored since its last call.
 
     Returns:
-        Rows, costs, examples and red flags; ``summary()`` gives the rates, ``scores()`` the metrics
-        of the null score.
+        Rates, rows, costs and red flags; print it.
 
     Raises:
-        UserError: If images, labels, eps, attacks or the model's outputs make no sense.
+        UserError: If the images, labels, budgets, attacks or the model's outputs are invalid.
     """
-    named = find_attacks(attacks)
+    images = tensors_or_loader(data)
+    plan = plan_attacks(attacks, eps, norm, num_images, images)
     for name in () if isinstance(ood, Mapping) else ood:
         check_ood(name)
-    eps = (eps,) if isinstance(eps, int | float) else eps
-    images = tensors_or_loader(data)
-    classifier = as_classifier(model, num_classes, images.batch([0])[0])
+    image = images.batch([0])[0]
+    classifier = as_classifier(model, num_classes, image)
     check_labels(images, classifier)
-    plan = _budgets(named, eps, norm, images)
-    counts = _counts(named, num_images, len(images))
-    other = None if source is None else as_classifier(source, num_classes, images.batch([0])[0])
+    attacked = None if source is None else as_classifier(source, num_classes, image)
     if threshold is not None:
         classifier = with_threshold(classifier, threshold)
-    told = on_images or (lambda _: None)
+    held = None if held_out is None else tensors_or_loader(held_out)
+    if held is not None:
+        check_labels(held, classifier)
+    if batch_size is None:
+        batch_size = find_batch_size(classifier, image)
+    smallest = images.first(min(num_smallest, len(images))) if num_smallest else None
     certified = None
-    if proofs is not None:  # first: it is quick, and tells at once what it cannot bound
-        budgets = sorted({budget for budgets in plan.values() for budget in budgets})
-        certified = prove(classifier, images, budgets, norm=norm, verifier=proofs)
-    clean = score_clean(classifier, images, norm=norm, on_images=told)
-    done: list[AttackResult] = []
-    for name, attack in named.items():
-        done.append(
-            score_attack(
+    results: list[AttackResult] = []
+    with _stages(progress, _expected_passes(plan, images, held, smallest, proofs, checks)) as stage:
+        if proofs is not None:  # first: a layer without bounds is refused at once
+            budgets = sorted({eps for planned in plan.values() for eps in planned.budgets})
+            with stage("proofs") as on_images:
+                certified = prove(
+                    classifier, images, budgets, norm=norm, verifier=proofs, on_images=on_images
+                )
+        with stage("clean images") as on_images:
+            clean = score_clean(
+                classifier, images, norm=norm, batch_size=batch_size, on_images=on_images
+            )
+        for name, planned in plan.items():
+            with stage(name) as on_images:
+                result = score_attack(
+                    classifier,
+                    images,
+                    torch.arange(planned.num_images),
+                    name,
+                    with_reference_images(planned.attack, images),
+                    planned.budgets,
+                    norm=norm,
+                    source=attacked,
+                    source_name=SELF if attacked is None else "source",
+                    num_examples=num_examples,
+                    batch_size=batch_size,
+                    seed=seed,
+                    on_images=on_images,
+                )
+            results.append(result)
+        if smallest is not None:
+            with stage(SMALLEST) as on_images:
+                result = score_smallest(
+                    classifier,
+                    smallest,
+                    SMALLEST,
+                    FMN(),
+                    norm=norm,
+                    num_examples=num_examples,
+                    batch_size=batch_size,
+                    on_images=on_images,
+                )
+            results.append(result)
+        held_rows = None
+        if held is not None:
+            with stage("held-out images") as on_images:
+                held_rows = score_clean(
+                    classifier, held, norm=norm, batch_size=batch_size, on_images=on_images
+                )
+        ood_rows = _score_ood(classifier, images, ood, seed, batch_size)
+        with stage(f"checks ({checks})") as on_images:
+            return build_evaluation(
                 classifier,
                 images,
-                torch.arange(counts[name]),
-                name,
-                attack.with_reference_images(images)
-                if isinstance(attack, TakesReferenceImages)
-                else attack,
-                plan[name],
-                norm=norm,
-                source=other,
-                source_name=SELF if other is None else "source",
-                num_examples=num_examples,
+                clean,
+                results,
+                {n: p.attack for n, p in plan.items()} if attacked is None else {},
+                {
+                    "num_classes": classifier.num_classes,
+                    "norm": norm,
+                    "data": data_name,
+                    "threshold": threshold_info(threshold, images),
+                    "selected_on": selected_on,
+                    "batch_size": batch_size,
+                },
+                held_out=held_rows,
+                ood=ood_rows,
+                certified=certified,
+                checks=checks,
                 seed=seed,
-                on_images=told,
+                on_images=on_images,
             )
-        )
-    if num_smallest:
-        few = images.first(min(num_smallest, len(images)))
-        done.append(
-            score_smallest(
-                classifier,
-                few,
-                SMALLEST,
-                FMN(),
-                norm=norm,
-                num_examples=num_examples,
-                on_images=told,
-            )
-        )
-    aside = pd.DataFrame(columns=list(ROW_COLUMNS))
-    if held_out is not None:
-        held = tensors_or_loader(held_out)
-        check_labels(held, classifier)
-        aside = score_clean(classifier, held, norm=norm, on_images=told)
-    about = {
-        "num_classes": classifier.num_classes,
-        "norm": norm,
-        "data": data_name,
-        "threshold": threshold_info(threshold, images),
-        "selected_on": selected_on,
-    }
-    return build_evaluation(
-        classifier,
-        images,
-        clean,
-        done,
-        named if other is None else {},
-        about,
-        held_out=aside,
-        ood=_ood(classifier, images, ood, seed),
-        certified=certified,
-        checks=checks,
-        seed=seed,
-    )
 
 
 def build_evaluation(
     model: Classifier,
     data: LabelledImages,
     clean: pd.DataFrame,
-    done: Sequence[AttackResult],
+    results: Sequence[AttackResult],
     attacks: Mapping[str, Attack],
-    about: dict[str, Any],
+    info: dict[str, Any],
     *,
     held_out: pd.DataFrame | None = None,
     ood: pd.DataFrame | None = None,
     certified: pd.DataFrame | None = None,
-    checks: bool,
+    checks: ProbeLevel,
     seed: int,
+    on_images: OnImages = ignore,
 ) -> Evaluation:
-    """Put an evaluation together: rows in order, threat model, probes, red flags.
+    """Assemble an evaluation: sorted rows, threat model, probes and red flags.
 
     Args:
         model: The model that was scored.
         data: The test images.
         clean: Rows of the clean images.
-        done: The attacks, scored.
-        attacks: Those of them that were made on the model itself, by name.
-        about: What the rows do not say: ``num_classes``, ``norm``, ``data``, ``threshold``,
-            ``selected_on`` (:class:`nullclass.diagnostics.red_flags.Evidence`).
-        held_out: Rows of clean held-out images, if there are any.
-        ood: Rows of inputs of no class, if there are any.
-        certified: What was proved, image by image, if anything was asked.
-        checks: Whether the model is probed and red flags are looked for.
-        seed: Seed of the probes' random starts.
+        results: The scored attacks.
+        attacks: The attacks that were made on the model itself, by name.
+        info: Metadata for the threat model and red flags: ``num_classes``, ``norm``, ``data``,
+            ``threshold``, ``selected_on`` and, if known, ``batch_size``.
+        held_out: Rows of clean held-out images.
+        ood: Rows of images of no class.
+        certified: Rows of proofs.
+        checks: As for :func:`evaluate`.
+        seed: Seed of the probes.
+        on_images: Progress of the probes.
     """
-    rows = in_order([clean, *(scored.rows for scored in done)])
-    tables = [scored.costs for scored in done]
-    costs = pd.DataFrame(columns=list(COST_COLUMNS)).astype(COST_COLUMNS)
-    if tables:
-        costs = pd.concat(tables, ignore_index=True)
-    if certified is None:
-        certified = pd.DataFrame(columns=list(CERTIFIED_COLUMNS)).astype(CERTIFIED_COLUMNS)
-    probes: dict[str, Any] = {}
-    flags: list[Flag] = []
-    if checks:
-        probes = probe(model, data, rows, attacks, norm=about["norm"], seed=seed)
-        flags = find_flags(Evidence(rows, costs, probes, about, certified))
+    rows = sort_rows([clean, *(result.rows for result in results)])
+    costs = _join([result.costs for result in results], COST_COLUMNS)
+    certified = _join([certified], CERTIFIED_COLUMNS)
+    evidence = Evidence(rows, costs, {"has_null": model.has_null}, info, certified)
+    flags = []
+    if checks == "none":
+        evidence = replace(evidence, probes={})
+    else:
+        probes, probe_costs = probe(
+            model,
+            data,
+            evidence,
+            attacks,
+            level=checks,
+            seed=seed,
+            batch_size=info.get("batch_size"),
+            on_images=on_images,
+        )
+        evidence = replace(evidence, probes=probes)
+        flags = find_flags(evidence)
+        costs = _join([costs, probe_costs], COST_COLUMNS)
     return Evaluation(
         rows=rows,
         costs=costs,
-        examples=[example for scored in done for example in scored.examples],
-        held_out=pd.DataFrame(columns=list(ROW_COLUMNS)) if held_out is None else held_out,
-        ood=pd.DataFrame(columns=list(OOD_COLUMNS)) if ood is None else ood,
+        examples=[example for result in results for example in result.examples],
+        held_out=_join([held_out], ROW_COLUMNS),
+        ood=_join([ood], OOD_COLUMNS),
         certified=certified,
-        threat=threat_model(rows, costs, attacks, about),
-        probes=probes,
+        threat=threat_model(rows, costs, attacks, info),
+        probes=dict(evidence.probes),
         flags=flags,
     )
-
-
-def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[str, Attack]:
-    """Attacks by name, from names or as they are.
-
-    Raises:
-        UserError: If one is unknown, not an attack, or its name means something else in rows.
-    """
-    if isinstance(attacks, str):
-        attacks = (attacks,)
-    if isinstance(attacks, Sequence) and all(isinstance(name, str) for name in attacks):
-        attacks = {name: find_attack(name) for name in attacks}
-    if not isinstance(attacks, Mapping) or not all(map(_is_attack, attacks.values())):
-        raise UserError(
-            "attacks must be names, or a dictionary from names to attacks, as {'fgsm': FGSM()}"
-        )
-    taken = {CLEAN, UNION, PROOF, SMALLEST} & set(attacks)
-    if taken:
-        raise UserError(f"an attack cannot be called {min(taken)!r}: the rows mean something else")
-    return dict(attacks)
 
 
 def threat_model(
     rows: pd.DataFrame,
     costs: pd.DataFrame,
     attacks: Mapping[str, Attack],
-    about: Mapping[str, Any],
+    info: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What the attacker wants, may do and knows, as JSON values.
+    """What the attacker wants, may change and knows, as JSON values.
 
     Args:
         rows: The evaluation's rows.
         costs: Its costs.
         attacks: Attacks by name, for their settings.
-        about: As for :func:`build_evaluation`.
+        info: As for :func:`build_evaluation`.
     """
-    told = {}
+    described = {}
     for name, group in rows[rows["attack"] != CLEAN].groupby("attack", sort=False):
-        first, own = group.iloc[0], group["budget"].iloc[0] != GIVEN
         access = set(costs.loc[costs["attack"] == name, "access"])
-        told[str(name)] = {
-            "goal": first["objective"],
-            "takes": next((need for need in get_args(Access) if need in access), UNKNOWN),
-            "source": first["source"],
-            "eps": None if own else sorted(group["eps_pixels"].unique().tolist()),
+        is_given = group["budget"].iloc[0] == GIVEN
+        described[str(name)] = {
+            "goal": group["objective"].iloc[0],
+            "takes": next((level for level in get_args(Access) if level in access), UNKNOWN),
+            "source": group["source"].iloc[0],
+            "eps": sorted(group["eps_pixels"].unique().tolist()) if is_given else None,
             "num_images": int(group["image"].nunique()),
             "settings": describe(attacks[str(name)]) if name in attacks else None,
         }
-    return {
-        "norm": about["norm"],
-        "units": "pixels in [0,1]",
-        "data": about["data"],
-        "num_classes": about["num_classes"],
-        "threshold": about["threshold"],
-        "selected_on": about["selected_on"],
-        "attacks": told,
-    }
+    return {"units": "pixels in [0,1]", **info, "attacks": described}
 
 
-def in_order(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Tables of rows as one, by attack, eps and image."""
-    rows = pd.concat(tables, ignore_index=True)
-    rows = rows.sort_values(["attack", "eps_pixels", "image"], kind="stable", ignore_index=True)
-    return rows[list(ROW_COLUMNS)]
+def threshold_info(
+    threshold: Threshold | float | None, images: LabelledImages
+) -> dict[str, Any] | None:
+    """Origin of a threshold, for the threat model and the red flags."""
+    if threshold is None:
+        return None
+    if not isinstance(threshold, Threshold):
+        threshold = Threshold(float(threshold))
+    if not threshold.is_calibrated:
+        return threshold.to_dict() | {"origin": UNKNOWN, "num_overlapping": 0}
+    num_overlapping = overlap(threshold, images)
+    return threshold.to_dict() | {"origin": "held-out", "num_overlapping": num_overlapping}
 
 
 def as_classifier(model: nn.Module, num_classes: int | None, image: Tensor) -> Classifier:
@@ -337,69 +336,14 @@ def as_classifier(model: nn.Module, num_classes: int | None, image: Tensor) -> C
     return Classifier(model, num_classes, has_null=has_null).to(device)
 
 
-def _is_attack(attack: object) -> bool:
-    return callable(attack) and hasattr(attack, "objective") and not isinstance(attack, type)
-
-
-def _budgets(
-    attacks: Mapping[str, Attack],
-    eps: Sequence[float] | Mapping[str, Sequence[float]],
-    norm: str,
-    images: LabelledImages,
-) -> dict[str, list[float]]:
-    """Budgets of every attack, rising."""
-    _check_names(attacks, eps, "eps")
-    plan = {name: sorted(set(eps[name] if isinstance(eps, Mapping) else eps)) for name in attacks}
-    if not all(plan.values()):
-        raise UserError("give at least one eps for every attack")
-    for budget in (budget for budgets in plan.values() for budget in budgets):
-        check_eps(budget, norm, images.images.shape)
-    return plan
-
-
-def _counts(
-    attacks: Mapping[str, Attack], num_images: int | Mapping[str, int] | None, num_given: int
-) -> dict[str, int]:
-    """How many images every attack is made on."""
-    _check_names(attacks, num_images, "num_images")
-    counts = {}
-    for name in attacks:
-        wanted = num_images[name] if isinstance(num_images, Mapping) else num_images
-        if wanted is not None and wanted < 1:
-            raise UserError(f"num_images must be at least 1, not {wanted}; None attacks all images")
-        counts[name] = num_given if wanted is None else min(wanted, num_given)
-    return counts
-
-
-def _check_names(attacks: Mapping[str, Attack], settings: object, what: str) -> None:
-    lacking = set(attacks) - set(settings) if isinstance(settings, Mapping) else set()
-    if lacking:
-        raise UserError(f"{what} says nothing for the attack {min(lacking)!r}")
-
-
-def threshold_info(
-    threshold: Threshold | float | None, images: LabelledImages
-) -> dict[str, Any] | None:
-    """Where a threshold comes from, for the threat model and the red flags."""
-    if threshold is None:
-        return None
-    if not isinstance(threshold, Threshold):
-        threshold = Threshold(float(threshold))
-    if not threshold.is_calibrated:
-        return threshold.to_dict() | {"origin": UNKNOWN, "num_overlapping": 0}
-    return threshold.to_dict() | {
-        "origin": "held-out",
-        "num_overlapping": overlap(threshold, images),
-    }
-
-
-def _ood(
+def _score_ood(
     model: Classifier,
     data: LabelledImages,
     sources: Sequence[str] | Mapping[str, Tensor],
     seed: int,
+    batch_size: int,
 ) -> pd.DataFrame:
-    """Rows of inputs of no class."""
+    """Rows of images of no class."""
     tables = []
     for name in sources:
         if isinstance(sources, Mapping):
@@ -407,11 +351,61 @@ def _ood(
         else:
             generator = torch.Generator().manual_seed(seed)
             images = make_ood(name, data, min(NUM_OOD, len(data)), generator)
-        tables.append(score_ood(model, images, name))
-    return (
-        pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(OOD_COLUMNS))
-    )
+        tables.append(score_ood(model, images, name, batch_size=batch_size))
+    return _join(tables, OOD_COLUMNS)
 
 
-NUM_OOD = 1000
-"""Inputs of each source of no class."""
+def _join(tables: Sequence[pd.DataFrame | None], columns: Mapping[str, str]) -> pd.DataFrame:
+    """The tables as one; without any, an empty table of the columns."""
+    filled = [table for table in tables if table is not None and len(table)]
+    if not filled:
+        return pd.DataFrame(columns=list(columns)).astype(dict(columns))
+    return pd.concat(filled, ignore_index=True)
+
+
+Stage = Callable[[str], AbstractContextManager[OnImages]]
+"""From the name of a step to its progress callback."""
+
+
+@contextmanager
+def _stages(progress: bool | OnImages, passes: Mapping[str, tuple[int, int]]) -> Iterator[Stage]:
+    """Progress of the steps: bars or lines, the caller's function, or nothing.
+
+    Args:
+        progress: As for :func:`evaluate`.
+        passes: By step, the number of images and the expected number of passes.
+    """
+    if progress is not True:
+        report = ignore if progress is False else progress
+        yield lambda name: nullcontext(report)
+        return
+    with Stages("evaluation", sum(cost for _, cost in passes.values())) as stages:
+        yield lambda name: stages.stage(name, units=passes[name][0], cost=passes[name][1])
+
+
+def _expected_passes(
+    plan: Mapping[str, PlannedAttack],
+    images: LabelledImages,
+    held_out: LabelledImages | None,
+    smallest: LabelledImages | None,
+    proofs: str | None,
+    checks: ProbeLevel,
+) -> dict[str, tuple[int, int]]:
+    """By step, the number of images and the expected number of passes."""
+    num_clean, num_held = len(images), 0 if held_out is None else len(held_out)
+    num_smallest = 0 if smallest is None else len(smallest)
+    passes = {
+        "clean images": (num_clean, num_clean * PASSES["clean"]),
+        "held-out images": (num_held, num_held * PASSES["clean"]),
+        SMALLEST: (num_smallest, num_smallest * PASSES["smallest"]),
+    }
+    if proofs is not None:
+        passes["proofs"] = (num_clean, num_clean * PASSES["proofs"])
+    for name, planned in plan.items():
+        num = planned.num_images * len(planned.budgets)
+        kind = "iterative" if planned.attack.is_iterative else "single-step"
+        passes[name] = (num, num * PASSES[kind])
+    num_probed = EXPECTED_IMAGES[checks]
+    kind = "iterative" if checks == "full" else "single-step"
+    passes[f"checks ({checks})"] = (max(num_probed, 1), num_probed * PASSES[kind])
+    return passes

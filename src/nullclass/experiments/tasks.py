@@ -21,8 +21,6 @@ from nullclass.core.provenance import provenance
 from nullclass.core.tensor_files import save_tensors
 from nullclass.data import Dataset, LabelledImages
 from nullclass.evaluation.run import build_evaluation, threshold_info
-from nullclass.evaluation.transfers import Crafted, score_crafted
-from nullclass.evaluation.transfers import craft as make_images
 from nullclass.experiments.config import (
     AttackPlan,
     Config,
@@ -53,9 +51,12 @@ from nullclass.results.null_curve import NullCurve, write_curve
 from nullclass.results.schema import LAST
 from nullclass.scoring.by_radius import score_radii
 from nullclass.scoring.by_size import score_sizes
+from nullclass.scoring.crafted import Crafted, score_crafted
+from nullclass.scoring.crafted import craft as make_images
 from nullclass.scoring.fgsm_thresholds import find_thresholds
 from nullclass.scoring.proofs import prove
-from nullclass.scoring.run_attack import AttackResult, OnImages, score_attack, score_clean
+from nullclass.scoring.rows import OnImages
+from nullclass.scoring.run_attack import AttackResult, score_attack, score_clean
 from nullclass.training.checkpoint import save_checkpoint
 from nullclass.training.queries import num_own
 from nullclass.training.substitutes import query_substitute
@@ -339,7 +340,7 @@ def _do_trial(
         own,
         about,
         certified=pd.concat(proved, ignore_index=True) if proved else None,
-        checks=trial.is_checked,
+        checks="full" if trial.is_checked else "none",
         seed=trial.seed,
     )
     result = {

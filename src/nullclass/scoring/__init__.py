@@ -1,1 +1,4 @@
-"""A model and an attack -> one row per image."""
+"""A sequence of steps: a model and images, perhaps an attack -> one row per image.
+
+``ood`` is an open set of image sources inside it.
+"""

@@ -54,7 +54,7 @@ from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import ProvableNull, SmoothedNull, ThresholdedClassifier
 from nullclass.results.schema import CERTIFIED_COLUMNS
-from nullclass.scoring.run_attack import OnImages, check_labels
+from nullclass.scoring.rows import OnImages, check_labels
 
 BATCH_SIZE = 128
 """Images per batch; larger batches do not fit a CPU's cache and are slower."""

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks.base import frozen
+from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.core.rng import fork_rng
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models import Classifier, build_model
-from nullclass.scoring.run_attack import BATCH_SIZE
 from nullclass.training.loop import TrainConfig, train
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe

@@ -10,7 +10,7 @@ import torch
 
 from nullclass.core.errors import UserError
 from nullclass.data import Dataset
-from nullclass.scoring.run_attack import OnImages
+from nullclass.scoring.rows import OnImages
 from nullclass.training.checkpoint import load_checkpoint
 from nullclass.zoo.entries import Entry
 from nullclass.zoo.evaluating import JOIN, attack_lines, clean_lines, proof_lines

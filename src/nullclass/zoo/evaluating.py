@@ -15,13 +15,14 @@ from nullclass.attacks import Attack
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
 from nullclass.data import Dataset, LabelledImages
+from nullclass.evaluation.plan import find_attacks
 from nullclass.evaluation.result import Evaluation
-from nullclass.evaluation.run import evaluate, find_attacks
+from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import hold
 from nullclass.metrics.rates import PROVED, UNION
 from nullclass.models import Classifier
 from nullclass.scoring.proofs import prove
-from nullclass.scoring.run_attack import OnImages
+from nullclass.scoring.rows import OnImages
 from nullclass.zoo.entries import Entry
 from nullclass.zoo.loading import load_entry
 from nullclass.zoo.results import ATTACK, BRACKET, CLEAN, METRICS, NONE, PROOF, as_frame, line
@@ -123,8 +124,8 @@ def attack_lines(
         eps=eps,
         data_name=dataset.name,
         seed=seed,
-        checks=checks,
-        on_images=on_images,
+        checks="full" if checks else "none",
+        progress=on_images or False,
     )
     summary = findings.summary()
     union = summary[summary["attack"] == UNION]

@@ -1,4 +1,7 @@
-"""Images of no class, for which null is right. A new source: one file, one line in :data:`OOD`."""
+"""An open set: sources of images of no class, for which null is correct.
+
+A new source is one file and one line in :data:`OOD`.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,24 @@ from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.scoring.ood.base import OODSource
 from nullclass.scoring.ood.blank import blank_images
-from nullclass.scoring.ood.fashion_mnist import clothes
+from nullclass.scoring.ood.fashion_mnist import fashion_mnist_images
 from nullclass.scoring.ood.noise import noise_images
 from nullclass.scoring.ood.scoring import score_ood
-from nullclass.scoring.ood.tiles import collages
+from nullclass.scoring.ood.tiles import tile_images
 
-__all__ = ["OOD", "OODSource", "make_ood", "score_ood"]
+__all__ = ["OOD", "OODSource", "check_ood", "make_ood", "score_ood"]
 
 OOD: dict[str, OODSource] = {
     "noise": noise_images,
     "blank": blank_images,
-    "tiles": collages,
-    "fashion-mnist": clothes,
+    "tiles": tile_images,
+    "fashion-mnist": fashion_mnist_images,
 }
-"""Name to a maker of images, from the test data, how many, and a generator."""
+"""Sources by name."""
 
 
 def check_ood(name: str) -> None:
-    """Refuse a source that does not exist, before anything is attacked.
+    """Refuse an unknown source.
 
     Raises:
         UserError: If it is unknown.
@@ -38,20 +41,20 @@ def check_ood(name: str) -> None:
 def make_ood(
     name: str, data: LabelledImages, num_images: int, generator: torch.Generator
 ) -> Tensor:
-    """Images of no class.
+    """Images of no class from a source in :data:`OOD`.
 
     Args:
-        name: A name in :data:`OOD`.
-        data: The test images, which give the shape and, for some, the pixels.
+        name: Name of the source.
+        data: The test images: they give the shape and, for some sources, the pixels.
         num_images: How many to make.
-        generator: Where randomness comes from.
+        generator: Random numbers.
 
     Returns:
         ``(num_images, C, H, W)`` float32 in [0,1], on the device of the data.
 
     Raises:
-        UserError: If the source is unknown, no image is asked for, or with the source's own reason
-            to refuse.
+        UserError: If the source is unknown, ``num_images`` is below 1, or the source does not
+            suit the data.
     """
     check_ood(name)
     if num_images < 1:

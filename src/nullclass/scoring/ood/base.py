@@ -1,4 +1,4 @@
-"""What a source of images of no class is."""
+"""The interface of a source of images of no class."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from nullclass.data import LabelledImages
 
 
 class OODSource(Protocol):
-    """Makes images that belong to no class, of the shape of the test images.
+    """Makes images that belong to no class, in the shape of the test images.
 
-    The same generator state gives the same images; the data are left untouched.
+    The same generator state gives the same images; the data are not modified.
     """
 
     def __call__(self, data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
         """Images ``(num_images, C, H, W)`` float32 in [0,1], on the device of the data.
 
         Raises:
-            UserError: If there are no such images of that shape, or not so many.
+            UserError: If the source has no images of that shape, or too few.
         """
         ...

@@ -1,4 +1,4 @@
-"""Images of one grey: all black first, all white last, the levels between in equal steps."""
+"""Uniform grey images, from black to white in equal steps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from nullclass.data import LabelledImages
 
 
 def blank_images(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
-    """Grey images, nothing drawn; see :class:`nullclass.scoring.ood.base.OODSource`."""
+    """Grey images, without randomness; see :class:`nullclass.scoring.ood.base.OODSource`."""
     levels = torch.linspace(0, 1, num_images, device=data.images.device)
     return levels.view(-1, 1, 1, 1).repeat(1, *data.images.shape[1:])

@@ -1,4 +1,4 @@
-"""Clothes for a model of digits: the first test images of Fashion-MNIST (Xiao et al. 2017)."""
+"""The first test images of Fashion-MNIST (Xiao et al. 2017), for models of 28 x 28 images."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ NAME = "fashion-mnist"
 SHAPE = (1, 28, 28)
 
 
-def clothes(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
+def fashion_mnist_images(
+    data: LabelledImages, num_images: int, generator: torch.Generator
+) -> Tensor:
     """Images in the order of the file; see :class:`nullclass.scoring.ood.base.OODSource`.
 
     Raises:
-        UserError: If the test images are of another shape or are Fashion-MNIST's own, there are
-            fewer than asked for, or the dataset cannot be had.
+        UserError: If the test images have another shape or are Fashion-MNIST itself, there are
+            fewer than ``num_images``, or the dataset cannot be loaded.
     """
     shape = tuple(data.images.shape[1:])
     if shape != SHAPE:
@@ -28,10 +30,8 @@ def clothes(data: LabelledImages, num_images: int, generator: torch.Generator) -
     first = data.batch([0])[0].to(test.device)
     if bool((test == first).flatten(1).all(dim=1).any()):
         raise UserError(
-            "the test images are Fashion-MNIST's own, which have classes here: leave it out"
+            "the test images are Fashion-MNIST itself, whose images have classes here: leave it out"
         )
     if num_images > len(test):
-        raise UserError(
-            f"Fashion-MNIST has {len(test)} test images, {num_images} were asked for: ask for fewer"
-        )
+        raise UserError(f"Fashion-MNIST has {len(test)} test images, not {num_images}: use fewer")
     return test[:num_images].to(data.images.device)

@@ -1,4 +1,4 @@
-"""Independent uniform pixels, the usual first test of a refusal (Hendrycks & Gimpel 2017)."""
+"""Independent uniform pixels, the usual first test of rejection (Hendrycks & Gimpel 2017)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from nullclass.data import LabelledImages
 
 
 def noise_images(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
-    """Images whose pixels are drawn from U[0, 1); see
-    :class:`nullclass.scoring.ood.base.OODSource`.
-    """
+    """Images with pixels drawn from U[0, 1); see :class:`nullclass.scoring.ood.base.OODSource`."""
     shape = (num_images, *data.images.shape[1:])
-    drawn = torch.rand(shape, generator=generator, device=generator.device)
-    return drawn.to(data.images.device)
+    noise = torch.rand(shape, generator=generator, device=generator.device)
+    return noise.to(data.images.device)

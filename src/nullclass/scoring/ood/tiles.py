@@ -1,7 +1,7 @@
-"""Collages of tiles of the test images themselves: their strokes, none of their shapes.
+"""Images assembled from tiles of the test images: their local texture without their shapes.
 
-As :mod:`nullclass.nulls.tile_shuffle`, but every tile is drawn from an image of its own and never
-from the place where it is put. The pixels of a class cannot tell such an image from a real one.
+Unlike :mod:`nullclass.nulls.tile_shuffle`, each tile comes from a random image, and never from the
+position where it is placed.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ from nullclass.data import LabelledImages
 from nullclass.nulls.tile_shuffle import tile_sides
 
 
-def collages(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
-    """Collages, each with a tile side of its own; see
-    :class:`nullclass.scoring.ood.base.OODSource`.
+def tile_images(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
+    """Images with one random tile size each; see :class:`nullclass.scoring.ood.base.OODSource`.
 
     Raises:
-        UserError: If there is one image only, or no tile divides the images.
+        UserError: If there is only one test image, or no tile size divides the images.
     """
     if len(data) < 2:
-        raise UserError("collages of tiles need at least two test images to take tiles from")
+        raise UserError("tiles need at least two test images")
     height, width = data.images.shape[2:]
     try:
         sides = tile_sides(height, width)
@@ -36,15 +35,15 @@ def collages(data: LabelledImages, num_images: int, generator: torch.Generator) 
         len(sides), (num_images,), generator=generator, device=generator.device
     ).to(device)
     images = data.as_float().images
-    made = torch.empty((num_images, *images.shape[1:]), device=device)
-    for place, side in enumerate(sides):
-        which = (chosen == place).nonzero().squeeze(1)
-        made[which] = _collage(images, side, len(which), generator)
-    return made
+    assembled = torch.empty((num_images, *images.shape[1:]), device=device)
+    for number, side in enumerate(sides):
+        indices = (chosen == number).nonzero().squeeze(1)
+        assembled[indices] = _assemble(images, side, len(indices), generator)
+    return assembled
 
 
-def _collage(images: Tensor, side: int, num: int, generator: torch.Generator) -> Tensor:
-    """Put tiles of several images ``(M, C, H, W)`` together, ``(num, C, H, W)``."""
+def _assemble(images: Tensor, side: int, num: int, generator: torch.Generator) -> Tensor:
+    """``(num, C, H, W)`` from random tiles of images ``(M, C, H, W)``."""
     device = images.device
     height, width = images.shape[2:]
     columns = width // side
@@ -52,19 +51,19 @@ def _collage(images: Tensor, side: int, num: int, generator: torch.Generator) ->
     shape = (num, num_tiles)
 
     def draw(low: int, high: int) -> Tensor:
-        drawn = torch.randint(low, high, shape, generator=generator, device=generator.device)
-        return drawn.to(device)
+        numbers = torch.randint(low, high, shape, generator=generator, device=generator.device)
+        return numbers.to(device)
 
     owners = draw(0, len(images))
-    # The second tile at the latest is another image's.
+    # At least the second tile comes from another image than the first.
     is_same = owners[:, 1] == owners[:, 0]
     owners[:, 1] = torch.where(is_same, (owners[:, 0] + 1) % len(images), owners[:, 1])
-    places = (torch.arange(num_tiles, device=device) + draw(1, num_tiles)) % num_tiles
+    origins = (torch.arange(num_tiles, device=device) + draw(1, num_tiles)) % num_tiles
 
     rows_at = torch.arange(height, device=device)[:, None]
     columns_at = torch.arange(width, device=device)[None, :]
     tile = (rows_at // side) * columns + columns_at // side
-    taken = places[:, tile]
-    from_row = (taken // columns) * side + rows_at % side
-    from_column = (taken % columns) * side + columns_at % side
+    origin = origins[:, tile]
+    from_row = (origin // columns) * side + rows_at % side
+    from_column = (origin % columns) * side + columns_at % side
     return images[owners[:, tile], :, from_row, from_column].permute(0, 3, 1, 2)

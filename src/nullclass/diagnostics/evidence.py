@@ -1,0 +1,201 @@
+"""What the red-flag checks read: rows, costs, probe results and metadata. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pandas as pd
+
+from nullclass.metrics.rates import GIVEN, SELF
+
+MIN_POINTS = 0.005
+"""Smallest difference that counts, as a share of images: half a point, about the spread of a good
+attack over its random starts."""
+
+MIN_IMAGES = 3
+"""Smallest number of differing images that counts: one or two of a small probe can be chance."""
+
+MIN_FAILURES = 20
+"""Images needed before "all of them" means much: 0 of 20 has an upper bound of 16 %."""
+
+ALL = 0.99
+"""Share that counts as all, so that one outlier hides nothing."""
+
+GREY = 0.5
+"""L-infinity eps from which any image can be made plain grey."""
+
+CLEAN = "none"
+"""Value of the ``attack`` column for clean images."""
+
+CHECKS_NAME = "checks"
+"""Value of the ``attack`` column of the costs for the probes."""
+
+_ACCESS = ("unknown", "white-box", "scores", "labels", "none")
+_ROWS = ["image", "label", "attack", "objective", "source", "norm", "budget", "eps_pixels"]
+_ROWS += ["prediction", "outcome", "confidence", "loss", "null_loss"]
+_COSTS = ["attack", "source", "norm", "eps_pixels", "member", "access", "is_iterative"]
+_COSTS += ["num_images", "num_successes", "num_forward", "num_backward", "seconds"]
+
+
+def is_many(num: int, total: int, share: float = MIN_POINTS) -> bool:
+    """Whether a number of images exceeds both chance and a share of the total."""
+    return num >= MIN_IMAGES and num > share * total
+
+
+@dataclass(frozen=True, eq=False)
+class AttackRun:
+    """One attack on one model, at budgets that hold for all images."""
+
+    name: str
+    objective: str
+    source: str
+    """``self``, or the name of the model it is transferred from."""
+    access: str
+    """The most that it, or a member of it, uses of the model; ``unknown`` if one does not say."""
+    is_iterative: bool
+    """Whether it searches the ball; a single step does not."""
+    is_fooling: bool
+    """Whether only a wrong real class counts as success."""
+    rows: pd.DataFrame = field(repr=False)
+
+    @property
+    def is_white_box(self) -> bool:
+        """Whether it uses gradients of the model that is scored."""
+        return self.source == SELF and self.access == "white-box"
+
+    def at(self, eps: float) -> pd.DataFrame:
+        """Its rows at one eps, indexed by image."""
+        return self.rows[self.rows["eps_pixels"] == eps].set_index("image")
+
+    def images(self, eps: float) -> set[int]:
+        """Images that it attacked at an eps."""
+        return set(self.rows.loc[self.rows["eps_pixels"] == eps, "image"])
+
+    @cached_property
+    def _smallest_eps(self) -> pd.Series[float]:
+        fooled = self.rows[self.rows["outcome"] == "fooled"]
+        return fooled.groupby("image")["eps_pixels"].min()
+
+    def fooled(self, eps: float) -> set[int]:
+        """Images that it fooled at an eps or below."""
+        return set(self._smallest_eps.index[self._smallest_eps <= eps])
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Everything that checks read."""
+
+    rows: pd.DataFrame = field(repr=False)
+    """:data:`nullclass.results.schema.ROW_COLUMNS`, of one model."""
+    costs: pd.DataFrame = field(repr=False)
+    """:data:`nullclass.results.schema.COST_COLUMNS`."""
+    probes: Mapping[str, Any]
+    """From :func:`nullclass.diagnostics.probes.probe`; may be empty."""
+    info: Mapping[str, Any]
+    """``norm``; ``data``, the dataset's name; ``threshold``, None or a mapping with ``value``,
+    ``origin`` (``held-out`` or ``unknown``) and ``num_overlapping``, the test images that it was
+    calibrated on; ``selected_on``, None or the images by which the weights were selected."""
+    certified: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    """:data:`nullclass.results.schema.CERTIFIED_COLUMNS`; may be empty."""
+
+    @property
+    def norm(self) -> str:
+        """The norm of the budgets."""
+        return str(self.info.get("norm"))
+
+    @cached_property
+    def _rows(self) -> pd.DataFrame:
+        return self.rows.reindex(columns=_ROWS)
+
+    @cached_property
+    def clean(self) -> pd.DataFrame:
+        """Rows of the clean images, indexed by image."""
+        rows = self._rows[self._rows["attack"] == CLEAN]
+        return rows.drop_duplicates("image").set_index("image")
+
+    def clean_with(self, outcome: str) -> set[int]:
+        """Images with an outcome when clean."""
+        return set(self.clean.index[self.clean["outcome"] == outcome])
+
+    @cached_property
+    def has_null(self) -> bool:
+        """Whether the model can answer null."""
+        if "has_null" in self.probes:
+            return bool(self.probes["has_null"])
+        return bool((self._rows["prediction"] == -1).any() or self._rows["null_loss"].notna().any())
+
+    @cached_property
+    def own_costs(self) -> pd.DataFrame:
+        """Costs of attacks on the model itself."""
+        costs = self.costs.reindex(columns=_COSTS)
+        return costs[(costs["source"] == SELF) & (costs["attack"] != CHECKS_NAME)]
+
+    @cached_property
+    def attacks(self) -> list[AttackRun]:
+        """The attacks in the norm, with one budget for all images."""
+        rows, costs = self._rows, self.costs.reindex(columns=_COSTS)
+        is_given = (rows["attack"] != CLEAN) & (rows["budget"] == GIVEN)
+        runs = []
+        for (name, source), group in rows[is_given & (rows["norm"] == self.norm)].groupby(
+            ["attack", "source"], sort=False
+        ):
+            of_attack = costs[(costs["attack"] == name) & (costs["source"] == source)]
+            access = set(of_attack["access"]) or {"unknown"}
+            objective = str(group["objective"].iloc[0])
+            runs.append(
+                AttackRun(
+                    name=str(name),
+                    objective=objective,
+                    source=str(source),
+                    access=next((level for level in _ACCESS if level in access), "unknown"),
+                    is_iterative=bool(of_attack["is_iterative"].eq(True).any()),
+                    is_fooling=objective == "fool"
+                    or (objective == "untargeted" and not self.has_null),
+                    rows=group,
+                )
+            )
+        return runs
+
+    @cached_property
+    def fooling_attacks(self) -> list[AttackRun]:
+        """The attacks for which only a wrong real class is success; all, if there are none."""
+        return [run for run in self.attacks if run.is_fooling] or self.attacks
+
+    @cached_property
+    def budgets(self) -> list[float]:
+        """Eps of the attacks, increasing."""
+        return sorted({float(eps) for run in self.attacks for eps in run.rows["eps_pixels"]})
+
+    def judged(self, eps: float) -> set[int]:
+        """Images scored clean and attacked at an eps by all fooling attacks that were made there.
+
+        Empty without such an attack.
+        """
+        images = [attacked for run in self.fooling_attacks if (attacked := run.images(eps))]
+        return set.intersection(set(self.clean.index), *images) if images else set()
+
+    def fooled(self, eps: float) -> set[int]:
+        """Images fooled by any attack at an eps or below, or when clean."""
+        return self.clean_with("fooled").union(*(run.fooled(eps) for run in self.attacks))
+
+    def is_bracket_closed(self) -> bool:
+        """Whether, at the largest eps, attacks fooled every image that is not proved safe."""
+        if self.certified.empty or not self.budgets:
+            return False
+        eps = self.budgets[-1]
+        proofs = self.certified[
+            (self.certified["norm"] == self.norm)
+            & (self.certified["eps_pixels"] >= eps - 1e-9)
+            & self.certified["is_never_fooled"].astype(bool)
+        ]
+        judged = self.judged(eps)
+        undecided = judged - self.fooled(eps) - set(proofs["image"])
+        return bool(judged) and not is_many(len(undecided), len(judged))
+
+
+def names_of(runs: Iterable[AttackRun]) -> str:
+    """Names of attacks, sorted, each once."""
+    return ", ".join(sorted({run.name for run in runs}))

@@ -1,0 +1,101 @@
+"""Probes of the model that take a few passes."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from nullclass.attacks.base import frozen
+from nullclass.attacks.losses import find_objective
+from nullclass.attacks.state import logits_of
+from nullclass.attacks.steps import NoGradientError, input_gradient
+from nullclass.core.losses import cross_entropy
+from nullclass.core.norms import find_ball
+from nullclass.core.outcomes import NULL_LABEL, predictions
+from nullclass.diagnostics.evidence import GREY
+from nullclass.diagnostics.probe_context import ProbeContext, Result, evenly
+
+NUM_PASSES = 64
+"""Images of a probe that takes a few passes."""
+
+NUM_NOISY = 200
+"""Images tested with noise: one pass each."""
+
+
+def forward(context: ProbeContext) -> Result:
+    """Two passes of the same images: is the forward pass random, and are its outputs logits?"""
+    indices = evenly(context.evidence.clean.index, NUM_PASSES)
+    if not indices:
+        return None
+    images, _ = context.batch(indices)
+    with frozen(context.model), torch.no_grad():
+        first, second = context.model(images), context.model(images)
+    size = first.abs().amax().clamp(min=torch.finfo(first.dtype).tiny)
+    sums_to_one = (first.sum(dim=1) - 1).abs() < 1e-4
+    in_range = (first >= 0).all(dim=1) & (first <= 1).all(dim=1)
+    return {
+        "num_images": len(indices),
+        "num_predictions": int((first.argmax(dim=1) != second.argmax(dim=1)).sum()),
+        "largest_difference": float((first - second).abs().amax() / size),
+        "are_probabilities": bool((sums_to_one & in_range).all()),
+    }
+
+
+def gradients(context: ProbeContext) -> Result:
+    """Gradients at clean images that the model classifies correctly."""
+    indices = evenly(context.evidence.clean_with("correct"), NUM_PASSES)
+    if not indices:
+        return None
+    model, (images, labels) = context.model, context.batch(indices)
+    objective = find_objective("fool")
+
+    def margins(logits: Tensor) -> Tensor:
+        return objective.loss(logits, labels, model.num_classes, "logsumexp-margin")
+
+    def cross_entropies(logits: Tensor) -> Tensor:
+        return cross_entropy(logits, labels, reduction="none")
+
+    has_gradients = True
+    with frozen(model):
+        try:
+            of_entropy, of_margin, repeated = (
+                input_gradient(model, images, loss)[0].flatten(1)
+                for loss in (cross_entropies, margins, margins)
+            )
+        except NoGradientError:
+            has_gradients = False
+            of_entropy = of_margin = repeated = torch.zeros_like(images).flatten(1)
+    is_finite = (of_entropy.isfinite() & of_margin.isfinite()).all(dim=1)
+    size = torch.maximum(of_margin.norm(dim=1), repeated.norm(dim=1))
+    differences = (of_margin - repeated).norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
+    return {
+        "num_images": len(indices),
+        "has_gradients": has_gradients,
+        "num_zero_cross_entropy": int((of_entropy == 0).all(dim=1).sum()),
+        "num_zero_margin": int((of_margin == 0).all(dim=1).sum()),
+        "num_non_finite": int((~is_finite).sum()),
+        "largest_difference": float(differences[is_finite].amax()) if is_finite.any() else 0.0,
+    }
+
+
+def noise(context: ProbeContext) -> Result:
+    """Null rate of correct images under noise of the largest eps that leaves an image visible."""
+    visible = GREY if context.norm == "linf" else math.inf
+    budgets = [eps for eps in context.evidence.budgets if 0 < eps < visible]
+    indices = evenly(context.evidence.clean_with("correct"), NUM_NOISY)
+    if not budgets or not indices or not context.model.has_null:
+        return None
+    eps, norm = max(budgets), find_ball(context.norm)
+    images, _ = context.batch(indices)
+    uniform = norm.random(images, eps, context.generator())
+    corners = eps * norm.steepest(uniform, images)
+    counts = {}
+    for kind, delta in (("uniform", uniform), ("signs", corners)):
+        noisy = norm.project(images + delta, images, eps)
+        with frozen(context.model):
+            logits = logits_of(context.model, noisy)
+        is_null = predictions(logits, context.model.num_classes) == NULL_LABEL
+        counts[f"num_null_{kind}"] = int(is_null.sum())
+    return {"eps": eps, "num_images": len(indices), **counts}

@@ -1,0 +1,106 @@
+"""What all probes share: the model, its data and its evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from nullclass.attacks import Attack
+from nullclass.attacks.base import frozen, with_reference_images
+from nullclass.attacks.state import logits_of
+from nullclass.core.norms import is_allowed
+from nullclass.core.outcomes import Outcome, outcomes, predictions
+from nullclass.data import LabelledImages
+from nullclass.diagnostics.evidence import AttackRun, Evidence
+from nullclass.metrics.rates import SELF
+from nullclass.models.classifier import Classifier
+from nullclass.scoring.rows import batch_of
+
+Result = dict[str, Any] | None
+"""Of a probe: JSON values, or None where it does not apply."""
+
+
+class ProbeContext:
+    """The model, its evaluation and its attacks, as all probes use them."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        data: LabelledImages,
+        evidence: Evidence,
+        attacks: Mapping[str, Attack],
+        seed: int,
+        batch_size: int | None,
+    ) -> None:
+        self.model, self.data, self.evidence, self.seed = model, data, evidence, seed
+        self.batch_size = batch_size
+        self.norm = evidence.norm
+        self.runs = [
+            run
+            for run in evidence.attacks
+            if run.source == SELF and run.is_fooling and run.name in attacks
+        ]
+        """The fooling attacks on this model."""
+        self.attacks = {
+            run.name: with_reference_images(attacks[run.name], data) for run in self.runs
+        }
+
+    def generator(self) -> torch.Generator:
+        """A new one for every probe, so that probes do not depend on each other."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Images and labels on the model's device."""
+        return batch_of(self.model, self.data, torch.tensor(indices, dtype=torch.int64))
+
+    def middle_eps(self) -> float | None:
+        """The eps whose AER is nearest to one half (the larger of ties)."""
+        distances = {}
+        for eps in reversed(self.evidence.budgets):
+            judged = self.evidence.judged(eps)
+            if eps > 0 and judged:
+                distances[eps] = abs(len(judged & self.evidence.fooled(eps)) / len(judged) - 0.5)
+        return min(distances, key=lambda eps: distances[eps], default=None)
+
+    def strongest(self, eps: float | None) -> AttackRun | None:
+        """The iterative attack that fools most images at eps."""
+        runs = [
+            run
+            for run in self.runs
+            if eps is not None and self.attacks[run.name].is_iterative and run.images(eps)
+        ]
+        return max(runs, key=lambda run: len(run.fooled(eps or 0.0)), default=None)
+
+    def attack(self, attack: Attack, indices: Sequence[int], eps: float) -> Tensor:
+        """``(N,)`` outcomes under an attack; an image that leaves its budget counts as clean."""
+        if not len(indices):
+            return torch.zeros(0, dtype=torch.int64)
+        images, labels = self.batch(indices)
+        adv_images = attack(
+            self.model,
+            images,
+            labels,
+            eps=eps,
+            norm=self.norm,
+            generator=self.generator(),
+            batch_size=self.batch_size,
+        )
+        is_kept = is_allowed(adv_images, images, eps, self.norm).view(-1, 1, 1, 1)
+        with frozen(self.model):
+            logits = logits_of(self.model, torch.where(is_kept, adv_images, images))
+        return outcomes(predictions(logits, self.model.num_classes), labels).cpu()
+
+    def num_fooled(self, attack: Attack, indices: Sequence[int], eps: float) -> int:
+        """How many images an attack fools."""
+        return int((self.attack(attack, indices, eps) == Outcome.FOOLED).sum())
+
+
+def evenly(images: Iterable[int], num: int) -> list[int]:
+    """At most ``num`` of the indices, evenly from first to last."""
+    indices = sorted({int(image) for image in images})
+    if len(indices) <= num:
+        return indices
+    return [indices[(2 * n + 1) * len(indices) // (2 * num)] for n in range(num)]

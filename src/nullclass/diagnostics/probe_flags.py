@@ -1,0 +1,157 @@
+"""Red-flag checks that read probe results. Imports no torch."""
+
+from __future__ import annotations
+
+from nullclass.diagnostics.evidence import MIN_IMAGES, MIN_POINTS, Evidence, is_many
+from nullclass.metrics.rates import wilson
+
+HIGH_ZERO_GRADIENTS = 0.05
+"""Share of images without a gradient: about 0 for trained networks, near 1 for masked gradients."""
+
+HIGH_NOISE_NULL = 0.1
+"""Null rate under noise: twice the largest accepted null rate of clean images."""
+
+RANDOM_LOGITS = 1e-4
+"""Difference of two passes, as a share of the largest logit; rounding on a GPU is below 1e-5."""
+
+RANDOM_GRADIENTS = 1e-2
+"""The same for gradients, as a share of their norm; their rounding errors are larger."""
+
+
+def doubling_finds_more(evidence: Evidence) -> str | None:
+    """Twice the steps or restarts would raise AER by more than half a point."""
+    probe = evidence.probes.get("doubling") or {}
+    for effort in ("steps", "restarts"):
+        result = probe.get(effort)
+        if not result or result["num_successes"] < MIN_IMAGES:
+            continue
+        share = result["num_successes"] / result["num_images"]
+        change = share * probe["num_active"] / probe["num_judged"]
+        if change > MIN_POINTS:
+            return (
+                f"With twice the {effort}, {probe['attack']} at eps {probe['eps']:g} fooled "
+                f"{result['num_successes']} of {result['num_images']} images that it had not "
+                f"fooled: AER would rise by {100 * change:.1f} points."
+            )
+    return None
+
+
+def reference_finds_more(evidence: Evidence) -> str | None:
+    """The reference attack fools images that the evaluation's attacks do not."""
+    probe = evidence.probes.get("reference")
+    if not probe or not is_many(probe["num_more"], probe["num_images"]):
+        return None
+    return (
+        f"At eps {probe['eps']:g} a null-aware reference fooled {probe['num_more']} of "
+        f"{probe['num_images']} images that the evaluation's attacks had not fooled, besides the "
+        f"{probe['num_fooled']} that they had; a stock attack breaks "
+        f"{probe['num_broken_by_stock']}, {probe['num_null_by_stock']} of them by null."
+    )
+
+
+def rerun_fails(evidence: Evidence) -> str | None:
+    """An attack fails at a larger eps on images that it fooled at a smaller one."""
+    probe = evidence.probes.get("rerun")
+    if not probe or not probe["num_images"]:
+        return None
+    num = probe["num_images"] - probe["num_fooled"]
+    share = num / probe["num_images"] * probe["num_successes"] / probe["num_judged"]
+    if num < MIN_IMAGES or share <= MIN_POINTS:
+        return None
+    return (
+        f"{probe['attack']}, run from scratch at eps {probe['eps']:g}, did not fool {num} of "
+        f"{probe['num_images']} images that it had fooled at a smaller eps."
+    )
+
+
+def largest_budget_survived(evidence: Evidence) -> str | None:
+    """Attacks fail at the largest eps, unless proofs show that they miss nothing."""
+    probe = evidence.probes.get("largest_eps")
+    if not probe or not is_many(probe["num_accepted"] - probe["num_fooled"], probe["num_images"]):
+        return None
+    if evidence.is_bracket_closed():
+        return None
+    return (
+        f"At eps {probe['eps']:g}, where any image can become any other, the attacks fooled "
+        f"{probe['num_fooled']} of {probe['num_images']} images, although the model answers "
+        f"{probe['num_accepted']} clean ones with a real class."
+    )
+
+
+def no_gradients(evidence: Evidence) -> str | None:
+    """Autograd does not connect the logits to the pixels."""
+    probe = evidence.probes.get("gradients")
+    if not probe or probe.get("has_gradients", True):
+        return None
+    return (
+        "The logits have no gradient with respect to the pixels, so no attack could use one: the "
+        "forward pass detaches its input (torch.no_grad, .detach() or numpy inside)."
+    )
+
+
+def zero_gradients(evidence: Evidence) -> str | None:
+    """The gradient is exactly zero on many images."""
+    probe = evidence.probes.get("gradients")
+    if not probe or not probe.get("has_gradients", True):
+        return None
+    for key, name in (("margin", "the null-aware margin"), ("cross_entropy", "cross-entropy")):
+        num, total = probe[f"num_zero_{key}"], probe["num_images"]
+        if is_many(num, total, HIGH_ZERO_GRADIENTS):
+            return f"The gradient of {name} is exactly zero on {num} of {total} images."
+    return None
+
+
+def non_finite_gradients(evidence: Evidence) -> str | None:
+    """The gradient of an image is NaN or infinite."""
+    probe = evidence.probes.get("gradients")
+    if not probe or not probe["num_non_finite"]:
+        return None
+    num, total = probe["num_non_finite"], probe["num_images"]
+    return f"The gradient is not finite on {num} of {total} images."
+
+
+def random_gradients(evidence: Evidence) -> str | None:
+    """Two gradients of the same image differ."""
+    probe = evidence.probes.get("gradients")
+    if not probe or probe["largest_difference"] <= RANDOM_GRADIENTS:
+        return None
+    difference = 100 * probe["largest_difference"]
+    return f"Two gradients of the same image differ by up to {difference:.2g} % of their norm."
+
+
+def random_forward(evidence: Evidence) -> str | None:
+    """Two passes of the same image differ."""
+    probe = evidence.probes.get("forward")
+    if not probe or probe["largest_difference"] <= RANDOM_LOGITS:
+        return None
+    return (
+        "Two passes of the same image differ by up to "
+        f"{100 * probe['largest_difference']:.2g} % of the largest logit, and "
+        f"{probe['num_predictions']} of {probe['num_images']} predictions change."
+    )
+
+
+def softmax_as_logits(evidence: Evidence) -> str | None:
+    """The outputs are probabilities."""
+    probe = evidence.probes.get("forward")
+    if not probe or not probe["are_probabilities"]:
+        return None
+    return (
+        f"The outputs of {probe['num_images']} images all lie in [0,1] and sum to 1: probabilities "
+        "where logits are expected."
+    )
+
+
+def null_on_noise(evidence: Evidence) -> str | None:
+    """Random noise turns correct images to null."""
+    probe = evidence.probes.get("noise")
+    if not probe:
+        return None
+    for kind in ("uniform", "signs"):
+        num, total = probe[f"num_null_{kind}"], probe["num_images"]
+        if num >= MIN_IMAGES and wilson(num, total)[0] > HIGH_NOISE_NULL:
+            return (
+                f"Random noise ({kind}) of eps {probe['eps']:g} turns {num} of {total} correct "
+                "images to null."
+            )
+    return None

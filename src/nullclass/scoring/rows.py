@@ -1,0 +1,155 @@
+"""Turns a batch of images into rows: what the model answers, and with which outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nullclass.attacks.base import frozen
+from nullclass.attacks.losses import find_objective
+from nullclass.attacks.state import logits_of
+from nullclass.core.errors import UserError
+from nullclass.core.losses import cross_entropy
+from nullclass.core.norms import Eps
+from nullclass.core.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
+from nullclass.data import LabelledImages
+from nullclass.metrics.rates import GIVEN, OWN
+from nullclass.models.classifier import Classifier
+from nullclass.rejection import null_scores
+from nullclass.results.schema import ROW_COLUMNS
+
+CLEAN = "none"
+"""Value of the columns ``attack``, ``objective``, ``source`` and ``member`` for clean images."""
+
+OnImages = Callable[[int], None]
+"""Progress callback: receives the number of images scored since the last call."""
+
+
+def ignore(num_images: int) -> None:
+    """Progress callback that does nothing."""
+
+
+def check_labels(data: LabelledImages, model: Classifier) -> None:
+    """Refuse labels that are not real classes of the model.
+
+    Raises:
+        UserError: If there are any.
+    """
+    low, high = int(data.labels.min()), int(data.labels.max())
+    if low < 0 or high >= model.num_classes:
+        raise UserError(
+            f"labels run from {low} to {high}; the model has the classes 0 to "
+            f"{model.num_classes - 1}"
+        )
+
+
+def batch_of(model: Classifier, data: LabelledImages, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Images and labels at the given indices, on the model's device."""
+    images, labels = data.batch(indices)
+    return images.to(model.mean.device), labels.to(model.mean.device)
+
+
+def score_batch(
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor | None = None,
+    batch_size: int | None = None,
+) -> pd.DataFrame:
+    """Returns one row per image with the model's answer.
+
+    Args:
+        model: The model; its mode and gradients are left as they are.
+        images: ``(N, C, H, W)`` in [0,1], on the model's device.
+        labels: ``(N,)`` real classes; None for images that belong to no class.
+        batch_size: Images per forward pass.
+
+    Returns:
+        Columns ``prediction`` (-1 for null), ``real_prediction`` (the best real class),
+        ``confidence`` (softmax probability of the answer) and ``null_score``
+        (:func:`nullclass.rejection.null_scores`). With labels also ``label``,
+        ``outcome``, ``loss`` (cross-entropy to the label) and ``null_loss`` (cross-entropy to
+        null; NaN without a null class).
+
+    Raises:
+        UserError: If the logits are not finite.
+    """
+    num_classes = model.num_classes
+    with frozen(model), torch.no_grad():
+        logits = logits_of(model, images, batch_size)
+        if not bool(logits.isfinite().all()):
+            raise UserError(
+                "the model's logits are not finite (NaN or infinite): check its weights and inputs"
+            )
+        columns = {
+            "prediction": predictions(logits, num_classes),
+            "real_prediction": logits[:, :num_classes].argmax(dim=1),
+            "confidence": logits.softmax(dim=1).amax(dim=1),
+            "null_score": null_scores(logits, num_classes),
+        }
+        if labels is not None:
+            nulls = torch.full_like(labels, NULL_LABEL)
+            has_null = logits.shape[1] > num_classes
+            columns |= {
+                "label": labels,
+                "outcome": outcomes(columns["prediction"], labels),
+                "loss": cross_entropy(logits, labels, reduction="none"),
+                "null_loss": cross_entropy(logits, nulls, reduction="none")
+                if has_null
+                else torch.full(labels.shape, torch.nan),
+            }
+    rows = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+    if labels is not None:
+        rows["outcome"] = [OUTCOME_NAMES[code] for code in rows["outcome"]]
+    return rows
+
+
+def label_rows(
+    answers: pd.DataFrame,
+    indices: Tensor,
+    *,
+    attack: str = CLEAN,
+    objective: str = CLEAN,
+    source: str = CLEAN,
+    norm: str,
+    eps: Eps = 0.0,
+    members: list[str] | str = CLEAN,
+) -> pd.DataFrame:
+    """Rows of :func:`score_batch` with the columns that say what was done to the images.
+
+    Args:
+        answers: From :func:`score_batch`, with labels.
+        indices: ``(N,)`` indices of the images in the dataset.
+        attack: Name of the attack.
+        objective: Its objective.
+        source: Name of the attacked model.
+        norm: Norm of the budget.
+        eps: The budget in pixel units, or ``(N,)``, one per image.
+        members: Name of the ensemble member that succeeded, per image.
+    """
+    has_own = isinstance(eps, Tensor)
+    return answers.assign(
+        image=indices.numpy(),
+        attack=attack,
+        objective=objective,
+        source=source,
+        norm=norm,
+        budget=OWN if has_own else GIVEN,
+        eps_pixels=eps.cpu().numpy() if isinstance(eps, Tensor) else eps,
+        member=members,
+    )
+
+
+def is_success(answers: pd.DataFrame, objective: str) -> Tensor:
+    """``(N,)`` booleans on the CPU: whether each row's outcome is a success for the attacker."""
+    codes = [OUTCOME_NAMES.index(outcome) for outcome in answers["outcome"]]
+    return find_objective(objective).is_reached(torch.tensor(codes, dtype=torch.int64))
+
+
+def sort_rows(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Concatenates tables of rows, sorted by attack, eps and image."""
+    rows = pd.concat(tables, ignore_index=True)
+    rows = rows.sort_values(["attack", "eps_pixels", "image"], kind="stable", ignore_index=True)
+    return rows[list(ROW_COLUMNS)]

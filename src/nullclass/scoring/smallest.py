@@ -1,0 +1,97 @@
+"""Searches the smallest eps that fools each image."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nullclass.attacks.counters import count_passes
+from nullclass.attacks.ensemble import MemberStats
+from nullclass.attacks.fmn import FMN
+from nullclass.core.devices import BATCH_SIZE
+from nullclass.core.norms import find_norm
+from nullclass.data import LabelledImages
+from nullclass.metrics.rates import SELF
+from nullclass.models.classifier import Classifier
+from nullclass.scoring.rows import (
+    CLEAN,
+    OnImages,
+    batch_of,
+    ignore,
+    label_rows,
+    score_batch,
+)
+from nullclass.scoring.run_attack import AttackResult, make_examples, sum_costs
+
+
+def score_smallest(
+    model: Classifier,
+    data: LabelledImages,
+    name: str,
+    attack: FMN,
+    *,
+    norm: str,
+    num_examples: int = 0,
+    batch_size: int | None = None,
+    on_images: OnImages = ignore,
+) -> AttackResult:
+    """Search the smallest eps that fools each image, with a minimum-norm attack.
+
+    ``eps_pixels`` of a row is the size found; for an image that was not fooled it is the largest
+    size there is. The examples are the images with the smallest eps above 0.
+    """
+    largest = find_norm(norm).largest(math.prod(data.images.shape[1:]))
+    keys = {"attack": name, "objective": attack.objective, "source": SELF, "norm": norm}
+    tables, costs = [], []
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    answers: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    for indices in torch.arange(len(data)).split(BATCH_SIZE):
+        images, labels = batch_of(model, data, indices)
+        started = time.perf_counter()
+        with count_passes(model) as passes:
+            adv_images, sizes = attack.smallest(
+                model, images, labels, norm=norm, batch_size=batch_size
+            )
+        stats = MemberStats(
+            member=name,
+            access=attack.access,
+            is_iterative=attack.is_iterative,
+            status="ran",
+            num_images=len(images),
+            num_successes=int(sizes.isfinite().sum()),
+            num_forward=passes.forward,
+            num_backward=passes.backward,
+            seconds=time.perf_counter() - started,
+        )
+        costs.append(keys | {"eps_pixels": math.nan} | asdict(stats))
+        clean, attacked = (score_batch(model, x, labels, batch_size) for x in (images, adv_images))
+        members = [name if is_found else CLEAN for is_found in sizes.isfinite().tolist()]
+        eps = sizes.where(sizes.isfinite(), largest)
+        tables.append(label_rows(attacked, indices, **keys, eps=eps, members=members))
+        found.append((sizes, images, adv_images))
+        answers.append((clean, attacked))
+        on_images(len(indices))
+    examples = []
+    sizes, images, adv_images = (torch.cat(parts) for parts in zip(*found, strict=True))
+    clean, attacked = (pd.concat(parts, ignore_index=True) for parts in zip(*answers, strict=True))
+    fooled = (sizes.isfinite() & (sizes > 0)).nonzero().squeeze(1)
+    order = fooled[sizes[fooled].argsort(stable=True)[:num_examples]]
+    if len(order):
+        rows = order.tolist()
+        examples.append(
+            make_examples(
+                name,
+                norm,
+                sizes[order],
+                images[order],
+                adv_images[order],
+                clean.iloc[rows],
+                attacked.iloc[rows],
+            )
+        )
+    return AttackResult(pd.concat(tables, ignore_index=True), sum_costs(costs), examples)
