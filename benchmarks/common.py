@@ -18,7 +18,7 @@ from nullclass.core.outcomes import NULL_LABEL
 from nullclass.data import Dataset, LabelledImages, load_dataset
 from nullclass.evaluation.run import evaluate
 from nullclass.experiments.config import Training
-from nullclass.experiments.trained import train_from, write_model
+from nullclass.experiments.trainings import Trainer
 from nullclass.models import Classifier
 from nullclass.scoring.rows import CLEAN
 from nullclass.studies.fgsm_null import config as fgsm_null
@@ -129,9 +129,9 @@ def training_of(variant: str, seed: int = 0) -> Training:
 def train_and_save(training: Training, dataset: Dataset, folder: Path) -> Classifier:
     """Train a model and write its checkpoint, as the command line does."""
     device = torch.device("cpu")
-    trained, history = train_from(training, dataset, folder, device=device)
-    write_model(trained, history, folder, dataset, device)
-    return trained.model
+    trainer = Trainer(training, dataset, device=device)
+    trainer.write(trainer.train(folder), folder)
+    return trainer.model
 
 
 def cached_model(training: Training, dataset: Dataset, folder: Path) -> Classifier:

@@ -25,7 +25,7 @@ import tyro
 
 from common import ROOT, SCRATCH, in_turns, mnist, say, table, verdict
 from nullclass.data import Dataset, fetch
-from nullclass.experiments.trained import train_from
+from nullclass.experiments.trainings import Trainer
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import make_nulls
 from nullclass.studies.null_samples import config as null_samples
@@ -126,7 +126,7 @@ def worker() -> None:
         training, validation=0, selections=(), recipe=replace(training.recipe, epochs=2)
     )
     with tempfile.TemporaryDirectory() as folder:
-        _, history = train_from(training, dataset, Path(folder), device=torch.device("cpu"))
+        history = Trainer(training, dataset, device=torch.device("cpu")).train(Path(folder))
     print(OUR_IMAGES / float(history["seconds"].iloc[-1]))
 
 
@@ -173,7 +173,8 @@ def _quality(options: Options, dataset: Dataset, folder: Path, speed: dict[str, 
     training = replace(training, validation=0, selections=())
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as place:
-        trained, _ = train_from(training, dataset, Path(place), device=torch.device("cpu"))
+        trained = Trainer(training, dataset, device=torch.device("cpu"))
+        trained.train(Path(place))
     our_seconds = time.perf_counter() - started
     losses = {
         "Keras, best of 20 epochs": validation_losses(

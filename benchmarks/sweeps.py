@@ -20,7 +20,7 @@ from common import in_turns, median_seconds, table, verdict
 from nullclass.data import load_dataset
 from nullclass.experiments.engines import DataSource, make_engine
 from nullclass.experiments.engines.base import Engine
-from nullclass.experiments.runner import Outcome, run_study
+from nullclass.experiments.runner import RunResult, run_study
 from nullclass.studies.ramps.config import RAMPS
 
 FACTOR = 1.7
@@ -45,7 +45,7 @@ def measure(options: Options) -> str:
     dataset = load_dataset("ramps", validation=0)
     cores = os.cpu_count() or 1
 
-    def run(engine: Engine) -> Outcome:
+    def run(engine: Engine) -> RunResult:
         with tempfile.TemporaryDirectory() as folder:
             outcome = run_study(
                 RAMPS,
@@ -60,13 +60,13 @@ def measure(options: Options) -> str:
             raise RuntimeError(str(outcome))
         return outcome
 
-    def local(workers: int, threads: int) -> Outcome:
+    def local(workers: int, threads: int) -> RunResult:
         engine = make_engine(
             "local", source, device="cpu", num_workers=workers, num_threads=threads
         )
         return run(engine)
 
-    def on_ray(nodes: int) -> Outcome:
+    def on_ray(nodes: int) -> RunResult:
         from ray.cluster_utils import Cluster
 
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
@@ -77,7 +77,7 @@ def measure(options: Options) -> str:
         finally:
             cluster.shutdown()
 
-    contenders: dict[str, Callable[[int], Outcome]] = {
+    contenders: dict[str, Callable[[int], RunResult]] = {
         "1 worker, 1 thread": lambda _: local(1, 1),
         "2 workers, 1 thread each": lambda _: local(2, 1),
     }

@@ -88,7 +88,7 @@ def measure(options: Options) -> str:
     notes = [
         f"{len(dataset.train)} training images, {len(dataset.test)} test images, FGSM nulls at "
         "epsilon 0.5 in the notebook's units, weight decay 1e-4. `fast` is "
-        "`nullclass.experiments.trained.train_from`, checkpoint written and all; the notebook "
+        "`nullclass.experiments.trainings.Trainer`, checkpoint written and all; the notebook "
         "loop is "
         f"{notebook_loop.EPOCHS} epochs of `benchmarks/notebook_loop.py`."
     ]

@@ -24,7 +24,7 @@ from nullclass.cli.main import main
 from nullclass.cli.study import numbers
 from nullclass.experiments import engines, trained
 from nullclass.experiments.engines import DataSource
-from nullclass.experiments.engines.here import SerialEngine
+from nullclass.experiments.engines.serial import SerialEngine
 from nullclass.experiments.engines.performing import load
 from nullclass.experiments.runner import LOCK, locked
 from nullclass.models import build_model

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+import pickle
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,9 +15,7 @@ from nullclass.attacks import ATTACKS
 from nullclass.core.errors import UserError
 from nullclass.data import DATASETS
 from nullclass.data.loading import RAMPS
-from nullclass.experiments.engines.base import Task
-from nullclass.experiments.engines.messages import from_line, to_line
-from nullclass.experiments.jobs import jobs_of, place_of
+from nullclass.experiments.jobs import folder_of, jobs_of
 from nullclass.models import MODELS
 from nullclass.nulls import check_settings
 from nullclass.nulls.perturb import check_norm, make_perturbation
@@ -55,7 +53,7 @@ def test_contract(name: str, preset: Any) -> None:
     assert planned == plan_all(study, preset), "a function of its arguments alone"
     assert {trial.model for trial in planned} == set(study.variants)
     assert {trial.seed for trial in planned} == set(study.seeds(preset))
-    folders = [place_of(trial, "data") for trial in planned]
+    folders = [folder_of(trial, "data") for trial in planned]
     assert len(set(folders)) == len(planned), "no trial overwrites another"
     for trial in planned:
         training = trial.training
@@ -82,8 +80,8 @@ def test_contract(name: str, preset: Any) -> None:
             if training.nulls.weight is not None:
                 assert training.nulls.weight > 0
             else:
-                assert training.nulls.share is not None
-                assert 0 < training.nulls.share < 1
+                assert training.nulls.replace_rate is not None
+                assert 0 < training.nulls.replace_rate < 1
         names = [plan.name for plan in trial.attacks]
         assert len(set(names)) == len(names), "rows know an attack by its name"
         assert len({plan.norm for plan in trial.attacks}) <= 1
@@ -114,12 +112,9 @@ def test_contract(name: str, preset: Any) -> None:
 def test_every_job_reaches_a_worker_as_it_was_planned(name: str) -> None:
     study = find_study(name)
     for job in jobs_of(study.trials("quick", [0], study.variants), "data"):
-        task = Task((job.config,), (job.place,), Path("run"), "data")
-        arrived = from_line(to_line(task))
-        assert isinstance(arrived, Task)
-        assert arrived.configs == (job.config,)
-        assert type(arrived.configs[0]) is type(job.config)
-        assert place_of(arrived.configs[0], "data") == job.place
+        arrived = pickle.loads(pickle.dumps(job))
+        assert arrived == job
+        assert folder_of(arrived.config, "data") == job.folder
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -289,7 +284,7 @@ def test_the_reports_protocol() -> None:
             assert trial.thresholds.first_image == 1000 * seed % 10_000
         else:
             assert training.nulls is not None
-            assert training.nulls.share == 0.5
+            assert training.nulls.replace_rate == 0.5
             assert training.nulls.source == "any-of"
             assert training.nulls.settings == {"sources": dict(kinds[letter] for letter in model)}
             assert trial.source == base, "made on the base model of the same set"
@@ -353,7 +348,7 @@ def test_the_ramps_protocol() -> None:
         assert training.recipe.epochs == 30
         assert training.nulls is not None
         assert (training.nulls.source, training.nulls.settings) == (source, settings)
-        assert training.nulls.share == 0.5
+        assert training.nulls.replace_rate == 0.5
     assert {trial.decision_grid for trial in full.values()} == {49}
     # 32,000 ramps are an epoch of 1000 steps.
     assert steps_per_epoch(32_000, base.recipe) == 1000

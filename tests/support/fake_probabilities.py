@@ -17,7 +17,7 @@ from fake_run import build_evaluation, digit
 
 from nullclass.core.files import write_json
 from nullclass.evaluation.result import Evaluation
-from nullclass.experiments.config import Trial, name_of
+from nullclass.experiments.config import Trial
 from nullclass.results import frames, schema, store
 from nullclass.results.null_curve import NullCurve
 from nullclass.studies import find_study
@@ -112,7 +112,7 @@ def _write_trial(folder: Path, trial: Trial, has_sources: bool, has_sizes: bool)
         tables.append(_group("rays", "fool", "self", eps, NUM_WHITE_BOX, fooled // 2, 1))
     for craft in trial.crafted if has_sources else ():
         for eps, fooled in zip(EPS, _moved(craft.source_name, trial), strict=True):
-            told = (name_of(craft), "fool", craft.source_name, eps, NUM_MOVED, fooled)
+            told = (craft.attack_name, "fool", craft.source_name, eps, NUM_MOVED, fooled)
             tables.append(_group(*told, 0 if trial.model == "clean" else 1))
     if has_sizes:
         frames.write_frame(place / schema.SIZES, _sizes(trial))

@@ -13,16 +13,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from nullclass.core.process import tune_process
+from ray.cluster_utils import Cluster
+from tiny_study import CPU, TINY, load, source_of
 
-tune_process()
-
-import torch  # noqa: E402
-from ray.cluster_utils import Cluster  # noqa: E402
-from tiny_study import TINY, load, source_of  # noqa: E402
-
-from nullclass.experiments.engines.ray_cluster import RayCluster  # noqa: E402
-from nullclass.experiments.runner import run_study  # noqa: E402
+from nullclass.experiments.engines.ray_cluster import RayEngine
+from nullclass.experiments.runner import run_study
 
 
 def main(data: Path, out: Path, kills: int) -> int:
@@ -46,12 +41,11 @@ def main(data: Path, out: Path, kills: int) -> int:
 
     killer = threading.Thread(target=kill)
     killer.start()
-    device = torch.device("cpu")
     try:
         while True:  # the same command again, where a job was given up
-            engine = RayCluster(2, 1, source_of(data), "cpu", cluster.address)
-            outcome = run_study(TINY, load(data), out, engine=engine, device=device)
-            if not outcome.failed:
+            engine = RayEngine(2, 1, source_of(data), "cpu", cluster.address)
+            result = run_study(TINY, load(data), out, engine=engine, device=CPU)
+            if not result.failed:
                 break
     finally:
         is_over.set()

@@ -96,7 +96,7 @@ class Train:
         from nullclass.core.progress import Stages
         from nullclass.data import load_dataset
         from nullclass.experiments.config import Training
-        from nullclass.experiments.trained import train_from, write_model
+        from nullclass.experiments.trainings import Trainer
         from nullclass.training.checkpoint import CARD
         from nullclass.training.recipes import find_recipe
 
@@ -135,10 +135,9 @@ class Train:
             Stages(f"training {self.model} on {dataset.name}", 1) as stages,
             stages.stage("training", units=1, cost=1) as advance,
         ):
-            trained, history = train_from(
-                training, dataset, self.out, device=device, advance=advance
-            )
-        write_model(trained, history, self.out, dataset, device)
+            trainer = Trainer(training, dataset, device=device)
+            history = trainer.train(self.out, advance)
+        trainer.write(history, self.out)
         last = history.iloc[-1]
         told = f"loss {last.loss:.4f}, training accuracy {100 * last.train_accuracy:.2f} %"
         if dataset.validation is not None:
@@ -167,7 +166,7 @@ class Train:
         if weight is None:
             weight = WEIGHTS.get(source, 1 / 11)
         weight = weight if self.null_share is None else None
-        return NullPlan(source, settings, weight=weight, share=self.null_share)
+        return NullPlan(source, settings, weight=weight, replace_rate=self.null_share)
 
     def _robust_plan(self) -> RobustPlan | None:
         from nullclass.experiments.config import RobustPlan

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from nullclass.core.errors import CannotWriteError, UserError
@@ -97,6 +98,34 @@ def make_folder(folder: Path) -> Path:
             f"cannot write to the folder {folder}: {error.strerror or error}; choose another --out"
         ) from error
     return folder
+
+
+LOCK = ".lock"
+"""File of :func:`locked` in a folder."""
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder. The system releases it when the process ends, in whatever way.
+
+    Raises:
+        UserError: If another process holds it, or the folder cannot be locked.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another process is writing to {folder}: wait for it, or choose another --out"
+        ) from None
+    except OSError as error:
+        raise CannotWriteError(
+            f"cannot write {folder / LOCK}: {error.strerror or error}; choose another --out"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def sha256(path: Path) -> str:

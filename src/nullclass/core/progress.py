@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
@@ -25,7 +24,7 @@ Advance = Callable[[float], None]
 """Told how many more of a stage's units are done."""
 
 
-class _Bars:
+class Bars:
     """Bars on standard error while the block lasts, with lines above them.
 
     Args:
@@ -56,7 +55,7 @@ class _Bars:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-class Stages(_Bars):
+class Stages(Bars):
     """A job of several stages, each with an expected cost, shown as one bar over another.
 
     Args:
@@ -104,88 +103,6 @@ class Stages(_Bars):
         left = passed / self._done * (self._cost - self._done)
         later = f", about {left:.0f} s left" if left > 1 else ""
         self.say(f"{name}: {seconds:.1f} s{later}")
-
-
-class JobBars(_Bars):
-    """Many jobs at once: a bar for the whole sweep, one for each job that runs.
-
-    Args:
-        title: What the sweep is called.
-        cost: Expected cost of all its jobs, in any one unit.
-        num_jobs: How many there are.
-    """
-
-    def __init__(self, title: str, cost: float, num_jobs: int) -> None:
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[left]}"),
-        )
-        self._whole = self._bars.add_task(f"[bold]{title}", total=cost, left="")
-        self._cost, self._num_jobs, self._num_ended = cost, num_jobs, 0
-        self._running: dict[str, _Running] = {}
-        self._ended_cost = 0.0
-
-    def begin(self, key: str, title: str, cost: float) -> None:
-        """A job has been started."""
-        bar = self._bars.add_task(title, total=1.0, left="")
-        self._running[key] = _Running(title, cost, bar)
-
-    def advance(self, key: str, share: float) -> None:
-        """More of a running job is done."""
-        job = self._running[key]
-        job.share = min(1.0, job.share + share)
-        self._bars.update(job.bar, completed=job.share)
-        self._update()
-
-    def end(self, key: str) -> None:
-        """A job is done: say so, with what is left of the sweep."""
-        job = self._running.pop(key)
-        self._bars.remove_task(job.bar)
-        self._ended_cost += job.cost
-        self._num_ended += 1
-        self._update()
-        seconds, left = time.perf_counter() - job.started, self._left()
-        later = f", about {duration(left)} left" if left > 1 else ""
-        self.say(f"{job.title}: {seconds:.1f} s ({self._num_ended} of {self._num_jobs}{later})")
-
-    def restart(self, key: str) -> None:
-        """A running job came to nothing."""
-        self._bars.remove_task(self._running.pop(key).bar)
-        self._update()
-
-    def drop(self, cost: float) -> None:
-        """A job will not be done."""
-        self._cost -= cost
-        self._num_jobs -= 1
-        self._update()
-
-    def _done(self) -> float:
-        return self._ended_cost + sum(job.share * job.cost for job in self._running.values())
-
-    def _left(self) -> float:
-        done = self._done()
-        passed = time.perf_counter() - self._started
-        return passed / done * (self._cost - done) if done else 0.0
-
-    def _update(self) -> None:
-        left = self._left()
-        self._bars.update(
-            self._whole,
-            completed=self._done(),
-            total=self._cost,
-            left=f"about {duration(left)} left" if left > 1 else "",
-        )
-
-
-@dataclass
-class _Running:
-    title: str
-    cost: float
-    bar: TaskID
-    share: float = 0.0
-    started: float = field(default_factory=time.perf_counter)
 
 
 def duration(seconds: float) -> str:

@@ -1,4 +1,7 @@
-"""A study: a claim, the trials that test it, and what its source published. Imports no torch."""
+"""Configs of studies: frozen dataclasses that describe trainings, attacks and trials.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
@@ -17,39 +20,37 @@ Preset = Literal["quick", "full"]
 
 @dataclass(frozen=True)
 class NullPlan:
-    """Where a training's null images come from, and how they enter: beside or within a batch."""
+    """The null images of a training: their source, and how they enter a batch."""
 
     source: str
     """Name in :data:`nullclass.nulls.NULL_SOURCES`."""
     settings: dict[str, Any]
-    """Its settings, by name."""
+    """Keyword arguments of the source."""
     weight: float | None = None
-    """Null images are made beside each batch, and this is the weight of their loss (the notebook's
-    alpha)."""
-    share: float | None = None
-    """Null images take the place of Binomial(batch, share) images of each batch (the report)."""
+    """Appends null images to each batch; the weight of their loss (alpha in the notebook)."""
+    replace_rate: float | None = None
+    """Replaces Binomial(batch size, rate) images of each batch by null images (the report)."""
     estimate: Estimate | None = None
-    """Where the source's ``curve`` comes from, if it is to be estimated first."""
+    """The null curve to estimate first and pass to the source as ``curve``."""
 
     def __post_init__(self) -> None:
-        """Refuse a plan that says neither or both."""
-        if (self.weight is None) == (self.share is None):
-            raise UserError("null images need either a weight (beside the batch) or a share of it")
+        if (self.weight is None) == (self.replace_rate is None):
+            raise UserError("null images need either a weight or a replace_rate")
 
 
 @dataclass(frozen=True)
 class RobustPlan:
-    """A loss that is trained on instead of the clean one."""
+    """A robust loss, trained on instead of the clean loss."""
 
     loss: str
     """Name in :data:`nullclass.training.robust.ROBUST_LOSSES`."""
     settings: dict[str, Any]
-    """Its settings, by name."""
+    """Keyword arguments of the loss."""
 
 
 @dataclass(frozen=True)
 class Training:
-    """Everything that decides a model's weights, besides the data."""
+    """Everything that decides a model's weights, except the data."""
 
     name: str
     """Name of the variant, as in tables."""
@@ -58,45 +59,43 @@ class Training:
     dataset: str
     """Name in :data:`nullclass.data.DATASETS`, or ``idx``."""
     validation: int
-    """Training images held out."""
+    """Number of training images held out."""
     seed: int
-    """Seed of the first weights, the order of images and the null images."""
+    """Seed of the initial weights, the order of images and the null images."""
     weight_decay: float
-    """Adam's L2 penalty."""
+    """L2 penalty of Adam."""
     nulls: NullPlan | None
     """``None`` trains without null images."""
     recipe: Recipe
-    """Batches, epochs, schedule, precision."""
+    """Batch size, epochs, schedule, precision."""
     has_null: bool = True
-    """Whether the model has the null logit; the report's base model has it untrained."""
+    """Whether the model has a null logit."""
     selections: tuple[str, ...] = ()
-    """Images on which the best epoch is looked for, and kept instead of the last: ``test`` or
-    ``held-out``, mixed 1:1 with null images."""
+    """Image sets (``test``, ``held-out``) on which the best epoch is selected, each mixed 1:1 with
+    null images. The training keeps one checkpoint per set instead of the last epoch."""
     start: Training | None = None
-    """A training whose weights this one goes on from."""
+    """A training whose final weights are the initial weights."""
     per_class_null: bool = False
-    """Whether there is a null logit for each class, and an image that is null goes to the one of
-    its class (2N labelling), instead of one for all."""
+    """Whether there is one null logit per class (2N labelling)."""
     uniform_targets: bool = False
-    """Whether, without a null class, null's share of a target is spread over all classes
+    """Whether a model without null class learns uniform targets on null images
     (:class:`nullclass.training.loop.TrainConfig`)."""
     robust: RobustPlan | None = None
     """Trains on a robust loss, without null images."""
     queries: Queries | None = None
-    """Trains on what another model answers, instead of on the dataset's training images."""
+    """Trains on the answers of another model instead of on the training images."""
 
     def __post_init__(self) -> None:
-        """Refuse to go on from weights that are not kept, and questions beside null images."""
         if self.start is not None and self.start.selections:
-            raise UserError(f"{self.name!r} goes on from a training that keeps no last epoch")
+            raise UserError(f"{self.name!r} starts from a training that keeps no last epoch")
         if self.robust is not None and self.nulls is not None:
-            raise UserError(f"{self.name!r} has a robust loss: it takes no null images")
+            raise UserError(f"{self.name!r} has a robust loss, so it takes no null images")
         if self.queries is not None and (
             self.nulls or self.selections or self.start or self.robust
         ):
             raise UserError(
                 f"{self.name!r} learns another model's answers: it takes no null images, no "
-                "selections, no former weights and no robust loss"
+                "selections, no initial weights and no robust loss"
             )
 
     @property
@@ -107,68 +106,69 @@ class Training:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A trained model as it answers."""
+    """A trained model together with its way to refuse."""
 
     training: Training
     selection: str = LAST
-    """Which of the training's weights: ``last``, or one of its selections."""
+    """Which checkpoint of the training: ``last``, or one of its selections."""
     null_rate: float | None = None
     """Answers null by a threshold that refuses this share of clean held-out images
-    (:func:`nullclass.rejection.threshold.calibrate`); unless given, the largest logit decides."""
+    (:func:`nullclass.rejection.threshold.calibrate`); ``None`` decides by argmax."""
     radius: float | None = None
     """Answers only what is proved within this radius, L∞ in pixel units
     (:class:`nullclass.rejection.provable.ProvableNull`)."""
 
     def __post_init__(self) -> None:
-        """Refuse weights that are not kept, and two ways to refuse."""
         if self.radius is not None and (self.training.has_null or self.null_rate is not None):
             raise UserError(
-                f"{self.training.name!r} is to refuse what is not proved: then it has no null "
-                "class, and no threshold"
+                f"{self.training.name!r} refuses what is not proved, so it has no null class and "
+                "no threshold"
             )
         kept = self.training.selections or (LAST,)
         if self.selection not in kept:
             raise UserError(
-                f"the weights {self.selection!r} of {self.training.name!r} are wanted, its "
-                f"training keeps {', '.join(kept)}"
+                f"{self.training.name!r} has no checkpoint {self.selection!r}: its training keeps "
+                f"{', '.join(kept)}"
             )
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A null curve to be estimated: how often perturbations of each size fool a model.
+    """A null curve to estimate: how often perturbations of each size fool a model.
 
-    On held-out images (:func:`nullclass.nulls.estimate_curve.estimate_curve`).
+    Uses held-out images (:func:`nullclass.nulls.estimate_curve.estimate_curve`).
     """
 
     model: ModelSpec
     perturbation: str
     """Name in :data:`nullclass.nulls.perturb.PERTURBATIONS`."""
     norm: str
-    """How sizes are told: ``linf``, ``l2`` or ``l0``."""
+    """Norm of the sizes: ``linf``, ``l2`` or ``l0``."""
     num_images: int
-    """How many of the held-out images are perturbed, from the first."""
+    """Perturbs this many held-out images, from the first."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """The maker's settings, by name."""
+    """Keyword arguments of the perturbation."""
     num_sizes: int = 32
     """Points of the curve."""
     always: float = 0.99
-    """The share fooled that counts as always."""
+    """Share of fooled images that counts as always fooled."""
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Model, perturbation and norm."""
         return f"{self.model.training.name}-{self.perturbation}-{self.norm}"
 
     @property
     def seed(self) -> int:
-        """The training's."""
+        """Seed of the training."""
         return self.model.training.seed
 
 
 @dataclass(frozen=True)
 class Queries:
-    """Whom a substitute's training asks, and how often (:mod:`nullclass.training.substitutes`)."""
+    """The model that a substitute learns from, and the query budget
+    (:mod:`nullclass.training.substitutes`).
+    """
 
     target: ModelSpec
     plan: QueryPlan = field(default_factory=QueryPlan)
@@ -176,168 +176,168 @@ class Queries:
 
 @dataclass(frozen=True)
 class AttackPlan:
-    """One attack of an evaluation, with everything that makes its numbers repeatable."""
+    """One attack of an evaluation."""
 
     attack: str
     """Name in :data:`nullclass.attacks.ATTACKS`."""
     eps: tuple[float, ...]
-    """Budgets in pixel units; empty gives each image its own threshold as its budget."""
+    """Budgets in pixel units, rising; empty uses each image's own threshold."""
     num_images: int
-    """How many of the images to attack, from the first."""
+    """Attacks this many images, from the first."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Its settings, by name."""
+    """Keyword arguments of the attack."""
     norm: str = "linf"
     """``linf`` or ``l2``."""
     label: str = ""
-    """Its name in rows; the attack's own unless given."""
+    """Value of the ``attack`` column; empty uses the attack's name."""
     factor: float = 1.0
-    """With each image's own threshold: how many thresholds its budget is, at most eps 1."""
+    """Multiplies each image's own threshold; the product is at most 1."""
     is_transfer: bool = False
-    """Whether it is made on the trial's source instead of the model itself."""
+    """Whether to attack the trial's source instead of the model itself."""
     num_examples: int = 0
-    """How many attacked images are kept for showing, at every budget."""
+    """Adversarial images kept for the report, per budget."""
 
     def __post_init__(self) -> None:
-        """Refuse budgets out of order: what succeeds at a smaller one counts at a larger."""
         if any(low >= high for low, high in itertools.pairwise(self.eps)):
             raise UserError(f"the budgets of {self.attack!r} must rise: {self.eps}")
 
     @property
     def name(self) -> str:
-        """Its name in rows."""
+        """Value of the ``attack`` column."""
         return self.label or self.attack
 
 
 @dataclass(frozen=True)
 class Craft:
-    """Attacked images of one model, kept to be tried out on others."""
+    """Adversarial images of one model, kept to be scored on others."""
 
     source: ModelSpec
     plan: AttackPlan
-    """Its budgets are given, not each image's own."""
+    """With budgets."""
 
     def __post_init__(self) -> None:
-        """Refuse a plan without budgets."""
         if not self.plan.eps or self.plan.is_transfer:
-            raise UserError(f"images made on {self.source_name!r} need budgets, and are made there")
+            raise UserError(
+                f"images crafted on {self.source_name!r} need budgets, and no other source"
+            )
 
     @property
     def source_name(self) -> str:
-        """The source's name in rows."""
+        """Value of the ``source`` column."""
         return self.source.training.name
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """Source and attack."""
         return f"{self.source_name}-{self.plan.name}"
 
     @property
+    def attack_name(self) -> str:
+        """Value of the ``attack`` column."""
+        return f"{self.plan.name} on {self.source_name}"
+
+    @property
     def seed(self) -> int:
-        """The source's, which the attack uses too."""
+        """Seed of the source and of the attack."""
         return self.source.training.seed
 
 
 @dataclass(frozen=True)
 class SizePlan:
-    """Perturbations of several sizes, to see where a model's probability goes."""
+    """Perturbations of several sizes, to record where a model's probability goes."""
 
     perturbation: str
     """Name in :data:`nullclass.nulls.perturb.PERTURBATIONS`."""
     norm: str
-    """How sizes are told: ``linf``, ``l2`` or ``l0``."""
+    """Norm of the sizes: ``linf``, ``l2`` or ``l0``."""
     sizes: tuple[float, ...]
     """Rising, in units of the norm."""
     num_images: int
-    """How many of the first test images are perturbed."""
+    """Perturbs this many test images, from the first."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """The maker's settings, by name."""
+    """Keyword arguments of the perturbation."""
 
 
 @dataclass(frozen=True)
 class ProofPlan:
-    """What is to be proved of a model (:func:`nullclass.scoring.proofs.prove`)."""
+    """What to prove of a model (:func:`nullclass.scoring.proofs.prove`)."""
 
     eps: tuple[float, ...]
     """Budgets in pixel units."""
     num_images: int
-    """Of how many of the first test images."""
+    """Number of test images, from the first."""
     norm: str = "linf"
     """``linf`` or ``l2``."""
     verifier: str = "interval"
     """Name in :data:`nullclass.certify.verifiers.VERIFIERS`."""
 
     def __post_init__(self) -> None:
-        """Refuse a plan that proves nothing."""
         if not self.eps:
-            raise UserError("give at least one eps to prove something at")
+            raise UserError("a proof needs at least one eps")
 
 
 @dataclass(frozen=True)
 class ThresholdPlan:
-    """Which images are attacked: those the model gets right and one FGSM ray gets wrong.
+    """Search for images that the model classifies correctly and one FGSM step fools.
 
     The protocol is the report's (:mod:`nullclass.scoring.fgsm_thresholds`).
     """
 
     first_image: int
-    """Test image to begin at; the search goes round at the end."""
+    """Test image at which the search begins; it wraps around at the end."""
     num_images: int
-    """How many images to find."""
+    """Number of images to find."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trained model to evaluate."""
+    """The evaluation of one trained model."""
 
     training: Training
     attacks: tuple[AttackPlan, ...]
     num_clean: int
-    """How many of the first test images are scored unattacked."""
+    """Scores this many test images without an attack, from the first."""
     selection: str = LAST
-    """Which of the training's weights: ``last``, or one of its selections."""
+    """See :class:`ModelSpec`."""
     thresholds: ThresholdPlan | None = None
-    """Looks for the images to attack and their thresholds on this trial's model."""
+    """Searches the images to attack, and their thresholds, on this trial's model."""
     source: Trial | None = None
-    """The trial that transfers are made on; its images are attacked if it looked for some."""
+    """The trial whose model transfer attacks use. If it searched images, those are attacked."""
     is_checked: bool = False
-    """Whether red flags are looked for, which asks the model some more."""
+    """Whether to look for red flags."""
     decision_grid: int = 0
-    """Points a side of a grid over the unit cube on which the model is asked; for three pixels."""
+    """Predicts on a grid over the unit cube with this many points per axis; for three pixels."""
     null_rate: float | None = None
-    """As of :class:`ModelSpec`."""
+    """See :class:`ModelSpec`."""
     crafted: tuple[Craft, ...] = ()
-    """Images attacked on other models, tried out on this one; named by attack and source in
-    rows."""
+    """Adversarial images of other models to score on this one."""
     sizes: tuple[SizePlan, ...] = ()
-    """Perturbations made on this model, by size."""
+    """Perturbations of this model, by size."""
     radius: float | None = None
-    """As of :class:`ModelSpec`."""
+    """See :class:`ModelSpec`."""
     proofs: tuple[ProofPlan, ...] = ()
-    """What is proved of it, beside the attacks."""
+    """What to prove of the model."""
     radii: tuple[float, ...] = ()
-    """Other radii that it is asked about clean images with, in pixel units, if it has a radius
+    """Other radii, in pixel units, at which a model with a radius answers the clean images
     (:mod:`nullclass.scoring.by_radius`)."""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done, or what rows, by attacks' names, could not tell apart."""
-        names = [plan.name for plan in self.attacks] + [name_of(craft) for craft in self.crafted]
+        names = [plan.name for plan in self.attacks] + [craft.attack_name for craft in self.crafted]
+        plans = (*self.attacks, *(craft.plan for craft in self.crafted))
         if len(set(names)) < len(names):
             raise UserError(
-                f"trial {self.model!r} plans the attacks {', '.join(names)}: give each a label of "
-                "its own"
+                f"trial {self.model!r} names two attacks alike ({', '.join(names)}): give each its "
+                "own label"
             )
-        if len({plan.norm for plan in (*self.attacks, *(c.plan for c in self.crafted))}) > 1:
-            raise UserError(f"trial {self.model!r} plans attacks in two norms: make two trials")
+        if len({plan.norm for plan in plans}) > 1:
+            raise UserError(f"trial {self.model!r} has attacks in two norms: make two trials")
         if self.radii and self.radius is None:
-            raise UserError(
-                f"trial {self.model!r} asks with other radii, but its model has none: give it a "
-                "radius, or leave radii out"
-            )
-        self.model_spec  # noqa: B018 - refuses weights that are not kept
+            raise UserError(f"trial {self.model!r} has other radii, but its model has no radius")
+        self.model_spec  # noqa: B018 - checks the selection and the way to refuse
         if any(plan.is_transfer for plan in self.attacks) and self.source is None:
-            raise UserError(f"trial {self.model!r} transfers attacks from no source")
+            raise UserError(f"trial {self.model!r} has a transfer attack, but no source")
         if any(not plan.eps for plan in self.attacks) and self.images_from is None:
-            raise UserError(f"trial {self.model!r} attacks images at thresholds it does not have")
+            raise UserError(f"trial {self.model!r} attacks at thresholds that no trial searches")
 
     @property
     def model(self) -> str:
@@ -346,56 +346,55 @@ class Trial:
 
     @property
     def model_spec(self) -> ModelSpec:
-        """The model that is tried."""
+        """The evaluated model."""
         return ModelSpec(self.training, self.selection, self.null_rate, self.radius)
 
     @property
     def seed(self) -> int:
-        """The training's seed, which the attacks use too."""
+        """Seed of the training and of the attacks."""
         return self.training.seed
 
     @property
+    def norm(self) -> str:
+        """Norm of all attacks."""
+        return self.attacks[0].norm if self.attacks else "linf"
+
+    @property
     def images_from(self) -> Trial | None:
-        """The trial whose thresholds say which images are attacked, if any does."""
+        """The trial that searches the images to attack, if any."""
         if self.thresholds is not None:
             return self
-        if self.source is not None and self.source.thresholds is not None:
-            return self.source
-        return None
+        has_thresholds = self.source is not None and self.source.thresholds is not None
+        return self.source if has_thresholds else None
 
 
 Config = Training | Estimate | Craft | Trial
-"""What a sweep can be given to do."""
-
-
-def name_of(craft: Craft) -> str:
-    """The name, in rows, of images attacked on another model."""
-    return f"{craft.plan.name} on {craft.source_name}"
+"""What a job does."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What the command line, the sweep and the report know of a study."""
+    """What the command line, the runner and the report need of a study."""
 
     name: str
     claim: str
-    """What is being tested, in a sentence."""
+    """The claim that the study tests, in one sentence."""
     dataset: str
-    """Name of the dataset it was made for."""
+    """Name of its dataset."""
     validation: int
-    """Training images it holds out; 0 where the source held out none and selected nothing."""
+    """Number of training images held out."""
     variants: tuple[str, ...]
     """Names of its models, in the order of tables."""
     seeds: Callable[[Preset], Sequence[int]]
-    """The seeds (the report's sets) of a preset."""
+    """Seeds (the report's sets) of a preset."""
     trials: Callable[[Preset, Sequence[int], Sequence[str]], list[Trial]]
-    """The trials of a preset for some seeds and variants, in the order to run them."""
+    """Trials of a preset, seeds and variants, in the order to run them."""
     published: Callable[[str, str, float, str], float | None] = lambda *_: None
-    """Model, attack, eps in pixel units (NaN for thresholds) and metric to the figure its source
-    gives, if any."""
+    """Maps model, attack, eps in pixel units (NaN for thresholds) and metric to the published
+    figure, if there is one."""
     further_data: tuple[str, ...] = ()
-    """Names of other datasets that its trainings draw on: fetched before anything is begun."""
+    """Other datasets that its trainings use, fetched before the first job."""
     units: dict[str, float] = field(default_factory=dict)
-    """Factors from the source's units to pixel units, to print both."""
+    """Factors from the source's units to pixel units."""
     package: str = ""
     """Package of the study, whose module ``page`` draws its report."""

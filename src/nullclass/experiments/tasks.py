@@ -1,11 +1,9 @@
-"""One job, done: a model trained, a curve estimated, images crafted, or a trial recorded."""
+"""Does one job: a training, a null curve, crafted images or a trial."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -26,43 +24,44 @@ from nullclass.experiments.config import (
     Config,
     Craft,
     Estimate,
-    Queries,
-    SizePlan,
+    ModelSpec,
     Training,
     Trial,
-    name_of,
 )
-from nullclass.experiments.jobs import place_of
-from nullclass.experiments.trained import (
-    about_trained,
+from nullclass.experiments.jobs import folder_of
+from nullclass.experiments.trainings import (
+    Trainer,
     check_data,
-    load_deployed,
-    load_trained,
-    train_from,
-    write_training,
+    finish_training,
+    training_card,
 )
 from nullclass.metrics.rates import SELF
 from nullclass.models import Classifier
 from nullclass.nulls.estimate_curve import estimate_curve
 from nullclass.nulls.perturb import make_perturbation
-from nullclass.rejection import ThresholdedClassifier
+from nullclass.rejection import (
+    ProvableNull,
+    Threshold,
+    ThresholdedClassifier,
+    calibrate,
+    with_threshold,
+)
 from nullclass.results import frames, schema, store
 from nullclass.results.null_curve import NullCurve, write_curve
 from nullclass.results.schema import LAST
 from nullclass.scoring.by_radius import score_radii
 from nullclass.scoring.by_size import score_sizes
-from nullclass.scoring.crafted import Crafted, score_crafted
-from nullclass.scoring.crafted import craft as make_images
+from nullclass.scoring.crafted import Crafted, craft, score_crafted
 from nullclass.scoring.fgsm_thresholds import find_thresholds
 from nullclass.scoring.proofs import prove
 from nullclass.scoring.rows import OnImages
 from nullclass.scoring.run_attack import AttackResult, score_attack, score_clean
-from nullclass.training.checkpoint import save_checkpoint
+from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
 from nullclass.training.queries import num_own
 from nullclass.training.substitutes import query_substitute
 
 
-def do(
+def run_task(
     config: Config,
     run_folder: Path,
     dataset: Dataset,
@@ -70,108 +69,117 @@ def do(
     device: torch.device,
     advance: Advance = lambda _: None,
 ) -> None:
-    """Do a job and write its folder, unless it is there.
+    """Do a job and write its folder, unless it is finished.
 
     Args:
         config: The training, estimate, craft or trial.
-        run_folder: The run's folder; what the job needs is there already.
+        run_folder: The run folder; all that the job needs is finished there.
         dataset: The data.
-        device: Where to compute.
-        advance: Told the share of the job that is done since it was last told.
+        device: Device to compute on.
+        advance: Called with the share of the job done since the last call.
 
     Raises:
-        UserError: If the data are not those of the config, something needed is missing or damaged,
+        UserError: If the data are not those of the config, a needed result is missing or damaged,
             the training diverges, or the folder cannot be written.
     """
-    folder = run_folder / place_of(config, dataset.checksum)
+    run = RunContext(run_folder, dataset, device)
+    folder = run.folder_of(config)
     if store.is_complete(folder):
         return
     make_folder(folder)
     store.invalidate(folder)
     store.clear_leftovers(folder)
-    work = next(work for kind, work in _WORK.items() if isinstance(config, kind))
-    work(config, run_folder, folder, dataset, device, advance)
+    if isinstance(config, Training) and config.queries is not None:
+        _query(run, config, folder)
+    elif isinstance(config, Training):
+        _train(run, config, folder, advance)
+    elif isinstance(config, Estimate):
+        _estimate(run, config, folder, advance)
+    elif isinstance(config, Craft):
+        _craft(run, config, folder, advance)
+    else:
+        _evaluate(run, config, folder, advance)
 
 
-def _do_training(
-    training: Training,
-    run_folder: Path,
-    folder: Path,
-    dataset: Dataset,
-    device: torch.device,
-    advance: Advance,
-) -> None:
-    if training.queries is not None:
-        _do_substitute(training, training.queries, run_folder, folder, dataset, device)
-        return
-    start = curve = None
-    if training.start is not None:
-        start = load_trained(training.start, LAST, run_folder, dataset, device)
+@dataclass(frozen=True)
+class RunContext:
+    """Where the jobs of a run read, and what they compute on."""
+
+    run_folder: Path
+    dataset: Dataset
+    device: torch.device
+
+    def folder_of(self, config: Config) -> Path:
+        """Return the folder of a job."""
+        return self.run_folder / folder_of(config, self.dataset.checksum)
+
+    def load_trained(self, training: Training, selection: str = LAST) -> Classifier:
+        """Return a checkpoint of a finished training."""
+        return load_checkpoint(self.folder_of(training) / selection, device=self.device)[0]
+
+    def load_model(self, spec: ModelSpec) -> tuple[Classifier, Threshold | None]:
+        """Return a trained model with its way to refuse, and its threshold if it has one."""
+        model = self.load_trained(spec.training, spec.selection)
+        if spec.radius is not None:
+            return ProvableNull(model, spec.radius), None
+        if spec.null_rate is None:
+            return model, None
+        if self.dataset.validation is None:
+            raise UserError("a threshold needs held-out images, but the dataset has none")
+        threshold = calibrate(model, self.dataset.validation, spec.null_rate)
+        return with_threshold(model, threshold), threshold
+
+
+def _train(run: RunContext, training: Training, folder: Path, advance: Advance) -> None:
+    start = None if training.start is None else run.load_trained(training.start)
+    curve = None
     if training.nulls is not None and training.nulls.estimate is not None:
-        curve = _curve_of(training.nulls.estimate, run_folder, dataset)
-    go_on = partial(
-        train_from,
-        training,
-        dataset,
-        folder,
-        device=device,
-        start=start,
-        curve=curve,
-        advance=advance,
-    )
+        result = run.folder_of(training.nulls.estimate) / schema.RESULT
+        curve = NullCurve.from_dict(read_json(result, "null curve").get("curve", {}))
+
+    def train() -> None:
+        trainer = Trainer(training, run.dataset, device=run.device, start=start, curve=curve)
+        trainer.write_job(trainer.train(folder, advance), folder)
+
     try:
-        trained, history = go_on()
-    except StateError:  # begun on another device, or cut short: the folder says what is wanted
+        train()
+    except StateError:  # damaged, or of another device: start again
         (folder / schema.STATE).unlink()
-        trained, history = go_on()
-    write_training(trained, history, folder, dataset, device)
+        train()
 
 
-def _do_substitute(
-    training: Training,
-    queries: Queries,
-    run_folder: Path,
-    folder: Path,
-    dataset: Dataset,
-    device: torch.device,
-) -> None:
-    """Train a model on another's answers; short enough to be begun again if it is stopped."""
-    check_data(training, dataset)
-    target, _ = load_deployed(queries.target, run_folder, dataset, device)
+def _query(run: RunContext, training: Training, folder: Path) -> None:
+    """Train a substitute on another model's answers; an interrupted one starts again."""
+    assert training.queries is not None
+    check_data(training, run.dataset)
+    target, _ = run.load_model(training.queries.target)
     started = time.perf_counter()
-    pool = dataset.test.subset(slice(-num_own(len(dataset.test)), None))
+    test = run.dataset.test
     substitute, log = query_substitute(
         target,
-        pool,
-        queries.plan,
+        test.subset(slice(-num_own(len(test)), None)),
+        training.queries.plan,
         architecture=training.architecture,
         recipe=training.recipe,
         seed=training.seed,
-        device=device,
+        device=run.device,
     )
-    rounds = pd.DataFrame([asdict(done) for done in log.rounds])
-    frames.write_frame(folder / schema.QUERIES, rounds)
     seconds = time.perf_counter() - started
-    about = about_trained(training, seconds, dataset, device)
-    save_checkpoint(substitute, folder / LAST, about=about)
-    told = {"config": asdict(training), "epochs": {}, "data_checksum": dataset.checksum}
-    store.finalize(folder, told | provenance())
+    frames.write_frame(
+        folder / schema.QUERIES, pd.DataFrame([asdict(entry) for entry in log.rounds])
+    )
+    card = training_card(training, seconds, run.dataset, run.device)
+    save_checkpoint(substitute, folder / LAST, about=card)
+    finish_training(training, folder, run.dataset, {})
 
 
-def _do_estimate(
-    estimate: Estimate,
-    run_folder: Path,
-    folder: Path,
-    dataset: Dataset,
-    device: torch.device,
-    advance: Advance,
-) -> None:
-    check_data(estimate.model.training, dataset)
-    if dataset.validation is None:
-        raise UserError("a null curve needs held-out images, and the dataset holds none out")
-    model, _ = load_deployed(estimate.model, run_folder, dataset, device)
-    held_out = dataset.validation.first(min(estimate.num_images, len(dataset.validation)))
-    units = len(held_out) * (estimate.num_sizes + 12)  # the scan for the range ends early
+def _estimate(run: RunContext, estimate: Estimate, folder: Path, advance: Advance) -> None:
+    check_data(estimate.model.training, run.dataset)
+    if run.dataset.validation is None:
+        raise UserError("a null curve needs held-out images, but the dataset has none")
+    model, _ = run.load_model(estimate.model)
+    held_out = _first(run.dataset.validation, estimate.num_images)
+    units = len(held_out) * (estimate.num_sizes + 12)  # the search for the range ends early
     curve = estimate_curve(
         model,
         held_out,
@@ -183,97 +191,63 @@ def _do_estimate(
         on_images=lambda count: advance(count / units),
     )
     write_curve(folder / schema.CURVE, curve)
-    told = {
+    result = {
         "model": estimate.model.training.name,
         "seed": estimate.seed,
         "curve": curve.to_dict(),
         "config": asdict(estimate),
-        "data_checksum": dataset.checksum,
+        "data_checksum": run.dataset.checksum,
     }
-    store.finalize(folder, told | provenance())
+    store.finalize(folder, result | provenance())
 
 
-def _curve_of(estimate: Estimate, run_folder: Path, dataset: Dataset) -> NullCurve:
-    result = run_folder / place_of(estimate, dataset.checksum) / schema.RESULT
-    return NullCurve.from_dict(read_json(result, "null curve").get("curve", {}))
-
-
-def _do_craft(
-    craft: Craft,
-    run_folder: Path,
-    folder: Path,
-    dataset: Dataset,
-    device: torch.device,
-    advance: Advance,
-) -> None:
-    model, _ = load_deployed(craft.source, run_folder, dataset, device)
-    plan = craft.plan
-    num_images = min(plan.num_images, len(dataset.test))
+def _craft(run: RunContext, config: Craft, folder: Path, advance: Advance) -> None:
+    model, _ = run.load_model(config.source)
+    plan, test = config.plan, run.dataset.test
+    num_images = min(plan.num_images, len(test))
     units = num_images * len(plan.eps)
-    made = make_images(
+    crafted = craft(
         model,
-        dataset.test,
-        _attack_of(plan, dataset.test),
+        test,
+        _make_attack(plan, test),
         plan.eps,
         norm=plan.norm,
         num_images=num_images,
-        seed=craft.seed,
+        seed=config.seed,
         name=plan.name,
         on_images=lambda count: advance(count / units),
     )
-    made.save(folder)
-    told = {
-        "model": craft.source_name,
-        "seed": craft.seed,
+    crafted.save(folder)
+    result = {
+        "model": config.source_name,
+        "seed": config.seed,
         "attack": plan.name,
-        "config": asdict(craft),
-        "data_checksum": dataset.checksum,
-        "device": str(device),
+        "config": asdict(config),
+        "data_checksum": run.dataset.checksum,
+        "device": str(run.device),
     }
-    store.finalize(folder, told | provenance())
+    store.finalize(folder, result | provenance())
 
 
-def _attack_of(plan: AttackPlan, pool: LabelledImages) -> Attack:
-    attack = ATTACKS[plan.attack](**plan.settings)
-    return (
-        attack.with_reference_images(pool) if isinstance(attack, TakesReferenceImages) else attack
-    )
-
-
-def _do_trial(
-    trial: Trial,
-    run_folder: Path,
-    folder: Path,
-    dataset: Dataset,
-    device: torch.device,
-    advance: Advance,
-) -> None:
+def _evaluate(run: RunContext, trial: Trial, folder: Path, advance: Advance) -> None:
     started = time.perf_counter()
-    model, threshold = load_deployed(trial.model_spec, run_folder, dataset, device)
-    source = None
-    if trial.source is not None:
-        of = trial.source
-        source = load_trained(of.training, of.selection, run_folder, dataset, device)
-    chosen, thresholds = _images_to_attack(trial, model, run_folder, folder, dataset)
+    test = run.dataset.test
+    model, threshold = run.load_model(trial.model_spec)
+    indices, thresholds = _images_to_attack(run, trial, model, folder)
     if trial.decision_grid:
-        _write_decisions(model, trial.decision_grid, folder, device)
-    units = trial.num_clean + sum(_num_units(plan, len(chosen)) for plan in trial.attacks)
-    units += sum(len(plan.sizes) * plan.num_images for plan in trial.sizes)
-    units += sum(len(craft.plan.eps) * craft.plan.num_images for craft in trial.crafted)
-    units += sum(plan.num_images for plan in trial.proofs)
-    units += trial.num_clean if trial.radii else 0
+        _write_decisions(run, model, trial.decision_grid, folder)
+    units = _num_images(trial, len(indices))
 
     def on_images(count: int) -> None:
         advance(count / units)
 
-    clean = dataset.test.first(min(trial.num_clean, len(dataset.test)))
-    norm = trial.attacks[0].norm if trial.attacks else "linf"  # they agree
-    clean_rows = score_clean(model, clean, norm=norm, on_images=on_images)
+    clean = _first(test, trial.num_clean)
+    clean_rows = score_clean(model, clean, norm=trial.norm, on_images=on_images)
     # Before the attacks, which take hours: a layer without bounds is refused at once.
     proved = [
         prove(
             model,
-            dataset.test,
+            test,
             plan.eps,
             norm=plan.norm,
             verifier=plan.verifier,
@@ -283,62 +257,28 @@ def _do_trial(
         for plan in trial.proofs
     ]
     if trial.radii:
-        by_radius = score_radii(model, clean, trial.radii, on_images=on_images)
-        frames.write_frame(folder / schema.RADII, by_radius)
-    done: list[AttackResult] = []
-    own: dict[str, Attack] = {}
-    for plan in trial.attacks:
-        part = slice(0, min(plan.num_images, len(chosen)))
-        attack = _attack_of(plan, clean)
-        if not plan.is_transfer:
-            own[plan.name] = attack
-        done.append(
-            score_attack(
-                model,
-                dataset.test,
-                chosen[part],
-                plan.name,
-                attack,
-                plan.eps or (plan.factor * thresholds[part]).clamp(max=1),
-                norm=norm,
-                source=source if plan.is_transfer else None,
-                source_name=trial.source.model if plan.is_transfer and trial.source else SELF,
-                num_examples=plan.num_examples,
-                seed=trial.seed,
-                on_images=on_images,
-            )
-        )
-    for craft in trial.crafted:
-        attack = ATTACKS[craft.plan.attack](**craft.plan.settings)
-        place = run_folder / place_of(craft, dataset.checksum)
-        made = Crafted.load(place, attack, craft.plan.norm)
-        done.append(
-            score_crafted(
-                model,
-                dataset.test,
-                made,
-                name=name_of(craft),
-                source_name=SELF if craft.source == trial.model_spec else craft.source_name,
-                on_images=on_images,
-            )
-        )
+        radii = score_radii(model, clean, trial.radii, on_images=on_images)
+        frames.write_frame(folder / schema.RADII, radii)
+    attacks = {plan.name: _make_attack(plan, clean) for plan in trial.attacks}
+    results = _score_attacks(run, trial, model, attacks, indices, thresholds, on_images)
+    results += _score_crafted(run, trial, model, on_images)
     if trial.sizes:
-        told = [_score_sizes(trial, plan, dataset, model, on_images) for plan in trial.sizes]
-        frames.write_frame(folder / schema.SIZES, pd.concat(told, ignore_index=True))
-    about = {
+        sizes = pd.concat(_score_sizes(run, trial, model, on_images), ignore_index=True)
+        frames.write_frame(folder / schema.SIZES, sizes)
+    info = {
         "num_classes": model.num_classes,
-        "norm": norm,
-        "data": dataset.name,
+        "norm": trial.norm,
+        "data": run.dataset.name,
         "threshold": threshold_info(threshold, clean),
         "selected_on": None if trial.selection == LAST else trial.selection,
     }
-    findings = build_evaluation(
+    evaluation = build_evaluation(
         model,
-        dataset.test,
+        test,
         clean_rows,
-        done,
-        own,
-        about,
+        results,
+        {plan.name: attacks[plan.name] for plan in trial.attacks if not plan.is_transfer},
+        info,
         certified=pd.concat(proved, ignore_index=True) if proved else None,
         checks="full" if trial.is_checked else "none",
         seed=trial.seed,
@@ -348,70 +288,132 @@ def _do_trial(
         "seed": trial.seed,
         "selection": trial.selection,
         "config": asdict(trial),
-        "trained_in": place_of(trial.training, dataset.checksum),
-        "data_checksum": dataset.checksum,
-        "device": str(device),
+        "trained_in": folder_of(trial.training, run.dataset.checksum),
+        "data_checksum": run.dataset.checksum,
+        "device": str(run.device),
         "evaluation_seconds": round(time.perf_counter() - started, 1),
-        **provenance(),
     }
-    findings.write(folder, result)
+    evaluation.write(folder, result | provenance())
+
+
+def _num_images(trial: Trial, num_attacked: int) -> int:
+    """Return the number of images that a trial scores, for its progress."""
+    attacks = (min(plan.num_images, num_attacked) * max(len(plan.eps), 1) for plan in trial.attacks)
+    crafted = (len(craft.plan.eps) * craft.plan.num_images for craft in trial.crafted)
+    sizes = (len(plan.sizes) * plan.num_images for plan in trial.sizes)
+    proofs = sum(plan.num_images for plan in trial.proofs)
+    clean = trial.num_clean * (2 if trial.radii else 1)
+    return clean + proofs + sum(attacks) + sum(crafted) + sum(sizes)
+
+
+def _score_attacks(
+    run: RunContext,
+    trial: Trial,
+    model: Classifier,
+    attacks: dict[str, Attack],
+    indices: Tensor,
+    thresholds: Tensor,
+    on_images: OnImages,
+) -> list[AttackResult]:
+    source = None
+    if trial.source is not None:
+        source = run.load_trained(trial.source.training, trial.source.selection)
+    results = []
+    for plan in trial.attacks:
+        part = slice(0, min(plan.num_images, len(indices)))
+        result = score_attack(
+            model,
+            run.dataset.test,
+            indices[part],
+            plan.name,
+            attacks[plan.name],
+            plan.eps or (plan.factor * thresholds[part]).clamp(max=1),
+            norm=trial.norm,
+            source=source if plan.is_transfer else None,
+            source_name=trial.source.model if plan.is_transfer and trial.source else SELF,
+            num_examples=plan.num_examples,
+            seed=trial.seed,
+            on_images=on_images,
+        )
+        results.append(result)
+    return results
+
+
+def _score_crafted(
+    run: RunContext, trial: Trial, model: Classifier, on_images: OnImages
+) -> list[AttackResult]:
+    results = []
+    for config in trial.crafted:
+        attack = ATTACKS[config.plan.attack](**config.plan.settings)
+        crafted = Crafted.load(run.folder_of(config), attack, config.plan.norm)
+        result = score_crafted(
+            model,
+            run.dataset.test,
+            crafted,
+            name=config.attack_name,
+            source_name=SELF if config.source == trial.model_spec else config.source_name,
+            on_images=on_images,
+        )
+        results.append(result)
+    return results
 
 
 def _score_sizes(
-    trial: Trial, plan: SizePlan, dataset: Dataset, answering: Classifier, on_images: OnImages
-) -> pd.DataFrame:
-    # Probabilities are the network's own.
-    network = answering.model if isinstance(answering, ThresholdedClassifier) else answering
-    return score_sizes(
-        network,
-        dataset.test.first(min(plan.num_images, len(dataset.test))),
-        make_perturbation(plan.perturbation, plan.settings),
-        plan.norm,
-        plan.sizes,
-        answering=answering,
-        seed=trial.seed,
-        on_images=on_images,
-    )
-
-
-def _num_units(plan: AttackPlan, num_images: int) -> int:
-    return min(plan.num_images, num_images) * max(len(plan.eps), 1)
+    run: RunContext, trial: Trial, model: Classifier, on_images: OnImages
+) -> list[pd.DataFrame]:
+    # The probabilities are the network's own: a threshold changes the prediction, not them.
+    network = model.model if isinstance(model, ThresholdedClassifier) else model
+    return [
+        score_sizes(
+            network,
+            _first(run.dataset.test, plan.num_images),
+            make_perturbation(plan.perturbation, plan.settings),
+            plan.norm,
+            plan.sizes,
+            answering=model,
+            seed=trial.seed,
+            on_images=on_images,
+        )
+        for plan in trial.sizes
+    ]
 
 
 def _images_to_attack(
-    trial: Trial, model: Classifier, run_folder: Path, folder: Path, dataset: Dataset
+    run: RunContext, trial: Trial, model: Classifier, folder: Path
 ) -> tuple[Tensor, Tensor]:
-    """Positions in the test set, and thresholds in pixel units (none without a search)."""
+    """Return indices of test images, and their thresholds in pixel units (empty if unknown)."""
     if trial.thresholds is not None:
         plan = trial.thresholds
-        chosen, thresholds = find_thresholds(
-            model, dataset.test, first_image=plan.first_image, num_images=plan.num_images
+        indices, thresholds = find_thresholds(
+            model, run.dataset.test, first_image=plan.first_image, num_images=plan.num_images
         )
-        # All digits, so that who reads the file attacks at the very same eps.
-        table = pd.DataFrame({"image": chosen.numpy(), "threshold": thresholds.double().numpy()})
+        # All digits: a trial that reads the file attacks at the same eps.
+        table = pd.DataFrame({"image": indices.numpy(), "threshold": thresholds.double().numpy()})
         frames.write_frame(folder / schema.THRESHOLDS, table, float_format="%.9g")
-        return chosen, thresholds
+        return indices, thresholds
     if trial.images_from is not None:
-        of = run_folder / place_of(trial.images_from, dataset.checksum)
-        table = store.read_trial(of).thresholds
-        images = torch.tensor(table["image"].to_numpy(dtype="int64"))
-        return images, torch.tensor(table["threshold"].to_numpy(dtype="float32"))
-    return torch.arange(len(dataset.test)), torch.empty(0)
+        table = store.read_trial(run.folder_of(trial.images_from)).thresholds
+        indices = torch.tensor(table["image"].to_numpy(dtype="int64"))
+        return indices, torch.tensor(table["threshold"].to_numpy(dtype="float32"))
+    return torch.arange(len(run.dataset.test)), torch.empty(0)
 
 
 @torch.no_grad()
-def _write_decisions(model: Classifier, side: int, folder: Path, device: torch.device) -> None:
-    """Ask the model about a grid over the unit cube, whose axes are the three pixels."""
+def _write_decisions(run: RunContext, model: Classifier, side: int, folder: Path) -> None:
+    """Write the predictions on a grid over the unit cube, whose axes are the three pixels."""
     axis = torch.linspace(0, 1, side)
     grid = torch.cartesian_prod(axis, axis, axis).view(-1, 1, 1, 3)
-    answers = torch.cat([model.predict(part.to(device)).cpu() for part in grid.split(8192)])
-    cube = answers.view(side, side, side).to(torch.int8)
+    predictions = [model.predict(part.to(run.device)).cpu() for part in grid.split(8192)]
+    cube = torch.cat(predictions).view(side, side, side).to(torch.int8)
     save_tensors(folder / schema.DECISIONS, {"predictions": cube})
 
 
-_WORK: dict[type, Callable[..., None]] = {
-    Training: _do_training,
-    Estimate: _do_estimate,
-    Craft: _do_craft,
-    Trial: _do_trial,
-}
+def _first(images: LabelledImages, count: int) -> LabelledImages:
+    return images.first(min(count, len(images)))
+
+
+def _make_attack(plan: AttackPlan, candidates: LabelledImages) -> Attack:
+    attack = ATTACKS[plan.attack](**plan.settings)
+    if isinstance(attack, TakesReferenceImages):
+        attack = attack.with_reference_images(candidates)
+    return attack

@@ -1,88 +1,83 @@
-"""What an engine is: something that does a sweep's tasks, one or several at a time."""
+"""What an engine is: it does the jobs of a run, one or several at a time. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from nullclass.experiments.config import Config
+from nullclass.experiments.jobs import Job
 
 
 @dataclass(frozen=True)
 class DataSource:
-    """How a worker comes to the data of a run."""
+    """Arguments of :func:`nullclass.data.load_dataset`, for a worker to load a run's data."""
 
     name: str
-    """As for :func:`nullclass.data.load_dataset`."""
     data_dir: str | None
-    """Likewise."""
     validation: int
-    """Likewise."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one worker is given to do at a time."""
+    """A job, with the run it belongs to."""
 
-    configs: tuple[Config, ...]
-    """One of any kind; or several trainings, to train together in one process."""
-    places: tuple[str, ...]
-    """Their folders, from the run folder, in the same order."""
+    job: Job
     run_folder: Path
     data_checksum: str
-    """What the data must be."""
+    """Checksum of the run's data, compared with the worker's."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """More of a task is done."""
+    """Part of a job is done."""
 
-    places: tuple[str, ...]
+    folder: str
+    """Folder of the job."""
     share: float
-    """Of the whole task, since it was last told."""
+    """In [0, 1], since its start."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """A task is done and recorded."""
+    """A job is finished."""
 
-    places: tuple[str, ...]
-    told: dict[str, Any]
-    """What the worker tells of itself: ``peak_mb``, the most memory it ever held, in MB."""
+    folder: str
+    peak_mb: float
+    """Peak memory of the worker so far, in MB; 0 where the system does not report it."""
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A task came to nothing."""
+    """A job failed."""
 
-    places: tuple[str, ...]
+    folder: str
     reason: str
-    """In a sentence."""
-    is_hopeless: bool = False
-    """Whether every other task would fail likewise: the disk is full."""
+    """One sentence."""
+    is_fatal: bool = False
+    """Whether every other job would fail too, because the disk is full."""
 
 
 Event = Progress | Done | Failed
-Tell = Callable[[Event], None]
+Report = Callable[[Event], None]
 
 
 class Engine(Protocol):
-    """Does tasks. It never retries: that is the sweep's business."""
+    """Does jobs. It never retries: the runner does."""
 
     def has_room(self) -> bool:
-        """Whether another task can be started now."""
+        """Return whether another job can start now."""
         ...
 
     def start(self, task: Task) -> None:
-        """Take on a task."""
+        """Start a job."""
         ...
 
-    def wait(self, tell: Tell) -> None:
-        """Work or wait for a moment, and tell what has happened."""
+    def wait(self, report: Report) -> None:
+        """Work or wait for at most about half a second, and report events."""
         ...
 
     def close(self) -> None:
-        """Stop whatever is still running."""
+        """Stop all running jobs."""
         ...

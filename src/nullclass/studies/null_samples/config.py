@@ -122,7 +122,9 @@ def training(variant: str, seed: int, preset: Preset) -> Training:
         validation=VALIDATION,
         seed=seed,
         weight_decay=0.0,
-        nulls=NullPlan("any-of", {"sources": kinds}, share=NULL_SHARE[preset]) if kinds else None,
+        nulls=NullPlan("any-of", {"sources": kinds}, replace_rate=NULL_SHARE[preset])
+        if kinds
+        else None,
         recipe=_recipe(preset),
         has_null=True,
         selections=(TEST, HELD_OUT),

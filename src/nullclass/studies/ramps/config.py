@@ -41,7 +41,7 @@ def _training(variant: str, seed: int, preset: Preset) -> Training:
     sources = {"uniform": {}, "shuffled": {"sides": [1], "faithful": True}}
     names = {"uniform": "uniform", "shuffled": "tile-shuffle"}
     is_base = variant == VARIANTS[0]
-    nulls = None if is_base else NullPlan(names[variant], sources[variant], share=NULL_SHARE)
+    nulls = None if is_base else NullPlan(names[variant], sources[variant], replace_rate=NULL_SHARE)
     return Training(
         name=variant,
         architecture="ramp",

@@ -10,9 +10,8 @@ from tiny import learnable_dataset
 
 from nullclass import load_dataset
 from nullclass.experiments.config import AttackPlan, ProofPlan, Training, Trial
-from nullclass.experiments.jobs import jobs_of, place_of
-from nullclass.experiments.tasks import do
-from nullclass.experiments.trained import load_deployed, load_trained
+from nullclass.experiments.jobs import folder_of, jobs_of
+from nullclass.experiments.tasks import RunContext, run_task
 from nullclass.rejection import ProvableNull
 from nullclass.results.store import read_trial
 from nullclass.training.recipes import Recipe
@@ -46,13 +45,13 @@ def test_a_model_deployed_with_a_radius(tmp_path: Path) -> None:
     told: list[float] = []
     for job in jobs_of([TRIAL], dataset.checksum):
         told.clear()
-        do(job.config, run, dataset, device=cpu, advance=told.append)
+        run_task(job.config, run, dataset, device=cpu, advance=told.append)
     assert sum(told) == pytest.approx(1)
-    model, threshold = load_deployed(TRIAL.model_spec, run, dataset, cpu)
+    model, threshold = RunContext(run, dataset, cpu).load_model(TRIAL.model_spec)
     assert isinstance(model, ProvableNull)
     assert (model.radius, threshold) == (0.0001, None)
-    plain = load_trained(TRAINING, "last", run, dataset, cpu)
-    trial = read_trial(run / place_of(TRIAL, dataset.checksum))
+    plain = RunContext(run, dataset, cpu).load_trained(TRAINING)
+    trial = read_trial(run / folder_of(TRIAL, dataset.checksum))
     images, labels = dataset.test.batch(slice(None))
     clean = trial.rows[trial.rows["attack"] == "none"]
     answers = model.predict(images)

@@ -1,4 +1,4 @@
-"""A sweep with every kind of job: curves, substitutes, crafted images, thresholds, sizes."""
+"""A run with every kind of job: curves, substitutes, crafted images, thresholds, sizes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.numpy import load_file
-from tiny import learnable_dataset
 
 from nullclass import load_checkpoint
 from nullclass.core.errors import UserError
@@ -28,17 +27,16 @@ from nullclass.experiments.config import (
     Training,
     Trial,
 )
-from nullclass.experiments.engines.here import SerialEngine
-from nullclass.experiments.jobs import place_of
-from nullclass.experiments.runner import Outcome, run_study
-from nullclass.experiments.trained import Trained
+from nullclass.experiments.engines.serial import SerialEngine
+from nullclass.experiments.jobs import folder_of
+from nullclass.experiments.runner import RunResult, run_study
+from nullclass.experiments.trainings import Trainer
 from nullclass.nulls import NullProbabilities
 from nullclass.nulls.perturb import FGSMPerturbation
 from nullclass.rejection import calibrate, with_threshold
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import IMAGES, RESULT, ROWS, SIZE_COLUMNS
 from nullclass.results.store import Run, read_run
-from nullclass.scoring.by_size import score_sizes
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe
 
@@ -114,19 +112,18 @@ STUDY = Study(
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    folder = learnable_dataset(tmp_path_factory.mktemp("data"))
-    return load_dataset("idx", data_dir=folder, validation=VALIDATION, progress=lambda _: None)
+def dataset(data: Path) -> Dataset:
+    return load_dataset("idx", data_dir=data, validation=VALIDATION, progress=lambda _: None)
 
 
-def run(data: Dataset, folder: Path) -> Outcome:
-    return run_study(STUDY, data, folder, engine=SerialEngine(data, CPU), device=CPU)
+def run(dataset: Dataset, folder: Path) -> RunResult:
+    return run_study(STUDY, dataset, folder, engine=SerialEngine(dataset, CPU), device=CPU)
 
 
 @pytest.fixture(scope="module")
-def folder(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("black-box") / "run"
-    outcome = run(data, folder)
+    outcome = run(dataset, folder)
     assert not outcome.failed, outcome
     assert outcome.num_done == 5 + 1 + 4 + 3
     return folder
@@ -137,15 +134,17 @@ def found(folder: Path) -> Run:
     return read_run(folder)
 
 
-def test_nothing_is_done_twice_and_what_is_lost_is_done_again(data: Dataset, folder: Path) -> None:
-    assert run(data, folder).num_done == 0
-    craft = folder / place_of(CRAFTS[0], data.checksum)
+def test_nothing_is_done_twice_and_what_is_lost_is_done_again(
+    dataset: Dataset, folder: Path
+) -> None:
+    assert run(dataset, folder).num_done == 0
+    craft = folder / folder_of(CRAFTS[0], dataset.checksum)
     before = {name: (craft / name).read_bytes() for name in (IMAGES, ROWS)}
     (craft / IMAGES).write_bytes(b"cut short")
-    estimate = folder / place_of(ESTIMATE, data.checksum)
+    estimate = folder / folder_of(ESTIMATE, dataset.checksum)
     told = (estimate / RESULT).read_bytes()
     (estimate / RESULT).unlink()
-    outcome = run(data, folder)
+    outcome = run(dataset, folder)
     assert (outcome.num_done, outcome.failed) == (2, {})
     assert {name: (craft / name).read_bytes() for name in before} == before, "to the byte"
     again = json.loads((estimate / RESULT).read_bytes())
@@ -153,24 +152,24 @@ def test_nothing_is_done_twice_and_what_is_lost_is_done_again(data: Dataset, fol
 
 
 def test_the_curve_trained_with_is_the_estimated_one(
-    data: Dataset, folder: Path, found: Run
+    dataset: Dataset, folder: Path, found: Run
 ) -> None:
     (curve,) = found.curves
     assert (curve.model, curve.seed) == ("clean", 0)
     assert curve.curve.num_images >= 50
     assert curve.curve.perturbation == "fgsm"
-    _, card = load_checkpoint(folder / place_of(SOFT, data.checksum) / "last")
+    _, card = load_checkpoint(folder / folder_of(SOFT, dataset.checksum) / "last")
     assert NullCurve.from_dict(card["nulls"]["curve"]) == curve.curve
     source = NullProbabilities(None, card["nulls"]["curve"])  # type: ignore[arg-type]
     assert source.settings() == card["nulls"], "the card tells all that decides the null images"
 
 
 def test_crafted_images_are_in_budget_and_the_rows_tell_what_became_of_them(
-    data: Dataset, folder: Path, found: Run
+    dataset: Dataset, folder: Path, found: Run
 ) -> None:
-    clean = data.test.first(12).batch(slice(None))[0].numpy()
+    clean = dataset.test.first(12).batch(slice(None))[0].numpy()
     for craft in CRAFTS:
-        place = folder / place_of(craft, data.checksum)
+        place = folder / folder_of(craft, dataset.checksum)
         images = load_file(place / IMAGES)
         assert sorted(map(float, images)) == list(EPS)
         for eps, made in images.items():
@@ -195,10 +194,12 @@ def test_crafted_images_are_in_budget_and_the_rows_tell_what_became_of_them(
         assert list(target["prediction"]) == list(source.rows["prediction"])
 
 
-def test_transferred_images_are_scored_as_by_hand(data: Dataset, folder: Path, found: Run) -> None:
-    model, _ = load_checkpoint(folder / place_of(TWINS, data.checksum) / "last")
+def test_transferred_images_are_scored_as_by_hand(
+    dataset: Dataset, folder: Path, found: Run
+) -> None:
+    model, _ = load_checkpoint(folder / folder_of(TWINS, dataset.checksum) / "last")
     (trial,) = (trial for trial in found.trials if trial.model == "twins")
-    images = load_file(folder / place_of(CRAFTS[2], data.checksum) / IMAGES)
+    images = load_file(folder / folder_of(CRAFTS[2], dataset.checksum) / IMAGES)
     for eps, made in images.items():
         rows = trial.rows.query("attack == 'mi-fgsm on asking'")
         rows = rows[rows["eps_pixels"] == float(eps)]
@@ -206,15 +207,15 @@ def test_transferred_images_are_scored_as_by_hand(data: Dataset, folder: Path, f
 
 
 def test_a_threshold_is_calibrated_on_the_held_out_images(
-    data: Dataset, folder: Path, found: Run
+    dataset: Dataset, folder: Path, found: Run
 ) -> None:
-    network, _ = load_checkpoint(folder / place_of(SPREAD, data.checksum) / "last")
+    network, _ = load_checkpoint(folder / folder_of(SPREAD, dataset.checksum) / "last")
     assert not network.has_null
-    assert data.validation is not None
-    threshold = calibrate(network, data.validation, NULL_RATE)
+    assert dataset.validation is not None
+    threshold = calibrate(network, dataset.validation, NULL_RATE)
     (trial,) = (trial for trial in found.trials if trial.model == "spread")
     clean = trial.rows[trial.rows["attack"] == "none"]
-    images = data.test.batch(slice(None))[0]
+    images = dataset.test.batch(slice(None))[0]
     answers = with_threshold(network, threshold).predict(images)
     assert clean["prediction"].tolist() == answers.tolist()
     told = trial.result["threat"]["threshold"]
@@ -223,19 +224,19 @@ def test_a_threshold_is_calibrated_on_the_held_out_images(
     # The probabilities are the network's own.
     looked = trial.sizes.query("norm == 'linf' and size == 0")
     own = network(images[:10]).softmax(dim=1)
-    labels = data.test.labels[:10]
+    labels = dataset.test.labels[:10]
     np.testing.assert_allclose(looked["p_label"], own[range(10), labels].detach(), rtol=1e-5)
     assert (looked["p_null"] == 0).all()
     assert looked["prediction"].tolist() == answers[:10].tolist()
 
 
-def test_sizes_tell_probabilities_and_answers(data: Dataset, folder: Path, found: Run) -> None:
-    images, labels = data.test.first(10).batch(slice(None))
+def test_sizes_tell_probabilities_and_answers(dataset: Dataset, folder: Path, found: Run) -> None:
+    images, labels = dataset.test.first(10).batch(slice(None))
     for name, training in (("soft", SOFT), ("twins", TWINS)):
         (trial,) = (trial for trial in found.trials if trial.model == name)
         assert list(trial.sizes) == list(SIZE_COLUMNS)
         assert len(trial.sizes) == 10 * len(SIZES) + 5
-        model, _ = load_checkpoint(folder / place_of(training, data.checksum) / "last")
+        model, _ = load_checkpoint(folder / folder_of(training, dataset.checksum) / "last")
         for size in SIZES:
             made = FGSMPerturbation()(model, images, labels, torch.full((10,), size), "linf")
             shares = model.all_logits(made).softmax(dim=1).detach()
@@ -259,46 +260,13 @@ def test_a_substitute_asked_no_more_than_it_may(found: Run) -> None:
     assert rounds["agreement_after"].between(0, 1).all()
 
 
-def test_the_data_to_learn_are_no_background(data: Dataset, tmp_path: Path) -> None:
-    mnist = replace(data, name="fashion-mnist")
+def test_the_data_to_learn_are_no_background(dataset: Dataset, tmp_path: Path) -> None:
+    mnist = replace(dataset, name="fashion-mnist")
     nulls = NullPlan("background", {}, 1.0)
     training = replace(SOFT, nulls=nulls, dataset="fashion-mnist")
     for plan in (nulls, NullPlan("any-of", {"sources": {"background": {}, "uniform": {}}}, 1.0)):
-        with pytest.raises(UserError, match="which is what the model is to learn"):
-            Trained(replace(training, nulls=plan), mnist, device=CPU)
-
-
-def test_senseless_sizes_are_refused(data: Dataset, folder: Path) -> None:
-    model, _ = load_checkpoint(folder / place_of(SOFT, data.checksum) / "last")
-    few = data.test.first(5)
-    for sizes in ((), (-0.1,), (1.1,), (float("nan"),)):
-        with pytest.raises(UserError, match=r"at least one size, all in \[0, 1\] in linf"):
-            score_sizes(model, few, FGSMPerturbation(), "linf", sizes)
-    with pytest.raises(UserError, match="cannot be told a size in 'l0'"):
-        score_sizes(model, few, FGSMPerturbation(), "l0", (0.1,))
-
-
-def test_a_maker_of_ones_own(data: Dataset, folder: Path) -> None:
-    class Brighter:
-        measures = ("linf",)
-        needs_gradient = False
-
-        def settings(self) -> dict[str, object]:
-            return {}
-
-        def __call__(self, model: object, images: torch.Tensor, labels: object,
-                     sizes: torch.Tensor, *_: object, **__: object) -> torch.Tensor:  # fmt: skip
-            return (images + sizes.view(-1, 1, 1, 1)).clamp(0, 1)
-
-    model, _ = load_checkpoint(folder / place_of(SOFT, data.checksum) / "last")
-    rows = score_sizes(model, data.test.first(5), Brighter(), "linf", (0.2,))
-    assert set(rows["perturbation"]) == {"Brighter"}
-    source = NullProbabilities(model, NullCurve("linf", (0.2,), (1.0,)), Brighter())
-    images, labels = data.test.first(5).batch(slice(None))
-    made = source(images, labels, torch.Generator().manual_seed(0))
-    assert (made.images >= images).all()
-    assert made.null_probs is not None
-    assert (made.null_probs > 0).all()
+        with pytest.raises(UserError, match="the data that the model learns"):
+            Trainer(replace(training, nulls=plan), mnist, device=CPU)
 
 
 def test_the_run_tells_its_black_box_attacks(found: Run) -> None:
@@ -307,18 +275,3 @@ def test_the_run_tells_its_black_box_attacks(found: Run) -> None:
         "clean", "soft", "asking", "spread"
     ]  # fmt: skip
     assert [plan["norm"] for plan in settings["sizes"]] == ["linf", "l0"]
-
-
-def test_a_run_of_an_earlier_version_goes_on(data: Dataset, folder: Path) -> None:
-    """Its configs lack fields that came later."""
-    told = json.loads((folder / "run.json").read_text())
-    for training in told["settings"]["trainings"].values():
-        for name in ("per_class_null", "uniform_targets", "queries"):
-            del training[name]
-    del told["settings"]["crafted"]
-    (folder / "run.json").write_text(json.dumps(told))
-    assert run(data, folder).num_done == 0
-    told["settings"]["trainings"]["soft"]["weight_decay"] = 0.5
-    (folder / "run.json").write_text(json.dumps(told))
-    with pytest.raises(UserError, match="a run with other settings"):
-        run(data, folder)

@@ -1,0 +1,200 @@
+"""Trains and writes the model of a training config."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from nullclass.core.errors import UserError
+from nullclass.core.files import make_folder
+from nullclass.core.progress import Advance
+from nullclass.core.provenance import provenance
+from nullclass.core.rng import fork_rng
+from nullclass.data import Dataset, LabelledImages
+from nullclass.experiments.config import NullPlan, Training
+from nullclass.models import Classifier, build_model
+from nullclass.nulls import NullSource, make_nulls
+from nullclass.results import frames, schema, store
+from nullclass.results.null_curve import NullCurve
+from nullclass.results.schema import LAST
+from nullclass.training.checkpoint import save_checkpoint
+from nullclass.training.loop import TrainConfig, train
+from nullclass.training.robust import make_robust
+from nullclass.training.selection import BestCheckpoints
+
+
+class Trainer:
+    """Model, null source and selections of a training config.
+
+    Args:
+        training: The config.
+        dataset: The data.
+        device: Device to train on.
+        start: Model with the initial weights, if the config has a ``start``.
+        curve: The null curve, if the config has one estimated.
+
+    Raises:
+        UserError: If the data are not those of the config, or no such model, null source or loss
+            exists.
+    """
+
+    def __init__(
+        self,
+        training: Training,
+        dataset: Dataset,
+        *,
+        device: torch.device,
+        start: Classifier | None = None,
+        curve: NullCurve | None = None,
+    ) -> None:
+        check_data(training, dataset)
+        self.training, self.dataset, self.device = training, dataset, device
+        plan, robust = training.nulls, training.robust
+        self.config = TrainConfig(
+            recipe=training.recipe,
+            seed=training.seed,
+            weight_decay=training.weight_decay,
+            null_weight=0.0 if plan is None or plan.weight is None else plan.weight,
+            replace_rate=None if plan is None else plan.replace_rate,
+            robust=None if robust is None else make_robust(robust.loss, robust.settings),
+            uniform_targets=training.uniform_targets,
+        )
+        with fork_rng(training.seed):
+            self.model = build_model(
+                training.architecture,
+                image_shape=dataset.image_shape,
+                num_classes=dataset.num_classes,
+                has_null=training.has_null,
+                num_nulls=dataset.num_classes if training.per_class_null else 1,
+                mean=(dataset.mean,),
+                std=(dataset.std,),
+            ).to(device)
+            if self.config.robust is not None:
+                generator = torch.Generator().manual_seed(training.seed)
+                self.config.robust.initialise(self.model, generator)
+        if start is not None:
+            self.model.load_state_dict(start.state_dict())
+        self.nulls: NullSource | None = None
+        if plan is not None:
+            _check_background(plan, dataset)
+            estimated = {} if curve is None else {"curve": curve.to_dict()}
+            self.nulls = make_nulls(plan.source, plan.settings | estimated, self.model)
+        sets = {"test": dataset.test, "held-out": dataset.validation}
+        selected: dict[str, LabelledImages] = {}
+        for name in training.selections:
+            images = sets.get(name)
+            if images is None:
+                raise UserError(f"there are no images {name!r} to select on: test or held-out")
+            selected[name] = images
+        self.selections = BestCheckpoints(selected, self.nulls)
+
+    def train(self, folder: Path, advance: Advance = lambda _: None) -> pd.DataFrame:
+        """Train the model, resuming from the state in a folder if there is one.
+
+        Args:
+            folder: Keeps the state after every epoch.
+            advance: Called with the share of the training done since the last call.
+
+        Returns:
+            One row per epoch.
+
+        Raises:
+            UserError: As :func:`nullclass.training.loop.train`, or if the folder cannot be written.
+        """
+        make_folder(folder)
+        reported = 0.0
+
+        def on_step(step: int, num_steps: int, loss: float) -> None:
+            nonlocal reported
+            advance(step / num_steps - reported)
+            reported = step / num_steps
+
+        epochs = train(
+            self.model,
+            self.dataset.train,
+            self.config,
+            nulls=self.nulls,
+            validation=self.dataset.validation,
+            selections=self.selections,
+            state_folder=folder,
+            on_step=on_step,
+        )
+        rows = []
+        for epoch in map(asdict, epochs):
+            losses = epoch.pop("selection_losses")
+            rows.append(epoch | {f"{name}_loss": loss for name, loss in losses.items()})
+        return pd.DataFrame(rows)
+
+    def write(self, history: pd.DataFrame, folder: Path) -> None:
+        """Write the checkpoint of the last epoch and the history, and remove the state."""
+        frames.write_frame(folder / schema.HISTORY, history)
+        save_checkpoint(self.model, folder, about=self.card(history["seconds"].sum()))
+        (folder / schema.STATE).unlink(missing_ok=True)
+
+    def write_job(self, history: pd.DataFrame, folder: Path) -> None:
+        """Write all checkpoints and the history, then ``result.json``, and remove the state."""
+        last = {key: value.clone() for key, value in self.model.state_dict().items()}
+        epochs, weights = {LAST: len(history)}, {LAST: last}
+        if self.selections.images:
+            epochs = {name: epoch for name, (_, epoch) in self.selections.best.items()}
+            weights = self.selections.weights
+        card = self.card(history["seconds"].sum())
+        for name in weights:
+            self.model.load_state_dict(weights[name])
+            save_checkpoint(self.model, folder / name, about=card | {"epoch": epochs[name]})
+        self.model.load_state_dict(last)
+        frames.write_frame(folder / schema.HISTORY, history)
+        finish_training(self.training, folder, self.dataset, epochs)
+        (folder / schema.STATE).unlink(missing_ok=True)  # last: a kill before loses no training
+
+    def card(self, seconds: float) -> dict[str, Any]:
+        """Return the part of the model's card that describes its training."""
+        card = training_card(self.training, seconds, self.dataset, self.device)
+        return card | {"nulls": None if self.nulls is None else self.nulls.settings()}
+
+
+def training_card(
+    training: Training, seconds: float, dataset: Dataset, device: torch.device
+) -> dict[str, Any]:
+    """Return the part of a model's card that describes a training without null images."""
+    return {
+        "training": asdict(training),
+        "nulls": None,
+        "training_seconds": round(float(seconds), 1),
+        "data": dataset.name,
+        "data_checksum": dataset.checksum,
+        "device": str(device),
+    }
+
+
+def finish_training(
+    training: Training, folder: Path, dataset: Dataset, epochs: dict[str, int]
+) -> None:
+    """Write ``result.json`` of a training job; ``epochs`` maps a selection to its epoch."""
+    result = {"config": asdict(training), "epochs": epochs, "data_checksum": dataset.checksum}
+    store.finalize(folder, result | provenance())
+
+
+def check_data(training: Training, dataset: Dataset) -> None:
+    """Raise UserError if the dataset is not that of the config."""
+    num_held_out = 0 if dataset.validation is None else len(dataset.validation)
+    if (dataset.name, num_held_out) != (training.dataset, training.validation):
+        raise UserError(
+            f"the training needs {training.dataset} with {training.validation} images held out, "
+            f"but the dataset is {dataset.name} with {num_held_out}"
+        )
+
+
+def _check_background(plan: NullPlan, dataset: Dataset) -> None:
+    """Raise UserError if the dataset's own images would be null."""
+    sources = {plan.source: plan.settings} | plan.settings.get("sources", {})
+    background = sources.get("background")
+    if background is not None and background.get("dataset", "fashion-mnist") == dataset.name:
+        raise UserError(
+            f"the background images are {dataset.name}, the data that the model learns: name "
+            "other data"
+        )

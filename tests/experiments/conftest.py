@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny import learnable_dataset
+from tiny_study import NUM_JOBS, load, run_here
+
+from nullclass.data import Dataset
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return learnable_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def dataset(data: Path) -> Dataset:
+    return load(data)
+
+
+@pytest.fixture(scope="session")
+def finished(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An undisturbed run of the tiny study in this process. Tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    result = run_here(dataset, folder)
+    assert (result.num_done, result.num_skipped, result.failed) == (NUM_JOBS, 0, {})
+    return folder

@@ -1,0 +1,204 @@
+"""Runs in worker processes that are killed, starved and fought over."""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_study import CPU, NUM_JOBS, TINY, results, run_here, source_of, trials
+
+from nullclass.core.files import locked
+from nullclass.data import Dataset
+from nullclass.experiments.engines.base import Task
+from nullclass.experiments.engines.local import LocalEngine
+from nullclass.experiments.jobs import jobs_of
+from nullclass.experiments.runner import run_study
+from nullclass.results import schema, store
+
+SCRIPT = Path(__file__).parents[1] / "support" / "sweep_me.py"
+
+
+def start(data: Path, out: Path, **settings: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(SCRIPT), str(data), str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **settings,  # type: ignore[call-overload]
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str]:
+    _, errors = process.communicate(timeout=180)
+    return process.returncode, errors
+
+
+def children(parent: int) -> list[int]:
+    """Process ids of the workers of a run."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], is_over: Callable[[], bool] = lambda: False) -> None:
+    until = time.monotonic() + 60
+    while not condition() and not is_over():
+        assert time.monotonic() < until, "nothing happened"
+        time.sleep(0.005)
+
+
+def recorded(out: Path) -> dict[Path, int]:
+    """When each finished job was recorded."""
+    paths = [path for path in out.rglob(schema.RESULT) if store.is_complete(path.parent)]
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
+def num_files(out: Path) -> int:
+    return len(list(out.rglob("*")))
+
+
+def leftovers(out: Path) -> list[Path]:
+    return [path for path in out.rglob(".*") if path.name != ".lock"]
+
+
+class KillingEngine(LocalEngine):
+    """Kills its first worker in the middle of a job, and the next one while it is idle."""
+
+    num_started = num_kills = 0
+
+    def start(self, task: Task) -> None:
+        self.num_started += 1
+        if self.num_started == 3:
+            self.kill([worker for worker in self._workers if worker.task is None])
+        super().start(task)
+        if self.num_started == 1:
+            self.kill(self._workers)
+
+    def kill(self, victims: list[Any]) -> None:
+        for worker in victims:
+            worker.process.kill()
+            worker.process.wait()
+            self.num_kills += 1
+
+
+def test_a_killed_worker_fails_its_own_job_only(
+    data: Path, dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    choice: dict[str, Any] = {"seeds": [0], "variants": ["base"]}
+    assert run_here(dataset, tmp_path / "alone", **choice).num_done == 2
+    engine = KillingEngine(2, 1, source_of(data), "cpu")
+    result = run_study(TINY, dataset, tmp_path / "run", engine=engine, device=CPU, **choice)
+    assert (engine.num_started, engine.num_kills) == (4, 2)
+    assert (result.num_done, result.failed) == (2, {})
+    assert 50 < result.peak_mb < 2000, "a worker's memory"
+    assert results(tmp_path / "run") == results(tmp_path / "alone")
+    lines = capfd.readouterr().err
+    assert lines.count("its worker process was killed by signal 9; trying again") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["worker", "parent"])
+def test_killed_five_times_at_random_moments(
+    victim: str, data: Path, finished: Path, tmp_path: Path
+) -> None:
+    chance = random.Random(7 if victim == "worker" else 8)
+    before: dict[Path, int] = {}
+    process, kills = start(data, tmp_path), 0
+    while True:
+        if kills < 5:
+            # A moment in the life of a run: some file is written, then a little later.
+            files = num_files(tmp_path)
+            wait_for(
+                lambda n=files: num_files(tmp_path) > n, lambda p=process: p.poll() is not None
+            )
+            time.sleep(chance.uniform(0, 0.4))
+            workers = children(process.pid)
+            victims = workers if victim == "worker" else [process.pid]
+            if victims and process.poll() is None:
+                os.kill(chance.choice(victims), signal.SIGKILL)
+                kills += 1
+                if victim == "parent":
+                    process.wait()
+                    wait_for(lambda pids=workers: not any(map(is_alive, pids)))
+        if process.poll() is not None or kills == 5:
+            status, errors = finish(process)
+            now = recorded(tmp_path)
+            assert {path: now[path] for path in before} == before, "nothing is done twice"
+            before = now
+            if status == 0:
+                break
+            assert victim == "parent" or status == 1, errors  # the same job killed three times
+            process = start(data, tmp_path)
+    assert results(tmp_path) == results(finished)
+    assert not leftovers(tmp_path)
+    status, errors = finish(start(data, tmp_path))
+    assert status == 0
+    assert f"{NUM_JOBS} of {NUM_JOBS} jobs are finished already" in errors
+    assert recorded(tmp_path) == before
+
+
+@pytest.mark.slow
+def test_two_parents_on_one_folder(data: Path, tmp_path: Path) -> None:
+    with locked(tmp_path):
+        status, errors = finish(start(data, tmp_path))
+    assert status == 2
+    assert errors.strip().splitlines()[-1].startswith("another process is writing to")
+    assert not (tmp_path / schema.RUN).exists(), "the second wrote nothing"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit", [9_000, 150_000])
+def test_a_full_disk_stops_cleanly(limit: int, data: Path, finished: Path, tmp_path: Path) -> None:
+    def full_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    status, errors = finish(start(data, tmp_path, preexec_fn=full_disk))
+    assert status == 2, errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("cannot write")
+    assert "make room" in last
+    assert "given up" not in errors
+    assert not leftovers(tmp_path)
+    status, errors = finish(start(data, tmp_path))  # there is room again
+    assert status == 0, errors
+    assert results(tmp_path) == results(finished)
+
+
+@pytest.mark.slow
+def test_a_job_that_always_fails_is_given_up_and_the_rest_is_done(
+    data: Path, dataset: Dataset, finished: Path, tmp_path: Path
+) -> None:
+    jobs = jobs_of(trials("quick", range(2), TINY.variants), dataset.checksum)
+    bad = next(job for job in jobs if job.folder.startswith("models/base-seed1"))
+    # A folder where the training's state should be: every attempt fails.
+    (tmp_path / bad.folder / schema.STATE).mkdir(parents=True)
+    status, errors = finish(start(data, tmp_path))
+    assert status == 1
+    assert errors.count("training base, seed 1: ") == 3, "two more attempts, then the end"
+    assert "given up after 3 attempts, and with it 4 jobs that need it" in errors
+    lost = results(finished).keys() - results(tmp_path).keys()
+    assert {name.rsplit("-", 1)[0].split("-seed")[0] for name in lost} == {
+        "models/base", "models/grown", "trials/base", "trials/grown", "trials/noisy"
+    }  # fmt: skip
