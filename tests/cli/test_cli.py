@@ -22,11 +22,10 @@ from tiny import learnable_dataset
 from nullclass import UserError, load_checkpoint, load_dataset, save_checkpoint
 from nullclass.cli.main import main
 from nullclass.cli.study import numbers
-from nullclass.experiments import engines, trained
+from nullclass.core.files import LOCK, locked
+from nullclass.experiments import engines, trainings
 from nullclass.experiments.engines import DataSource
-from nullclass.experiments.engines.serial import SerialEngine
-from nullclass.experiments.engines.performing import load
-from nullclass.experiments.runner import LOCK, locked
+from nullclass.experiments.engines.serial import SerialEngine, load
 from nullclass.models import build_model
 from nullclass.rejection import Certificates
 from nullclass.results.schema import ROW_COLUMNS, STATE, SUMMARY_COLUMNS
@@ -515,7 +514,7 @@ def test_study_with_some_sets_and_variants_joins_the_run(
     assert {(t.model, t.seed) for t in read_run(out).trials} == {("clean-wd", 1)}
     more = ["--engine", "ray", "--workers", "3", "--threads", "2", "--address", "here"]
     told = study("--variants", "null-0.5-wd,clean-wd", "--sets", "0-1", *more)
-    assert "2 of 8 jobs are recorded already" in told
+    assert "2 of 8 jobs are finished already" in told
     run = read_run(out)
     assert [(t.model, t.seed) for t in run.trials] == [
         (model, seed) for model in ("clean-wd", "null-0.5-wd") for seed in (0, 1)
@@ -547,7 +546,7 @@ def test_study_that_gives_jobs_up_says_so_and_the_same_command_tries_them_again(
         raise UserError("the source is broken")
 
     with monkeypatch.context() as patched:
-        patched.setattr(trained, "make_nulls", broken)
+        patched.setattr(trainings, "make_nulls", broken)
         assert main(arguments) == 1
     told = capsys.readouterr()
     assert "Traceback" not in told.err
@@ -557,7 +556,7 @@ def test_study_that_gives_jobs_up_says_so_and_the_same_command_tries_them_again(
     assert (out / "report.html").exists(), "of what there is"
     assert [trial.model for trial in read_run(out).trials] == ["clean-wd"]
     assert main(arguments) == 0
-    assert "2 of 4 jobs are recorded already" in capsys.readouterr().err
+    assert "2 of 4 jobs are finished already" in capsys.readouterr().err
     assert [trial.model for trial in read_run(out).trials] == ["clean-wd", "null-0.5"]
 
 
@@ -570,7 +569,7 @@ def test_a_study_somebody_else_runs_is_left_alone(
         arguments = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir)]
         assert main([*arguments, "--device", "cpu"]) == 2
     told = capsys.readouterr().err.splitlines()
-    assert told[-1].startswith("nullclass: another process is running a study in")
+    assert told[-1].startswith("nullclass: another process is writing to")
     assert [path.name for path in out.iterdir()] == [LOCK]
 
 
