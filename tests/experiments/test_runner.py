@@ -231,7 +231,7 @@ def test_interrupted_in_the_middle_of_a_training(
     assert not (stopped / STATE).exists()
     whole = results(finished)
     found = {path: content for path, content in results(tmp_path).items() if path != SUMMARY}
-    assert len(found) == 6, "three checkpoints, two tables of rows, thresholds"
+    assert len(found) == 8, "three checkpoints, two trials with rows and summary, thresholds"
     assert found.items() <= whole.items()
 
 
