@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +12,7 @@ import pytest
 from fake_provable import NUM_SHOWN, write_fake_provable
 from fake_run import with_files
 
-from nullclass.core.files import write_json
+from nullclass.core.files import read_json, write_json
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Drawing, Table
 from nullclass.report.measures import Measures
@@ -29,9 +29,9 @@ from nullclass.studies.provable_null.proof_tables import bracket_table, radius_t
 from nullclass.studies.provable_null.proved import bracket, by_radius, checked, minutes, radii
 from nullclass.studies.provable_null.recorded import recorded
 from nullclass.studies.reports import page_module, summary_table, write_report
-from nullclass.zoo.entries import CHECKPOINTS, read_zoo
-from nullclass.zoo.members import MEMBERS
-from nullclass.zoo.results import as_frame, line, write_results
+from nullclass.zoo import FOLDER, read_zoo
+from nullclass.zoo.members import CHECKPOINTS
+from nullclass.zoo.results import result_rows, update_results
 
 MODELS = ("provable-0.3", "abstain", "clean")
 
@@ -241,28 +241,19 @@ def test_a_proof_of_another_image_promises_nothing(run: Run) -> None:
 
 
 def member(zoo: Path, name: str, data: str = "mnist") -> None:
-    """A member of a zoo, with a card and rows but no weights."""
-    told = {
-        "zoo": asdict(MEMBERS["abstain"]) | {"eps": [0.1]},
-        "weights_sha256": name,
-        "num_parameters": 1,
-        "data": data,
-    }
-    write_json(zoo / CHECKPOINTS / name / "card.json", told)
-    entry = read_zoo(zoo)[name]
-    lines = []
-    for kind, eps, hits in (
-        ("clean", 0.0, {"correct": 99, "null": 1, "fooled": 0}),
-        ("attack", 0.3, {"aer": 90, "rar": 10, "strict": 5, "null_dos": 5}),
-        ("attack", 0.1, {"aer": 40, "rar": 60, "strict": 50, "null_dos": 5}),
-        ("proof", 0.1, {"rar_proved": 20, "strict_proved": 10, "aer_bound": 80}),
-        ("bracket", 0.1, {"rar_proved": 30, "strict_proved": 9, "aer_bound": 70, "broken": 0}),
+    """Add a member to a zoo, with a card and results but no weights."""
+    card = read_json(FOLDER / CHECKPOINTS / "abstain" / "card.json", "card")
+    card |= {"weights_sha256": name, "data": data}
+    write_json(zoo / CHECKPOINTS / name / "card.json", card)
+    for kind, eps, num_images, hits in (
+        ("clean", 0.0, 100, {"correct_rate": 99, "null_rate": 1, "fooled_rate": 0}),
+        ("attack", 0.3, 100, {"aer": 90, "rar": 10}),
+        ("attack", 0.1, 100, {"aer": 40, "rar": 60}),
+        ("proof", 0.1, 50, {"rar_proved": 15}),
+        ("proof", 0.1, 100, {"rar_proved": 20}),
     ):
-        lines += [
-            line(entry, kind, metric, num, 100, data_checksum="d", eps=eps)
-            for metric, num in hits.items()
-        ]
-    write_results(entry, as_frame(lines))
+        rows = result_rows(read_zoo(zoo)[name], kind, hits, num_images, method="m", eps=eps)
+        update_results(zoo, rows)
 
 
 def test_models_of_the_zoo_stand_beside_as_recorded(run: Run, tmp_path: Path) -> None:

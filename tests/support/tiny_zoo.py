@@ -12,36 +12,32 @@ from torch.nn import functional as F
 from nullclass import load_dataset, save_checkpoint
 from nullclass.data import Dataset
 from nullclass.models import Classifier, build_model
-from nullclass.zoo.about import About
+from nullclass.zoo import Card
 from nullclass.zoo.adopt import adopt
 
 RADIUS = 0.02
 EPS = (0.02, 0.04)
+CARD_OF_TINY = {
+    "title": "a tiny one",
+    "recipe": "in a moment",
+    "claims": "little",
+    "limits": "much",
+    "source": "a test",
+}
 
 
 @dataclass(frozen=True)
 class TinyZoo:
-    """Where everything is."""
+    """Folders of a tiny zoo, its data and its run folders."""
 
     folder: Path
     data_dir: Path
+    out: Path
     dataset: Dataset
 
 
-def about(radius: float | None = None) -> About:
-    return About(
-        title="a tiny one",
-        recipe="in a moment",
-        claims="little",
-        limits="much",
-        source="a test",
-        eps=EPS,
-        radius=radius,
-    )
-
-
 def trained(dataset: Dataset, has_null: bool) -> Classifier:
-    """Right about nearly all images; noise is null."""
+    """A model that is correct on nearly all images; noise is null."""
     generator = torch.Generator().manual_seed(0)
     images, labels = dataset.train.batch(slice(None))
     with torch.random.fork_rng():
@@ -59,24 +55,23 @@ def trained(dataset: Dataset, has_null: bool) -> Classifier:
     return model.eval()
 
 
-def make_zoo(place: Path) -> TinyZoo:
-    """Two members, ``learned`` and ``proved``, never evaluated."""
-    data_dir = learnable_dataset(place / "data")
+def make_zoo(path: Path) -> TinyZoo:
+    """Two members, ``learned`` and ``proved``, without results."""
+    data_dir = learnable_dataset(path / "data")
     dataset = load_dataset("idx", data_dir=data_dir, validation=0)
-    folder = place / "zoo"
-    for name, has_null in (("learned", True), ("proved", False)):
-        told = {
+    for order, (name, has_null) in enumerate((("learned", True), ("proved", False))):
+        info = {
             "data": "idx",
             "data_checksum": dataset.checksum,
             "training": {"name": name, "seed": 0},
             "training_seconds": 90.0,
         }
-        save_checkpoint(trained(dataset, has_null), place / name, about=told)
+        save_checkpoint(trained(dataset, has_null), path / name, about=info)
         adopt(
-            place / name,
+            path / name,
             name,
-            about=about(None if has_null else RADIUS),
+            Card(**CARD_OF_TINY, order=order, eps=EPS, radius=None if has_null else RADIUS),
             stored="exact" if has_null else "float16",
-            zoo=folder,
+            zoo=path / "zoo",
         )
-    return TinyZoo(folder, data_dir, dataset)
+    return TinyZoo(path / "zoo", data_dir, path / "out", dataset)

@@ -1,4 +1,4 @@
-"""A tiny zoo, made and evaluated once; each test that changes something gets a copy."""
+"""A tiny zoo, built and evaluated once; tests that change something get a copy."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nullclass.cli.main import main
 
 @pytest.fixture(scope="session")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> TinyZoo:
-    """Both members attacked on 30 images and proved on all 40; not to be changed."""
+    """Both members attacked on 30 images and verified on all 40; not to be changed."""
     zoo = make_zoo(tmp_path_factory.mktemp("zoo"))
-    arguments = ["zoo", "--zoo", str(zoo.folder), "evaluate", "all", "--images", "30"]
-    arguments += ["--attack", "pgd", "--data-dir", str(zoo.data_dir), "--device", "cpu"]
-    assert main(arguments) == 0
+    arguments = ["--images", "30", "--attack", "pgd", "--out", str(zoo.out), "--update"]
+    arguments += ["--data-dir", str(zoo.data_dir), "--device", "cpu"]
+    assert main(["zoo", "--zoo", str(zoo.folder), "evaluate", "all", *arguments]) == 0
     return zoo
 
 
@@ -26,4 +26,4 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> TinyZoo:
 def zoo(evaluated: TinyZoo, tmp_path: Path) -> TinyZoo:
     """A copy that may be changed."""
     shutil.copytree(evaluated.folder, tmp_path / "zoo")
-    return replace(evaluated, folder=tmp_path / "zoo")
+    return replace(evaluated, folder=tmp_path / "zoo", out=tmp_path / "out")

@@ -1,26 +1,30 @@
-"""``nullclass zoo`` on a tiny zoo: what works, and how it says no."""
+"""``nullclass zoo`` on a tiny zoo."""
 
 from __future__ import annotations
 
 import json
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from tiny_zoo import EPS, RADIUS, TinyZoo
+from tiny_zoo import CARD_OF_TINY, EPS, RADIUS, TinyZoo
 
+from nullclass import UserError, load_checkpoint, save_checkpoint
 from nullclass.cli.main import main
 from nullclass.rejection import ProvableNull
-from nullclass.training.checkpoint import CARD, WEIGHTS, load_checkpoint
-from nullclass.zoo.entries import find_entry, read_zoo
-from nullclass.zoo.loading import load_entry
-from nullclass.zoo.results import RESULT_COLUMNS, read_results
+from nullclass.results.store import read_run
+from nullclass.training.checkpoint import CARD, WEIGHTS
+from nullclass.zoo import FOLDER, find_member, read_zoo
+from nullclass.zoo.adopt import adopt
+from nullclass.zoo.leaderboard import RATES, page
+from nullclass.zoo.load import load_member
+from nullclass.zoo.members import CHECKPOINTS
+from nullclass.zoo.results import METRICS, RESULTS, find_rate, read_results
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -29,54 +33,49 @@ Run = Callable[..., tuple[int, str, str]]
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def command(zoo: TinyZoo, *arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
+        if arguments and arguments[0] in ("check", "evaluate"):
+            arguments = (*arguments, "--data-dir", zoo.data_dir, "--device", "cpu")
         status = main(["zoo", "--zoo", str(zoo.folder), *map(str, arguments)])
-        told = capsys.readouterr()
-        return status, told.out, told.err
+        output = capsys.readouterr()
+        return status, output.out, output.err
 
     return command
 
 
-def check(run: Run, zoo: TinyZoo, *arguments: object) -> tuple[int, str, str]:
-    return run(zoo, "check", *arguments, "--data-dir", zoo.data_dir, "--device", "cpu")
+def refused(result: tuple[int, str, str], message: str) -> None:
+    status, _, error = result
+    assert status == 2, result
+    last = error.splitlines()[-1]
+    assert last.startswith("nullclass: ")
+    assert re.search(message, last), error
 
 
-def refused(told: tuple[int, str, str], says: str) -> None:
-    status, _, error = told
-    assert status == 2, told
-    assert len(error.splitlines()) == 1, error
-    assert error.startswith("nullclass: ")
-    assert re.search(says, error), error
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_list_tells_every_member(run: Run, evaluated: TinyZoo) -> None:
-    status, told, _ = run(evaluated)
+def test_list_and_show(run: Run, evaluated: TinyZoo) -> None:
+    member = find_member("proved", evaluated.folder)
+    rows = read_results(member)
+    status, listed, _ = run(evaluated)
     assert status == 0
-    assert run(evaluated, "list") == (0, told, "")
-    clean = [
-        f"{100 * value:.2f}"
-        for value in read_results(find_entry("proved", evaluated.folder)).query("kind == 'clean'")[
-            "value"
-        ]
-    ]
-    assert "learned" in told
-    assert "/".join(clean) in told
-    assert f"{find_entry('proved', evaluated.folder).num_parameters:,}" in told
-
-
-def test_show_tells_the_card_and_the_commands(run: Run, evaluated: TinyZoo) -> None:
-    status, told, _ = run(evaluated, "show", "proved")
+    assert run(evaluated, "list") == (0, listed, "")
+    clean = [find_rate(rows, "clean", metric) for metric in METRICS["clean"]]
+    assert "/".join(f"{100 * row['rate']:.2f}" for row in clean if row) + " (40)" in listed
+    assert "learned" in listed
+    assert f"{member.num_parameters:,}" in listed
+    status, shown, _ = run(evaluated, "show", "proved")
     assert status == 0
-    card = find_entry("proved", evaluated.folder).card
-    for text in ("in a moment", "little", "much", "a test", "MIT", card["weights_sha256"],
-                 evaluated.dataset.checksum, "1.5 minutes", '"seed": 0', "float16",
-                 f"nullclass zoo check proved --cell proof@{EPS[1]:g}"):  # fmt: skip
-        assert text in told, text
+    for text in (*CARD_OF_TINY.values(), member.weights_sha256, evaluated.dataset.checksum,
+                 "1.5 minutes", '"seed": 0', "float16", "attack by pgd, eps 0.04, n = 30: aer",
+                 "proof by interval, eps 0.02, n = 40: rar_proved"):  # fmt: skip
+        assert text in shown, text
 
 
 def test_members_load_as_they_answer(evaluated: TinyZoo) -> None:
     zoo = read_zoo(evaluated.folder)
     assert list(zoo) == ["learned", "proved"]
-    learned, proved = (load_entry(entry) for entry in zoo.values())
+    learned, proved = (load_member(member) for member in zoo.values())
     assert (learned.has_null, isinstance(learned, ProvableNull)) == (True, False)
     assert isinstance(proved, ProvableNull)
     assert (proved.radius, proved.norm, proved.verifier) == (RADIUS, "linf", "interval")
@@ -84,167 +83,139 @@ def test_members_load_as_they_answer(evaluated: TinyZoo) -> None:
     assert set(proved.predict(images).tolist()) <= {-1, 0, 1, 2}
 
 
-def test_rows_say_what_plain_counting_says(evaluated: TinyZoo) -> None:
+def test_rates_are_those_of_plain_counting(evaluated: TinyZoo) -> None:
     images, labels = evaluated.dataset.test.batch(slice(None))
-    for name in ("learned", "proved"):
-        entry = find_entry(name, evaluated.folder)
-        rows = read_results(entry)
-        assert list(rows.columns) == list(RESULT_COLUMNS)
-        answers = load_entry(entry).predict(images)
-        expected = [int((answers == labels).sum()), int((answers == -1).sum())]
+    table = pd.read_csv(evaluated.folder / RESULTS)  # pandas' defaults lose nothing
+    assert not table.isna().any(axis=None)
+    for member in read_zoo(evaluated.folder).values():
+        rows = read_results(member)
+        pd.testing.assert_frame_equal(
+            table[table["member"] == member.name].reset_index(drop=True), rows
+        )
+        predicted = load_member(member).predict(images)
+        expected = [int((predicted == labels).sum()), int((predicted == -1).sum())]
         clean = rows[rows["kind"] == "clean"]
         assert clean["num_hits"].tolist() == [*expected, 40 - sum(expected)]
-        assert set(clean["num_images"]) == {40}
-        adv_images = rows[rows["kind"] == "attack"]
-        assert set(adv_images["num_images"]) == {30}
-        assert sorted(set(adv_images["eps_pixels"])) == list(EPS)
-        assert set(rows["weights_sha256"]) == {entry.card["weights_sha256"]}
-    # By the claim: certified accuracy of the model inside, at max(r, eps - r) = r.
-    inner, _ = load_checkpoint(evaluated.folder / "checkpoints" / "proved")
-    proved = ProvableNull(inner, EPS[1] - RADIUS + 1e-6)
-    by_hand = int((proved.predict(images) == labels).sum())
-    rows = read_results(find_entry("proved", evaluated.folder))
-    at = rows[(rows["kind"] == "proof") & (rows["metric"] == "rar_proved")]
-    assert 0 < by_hand == at.loc[at["eps_pixels"] == EPS[1], "num_hits"].item()
-
-
-def test_what_is_proved_is_never_above_what_attacks_left(evaluated: TinyZoo) -> None:
-    for entry in read_zoo(evaluated.folder).values():
-        rows = read_results(entry).set_index(["kind", "eps_pixels", "metric"])
-        rows = rows["num_hits"].sort_index()
+        assert set(rows.loc[rows["kind"] == "attack", "num_images"]) == {30}
+        # The run folder holds the same rates, and the rows that they were counted on.
+        (trial,) = read_run(evaluated.out / member.name).trials
+        fooled = trial.rows[trial.rows["outcome"] == "fooled"]
         for eps in EPS:
-            attack, bracket = rows["attack", eps], rows["bracket", eps]
-            assert bracket["rar_proved"] <= attack["rar"]
-            assert bracket["strict_proved"] <= attack["strict"]
-            assert bracket["aer_bound"] >= attack["aer"]
-            assert bracket["broken"] == 0
+            aer = find_rate(rows, "attack", "aer", eps)
+            assert aer
+            assert aer["num_hits"] == fooled.loc[fooled["eps_pixels"] <= eps, "image"].nunique()
+        written = pd.read_csv(evaluated.out / member.name / RESULTS)
+        pd.testing.assert_frame_equal(written, rows)
+    # The claim of ProvableNull: RAR is the certified accuracy of its model at max(r, eps - r).
+    inner, _ = load_checkpoint(evaluated.folder / CHECKPOINTS / "proved")
+    proved = ProvableNull(inner, EPS[1] - RADIUS + 1e-6)
+    rar = find_rate(rows, "proof", "rar_proved", EPS[1])
+    assert rar
+    assert 0 < int((proved.predict(images) == labels).sum()) == rar["num_hits"]
 
 
-def test_everything_holds_the_attacks_too(run: Run, evaluated: TinyZoo) -> None:
-    status, told, _ = check(run, evaluated, "all")
+def test_everything_agrees_with_the_attacks_too(run: Run, evaluated: TinyZoo) -> None:
+    status, output, _ = run(evaluated, "check", "all")
     assert status == 0
-    assert told.count("holds  ") == 2 * (1 + 1 + len(EPS))
-    assert "attack@" not in told
-    status, told, _ = check(run, evaluated, "proved", "--attack")
+    assert output.count("agrees ") == 2 * (2 + 2 * len(EPS))  # weights, clean, proofs of 30 and 40
+    assert "attack" not in output
+    status, output, _ = run(evaluated, "check", "proved", "--attack")
     assert status == 0
-    assert told.count("attack@") == len(EPS)
-    status, told, _ = check(run, evaluated, "learned", "--cell", f"attack@{EPS[1]:g}", "clean")
-    assert status == 0
-    assert re.findall(r"^holds  learned  (\S+):", told, re.M) == ["clean", f"attack@{EPS[1]:g}"]
+    assert output.count("attack at") == len(EPS)
 
 
-@pytest.mark.parametrize("place", [-3, 200, -2000])
-def test_a_flipped_bit_of_the_weights_is_named(run: Run, zoo: TinyZoo, place: int) -> None:
-    path = zoo.folder / "checkpoints" / "proved" / WEIGHTS
+@pytest.mark.parametrize("position", [-3, 200, -2000])
+def test_a_flipped_bit_of_the_weights_is_reported(run: Run, zoo: TinyZoo, position: int) -> None:
+    path = zoo.folder / CHECKPOINTS / "proved" / WEIGHTS
     content = bytearray(path.read_bytes())
-    content[place] ^= 1
+    content[position] ^= 1
     path.write_bytes(bytes(content))
-    told = check(run, zoo, "all")
-    refused(told, rf"1 of \d cells do not hold: proved weights: .*{WEIGHTS}")
-    assert re.search(r"^FAILS  proved  weights: ", told[1], re.M)
-    assert "holds  learned  clean" in told[1], "the others are checked all the same"
+    result = run(zoo, "check", "all")
+    refused(result, rf"1 of \d differ; the first is proved files: .*{WEIGHTS}")
+    assert "agrees   learned  clean" in result[1], "the others are checked all the same"
 
 
-def test_weights_of_another_training_with_their_own_card(run: Run, zoo: TinyZoo) -> None:
-    """Sound files, but the rows are of other weights."""
-    folder = zoo.folder / "checkpoints" / "learned"
+def test_results_of_other_weights_are_reported(run: Run, zoo: TinyZoo) -> None:
+    folder = zoo.folder / CHECKPOINTS / "learned"
     model, card = load_checkpoint(folder)
     with torch.no_grad():
         next(model.parameters()).mul_(1.01)
-    from nullclass import save_checkpoint
-
     kept = {key: card[key] for key in ("data", "data_checksum", "zoo", "training")}
     save_checkpoint(model, folder, about=kept)
-    refused(check(run, zoo, "learned"), "line 2 of .*learned.csv is of other weights")
-
-
-def change_rows(zoo: TinyZoo, name: str, where: str, **changed: object) -> None:
-    path = zoo.folder / "results" / f"{name}.csv"
-    rows = pd.read_csv(path, keep_default_na=False, dtype=RESULT_COLUMNS)
-    for column, value in changed.items():
-        rows.loc[rows.eval(where), column] = value
-    rows.to_csv(path, index=False)
+    refused(run(zoo, "check", "learned"), "has results of learned for other weights")
+    refused(run(zoo, "leaderboard", "--out", zoo.out / "page.md"), "for other weights")
+    options = ("--attack", "none", "--proofs", "none", "--out", zoo.out, "--update")
+    assert run(zoo, "evaluate", "learned", *options)[0] == 0
+    assert set(read_results(find_member("learned", zoo.folder))["kind"]) == {"clean"}
 
 
 @pytest.mark.parametrize(
-    ("where", "column", "value"),
+    ("kind", "metric", "change", "is_found"),
     [
-        ("kind == 'proof' and metric == 'rar_proved'", "value", 0.99),
-        ("kind == 'attack' and metric == 'rar'", "value", 0.99),
-        ("kind == 'attack' and metric == 'rar'", "num_hits", 7),
-        ("kind == 'clean' and metric == 'null'", "high", 0.5),
-        ("kind == 'clean' and metric == 'null'", "num_images", 1000),
-        ("kind == 'attack' and metric == 'aer'", "metric", "rar"),
-        ("kind == 'bracket'", "kind", "proof"),
-        ("kind == 'clean'", "weights_sha256", "0" * 64),
+        ("clean", "correct_rate", 1, True),
+        ("proof", "rar_proved", -1, True),
+        ("proof", "strict_proved", 1, True),
+        ("attack", "rar", 1, True),
+        ("attack", "rar", 1, False),
     ],
 )
-def test_a_changed_number_is_caught(
-    run: Run, zoo: TinyZoo, where: str, column: str, value: object
+def test_a_wrong_rate_is_reported(
+    run: Run, zoo: TinyZoo, kind: str, metric: str, change: int, is_found: bool
 ) -> None:
-    change_rows(zoo, "proved", where, **{column: value})
-    refused(check(run, zoo, "proved"), "proved.csv")
-    refused(run(zoo, "leaderboard", "--out", zoo.folder / "page.md"), "proved.csv")
-    assert not (zoo.folder / "page.md").exists()
+    """Attacks are repeated only with ``--attack``."""
+    path = zoo.folder / RESULTS
+    rows = pd.read_csv(path)
+    wrong = (rows["member"] == "proved") & (rows["kind"] == kind) & (rows["metric"] == metric)
+    first = rows[wrong].index[0]
+    hits, num_images = rows.loc[first, ["num_hits", "num_images"]]
+    rows.loc[first, "num_hits"] = hits + change
+    rows.to_csv(path, index=False)
+    result = run(zoo, "check", "proved", *(["--attack"] if kind == "attack" and is_found else []))
+    if is_found:
+        recorded = f"{metric} {hits + change} of {num_images} recorded, {hits} of"
+        refused(result, f"1 of .* differ; the first is proved {kind}.*: {recorded}")
+    else:
+        assert result[0] == 0
 
 
-@pytest.mark.parametrize(
-    ("metric", "cell"),
-    [("rar_proved", f"proof@{EPS[0]:g}"), ("strict_proved", f"proof@{EPS[0]:g}")],
-)
-def test_a_figure_that_fits_itself_but_is_not_so_is_caught(
-    run: Run, zoo: TinyZoo, metric: str, cell: str
-) -> None:
-    """Up or down by one image, with the right share and interval."""
-    from nullclass.metrics.rates import wilson
-
-    rows = read_results(find_entry("proved", zoo.folder))
-    where = f"kind == 'proof' and metric == '{metric}' and eps_pixels == {EPS[0]}"
-    hits = int(rows.query(where)["num_hits"].item())
-    for other in {max(hits - 1, 0), min(hits + 1, 40)} - {hits}:
-        low, high = wilson(other, 40)
-        change_rows(zoo, "proved", where, num_hits=other, value=other / 40, low=low, high=high)
-        told = check(run, zoo, "proved")
-        refused(told, f"1 of 4 cells do not hold: proved {cell}: {metric} {other} of 40 written")
-        assert f"{hits} found" in told[2]
+def test_rates_of_another_version_of_the_attack_are_not_compared(run: Run, zoo: TinyZoo) -> None:
+    rows = pd.read_csv(zoo.folder / RESULTS)
+    rows.loc[rows["kind"] == "attack", "version"] = "worst-case 0"
+    rows.to_csv(zoo.folder / RESULTS, index=False)
+    refused(run(zoo, "check", "learned", "--attack"), "recorded with version worst-case 0, this")
 
 
-def test_an_attack_that_left_less_than_is_written_is_caught(run: Run, zoo: TinyZoo) -> None:
-    from nullclass.metrics.rates import wilson
-
-    rows = read_results(find_entry("learned", zoo.folder))
-    where = f"kind == 'attack' and metric == 'rar' and eps_pixels == {EPS[1]}"
-    hits = int(rows.query(where)["num_hits"].item())
-    other = hits + 1 if hits < 30 else hits - 1
-    low, high = wilson(other, 30)
-    change_rows(zoo, "learned", where, num_hits=other, value=other / 30, low=low, high=high)
-    assert check(run, zoo, "learned")[0] == 0, "attacks are made again only when asked"
-    told = check(run, zoo, "learned", "--cell", f"attack@{EPS[1]:g}")
-    refused(told, f"learned attack@{EPS[1]:g}: rar {other} of 30 written, {hits} found")
-
-
-def test_figures_of_another_version_of_the_attack_do_not_compare(run: Run, zoo: TinyZoo) -> None:
-    change_rows(zoo, "learned", "kind == 'attack'", version="0")
-    told = check(run, zoo, "learned", "--cell", f"attack@{EPS[0]:g}")
-    refused(told, "version 0 of pgd is written, here is none")
-
-
-def test_a_cell_evaluated_anew_replaces_the_old_one_only(run: Run, zoo: TinyZoo) -> None:
-    before = read_results(find_entry("proved", zoo.folder))
-    arguments = ["evaluate", "proved", "--data-dir", zoo.data_dir, "--device", "cpu"]
-    again = run(zoo, *arguments, "--attack", "none", "--eps", EPS[0])
-    assert again[0] == 0
-    pd.testing.assert_frame_equal(read_results(find_entry("proved", zoo.folder)), before)
-    assert run(zoo, *arguments, "--attack", "dataset", "--images", 10, "--eps", 0.03)[0] == 0
-    after = read_results(find_entry("proved", zoo.folder))
-    assert sorted(set(after["eps_pixels"])) == [0.0, EPS[0], 0.03, EPS[1]]
+def test_an_update_replaces_only_the_same_rates(run: Run, zoo: TinyZoo) -> None:
+    member = find_member("proved", zoo.folder)
+    before = read_results(member)
+    options = ("--out", zoo.out, "--update")
+    assert run(zoo, "evaluate", "proved", "--attack", "none", *options)[0] == 0
+    pd.testing.assert_frame_equal(read_results(member), before)
+    options_of_attack = ("--attack", "dataset", "--images", 10, "--eps", 0.03)
+    assert run(zoo, "evaluate", "proved", *options_of_attack, "--out", zoo.out)[0] == 0
+    pd.testing.assert_frame_equal(read_results(member), before)
+    assert run(zoo, "evaluate", "proved", *options_of_attack, *options)[0] == 0
+    after = read_results(member)
     assert set(after.query("kind == 'attack' and eps_pixels == 0.03")["num_images"]) == {10}
     kept = after[after["eps_pixels"] != 0.03].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, before)
 
 
+def test_an_installed_package_is_not_updated(
+    run: Run, zoo: TinyZoo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "site-packages" / "nullclass" / "zoo"
+    shutil.copytree(zoo.folder, installed)
+    monkeypatch.setattr("nullclass.zoo.results.FOLDER", installed)
+    before = contents(installed)
+    status = main(["zoo", "--zoo", str(installed), "evaluate", "proved", "--update"])
+    assert status == 2
+    assert contents(installed) == before
+    assert (FOLDER.parents[2] / "pyproject.toml").exists()
+
+
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["show", "proven"], "no model 'proven' in the zoo: choose one of learned, proved"),
         (["check", "nobody"], "no model 'nobody'"),
@@ -254,20 +225,20 @@ def test_a_cell_evaluated_anew_replaces_the_old_one_only(run: Run, zoo: TinyZoo)
         (["evaluate", "proved", "--eps", "1.5"], r"1\.5"),
         (["evaluate", "proved", "--eps", "-0.1"], r"-0\.1"),
         (["evaluate", "proved", "--eps", "0"], "larger than 0"),
-        (["evaluate", "proved", "--images", "0"], "--images must be at least 1"),
+        (["evaluate", "proved", "--images", "0"], "--images must be"),
+        (["evaluate", "proved", "--seed", "-1"], "seed"),
         (["evaluate", "proved", "--attack", "hammer"], "hammer"),
         (["evaluate", "proved", "--attack", "worst-case-force-null"], "needs an attack that fools"),
         (["evaluate", "proved", "--proofs", "oracle"], "no verifier 'oracle'"),
-        (["check", "proved", "--cell", "proof@0.9"], "has no cell 'proof@0.9': choose one of weig"),
     ],
 )
-def test_bad_arguments(run: Run, evaluated: TinyZoo, arguments: list[str], says: str) -> None:
-    before = {p: p.read_bytes() for p in evaluated.folder.rglob("*") if p.is_file()}
-    refused(run(evaluated, *arguments), says)
-    assert {p: p.read_bytes() for p in evaluated.folder.rglob("*") if p.is_file()} == before
+def test_bad_arguments(run: Run, evaluated: TinyZoo, arguments: list[str], message: str) -> None:
+    before = contents(evaluated.folder)
+    refused(run(evaluated, *arguments), message)
+    assert contents(evaluated.folder) == before
 
 
-def test_other_data(run: Run, zoo: TinyZoo, tmp_path: Path) -> None:
+def test_another_dataset_is_refused(run: Run, zoo: TinyZoo, tmp_path: Path) -> None:
     from idx_files import write_dataset
     from tiny import learnable_arrays
 
@@ -275,29 +246,30 @@ def test_other_data(run: Run, zoo: TinyZoo, tmp_path: Path) -> None:
     for array in arrays.values():
         if array.ndim == 3:
             array[0, 0, 0] ^= 1
-    told = run(zoo, "check", "proved", "--data-dir", write_dataset(tmp_path / "other", arrays))
-    refused(told, "proved clean .*: the rows are of other data")
+    other = replace(zoo, data_dir=write_dataset(tmp_path / "other", arrays))
+    refused(run(other, "check", "proved"), "proved files: .* is not the dataset of proved")
 
 
 def test_a_damaged_zoo(run: Run, zoo: TinyZoo, tmp_path: Path) -> None:
-    card = zoo.folder / "checkpoints" / "learned" / CARD
-    whole = json.loads(card.read_text())
-    for broken in ({"zoo": None}, {"zoo": {**whole["zoo"], "eps": []}}, {"num_parameters": "x"},
-                   {"zoo": {**whole["zoo"], "eps": ["a"]}}, {"zoo": {"title": "x"}}):  # fmt: skip
-        card.write_text(json.dumps(whole | broken))
+    path = zoo.folder / CHECKPOINTS / "learned" / CARD
+    card = json.loads(path.read_text())
+    for broken in ({"zoo": None}, {"zoo": {**card["zoo"], "eps": []}}, {"num_parameters": "x"},
+                   {"zoo": {**card["zoo"], "eps": ["a"]}}, {"zoo": {"title": "x"}},
+                   {"zoo": {**card["zoo"], "radius": True}}, {"data": None}):  # fmt: skip
+        path.write_text(json.dumps(card | broken))
         refused(run(zoo), "card.json is not one of a zoo")
-    card.write_text("{")
+    path.write_text("{")
     refused(run(zoo), "cannot be read as the model card")
-    card.write_text(json.dumps(whole))
-    (zoo.folder / "results" / "learned.csv").write_text("member,kind\n")
-    refused(run(zoo, "show", "learned"), "learned.csv lacks the column")
-    shutil.rmtree(zoo.folder / "checkpoints")
+    path.write_text(json.dumps(card))
+    (zoo.folder / RESULTS).write_text("member,kind\n")
+    refused(run(zoo, "show", "learned"), "results.csv lacks the column")
+    shutil.rmtree(zoo.folder / CHECKPOINTS)
     refused(run(zoo), "has no members")
-    status = main(["zoo", "--zoo", str(tmp_path / "nowhere"), "list"])
-    assert status == 2
 
 
-def test_a_broken_proof_is_told(run: Run, zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_proof_is_an_error(
+    run: Run, zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A planted verifier that proves everything: the attack shows that it is wrong."""
     from nullclass.certify import verifiers
 
@@ -305,19 +277,59 @@ def test_a_broken_proof_is_told(run: Run, zoo: TinyZoo, monkeypatch: pytest.Monk
         return torch.ones(len(images), spec.shape[-2], dtype=images.dtype)
 
     monkeypatch.setitem(verifiers.VERIFIERS, "everything", everything)
-    told = run(zoo, "evaluate", "learned", "--data-dir", zoo.data_dir, "--device", "cpu",
-               "--images", 20, "--attack", "pgd", "--eps", 0.5,
-               "--proofs", "everything")  # fmt: skip
-    *_, last = told[2].splitlines()  # after the progress
-    refused((*told[:2], last), "attacks on learned did .* proved to be impossible")
+    result = run(zoo, "evaluate", "learned", "--images", 20, "--attack", "pgd", "--eps", 0.5,
+                 "--proofs", "everything", "--out", zoo.out)  # fmt: skip
+    refused(result, "attacks on learned broke the proofs of")
 
 
-def test_help_and_the_list_do_not_wait_for_torch(evaluated: TinyZoo) -> None:
-    code = (
-        "import sys\n"
-        "from nullclass.cli.main import main\n"
-        f"assert main(['zoo', '--zoo', {str(evaluated.folder)!r}, 'list']) == 0\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+# The leaderboard
+
+
+def test_the_page_shows_every_rate_with_its_n(run: Run, evaluated: TinyZoo) -> None:
+    out = evaluated.out / "page.md"
+    assert run(evaluated, "leaderboard", "--out", out)[0] == 0
+    text = out.read_text(encoding="utf-8")
+    assert text == page(evaluated.folder)
+    rates = text.split("## Under attack")[1].split("## How the attacks ran")[0]
+    lines = {tuple(line.split(" | ")[:2]): line for line in rates.splitlines()}
+    for member in read_zoo(evaluated.folder).values():
+        rows = read_results(member)
+        for eps in EPS:
+            for kind, metric in RATES.values():
+                row = find_rate(rows, kind, metric, eps)
+                assert row
+                interval = f"{100 * row['low']:.2f} – {100 * row['high']:.2f}"
+                cell = f"{100 * row['rate']:.2f}<br><sub>{interval}, n = {row['num_images']}<"
+                assert cell in lines[f"| {member.name}", f"{eps:g}"]
+    brackets = text.split("## Proof and attack")[1].split("## The models")[0]
+    assert brackets.count("| 30 |") == 2 * len(EPS)
+
+
+def test_a_member_without_results_is_listed(zoo: TinyZoo) -> None:
+    (zoo.folder / RESULTS).unlink()
+    text = page(zoo.folder)
+    assert "| proved | – | – | – |" in text
+
+
+# Adopting
+
+
+def test_adopting_keeps_the_values_of_the_training(zoo: TinyZoo) -> None:
+    info = find_member("proved", zoo.folder).info
+    assert info["training"] == {"name": "proved", "seed": 0}
+    assert info["training_seconds"] == 90.0
+    assert info["trained_on"]["machine"]["num_cores"] >= 1
+    assert "rounded to float16" in info["rounding"]
+    learned = find_member("learned", zoo.folder)
+    assert "rounding" not in learned.info
+    assert not list((zoo.folder / CHECKPOINTS).glob(f".*/{CARD}"))
+
+
+def test_weights_that_are_too_large_are_not_adopted(
+    zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, learned = contents(zoo.folder), find_member("learned", zoo.folder)
+    monkeypatch.setattr("nullclass.zoo.adopt.MAX_BYTES", 1000)
+    with pytest.raises(UserError, match="store them as float16 or int8"):
+        adopt(learned.folder, "learned", learned.card, zoo=zoo.folder)
+    assert contents(zoo.folder) == before

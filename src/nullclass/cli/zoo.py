@@ -1,4 +1,4 @@
-"""The zoo of small models with null, and its leaderboard."""
+"""The model zoo and its leaderboard."""
 
 from __future__ import annotations
 
@@ -18,203 +18,217 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from nullclass.data import Dataset
-    from nullclass.zoo.entries import Entry
+    from nullclass.zoo import Member
 
 NONE = "none"
-"""Instead of attacks or a verifier: leave them out."""
+"""Stands for no attacks, or no verifier."""
 
 
 @dataclass(frozen=True)
 class ListAll:
-    """List the models: what they are, and what is known of them."""
+    """List the models and their rates."""
 
     def run(self, zoo: Path) -> None:
         """Run the action."""
         from rich.console import Console
 
-        from nullclass.zoo.entries import find_entries
+        from nullclass.zoo.members import find_members
         from nullclass.zoo.results import read_results
 
-        entries = find_entries(("all",), zoo)
+        members = find_members(("all",), zoo)
         console = Console() if sys.stdout.isatty() else Console(width=160)
-        console.print(_table([(entry, read_results(entry)) for entry in entries]))
+        console.print(_table([(member, read_results(member)) for member in members]))
 
 
 @dataclass(frozen=True)
 class Show:
-    """Tell all that is known of a model: its card, its figures, and how to check them."""
+    """Show the card and all rates of a model."""
 
     name: tyro.conf.Positional[str]
-    """As nullclass zoo lists it."""
+    """Name of the model, as listed by nullclass zoo."""
 
     def run(self, zoo: Path) -> None:
         """Run the action."""
-        from nullclass.zoo.entries import find_entry
-        from nullclass.zoo.results import cells_of, command, read_results
+        from nullclass.zoo.members import find_member
+        from nullclass.zoo.results import CLEAN, read_results
 
-        entry = find_entry(self.name, zoo)
-        for label, text in _card_lines(entry):
+        member = find_member(self.name, zoo)
+        for label, text in _card_lines(member):
             print(f"{label}: {text}")
-        rows = read_results(entry)
-        print("figures:" if len(rows) else "figures: none yet (nullclass zoo evaluate)")
-        for cell in cells_of(rows):
-            told = cell.of(rows)
-            shown = ", ".join(
-                f"{row['metric']} {100 * row['value']:.2f} % ({100 * row['low']:.2f} - "
+        rows = read_results(member)
+        print("rates:" if len(rows) else "rates: none yet (nullclass zoo evaluate)")
+        keys = ["kind", "method", "eps_pixels", "num_images"]
+        for (kind, method, eps, num_images), group in rows.groupby(keys, sort=False):
+            rates = ", ".join(
+                f"{row['metric']} {100 * row['rate']:.2f} % ({100 * row['low']:.2f} - "
                 f"{100 * row['high']:.2f})"
-                for row in told[told["kind"] == cell.kind].to_dict("records")
+                for row in group.to_dict("records")
             )
-            first = told[told["kind"] == cell.kind].iloc[0]
-            by = "" if first["by"] == "none" else f" by {first['by']}"
-            print(f"  {cell.name}{by}, n = {first['num_images']:,}: {shown}")
-            print(f"    {command(entry, cell)}")
+            by = "" if kind == CLEAN else f" by {method}, eps {eps:g}"
+            print(f"  {kind}{by}, n = {num_images:,}: {rates}")
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a model anew and write its rows: clean images, proofs, attacks."""
+    """Measure models: clean rates, proofs and attacks. Writes one run folder per model."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
     """Models, or all."""
+    out: Path = Path("runs/zoo")
+    """Output folder; a model's run folder is OUT/NAME, its rates are in OUT/NAME/results.csv."""
+    update: bool = False
+    """Also write the rates into the zoo; for the package's zoo only in a checkout."""
     eps: tuple[float, ...] | None = None
-    """Budgets in pixel units; those of the model's card unless given."""
+    """Budgets in pixel units. Default: those of the model's card."""
     images: int = 1000
-    """How many of the first test images are attacked; clean and proved figures are of all."""
+    """Number of attacked test images; clean and proved rates are of all test images."""
     attack: tuple[str, ...] = ("worst-case", "worst-case-force-null")
-    """Names of attacks, one of them with the goal to fool; or none."""
+    """Names of attacks, one with the objective fool; or none."""
     proofs: str = "interval"
-    """Who proves: interval or crown-ibp; or none."""
+    """Verifier: interval or crown-ibp; or none."""
     data_dir: Path | None = None
     """Folder of IDX files."""
     seed: int = 0
     """Seed of the attacks' random starts."""
     device: str = "auto"
-    """Where to attack: auto, cpu, cuda, cuda:N or mps. Proofs are made on the CPU, in float64."""
+    """Device of the attacks: auto, cpu, cuda, cuda:N or mps. Proofs run on the CPU in float64."""
 
     def run(self, zoo: Path) -> None:
         """Run the action."""
         import torch
 
         from nullclass.certify import find_verifier
+        from nullclass.core.checks import check_count, check_seed
         from nullclass.core.devices import find_device
         from nullclass.core.norms import check_eps
-        from nullclass.zoo.entries import find_entries
-        from nullclass.zoo.evaluating import find_fooling
+        from nullclass.zoo.evaluate import find_fooling_attacks
+        from nullclass.zoo.members import find_members
+        from nullclass.zoo.results import check_updatable
 
-        entries = find_entries(self.names, zoo)
+        members = find_members(self.names, zoo)
         for budget in self.eps or ():
             check_eps(budget, "linf", torch.Size((1, 1, 1, 1)))
         if self.eps == () or not all(budget > 0 for budget in self.eps or ()):
-            raise UserError("give at least one --eps, and only such that are larger than 0")
-        if self.images < 1:
-            raise UserError(f"--images must be at least 1, it is {self.images}")
+            raise UserError("give at least one --eps, and only values larger than 0")
+        check_count("--images", self.images)
+        check_seed(self.seed)
         if self.attack != (NONE,):
-            find_fooling(self.attack)
+            find_fooling_attacks(self.attack)
         if self.proofs != NONE:
             find_verifier(self.proofs)
+        if self.update:
+            check_updatable(zoo)
         device = find_device(self.device)
         load_data = _data_loader(self.data_dir)
-        for entry in entries:
-            self._evaluate(entry, load_data(entry), str(device))
+        for member in members:
+            self._evaluate(member, load_data(member), str(device))
 
-    def _evaluate(self, entry: Entry, dataset: Dataset, device: str) -> None:
-        """Write as soon as something is known: attacks take long."""
+    def _evaluate(self, member: Member, dataset: Dataset, device: str) -> None:
+        """Measure one model; write after each step, since attacks are slow."""
         from nullclass.cli.evaluate import tell_flags
-        from nullclass.zoo.evaluating import attack_lines, clean_lines, proof_lines
-        from nullclass.zoo.results import write_results
+        from nullclass.evaluation.record import record_evaluation
+        from nullclass.zoo.evaluate import attack_rows, measure_clean, measure_proofs
+        from nullclass.zoo.load import load_member
+        from nullclass.zoo.results import RESULTS, join, update_results, write_rows
 
-        eps = sorted(set(self.eps or entry.eps))
-        place = write_results(entry, clean_lines(entry, dataset))
+        eps, folder = sorted(set(self.eps or member.card.eps)), self.out / member.name
+        tables: list[pd.DataFrame] = []
+
+        def write(rows: pd.DataFrame) -> None:
+            tables.append(rows)
+            folder.mkdir(parents=True, exist_ok=True)
+            write_rows(folder / RESULTS, join(tables))
+            if self.update:
+                update_results(member.zoo, rows)
+
+        write(measure_clean(member, dataset))
         if self.proofs != NONE:
-            with _progress(f"proving {entry.name}", len(dataset.test)) as told:
-                proved = proof_lines(entry, dataset, eps, self.proofs, told)
-            write_results(entry, proved)
+            with _progress(f"proving {member.name}", len(dataset.test)) as on_images:
+                write(
+                    measure_proofs(member, dataset, eps, verifier=self.proofs, on_images=on_images)
+                )
         if self.attack != (NONE,):
             num_images = min(self.images, len(dataset.test))
-            units = num_images * (1 + len(eps) * len(self.attack))
-            with _progress(f"attacking {entry.name}", units) as told:
-                attacked, findings = attack_lines(
-                    entry,
-                    dataset,
-                    eps,
-                    attacks=self.attack,
-                    num_images=num_images,
-                    verifier=None if self.proofs == NONE else self.proofs,
-                    seed=self.seed,
-                    device=device,
-                    checks=True,
-                    on_images=told,
+            evaluation = record_evaluation(
+                load_member(member, device),
+                member.info,
+                dataset,
+                folder,
+                name=member.name,
+                attacks=self.attack,
+                eps=eps,
+                norm="linf",
+                num_images=num_images,
+                seed=self.seed,
+            )
+            if self.proofs != NONE:
+                write(
+                    measure_proofs(
+                        member,
+                        dataset,
+                        eps,
+                        verifier=self.proofs,
+                        num_images=num_images,
+                        attacked=evaluation.rows,
+                    )
                 )
-            write_results(entry, attacked)
-            broken = attacked.loc[attacked["metric"] == "broken", "num_hits"].sum()
-            if broken:
-                raise UserError(
-                    f"attacks on {entry.name} did {broken} times what is proved to be impossible: "
-                    "a bound is wrong, so report it"
-                )
-            print(f"{entry.name}: ", end="")
-            tell_flags(findings.flags)
-        print(f"{entry.name}: {place}")
+            write(attack_rows(member, evaluation, self.attack, self.seed, device))
+            print(f"{member.name}: ", end="")
+            tell_flags(evaluation.flags)
+        print(f"{member.name}: {folder / RESULTS}")
 
 
 @dataclass(frozen=True)
 class Check:
-    """Measure again what is written of a model, from its weights alone: does it hold?"""
+    """Measure the recorded rates of models again, from their weights, and compare."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
     """Models, or all."""
-    cell: tuple[str, ...] = ()
-    """Some cells only: weights, clean, proof@EPS, attack@EPS; all but attacks unless given."""
     attack: bool = False
-    """Make the attacks again too: slow."""
+    """Repeat the attacks too; slow."""
     data_dir: Path | None = None
     """Folder of IDX files."""
     device: str = "auto"
-    """Where to attack: auto, cpu, cuda, cuda:N or mps."""
+    """Device of the attacks: auto, cpu, cuda, cuda:N or mps."""
 
     def run(self, zoo: Path) -> None:
         """Run the action."""
-        from nullclass.zoo.entries import find_entries
+        from nullclass.zoo.members import find_members
 
-        entries = find_entries(self.names, zoo)
+        members = find_members(self.names, zoo)
         from nullclass.core.devices import find_device
-        from nullclass.zoo.checking import check_entry
+        from nullclass.zoo.check import check_member
 
         device, load_data = find_device(self.device), _data_loader(self.data_dir)
         failed, num = [], 0
-        for entry in entries:
-            for told in check_entry(
-                entry,
-                load_data,
-                cells=self.cell,
-                attacks_again=self.attack,
-                device=device,
-            ):
+        for member in members:
+            for item in check_member(member, load_data, attacks=self.attack, device=device):
                 num += 1
-                mark, what = ("holds", told.found) if told.holds else ("FAILS", told.reason)
-                print(f"{mark}  {told.member}  {told.cell}: {what}", flush=True)
-                failed += [] if told.holds else [told]
+                mark, text = ("agrees ", item.found) if item.agrees else ("DIFFERS", item.reason)
+                print(f"{mark}  {item.member}  {item.what}: {text}", flush=True)
+                failed += [] if item.agrees else [item]
         if failed:
-            more = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+            first = failed[0]
             raise UserError(
-                f"{len(failed)} of {num} cells do not hold: {failed[0].member} {failed[0].cell}"
-                f"{more}: {failed[0].reason}"
+                f"{len(failed)} of {num} differ; the first is {first.member} {first.what}: "
+                f"{first.reason}"
             )
-        print(f"all {num} hold")
+        print(f"all {num} agree")
 
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Write the page of the leaderboard, from the rows alone."""
+    """Write the leaderboard page from the recorded rates."""
 
     out: Path = Path("docs/leaderboard.md")
-    """Where to write."""
+    """Output file."""
 
     def run(self, zoo: Path) -> None:
         """Run the action."""
-        from nullclass.zoo.leaderboard import write_page
+        from nullclass.core.files import write_text
+        from nullclass.zoo.leaderboard import page
 
-        write_page(self.out, zoo)
+        write_text(self.out, page(zoo))
         print(f"leaderboard: {self.out}")
 
 
@@ -233,29 +247,27 @@ Action = (
 
 @dataclass(frozen=True)
 class Zoo:
-    """Small trained models with null, and the leaderboard: list, show, evaluate, check them."""
+    """List, show, evaluate and check small models with a null class; write their leaderboard."""
 
     action: tyro.conf.OmitArgPrefixes[Action] = field(default_factory=ListAll)
     zoo: Path | None = None
-    """Folder of another zoo (checkpoints/NAME, results/NAME.csv) than the package's."""
+    """Folder of a zoo (checkpoints/NAME, results.csv). Default: the zoo of the package."""
 
     def run(self) -> None:
         """Run the command."""
-        from nullclass.zoo.entries import FOLDER
+        from nullclass.zoo import FOLDER
 
         self.action.run(FOLDER if self.zoo is None else self.zoo)
 
 
-def _data_loader(data_dir: Path | None) -> Callable[[Entry], Dataset]:
-    """Loads each dataset once."""
+def _data_loader(data_dir: Path | None) -> Callable[[Member], Dataset]:
+    """Return a function that loads each dataset once."""
     from nullclass.data import load_dataset
 
     known: dict[str, Dataset] = {}
 
-    def load(entry: Entry) -> Dataset:
-        name = entry.card.get("data")
-        if not isinstance(name, str):
-            raise UserError(f"the card of {entry.name} does not say which data it is for")
+    def load(member: Member) -> Dataset:
+        name = member.dataset
         if name not in known:
             known[name] = load_dataset(name, data_dir=data_dir, validation=0)
         return known[name]
@@ -271,60 +283,66 @@ def _progress(title: str, units: int) -> Iterator[Callable[[int], None]]:
         yield advance
 
 
-def _card_lines(entry: Entry) -> Iterator[tuple[str, str]]:
-    """What a card tells, in words."""
+def _card_lines(member: Member) -> Iterator[tuple[str, str]]:
+    """Labels and texts of a card."""
     import json
 
-    card, about = entry.card, entry.about
-    yield entry.name, about.title
-    yield "trained", about.recipe
-    yield "claims", about.claims
-    yield "does not claim", about.limits
-    yield "source", about.source
-    yield "licence of the weights", about.licence
-    if about.radius is not None:
-        yield "answers what is proved within", f"{about.radius:g} (L∞, pixel units)"
-    yield "parameters", f"{entry.num_parameters:,}"
-    yield "weights", f"{card.get('stored', 'exact')}, SHA-256 {card['weights_sha256']}"
-    if "rounding" in card:
-        yield "rounding", str(card["rounding"])
-    yield "data", f"{card.get('data')}, checksum {card.get('data_checksum')}"
-    if entry.training_minutes is not None:
-        yield "training time", f"{entry.training_minutes:.1f} minutes on {entry.num_cores} cores"
-    yield "training config", json.dumps(card.get("training"))
-    yield "folder", str(entry.folder)
+    card, info = member.card, member.info
+    yield member.name, card.title
+    yield "training", card.recipe
+    yield "claims", card.claims
+    yield "limits", card.limits
+    yield "source", card.source
+    yield "licence of the weights", card.licence
+    if card.radius is not None:
+        yield "answers what is proved within", f"{card.radius:g} (L∞, pixel units)"
+    yield "parameters", f"{member.num_parameters:,}"
+    yield "weights", f"{info.get('stored', 'exact')}, SHA-256 {member.weights_sha256}"
+    if "rounding" in info:
+        yield "rounding", str(info["rounding"])
+    yield "data", f"{member.dataset}, checksum {info['data_checksum']}"
+    if member.training_minutes is not None:
+        yield "training time", f"{member.training_minutes:.1f} minutes on {member.num_cores} cores"
+    yield "training config", json.dumps(info.get("training"))
+    yield "folder", str(member.folder)
 
 
-def _table(known: Sequence[tuple[Entry, pd.DataFrame]]) -> Table:
-    """A line a model."""
+def _table(known: Sequence[tuple[Member, pd.DataFrame]]) -> Table:
+    """One row per model; rates in percent with the number of images."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    from nullclass.zoo.results import ATTACK, CLEAN, PROOF, budgets, figure
+    from nullclass.zoo.results import ATTACK, CLEAN, METRICS, PROOF, budgets, find_rate
 
     def percent(rows: pd.DataFrame, kind: str, eps: float, metric: str) -> str:
-        found = figure(rows, kind, eps, metric)
-        return "–" if found is None else f"{100 * found['value']:.2f}"
+        found = find_rate(rows, kind, metric, eps)
+        return "–" if found is None else f"{100 * found['rate']:.2f} ({found['num_images']:,})"
+
+    def clean(rows: pd.DataFrame) -> str:
+        found = [find_rate(rows, CLEAN, metric) for metric in METRICS[CLEAN]]
+        rates = [f"{100 * row['rate']:.2f}" for row in found if row is not None]
+        return f"{'/'.join(rates)} ({found[0]['num_images']:,})" if found[0] else "–"
 
     table = Table(
         title="The zoo",
-        caption="%; RAR: correct when clean and never fooled within ε (L∞, pixel units); attacked "
-        "is at most, proved at least. nullclass zoo show NAME tells more",
+        caption="%, number of images in brackets; RAR: correct when clean and never fooled within "
+        "ε (L∞, pixel units); attacks give an upper bound, proofs a lower bound. Details: "
+        "nullclass zoo show NAME",
         box=box.SIMPLE_HEAD,
         padding=(0, 1),
     )
-    for heading in ("name", "what", "parameters", "clean c/n/f", "ε", "RAR attacked", "RAR proved"):
+    headings = ("name", "what", "parameters", "clean c/n/f", "ε", "RAR attacked", "RAR proved")
+    for heading in headings:
         is_text = heading in ("name", "what")
         table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "what")
-    for entry, rows in known:
+    for member, rows in known:
         eps = budgets(rows)
-        triple = (percent(rows, CLEAN, 0.0, word) for word in ("correct", "null", "fooled"))
         table.add_row(
-            escape(entry.name),
-            escape(entry.title),
-            f"{entry.num_parameters:,}",
-            "/".join(triple) if len(rows) else "–",
+            escape(member.name),
+            escape(member.card.title),
+            f"{member.num_parameters:,}",
+            clean(rows),
             "\n".join(f"{budget:g}" for budget in eps) or "–",
             "\n".join(percent(rows, ATTACK, budget, "rar") for budget in eps) or "–",
             "\n".join(percent(rows, PROOF, budget, "rar_proved") for budget in eps) or "–",

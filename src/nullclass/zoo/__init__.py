@@ -1,47 +1,37 @@
-"""The zoo: small models with null, their cards, and what is known of each.
+"""The model zoo: an open set of small checkpoints with a null class, and their leaderboard.
 
-:data:`ZOO` lists them, :func:`load_zoo` loads one. Importing it does not load torch, and reads no
-card: a damaged one is told of when :data:`ZOO` is asked for.
+A member is a folder ``checkpoints/NAME`` with weights and a card; ``results.csv`` holds the rates
+of all members. Importing this package does not load torch.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nullclass.zoo.entries import FOLDER, Entry, find_entry, read_zoo
+from nullclass.zoo.members import FOLDER, Card, Member, find_member, read_zoo
 
 if TYPE_CHECKING:
     import torch
 
     from nullclass.models import Classifier
 
-__all__ = ["FOLDER", "ZOO", "Entry", "load_zoo"]
-
-ZOO: dict[str, Entry]
-"""The package's members by name, read whenever it is asked for."""
-
-
-def __getattr__(name: str) -> dict[str, Entry]:
-    if name == "ZOO":
-        return read_zoo()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__ = ["FOLDER", "Card", "Member", "find_member", "load_zoo", "read_zoo"]
 
 
 def load_zoo(name: str, device: torch.device | str = "cpu") -> Classifier:
-    """A member of the zoo, in evaluation mode.
+    """Load a member of the zoo in evaluation mode.
 
     Args:
-        name: One of :data:`ZOO`.
-        device: Where to put it.
+        name: Name of the member, as listed by ``nullclass zoo``.
+        device: Device of the model.
 
     Returns:
-        K + 1 logits, null last; a :class:`nullclass.rejection.provable.ProvableNull` where the
-        entry
-        has a radius.
+        A classifier with K + 1 logits, null last. It is a :class:`nullclass.ProvableNull` if the
+        member's card has a radius.
 
     Raises:
         UserError: If there is no such member, or its files are missing, damaged or changed.
     """
-    from nullclass.zoo.loading import load_entry
+    from nullclass.zoo.load import load_member
 
-    return load_entry(find_entry(name), device)
+    return load_member(find_member(name), device)

@@ -1,189 +1,174 @@
-"""The page of the leaderboard, from the rows of the zoo alone. Imports no torch."""
+"""The leaderboard page, from the results of a zoo. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from nullclass.core.files import write_text
-from nullclass.zoo.entries import FOLDER, Entry, find_entries
-from nullclass.zoo.literature import LITERATURE
+from nullclass.zoo.members import FOLDER, Member, find_members
 from nullclass.zoo.results import (
     ATTACK,
     ATTACK_TOLERANCE,
-    BRACKET,
     CLEAN,
+    METRICS,
     PROOF,
     budgets,
-    cells_of,
-    command,
-    figure,
+    find_rate,
     read_results,
 )
 
+LITERATURE = Path(__file__).parent / "literature.csv"
+"""Published rates on MNIST, L∞: defence, eps, counted (what the rate counts), percent, source."""
+
 NOTHING = "–"
 
-HEAD = """# Leaderboard
+RATES = {
+    "AER (attack)": (ATTACK, "aer"),
+    "AER at most (proved)": (PROOF, "aer_bound"),
+    "RAR (attack)": (ATTACK, "rar"),
+    "RAR at least (proved)": (PROOF, "rar_proved"),
+    "strict (attack)": (ATTACK, "strict"),
+    "strict at least (proved)": (PROOF, "strict_proved"),
+    "null-DoS (attack)": (ATTACK, "null_dos"),
+}
+"""Columns of the table of rates: kind and metric."""
 
-Written by `nullclass zoo leaderboard` from the rows in `src/nullclass/zoo/results`, never by hand. The
-models are in the package (`nullclass zoo`, `nullclass.zoo.load_zoo(NAME)`), each with a card that says
-what it claims and what it does not (`nullclass zoo show NAME`).
+PAGE = """# Leaderboard
 
-{data}; L∞, ε in pixel units, pixels in [0,1]; the attacker knows the weights. All rates in %, with 95 %
-Wilson intervals and n, the number of (the first) test images. The words are those of the
-[definitions](definitions.md):
+`nullclass zoo leaderboard` writes this page from `src/nullclass/zoo/results.csv`. The models are in
+the package (`nullclass zoo`, `nullclass.load_zoo(NAME)`). Each has a card that says what it claims
+and what it does not (`nullclass zoo show NAME`).
 
-- **attack**: what the attacks named below left. They can only show that an image *can* be fooled: AER
-  is at least, RAR and strict at most what stands there.
-- **proved**: what interval bounds prove against every attack there is: RAR and strict are at least,
-  AER at most what stands there. "–": nothing was asked.
-- **null-DoS**: right when clean, and pushed into null by some attack: what a defence by refusal costs.
+{datasets}; L∞, ε in pixel units, pixels in [0,1]; the attacker knows the weights. Rates are in %,
+with 95 % Wilson intervals; n is the number of test images, from the first. See the
+[definitions](definitions.md).
 
-| model | ε | clean: correct | clean: null | clean: fooled | AER (attack) | AER at most (proved) | RAR (attack) | RAR (proved) | strict (attack) | strict (proved) | null-DoS (attack) |
-|---|---|---|---|---|---|---|---|---|---|---|---|
-"""  # noqa: E501
+- **attack**: what the attacks below achieve. The true AER is at least, RAR and strict are at most
+  the rate shown.
+- **proved**: what interval bounds prove against every attack. The true AER is at most, RAR and
+  strict are at least the rate shown. "–": not measured.
+- **null-DoS**: images that are correct when clean and null under some attack, the cost of a defence
+  that rejects.
 
-MODELS_HEAD = """
+## Clean images
+
+{clean}
+## Under attack
+
+{rates}
+## How the attacks ran
+
+{attacks}
+## Proof and attack on the same images
+
+The true RAR of these n images lies between the two columns. `nullclass zoo evaluate` fails if an
+attack breaks a proof.
+
+{brackets}
 ## The models
 
-| model | what | proves within | parameters | stored as | training, minutes (cores) | attacked by |
-|---|---|---|---|---|---|---|
-"""
+{models}
+## Check a model
 
-BRACKET_HEAD = """
-## Attack from above, proof from below, on the same images
+`nullclass zoo check NAME` measures the clean and the proved rates again, from the weights, and
+compares: they must agree to the image. `--attack` repeats the attacks too; they may deviate by
+{tolerance:g} points, since devices round differently.
 
-The true RAR of these images lies between the two; "broken" counts images of which an attack did
-what is proved to be impossible.
+## Published rates
 
-| model | ε | n | RAR (proved) | RAR (attack) | between | broken |
-|---|---|---|---|---|---|---|
-"""
+Quoted, not measured here. MNIST, L∞. The rates count different things: read the third column before
+you compare.
 
-CHECK_HEAD = """
-## Measuring a cell anew
+{literature}"""
 
-Each command loads the weights, measures the cell anew and compares it with the rows: clean and
-proved figures must be the same to the image, an attack may differ by {tolerance} points, since
-processors round differently. `nullclass zoo check all` does all but the attacks, `--attack` those
-too.
 
-| model | columns | command |
-|---|---|---|
-"""
-
-QUOTED_HEAD = """
-## Figures of others, quoted
-
-Not measured here. MNIST, L∞. What was counted differs from line to line: read it before comparing.
-
-| defence | ε | what was counted | % (quoted) | source |
-|---|---|---|---|---|
-"""
-
-COLUMNS = {
-    CLEAN: "clean: correct, null, fooled",
-    PROOF: "AER at most, RAR, strict (proved)",
-    ATTACK: "AER, RAR, strict, null-DoS (attack), and the bracket",
-}
-"""What a cell holds of the first table."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 def page(folder: Path = FOLDER) -> str:
-    """The whole page, of all members of a zoo.
+    """Return the page about all members of a zoo.
 
     Raises:
-        UserError: If there are no members, or rows are damaged.
+        UserError: If the zoo has no members, or its results are damaged or of other weights.
     """
-    known = {entry.name: (entry, read_results(entry)) for entry in find_entries(("all",), folder)}
-    parts = [HEAD.format(data=_data(entry for entry, _ in known.values()))]
-    parts += [line for entry, rows in known.values() for line in _figures(entry, rows)]
-    parts.append(MODELS_HEAD)
-    parts += [_model(entry, rows) for entry, rows in known.values()]
-    bracket = [line for entry, rows in known.values() for line in _bracket(entry, rows)]
-    parts += [BRACKET_HEAD, *bracket] if bracket else []
-    commands = [line for entry, rows in known.values() for line in _commands(entry, rows)]
-    head = CHECK_HEAD.format(tolerance=f"{100 * ATTACK_TOLERANCE:g}")
-    parts += [head, *commands] if commands else []
-    parts.append(QUOTED_HEAD)
-    parts += [
-        f"| {told.what} | {told.eps:g} | {told.figure} | {told.value} | {told.source} |\n"
-        for told in LITERATURE
-    ]
-    return "".join(parts)
-
-
-def write_page(out: Path, folder: Path = FOLDER) -> None:
-    """Write the page; raises as :func:`page` and :func:`nullclass.core.files.write_text`."""
-    write_text(out, page(folder))
-
-
-def _data(entries: Iterable[Entry]) -> str:
-    names = sorted({str(entry.card.get("data")) for entry in entries})
-    return ", ".join({"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}.get(n, n) for n in names)
-
-
-def _figures(entry: Entry, rows: pd.DataFrame) -> list[str]:
-    lines = []
-    for eps in budgets(rows) or list(entry.eps):
-        cells = [
-            *(_cell(rows, CLEAN, 0.0, outcome) for outcome in ("correct", "null", "fooled")),
-            _cell(rows, ATTACK, eps, "aer"),
-            _cell(rows, PROOF, eps, "aer_bound"),
-            _cell(rows, ATTACK, eps, "rar"),
-            _cell(rows, PROOF, eps, "rar_proved"),
-            _cell(rows, ATTACK, eps, "strict"),
-            _cell(rows, PROOF, eps, "strict_proved"),
-            _cell(rows, ATTACK, eps, "null_dos"),
-        ]
-        lines.append(f"| {entry.name} | {eps:g} | {' | '.join(cells)} |\n")
-    return lines
-
-
-def _cell(rows: pd.DataFrame, kind: str, eps: float, metric: str) -> str:
-    found = figure(rows, kind, eps, metric)
-    if found is None:
-        return NOTHING
-    value, low, high = (f"{100 * found[name]:.2f}" for name in ("value", "low", "high"))
-    return f"{value}<br><sub>{low} – {high}, n = {found['num_images']:,}</sub>"
-
-
-def _model(entry: Entry, rows: pd.DataFrame) -> str:
-    minutes = NOTHING if entry.training_minutes is None else f"{entry.training_minutes:.1f}"
-    cores = "" if entry.num_cores is None else f" ({entry.num_cores})"
-    radius = NOTHING if entry.radius is None else f"{entry.radius:g}"
-    stored = str(entry.card.get("stored", "exact"))
-    attacked = rows[rows["kind"] == ATTACK]
-    by = sorted(set(zip(attacked["by"], attacked["version"], attacked["seed"], strict=True)))
-    told = "; ".join(f"{names} ({version}), seed {seed}" for names, version, seed in by)
-    return (
-        f"| {entry.name} | {entry.title} | {radius} | {entry.num_parameters:,} | "
-        f"{'float32' if stored == 'exact' else stored} | {minutes}{cores} | {told or NOTHING} |\n"
+    known = [(member, read_results(member)) for member in find_members(("all",), folder)]
+    names = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+    datasets = sorted({names.get(member.dataset, member.dataset) for member, _ in known})
+    quoted = pd.read_csv(LITERATURE, dtype=str)
+    return PAGE.format(
+        datasets=", ".join(datasets),
+        clean=table(
+            ("model", "correct", "null", "fooled"),
+            ([m.name, *(_rate(r, CLEAN, metric) for metric in METRICS[CLEAN])] for m, r in known),
+        ),
+        rates=table(
+            ("model", "ε", *RATES),
+            (
+                [m.name, f"{eps:g}", *(_rate(r, *what, eps) for what in RATES.values())]
+                for m, r in known
+                for eps in budgets(r)
+            ),
+        ),
+        attacks=table(
+            ("model", "ε", "rates", "n", "attacks", "version", "seed", "computed on"),
+            (line for m, r in known for line in _attacks(m, r)),
+        ),
+        brackets=table(
+            ("model", "ε", "n", "RAR at least (proved)", "RAR at most (attack)", "images between"),
+            (line for m, r in known for line in _brackets(m, r)),
+        ),
+        models=table(
+            ("model", "what", "radius", "parameters", "stored as", "training, minutes (cores)"),
+            (_model(m) for m, _ in known),
+        ),
+        tolerance=100 * ATTACK_TOLERANCE,
+        literature=table(
+            ("defence", "ε", "what the rate counts", "%", "source"), quoted.to_numpy().tolist()
+        ),
     )
 
 
-def _commands(entry: Entry, rows: pd.DataFrame) -> list[str]:
-    lines = []
-    for cell in cells_of(rows):
-        at = "" if cell.kind == CLEAN else f", ε {cell.eps_pixels:g}"
-        lines.append(f"| {entry.name} | {COLUMNS[cell.kind]}{at} | `{command(entry, cell)}` |\n")
-    return lines
+def _rate(rows: pd.DataFrame, kind: str, metric: str, eps: float = 0.0) -> str:
+    found = find_rate(rows, kind, metric, eps)
+    if found is None:
+        return NOTHING
+    rate, low, high = (f"{100 * found[name]:.2f}" for name in ("rate", "low", "high"))
+    return f"{rate}<br><sub>{low} – {high}, n = {found['num_images']:,}</sub>"
 
 
-def _bracket(entry: Entry, rows: pd.DataFrame) -> list[str]:
-    lines = []
+def _attacks(member: Member, rows: pd.DataFrame) -> Iterable[list[str]]:
+    attacks = rows[rows["kind"] == ATTACK]
+    keys = ["eps_pixels", "num_images", "method", "version", "seed", "computed_on"]
+    for (eps, num_images, *rest), group in attacks.groupby(keys):
+        metrics = [metric.replace("_", "-") for metric in group["metric"]]
+        rates = ", ".join(name.upper() if len(name) == 3 else name for name in metrics)
+        yield [member.name, f"{eps:g}", rates, f"{num_images:,}", *map(str, rest)]
+
+
+def _brackets(member: Member, rows: pd.DataFrame) -> Iterable[list[str]]:
     for eps in budgets(rows):
-        above, below = figure(rows, ATTACK, eps, "rar"), figure(rows, BRACKET, eps, "rar_proved")
-        broken = figure(rows, BRACKET, eps, "broken")
-        if above is None or below is None or broken is None:
-            continue
-        num = int(below["num_images"])
-        proved, attacked = (int(found["num_hits"]) for found in (below, above))
-        lines.append(
-            f"| {entry.name} | {eps:g} | {num:,} | {100 * proved / num:.2f} | "
-            f"{100 * attacked / num:.2f} | {attacked - proved} images | "
-            f"{broken['num_hits']} |\n"
-        )
-    return lines
+        above = find_rate(rows, ATTACK, "rar", eps)
+        below = above and find_rate(rows, PROOF, "rar_proved", eps, above["num_images"])
+        if above and below:
+            between = above["num_hits"] - below["num_hits"]
+            rates = [f"{100 * found['rate']:.2f}" for found in (below, above)]
+            yield [member.name, f"{eps:g}", f"{above['num_images']:,}", *rates, str(between)]
+
+
+def _model(member: Member) -> list[str]:
+    radius, minutes, cores = member.card.radius, member.training_minutes, member.num_cores
+    stored = str(member.info.get("stored", "exact"))
+    time = NOTHING if minutes is None else f"{minutes:.1f}"
+    return [
+        member.name,
+        member.card.title,
+        NOTHING if radius is None else f"{radius:g}",
+        f"{member.num_parameters:,}",
+        "float32" if stored == "exact" else stored,
+        time if cores is None else f"{time} ({cores})",
+    ]

@@ -1,122 +1,168 @@
-"""The members of the zoo, in the order of its tables, as their cards tell of them. No torch.
-
-A new one: an entry here, and its checkpoint by :func:`nullclass.zoo.adopt.adopt`.
-"""
+"""The members of a zoo and their cards. Imports no torch."""
 
 from __future__ import annotations
 
-from nullclass.zoo.about import About
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
-_THREAT = (
-    "Threat model: any change of the pixels within ε (L∞, pixel units, within [0,1]) by somebody "
-    "who knows the weights and wants a wrong class answered."
-)
+from nullclass.core.errors import UserError
+from nullclass.core.files import read_json
 
-_ATTACKED = (
-    "Nothing is proved of it: it was attacked, and an attack can only show that an image can be "
-    "fooled. Its robust accuracy with rejection is at most what the leaderboard says, and a better "
-    "attack may leave less. Nothing is promised against refusal, in other norms, or for images "
-    "that are not like the test set's."
-)
+FOLDER = Path(__file__).parent
+"""The zoo of the package."""
 
-_PROVED = (
-    "Where interval bounds prove the label within max({radius}, ε - {radius}) of an image, no "
-    "input within ε of it is answered with another class, whatever the attack. The share of test "
-    "images of which that is so is the proved robust accuracy with rejection. It holds for the "
-    "real function of the weights as they are stored: the bounds are moved outward by what "
-    "floating point may round. "
-)
+CHECKPOINTS = "checkpoints"
+"""Folder with one checkpoint per member."""
 
-_NOT_PROVED = (
-    "Nothing is promised against refusal: an attacker can make it say null (null-DoS in the "
-    "leaderboard). Nothing is promised in other norms, for rotations, or for images that are not "
-    "like the test set's; and an answer that is proved to be stable may still be wrong."
-)
+ALL = "all"
+"""Stands for every member on the command line."""
 
-_PROVABLE_RECIPE = (
-    "K classes without null, trained on jittered images with interval bounds: 50 epochs for ε "
-    "0.16, then 10 for ε {eps} (study provable-null, full). Null is what cannot be proved within "
-    "{radius}. Training minutes are those of both stages on one core, beside other work."
-)
-
-_PROVABLE_SOURCE = (
-    "A verifier as a classifier: Tramèr 2022, Detecting adversarial examples is (nearly) as hard "
-    "as classifying them. Interval bounds: Gowal et al. 2018, On the effectiveness of interval "
-    "bound propagation for training verifiably robust models; the short warm-up is that of Shi et "
-    "al. 2021, Fast certified robust training with short warmup."
-)
+_CARD = "card.json"
 
 
-def _provable(eps: float, radius: float, train_eps: float) -> About:
-    return About(
-        title=f"null that is proved: answers what is proved within {radius:g}, for ε {eps:g}",
-        recipe=_PROVABLE_RECIPE.format(eps=train_eps, radius=radius),
-        claims=_PROVED.format(radius=radius) + _THREAT,
-        limits=_NOT_PROVED,
-        source=_PROVABLE_SOURCE,
-        eps=(0.1, 0.3, 0.4),
-        radius=radius,
-    )
+@dataclass(frozen=True)
+class Card:
+    """The description of a member: the part ``zoo`` of its ``card.json``."""
+
+    order: int
+    """Position in tables."""
+    title: str
+    recipe: str
+    """How the model was trained."""
+    claims: str
+    """What the model claims, with the threat model."""
+    limits: str
+    """What it does not claim."""
+    source: str
+    """The paper."""
+    eps: tuple[float, ...]
+    """Budgets of the leaderboard, increasing, in pixel units (L∞)."""
+    radius: float | None = None
+    """The model answers only what interval bounds prove within this radius, in pixel units (L∞)."""
+    licence: str = "MIT, as nullclass"
+
+    def __post_init__(self) -> None:
+        """Check every value.
+
+        Raises:
+            UserError: If one has the wrong type or range.
+        """
+        texts = (self.title, self.recipe, self.claims, self.limits, self.source, self.licence)
+        if not all(isinstance(text, str) and text for text in texts):
+            raise UserError("the texts of a card must be non-empty strings")
+        if not self.eps or not all(map(_is_positive, self.eps)):
+            raise UserError(f"a card's eps must be positive numbers, not {self.eps!r}")
+        if list(self.eps) != sorted(set(self.eps)):
+            raise UserError(f"a card's eps must increase, not {self.eps!r}")
+        if self.radius is not None and not _is_positive(self.radius):
+            raise UserError(f"a card's radius must be a positive number, not {self.radius!r}")
 
 
-MEMBERS: dict[str, About] = {
-    "notebook-null": About(
-        title="the notebook's null class: FGSM images are null",
-        recipe="The notebook's model null-0.5-wd: FGSM images of ε 0.154, made on the fly, are "
-        "labelled null (study fgsm-null, fast recipe).",
-        claims="It answers null to FGSM images of its own, at the ε it was trained for. Here it is "
-        f"judged by the worst case. {_THREAT}",
-        limits=_ATTACKED,
-        source="The notebook whose figures the study fgsm-null reproduces; the idea is that of "
-        "Hosseini et al. 2017, arXiv 1703.04318.",
-        eps=(0.1, 0.3),
-    ),
-    "report-usm": About(
-        title="the report's usm: uniform, tile-shuffled and mixed images are null",
-        recipe="The report's network; 35 % of each batch are null images of the three kinds (study "
-        "null-samples, fast recipe). The epoch kept is the best on held-out training images, which "
-        "was the best on test images too.",
-        claims="It answers null to images that are no digit, and to most FGSM images of another "
-        f"network. Here it is judged by the worst case. {_THREAT}",
-        limits=_ATTACKED,
-        source="Roos 2020, arXiv 2002.10084.",
-        eps=(0.1, 0.3),
-    ),
-    "null-probabilities": About(
-        title="NULL probabilities: the more an image is perturbed, the more its target is null",
-        recipe="The notebook's network, trained with PGD images of every size; the share of null "
-        "in their target is how often that size fools a clean network, estimated on held-out "
-        "images (study null-probabilities, np-linf).",
-        claims="Images made to fool another network do not fool this one. Here it is judged by the "
-        f"worst case. {_THREAT}",
-        limits=_ATTACKED,
-        source="Hosseini et al. 2017, Blocking transferability of adversarial examples in "
-        "black-box learning systems, arXiv 1703.04318.",
-        eps=(0.1, 0.3),
-    ),
-    "adversarial-null": About(
-        title="adversarial training with null: of an attacked image the label or null is right",
-        recipe="Null-aware PGD at ε 0.3; -log(p_label + p_null) on what it makes, cross-entropy on "
-        "clean images; 3 epochs of a small network (study provable-null, quick).",
-        claims=f"Few images can be fooled within ε 0.3. {_THREAT}",
-        limits=_ATTACKED,
-        source="Madry et al. 2018, Towards deep learning models resistant to adversarial attacks, "
-        "here with a null class.",
-        eps=(0.1, 0.3, 0.4),
-    ),
-    "abstain": About(
-        title="the abstain class: bounds under which the label or null beats every other class",
-        recipe="K + 1 classes, trained with interval bounds for ε 0.3 under which no wrong class "
-        "may beat both the label and null; 5 epochs of a small network (study provable-null, "
-        "quick).",
-        claims="Where bounds prove that the label or null beats each other class within ε, no "
-        f"attack fools it; the leaderboard counts those images. {_THREAT}",
-        limits=_NOT_PROVED,
-        source="Sheikholeslami, Lotfi & Kolter 2021, Provably robust classification of adversarial "
-        "examples with detection.",
-        eps=(0.1, 0.3, 0.4),
-    ),
-    "provable-0.3": _provable(0.3, 0.15, 0.125),
-    "provable-0.4": _provable(0.4, 0.2, 0.175),
-}
-"""By name."""
+def _is_positive(value: object) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type,operator]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One member of a zoo."""
+
+    name: str
+    zoo: Path = field(repr=False)
+    """Folder of the zoo."""
+    card: Card = field(repr=False)
+    info: dict[str, Any] = field(repr=False)
+    """All values of ``card.json``."""
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the weights and the card."""
+        return self.zoo / CHECKPOINTS / self.name
+
+    @property
+    def weights_sha256(self) -> str:
+        """Checksum of the weights file."""
+        return str(self.info["weights_sha256"])
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset."""
+        return str(self.info["data"])
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights and biases."""
+        return int(self.info["num_parameters"])
+
+    @property
+    def training_minutes(self) -> float | None:
+        """Duration of the training; None if unknown."""
+        seconds = self.info.get("training_seconds")
+        return None if seconds is None else float(seconds) / 60
+
+    @property
+    def num_cores(self) -> int | None:
+        """Number of cores of the training's machine; None if unknown."""
+        cores = (self.info.get("trained_on") or {}).get("machine", {}).get("num_cores")
+        return None if cores is None else int(cores)
+
+
+def read_zoo(folder: Path = FOLDER) -> dict[str, Member]:
+    """Return the members of a zoo by name, in the order of their cards.
+
+    Raises:
+        UserError: If a card is damaged or incomplete.
+    """
+    cards = (folder / CHECKPOINTS).glob(f"[!.]*/{_CARD}")
+    members = [_read_member(folder, path.parent.name) for path in cards]
+    members.sort(key=lambda member: (member.card.order, member.name))
+    return {member.name: member for member in members}
+
+
+def _read_member(folder: Path, name: str) -> Member:
+    path = folder / CHECKPOINTS / name / _CARD
+    info = read_json(path, "model card")
+    try:
+        values = dict(info["zoo"])
+        card = Card(**values | {"eps": tuple(values["eps"])})
+        member = Member(name, folder, card, info)
+        needed = ("weights_sha256", "data", "data_checksum")
+        missing = [key for key in needed if not isinstance(info.get(key), str)]
+        if missing:
+            raise UserError(f"it has no {missing[0]!r}")
+        _ = member.num_parameters, member.training_minutes, member.num_cores
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        expected = ", ".join(field.name for field in fields(Card))
+        raise UserError(
+            f"the card {path} is not one of a zoo: {error} (its part 'zoo' has {expected})"
+        ) from None
+    return member
+
+
+def find_member(name: str, folder: Path = FOLDER) -> Member:
+    """Return the member of that name.
+
+    Raises:
+        UserError: If there is no such member.
+    """
+    return find_members((name,), folder)[0]
+
+
+def find_members(names: Sequence[str], folder: Path = FOLDER) -> list[Member]:
+    """Return the members of those names; ``all`` stands for every member.
+
+    Raises:
+        UserError: If a name is unknown, no name is given, or the zoo has no members.
+    """
+    zoo = read_zoo(folder)
+    if not zoo:
+        raise UserError(f"the zoo {folder} has no members ({CHECKPOINTS}/NAME/{_CARD})")
+    if not names:
+        raise UserError("name a model of the zoo, or all")
+    for name in names:
+        if name != ALL and name not in zoo:
+            raise UserError(f"no model {name!r} in the zoo: choose one of {', '.join(zoo)}")
+    return list(zoo.values()) if ALL in names else [zoo[name] for name in dict.fromkeys(names)]

@@ -1,252 +1,166 @@
-"""What is known of each member: rates, one a line, in ``results/NAME.csv`` of the zoo. No torch.
-
-A *cell* is what one command measures anew: the clean triple, what an attack left at one eps, what
-is proved at one eps. Its lines stand and fall together.
-"""
+"""The rates of all members: ``results.csv`` of a zoo, one rate per row. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from nullclass.core.errors import UserError
-from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.metrics.rates import PROVED, wilson
 from nullclass.results.frames import read_frame, write_frame
-from nullclass.zoo.entries import Entry
+from nullclass.zoo.members import FOLDER, Member
 
-RESULTS = "results"
-"""Folder of a zoo: a CSV a member."""
+RESULTS = "results.csv"
+
+CLEAN, PROOF, ATTACK = "clean", "proof", "attack"
+
+METRICS: dict[str, tuple[str, ...]] = {
+    CLEAN: ("correct_rate", "null_rate", "fooled_rate"),
+    PROOF: tuple(PROVED),
+    ATTACK: ("aer", "rar", "strict", "null_dos"),
+}
+"""Metrics of each kind of row. A metric has one row per member, eps and number of images."""
 
 RESULT_COLUMNS = {
     "member": "str",
-    "kind": "str",  # clean, attack, proof, or bracket: proof and attack on the same images
-    "by": "str",  # attacks joined by " + ", or the verifier; "none" for clean images
-    "version": "str",  # of the attacks; "none" if they have none
+    "kind": "str",  # clean, proof or attack
+    "method": "str",  # attacks joined by " + ", or the verifier, or "clean"
+    "version": "str",  # of the attacks; "-" if they have none
     "seed": "int64",  # of the attacks' random starts
-    "norm": "str",
-    "eps_pixels": "float64",
+    "computed_on": "str",  # device, precision, and what else is special
+    "eps_pixels": "float64",  # L-infinity; 0 for clean images
     "metric": "str",
-    "num_hits": "int64",  # images of which it is so
-    "num_images": "int64",  # the first of the test set
-    "value": "float64",  # a share in [0,1]
+    "num_hits": "int64",  # images that count
+    "num_images": "int64",  # the first images of the test set
+    "rate": "float64",
     "low": "float64",  # 95 % Wilson interval
     "high": "float64",
-    "weights_sha256": "str",  # of the weights file
-    "data_checksum": "str",
+    "weights_sha256": "str",
 }
-"""Columns of ``results/NAME.csv`` and their types."""
+"""Columns of ``results.csv`` and their types."""
 
-CLEAN, ATTACK, PROOF, BRACKET = "clean", "attack", "proof", "bracket"
-
-METRICS: dict[str, tuple[str, ...]] = {
-    CLEAN: OUTCOME_NAMES,
-    PROOF: tuple(PROVED),
-    ATTACK: ("aer", "rar", "strict", "null_dos"),
-    BRACKET: (*PROVED, "broken"),
-}
-"""Kinds of lines in their order, and the metrics of each. ``broken`` counts the images of which an
-attack did what is proved to be impossible."""
+NO_VERSION = "-"
 
 ATTACK_TOLERANCE = 0.005
-"""How far an attack made anew may come out elsewhere, as a share of the images: other processors
-round otherwise, and an attack climbs on what they round. What is clean or proved must be
-the same."""
+"""How far a repeated attack may deviate, as a share of the images: devices round differently, and
+an attack follows the rounded gradients. Clean rates and proofs must agree to the image."""
 
-NONE = "none"
-DIGITS = 7
-"""Significant digits of shares in the file."""
+_KEY = ["member", "kind", "eps_pixels", "num_images", "metric"]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """Lines that one command measures anew."""
-
-    kind: str
-    eps_pixels: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """As on the command line: ``clean``, ``attack@0.3``, ``proof@0.3``."""
-        return self.kind if self.kind == CLEAN else f"{self.kind}@{self.eps_pixels:g}"
-
-    def of(self, rows: pd.DataFrame) -> pd.DataFrame:
-        """Its lines; those of an attack bring those of the bracket with them."""
-        kinds = (ATTACK, BRACKET) if self.kind == ATTACK else (self.kind,)
-        return rows[rows["kind"].isin(kinds) & (rows["eps_pixels"] == self.eps_pixels)]
-
-
-def command(entry: Entry, cell: Cell) -> str:
-    """The command that measures a cell anew and says whether it holds."""
-    return f"nullclass zoo check {entry.name} --cell {cell.name}"
-
-
-def cells_of(rows: pd.DataFrame) -> list[Cell]:
-    """The cells that rows are of: clean, then proofs, then attacks, by eps."""
-    told = {
-        Cell(kind, eps)
-        for kind, eps in zip(rows["kind"], rows["eps_pixels"], strict=True)
-        if kind != BRACKET
-    }
-    order = list(METRICS)
-    return sorted(told, key=lambda cell: (order.index(cell.kind), cell.eps_pixels))
-
-
-def line(
-    entry: Entry,
+def result_rows(
+    member: Member,
     kind: str,
-    metric: str,
-    hits: int,
+    hits: dict[str, int],
     num_images: int,
     *,
-    data_checksum: str,
+    method: str,
     eps: float = 0.0,
-    by: str = NONE,
-    version: str = NONE,
+    version: str = NO_VERSION,
     seed: int = 0,
-    norm: str = "linf",
-) -> dict[str, object]:
-    """One line: a share of images, with its interval."""
-    low, high = wilson(hits, num_images)
-    return {
-        "member": entry.name,
-        "kind": kind,
-        "by": by,
-        "version": version,
-        "seed": seed,
-        "norm": norm,
-        "eps_pixels": float(eps),
-        "metric": metric,
-        "num_hits": hits,
-        "num_images": num_images,
-        "value": hits / num_images,
-        "low": low,
-        "high": high,
-        "weights_sha256": entry.card["weights_sha256"],
-        "data_checksum": data_checksum,
-    }
+    computed_on: str = "CPU, float64",
+) -> pd.DataFrame:
+    """Return one row per metric.
+
+    Args:
+        member: The member.
+        kind: A key of :data:`METRICS`.
+        hits: Number of images that count, by metric.
+        num_images: Number of images measured.
+        method: As in :data:`RESULT_COLUMNS`, like the remaining arguments.
+        eps: The budget in pixel units.
+        version: Of the attacks.
+        seed: Of the attacks.
+        computed_on: Device and precision.
+    """
+    rows = []
+    for metric, num_hits in hits.items():
+        low, high = wilson(num_hits, num_images)
+        values = (member.name, kind, method, version, seed, computed_on, float(eps), metric)
+        rate = num_hits / num_images
+        rows.append((*values, num_hits, num_images, rate, low, high, member.weights_sha256))
+    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS)).astype(RESULT_COLUMNS)
 
 
-def place_of(entry: Entry) -> Path:
-    """Where its lines are kept."""
-    return entry.zoo / RESULTS / f"{entry.name}.csv"
-
-
-def empty() -> pd.DataFrame:
-    """No lines."""
-    return pd.DataFrame(columns=list(RESULT_COLUMNS)).astype(RESULT_COLUMNS)
-
-
-def read_results(entry: Entry) -> pd.DataFrame:
-    """A member's lines; none if it was never evaluated.
+def read_results(member: Member) -> pd.DataFrame:
+    """Return the rows of a member; none if it was never evaluated.
 
     Raises:
-        UserError: If the file is damaged, or a line does not fit itself or the member's weights.
+        UserError: If the file is damaged, or its rows were measured with other weights.
     """
-    path = place_of(entry)
-    if not path.exists():
-        return empty()
-    rows = read_frame(path, RESULT_COLUMNS)[list(RESULT_COLUMNS)]
-    for place, row in enumerate(rows.to_dict("records"), start=2):
-        reason = _mistake(entry, row)
-        if reason:
-            raise UserError(
-                f"line {place} of {path} {reason}: it was changed or is of other weights, so run "
-                f"nullclass zoo evaluate {entry.name}"
-            )
-    if rows.duplicated(["kind", "eps_pixels", "metric"]).any():
-        raise UserError(f"{path} holds one figure twice: remove it and evaluate again")
-    for cell in cells_of(rows):
-        lacking = _lacking(cell, cell.of(rows))
-        if lacking:
-            raise UserError(
-                f"{path}: the cell {cell.name} {lacking}: it was changed, so run nullclass zoo "
-                f"evaluate {entry.name}"
-            )
+    path = member.zoo / RESULTS
+    rows = _read(path)
+    rows = rows[rows["member"] == member.name].reset_index(drop=True)
+    if (rows["weights_sha256"] != member.weights_sha256).any():
+        raise UserError(
+            f"{path} has results of {member.name} for other weights: run nullclass zoo evaluate "
+            f"{member.name} --update"
+        )
     return rows
 
 
-def _mistake(entry: Entry, row: Mapping[Hashable, Any]) -> str:
-    """What is wrong with one line by itself."""
-    kind, hits, num = str(row["kind"]), int(row["num_hits"]), int(row["num_images"])
-    if row["member"] != entry.name or row["metric"] not in METRICS.get(kind, ()):
-        return f"is of {row['member']!r}, {kind!r}, {row['metric']!r}, which is none of its figures"
-    if row["weights_sha256"] != entry.card["weights_sha256"]:
-        return "is of other weights than the member's (another SHA-256)"
-    if num < 1 or not 0 <= hits <= num:
-        return f"counts {hits} of {num} images"
-    low, high = wilson(hits, num)
-    for column, value in (("value", hits / num), ("low", low), ("high", high)):
-        if not abs(row[column] - value) <= 10**-DIGITS:
-            return (
-                f"says {column} {row[column]}, but {hits} of {num} images make {value:.{DIGITS}g}"
-            )
-    return ""
+def _read(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame(columns=list(RESULT_COLUMNS)).astype(RESULT_COLUMNS)
+    return read_frame(path, RESULT_COLUMNS)[list(RESULT_COLUMNS)]
 
 
-def _lacking(cell: Cell, rows: pd.DataFrame) -> str:
-    """What is wrong with the lines of a cell together."""
-    for kind, lines in rows.groupby("kind", sort=False):
-        hits = dict(zip(lines["metric"], lines["num_hits"], strict=True))
-        if set(hits) != set(METRICS[str(kind)]) or lines["num_images"].nunique() != 1:
-            return f"has no whole set of figures ({', '.join(METRICS[str(kind)])})"
-        if kind == CLEAN and sum(hits.values()) != lines["num_images"].iloc[0]:
-            return "has outcomes that do not sum to all images"
-    return ""
+def write_rows(path: Path, rows: pd.DataFrame) -> None:
+    """Write rows in a fixed order: by member, kind, eps, number of images and metric."""
+    kinds, metrics = list(METRICS), [metric for names in METRICS.values() for metric in names]
+    order = {"kind": kinds.index, "metric": metrics.index}
+    rows = rows.astype(RESULT_COLUMNS).sort_values(
+        _KEY, key=lambda column: column.map(order.get(str(column.name), lambda value: value))
+    )
+    write_frame(path, rows)
 
 
-def write_results(entry: Entry, rows: pd.DataFrame) -> Path:
-    """Write a member's lines: new cells in place of old ones, the others kept.
+def update_results(zoo: Path, rows: pd.DataFrame) -> Path:
+    """Write rows into a zoo's ``results.csv``.
 
-    Lines of other weights than the member's are dropped.
-
-    Args:
-        entry: The member.
-        rows: Whole cells (:data:`RESULT_COLUMNS`).
+    A new row replaces the row of the same metric, eps and number of images. Rows of the same
+    members for other weights are removed.
 
     Returns:
         The file.
     """
-    path = place_of(entry)
-    old = read_frame(path, RESULT_COLUMNS)[list(RESULT_COLUMNS)] if path.exists() else empty()
-    old = old[old["weights_sha256"] == entry.card["weights_sha256"]]
-    new = {(cell.kind, cell.eps_pixels) for cell in cells_of(rows)}
-    told = zip(old["kind"].replace(BRACKET, ATTACK), old["eps_pixels"], strict=True)
-    kept = old[[cell not in new for cell in told]]
-    both = [table for table in (kept, rows[list(RESULT_COLUMNS)]) if len(table)]
-    all_rows = in_order(pd.concat(both, ignore_index=True).astype(RESULT_COLUMNS))
-    write_frame(path, all_rows, f"%.{DIGITS}g")
+    path = zoo / RESULTS
+    weights = dict(zip(rows["member"], rows["weights_sha256"], strict=True))
+    old = _read(path)
+    old = old[old["weights_sha256"] == old["member"].map(weights).fillna(old["weights_sha256"])]
+    both = pd.concat([old, rows[list(RESULT_COLUMNS)]]) if len(old) else rows
+    write_rows(path, both.drop_duplicates(_KEY, keep="last"))
     return path
 
 
-def in_order(rows: pd.DataFrame) -> pd.DataFrame:
-    """Lines by kind, eps and metric, so that the same figures give the same file."""
-    kinds, metrics = list(METRICS), [metric for names in METRICS.values() for metric in names]
-    order = pd.DataFrame(
-        {
-            "kind": rows["kind"].map(kinds.index),
-            "eps": rows["eps_pixels"],
-            "metric": rows["metric"].map(metrics.index),
-        }
-    )
-    return rows.loc[order.sort_values(["kind", "eps", "metric"]).index].reset_index(drop=True)
+def check_updatable(zoo: Path) -> None:
+    """Refuse to update the results of an installed package.
+
+    Raises:
+        UserError: If the zoo is the package's and the package is not in a checkout.
+    """
+    if zoo == FOLDER and not (FOLDER.parents[2] / "pyproject.toml").exists():
+        raise UserError("--update changes the package: run it in a checkout, or pass --zoo")
 
 
-def figure(rows: pd.DataFrame, kind: str, eps: float, metric: str) -> dict[Hashable, Any] | None:
-    """One line of a member, if there is one."""
-    found = rows[(rows["kind"] == kind) & (rows["eps_pixels"] == eps) & (rows["metric"] == metric)]
-    return None if found.empty else found.to_dict("records")[0]
+def find_rate(
+    rows: pd.DataFrame, kind: str, metric: str, eps: float = 0.0, num_images: int | None = None
+) -> dict[Hashable, Any] | None:
+    """Return the row of a rate, that of most images by default; None if there is none."""
+    found = rows[(rows["kind"] == kind) & (rows["metric"] == metric) & (rows["eps_pixels"] == eps)]
+    if num_images is not None:
+        found = found[found["num_images"] == num_images]
+    return None if found.empty else found.sort_values("num_images").to_dict("records")[-1]
 
 
 def budgets(rows: pd.DataFrame) -> list[float]:
-    """Eps of attacks and proofs, rising."""
+    """Return the eps of attacks and proofs, increasing."""
     return sorted(set(rows.loc[rows["kind"] != CLEAN, "eps_pixels"]))
 
 
-def as_frame(lines: Sequence[dict[str, object]] | Iterable[dict[str, object]]) -> pd.DataFrame:
-    """Lines as a table."""
-    return in_order(pd.DataFrame(list(lines), columns=list(RESULT_COLUMNS)).astype(RESULT_COLUMNS))
+def join(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Return several tables of rows as one."""
+    return pd.concat([table for table in tables if len(table)], ignore_index=True)

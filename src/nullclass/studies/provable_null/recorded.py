@@ -11,7 +11,7 @@ import pandas as pd
 
 from nullclass.core.errors import UserError
 from nullclass.results.store import Run
-from nullclass.zoo.entries import FOLDER, Entry, read_zoo
+from nullclass.zoo import FOLDER, Member, read_zoo
 from nullclass.zoo.results import ATTACK, CLEAN, PROOF, read_results
 
 
@@ -42,18 +42,17 @@ def recorded(run: Run, known: Collection[str], folder: Path = FOLDER) -> list[Re
         members = read_zoo(folder).values()
     except UserError:  # a damaged zoo is no reason not to see one's own run
         return []
-    others = [one for one in members if one.name not in known and one.card.get("data") == name]
+    others = [one for one in members if one.name not in known and one.dataset == name]
     found = [_read(entry) for entry in others]
     return [one for one in found if one is not None and (one.proved or one.attacked)]
 
 
-def _read(entry: Entry) -> Recorded | None:
+def _read(entry: Member) -> Recorded | None:
     try:
         rows = read_results(entry)
     except UserError:  # changed by hand, or of other weights: nullclass zoo check says which
         return None
-    rows = rows[rows["norm"] == "linf"]
-    clean = rows[(rows["kind"] == CLEAN) & (rows["metric"] == "correct")]["value"]
+    clean = rows[(rows["kind"] == CLEAN) & (rows["metric"] == "correct_rate")]["rate"]
     return Recorded(
         entry.name,
         math.nan if clean.empty else float(clean.iloc[0]),
@@ -64,5 +63,6 @@ def _read(entry: Entry) -> Recorded | None:
 
 def _line(rows: pd.DataFrame, kind: str, metric: str) -> list[tuple[float, float]]:
     """Eps and value, rising."""
-    of = rows[(rows["kind"] == kind) & (rows["metric"] == metric)].sort_values("eps_pixels")
-    return list(zip(of["eps_pixels"].tolist(), of["value"].tolist(), strict=True))
+    of = rows[(rows["kind"] == kind) & (rows["metric"] == metric)]
+    of = of.sort_values(["eps_pixels", "num_images"]).drop_duplicates("eps_pixels", keep="last")
+    return list(zip(of["eps_pixels"].tolist(), of["rate"].tolist(), strict=True))

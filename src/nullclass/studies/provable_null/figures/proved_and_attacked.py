@@ -14,7 +14,7 @@ from nullclass.results.store import Run
 from nullclass.studies.provable_null.proof_tables import verifiers_text
 from nullclass.studies.provable_null.proved import Point, bracket, proved_budgets, radii
 from nullclass.studies.provable_null.recorded import Recorded, recorded
-from nullclass.zoo.entries import FOLDER
+from nullclass.zoo import FOLDER
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

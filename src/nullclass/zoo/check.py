@@ -1,0 +1,108 @@
+"""Measures the recorded rates of a member again and compares."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from nullclass.core.errors import UserError
+from nullclass.data import Dataset
+from nullclass.zoo.evaluate import JOIN, attack_member, measure_clean, measure_proofs
+from nullclass.zoo.load import load_member
+from nullclass.zoo.members import Member
+from nullclass.zoo.results import ATTACK, ATTACK_TOLERANCE, CLEAN, PROOF, read_results
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Recorded rates and the same rates measured again."""
+
+    member: str
+    what: str
+    """Such as ``weights``, ``clean, n = 10,000`` or ``proof at 0.3, n = 10,000``."""
+    reason: str
+    """Why they differ; empty if they agree."""
+    found: str
+    """What was measured."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the recorded rates are confirmed."""
+        return not self.reason
+
+
+def check_member(
+    member: Member,
+    load_data: Callable[[Member], Dataset],
+    *,
+    attacks: bool = False,
+    device: torch.device | str = "cpu",
+) -> Iterator[Comparison]:
+    """Measure the rates of a member again, from its weights.
+
+    Clean rates and proofs must agree to the image, attacks within :data:`ATTACK_TOLERANCE`.
+
+    Args:
+        member: The member.
+        load_data: Returns the dataset of a member.
+        attacks: Whether attacks are repeated too; slow.
+        device: Device of the attacks.
+
+    Yields:
+        One comparison per kind, eps and number of images, as soon as it is known.
+    """
+    try:
+        load_member(member)
+        expected = read_results(member)
+        yield Comparison(member.name, "weights", "", f"SHA-256 {member.weights_sha256[:12]}…")
+        if expected.empty:
+            return
+        dataset = load_data(member)
+        keys = ["kind", "method", "version", "seed", "num_images"]
+        for key, rows in expected.groupby(keys, sort=False):
+            kind, method, version, seed, num_images = key
+            if kind == ATTACK and not attacks:
+                continue
+            eps = sorted(set(rows["eps_pixels"]))
+            if kind == CLEAN:
+                found = measure_clean(member, dataset)
+            elif kind == PROOF:
+                found = measure_proofs(member, dataset, eps, verifier=method, num_images=num_images)
+            else:
+                found, _ = attack_member(
+                    member,
+                    dataset,
+                    eps,
+                    attacks=method.split(JOIN),
+                    num_images=num_images,
+                    seed=seed,
+                    device=device,
+                )
+            for budget, recorded in rows.groupby("eps_pixels"):
+                at = "" if kind == CLEAN else f" at {budget:g}"
+                what = f"{kind}{at}, n = {num_images:,}"
+                reason = _difference(recorded, found, version)
+                rates = ", ".join(
+                    f"{row['metric']} {100 * row['rate']:.2f} %"
+                    for row in recorded.to_dict("records")
+                )
+                yield Comparison(member.name, what, reason, rates)
+    except UserError as error:
+        yield Comparison(member.name, "files", str(error), "")
+
+
+def _difference(recorded: pd.DataFrame, found: pd.DataFrame, version: str) -> str:
+    """Return how two tables of rates differ; empty if they agree."""
+    if set(found["version"]) != {version}:
+        return f"recorded with version {version}, this is version {found['version'].iloc[0]}"
+    both = recorded.merge(found, on=["eps_pixels", "metric"], how="left", suffixes=("", "_found"))
+    for row in both.to_dict("records"):
+        hits, num_images, now = row["num_hits"], row["num_images"], row["num_hits_found"]
+        allowed = ATTACK_TOLERANCE * num_images if row["kind"] == ATTACK else 0
+        if row["num_images_found"] != num_images or not abs(now - hits) <= allowed:
+            text = f"{row['metric']} {hits} of {num_images} recorded"
+            return f"{text}, {now:.0f} of {row['num_images_found']:.0f} measured"
+    return ""

@@ -1,0 +1,200 @@
+"""Measures a member: clean rates, proofs and attacks.
+
+Clean rates and proofs are computed in float64, so that every machine counts the same images.
+Attacks run in float32, as the network is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from nullclass.attacks import Attack
+from nullclass.core.errors import UserError
+from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
+from nullclass.data import Dataset
+from nullclass.evaluation.plan import find_attacks
+from nullclass.evaluation.result import Evaluation
+from nullclass.evaluation.run import evaluate
+from nullclass.metrics.claims import hold
+from nullclass.metrics.rates import PROVED, UNION
+from nullclass.scoring.proofs import prove
+from nullclass.scoring.rows import OnImages
+from nullclass.zoo.load import load_member
+from nullclass.zoo.members import Member
+from nullclass.zoo.results import ATTACK, CLEAN, METRICS, NO_VERSION, PROOF, join, result_rows
+
+ATTACKS = ("worst-case", "worst-case-force-null")
+"""Default attacks."""
+
+VERIFIER = "interval"
+"""Default verifier."""
+
+JOIN = " + "
+"""Separates names of attacks in a row."""
+
+BATCH_SIZE = 500
+
+
+def check_dataset(member: Member, dataset: Dataset) -> None:
+    """Refuse a dataset that is not the member's.
+
+    Raises:
+        UserError: If the checksum differs from that of the card.
+    """
+    if dataset.checksum != member.info["data_checksum"]:
+        raise UserError(
+            f"{dataset.name} (checksum {dataset.checksum[:12]}…) is not the dataset of "
+            f"{member.name} (checksum {member.info['data_checksum'][:12]}…)"
+        )
+
+
+def measure_clean(member: Member, dataset: Dataset) -> pd.DataFrame:
+    """Return the clean rates on all test images."""
+    check_dataset(member, dataset)
+    model, counts = load_member(member).double(), torch.zeros(len(OUTCOME_NAMES), dtype=torch.long)
+    for indices in torch.arange(len(dataset.test)).split(BATCH_SIZE):
+        images, labels = dataset.test.batch(indices)
+        batch = outcomes(model.predict(images.double()), labels)
+        counts += batch.bincount(minlength=len(OUTCOME_NAMES))
+    hits = dict(zip(METRICS[CLEAN], counts.tolist(), strict=True))
+    return result_rows(member, CLEAN, hits, len(dataset.test), method=CLEAN)
+
+
+def measure_proofs(
+    member: Member,
+    dataset: Dataset,
+    eps: Sequence[float],
+    *,
+    verifier: str = VERIFIER,
+    num_images: int | None = None,
+    attacked: pd.DataFrame | None = None,
+    on_images: OnImages | None = None,
+) -> pd.DataFrame:
+    """Return the rates that are proved.
+
+    Args:
+        member: The member.
+        dataset: Its dataset.
+        eps: Budgets in pixel units.
+        verifier: Name of the verifier.
+        num_images: Number of test images, from the first. Default: all.
+        attacked: Rows of an evaluation of the same images, to be checked against the proofs.
+        on_images: Receives the number of images done since its last call.
+
+    Raises:
+        UserError: If an attack broke a proof.
+    """
+    check_dataset(member, dataset)
+    data = dataset.test if num_images is None else dataset.test.first(num_images)
+    model = load_member(member).double()
+    proofs = prove(model, data, eps, verifier=verifier, on_images=on_images)
+    broken = 0 if attacked is None else hold(attacked, proofs).broken["image"].nunique()
+    if broken:
+        raise UserError(
+            f"attacks on {member.name} broke the proofs of {broken} images: a bound is wrong, so "
+            "please report it"
+        )
+    tables = []
+    for budget in sorted(eps):
+        rows = proofs[proofs["eps_pixels"] == budget]
+        hits = {metric: int(rows[column].sum()) for metric, column in PROVED.items()}
+        hits["aer_bound"] = len(rows) - hits["aer_bound"]
+        tables.append(result_rows(member, PROOF, hits, len(rows), method=verifier, eps=budget))
+    return join(tables)
+
+
+def find_fooling_attacks(attacks: Sequence[str]) -> dict[str, Attack]:
+    """Return attacks by name.
+
+    Raises:
+        UserError: If one is unknown, or none has the objective ``fool``.
+    """
+    named = find_attacks(tuple(attacks))
+    if all(attack.objective != "fool" for attack in named.values()):
+        raise UserError("the leaderboard needs an attack that fools, such as worst-case")
+    return named
+
+
+def attack_member(
+    member: Member,
+    dataset: Dataset,
+    eps: Sequence[float],
+    *,
+    attacks: Sequence[str] = ATTACKS,
+    num_images: int = 1000,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> tuple[pd.DataFrame, Evaluation]:
+    """Attack the first test images.
+
+    Args:
+        member: The member.
+        dataset: Its dataset.
+        eps: Budgets in pixel units.
+        attacks: Names of attacks.
+        num_images: Number of test images, from the first.
+        seed: Seed of the attacks' random starts.
+        device: Device of the attacks.
+        progress: Whether to show progress.
+
+    Returns:
+        The rates, and the evaluation without red flags.
+
+    Raises:
+        UserError: If the attacks are unknown, or none has the objective ``fool``.
+    """
+    check_dataset(member, dataset)
+    data = dataset.test.first(min(num_images, len(dataset.test)))
+    evaluation = evaluate(
+        load_member(member, device),
+        data,
+        attacks=find_fooling_attacks(attacks),
+        eps=eps,
+        data_name=dataset.name,
+        seed=seed,
+        checks="none",
+        progress=progress,
+    )
+    return attack_rows(member, evaluation, attacks, seed, device), evaluation
+
+
+def attack_rows(
+    member: Member,
+    evaluation: Evaluation,
+    attacks: Sequence[str],
+    seed: int,
+    device: torch.device | str,
+) -> pd.DataFrame:
+    """Return the rates of an evaluation over the union of its attacks."""
+    named = find_attacks(tuple(attacks))
+    versions = {str(getattr(attack, "version", "")) for attack in named.values()} - {""}
+    summary = evaluation.summary()
+    summary = summary[(summary["attack"] == UNION) & summary["metric"].isin(METRICS[ATTACK])]
+    tables = []
+    for eps, rates in summary.groupby("eps_pixels"):
+        num_images = int(rates["num_images"].iloc[0])
+        hits = dict(zip(rates["metric"], rates["value"] * num_images, strict=True))
+        tables.append(
+            result_rows(
+                member,
+                ATTACK,
+                {metric: round(value) for metric, value in hits.items()},
+                num_images,
+                method=JOIN.join(named),
+                eps=float(str(eps)),
+                version=JOIN.join(sorted(versions)) or NO_VERSION,
+                seed=seed,
+                computed_on=f"{device_name(device)}, float32",
+            )
+        )
+    return join(tables)
+
+
+def device_name(device: torch.device | str) -> str:
+    """Return the name of a device for a row: ``CPU``, or that of the GPU."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
