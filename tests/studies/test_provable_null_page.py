@@ -264,7 +264,7 @@ def test_models_of_the_zoo_stand_beside_as_recorded(run: Run, tmp_path: Path) ->
     (found,) = recorded(on_mnist, {"clean"}, tmp_path)
     assert found.name == "other"
     assert found.clean == 0.99
-    assert found.adv_images == [(0.1, 0.6), (0.3, 0.1)]
+    assert found.attacked == [(0.1, 0.6), (0.3, 0.1)]
     assert found.proved == [(0.1, 0.2)]
     drawing = proved_and_attacked(on_mnist, tmp_path)
     assert drawing is not None

@@ -62,8 +62,9 @@ def check_member(
             return
         dataset = load_data(member)
         keys = ["kind", "method", "version", "seed", "num_images"]
-        for key, rows in expected.groupby(keys, sort=False):
-            kind, method, version, seed, num_images = key
+        for _, rows in expected.groupby(keys, sort=False):
+            kind, method, version = (str(rows[key].iloc[0]) for key in keys[:3])
+            seed, num_images = (int(rows[key].iloc[0]) for key in keys[3:])
             if kind == ATTACK and not attacks:
                 continue
             eps = sorted(set(rows["eps_pixels"]))
