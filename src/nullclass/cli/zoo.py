@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -86,6 +86,8 @@ class Evaluate:
     """Names of attacks, one with the objective fool; or none."""
     proofs: str = "interval"
     """Verifier: interval or crown-ibp; or none."""
+    checks: Literal["none", "quick", "full"] = "full"
+    """Red flags: none, from the rows, or also from attacks with more effort (slow)."""
     data_dir: Path | None = None
     """Folder of IDX files."""
     seed: int = 0
@@ -159,6 +161,7 @@ class Evaluate:
                 eps=eps,
                 norm="linf",
                 num_images=num_images,
+                checks=self.checks,
                 seed=self.seed,
             )
             if self.proofs != NONE:

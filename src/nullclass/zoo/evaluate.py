@@ -127,7 +127,6 @@ def attack_member(
     num_images: int = 1000,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    progress: bool = False,
 ) -> tuple[pd.DataFrame, Evaluation]:
     """Attack the first test images.
 
@@ -139,7 +138,6 @@ def attack_member(
         num_images: Number of test images, from the first.
         seed: Seed of the attacks' random starts.
         device: Device of the attacks.
-        progress: Whether to show progress.
 
     Returns:
         The rates, and the evaluation without red flags.
@@ -157,7 +155,6 @@ def attack_member(
         data_name=dataset.name,
         seed=seed,
         checks="none",
-        progress=progress,
     )
     return attack_rows(member, evaluation, attacks, seed, device), evaluation
 
