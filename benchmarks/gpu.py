@@ -5,8 +5,7 @@
     python benchmarks/gpu.py --parts worst-case --resume   # only what has no result yet
 
 ``checks`` compares the device with the CPU. ``training`` measures the throughput of one process,
-of several processes that share the device, and of models stacked in one process. ``worst-case``
-attacks the zoo's models. ``mps`` measures several processes under CUDA's Multi-Process Service.
+and of several processes that share the device. ``worst-case`` attacks the zoo's models. ``mps`` measures several processes under CUDA's Multi-Process Service.
 
 A part is a list of named items and runs in a process of its own. ``results-gpu.json`` and
 ``results-gpu.md`` are written after every item. An item that raises an error counts as failed;
@@ -33,28 +32,25 @@ from typing import Any
 
 import torch
 import tyro
-from nullclass.attacks.cascade import trace_of
-from nullclass.attacks.geometry import is_allowed
-from nullclass.attacks.standing import logits_of
-from nullclass.devices import find_device
-from nullclass.files import read_json, write_json, write_text
-from nullclass.jobs import place_of
-from nullclass.outcomes import OUTCOME_NAMES, Outcome, outcomes, predictions
-from nullclass.process import tune_process
-from nullclass.provenance import provenance
-from nullclass.stacked import do_stacked
-from nullclass.summary import wilson
-from nullclass.train import train
-from nullclass.trained import Trained
 
 from common import ROOT, mnist, say, table, training_of
 from gpu_checks import Checks, report_training, shrunk
-from nullclass import records
 from nullclass.attacks import FGSM, PGD, Attack, worst_case
-from nullclass.attacks.base import WantsImages
+from nullclass.attacks.base import TakesReferenceImages
+from nullclass.attacks.ensemble import run_attack
+from nullclass.attacks.state import logits_of
+from nullclass.core.devices import find_device
+from nullclass.core.files import read_json, write_json, write_text
+from nullclass.core.norms import is_allowed
+from nullclass.core.outcomes import OUTCOME_NAMES, Outcome, outcomes, predictions
+from nullclass.core.process import tune_process
+from nullclass.core.provenance import provenance
 from nullclass.data import LabelledImages
+from nullclass.experiments.trained import Trained
+from nullclass.metrics.rates import wilson
 from nullclass.rejection import ProvableNull
-from nullclass.scoring.proofs import prove
+from nullclass.scoring.prove import prove
+from nullclass.training.loop import train
 from nullclass.zoo import load_zoo
 
 Row = dict[str, Any]
@@ -283,28 +279,9 @@ class Pool:
             process.kill()
 
 
-def measure_stacked(num: int, o: Options) -> Row:
-    """Training steps per second of models stacked in one process; after a short warm-up."""
-    device, rates = find_device(o.device), []
-    for num_images in (640, 1280) if o.tiny else (640, 19_200, 19_200):
-        data = mnist(o.data_dir, num_images)
-        trainings = [report_training(place) for place in range(num)]
-        with tempfile.TemporaryDirectory() as folder:
-            do_stacked(trainings, Path(folder), data, device=device)
-            frames = [
-                records.read_frame(Path(folder) / place_of(each, data.checksum) / records.HISTORY)
-                for each in trainings
-            ]
-        seconds = sum(float(frame["seconds"].sum()) for frame in frames)
-        rates.append(num * (num_images // 64) / seconds)
-    peak = torch.cuda.max_memory_allocated() / 1e6 if device.type == "cuda" else None
-    rate = sum(rates[1:]) / len(rates[1:])
-    return {"models": num, "steps_per_second": rate, "rounds": rates[1:], "peak_mb": peak}
-
-
 def training_items(o: Options) -> Items:
-    """Stacked models first, then processes; the processes are started once."""
-    stacks, most = ((2,), 2) if o.tiny else ((8, 16), 16)
+    """One and several processes; the processes are started once."""
+    most = 2 if o.tiny else 16
     pools: list[Pool] = []
 
     def measure(mode: str, num: int) -> Row:
@@ -312,12 +289,11 @@ def training_items(o: Options) -> Items:
             pools.append(Pool(o, most))
         return pools[0].measure(mode, num)
 
-    items: Items = {f"stacked, {num} models": partial(measure_stacked, num, o) for num in stacks}
     nums = (1, 2) if o.tiny else (1, 8, 16, 4)
     plan = [("report", num) for num in nums] + [("notebook", 1)]
     plan += [("report, images on the device", num) for num in nums[:3]]
     plan += [("notebook, images on the device", 1), ("notebook", most)]
-    items |= {f"{mode}, {num} processes": partial(measure, mode, num) for mode, num in plan}
+    items: Items = {f"{mode}, {num} processes": partial(measure, mode, num) for mode, num in plan}
     items["end of the processes"] = lambda: ([pool.close() for pool in pools] and {}) or {}
     return items
 
@@ -362,10 +338,10 @@ def attack_cell(name: str, eps: float, o: Options) -> Row:
     attacks: dict[str, Attack] = {"fgsm": FGSM("fool"), "pgd": PGD("fool")}
     attacks["worst-case"] = shrunk(worst_case()) if o.tiny else worst_case()
     for label, attack in attacks.items():
-        given = attack.given(data) if isinstance(attack, WantsImages) else attack
+        given = attack.given(data) if isinstance(attack, TakesReferenceImages) else attack
         stream, started = torch.Generator().manual_seed(0), time.perf_counter()
         told = {"eps": eps, "norm": "linf", "generator": stream}
-        trace = trace_of(given, label, model, images[chosen], labels[chosen], **told)
+        trace = run_attack(given, label, model, images[chosen], labels[chosen], **told)
         seconds = time.perf_counter() - started
         fooled, is_right = clean == Outcome.FOOLED, clean == Outcome.CORRECT
         allowed = is_allowed(trace.attacked, images[chosen], eps, "linf")
@@ -381,9 +357,11 @@ def attack_cell(name: str, eps: float, o: Options) -> Row:
             "outside": int((~allowed).sum()),
             "other_outcome_on_cpu": int((again != scored.cpu()).sum()),
             "seconds": seconds,
-            "forward": sum(tally.num_forward for tally in trace.tallies),
-            "backward": sum(tally.num_backward for tally in trace.tallies),
-            "members": {t.member: [t.num_fallen, round(t.seconds, 2)] for t in trace.tallies},
+            "forward": sum(tally.num_forward for tally in trace.member_stats),
+            "backward": sum(tally.num_backward for tally in trace.member_stats),
+            "members": {
+                t.member: [t.num_successes, round(t.seconds, 2)] for t in trace.member_stats
+            },
         }
     return row
 
@@ -421,7 +399,7 @@ def markdown(content: Row) -> str:
 
 
 def training_tables(training: dict[str, Row]) -> Sequence[str]:
-    """Throughputs, and how the stacked models compare with as many processes."""
+    """Throughputs of one and several processes."""
     rates = {k: v["steps_per_second"] for k, v in training.items() if "steps_per_second" in v}
     for row in training.values():
         for num, value in row.get("all", {}).items():
@@ -435,14 +413,8 @@ def training_tables(training: dict[str, Row]) -> Sequence[str]:
         "Batches of 64, 60,000 images an epoch, fast recipe, bfloat16, first layer learning. The "
         "report's eight variants in turn; one process trains usm."
     )
-    compared = []
-    for name, value in rates.items():
-        num = name.removeprefix("stacked, ").removesuffix(" models")
-        for other in (f"report, {num} processes", f"report, {num} processes under MPS"):
-            if name.startswith("stacked") and other in rates:
-                compared.append(f"{name} / {other}: {value / rates[other]:.2f}")
     header = ["what trains", "steps / s", "model-epochs / min", "images / s"]
-    return note, table(header, lines), "Ratios: " + "; ".join(compared) + "."
+    return note, table(header, lines)
 
 
 def worst_case_tables(cells: dict[str, Row]) -> Sequence[str]:

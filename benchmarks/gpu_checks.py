@@ -18,33 +18,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from nullclass.attacks.geometry import is_allowed
-from nullclass.devices import find_device
-from nullclass.jobs import place_of
-from nullclass.null_curve import NullCurve
-from nullclass.outcomes import Outcome, outcomes
-from nullclass.recipes import Recipe, find_recipe
-from nullclass.robust import ROBUST_LOSSES, make_robust
-from nullclass.stacked import do_stacked
-from nullclass.steps import step_beside, step_robust, step_within
-from nullclass.studies.base import Training
-from nullclass.thresholds import thresholds_of
-from nullclass.train import TrainConfig, train
-from nullclass.work import do
 from torch import Tensor
 
 from common import ROOT, mnist
-from nullclass import records
 from nullclass.attacks import ATTACKS, PGD, Attack
-from nullclass.attacks.base import WantsImages, norms_of
+from nullclass.attacks.base import TakesReferenceImages, norms_of
 from nullclass.certify import VERIFIERS
-from nullclass.cli import main as nullclass_command
+from nullclass.cli.main import main as nullclass_command
+from nullclass.core.devices import find_device
+from nullclass.core.norms import is_allowed
+from nullclass.core.outcomes import Outcome, outcomes
 from nullclass.data import FILE_NAMES, LabelledImages
+from nullclass.experiments.config import Training
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import NULL_SOURCES, make_nulls
-from nullclass.rejection import ProvableNull, SmoothedNull
-from nullclass.scoring.proofs import prove
+from nullclass.nulls.null_curve import NullCurve
+from nullclass.rejection.threshold import ProvableNull, SmoothedNull
+from nullclass.scoring.fgsm_thresholds import thresholds_of
+from nullclass.scoring.run_attack.proofs import prove
 from nullclass.studies import null_samples
+from nullclass.training.loop import TrainConfig, train
+from nullclass.training.recipes import Recipe, find_recipe
+from nullclass.training.robust import ROBUST_LOSSES, make_robust
+from nullclass.training.steps import step_append_nulls, step_replace_with_nulls, step_robust
 from nullclass.zoo import ZOO, load_zoo
 
 Row = dict[str, Any]
@@ -164,7 +160,7 @@ class Checks:
         for device in self.places:
             classifier, (images, labels) = load_zoo(model, device), self.batch(device)
             attack = shrunk(ATTACKS[name]())
-            if isinstance(attack, WantsImages):
+            if isinstance(attack, TakesReferenceImages):
                 attack = attack.given(self.few)
             stream = torch.Generator().manual_seed(5)
             told = {"eps": EPS[norm], "norm": norm, "generator": stream}
@@ -241,22 +237,6 @@ class Checks:
             resumed = run(second)
         return judged(abs(whole - resumed) < 1e-2, f"loss {whole:.4f}, resumed {resumed:.4f}")
 
-    def stacked(self) -> Row:
-        """Two models stacked against the same models trained one by one, on the device."""
-        data = self.dataset
-        trainings, losses = [report_training(place) for place in range(2)], []
-        for is_stacked in (True, False):
-            with tempfile.TemporaryDirectory() as folder:
-                if is_stacked:
-                    do_stacked(trainings, Path(folder), data, device=self.device)
-                for training in trainings:
-                    if not is_stacked:
-                        do(training, Path(folder), data, device=self.device)
-                    place = Path(folder) / place_of(training, data.checksum)
-                    losses.append(records.read_frame(place / records.HISTORY)["loss"].iloc[-1])
-        off = max(abs(losses[0] - losses[2]), abs(losses[1] - losses[3]))
-        return judged(off < 2e-2, f"losses {np.round(losses, 4).tolist()} (stacked, then alone)")
-
     def bounds(self, name: str, verifier: str, eps: float) -> Row:
         """What is proved on both devices, and whether an attack on the device breaks a proof."""
         model, rows = load_zoo(name), []
@@ -310,12 +290,14 @@ class Checks:
     def beside(self, name: str, settings: Row, model: Classifier, *batch: Any) -> Any:
         """A step with null images beside the batch."""
         source = self.source(name, settings, model)
-        return step_beside(model, batch[0], batch[1], source, batch[2], nullcontext, 0.3, 1.0)
+        return step_append_nulls(model, batch[0], batch[1], source, batch[2], nullcontext, 0.3, 1.0)
 
     def within(self, model: Classifier, *batch: Any) -> Any:
         """A step with null images within the batch."""
         source = make_nulls("mixed", {}, None)
-        return step_within(model, batch[0], batch[1], source, batch[2], nullcontext, 0.4)
+        return step_replace_with_nulls(
+            model, batch[0], batch[1], source, batch[2], nullcontext, 0.4
+        )
 
     def robust(self, name: str, model: Classifier, *batch: Any) -> Any:
         """A step on a robust loss."""
@@ -342,7 +324,7 @@ class Checks:
             has_null, network = name in ("abstain", "adversarial"), "certifiable-small"
             step = partial(self.robust, name)
             items[f"loss {name}"] = partial(self.loss, network, has_null, step, 1e-3)
-        items |= {"training resumed": self.resumed, "trainings stacked": self.stacked}
+        items["training resumed"] = self.resumed
         for name, eps in (("abstain", 0.3), ("adversarial-null", 0.02), ("provable-0.3", 0.3)):
             for verifier in VERIFIERS:
                 items[f"bounds {verifier}, {name}"] = partial(self.bounds, name, verifier, eps)
