@@ -5,7 +5,8 @@
     python benchmarks/gpu.py --parts worst-case --resume   # only what has no result yet
 
 ``checks`` compares the device with the CPU. ``training`` measures the throughput of one process,
-and of several processes that share the device. ``worst-case`` attacks the zoo's models. ``mps`` measures several processes under CUDA's Multi-Process Service.
+and of several processes that share the device. ``worst-case`` attacks the zoo's models.
+``mps`` measures several processes under CUDA's Multi-Process Service.
 
 A part is a list of named items and runs in a process of its own. ``results-gpu.json`` and
 ``results-gpu.md`` are written after every item. An item that raises an error counts as failed;
