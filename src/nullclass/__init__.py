@@ -1,67 +1,87 @@
-"""Image classifiers with one more answer, null, and the truth about how well it works.
+"""Image classifiers with one more answer, null: training, attacks, proofs and honest evaluation.
 
-K classes, K + 1 logits, null is the last; outside the logits null is the label -1. Images are in
-[0,1] and every eps is in pixel units.
+A model of K classes has K + 1 logits, null last; as a label, null is -1. Images are in [0,1], and
+every eps is in pixel units. docs/api.md lists the public names.
 """
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nullclass import attacks, certify, nulls, rejection
     from nullclass.core.errors import UserError
-    from nullclass.data import load_dataset
-    from nullclass.evaluation.run import evaluate
+    from nullclass.core.outcomes import Outcome
+    from nullclass.data import LabelledImages, load_dataset
+    from nullclass.evaluation import Evaluation, evaluate, transfer_matrix
     from nullclass.models import Classifier, with_null_class
-    from nullclass.rejection import ProvableNull
+    from nullclass.rejection import ProvableNull, check_certificates
+    from nullclass.scoring.proofs import prove
     from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
-    from nullclass.training.loop import train
+    from nullclass.training.loop import TrainConfig, train
+    from nullclass.training.recipes import Recipe
+    from nullclass.zoo import load_zoo
 
-_HOMES = {
+__version__ = "0.1.0"
+
+_EXPORTS = {
     "Classifier": "nullclass.models",
+    "Evaluation": "nullclass.evaluation",
+    "LabelledImages": "nullclass.data",
+    "Outcome": "nullclass.core.outcomes",
     "ProvableNull": "nullclass.rejection",
+    "Recipe": "nullclass.training.recipes",
+    "TrainConfig": "nullclass.training.loop",
     "UserError": "nullclass.core.errors",
-    "evaluate": "nullclass.evaluation.run",
+    "check_certificates": "nullclass.rejection",
+    "evaluate": "nullclass.evaluation",
     "load_checkpoint": "nullclass.training.checkpoint",
     "load_dataset": "nullclass.data",
+    "load_zoo": "nullclass.zoo",
+    "prove": "nullclass.scoring.proofs",
     "save_checkpoint": "nullclass.training.checkpoint",
     "train": "nullclass.training.loop",
+    "transfer_matrix": "nullclass.evaluation",
     "with_null_class": "nullclass.models",
 }
+_MODULES = ("attacks", "certify", "nulls", "rejection")
 
 __all__ = [
     "Classifier",
+    "Evaluation",
+    "LabelledImages",
+    "Outcome",
     "ProvableNull",
+    "Recipe",
+    "TrainConfig",
     "UserError",
+    "__version__",
+    "attacks",
+    "certify",
+    "check_certificates",
     "evaluate",
     "load_checkpoint",
     "load_dataset",
+    "load_zoo",
+    "nulls",
+    "prove",
+    "rejection",
     "save_checkpoint",
     "train",
+    "transfer_matrix",
     "with_null_class",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy, so that the command line answers --help before torch is loaded.
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    # Lazy, so that the command line answers --help without loading torch.
+    if name in _MODULES:
+        return import_module(f"nullclass.{name}")
+    if name in _EXPORTS:
+        return getattr(import_module(_EXPORTS[name]), name)
     raise AttributeError(f"module 'nullclass' has no attribute {name!r}")
 
 
-class _Package(ModuleType):
-    """Keeps ``nullclass.training.loop`` and ``nullclass.evaluation.run`` the functions that they
-    are above.
-
-    Importing a submodule binds it on its package, where it would hide a function of its name.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,1 +1,9 @@
-"""A model, attacks and budgets -> rows, rates, scores and red flags."""
+"""A sequence of steps: model, attacks and eps -> rows, rates, transfers and red flags."""
+
+from __future__ import annotations
+
+from nullclass.evaluation.result import Evaluation
+from nullclass.evaluation.run import evaluate
+from nullclass.evaluation.transfers import transfer_matrix
+
+__all__ = ["Evaluation", "evaluate", "transfer_matrix"]
