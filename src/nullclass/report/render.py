@@ -69,7 +69,7 @@ def on_terminal(tables: Sequence[Table]) -> Group:
         )
         for index, heading in enumerate(table.columns):
             is_text = index == 0 or not heading.text
-            grid.add_column(heading.text, justify="left" if is_text else "right", no_wrap=True)
+            grid.add_column(escape(heading.text), justify="left" if is_text else "right", no_wrap=True)
         for row in table.rows:
             grid.add_row(*(escape(_inline(cell)) for cell in row))
         shown.append(grid)

@@ -1,0 +1,608 @@
+"""The page of one evaluation: its numbers against slow counting from the rows, and its parts."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from fake_evaluation import FLAGS, MEMBERS, write_fake_evaluation
+from fake_run import with_files
+from page_checks import check_blocks, check_html, check_same_bytes, row, text_of, texts
+
+from nullclass.core.errors import UserError
+from nullclass.diagnostics.red_flags import CHECKS
+from nullclass.metrics.rates import wilson
+from nullclass.report.blocks import Cell, Drawing, Page, Section, Table, Terms
+from nullclass.report.evaluation_page import page as draw_page
+from nullclass.report.evaluation_tables import (
+    cost_table,
+    ood_table,
+    selective_table,
+    separation_table,
+    threat_model,
+)
+from nullclass.report.figures import EVALUATION_FIGURES
+from nullclass.report.figures.confusion import MOST_CLASSES, confusion, counted
+from nullclass.report.figures.contribution import BEFORE, success_shares
+from nullclass.report.figures.gallery import smallest_eps_images
+from nullclass.report.figures.null_scores import null_scores
+from nullclass.report.figures.security_curves import points
+from nullclass.report.figures.smallest_eps import median_of, smallest_eps, smallest_of
+from nullclass.report.measures import CLEAN, SMALLEST, WORST_CASE, Measures, percent
+from nullclass.report.render import on_terminal, render
+from nullclass.report.sections import trial_flags
+from nullclass.report.tables import outcome_table, union_table
+from nullclass.report.worst_case import strongest, subsample, worst_case_table
+from nullclass.results import frames, schema, store
+from nullclass.results.schema import Flag
+from nullclass.results.store import Run, Trial, read_run
+from nullclass.studies.reports import summary_table, write_report
+
+EPS = (0.05, 0.1, 0.2, 0.3)
+NUM = 120
+
+SMALL: dict[str, Any] = {"eps": (0.1,), "ood": (), "num_held_out": 0, "num_smallest": 0}
+"""Leaves out what a test does not need."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_fake_evaluation(tmp_path_factory.mktemp("evaluation"), flags=FLAGS)
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Run:
+    return read_run(folder)
+
+
+@pytest.fixture(scope="module")
+def trial(run: Run) -> Trial:
+    (only,) = run.trials
+    return only
+
+
+@pytest.fixture(scope="module")
+def page(run: Run) -> Page:
+    return draw_page(run)
+
+
+@pytest.fixture(scope="module")
+def proved(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("proved")
+    return read_run(write_fake_evaluation(folder, **(SMALL | {"eps": EPS}), proved=(0.1, 0.3, 0.4)))
+
+
+def drawing(page: Page, title: str) -> Drawing:
+    (found,) = [b for b in page.blocks() if isinstance(b, Drawing) and b.title == title]
+    return found
+
+
+def outcomes_up_to(trial: Trial, eps: float) -> dict[int, set[str]]:
+    """Outcomes of each image, clean or under any attack at that ε or below."""
+    found: dict[int, set[str]] = {}
+    for line in trial.rows.itertuples():
+        if line.eps_pixels <= eps + 1e-9:
+            found.setdefault(int(line.image), set()).add(str(line.outcome))
+    return found
+
+
+def clean_outcomes(trial: Trial) -> dict[int, str]:
+    clean = trial.rows[trial.rows["attack"] == CLEAN]
+    return dict(zip(clean["image"], clean["outcome"], strict=True))
+
+
+def rates(trial: Trial, eps: float) -> dict[str, int]:
+    """Counts behind the rates of the union, image by image."""
+    clean, outcomes = clean_outcomes(trial), outcomes_up_to(trial, eps)
+    correct = [image for image in outcomes if clean[image] == "correct"]
+    return {
+        "aer": sum("fooled" in of for of in outcomes.values()),
+        "rar": sum("fooled" not in outcomes[image] for image in correct),
+        "strict": sum(outcomes[image] == {"correct"} for image in correct),
+        "null_dos": sum("null" in outcomes[image] for image in correct),
+    }
+
+
+def share_cell(num: int, total: int = NUM) -> Cell:
+    low, high = wilson(num, total)
+    return Cell(percent(num / total), f"{percent(low)} to {percent(high)}")
+
+
+# Rates
+
+
+def test_rates_image_by_image(run: Run, trial: Trial) -> None:
+    measures = Measures(run)
+    clean = row(outcome_table(measures, "made-up"), "clean")
+    counts = [
+        [*clean_outcomes(trial).values()].count(name) for name in ("correct", "null", "fooled")
+    ]
+    assert clean[1:] == [*map(share_cell, counts), Cell(str(NUM))]
+    table, worst = union_table(measures), worst_case_table(trial.rows)
+    assert table is not None
+    assert [cell.text for cell in table.columns[1:5]] == ["AER", "RAR", "strict", "null-DoS"]
+    for eps in EPS:
+        assert row(table, f"ε {eps}")[1:] == [
+            *map(share_cell, rates(trial, eps).values()),
+            Cell(str(NUM)),
+        ]
+    for metric in ("aer", "rar", "strict", "null_dos"):
+        curve = points(measures, worst, "made-up", metric)
+        assert [point.eps for point in curve] == [0, *EPS]  # from the clean images on
+        for point in curve:
+            num = rates(trial, point.eps)[metric]
+            assert point.mean == pytest.approx(num / NUM, abs=1e-6)
+            assert point.interval == pytest.approx(wilson(num, NUM), abs=1e-6)
+
+
+def test_proved_bounds_next_to_the_rates_under_attack(proved: Run) -> None:
+    (trial,) = proved.trials
+    table = union_table(Measures(proved))
+    assert table is not None
+    headings = [cell.text for cell in table.columns]
+    assert headings[1:8] == ["AER", "AER ≤", "RAR", "RAR ≥", "strict", "strict ≥", "null-DoS"]
+    assert headings[8:] == ["clean null", "n"]
+    num_null = [*clean_outcomes(trial).values()].count("null")
+    for eps in (0.1, 0.3):
+        aer, rar, strict, dos = rates(trial, eps).values()
+        of = trial.certified[trial.certified["eps_pixels"] == eps]
+        columns = ["is_never_fooled", "is_rar_proved", "is_correct_proved"]
+        never, rar_proved, strict_proved = (int(of[column].sum()) for column in columns)
+        assert aer <= NUM - never
+        assert rar_proved <= rar
+        counts = [aer, NUM - never, rar, rar_proved, strict, strict_proved, dos, num_null]
+        assert row(table, f"ε {eps}")[1:] == [*map(share_cell, counts), Cell(str(NUM))]
+    only_proved, only_attacked = row(table, "ε 0.4"), row(table, "ε 0.2")
+    assert [cell.text == "–" for cell in only_proved[1:8]] == [True, False] * 3 + [True]
+    assert [cell.text == "–" for cell in only_attacked[1:8]] == [False, True] * 3 + [False]
+    drawn = draw_page(proved)
+    assert any("The proved lower bound of RAR at that ε" in text for text in drawn.findings)
+    curves = drawing(drawn, "Security curves")
+    assert "the proved lower bound of RAR" in curves.caption
+    assert "RAR, proved lower bound" in texts(curves.panels[0].html)
+
+
+def test_the_union_is_over_images_that_every_attack_was_run_on(trial: Trial) -> None:
+    rows = trial.rows
+    of = worst_case_table(rows[(rows["attack"] != "fgsm") | (rows["image"] < 30)])
+    assert list(of.clean.index) == list(range(30))
+    assert set(of.attacked["image"]) == set(range(30))
+    assert SMALLEST in set(of.attacked["attack"])  # its successes count
+    without = worst_case_table(rows[rows["attack"] != SMALLEST])
+    assert list(without.clean.index) == list(range(NUM))  # it need not run on all images
+
+
+def test_the_worst_answer_per_image(trial: Trial) -> None:
+    of = worst_case_table(trial.rows)
+    labels = of.clean["label"]
+    for eps in (0.0, *EPS):
+        answers, outcomes = of.answers(eps), outcomes_up_to(trial, eps)
+        for image, answer in answers.items():
+            found = outcomes[int(str(image))]
+            assert (answer not in (-1, labels[image])) == ("fooled" in found)
+            assert (answer == -1) == ("null" in found and "fooled" not in found)
+        assert int((answers == labels).sum()) == rates(trial, eps)["strict"]
+
+
+def test_the_first_wrong_class_counts() -> None:
+    lines = [
+        # image, attack, ε, prediction, outcome; the true class is 0
+        (0, CLEAN, 0.0, 0, "correct"),
+        (0, "a", 0.2, 3, "fooled"),
+        (0, "b", 0.1, 2, "fooled"),
+        (1, CLEAN, 0.0, 5, "fooled"),
+        (1, "a", 0.2, 0, "correct"),
+        (1, "b", 0.1, -1, "null"),
+        (2, CLEAN, 0.0, 0, "correct"),
+        (2, "a", 0.2, -1, "null"),
+        (2, "b", 0.1, 0, "correct"),
+    ]
+    columns = ["image", "attack", "eps_pixels", "prediction", "outcome"]
+    of = worst_case_table(pd.DataFrame(lines, columns=columns).assign(label=0, budget="given"))
+    assert of.answers(0.1).tolist() == [2, 5, 0]
+    assert of.answers(0.2).tolist() == [2, 5, -1]
+
+
+# Confusion matrices
+
+
+def test_matrices_count_the_answers(page: Page, trial: Trial) -> None:
+    of = worst_case_table(trial.rows)
+    labels, panels = of.clean["label"], drawing(page, "Confusion matrices").panels
+    headings = ["Clean", "Worst case over all attacks, ε 0.2"]
+    assert [panel.heading for panel in panels] == headings
+    for panel, answers in zip(panels, (of.clean["prediction"], of.answers(0.2)), strict=True):
+        counts: dict[tuple[int, int], int] = {}
+        for label, answer in zip(labels, answers, strict=True):
+            counts[label, answer] = counts.get((label, answer), 0) + 1
+        ticks = [*map(str, range(10)), "null", *map(str, range(10)), "answer", "true class"]
+        assert sorted(texts(panel.html)) == sorted([*map(str, counts.values()), *ticks])
+        table = counted(labels, answers, 10, True)
+        assert table.sum() == NUM
+        for (label, answer), count in counts.items():
+            assert table[label, answer] == count  # -1 is the last column
+
+
+@pytest.mark.parametrize("num_classes", [2, MOST_CLASSES, MOST_CLASSES + 1])
+def test_many_classes_get_a_sentence_instead_of_a_matrix(num_classes: int, tmp_path: Path) -> None:
+    write_fake_evaluation(tmp_path, num_classes=num_classes, num_images=40, **SMALL)
+    run = read_run(tmp_path)
+    assert (confusion(run) is not None) == (num_classes <= MOST_CLASSES)
+    if num_classes > MOST_CLASSES:
+        assert "No matrix is drawn for 21 classes" in render(draw_page(run))
+
+
+# Successes and cost
+
+
+def new_successes(trial: Trial, attack: str, aim: str, member: str | None) -> list[int]:
+    """Per ε: images that become what the attack aims at, by one member or any."""
+    done = {image for image, outcome in clean_outcomes(trial).items() if outcome == aim}
+    counts = []
+    for eps in EPS:
+        rows = trial.rows
+        of = rows[(rows["attack"] == attack) & np.isclose(rows["eps_pixels"], eps)]
+        new = of[(of["outcome"] == aim) & ~of["image"].isin(done)]
+        counts.append(int((new["member"] == member).sum()) if member else len(new))
+        done |= set(new["image"])
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("attack", "aim"), [("worst-case", "fooled"), ("worst-case-force-null", "null")]
+)
+def test_successes_of_each_member(attack: str, aim: str, trial: Trial) -> None:
+    table = cost_table(trial)
+    assert table is not None
+    names = [cells[0].text for cells in table.rows]
+    start = names.index("worst-case ensemble" + " (force-null)" * (aim == "null"))
+    assert names[start + 1 : start + 4] == [f"· {member}" for member in MEMBERS]
+    total, *parts = table.rows[start : start + 4]
+    assert [int(cell.text) for cell in total[1:5]] == new_successes(trial, attack, aim, None)
+    for cells, member in zip(parts, MEMBERS, strict=True):
+        assert [int(cell.text) for cell in cells[1:5]] == new_successes(trial, attack, aim, member)
+    # the first member gets the active images, the others those that remain
+    num_active = sum(outcome != aim for outcome in clean_outcomes(trial).values())
+    for column in range(1, 5):
+        assert total[column].small == parts[0][column].small == f"of {num_active}"
+        for cells in parts:
+            assert cells[column].small == f"of {num_active}"
+            num_active -= int(cells[column].text)
+    assert total[5].text == "–"
+    costs = trial.costs[trial.costs["attack"] == attack]
+    assert total[6].text == f"{costs['num_forward'].sum() / NUM:.1f}"
+    for column in (6, 7, 8):
+        added = sum(float(cells[column].text) for cells in parts)
+        assert added == pytest.approx(float(total[column].text), abs=0.2)
+    if aim == "fooled":
+        shares = success_shares(costs, NUM)
+        assert list(shares.columns) == [BEFORE, "margin", "targets"]  # square has no success
+        for eps in EPS:
+            is_it = (trial.rows["attack"] == attack) & np.isclose(trial.rows["eps_pixels"], eps)
+            fooled = int((trial.rows.loc[is_it, "outcome"] == "fooled").sum())
+            assert shares.loc[eps].sum() == pytest.approx(fooled / NUM)
+        assert shares[BEFORE].iloc[1] == pytest.approx(shares.iloc[0].sum())
+
+
+def test_single_attacks_are_one_row_each(trial: Trial) -> None:
+    table = cost_table(trial)
+    assert [cell.text for cell in row(table, "FGSM")[5:]] == ["–", "4.0", "4.0", "1.0"]
+    cells = row(table, "search for the smallest ε")
+    assert [cell.text for cell in cells[1:5]] == ["–"] * 4
+    found = int((trial.rows["member"] == SMALLEST).sum())
+    assert cells[5] == Cell(str(found), "of 40")
+    assert (cells[6].text, cells[7].text) == ("20.0", "10.0")
+
+
+# The null score
+
+
+def slow_auroc(positive: np.ndarray, negative: np.ndarray) -> float:
+    return float(np.mean([(p > n) + 0.5 * (p == n) for p in positive for n in negative]))
+
+
+def test_areas_are_those_of_all_pairs(page: Page, trial: Trial) -> None:
+    rows = trial.rows
+    clean = rows.loc[rows["attack"] == CLEAN, "null_score"].to_numpy()
+    attacked, ood = drawing(page, "ROC of the null score").panels
+    for eps in EPS:
+        is_it = (rows["attack"] == "worst-case") & np.isclose(rows["eps_pixels"], eps)
+        area = slow_auroc(rows.loc[is_it, "null_score"].to_numpy(), clean)
+        name = f"worst-case ensemble, ε {eps}"
+        assert f"{name}: {100 * area:.1f} % (120)" in texts(attacked.html)
+        assert row(separation_table(trial), name)[1].text == percent(area)
+    for source, of in trial.ood.groupby("source"):
+        area = slow_auroc(of["null_score"].to_numpy(), clean)
+        assert f"{source}: {100 * area:.1f} % (120)" in texts(ood.html)
+        cells = row(ood_table(trial), str(source))
+        assert cells[1] == share_cell(int((of["prediction"] == -1).sum()))
+        assert cells[2].text == percent(area)
+        # the highest threshold that rejects 114 of 120
+        threshold = np.sort(of["null_score"])[6]
+        assert cells[3].text == percent(float((clean >= threshold).mean()))
+
+
+def test_rejection_by_the_null_score(page: Page, trial: Trial) -> None:
+    clean = trial.rows[trial.rows["attack"] == CLEAN].sort_values("null_score")
+    wrong = (clean["real_prediction"] != clean["label"]).to_numpy()
+    risks = wrong.cumsum() / np.arange(1, NUM + 1)
+    table = selective_table(trial)
+    assert row(table, "AURC, clean")[1].text == percent(float(risks.mean()), 3)
+    legend = texts(drawing(page, "Risk against coverage").panels[0].html)
+    assert any(text.startswith(f"clean: AURC {100 * risks.mean():.3g} %") for text in legend)
+    held_out = trial.held_out
+    correct = held_out[held_out["real_prediction"] == held_out["label"]]["null_score"]
+    threshold = np.sort(correct)[math.ceil(0.99 * len(correct)) - 1]
+    given = trial.rows[trial.rows["budget"] == "given"]
+    for eps in EPS:
+        within = given[given["eps_pixels"] <= eps + 1e-9]
+        accepted = within[within["null_score"] <= threshold]
+        failed = accepted[accepted["real_prediction"] != accepted["label"]]
+        expected = failed["image"].nunique() / accepted["image"].nunique()
+        assert row(table, f"RErr at 99 % TPR, ε {eps}")[1].text == percent(expected)
+
+
+@pytest.mark.parametrize("scores", [[5.0] * 9, [0.0] * 9, [-1e4, 0, 1, 2, 3, 4, 5, 6, 1e4]])
+def test_histograms_of_unusual_scores(scores: list[float], run: Run, trial: Trial) -> None:
+    clean = trial.rows[trial.rows["attack"] == CLEAN].head(9).assign(null_score=scores)
+    odd = replace(run, trials=[with_files(trial, rows=clean, ood=trial.ood.head(0))])
+    histograms = null_scores(odd)
+    assert histograms is not None
+    assert "clean (9)" in texts(histograms.panels[0].html)
+
+
+def test_the_attack_to_show_is_the_strongest(trial: Trial) -> None:
+    rows = trial.rows
+    assert strongest(rows) == WORST_CASE
+    assert strongest(rows[rows["attack"] != WORST_CASE]) == "fgsm"
+    renamed = rows.replace({"attack": {WORST_CASE: "pgd", "fgsm": "another"}})
+    assert strongest(renamed) == "pgd"
+    assert strongest(rows[rows["attack"].isin([CLEAN, SMALLEST])]) is None
+
+
+@pytest.mark.parametrize(
+    ("num", "expected"), [(1, [0]), (2, [0, 9]), (4, [0, 3, 6, 9]), (99, [*range(10)])]
+)
+def test_subsample(num: int, expected: list[int]) -> None:
+    assert subsample(range(10), num) == expected
+
+
+# The smallest ε
+
+
+def test_the_distribution_of_the_smallest_eps(page: Page, run: Run, trial: Trial) -> None:
+    rows = trial.rows[trial.rows["attack"] == SMALLEST]
+    sizes = sorted(
+        eps if member == SMALLEST else math.inf
+        for eps, member in zip(rows["eps_pixels"], rows["member"], strict=True)
+    )
+    found = smallest_of(run)
+    assert found is not None
+    assert found[0].tolist() == sizes
+    shown = drawing(page, "The smallest ε that fools")
+    never = sum(map(math.isinf, sizes))
+    assert never > 0
+    assert f"Not fooled by any ε: {percent(never / 40)} %" in shown.caption
+    assert f"ε {sizes[19]:.3g} or less (median)" in shown.caption
+    assert f"median ε {sizes[19]:.3g}" in texts(shown.panels[0].html)
+    none = rows.assign(member=CLEAN, eps_pixels=1.0)
+    nothing = smallest_eps(replace(run, trials=[with_files(trial, rows=none)]))
+    assert nothing is not None
+    assert "More than half of the images are never fooled" in nothing.caption
+    assert "median ε" not in " ".join(texts(nothing.panels[0].html))
+
+
+@pytest.mark.parametrize("sizes", [[0.3], [0.1, 0.2], [0.1, 0.2, math.inf], [0.1, *[math.inf] * 2]])
+def test_half_of_the_images_are_fooled_at_the_median(sizes: list[float]) -> None:
+    values = np.array(sizes)
+    assert np.mean(values <= median_of(values)) >= 0.5
+    assert np.mean(values < median_of(values)) < 0.5
+
+
+def test_images_with_the_smallest_eps_ascend(page: Page, run: Run, trial: Trial) -> None:
+    (panel,) = drawing(page, "Images with the smallest ε").panels
+    cards = re.findall(r"(\d) → (\w+) at ε ([\d.e-]+) <span>difference × ([\d.]+)<", panel.html)
+    rows = trial.rows[(trial.rows["attack"] == SMALLEST) & (trial.rows["member"] == SMALLEST)]
+    assert len(cards) == 8 - int((rows["eps_pixels"] == 0).sum())  # the others: wrong when clean
+    expected = rows[rows["eps_pixels"] > 0].sort_values("eps_pixels").head(len(cards))
+    for (label, answer, eps, factor), line in zip(cards, expected.itertuples(), strict=True):
+        assert (int(label), int(answer)) == (line.label, line.prediction)
+        assert float(eps) == pytest.approx(line.eps_pixels, rel=5e-3)
+        # the made-up attack changes pixels by exactly ε
+        assert float(factor) == pytest.approx(1 / line.eps_pixels, rel=0.02)
+    examples = next(e for e in trial.examples if e.attack == SMALLEST)
+    clean_errors = replace(examples, budgets=[0.0] * len(examples.labels))
+    not_fooled = replace(examples, predictions=examples.labels)
+    for nothing in (clean_errors, not_fooled):
+        bare = replace(run, trials=[with_files(trial, examples=[nothing])])
+        assert smallest_eps_images(bare) is None
+
+
+# Red flags and the threat model
+
+
+def flags_in(folder: Path) -> str:
+    (only,) = read_run(folder).trials
+    return render(Page("", "", [], [Section("Red flags", trial_flags(only))]))
+
+
+def test_no_flags_and_no_checks_differ(tmp_path: Path) -> None:
+    sound = write_fake_evaluation(tmp_path / "a", num_images=30, **SMALL)
+    assert f"None of the {len(CHECKS)} automatic checks found a reason" in flags_in(sound)
+    unchecked = write_fake_evaluation(tmp_path / "b", num_images=30, is_checked=False, **SMALL)
+    assert "Not checked" in flags_in(unchecked)
+    flag = Flag("zero-gradients", "<script>alert(1)</script>")
+    hostile = write_fake_evaluation(tmp_path / "c", num_images=30, flags=[flag], **SMALL)
+    assert "<script" not in flags_in(hostile)
+    assert "&lt;script&gt;alert(1)" in flags_in(hostile)
+
+
+def test_the_threat_model_has_every_attack(trial: Trial) -> None:
+    table = next(block for block in threat_model(trial) if isinstance(block, Table))
+    assert row(table, "worst-case ensemble") == [
+        Cell("worst-case ensemble", "worst-case 1"),
+        Cell("a wrong class"),
+        Cell("gradients and scores"),
+        Cell("the model itself"),
+        Cell("0.05, 0.1, 0.2, 0.3"),
+        Cell(str(NUM)),
+    ]
+    assert row(table, "worst-case ensemble (force-null)")[1] == Cell("null")
+    assert row(table, "FGSM")[:2] == [Cell("FGSM"), Cell("anything but the true class")]
+
+
+THRESHOLD = {
+    "value": 1.5,
+    "origin": "held-out",
+    "clean_null_rate": 0.01,
+    "held_out_null_rate": 0.0096,
+    "num_images": 5000,
+    "num_overlapping": 0,
+}
+NO_IMAGES = {"num_images": 0, "clean_null_rate": None, "held_out_null_rate": None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (
+            {},
+            "null score above 1.5, calibrated on 5,000 held-out clean images for a null rate of at "
+            "most 1.00 %; on these images it is 0.96 %",
+        ),
+        ({"num_overlapping": 40}, "0.96 %; 40 of them are also test images"),
+        ({"origin": "unknown"}, "above 1.5; the images it was calibrated on are not recorded"),
+        (NO_IMAGES, "above 1.5; the images it was calibrated on are not recorded"),
+    ],
+)
+def test_the_threshold_and_its_origin(changes: dict[str, Any], expected: str, trial: Trial) -> None:
+    threat = trial.result["threat"] | {"threshold": THRESHOLD | changes}
+    of = replace(trial, result=trial.result | {"threat": threat})
+    of.__dict__["rows"] = trial.rows
+    terms = next(block for block in threat_model(of) if isinstance(block, Terms))
+    assert dict(terms.pairs)["null"].endswith(expected)
+
+
+# Missing parts
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [
+        (SMALL, ["Inputs of no class", "RErr at 99", "smallest ε that", "with the smallest ε"]),
+        (
+            {"attacks": ("fgsm",), "norm": "l2"},
+            ["Successes per member", "(force-null)", "L∞, "],
+        ),
+        ({"attacks": ("worst-case-force-null",)}, ["AER</", "RAR</", "AER:"]),
+        (
+            {"has_null": False, "attacks": ("worst-case",), "eps": (0.0, 0.3)},
+            ["dashed line", "(null-DoS).", "the model's own decision", "(force-null)", ">null</t"],
+        ),
+    ],
+    ids=["only rates", "one step", "only force-null", "no null"],
+)
+def test_missing_parts_leave_nothing_empty(
+    settings: dict[str, Any], missing: list[str], tmp_path: Path
+) -> None:
+    write_fake_evaluation(tmp_path, num_images=40, **settings)
+    run = read_run(tmp_path)
+    shown = draw_page(run)
+    check_blocks(shown)
+    html = render(shown).split("Definitions</h2>")[0].replace("\u00a0", " ")
+    assert [text for text in missing if text in html and not text.startswith(">null")] == []
+    if ">null</t" in missing:
+        assert all("null" not in texts(p.html) for p in drawing(shown, "Confusion matrices").panels)
+    summary_table(run)
+
+
+def test_damaged_rows_are_reported(tmp_path: Path) -> None:
+    write_fake_evaluation(tmp_path, num_images=20, **SMALL)
+    (place,) = tmp_path.glob("trials/*")
+    rows = frames.read_frame(place / schema.ROWS)
+    frames.write_frame(place / schema.ROWS, rows.drop(columns="null_score"))
+    result = json.loads((place / schema.RESULT).read_text())
+    store.finalize(place, {key: value for key, value in result.items() if key != "files"})
+    with pytest.raises(UserError, match="lacks the column 'null_score'"):
+        write_report(tmp_path)
+    (place / schema.RESULT).unlink()
+    with pytest.raises(UserError, match="no results yet"):
+        write_report(tmp_path)
+
+
+# The page
+
+
+FILES = [
+    "fig_security_curves",
+    "fig_contribution_worst-case",
+    "fig_contribution_worst-case-force-null",
+    "fig_confusion_clean",
+    "fig_confusion_attacked",
+    "fig_null_scores",
+    "fig_roc_attacked",
+    "fig_roc_ood",
+    "fig_risk_coverage",
+    "fig_smallest_eps",
+]
+
+
+def test_the_written_page(folder: Path, page: Page) -> None:
+    check_blocks(page)
+    path = write_report(folder)
+    check_html(path)
+    check_same_bytes(path)
+    assert {path.name for path in (folder / schema.FIGURES).iterdir()} == {
+        f"{name}.{ending}" for name in FILES for ending in ("svg", "png")
+    }
+    for name in FILES:
+        assert (folder / schema.FIGURES / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    html = path.read_text(encoding="utf-8")
+    positions = [html.index(f"<b>{flag.name}</b>") for flag in FLAGS]
+    assert html.index('class="found"') < html.index("<h2>") < min(positions)
+    assert max(positions) < html.index("<h2>Threat model</h2>") < html.index("<h2>Results</h2>")
+    for flag in FLAGS:
+        assert f"{flag.message} See docs/red-flags.md#{flag.name}" in text_of(html)
+    titles = {block.title for block in page.blocks() if isinstance(block, Drawing)}
+    assert len(titles) == len(EVALUATION_FIGURES)
+    scores = texts(drawing(page, "The null score").panels[0].html)
+    names = ["clean", *(f"worst-case ensemble, ε {eps}" for eps in EPS), "noise", "blank", "tiles"]
+    assert [text for text in scores if "(120)" in text] == [f"{name} (120)" for name in names]
+    for panel in drawing(page, "Successes per member").panels:
+        assert {BEFORE, "margin", "targets"} <= set(texts(panel.html))
+        assert "square" not in texts(panel.html)
+
+
+def test_the_terminal_tables(run: Run, trial: Trial) -> None:
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(summary_table(run))
+    lines = console.export_text().splitlines()
+    assert "…" not in "".join(lines)
+    heads = next(index for index, line in enumerate(lines) if "null-DoS" in line)
+    assert lines[heads].split() == ["budget", "AER", "RAR", "strict", "null-DoS", "n"]
+    shown = [line.split() for line in lines[heads + 2 : heads + 6]]
+    assert shown == [
+        ["ε", str(eps), *(percent(num / NUM) for num in rates(trial, eps).values()), str(NUM)]
+        for eps in EPS
+    ]
+    hostile = Table("[b]title", [Cell("[red]x")], [[Cell("[/]")]])
+    console.print(on_terminal([hostile]))
+    assert "[/]" in console.export_text()
+
+
+def test_default_attacks_have_display_names() -> None:
+    from nullclass.evaluation.record import DEFAULT_ATTACKS
+    from nullclass.evaluation.run import SMALLEST as NAME_IN_ROWS
+    from nullclass.report.measures import NAMES
+
+    assert NAME_IN_ROWS == SMALLEST
+    assert {name for names in DEFAULT_ATTACKS.values() for name in names} <= set(NAMES)

@@ -1,0 +1,87 @@
+"""What every drawn page must satisfy."""
+
+from __future__ import annotations
+
+import html as html_text
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from nullclass.report.blocks import Cell, Drawing, Page, Table
+from nullclass.results import schema
+
+
+def row(table: Table | None, name: str) -> list[Cell]:
+    """The row of that name."""
+    assert table is not None
+    (found,) = [cells for cells in table.rows if cells[0].text == name]
+    return found
+
+
+def texts(svg: str) -> list[str]:
+    """Texts in a figure."""
+    return [html_text.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+
+
+def text_of(html: str) -> str:
+    """Text of a page without markup, scripts and figures."""
+    bare = re.sub(r"<(style|script|svg).*?</\1>", " ", html, flags=re.DOTALL)
+    bare = html_text.unescape(re.sub(r"<[^>]*>", " ", bare))
+    return " ".join(bare.replace("\u00a0", " ").split())
+
+
+def check_blocks(page: Page) -> None:
+    """No section, table or drawing is empty; every caption of a drawing names its seeds."""
+    for section in page.sections:
+        assert section.blocks, section.title
+    for block in page.blocks():
+        if isinstance(block, Table):
+            assert block.rows, block.title
+            assert {len(cells) for cells in block.rows} == {len(block.columns)}, block.title
+        if isinstance(block, Drawing):
+            assert block.panels, block.title
+            for panel in block.panels:
+                bare = without_data(panel.html).lower()
+                assert "<svg" in bare or "<img" in bare
+                assert "nan" not in bare
+                assert "mathdefault" not in bare
+
+
+def without_data(html: str) -> str:
+    """HTML without the bytes of images."""
+    return re.sub(r'data:image/png;base64,[^"]*', "data:", html)
+
+
+def check_html(path: Path, *, has_script: bool = False) -> None:
+    """The page is one file of moderate size that refers to nothing outside itself."""
+    html = path.read_text(encoding="utf-8")
+    bare = without_data(html)
+    assert len(html) < 3_000_000
+    assert re.findall(r'(?<!xmlns=")(?<!xmlns:xlink=")\b(?:https?:|//)[\w./-]+', bare) == []
+    assert bare.count("<script") == has_script
+    assert "@import" not in bare
+    for reference in re.findall(r'(?:src|href)="([^"]*)"', bare):
+        assert reference.startswith(("#", "data:"))
+    for anchor in re.findall(r'href="#([^"]*)"', bare):
+        assert bare.count(f'id="{anchor}"') == 1
+    assert "nan" not in text_of(html).lower().split()
+
+
+def check_same_bytes(path: Path) -> None:
+    """Drawing again, in a process with other matplotlib settings, gives the same bytes.
+
+    Neither torch nor, before something is drawn, matplotlib is imported.
+    """
+    paths = [path, *path.parent.glob(f"{schema.FIGURES}/*")]
+    first = {path: path.read_bytes() for path in paths}
+    program = (
+        "import sys, pathlib\n"
+        "from nullclass.studies.reports import write_report\n"
+        "assert 'matplotlib' not in sys.modules\n"
+        "import matplotlib; matplotlib.rcParams['lines.linewidth'] = 9\n"
+        "write_report(pathlib.Path(sys.argv[1]))\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program, str(path.parent)], check=True)
+    assert {path: path.read_bytes() for path in paths} == first
