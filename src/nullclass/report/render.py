@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nullclass.core.files import write_bytes, write_text
-from nullclass.report.blocks import Cell, Page, Table
+from nullclass.report.blocks import Page, Table
 from nullclass.results.schema import FIGURES, REPORT
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def write_page(folder: Path, page: Page) -> Path:
 
 
 def on_terminal(tables: Sequence[Table]) -> Group:
-    """Tables for rich's ``print``, one line per row; intervals are left to the page."""
+    """Tables for rich's ``print``, one line per row; spreads are left to the page."""
     from rich import box
     from rich import table as rich_table
     from rich.console import Group
@@ -69,13 +69,10 @@ def on_terminal(tables: Sequence[Table]) -> Group:
         )
         for index, heading in enumerate(table.columns):
             is_text = index == 0 or not heading.text
-            grid.add_column(escape(heading.text), justify="left" if is_text else "right", no_wrap=True)
+            grid.add_column(
+                escape(heading.text), justify="left" if is_text else "right", no_wrap=True
+            )
         for row in table.rows:
-            grid.add_row(*(escape(_inline(cell)) for cell in row))
+            grid.add_row(*(escape(cell.text) for cell in row))
         shown.append(grid)
     return Group(*shown)
-
-
-def _inline(cell: Cell) -> str:
-    spread = f" {cell.small}" if cell.small.startswith("±") else ""
-    return f"{cell.text}{spread}"

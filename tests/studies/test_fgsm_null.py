@@ -1,0 +1,396 @@
+"""The study fgsm-null: tables against a run small enough to count by hand, and its page."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from fake_evaluation import FLAGS
+from fake_run import MODELS, with_files, write_fake_run
+from page_checks import check_blocks, check_html, check_same_bytes, row, text_of
+
+from nullclass.core.errors import UserError
+from nullclass.metrics.rates import summarise, wilson
+from nullclass.report.blocks import Cell, Page
+from nullclass.report.evaluation_page import findings as evaluation_findings
+from nullclass.report.figures.gallery import gallery
+from nullclass.report.measures import (
+    CLEAN,
+    Measure,
+    Measures,
+    attack_name,
+    differ,
+    eps_text,
+    loss_text,
+    percent,
+    rate_text,
+    value_cell,
+)
+from nullclass.report.pictures import LARGEST_SIDE
+from nullclass.report.render import render, write_page
+from nullclass.report.sections import fill, flat
+from nullclass.report.tables import outcome_table, white_box_table
+from nullclass.results import schema
+from nullclass.results.schema import ROW_COLUMNS, SUMMARY_COLUMNS
+from nullclass.results.store import Run, Trial, read_run
+from nullclass.studies.fgsm_null.figures import FIGURES
+from nullclass.studies.fgsm_null.page import SENTENCES, numbers
+from nullclass.studies.fgsm_null.page import page as draw_page
+from nullclass.studies.fgsm_null.tables import (
+    clean_table,
+    compared,
+    fgsm_table,
+    reproduced,
+    undetected,
+    undetected_table,
+)
+from nullclass.studies.reports import summary_table, write_report
+
+HALF = 0.15405
+"""The notebook's 0.5 in pixel units."""
+
+# outcomes of five images: clean, FGSM at the notebook's 0.5, the worst case at 0.154
+SEEDS = {
+    0: ("ccccf", "nnncf", "ffncf"),
+    1: ("cccff", "nnffc", "fnccf"),
+}
+WORD = {"c": "correct", "n": "null", "f": "fooled"}
+PLANS = [(CLEAN, "none", 0.0), ("fgsm", "untargeted", HALF), ("worst-case", "fool", 0.154)]
+
+
+def rows_of(seed: int) -> pd.DataFrame:
+    def result(letter: str) -> tuple[object, ...]:
+        """Member and prediction to null score."""
+        return CLEAN, 0, WORD[letter], 0.9, 0.5 + seed, 2.0, 0, -1.0
+
+    lines = [
+        (number, 7, attack, objective, "self", "linf", "given", eps, *result(letter))
+        for letters, (attack, objective, eps) in zip(SEEDS[seed], PLANS, strict=True)
+        for number, letter in enumerate(letters)
+    ]
+    return pd.DataFrame(lines, columns=list(ROW_COLUMNS))
+
+
+def tiny_run(seeds: tuple[int, ...], published: float | None = None) -> Run:
+    tables, trials = [], []
+    for seed in seeds:
+        rows = rows_of(seed)
+        table = summarise(rows).assign(study="fgsm-null", model="null-0.5", seed=seed)
+        is_rate = (table["metric"] == "null") & (table["attack"] == "fgsm")
+        table["selection"], table["published"] = "last", math.nan
+        table.loc[is_rate, "published"] = published
+        tables.append(table)
+        trial = Trial(Path("run"), "null-0.5", seed, "last", {})
+        trials.append(with_files(trial, rows=rows, history=pd.DataFrame(), examples=[]))
+    info = {"study": "fgsm-null", "models": ["null-0.5"]}
+    return Run(Path("run"), info, pd.concat(tables)[SUMMARY_COLUMNS], trials)
+
+
+# Tables
+
+
+def test_tables_of_two_seeds() -> None:
+    run = tiny_run((0, 1), published=0.75)
+    measures = Measures(run)
+    clean = row(clean_table(measures), "null-0.5")
+    # 4/5 and 3/5 correct: mean 70 %, sd sqrt(2) * 10 points; losses 0.5 and 1.5
+    assert (clean[1].text, clean[1].small) == ("70.00", "± 14.14")
+    assert clean[2].text == "100.00"
+    assert (clean[3].text, clean[3].small) == ("1.0000", "± 0.7071")
+    # null rates 3/5 and 2/5: mean 50 %, sd 14.14 points
+    table = fgsm_table(measures, "null")
+    assert (table.columns[1].text, table.columns[1].small) == ("ε 0.5", "0.154 px")
+    assert row(table, "null-0.5")[1] == Cell("50.00", "± 14.14", "75.00", "within")
+    # The union at 0.154: the worst case, and what is fooled when clean; FGSM's ε is larger.
+    # Seed 0: fooled 0, 1, 4; correct and never fooled 2, 3. Seed 1: fooled 0, 3, 4; correct 1, 2.
+    aer = row(white_box_table(measures, "aer"), "null-0.5")
+    assert (aer[1].text, aer[1].small) == ("60.00", "± 0.00")
+    rar = row(white_box_table(measures, "rar"), "null-0.5")
+    assert [cell.text for cell in rar] == ["null-0.5", "70.00", "0.00", "30.00", "40.00"]
+    counts = undetected(run)
+    # seed 0: image 4, wrong when clean; seed 1: images 2 and 3, of which 2 is correct when clean
+    columns = ["num_images", "num_fooled", "num_turned"]
+    assert counts[columns].to_numpy().tolist() == [[10, 3, 1]]
+    assert row(undetected_table(measures, counts), "null-0.5")[1] == Cell("3", "1 turned")
+
+
+def test_tables_of_one_seed() -> None:
+    measures = Measures(tiny_run((0,)))
+    cells = row(clean_table(measures), "null-0.5")
+    low, high = wilson(4, 5)
+    assert (cells[1].text, cells[1].small) == ("80.00", f"{100 * low:.2f} to {100 * high:.2f}")
+    assert (cells[3].text, cells[3].small) == ("0.5000", "")
+    assert [
+        [cell.text for cell in cells] for cells in outcome_table(measures, "null-0.5").rows
+    ] == [
+        ["clean", "80.00", "0.00", "20.00", "5"],
+        ["FGSM, ε 0.154", "20.00", "60.00", "20.00", "5"],
+        ["worst-case ensemble, ε 0.154", "20.00", "20.00", "60.00", "5"],
+    ]
+    assert measures.find("null-0.5", "fgsm", "null", 0.5 * 0.3081) is not None
+    assert measures.find("null-0.5", "fgsm", "null", 0.154) is None  # another budget
+
+
+# Sentences
+
+
+def test_findings_have_these_numbers() -> None:
+    run = tiny_run((0, 1), published=0.75)
+    text = " ".join(fill(SENTENCES, numbers(run, Measures(run))))
+    assert (
+        "null-0.5 answers null to 50.00 ± 14.14 % (n = 5 per seed) of them at ε 0.154 (0.5" in text
+    )
+    assert "At the same ε a null-aware attacker fools null-0.5 on 60.00 ± 0.00 % (n = 5" in text
+    assert "an AER of 60.0 % (n = 5 per model) and" in text
+    assert "(RAR) of 40.0 % (n = 5 per model)" in text
+    assert "1 of 1 published rates are reproduced." in text
+    assert "this does not hold" in text
+    assert "turns 10.00 % of the images" in text
+    assert "n = 10;" in text
+    one = tiny_run((0,))  # the only FGSM image that is fooled is wrong when clean too
+    text = " ".join(fill(SENTENCES, numbers(one, Measures(one))))
+    assert "this holds" in text
+    text = " ".join(evaluation_findings(Measures(run), "null-0.5"))
+    assert "null-0.5 answers 70.00 ± 14.14 % (n = 5 per seed) correctly" in text
+    assert "at least one attack fools it on 60.00 ± 0.00 %" in text
+
+
+@pytest.mark.parametrize(("clean", "is_compared"), [((0.5, 0.6), True), ((0.35, 0.5), False)])
+def test_models_are_compared_only_where_intervals_are_disjoint(
+    clean: tuple[float, ...], is_compared: bool
+) -> None:
+    run = tiny_run((0, 1))
+    of_clean = run.summary[run.summary["metric"] != "null_loss"].assign(model="clean-wd")
+    is_aer = run.summary["metric"] == "aer"
+    assert len(clean) == is_aer.sum()
+    summary = run.summary.copy()
+    summary.loc[is_aer, "value"] = [0.3, 0.4]
+    of_clean.loc[of_clean["metric"] == "aer", "value"] = clean
+    of_clean.loc[of_clean["metric"] == "null", "value"] = 0.0
+    both = replace(run, summary=pd.concat([summary, of_clean]))
+    text = " ".join(fill(SENTENCES, numbers(both, Measures(both))))
+    assert ("a lower AER than clean-wd" in text) == is_compared
+    assert "a higher" not in text
+
+
+def measure(values: tuple[float, ...], published: float | None, metric: str = "null") -> Measure:
+    return Measure("m", "fgsm", metric, values, published=published, eps=0.1, num_images=100)
+
+
+@pytest.mark.parametrize(
+    ("values", "published", "metric", "verdict"),
+    [
+        ((0.90, 0.92), 0.9382, "null", "within"),  # mean 0.91, 2 sd = 0.02828
+        ((0.90, 0.92), 0.9383, "null", "outside"),
+        ((0.90, 0.90), 0.903, "null", "within"),  # sd 0: 0.3 points
+        ((0.90, 0.90), 0.9031, "null", "outside"),
+        ((0.90,), 0.897, "null", "within"),  # one seed: 0.3 points
+        ((0.90,), 0.8969, "null", "outside"),
+        ((0.90,), None, "null", ""),
+        ((0.05,), 0.05, "loss", ""),  # one seed: no verdict on a loss
+        ((0.05, 0.07), 0.088, "loss", "within"),  # mean 0.06, 2 sd = 0.02828
+        ((0.05, 0.07), 0.089, "loss", "outside"),
+        ((1e-7, 2e-7), 0.0, "null_loss", "within"),
+    ],
+)
+def test_when_a_value_is_reproduced(
+    values: tuple[float, ...], published: float | None, metric: str, verdict: str
+) -> None:
+    assert measure(values, published, metric).verdict == verdict
+
+
+def test_how_numbers_are_written() -> None:
+    assert percent(0.98755) in ("98.75", "98.76")
+    losses = [loss_text(x) for x in (0.0, 2e-7, 0.03771, 17.07276)]
+    assert losses == ["0.0000", "<0.0001", "0.0377", "17.07"]
+    assert [eps_text(x) for x in (0.15405, 0.000308, 0.9243)] == ["0.154", "0.000308", "0.924"]
+    assert value_cell(None) == Cell("–")
+    assert rate_text(measure((0.5,), None)) == "50.00 % (n = 100)"
+    assert rate_text(measure((0.5, 0.5), None), has_n=False) == "50.00 ± 0.00 %"
+    assert attack_name("fgsm-1.5-thresholds") == "FGSM at 1.5 thresholds"
+    assert attack_name("worst-case-threshold") == "worst-case ensemble at threshold"
+    assert attack_name("another") == "another"
+    assert differ(measure((0.1, 0.2), None), measure((0.3, 0.4), None))
+    assert not differ(measure((0.1, 0.3), None), measure((0.3, 0.4), None))
+    within, judged = reproduced(compared(Measures(tiny_run((0, 1), published=0.0))), are_rates=True)
+    assert (within, judged) == (0, 1)
+    settings = {
+        "recipe": {"epochs": 1, "schedule": None},
+        "attacks": [{"eps": [0.1, 3.0]}],
+        "on": True,
+    }
+    assert flat(settings) == [
+        ("recipe.epochs", "1"),
+        ("recipe.schedule", "–"),
+        ("attacks.1.eps", "0.1, 3"),
+        ("on", "yes"),
+    ]
+
+
+# The page
+
+
+@pytest.fixture(scope="module", params=[1, 3], ids=["one seed", "three seeds"])
+def drawn(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Page]:
+    num_seeds, folder = request.param, tmp_path_factory.mktemp("fgsm")
+    models = MODELS[:2] if num_seeds > 1 else MODELS
+    flags = FLAGS if num_seeds > 1 else ()
+    settings = {"num_images": 60, "num_attacked": 40, "num_epochs": num_seeds}
+    write_fake_run(folder, num_seeds, models=models, flags=flags, **settings)
+    page = draw_page(read_run(folder))
+    write_page(folder, page)
+    return folder, page
+
+
+def test_the_written_page(drawn: tuple[Path, Page]) -> None:
+    folder, page = drawn
+    check_blocks(page)
+    check_html(folder / schema.REPORT)
+    text = text_of((folder / schema.REPORT).read_text(encoding="utf-8"))
+    if "preset full" not in text:
+        assert "1 seed (0)" in text
+        assert "variation between trainings is unknown" in text
+        assert "Red flags" not in text
+        check_same_bytes(folder / schema.REPORT)
+    else:
+        assert "3 seeds (0–2)" in text
+        assert "standard deviation" in text
+        assert text.count("zero-gradients clean-wd, seed 0 and 2 more evaluations") == 1
+        assert "6 of 6 evaluations were checked" in text
+    titles = [getattr(block, "title", "") for block in page.blocks()]
+    assert {"Outcomes against ε", "Security curves", "Gallery", "Training"} <= set(titles)
+
+
+def test_the_terminal_tables(drawn: tuple[Path, Page]) -> None:
+    from rich.console import Console
+
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(summary_table(read_run(drawn[0])))
+    text = console.export_text()
+    for word in ("clean-wd", "0.154", "AER", "RAR", "strict", "null-DoS", "published"):
+        assert word in text
+    assert "…" not in text
+
+
+def test_figures_without_data_are_left_out(run_folder: Path) -> None:
+    run = read_run(run_folder)
+    is_clean = run.summary["attack"] == CLEAN
+    trials = [
+        with_files(
+            trial,
+            rows=trial.rows[trial.rows["attack"] == CLEAN],
+            history=pd.DataFrame(),
+            examples=[],
+        )
+        for trial in run.trials
+    ]
+    bare = replace(run, summary=run.summary[is_clean], trials=trials)
+    shown = {name for name, draw in FIGURES.items() if draw(bare) is not None}
+    assert shown == {"outcomes"}  # the clean outcomes are always there
+    check_blocks(draw_page(bare))
+
+
+# Runs that are damaged, incomplete or hostile
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    return write_fake_run(tmp_path, 1, models=MODELS[:1], num_images=30, num_attacked=20)
+
+
+def change_info(folder: Path, **changes: object) -> None:
+    path = folder / schema.RUN
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "missing", "scrambled"])
+@pytest.mark.parametrize("name", [schema.RUN, f"trials/clean-wd-seed0/{schema.ROWS}"])
+def test_damage_is_reported_in_a_sentence_and_the_old_report_stays(
+    name: str, damage: str, run_folder: Path
+) -> None:
+    report = run_folder / schema.REPORT
+    report.write_text("old")
+    path = run_folder / name
+    content = path.read_bytes()
+    changed = {
+        "cut": content[: len(content) * 2 // 3],
+        "empty": b"",
+        "noise": b"\x80\x81 nothing of the kind",
+        "scrambled": content[:200] + b"\x00\xff\x81" * 40 + content[320:],
+    }
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(changed[damage])
+    with pytest.raises(UserError) as error:
+        write_report(run_folder)
+    assert str(run_folder) in str(error.value)
+    assert "\n" not in str(error.value).strip()
+    assert report.read_text() == "old"
+    assert [p.name for p in run_folder.iterdir() if p.name.startswith(".")] == []
+
+
+def test_impossible_numbers_are_refused(run_folder: Path) -> None:
+    run = read_run(run_folder)
+    for column, value in [("value", 1.5), ("value", "many"), ("eps_pixels", "wide"), ("seed", "x")]:
+        bad = run.summary.astype(object)
+        bad.loc[0, column] = value
+        with pytest.raises(UserError, match="is damaged"):
+            Measures(replace(run, summary=bad))
+    with pytest.raises(UserError, match="lacks the column 'seed'"):
+        Measures(replace(run, summary=run.summary.drop(columns="seed")))
+
+
+def test_a_report_is_drawn_from_the_rows_alone(run_folder: Path) -> None:
+    first = write_report(run_folder).read_bytes()
+    summary = (run_folder / schema.SUMMARY).read_bytes()
+    (run_folder / schema.SUMMARY).write_text("stale")
+    assert write_report(run_folder).read_bytes() == first
+    assert (run_folder / schema.SUMMARY).read_bytes() == summary
+    for result in run_folder.glob("trials/*/result.json"):
+        result.unlink()
+    with pytest.raises(UserError, match="no results yet"):
+        write_report(run_folder)
+
+
+def test_unknown_studies_and_missing_folders_are_reported(run_folder: Path) -> None:
+    change_info(run_folder, study="astrology")
+    with pytest.raises(UserError, match="astrology"):
+        write_report(run_folder)
+    with pytest.raises(UserError, match="there is no run folder"):
+        write_report(run_folder / "nowhere")
+
+
+def test_names_notes_and_missing_models(tmp_path: Path) -> None:
+    write_fake_run(tmp_path, 1, models=["<script>a&b"], num_images=30, num_attacked=20)
+    change_info(
+        tmp_path,
+        models=["<script>a&b", "null-9"],
+        notes=["Two epochs too few."],
+        machine={"processor": "</style><script>alert(1)</script>"},
+    )
+    html = render(draw_page(read_run(tmp_path)))
+    assert "<script" not in html
+    assert "&lt;script&gt;a&amp;b" in html
+    assert "not finished: 1 of 2 evaluations are missing, all of null-9." in text_of(html)
+    assert "Two epochs too few." in html
+    (tmp_path / schema.RUN).write_text(json.dumps({"study": "fgsm-null"}))
+    assert "0.154 px" in render(draw_page(read_run(tmp_path)))  # the unit is the study's
+
+
+def test_large_colour_images_are_shrunk(run_folder: Path) -> None:
+    run = read_run(run_folder)
+    trial = run.trials[0]
+    example = trial.examples[0]
+    big = example.clean.repeat(20, axis=2).repeat(20, axis=3).repeat(3, axis=1)
+    trial = with_files(trial, examples=[replace(example, clean=big, adv_images=big)])
+    drawing = gallery(replace(run, trials=[trial]))
+    assert drawing is not None
+    assert f"averaged down to {LARGEST_SIDE}" in drawing.caption
+    assert len(drawing.panels[0].html) < 100_000
