@@ -37,7 +37,8 @@ from nullclass.rejection.threshold import ProvableNull, SmoothedNull
 from nullclass.scoring.fgsm_thresholds import thresholds_of
 from nullclass.scoring.run_attack.proofs import prove
 from nullclass.studies import null_samples
-from nullclass.training.loop import TrainConfig, train
+from nullclass.training.config import TrainConfig
+from nullclass.training.loop import train
 from nullclass.training.recipes import Recipe, find_recipe
 from nullclass.training.robust import ROBUST_LOSSES, make_robust
 from nullclass.training.steps import step_append_nulls, step_replace_with_nulls, step_robust

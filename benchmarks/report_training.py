@@ -29,8 +29,8 @@ from nullclass.experiments.trainings import Trainer
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import make_nulls
 from nullclass.studies.null_samples import config as null_samples
-from nullclass.training.loop import precision_of
 from nullclass.training.selection import BestCheckpoints
+from nullclass.training.steps import autocast_of
 
 THROUGHPUT_FACTOR = 5
 QUALITY_FACTOR = 10
@@ -220,7 +220,7 @@ def validation_losses(model: Classifier, dataset: Dataset, num_draws: int = 5) -
     """
     kinds: dict[str, dict[str, object]] = {"uniform": {}, "tile-shuffle": {}, "mixed": {}}
     nulls = make_nulls("any-of", {"sources": kinds}, None)
-    exact = precision_of(null_samples.training("base", 0, "full").recipe, model.mean.device)
+    exact = autocast_of(null_samples.training("base", 0, "full").recipe, model.mean.device)
     return [
         BestCheckpoints({}, nulls, stream=draw).loss(model, dataset.test, exact)
         for draw in range(num_draws)

@@ -69,7 +69,7 @@ def adversarially_trained(dataset: Dataset, has_null: bool, folder: Path) -> Cla
             schedule.step()
             total += loss.item()
         say(f"  epoch {epoch + 1}: loss {total / num_batches:.4f}")
-    save_checkpoint(model.eval(), folder, about={"data": "mnist"})
+    save_checkpoint(model.eval(), folder, metadata={"data": "mnist"})
     return model
 
 

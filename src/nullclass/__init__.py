@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from nullclass.rejection import ProvableNull, check_certificates
     from nullclass.scoring.proofs import prove
     from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
-    from nullclass.training.loop import TrainConfig, train
+    from nullclass.training.config import TrainConfig
+    from nullclass.training.loop import train
     from nullclass.training.recipes import Recipe
     from nullclass.zoo import load_zoo
 
@@ -32,7 +33,7 @@ _EXPORTS = {
     "Outcome": "nullclass.core.outcomes",
     "ProvableNull": "nullclass.rejection",
     "Recipe": "nullclass.training.recipes",
-    "TrainConfig": "nullclass.training.loop",
+    "TrainConfig": "nullclass.training.config",
     "UserError": "nullclass.core.errors",
     "check_certificates": "nullclass.rejection",
     "evaluate": "nullclass.evaluation",

@@ -286,7 +286,7 @@ def provable(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    save_checkpoint(model, folder, about={"data": "idx", "training": {"validation": 20}})
+    save_checkpoint(model, folder, metadata={"data": "idx", "training": {"validation": 20}})
     return folder
 
 

@@ -13,7 +13,8 @@ from training_cases import RECIPE, fresh_model, learnable_images
 from nullclass.core.errors import UserError
 from nullclass.data import augment as jitter
 from nullclass.data.augment import ANGLE, SHIFT, STRETCH, jittered
-from nullclass.training.loop import TrainConfig, train
+from nullclass.training.config import TrainConfig
+from nullclass.training.loop import train
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -70,7 +70,7 @@ def test_twins_are_more_outputs_of_the_same_network(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_a_checkpoint_gives_back_the_same_bits(name: str, has_null: bool, tmp_path: object) -> None:
     model = build(name, has_null=has_null).eval()
-    save_checkpoint(model, tmp_path, about={"data": "mnist"})  # type: ignore[arg-type]
+    save_checkpoint(model, tmp_path, metadata={"data": "mnist"})  # type: ignore[arg-type]
     stream = torch.get_rng_state()
     loaded, card = load_checkpoint(tmp_path)  # type: ignore[arg-type]
     assert torch.equal(torch.get_rng_state(), stream), "loading draws from no stream"

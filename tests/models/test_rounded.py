@@ -82,5 +82,5 @@ def test_scales_that_do_not_fit_are_another_architecture(tmp_path: Path) -> None
     for change in ({name: tensors[name][1:]}, {}):
         others = {n: t for n, t in tensors.items() if n != name}
         save_file(others | change, tmp_path / WEIGHTS)
-        with pytest.raises(UserError, match=r"another architecture|another SHA-256"):
+        with pytest.raises(UserError, match=r"does not fit its card|another SHA-256"):
             load_checkpoint(tmp_path)

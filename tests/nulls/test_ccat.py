@@ -170,9 +170,9 @@ def test_a_source_is_called_where_gradients_are_off() -> None:
     ("settings", "says"),
     [
         *(({"eps": eps}, r"eps must be in \(0, 1\]") for eps in (0, -0.1, 1.1, float("nan"))),
-        ({"num_steps": 0}, "at least one step"),
-        *(({"reach": reach}, "reach above 0") for reach in (0, float("nan"))),
-        *(({"power": power}, "power above 0") for power in (0, -1.0, float("nan"), float("inf"))),
+        ({"num_steps": 0}, "num_steps must be"),
+        *(({"reach": reach}, "reach must be") for reach in (0, float("nan"))),
+        *(({"power": power}, "power must be") for power in (0, -1.0, float("nan"), float("inf"))),
         ({"steps": 3}, "no such settings"),
     ],
 )

@@ -15,20 +15,12 @@ from nullclass.studies.provable_null.config import (
     DATASETS,
     LEARNED,
     PROVABLE,
-    RISES,
     VARIANTS,
     training,
     trials,
 )
-from nullclass.training.robust import ROBUST_LOSSES, make_robust
 
 PRESETS = ("quick", "full")
-
-
-@pytest.mark.parametrize("name", ROBUST_LOSSES)
-def test_a_report_knows_how_the_eps_of_every_loss_rises(name: str) -> None:
-    loss: Any = make_robust(name, {"eps": 0.1})
-    assert RISES[name] == (loss.warmup, loss.ramp)
 
 
 @pytest.mark.parametrize("preset", PRESETS)

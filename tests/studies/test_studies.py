@@ -32,7 +32,7 @@ from nullclass.studies.fgsm_null.config import (
 )
 from nullclass.studies.null_samples import config as null_samples
 from nullclass.studies.ramps import config as ramps
-from nullclass.training.loop import steps_per_epoch
+from nullclass.training.batches import steps_per_epoch
 
 PRESETS = ("quick", "full")
 
@@ -351,4 +351,4 @@ def test_the_ramps_protocol() -> None:
         assert training.nulls.replace_rate == 0.5
     assert {trial.decision_grid for trial in full.values()} == {49}
     # 32,000 ramps are an epoch of 1000 steps.
-    assert steps_per_epoch(32_000, base.recipe) == 1000
+    assert steps_per_epoch(32_000, base.recipe.batch_size) == 1000

@@ -66,7 +66,7 @@ def make_zoo(path: Path) -> TinyZoo:
             "training": {"name": name, "seed": 0},
             "training_seconds": 90.0,
         }
-        save_checkpoint(trained(dataset, has_null), path / name, about=info)
+        save_checkpoint(trained(dataset, has_null), path / name, metadata=info)
         adopt(
             path / name,
             name,

@@ -1,29 +1,46 @@
+"""Checkpoints: what is saved is what is loaded, or a sentence says why not."""
+
 from __future__ import annotations
 
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import nullclass
 from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages
 from nullclass.models import Classifier, build_model
+from nullclass.rejection import (
+    ProvableNull,
+    SmoothedNull,
+    Threshold,
+    calibrate,
+    overlap,
+    with_threshold,
+)
 from nullclass.training.checkpoint import CARD, WEIGHTS, load_checkpoint, save_checkpoint
+
+
+def built(name: str = "notebook", **changed: Any) -> Classifier:
+    settings = {"image_shape": (1, 6, 6), "num_classes": 4, "mean": (0.3,), "std": (0.2,)}
+    return build_model(name, **(settings | changed)).eval()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint of the notebook's net on 6x6 images."""
-    return saved(tmp_path / "checkpoint")
+    """A checkpoint of the notebook's network on 6x6 images."""
+    save_checkpoint(built(), tmp_path / "checkpoint")
+    return tmp_path / "checkpoint"
 
 
-def saved(folder: Path, name: str = "notebook", **changed: object) -> Path:
-    settings = {"image_shape": (1, 6, 6), "num_classes": 4, "mean": (0.3,), "std": (0.2,)}
-    save_checkpoint(build_model(name, **(settings | changed)), folder)  # type: ignore[arg-type]
-    return folder
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 
 
 def change_card(folder: Path, **changed: object) -> None:
@@ -31,30 +48,135 @@ def change_card(folder: Path, **changed: object) -> None:
     (folder / CARD).write_text(json.dumps(card | changed))
 
 
-def test_what_proves_its_answers_is_saved_without_its_radius_or_not_at_all(tmp_path: Path) -> None:
-    network = build_model("certifiable-small", image_shape=(1, 8, 8), num_classes=3, has_null=False)
-    model = nullclass.ProvableNull(network, 0.1)
-    with pytest.raises(UserError, match=r"save its \.model"):
-        save_checkpoint(model, tmp_path / "no")
-    assert not (tmp_path / "no").exists()
-    save_checkpoint(model.model, tmp_path / "yes")
-    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    again = nullclass.ProvableNull(load_checkpoint(tmp_path / "yes")[0], 0.1)
-    assert torch.equal(again(images), model(images))
+# What is saved
 
 
-def test_a_file_of_the_checkpoint_will_do(folder: Path) -> None:
-    images = torch.rand(2, 1, 6, 6)
+def test_a_file_of_the_checkpoint_is_enough(folder: Path, images: Tensor) -> None:
     expected = load_checkpoint(folder)[0](images)
     for path in (folder / WEIGHTS, folder / CARD, str(folder)):
         assert torch.equal(load_checkpoint(path)[0](images), expected)
+
+
+@pytest.mark.parametrize(("has_null", "num_nulls"), [(True, 4), (True, 1), (False, 4)])
+def test_the_card_has_the_number_of_null_logits(
+    has_null: bool, num_nulls: int, folder: Path, images: Tensor
+) -> None:
+    model = built(has_null=has_null, num_nulls=num_nulls)
+    save_checkpoint(model, folder, metadata={"data": "mnist"})
+    loaded, card = load_checkpoint(folder)
+    expected = num_nulls if has_null else 0
+    assert (card["num_nulls"], loaded.num_nulls, loaded.has_null) == (expected, expected, has_null)
+    assert card["null_index"] == (4 if has_null else None)
+    assert (card["data"], card["refusal"]) == ("mnist", None)
+    assert torch.equal(loaded.all_logits(images), model.all_logits(images))
+    assert not loaded.training
+
+
+def own_body(num_outputs: int = 3) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, num_outputs))
+
+
+@pytest.mark.parametrize("num_nulls", [1, 2])
+def test_a_network_of_ones_own(num_nulls: int, tmp_path: Path, images: Tensor) -> None:
+    body = own_body(2 + num_nulls)
+    model = Classifier(body, 2, num_nulls=num_nulls, mean=(0.1307,), std=(0.3081,))
+    model(torch.rand(8, 1, 6, 6))  # moves the statistics of batch norm
+    save_checkpoint(model.eval(), tmp_path)
+    with pytest.raises(UserError, match=r"load_checkpoint\(body=\)"):
+        load_checkpoint(tmp_path)
+    loaded, card = load_checkpoint(tmp_path, body=own_body(2 + num_nulls))
+    assert torch.equal(loaded(images), model(images))
+    assert torch.equal(loaded.std, model.std)
+    assert card["architecture"] is None
+    with pytest.raises(UserError, match="does not fit its card"):
+        load_checkpoint(tmp_path, body=nn.Sequential(nn.Flatten(), nn.Linear(36, 3)))
+
+
+def test_weights_that_share_memory_are_saved(tmp_path: Path, images: Tensor) -> None:
+    def tied() -> nn.Module:
+        body = nn.Sequential(nn.Flatten(), nn.Linear(36, 36), nn.Linear(36, 36), nn.Linear(36, 3))
+        body[2].weight = body[1].weight
+        return body
+
+    model = Classifier(tied(), 2).eval()
+    save_checkpoint(model, tmp_path)
+    assert torch.equal(load_checkpoint(tmp_path, body=tied())[0](images), model(images))
+
+
+@pytest.mark.parametrize("stored", ["exact", "int8"])
+@pytest.mark.parametrize("has_null", [True, False])
+def test_a_model_with_a_threshold(
+    has_null: bool, stored: Any, tmp_path: Path, images: Tensor
+) -> None:
+    held_out = LabelledImages(torch.rand(200, 1, 6, 6), torch.arange(200) % 4)
+    inner = built(has_null=has_null)
+    save_checkpoint(inner, tmp_path / "inner", stored=stored)  # may round
+    inner = load_checkpoint(tmp_path / "inner")[0]
+    model = with_threshold(inner, calibrate(inner, held_out, 0.1))
+    save_checkpoint(model, tmp_path / "whole", stored=stored)
+    loaded, card = load_checkpoint(tmp_path / "whole")
+    assert torch.equal(loaded(images), model(images))
+    assert card["refusal"]["kind"] == "threshold"
+    assert loaded.threshold == model.threshold
+    assert overlap(loaded.threshold, held_out) == 200, "it still knows those images"
+    by_hand = with_threshold(inner, 0.25)
+    save_checkpoint(by_hand, tmp_path / "whole")
+    loaded, _ = load_checkpoint(tmp_path / "whole")
+    assert loaded.threshold == Threshold(0.25)
+    assert torch.equal(loaded(images), by_hand(images))
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrapper", "settings"),
+    [
+        ("provable", ProvableNull, {"radius": 0.01, "norm": "linf", "verifier": "crown-ibp"}),
+        ("provable", ProvableNull, {"radius": 0.1, "norm": "l2", "verifier": "interval"}),
+        (
+            "smoothed",
+            SmoothedNull,
+            {"radius": 0.1, "sigma": 0.2, "num_samples": 99, "num_selection": 7,
+             "confidence": 0.9, "seed": 3},
+        ),
+    ],
+)  # fmt: skip
+def test_models_that_answer_what_is_certified(
+    kind: str, wrapper: Any, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    images = torch.rand(5, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    model = wrapper(built("certifiable-small", image_shape=(1, 8, 8), has_null=False), **settings)
+    save_checkpoint(model, tmp_path)
+    loaded, card = load_checkpoint(tmp_path)
+    assert type(loaded) is wrapper
+    assert torch.equal(loaded(images), model(images))
+    assert card["refusal"] == {"kind": kind, **settings}
+    assert {name: getattr(loaded, name) for name in settings} == settings
+
+
+def test_two_ways_to_refuse_are_not_saved(tmp_path: Path) -> None:
+    network = built("certifiable-small", image_shape=(1, 8, 8), has_null=False)
+    for inner in (ProvableNull(network, 0.1), with_threshold(network, 0.1)):
+        with pytest.raises(UserError, match="save its inner model"):
+            save_checkpoint(with_threshold(inner, 0.5), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize(
+    "refusal", [3, {}, {"kind": "threshold"}, {"kind": "provable"}, {"kind": "prayer", "value": 1}]
+)
+def test_a_card_with_an_unknown_refusal(folder: Path, refusal: object) -> None:
+    change_card(folder, refusal=refusal)
+    with pytest.raises(UserError, match="does not say how its model refuses"):
+        load_checkpoint(folder)
+
+
+# What is refused
 
 
 @pytest.mark.parametrize("keep", [0, 4, 8, 100, -1])
 def test_truncated_weights(folder: Path, keep: int) -> None:
     content = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).write_bytes(content[:keep])
-    with pytest.raises(UserError, match=f"{WEIGHTS} is damaged or cut short"):
+    with pytest.raises(UserError, match=f"{WEIGHTS} is damaged"):
         load_checkpoint(folder)
 
 
@@ -63,7 +185,7 @@ def test_missing_files(folder: Path, tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "nowhere")
     weights = (folder / WEIGHTS).read_bytes()
     (folder / WEIGHTS).unlink()
-    with pytest.raises(UserError, match=f"{WEIGHTS} is missing beside its card"):
+    with pytest.raises(UserError, match=f"{WEIGHTS} is missing"):
         load_checkpoint(folder)
     (folder / WEIGHTS).write_bytes(weights)
     (folder / CARD).unlink()
@@ -71,144 +193,61 @@ def test_missing_files(folder: Path, tmp_path: Path) -> None:
         load_checkpoint(folder)
 
 
-def test_weights_of_another_training(folder: Path, tmp_path: Path) -> None:
-    other = saved(tmp_path / "other")
-    (folder / WEIGHTS).write_bytes((other / WEIGHTS).read_bytes())
-    with pytest.raises(UserError, match="not the file its card was written for"):
-        load_checkpoint(folder)
-
-
-def test_one_flipped_bit(folder: Path) -> None:
+def test_weights_that_changed(folder: Path, tmp_path: Path) -> None:
     content = bytearray((folder / WEIGHTS).read_bytes())
     content[-3] ^= 1
-    (folder / WEIGHTS).write_bytes(bytes(content))
-    with pytest.raises(UserError, match="another SHA-256"):
-        load_checkpoint(folder)
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"num_classes": 9},
-        {"has_null": False},
-        {"num_nulls": 4},
-        {"architecture": "report", "image_shape": [1, 28, 28]},
-        {"image_shape": [1, 28, 28]},
-        {"image_shape": [3, 6, 6]},
-    ],
-)
-def test_a_card_of_another_architecture(folder: Path, changed: dict[str, object]) -> None:
-    change_card(folder, **changed)
-    with pytest.raises(UserError, match="holds another architecture than its card says"):
-        load_checkpoint(folder)
-
-
-@pytest.mark.parametrize(
-    ("has_null", "num_nulls", "told"), [(True, 4, 4), (True, 1, 1), (False, 4, 0)]
-)
-def test_the_card_says_how_many_null_logits_there_are(
-    has_null: bool, num_nulls: int, told: int, tmp_path: Path
-) -> None:
-    folder = saved(tmp_path / "checkpoint", has_null=has_null, num_nulls=num_nulls)
-    loaded, card = load_checkpoint(folder)
-    assert (card["num_nulls"], loaded.num_nulls, loaded.has_null) == (told, told, has_null)
-    assert card["null_index"] == (4 if has_null else None)
-    again = tmp_path / "again"
-    save_checkpoint(loaded, again)
-    twice, _ = load_checkpoint(again)
-    images = torch.rand(3, 1, 6, 6)
-    assert torch.equal(twice.all_logits(images), loaded.all_logits(images))
-    assert loaded.all_logits(images).shape == (3, 4 + told)
-
-
-def test_twins_of_a_body_of_ones_own(tmp_path: Path) -> None:
-    model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(36, 4)), 2, num_nulls=2).eval()
-    save_checkpoint(model, tmp_path)
-    body = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))
-    loaded, card = load_checkpoint(tmp_path, body=body)
-    images = torch.rand(3, 1, 6, 6)
-    assert (loaded.num_nulls, card["num_nulls"]) == (2, 2)
-    assert torch.equal(loaded(images), model(images))
-
-
-@pytest.mark.parametrize("has_null", [True, False])
-def test_cards_written_before_there_could_be_several_null_logits(
-    has_null: bool, tmp_path: Path
-) -> None:
-    folder = saved(tmp_path / "checkpoint", has_null=has_null)
-    expected, _ = load_checkpoint(folder)
-    card = json.loads((folder / CARD).read_text())
-    del card["num_nulls"]
-    (folder / CARD).write_text(json.dumps(card))
-    loaded, _ = load_checkpoint(folder)
-    assert loaded.num_nulls == int(has_null)
-    images = torch.rand(3, 1, 6, 6)
-    assert torch.equal(loaded(images), expected(images))
+    save_checkpoint(built(), tmp_path / "other")
+    for weights in (content, (tmp_path / "other" / WEIGHTS).read_bytes()):
+        (folder / WEIGHTS).write_bytes(weights)
+        with pytest.raises(UserError, match=r"not the file that its card .*another SHA-256"):
+            load_checkpoint(folder)
 
 
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
+        ({"num_classes": 9}, "does not fit its card"),
+        ({"has_null": False}, "does not fit its card"),
+        ({"num_nulls": 4}, "does not fit its card"),
+        ({"architecture": "report", "image_shape": [1, 28, 28]}, "does not fit its card"),
+        ({"image_shape": [1, 28, 28]}, "does not fit its card"),
+        ({"image_shape": [3, 6, 6]}, "does not fit its card"),
         ({"architecture": "resnet"}, "names the model 'resnet'; known are notebook, report"),
         ({"card_version": 99}, "has version 99"),
-        ({"num_classes": 1}, "does not describe a model"),
-        ({"num_classes": "four"}, "does not describe a model"),
+        ({"num_classes": 1}, "classes"),
+        ({"num_classes": "four"}, "."),
         ({"num_nulls": "four"}, "does not describe a model"),
         ({"image_shape": [1, 6]}, "does not describe a model"),
         ({"image_shape": [1, 2, 2]}, "too small"),
         ({"image_shape": None}, "no image_shape"),
-        ({"std": [0.0]}, "does not describe a model"),
-        ({"mean": "middle"}, "does not describe a model"),
+        ({"std": [0.0]}, "."),
+        ({"mean": "middle"}, "."),
     ],
 )
-def test_a_card_that_makes_no_sense(folder: Path, changed: dict[str, object], says: str) -> None:
+def test_a_card_that_does_not_fit(folder: Path, changed: dict[str, object], says: str) -> None:
     change_card(folder, **changed)
     with pytest.raises(UserError, match=says):
         load_checkpoint(folder)
 
 
 def test_every_field_of_the_card_is_needed(folder: Path) -> None:
-    whole = json.loads((folder / CARD).read_text())
-    for key in ("architecture", "image_shape", "num_classes", "has_null", "mean", "std"):
-        (folder / CARD).write_text(json.dumps({k: v for k, v in whole.items() if k != key}))
+    card = json.loads((folder / CARD).read_text())
+    for key in (
+        "architecture",
+        "image_shape",
+        "num_classes",
+        "has_null",
+        "num_nulls",
+        "mean",
+        "std",
+    ):
+        (folder / CARD).write_text(json.dumps({k: v for k, v in card.items() if k != key}))
         with pytest.raises(UserError, match=f"does not describe a model: KeyError.*{key}"):
             load_checkpoint(folder)
-    without = {k: v for k, v in whole.items() if k != "weights_sha256"}
+    without = {k: v for k, v in card.items() if k != "weights_sha256"}
     (folder / CARD).write_text(json.dumps(without))
     with pytest.raises(UserError, match="SHA-256"):
         load_checkpoint(folder)
-
-
-def own_body() -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.BatchNorm1d(36), nn.Linear(36, 3))
-
-
-def test_a_body_of_ones_own(tmp_path: Path) -> None:
-    model = Classifier(own_body(), 2, mean=(0.1307,), std=(0.3081,))
-    model(torch.rand(8, 1, 6, 6))  # moves the batch norm's statistics
-    save_checkpoint(model.eval(), tmp_path)
-    with pytest.raises(UserError, match=r"load_checkpoint\(body=\)"):
-        load_checkpoint(tmp_path)
-    loaded, card = load_checkpoint(tmp_path, body=own_body())
-    images = torch.rand(3, 1, 6, 6)
-    assert torch.equal(loaded(images), model(images))
-    assert torch.equal(loaded.std, model.std)
-    assert card["architecture"] is None
-    with pytest.raises(UserError, match="another architecture"):
-        load_checkpoint(tmp_path, body=nn.Sequential(nn.Flatten(), nn.Linear(36, 3)))
-
-
-def test_weights_that_share_memory_are_saved(tmp_path: Path) -> None:
-    def tied() -> nn.Module:
-        body = nn.Sequential(nn.Flatten(), nn.Linear(36, 36), nn.Linear(36, 36), nn.Linear(36, 3))
-        body[2].weight = body[1].weight
-        return body
-
-    model = Classifier(tied(), 2).eval()
-    save_checkpoint(model, tmp_path)
-    images = torch.rand(3, 1, 6, 6)
-    loaded, _ = load_checkpoint(tmp_path, body=tied())
-    assert torch.equal(loaded(images), model(images))
 
 
 def test_an_interrupted_save_is_no_checkpoint(
@@ -228,9 +267,8 @@ def test_an_interrupted_save_is_no_checkpoint(
 
 def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    model = build_model("notebook", image_shape=(1, 6, 6), num_classes=4)
     with pytest.raises(UserError, match="cannot"):
-        save_checkpoint(model, tmp_path / "file")
+        save_checkpoint(built(), tmp_path / "file")
 
 
 def test_no_pickle_anywhere() -> None:

@@ -164,7 +164,7 @@ def test_the_weights_of_the_lowest_loss_are_kept_for_each_set_by_itself() -> Non
     model = small_model()
     for epoch in range(1, 13):
         model.load_state_dict(small_model(seed=epoch).state_dict())
-        told.append(selections.look(model, epoch, nullcontext))
+        told.append(selections.update(model, epoch, nullcontext))
         states.append({key: value.clone() for key, value in model.state_dict().items()})
         for name in sets:
             losses = [losses[name] for losses in told]
@@ -185,11 +185,11 @@ def test_the_weights_of_the_lowest_loss_are_kept_for_each_set_by_itself() -> Non
 def test_of_equal_losses_the_first_epoch_is_kept() -> None:
     model, selections = small_model(), BestCheckpoints({"test": some_images()}, None)
     for epoch in (1, 2):
-        selections.look(model, epoch, nullcontext)
+        selections.update(model, epoch, nullcontext)
     assert selections.best["test"][1] == 1
 
 
 def test_nothing_to_select_on_measures_nothing() -> None:
     selections = BestCheckpoints({}, UniformNulls())
-    assert selections.look(small_model(), 1, nullcontext) == {}
+    assert selections.update(small_model(), 1, nullcontext) == {}
     assert selections.weights == {}

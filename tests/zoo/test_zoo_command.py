@@ -141,7 +141,7 @@ def test_results_of_other_weights_are_reported(run: Run, zoo: TinyZoo) -> None:
     with torch.no_grad():
         next(model.parameters()).mul_(1.01)
     kept = {key: card[key] for key in ("data", "data_checksum", "zoo", "training")}
-    save_checkpoint(model, folder, about=kept)
+    save_checkpoint(model, folder, metadata=kept)
     refused(run(zoo, "check", "learned"), "has results of learned for other weights")
     refused(run(zoo, "leaderboard", "--out", zoo.out / "page.md"), "for other weights")
     options = ("--attack", "none", "--proofs", "none", "--out", zoo.out, "--update")

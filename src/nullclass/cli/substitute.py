@@ -67,7 +67,7 @@ class Substitute:
             "queried": card["weights_sha256"],
             "num_queries": log.num_queries,
         }
-        save_checkpoint(substitute, self.out, about=about)
+        save_checkpoint(substitute, self.out, metadata=about)
         others = dataset.test.first(len(dataset.test) - num_pool)
         alike = agreement(substitute, target, others)
         print(

@@ -79,7 +79,7 @@ class Training:
     """Whether there is one null logit per class (2N labelling)."""
     uniform_targets: bool = False
     """Whether a model without null class learns uniform targets on null images
-    (:class:`nullclass.training.loop.TrainConfig`)."""
+    (:class:`nullclass.training.config.TrainConfig`)."""
     robust: RobustPlan | None = None
     """Trains on a robust loss, without null images."""
     queries: Queries | None = None

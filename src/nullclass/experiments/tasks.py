@@ -169,7 +169,7 @@ def _query(run: RunContext, training: Training, folder: Path) -> None:
         folder / schema.QUERIES, pd.DataFrame([asdict(entry) for entry in log.rounds])
     )
     card = training_card(training, seconds, run.dataset, run.device)
-    save_checkpoint(substitute, folder / LAST, about=card)
+    save_checkpoint(substitute, folder / LAST, metadata=card)
     finish_training(training, folder, run.dataset, {})
 
 

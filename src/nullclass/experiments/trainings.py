@@ -22,7 +22,8 @@ from nullclass.results import frames, schema, store
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import LAST
 from nullclass.training.checkpoint import save_checkpoint
-from nullclass.training.loop import TrainConfig, train
+from nullclass.training.config import TrainConfig
+from nullclass.training.loop import train
 from nullclass.training.robust import make_robust
 from nullclass.training.selection import BestCheckpoints
 
@@ -132,7 +133,7 @@ class Trainer:
     def write(self, history: pd.DataFrame, folder: Path) -> None:
         """Write the checkpoint of the last epoch and the history, and remove the state."""
         frames.write_frame(folder / schema.HISTORY, history)
-        save_checkpoint(self.model, folder, about=self.card(history["seconds"].sum()))
+        save_checkpoint(self.model, folder, metadata=self.card(history["seconds"].sum()))
         (folder / schema.STATE).unlink(missing_ok=True)
 
     def write_job(self, history: pd.DataFrame, folder: Path) -> None:
@@ -145,7 +146,7 @@ class Trainer:
         card = self.card(history["seconds"].sum())
         for name in weights:
             self.model.load_state_dict(weights[name])
-            save_checkpoint(self.model, folder / name, about=card | {"epoch": epochs[name]})
+            save_checkpoint(self.model, folder / name, metadata=card | {"epoch": epochs[name]})
         self.model.load_state_dict(last)
         frames.write_frame(folder / schema.HISTORY, history)
         finish_training(self.training, folder, self.dataset, epochs)

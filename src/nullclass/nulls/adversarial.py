@@ -14,8 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from nullclass.attacks.steps import ascend, input_gradient
+from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
+from nullclass.core.norms import find_ball
 from nullclass.nulls.base import NullImages, NullSource
 
 
@@ -40,28 +43,24 @@ class AdversarialNulls(NullSource):
         """Check the settings."""
         if not 0 < self.eps <= 1:
             raise UserError(f"the null images' eps must be in (0, 1] pixel units, not {self.eps}")
-        if self.num_steps < 1:
-            raise UserError(f"the null images need at least one step, not {self.num_steps}")
+        check_count("num_steps", self.num_steps)
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> NullImages:
         """Return adversarial images; the first step uses ``images.grad`` if it is set."""
-        clean = images.detach()
-        gradient = images.grad if images.grad is not None else self._gradient(clean, labels)
-        if self.num_steps == 1:
-            return NullImages((clean + self.eps * gradient.sign()).clamp(0, 1))
-        step = 2.5 * self.eps / self.num_steps
-        lower, upper = (clean - self.eps).clamp(min=0), (clean + self.eps).clamp(max=1)
+        clean, gradient, ball = images.detach(), images.grad, find_ball("linf")
+        step_size = self.eps if self.num_steps == 1 else 2.5 * self.eps / self.num_steps
         adv_images = clean
-        for i in range(self.num_steps):
-            if i > 0:
-                gradient = self._gradient(adv_images, labels)
-            adv_images = (adv_images + step * gradient.sign()).clamp(lower, upper)
+        for _ in range(self.num_steps):
+            if gradient is None:
+                gradient, _ = input_gradient(
+                    self.model,
+                    adv_images,
+                    lambda logits: cross_entropy(logits, labels, reduction="none"),
+                )
+            adv_images = ascend(
+                adv_images, gradient, clean, eps=self.eps, step_size=step_size, norm=ball
+            )
+            gradient = None
         return NullImages(adv_images)
-
-    def _gradient(self, images: Tensor, labels: Tensor) -> Tensor:
-        with torch.enable_grad():
-            images = images.detach().requires_grad_()
-            loss = cross_entropy(self.model(images), labels, reduction="sum")
-            return torch.autograd.grad(loss, images)[0]

@@ -13,7 +13,6 @@ backtracking.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nullclass.attacks.base import frozen
+from nullclass.attacks.steps import add_momentum, ascend, input_gradient
+from nullclass.core.checks import check_count, check_positive
 from nullclass.core.errors import UserError
+from nullclass.core.norms import find_ball
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.base import NullImages, NullSource
 
@@ -53,36 +55,35 @@ class CCATNulls(NullSource):
         """Check the settings."""
         if not 0 < self.eps <= 1:
             raise UserError(f"the null images' eps must be in (0, 1] pixel units, not {self.eps}")
-        if self.num_steps < 1 or not 0 < self.power < math.inf or not 0 < self.reach < math.inf:
-            raise UserError(
-                "CCAT needs at least one step, a power above 0 and a reach above 0, not "
-                f"{self.num_steps}, {self.power} and {self.reach}"
-            )
+        check_count("num_steps", self.num_steps)
+        check_positive("power", self.power)
+        check_positive("reach", self.reach)
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> NullImages:
         """Return adversarial images (:class:`nullclass.nulls.base.NullSource`)."""
-        clean = images.detach()
-        lower, upper = (clean - self.eps).clamp(min=0), (clean + self.eps).clamp(max=1)
-        adv_images = self._random_start(clean, generator).clamp(lower, upper)
+        clean, ball = images.detach(), find_ball("linf")
+        adv_images = ball.project(self._random_start(clean, generator), clean, self.eps)
         best, best_score = adv_images, clean.new_full((len(clean),), -torch.inf)
         velocity = torch.zeros_like(clean)
-        step = self.reach * self.eps / self.num_steps
+        step_size = self.reach * self.eps / self.num_steps
+
+        def loss(logits: Tensor) -> Tensor:
+            return wrong_log_probs(logits, labels, self.model.num_classes)
+
         with frozen(self.model):
             for i in range(self.num_steps + 1):
-                iterate = adv_images.clone().requires_grad_()
-                score = self._wrong_log_prob(iterate, labels)
-                is_better = score.detach() > best_score
+                gradient, score = input_gradient(self.model, adv_images, loss)
+                is_better = score > best_score
                 best = torch.where(is_better[:, None, None, None], adv_images, best)
-                best_score = torch.where(is_better, score.detach(), best_score)
-                if i == self.num_steps:
-                    break
-                (gradient,) = torch.autograd.grad(score.sum(), iterate)
-                l1_norm = gradient.flatten(1).abs().sum(dim=1).clamp(min=1e-12)
-                velocity = MOMENTUM * velocity + gradient / l1_norm[:, None, None, None]
-                adv_images = (adv_images + step * velocity.sign()).clamp(lower, upper)
-        distance = (best - clean).flatten(1).abs().amax(dim=1) / self.eps
+                best_score = torch.where(is_better, score, best_score)
+                if i < self.num_steps:
+                    velocity = add_momentum(velocity, gradient, MOMENTUM)
+                    adv_images = ascend(
+                        adv_images, velocity, clean, eps=self.eps, step_size=step_size, norm=ball
+                    )
+        distance = ball.size(best - clean) / self.eps
         return NullImages(best, 1 - (1 - distance.clamp(max=1)) ** self.power)
 
     def _random_start(self, clean: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -92,10 +93,10 @@ class CCATNulls(NullSource):
         length = self.eps * torch.rand(len(clean), generator=generator) / largest
         return clean + (direction * length[:, None, None, None]).to(clean)
 
-    def _wrong_log_prob(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return ``(N,)``: the largest log-probability of a wrong real class."""
-        num_classes = self.model.num_classes
-        log_probs = self.model(images).float().log_softmax(dim=1)[:, :num_classes]
-        is_true = F.one_hot(labels.clamp(min=0), num_classes).bool() & (labels >= 0)[:, None]
-        wrong: Tensor = log_probs.masked_fill(is_true, -torch.inf).amax(dim=1)
-        return wrong
+
+def wrong_log_probs(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Return ``(N,)``: the largest log-probability of a wrong real class."""
+    log_probs = logits.float().log_softmax(dim=1)[:, :num_classes]
+    is_true = F.one_hot(labels.clamp(min=0), num_classes).bool() & (labels >= 0)[:, None]
+    wrong: Tensor = log_probs.masked_fill(is_true, -torch.inf).amax(dim=1)
+    return wrong

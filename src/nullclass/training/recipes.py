@@ -1,77 +1,82 @@
-"""How training is run: batches, epochs, schedule, precision. Imports no torch.
-
-``faithful`` is the source's own recipe, which depends on the network it was published with;
-``fast`` reaches the same quality in a fraction of the time, with one exception: at the notebook's
-null epsilon 0.01 it recognises about a point less of larger steps (measured: ``LOG.md``).
-"""
+"""Recipes: batch size, epochs, learning rate, schedule and precision. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from nullclass.core.checks import check_choice, check_count, check_share
 from nullclass.core.errors import UserError
 
 Schedule = Literal["constant", "triangle", "late-cosine"]
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything about training that is not the model, the data or the null images."""
+    """How a model is trained, besides its loss. The default is a neutral start for any network."""
 
-    batch_size: int
-    """Clean images a step."""
-    epochs: int
+    batch_size: int = 128
+    """Clean images per step. A loader makes its own batches."""
+    epochs: int = 10
     """Passes over the training images."""
-    learning_rate: float
-    """Adam's step size; the peak if the schedule changes it."""
+    learning_rate: float = 1e-3
+    """Adam's learning rate; the peak if the schedule changes it."""
     schedule: Schedule = "constant"
     """``triangle`` rises linearly for a fifth of all steps, then falls linearly to zero.
-    ``late-cosine`` rises for a hundredth, stays for two fifths, then falls along a cosine to zero:
-    for losses that get harder as ε rises."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """``bfloat16`` runs the layers under autocast where the machine has it natively; weights,
-    losses and optimiser state stay in float32."""
+    ``late-cosine`` rises for a hundredth, is constant until two fifths, then falls to zero along a
+    cosine: for losses that become harder as ε rises."""
+    precision: Precision = "float32"
+    """``bfloat16`` runs the layers under autocast where the hardware supports it. Weights, losses
+    and optimizer state stay in float32."""
     nulls_per_image: float = 1.0
-    """Share of each batch from which null images are made beside it, in (0, 1]."""
+    """Null images per clean image of a batch, in (0, 1]."""
     dropout: float = 1.0
-    """Factor in [0, 1] on what the network's dropout layers drop: few epochs need less."""
+    """Factor in [0, 1] on the drop rates of the network's dropout layers; short trainings need
+    less."""
     jitter: float = 0.0
-    """How much images are moved at random before each step: at 1, turned by up to 7 degrees,
-    stretched and sheared by up to 8 %, shifted by up to a pixel (:mod:`nullclass.data.augment`)."""
+    """Strength of random affine augmentation: 1 rotates by up to 7 degrees, stretches and shears by
+    up to 8 % and shifts by up to a pixel (:mod:`nullclass.data.augment`)."""
     stem_epochs: int | None = None
-    """Epochs after which the first layer no longer learns, which saves the gradient of its output,
-    a third of the second one's work (FreezeOut, Brock et al. 2017); ``None``: it learns to the end.
-    """
+    """Epochs after which the first layer is frozen (FreezeOut, Brock et al. 2017). This saves the
+    gradient of its output, a third of the second layer's work. ``None`` never freezes it."""
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot train."""
-        if self.batch_size < 1 or self.epochs < 1:
-            raise UserError(
-                f"batch size {self.batch_size} and epochs {self.epochs} must be at least 1"
-            )
+        """Check all values."""
+        check_count("batch_size", self.batch_size)
+        check_count("epochs", self.epochs)
         if not 0 < self.learning_rate < 10:
-            raise UserError(f"the learning rate must be in (0, 10), not {self.learning_rate}")
-        if self.schedule not in get_args(Schedule):
-            known = ", ".join(get_args(Schedule))
-            raise UserError(f"no schedule {self.schedule!r}: choose one of {known}")
-        if self.precision not in ("float32", "bfloat16"):
-            raise UserError(f"no precision {self.precision!r}: choose float32 or bfloat16")
-        if not 0 < self.nulls_per_image <= 1:
-            raise UserError(f"nulls_per_image must be in (0, 1], not {self.nulls_per_image}")
-        if not 0 <= self.dropout <= 1:
-            raise UserError(f"the factor on dropout must be in [0, 1], not {self.dropout}")
+            raise UserError(f"learning_rate must be in (0, 10), not {self.learning_rate}")
+        check_choice("schedule", self.schedule, get_args(Schedule))
+        check_choice("precision", self.precision, get_args(Precision))
+        if check_share("nulls_per_image", self.nulls_per_image) == 0:
+            raise UserError(
+                "nulls_per_image must be above 0: to train without, pass no null source"
+            )
+        check_share("dropout", self.dropout)
         if not 0 <= self.jitter <= 10:
             raise UserError(f"jitter must be in [0, 10], not {self.jitter}")
-        if self.stem_epochs is not None and self.stem_epochs < 1:
-            raise UserError(f"the first layer must learn for an epoch at least: {self.stem_epochs}")
+        if self.stem_epochs is not None:
+            check_count("stem_epochs", self.stem_epochs)
+
+    def lr_factor(self, progress: float) -> float:
+        """Return the factor on the learning rate at ``progress`` in [0, 1) of all steps."""
+        if self.schedule == "constant":
+            return 1.0
+        if self.schedule == "late-cosine":
+            rise, phase = progress / 0.01, max(0.0, (progress - 0.4) / 0.6)
+            fall = (1 + math.cos(math.pi * phase)) / 2
+        else:
+            rise, fall = progress / 0.2, (1 - progress) / 0.8
+        return max(min(rise, fall), 1e-3)
 
 
 FAITHFUL: dict[str, Recipe] = {
     "notebook": Recipe(batch_size=64, epochs=5, learning_rate=1e-3),
     "report": Recipe(batch_size=32, epochs=20, learning_rate=1e-3),
 }
-"""The published recipe of each architecture that has one (study-facts)."""
+"""The published recipe of each architecture that has one (docs/reproduction.md)."""
 
 CERTIFIED = Recipe(batch_size=128, epochs=8, learning_rate=2e-3, schedule="late-cosine")
 """For robust losses, whose ε rises in the first two fifths (:mod:`nullclass.training.robust`)."""
@@ -97,19 +102,23 @@ FAST: dict[str, Recipe] = {
     "certifiable": CERTIFIED,
     "certifiable-small": CERTIFIED,
 }
-"""The same quality in a fraction of the time, measured in ``LOG.md``."""
+"""The same quality in a fraction of the time, measured in ``LOG.md``. One exception: at the
+notebook's null epsilon 0.01 it recognises about a point less of larger steps."""
 
 
 def find_recipe(name: str, architecture: str) -> Recipe:
-    """The recipe of that name for an architecture.
+    """Return a named recipe for an architecture.
+
+    Args:
+        name: ``fast``, or ``faithful`` for the published recipe.
+        architecture: A name in :data:`nullclass.models.MODELS`; ``fast`` is the default
+            :class:`Recipe` for those without one of their own.
 
     Raises:
-        UserError: If the name is unknown, or nothing was published for the architecture.
+        UserError: If the name is unknown, or no recipe was published for the architecture.
     """
-    if name == "fast":
-        return FAST.get(architecture, FAST["notebook"])
-    if name != "faithful":
-        raise UserError(f"there is no recipe {name!r}: choose fast or faithful")
+    if check_choice("recipe", name, ("fast", "faithful")) == "fast":
+        return FAST.get(architecture, Recipe())
     if architecture not in FAITHFUL:
         raise UserError(f"no published recipe for {architecture!r}: use --recipe fast")
     return FAITHFUL[architecture]

@@ -1,9 +1,8 @@
-"""Which epoch's weights to keep: the one with the lowest loss on images set aside for that.
+"""Checkpoint selection: the weights of the epoch with the lowest loss on held-out images.
 
-The report (Roos 2020) looks at the test set, mixed 1:1 with null images. That tells the test set
-something about the model that is kept; images held out of the training set do the same honestly.
-Where the learning rate falls to zero at the end, the epochs before are no candidates, and only the
-last is looked at.
+Roos 2020 selects on the test set, mixed 1:1 with null images. This leaks information about the test
+set into the model; images held out of the training set do not. If the learning rate falls to zero
+at the end, only the last epoch is a candidate.
 """
 
 from __future__ import annotations
@@ -18,42 +17,42 @@ from nullclass.core.losses import cross_entropy
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullSource
-from nullclass.training.steps import Precision, null_cross_entropy
+from nullclass.training.steps import Autocast, null_cross_entropy
 
-_BATCH = 250
+_BATCH_SIZE = 250
 
 
 class BestCheckpoints:
-    """Keeps, for each of several sets of images, the weights of the best epoch so far.
+    """Keeps the weights of the best epoch so far, for each of several sets of images.
 
     Args:
         images: The sets by name.
-        nulls: Source of the null images mixed in, one for each image; none are without it.
-        stream: Seed of these null images: the same in every epoch and every training.
+        nulls: Source of null images, one per image; ``None`` uses none.
+        seed: Seed of the null images, which are the same in every epoch and training.
     """
 
     def __init__(
         self,
         images: Mapping[str, LabelledImages],
         nulls: NullSource | None,
-        stream: int = 1_000_003,
+        seed: int = 1_000_003,
     ) -> None:
         self.images = dict(images)
         self.nulls = nulls
-        self.stream = stream
+        self.seed = seed
         self.best: dict[str, tuple[float, int]] = {}
-        """Lowest loss and its epoch."""
+        """The lowest loss and its epoch."""
         self.weights: dict[str, dict[str, Tensor]] = {}
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Begin anew, with another training."""
+    def reset(self) -> None:
+        """Forget all epochs."""
         self.best = dict.fromkeys(self.images, (math.inf, 0))
         self.weights = {}
 
-    def look(self, model: Classifier, epoch: int, precision: Precision) -> dict[str, float]:
-        """Measure the model after an epoch, keep it where it is the best; returns the losses."""
-        losses = {name: self.loss(model, data, precision) for name, data in self.images.items()}
+    def update(self, model: Classifier, epoch: int, autocast: Autocast) -> dict[str, float]:
+        """Compute the losses after an epoch, copy the weights where they are the lowest so far."""
+        losses = {name: self.loss(model, data, autocast) for name, data in self.images.items()}
         for name, loss in losses.items():
             if loss < self.best[name][0]:
                 self.best[name] = (loss, epoch)
@@ -62,26 +61,25 @@ class BestCheckpoints:
         return losses
 
     @torch.no_grad()
-    def loss(self, model: Classifier, data: LabelledImages, precision: Precision) -> float:
-        """Mean cross-entropy over the images and as many null images made from them."""
-        device = next(model.parameters()).device
+    def loss(self, model: Classifier, data: LabelledImages, autocast: Autocast) -> float:
+        """Return the mean cross-entropy over the images and the null images made from them."""
         was_training = model.training
         model.eval()
-        generator = torch.Generator().manual_seed(self.stream)
+        generator = torch.Generator().manual_seed(self.seed)
         total, count = 0.0, 0
-        # Shuffled: some null images need several classes in a batch, and files may be sorted.
+        # Shuffled: files may be sorted by class, and some sources need several classes per batch.
         order = torch.randperm(len(data), generator=generator)
-        for indices in order.tensor_split(math.ceil(len(data) / _BATCH)):
-            images, labels = (tensor.to(device) for tensor in data.batch(indices))
+        for indices in order.tensor_split(math.ceil(len(data) / _BATCH_SIZE)):
+            images, labels = (tensor.to(model.mean.device) for tensor in data.batch(indices))
             made = None if self.nulls is None else self.nulls(images, labels, generator)
-            with precision():
-                logits = model.all_logits(
-                    images if made is None else torch.cat([images, made.images])
-                )
-            real, nulls = logits[: len(labels)], logits[len(labels) :]
-            total += float(cross_entropy(real, labels, reduction="sum"))
+            inputs = images if made is None else torch.cat([images, made.images])
+            with autocast():
+                logits = model.all_logits(inputs)
+            clean_logits, null_logits = logits[: len(labels)], logits[len(labels) :]
+            total += float(cross_entropy(clean_logits, labels, reduction="sum"))
             if made is not None:
-                total += float(null_cross_entropy(model, nulls, labels, made, reduction="sum"))
+                null_loss = null_cross_entropy(model, null_logits, labels, made, reduction="sum")
+                total += float(null_loss)
             count += len(logits)
         model.train(was_training)
         return total / count

@@ -1,51 +1,76 @@
-"""One training step: a batch and null images in, gradients out. How nulls enter is the difference.
+"""One training step: a batch and null images in, gradients out.
 
-Beside (the notebook), on a batch (x, y) with null images x_null made from it:
+``step_append_nulls`` (the notebook), with null images x_null made from the batch (x, y):
 
     L = CE(f(x), y) + null_weight * CE(f(x_null), t),    t = (1 - p) onehot(y) + p null
 
-with p = 1, but for sources that leave a share of the target on the true label
-(:func:`nullclass.core.losses.null_targets`).
+p is 1 unless the null source is soft (:func:`nullclass.core.losses.null_targets`). The gradient of
+L for FGSM null images comes from the same backward pass as that of the parameters, so such null
+images cost one extra forward and backward pass instead of two.
 
-The gradient of L that makes FGSM null images comes from the same backward pass as the
-parameters' gradient, so such null images cost one extra forward and backward pass, not two.
-
-Within (Roos 2020): Binomial(batch, replace_rate) of the batch's images give way to null images made
-from them, and there is one loss, the mean over all.
+``step_replace_with_nulls`` (Roos 2020): null images replace Binomial(batch size, replace_rate)
+images of the batch, and the loss is the mean over all.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from nullclass.core.devices import supports_bfloat16
 from nullclass.core.losses import Reduction, cross_entropy, null_targets, soft_cross_entropy
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullImages, NullSource
+from nullclass.training.config import TrainConfig
+from nullclass.training.recipes import Recipe
 from nullclass.training.robust.base import StepLoss
 
-Precision = Callable[[], AbstractContextManager[object]]
+Autocast = Callable[[], AbstractContextManager[object]]
 """Makes the context in which the layers run."""
 
 
 @dataclass(frozen=True)
 class StepLosses:
-    """What a step saw."""
+    """Results of a step."""
 
     loss: float
-    """Beside: of the clean images. Within: of all."""
-    null_loss: float
-    """NaN if there were no null images."""
+    """Mean over the clean images, or over all images if null images replace some."""
+    null_loss: float | None
+    """Mean over the null images; ``None`` without any."""
     num_correct: int
-    """With a robust loss: how many stand at the step's ε."""
-    num_judged: int
-    """Images that ``num_correct`` counts among: clean ones beside, all within."""
+    """Correct images of the batch; with a robust loss, images that are robust at the step's ε."""
+
+
+Step = Callable[[Tensor, Tensor, float], StepLosses]
+"""Images ``(B, C, H, W)`` in [0,1], labels ``(B,)`` and the progress in [0, 1) of all steps to
+losses; adds the gradients to the parameters."""
+
+
+def make_step(
+    model: Classifier, config: TrainConfig, nulls: NullSource | None, generator: torch.Generator
+) -> Step:
+    """Return the training step of a configuration; random draws come from the generator."""
+    if config.robust is not None:
+        loss = config.robust.bind(model)
+        return lambda images, labels, progress: step_robust(
+            loss, images, labels, generator, progress
+        )
+    autocast = autocast_of(config.recipe, model.mean.device)
+    if config.replace_rate is not None:
+        rate = config.replace_rate
+        return lambda images, labels, progress: step_replace_with_nulls(
+            model, images, labels, nulls, generator, autocast, rate
+        )
+    weight, fraction = config.null_weight, config.recipe.nulls_per_image
+    return lambda images, labels, progress: step_append_nulls(
+        model, images, labels, nulls, generator, autocast, weight, fraction
+    )
 
 
 def step_append_nulls(
@@ -54,63 +79,40 @@ def step_append_nulls(
     labels: Tensor,
     nulls: NullSource | None,
     generator: torch.Generator,
-    precision: Precision,
+    autocast: Autocast,
     null_weight: float,
     nulls_per_image: float,
 ) -> StepLosses:
-    """Add a step's gradients to the parameters, null images beside the batch.
+    """Compute gradients with null images appended to the batch.
 
     Args:
         model: The model, in training mode.
         images: ``(B, C, H, W)`` in [0,1], on the model's device.
         labels: ``(B,)``.
         nulls: Source of null images, if any.
-        generator: Stream of the null images.
-        precision: Context of the forward passes.
+        generator: Random stream of the null images.
+        autocast: Context of the forward passes.
         null_weight: Weight of the null loss.
-        nulls_per_image: Share of the batch from which null images are made.
+        nulls_per_image: Fraction of the batch that null images are made from.
     """
     images.requires_grad_(nulls is not None and nulls.needs_image_gradient)
-    with precision():
+    with autocast():
         logits = model.all_logits(images)
     loss = cross_entropy(logits, labels)
     loss.backward()
-    null_value = math.nan
+    null_loss = None
     if nulls is not None:
         num = max(1, round(len(images) * nulls_per_image))
         part = images.detach()[:num]
         if images.grad is not None:
             part.grad = images.grad[:num]
-        with precision():
+        with autocast():
             made = nulls(part, labels[:num], generator)
             null_logits = model.all_logits(made.images)
-        null_loss = null_cross_entropy(model, null_logits, labels[:num], made)
-        (null_weight * null_loss).backward()
-        null_value = null_loss.item()
-    return StepLosses(loss.item(), null_value, _num_correct(model, logits, labels), len(labels))
-
-
-def null_cross_entropy(
-    model: Classifier,
-    logits: Tensor,
-    labels: Tensor,
-    made: NullImages,
-    *,
-    reduction: Reduction = "mean",
-) -> Tensor:
-    """The loss of null images.
-
-    Args:
-        model: The model, which says what null logits there are.
-        logits: ``(N, K + num_nulls)``, of the null images.
-        labels: ``(N,)``, of the images they were made from.
-        made: The null images.
-        reduction: As in :func:`torch.nn.functional.cross_entropy`.
-    """
-    if made.null_probs is None and model.num_nulls == 1:
-        return cross_entropy(logits, torch.full_like(labels, NULL_LABEL), reduction=reduction)
-    targets = null_targets(labels, made.null_probs, model.num_classes, model.num_nulls)
-    return soft_cross_entropy(logits, targets, reduction=reduction)
+        mean_loss = null_cross_entropy(model, null_logits, labels[:num], made)
+        (null_weight * mean_loss).backward()
+        null_loss = mean_loss.item()
+    return StepLosses(loss.item(), null_loss, _num_correct(model, logits, labels))
 
 
 def step_replace_with_nulls(
@@ -119,59 +121,50 @@ def step_replace_with_nulls(
     labels: Tensor,
     nulls: NullSource | None,
     generator: torch.Generator,
-    precision: Precision,
+    autocast: Autocast,
     replace_rate: float,
 ) -> StepLosses:
-    """Add a step's gradients to the parameters, null images within the batch.
+    """Compute gradients with null images in the place of some images of the batch.
 
     Args:
         model: The model, in training mode.
         images: ``(B, C, H, W)`` in [0,1], on the model's device.
         labels: ``(B,)``.
-        nulls: Source of null images; without one the batch stays as it is.
-        generator: Stream of the null images and of their number.
-        precision: Context of the forward pass.
-        replace_rate: Expected share of null images.
+        nulls: Source of null images; without one, the batch stays as it is.
+        generator: Random stream of the null images and of their number.
+        autocast: Context of the forward pass.
+        replace_rate: Expected fraction of null images.
     """
-    images, labels, num_nulls = mix_within(images, labels, nulls, generator, replace_rate)
-    with precision():
+    images, labels, num_nulls = replace_with_nulls(images, labels, nulls, generator, replace_rate)
+    with autocast():
         logits = model(images)
     losses = cross_entropy(logits, labels, reduction="none")
     loss = losses.mean()
     loss.backward()
-    null_value = losses[-num_nulls:].mean().item() if num_nulls else math.nan
-    return StepLosses(loss.item(), null_value, _num_correct(model, logits, labels), len(labels))
+    null_loss = losses[-num_nulls:].mean().item() if num_nulls else None
+    return StepLosses(loss.item(), null_loss, _num_correct(model, logits, labels))
 
 
 def step_robust(
     robust: StepLoss, images: Tensor, labels: Tensor, generator: torch.Generator, progress: float
 ) -> StepLosses:
-    """Add a step's gradients to the parameters, by a robust loss
-    (:mod:`nullclass.training.robust`).
-
-    Args:
-        robust: The loss, bound to the model.
-        images: ``(B, C, H, W)`` in [0,1], on the model's device.
-        labels: ``(B,)``.
-        generator: Stream of the attack's random starts.
-        progress: Share of all steps that are done.
-    """
-    seen = robust(images, labels, progress, generator)
-    seen.loss.backward()
-    return StepLosses(seen.loss.item(), math.nan, seen.num_right, len(labels))
+    """Compute the gradients of a robust loss (:mod:`nullclass.training.robust`)."""
+    output = robust(images, labels, progress, generator)
+    output.loss.backward()
+    return StepLosses(output.loss.item(), None, output.num_robust)
 
 
-def mix_within(
+def replace_with_nulls(
     images: Tensor,
     labels: Tensor,
     nulls: NullSource | None,
     generator: torch.Generator,
     replace_rate: float,
 ) -> tuple[Tensor, Tensor, int]:
-    """Put null images in the place of the last few images of a batch.
+    """Replace the last Binomial(B, replace_rate) images of a batch by null images made from them.
 
     Returns:
-        Images and labels of the same shapes, and how many null images are at their end.
+        Images and labels of the same shapes, and the number of null images.
     """
     if nulls is None:
         return images, labels, 0
@@ -182,6 +175,35 @@ def mix_within(
     images = torch.cat([images[:num_real], made[num_real:]])
     labels = torch.cat([labels[:num_real], labels.new_full((num_nulls,), NULL_LABEL)])
     return images, labels, num_nulls
+
+
+def null_cross_entropy(
+    model: Classifier,
+    logits: Tensor,
+    labels: Tensor,
+    made: NullImages,
+    *,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """Return the cross-entropy of null images.
+
+    Args:
+        model: The model, whose null logits decide the targets.
+        logits: ``(N, K + num_nulls)`` of the null images.
+        labels: ``(N,)`` of the images that they were made from.
+        made: The null images.
+        reduction: As in :func:`torch.nn.functional.cross_entropy`.
+    """
+    if made.null_probs is None and model.num_nulls == 1:
+        return cross_entropy(logits, torch.full_like(labels, NULL_LABEL), reduction=reduction)
+    targets = null_targets(labels, made.null_probs, model.num_classes, model.num_nulls)
+    return soft_cross_entropy(logits, targets, reduction=reduction)
+
+
+def autocast_of(recipe: Recipe, device: torch.device) -> Autocast:
+    """Return the context of a recipe's forward passes, to be called per pass."""
+    is_reduced = recipe.precision == "bfloat16" and supports_bfloat16(device)
+    return partial(torch.autocast, device.type, torch.bfloat16, enabled=is_reduced)
 
 
 def _num_correct(model: Classifier, logits: Tensor, labels: Tensor) -> int:

@@ -1,14 +1,14 @@
-"""A substitute for a model that only answers: trained on labels got by asking (queries).
+"""A substitute for a black-box model, trained on its answers to queries.
 
     S_0 = seed images            F_r = train(S_r, labels of S_r)
     S_{r+1} = S_r + {x + lambda * sign(d z_{label(x)} / d x) : x in S_r}      z: logits of F_r
 
 Papernot et al. 2017, "Practical black-box attacks against machine learning" (algorithm 1, with
-Jacobian-based dataset augmentation; lambda there as here). The attacker has a few images of his own
-and the target's answers, null among them; a target that was ever seen to answer null gets a
-substitute with null. Different from the paper: Adam instead of SGD, logits instead of
-probabilities, lambda keeps its sign, the pixels stay in [0,1], no image is asked about twice, and
-where the last set would cost more than is left of the budget, a random part of it is asked about.
+Jacobian-based dataset augmentation). The attacker has a few images and the target's predicted
+labels, null included. The substitute has a null class if the target ever predicted null.
+Differences from the paper: Adam instead of SGD; logits instead of probabilities; lambda keeps its
+sign; pixels stay in [0,1]; no image is queried twice; and if the last set exceeds the budget, a
+random part of it is queried.
 """
 
 from __future__ import annotations
@@ -28,52 +28,53 @@ from nullclass.core.outcomes import NULL_LABEL
 from nullclass.core.rng import fork_rng
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models import Classifier, build_model
-from nullclass.training.loop import TrainConfig, train
+from nullclass.training.config import TrainConfig
+from nullclass.training.loop import train
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe
 
 ROUND_RECIPE = Recipe(batch_size=32, epochs=10, learning_rate=1e-3)
-"""How a substitute is trained each round: small batches, since the first sets are small."""
+"""Recipe of each round: small batches, because the first sets are small."""
 
 
 class Oracle(Protocol):
-    """All that the attacker sees of a target: every :class:`Classifier` is one."""
+    """What the attacker can access of a target; every :class:`Classifier` is an oracle."""
 
     num_classes: int
-    """K, the number of real classes; he knows what they are."""
+    """K, the number of real classes, which the attacker knows."""
 
     def predict(self, images: Tensor) -> Tensor:
-        """Labels ``(N,)`` int64 of images ``(N, C, H, W)`` in [0,1]; -1 is null."""
+        """Return labels ``(N,)`` int64 of images ``(N, C, H, W)`` in [0,1]; -1 is null."""
         ...
 
 
 @dataclass(frozen=True)
 class Round:
-    """What one round asked, and how much of the target's behaviour it caught."""
+    """Queries of one round, and how well the substitute agrees with the target."""
 
     num_queries: int
-    """Images asked about in this round."""
+    """Images queried in this round."""
     num_images: int
-    """Images asked about so far: what the substitute was trained on."""
+    """Images queried so far, which the substitute was trained on."""
     null: float
-    """Share of this round's answers that were null."""
+    """Rate of null among the labels of this round."""
     agreement_before: float
-    """Share of this round's images on which the substitute of the round before had answered as the
-    target did: unseen images, though of its own making. NaN in the first round."""
+    """Rate of this round's images on which the previous substitute predicts the target's label.
+    These images are new to it. NaN in the first round."""
     agreement_after: float
-    """The same for this round's substitute, on all images it was trained on."""
+    """The same for this round's substitute, on all images that it was trained on."""
 
 
 @dataclass(frozen=True)
 class QueryLog:
-    """What was asked, round by round."""
+    """All rounds."""
 
     rounds: tuple[Round, ...]
 
     @property
     def num_queries(self) -> int:
-        """Label queries in all."""
-        return sum(done.num_queries for done in self.rounds)
+        """Label queries in total."""
+        return sum(entry.num_queries for entry in self.rounds)
 
 
 def query_substitute(
@@ -86,70 +87,69 @@ def query_substitute(
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> tuple[Classifier, QueryLog]:
-    """Train a substitute for a model of which nothing is used but its answers.
+    """Train a substitute for a model on its predicted labels alone.
 
-    Of the target only ``predict`` is called (and, if it is a module, it is in evaluation mode
-    meanwhile), never twice with the same image and never with more than ``plan.budget`` images in
-    all. The substitute is trained anew every round. On a CPU the same seed and number of threads
-    give the same substitute, bit for bit. It ends earlier, with queries left, if the augmentation
-    finds no image that was not asked about yet.
+    Only ``predict`` of the target is called (in evaluation mode, if it is a module), never twice
+    for the same image and never for more than ``plan.budget`` images. Every round trains a new
+    substitute. On a CPU, the same seed and number of threads give the same substitute, bit for bit.
+    Training ends early if the augmentation finds no new image.
 
     Args:
         target: The model to imitate.
-        images: What seed images are drawn from, ``(N, C, H, W)`` in [0,1] (or bytes); labels they
-            may have are not looked at.
-        plan: Seed images, budget and step; the defaults unless given.
-        architecture: Of the substitute: a name in :data:`nullclass.models.MODELS`.
-        recipe: How it is trained each round.
-        seed: Of the seed images' choice, of first weights and of training.
-        device: Where the substitute is trained.
+        images: Images to draw the seed images from, ``(N, C, H, W)`` in [0,1] or bytes; labels are
+            ignored.
+        plan: Seed images, budget and step.
+        architecture: Architecture of the substitute, a name in :data:`nullclass.models.MODELS`.
+        recipe: How each round is trained.
+        seed: Seed of the seed images, the initial weights and the trainings.
+        device: Device of the substitute.
 
     Returns:
         The substitute of the last round, in evaluation mode, and the log.
 
     Raises:
-        UserError: If there are fewer images than the plan asks for, all seed images get the same
-            answer, an answer is no label, or a substitute cannot be trained.
+        UserError: If there are fewer images than seed images, all seed images get the same label,
+            a predicted label is invalid, or a substitute cannot be trained.
     """
     plan = QueryPlan() if plan is None else plan
-    pool = _pool(images)
+    pool = _as_images(images)
     if len(pool) < plan.num_seed_images:
         raise UserError(
-            f"there are {len(pool)} images, but the plan begins with {plan.num_seed_images}: give "
-            "more images or set num_seed_images"
+            f"there are {len(pool)} images, but the plan has {plan.num_seed_images} seed images: "
+            "give more images or set num_seed_images"
         )
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.randperm(len(pool), generator=generator)[: plan.num_seed_images]
-    asked_before: set[bytes] = set()
-    new = _fresh(pool.batch(drawn)[0].cpu(), asked_before)
+    queried: set[bytes] = set()
+    new = _unqueried(pool.batch(drawn)[0].cpu(), queried)
     images, labels = new[:0], torch.empty(0, dtype=torch.int64)
     substitute: Classifier | None = None
     rounds: list[Round] = []
     while len(new):
-        answers = _ask(target, new)
-        images, labels = torch.cat([images, new]), torch.cat([labels, answers])
-        known = LabelledImages(images, labels, target.num_classes)  # checks the answers too
+        new_labels = _predict(target, new)
+        images, labels = torch.cat([images, new]), torch.cat([labels, new_labels])
+        data = LabelledImages(images, labels, target.num_classes)  # checks the labels
         if len(labels.unique()) < 2:
-            answer = "null" if int(labels[0]) == NULL_LABEL else f"class {int(labels[0])}"
+            label = "null" if int(labels[0]) == NULL_LABEL else f"class {int(labels[0])}"
             raise UserError(
-                f"the target answers {answer} to all {len(labels)} seed images, which teaches a "
+                f"the target predicts {label} for all {len(labels)} seed images, which teaches a "
                 "substitute nothing: give seed images of several classes"
             )
-        before = math.nan if substitute is None else _share_equal(_ask(substitute, new), answers)
-        substitute = _trained(known, architecture, recipe, generator, device, len(rounds) + 1)
+        before = math.nan if substitute is None else _rate(_predict(substitute, new) == new_labels)
+        substitute = _train_substitute(data, architecture, recipe, generator, device, len(rounds))
         rounds.append(
             Round(
                 num_queries=len(new),
                 num_images=len(images),
-                null=float((answers == NULL_LABEL).double().mean()),
+                null=_rate(new_labels == NULL_LABEL),
                 agreement_before=before,
-                agreement_after=_share_equal(_ask(substitute, images), labels),
+                agreement_after=_rate(_predict(substitute, images) == labels),
             )
         )
         left = plan.budget - len(images)
         if not left:
             break
-        new = _fresh(augment(substitute, images, labels, plan.step), asked_before)
+        new = _unqueried(augment(substitute, images, labels, plan.step), queried)
         if len(new) > left:
             new = new[torch.randperm(len(new), generator=generator)[:left].sort().values]
     assert substitute is not None  # there is a seed image, so there was a round
@@ -157,93 +157,95 @@ def query_substitute(
 
 
 def augment(substitute: Classifier, images: Tensor, labels: Tensor, step: float) -> Tensor:
-    """Jacobian-based augmentation: each image moved along the sign of its label's gradient.
+    """Move each image along the sign of the gradient of its label's logit.
 
     Args:
-        substitute: The model whose Jacobian it is.
+        substitute: The model.
         images: ``(N, C, H, W)`` in [0,1], on any device.
-        labels: ``(N,)`` the target's answers; -1 is null, if the substitute has it.
-        step: lambda, in pixel units; negative to move the other way.
+        labels: ``(N,)`` labels of the target; -1 is null.
+        step: lambda, in pixel units; negative steps decrease the logit.
 
     Returns:
         ``(N, C, H, W)`` in [0,1], each at most ``|step|`` from its image in L-infinity.
     """
-    made = []
+    augmented = []
     outputs = labels.where(labels != NULL_LABEL, substitute.num_outputs - 1)
     device = substitute.mean.device
     with frozen(substitute):
         for part, output in zip(images.split(BATCH_SIZE), outputs.split(BATCH_SIZE), strict=True):
-            start = part.detach().to(device).requires_grad_()
-            logits = substitute(start).gather(1, output.to(device)[:, None])
-            (gradient,) = torch.autograd.grad(logits.sum(), start)
-            made.append((start.detach() + step * gradient.sign()).clamp(0, 1).to(part.device))
-    return torch.cat(made)
+            inputs = part.detach().to(device).requires_grad_()
+            logits = substitute(inputs).gather(1, output.to(device)[:, None])
+            (gradient,) = torch.autograd.grad(logits.sum(), inputs)
+            moved = (inputs.detach() + step * gradient.sign()).clamp(0, 1)
+            augmented.append(moved.to(part.device))
+    return torch.cat(augmented)
 
 
 def agreement(first: Oracle, second: Oracle, images: Tensor | LabelledImages) -> float:
-    """Share of the images ``(N, C, H, W)`` that two models answer alike; null is an answer too.
+    """Return the rate of images ``(N, C, H, W)`` for which two models predict the same label.
 
-    This asks both models about all of them: it is for whoever owns both, not for the attacker.
+    It queries both models for all images, so it measures an attacker but is not available to one.
     """
-    pool = _pool(images)
-    parts = (pool.batch(places)[0] for places in torch.arange(len(pool)).split(BATCH_SIZE))
-    pairs = [(_ask(first, part), _ask(second, part)) for part in parts]
-    return _share_equal(*(torch.cat(answers) for answers in zip(*pairs, strict=True)))
+    pool = _as_images(images)
+    batches = (pool.batch(index)[0] for index in torch.arange(len(pool)).split(BATCH_SIZE))
+    return _rate(torch.cat([_predict(first, x) == _predict(second, x) for x in batches]))
 
 
-def _pool(images: Tensor | LabelledImages) -> LabelledImages:
-    """Images, checked; what stands in for the labels of a tensor is not looked at."""
+def _as_images(images: Tensor | LabelledImages) -> LabelledImages:
+    """Return checked images; those of a tensor get arbitrary labels."""
     if isinstance(images, LabelledImages):
         return images
     return tensors_or_loader((images, torch.zeros(len(images), dtype=torch.int64)))
 
 
-def _ask(target: Oracle, images: Tensor) -> Tensor:
-    """The answers ``(N,)``, on the CPU."""
+def _predict(target: Oracle, images: Tensor) -> Tensor:
+    """Return the labels ``(N,)`` on the CPU."""
     device = target.mean.device if isinstance(target, Classifier) else torch.device("cpu")
-    answering = frozen(target) if isinstance(target, nn.Module) else nullcontext()
-    with answering, torch.no_grad():
+    evaluating = frozen(target) if isinstance(target, nn.Module) else nullcontext()
+    with evaluating, torch.no_grad():
         parts = images.split(BATCH_SIZE)
         return torch.cat([target.predict(part.to(device)).cpu() for part in parts])
 
 
-def _fresh(images: Tensor, asked_before: set[bytes]) -> Tensor:
-    """Those of the images that are new, each once; they are noted as asked about."""
-    fresh = []
-    for place, image in enumerate(images + 0.0):  # + 0: a negative zero is the same pixel
+def _unqueried(images: Tensor, queried: set[bytes]) -> Tensor:
+    """Return the images that are not in ``queried``, each once, and add them to it."""
+    index = []
+    for i, image in enumerate(images + 0.0):  # turns -0 into 0, the same pixel
         content = image.numpy().tobytes()
-        if content not in asked_before:
-            asked_before.add(content)
-            fresh.append(place)
-    return images[fresh]
+        if content not in queried:
+            queried.add(content)
+            index.append(i)
+    return images[index]
 
 
-def _share_equal(first: Tensor, second: Tensor) -> float:
-    return float((first == second).double().mean())
+def _rate(is_equal: Tensor) -> float:
+    return float(is_equal.double().mean())
 
 
-def _trained(
-    known: LabelledImages,
+def _train_substitute(
+    data: LabelledImages,
     architecture: str,
     recipe: Recipe,
     generator: torch.Generator,
     device: torch.device | str,
-    number: int,
+    num_rounds: int,
 ) -> Classifier:
-    """A new substitute, trained on all that is known."""
+    """Return a new substitute, trained on all queried images."""
     seed = int(torch.randint(2**62, (), generator=generator))
-    channels = known.images.transpose(0, 1).flatten(1)
+    channels = data.images.transpose(0, 1).flatten(1)
     with fork_rng(seed):
         substitute = build_model(
             architecture,
-            image_shape=(len(channels), *known.images.shape[2:]),
-            num_classes=known.num_classes,
-            has_null=bool((known.labels == NULL_LABEL).any()),
+            image_shape=(len(channels), *data.images.shape[2:]),
+            num_classes=data.num_classes,
+            has_null=bool((data.labels == NULL_LABEL).any()),
             mean=channels.mean(dim=1).tolist(),
-            std=channels.std(dim=1).clamp(min=1e-3).tolist(),  # a channel may be all alike
+            std=channels.std(dim=1).clamp(min=1e-3).tolist(),  # a channel may be constant
         ).to(device)
     try:
-        train(substitute, known, TrainConfig(recipe, seed=seed))
+        train(substitute, data, TrainConfig(recipe, seed=seed))
     except UserError as error:
-        raise UserError(f"the substitute of round {number} could not be trained: {error}") from None
+        raise UserError(
+            f"the substitute of round {num_rounds + 1} could not be trained: {error}"
+        ) from None
     return substitute

@@ -56,7 +56,7 @@ def adopt(
     values["zoo"] = asdict(card)
     folder, temporary = zoo / CHECKPOINTS / name, zoo / CHECKPOINTS / f".{name}"
     try:
-        save_checkpoint(model, temporary, about=values, stored=stored)
+        save_checkpoint(model, temporary, metadata=values, stored=stored)
         size = (temporary / WEIGHTS).stat().st_size
         if size >= MAX_BYTES:
             raise UserError(

@@ -61,15 +61,6 @@ RADII = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3
 DATASETS = ("mnist", "fashion-mnist")
 """What the study can be made with; the first unless told."""
 
-RISES: dict[str, tuple[float, float]] = {
-    "interval": (0.04, 0.4),
-    "mtl-ibp": (0.04, 0.4),
-    "adversarial": (0.0, 0.5),
-    "abstain": (0.04, 0.4),
-}
-"""Shares of all steps at which ε of a robust loss begins to rise, and has risen, unless a training
-says otherwise: the losses' own defaults, which a report cannot ask as it never loads torch."""
-
 
 def seeds(preset: Preset) -> Sequence[int]:
     """One: certified trainings take hours. More by the command line's ``--sets``."""

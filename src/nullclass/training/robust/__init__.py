@@ -1,4 +1,4 @@
-"""Losses that keep answers in a ball. A new one: one file, one line in :data:`ROBUST_LOSSES`."""
+"""Robust losses: an open set. A new loss: one file, one line in :data:`ROBUST_LOSSES`."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from nullclass.core.checks import check_choice
 from nullclass.core.errors import UserError
 from nullclass.training.robust.abstain import AbstainLoss
 from nullclass.training.robust.adversarial import AdversarialLoss
 from nullclass.training.robust.base import RobustLoss
 from nullclass.training.robust.interval import IntervalLoss
 
-__all__ = ["ROBUST_LOSSES", "RobustLoss", "make_robust"]
+__all__ = [
+    "ROBUST_LOSSES",
+    "AbstainLoss",
+    "AdversarialLoss",
+    "IntervalLoss",
+    "RobustLoss",
+    "make_robust",
+]
 
 ROBUST_LOSSES: dict[str, Callable[..., RobustLoss]] = {
     "interval": IntervalLoss,
@@ -24,14 +32,12 @@ ROBUST_LOSSES: dict[str, Callable[..., RobustLoss]] = {
 
 
 def make_robust(name: str, settings: Mapping[str, Any]) -> RobustLoss:
-    """The loss of that name with those settings.
+    """Return the robust loss of that name.
 
     Raises:
-        UserError: If the name or a setting is unknown, or a value makes no sense.
+        UserError: If the name or a setting is unknown, or a value is out of range.
     """
-    if name not in ROBUST_LOSSES:
-        known = ", ".join(ROBUST_LOSSES)
-        raise UserError(f"there is no robust loss {name!r}: choose one of {known}")
+    check_choice("the robust loss", name, ROBUST_LOSSES)
     try:
         return ROBUST_LOSSES[name](**settings)
     except TypeError as error:

@@ -1,25 +1,27 @@
-"""What a robust loss is, and how its ε rises."""
+"""The interface of robust losses."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from nullclass.certify import Network, read_network
 from nullclass.core.errors import UserError
+from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
+from nullclass.training.eps_schedule import EpsSchedule
 
 
 class LossOutput(NamedTuple):
-    """What a robust loss made of a batch."""
+    """The loss of a batch."""
 
     loss: Tensor
-    """The mean over the batch, to be differentiated."""
-    num_right: int
-    """Images that stand at the ε of this step: proved, or not broken by the attack."""
+    """The mean over the batch, differentiable."""
+    num_robust: int
+    """Images that are robust at the ε of this step: proved, or not fooled by the attack."""
 
 
 class StepLoss(Protocol):
@@ -28,58 +30,73 @@ class StepLoss(Protocol):
     def __call__(
         self, images: Tensor, labels: Tensor, progress: float, generator: torch.Generator
     ) -> LossOutput:
-        """The loss of images ``(N, C, H, W)`` with labels ``(N,)``.
+        """Return the loss of a batch.
 
         Args:
-            images: In [0,1], on the model's device.
-            labels: Real classes.
-            progress: Share of all steps that are done, in [0, 1).
-            generator: Stream of random starts.
+            images: ``(N, C, H, W)`` in [0,1], on the model's device.
+            labels: ``(N,)`` real classes.
+            progress: Fraction of all steps done, in [0, 1).
+            generator: Random stream of the attack's starts.
         """
-        ...
-
-
-class RobustLoss(Protocol):
-    """What training minimises instead of the clean loss; a frozen dataclass of its settings."""
-
-    def bind(self, model: Classifier) -> StepLoss:
-        """The loss of that model.
-
-        Raises:
-            UserError: If the loss makes no sense for the model, or its layers have no bounds.
-        """
-        ...
-
-    def initialise(self, model: Classifier, generator: torch.Generator) -> None:
-        """Give a fresh model the first weights the loss wants; most want none of their own."""
-        ...
-
-    def settings(self) -> dict[str, Any]:
-        """All settings as JSON values."""
         ...
 
 
 @dataclass(frozen=True)
-class EpsSchedule:
-    """ε over a training: 0, then rising linearly, then what is trained for."""
+class RobustLoss:
+    """A loss that training minimises instead of the clean one; its fields are its settings."""
 
     eps: float
-    """In pixel units, in (0, 1]."""
+    """L-infinity radius to train for, in pixel units, in (0, 1]."""
     warmup: float
-    """Share of all steps at ε 0, on the clean loss alone."""
+    """Fraction of all steps on clean images alone."""
     ramp: float
-    """Share of all steps after which ε is reached."""
+    """Fraction of all steps after which ε is reached."""
 
     def __post_init__(self) -> None:
-        """Refuse what never rises."""
-        if not 0 < self.eps <= 1 or not math.isfinite(self.eps):
-            raise UserError(f"the training eps must be in (0, 1] (pixel units), not {self.eps}")
-        if not 0 <= self.warmup < self.ramp <= 1:
-            raise UserError(
-                "eps must begin to rise before it is reached: warmup in [0, 1) and ramp above it, "
-                f"at most 1, not {self.warmup} and {self.ramp}"
-            )
+        """Check all values."""
+        self.schedule  # noqa: B018 - checks eps, warmup and ramp
 
-    def share(self, progress: float) -> float:
-        """How much of ε is reached, in [0, 1]."""
-        return min(1.0, max(0.0, (progress - self.warmup) / (self.ramp - self.warmup)))
+    @property
+    def schedule(self) -> EpsSchedule:
+        """How ε increases."""
+        return EpsSchedule(self.eps, self.warmup, self.ramp)
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings as JSON values."""
+        return asdict(self)
+
+    def initialise(self, model: Classifier, generator: torch.Generator) -> None:
+        """Set initial weights for this loss; by default, keep the model's own."""
+
+    def bind(self, model: Classifier) -> StepLoss:
+        """Return the loss of a model.
+
+        Raises:
+            UserError: If the loss does not apply to the model, or a layer has no bounds.
+        """
+        raise NotImplementedError
+
+
+def clean_output(model: Classifier, images: Tensor, labels: Tensor) -> LossOutput:
+    """Return the clean loss, for steps with ε 0."""
+    logits = model.all_logits(images)
+    num_correct = int((logits.detach().argmax(dim=1) == labels).sum())
+    return LossOutput(cross_entropy(logits, labels), num_correct)
+
+
+def bounded_network(model: Classifier) -> Network:
+    """Read the layers of a model that is trained on interval bounds.
+
+    Raises:
+        UserError: If a layer has no bounds, or is batch norm, whose output during training depends
+            on the other images of the batch.
+    """
+    for name, module in model.body.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            raise UserError(
+                f"layer {name!r} is batch norm: in training its output depends on the other images "
+                "of the batch, so that interval bounds of one image do not hold. Train a network "
+                "without batch norm, such as 'certifiable', or fold it into the layer before it "
+                "first (torch.nn.utils.fusion.fuse_conv_bn_eval)"
+            )
+    return read_network(model)

@@ -3,24 +3,23 @@
     L = (1 - k) CE(v(x, eps), y) + k CE(z(x), y) + regulariser
     v_j = upper bound of z_j - z_y on the ball,  v_y = 0            (Gowal et al. 2018, eq. 10)
 
-ε rises from 0 while k falls from 1 to ``natural_weight``. With a share of the loss on attacked
-images it is MTL-IBP (De Palma et al. 2024, eq. 9):
+ε increases from 0 while k decreases from 1 to ``natural_weight``. With ``bound_weight`` below 1 it
+is MTL-IBP (De Palma et al. 2024, eq. 9):
 
     L = (1 - a) CE(z(x_adv), y) + a CE(v(x, eps), y),               a = bound_weight
 
-x_adv from a few steps of PGD within ε. The regularisers are those of Shi et al. 2021 (equations
-9 to 11), both falling to zero as ε rises: that radii do not grow layer by layer, and that ReLU's
-always active and always inactive units stay balanced.
+with x_adv from a few steps of PGD within ε. The regularisers are those of Shi et al. 2021
+(equations 9 to 11) and vanish as ε is reached: radii should not grow from layer to layer, and the
+always active and always inactive units of each ReLU should stay balanced.
 
-For a network with null, null is a wrong answer like any other in ``v``: it learns to answer.
-(``abstain`` is the loss that lets it refuse.)
+For a network with null, null is a wrong class like any other in ``v``: the network learns to
+answer. (With ``abstain`` it may refuse.)
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -36,13 +35,20 @@ from nullclass.certify import (
     label_spec,
     lower_bounds,
     propagate,
-    read_network,
     region_around,
 )
+from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
-from nullclass.training.robust.base import EpsSchedule, LossOutput, StepLoss
+from nullclass.training.eps_schedule import CERTIFIED_RAMP
+from nullclass.training.robust.base import (
+    LossOutput,
+    RobustLoss,
+    StepLoss,
+    bounded_network,
+    clean_output,
+)
 from nullclass.training.robust.perturbed import perturbed
 
 _TOLERANCE = 0.5
@@ -50,46 +56,33 @@ _TOLERANCE = 0.5
 
 
 @dataclass(frozen=True)
-class IntervalLoss:
-    """Interval bounds, or, with a share of attacked images, MTL-IBP."""
+class IntervalLoss(RobustLoss):
+    """Interval bounds alone, or mixed with adversarial images (MTL-IBP)."""
 
-    eps: float
-    """What is trained for, in pixel units."""
-    warmup: float = 0.04
-    """Share of all steps on clean images alone."""
-    ramp: float = 0.4
-    """Share of all steps after which ε is reached."""
+    warmup: float = CERTIFIED_RAMP[0]
+    ramp: float = CERTIFIED_RAMP[1]
     natural_weight: float = 0.0
-    """Of the clean images' loss at the end (kappa), in [0, 1)."""
+    """Final weight of the clean loss (kappa), in [0, 1)."""
     bound_weight: float = 1.0
-    """Of the bounds against the attacked images (alpha of MTL-IBP), in (0, 1]; 1 attacks none."""
+    """Weight of the bounds against the adversarial images (alpha of MTL-IBP), in (0, 1]; 1 uses no
+    adversarial images."""
     num_steps: int = 1
-    """Of the attack, if there is one."""
+    """Gradient steps of the attack, if there is one."""
     regularisation: float = 0.0
-    """Of the regularisers while ε rises (lambda_0 in Shi et al. 2021, 0.5 there)."""
+    """Weight of the regularisers while ε increases (lambda_0 in Shi et al. 2021, 0.5 there)."""
     has_interval_start: bool = False
-    """First weights with which radii keep their size from layer to layer (Shi et al. 2021, 4.1)."""
+    """Whether to use initial weights with which radii keep their size (:func:`interval_start`)."""
 
     def __post_init__(self) -> None:
-        """Refuse weights that make no sense."""
-        self.rise  # noqa: B018 - refuses an eps that never rises
+        """Check all values."""
+        super().__post_init__()
         if not 0 <= self.natural_weight < 1:
             raise UserError(f"natural_weight must be in [0, 1), not {self.natural_weight}")
         if not 0 < self.bound_weight <= 1:
             raise UserError(f"bound_weight must be in (0, 1], not {self.bound_weight}")
-        if self.num_steps < 1:
-            raise UserError(f"the attack needs a step at least, not {self.num_steps}")
+        check_count("num_steps", self.num_steps)
         if not 0 <= self.regularisation < math.inf:
-            raise UserError(f"regularisation must not be negative, but is {self.regularisation}")
-
-    @property
-    def rise(self) -> EpsSchedule:
-        """How ε rises."""
-        return EpsSchedule(self.eps, self.warmup, self.ramp)
-
-    def settings(self) -> dict[str, Any]:
-        """See :class:`nullclass.training.robust.base.RobustLoss`."""
-        return asdict(self)
+            raise UserError(f"regularisation must be at least 0, not {self.regularisation}")
 
     def initialise(self, model: Classifier, generator: torch.Generator) -> None:
         """See :class:`nullclass.training.robust.base.RobustLoss`."""
@@ -98,30 +91,28 @@ class IntervalLoss:
 
     def bind(self, model: Classifier) -> StepLoss:
         """See :class:`nullclass.training.robust.base.RobustLoss`."""
-        network = read_network(model)
+        network = bounded_network(model)
 
         def loss(
             images: Tensor, labels: Tensor, progress: float, generator: torch.Generator
         ) -> LossOutput:
-            share = self.rise.share(progress)
-            natural = 1 - share * (1 - self.natural_weight)
-            if share == 0:
-                logits = model.all_logits(images)
-                right = logits.detach().argmax(dim=1) == labels
-                return LossOutput(cross_entropy(logits, labels), int(right.sum()))
-            eps = self.eps * share
-            watcher = _Watcher() if self.regularisation and share < 1 else None
-            worst = worst_logits(network, images, labels, eps, watcher)
+            fraction = self.schedule.fraction(progress)
+            if fraction == 0:
+                return clean_output(model, images, labels)
+            eps = self.eps * fraction
+            penalties = Penalties() if self.regularisation and fraction < 1 else None
+            worst = worst_logits(network, images, labels, eps, penalties)
             total = F.cross_entropy(worst, labels)
             if self.bound_weight < 1:
                 adv_images = perturbed(model, images, labels, eps, self.num_steps, generator)
-                of_attacked = cross_entropy(model.all_logits(adv_images), labels)
-                total = self.bound_weight * total + (1 - self.bound_weight) * of_attacked
-            if natural > 0:
-                of_clean = cross_entropy(model.all_logits(images), labels)
-                total = (1 - natural) * total + natural * of_clean
-            if watcher is not None:
-                total = total + self.regularisation * (1 - share) * watcher.penalty()
+                adv_loss = cross_entropy(model.all_logits(adv_images), labels)
+                total = self.bound_weight * total + (1 - self.bound_weight) * adv_loss
+            clean_weight = 1 - fraction * (1 - self.natural_weight)
+            if clean_weight > 0:
+                clean_loss = cross_entropy(model.all_logits(images), labels)
+                total = (1 - clean_weight) * total + clean_weight * clean_loss
+            if penalties is not None:
+                total = total + self.regularisation * (1 - fraction) * penalties.mean()
             others = worst.detach().scatter(1, labels[:, None], -torch.inf)
             return LossOutput(total, int((others.amax(dim=1) < 0).sum()))
 
@@ -133,48 +124,47 @@ def worst_logits(
     images: Tensor,
     labels: Tensor,
     eps: float,
-    watcher: _Watcher | None = None,
+    penalties: Penalties | None = None,
 ) -> Tensor:
-    """``(N, L)``: upper bounds of ``z_j - z_y`` on the L∞ ball, 0 at y; the weights get gradients.
+    """Return ``(N, L)``: differentiable upper bounds of ``z_j - z_y`` on the L∞ ball, 0 at y.
 
-    Without rounding margins: what is trained need not be sound to the last bit.
+    They have no rounding margins: training needs no soundness to the last bit.
     """
     num_logits = network.num_logits
-    propagation = propagate(
-        network, region_around(images, eps, "linf", NO_ROUNDING), NO_ROUNDING, watcher
-    )
+    region = region_around(images, eps, "linf", NO_ROUNDING)
+    propagation = propagate(network, region, NO_ROUNDING, penalties)
     spec = label_spec(labels, num_logits, images.dtype)
     margins = lower_bounds(propagation, spec, NO_ROUNDING)
-    places = torch.arange(num_logits, device=labels.device).expand(len(labels), -1)
-    others = places[places != labels[:, None]].view(len(labels), num_logits - 1)
-    return torch.zeros_like(places, dtype=images.dtype).scatter(1, others, -margins)
+    index = torch.arange(num_logits, device=labels.device).expand(len(labels), -1)
+    others = index[index != labels[:, None]].view(len(labels), num_logits - 1)
+    return torch.zeros_like(index, dtype=images.dtype).scatter(1, others, -margins)
 
 
-class _Watcher:
-    """Collects, on the way through the network, what Shi et al.'s regularisers look at."""
+class Penalties:
+    """Collects the regularisers of Shi et al. 2021 as boxes propagate through the network."""
 
     def __init__(self) -> None:
-        self.first: Tensor | None = None
+        self.input_radius: Tensor | None = None
         self.terms: list[Tensor] = []
 
     def __call__(self, step: Step, inputs: list[Region], box: Box) -> None:
-        """See :data:`nullclass.certify.Hook`."""
-        if self.first is None:  # the standardised image, eq. 9's Delta_0
-            self.first = box.radius.mean().detach()
+        """Add the terms of one layer (:data:`nullclass.certify.Hook`)."""
+        if self.input_radius is None:  # of the standardised image, Delta_0 in eq. 9
+            self.input_radius = box.radius.mean().detach()
         (before, *_) = inputs
         is_relu = isinstance(step.layer, Monotone) and step.layer.apply is torch.relu
         if is_relu and isinstance(before, Box):
-            self._look(before)
+            self.add(before)
 
-    def _look(self, box: Box) -> None:
-        assert self.first is not None
-        growth = self.first / box.radius.mean().clamp(min=1e-12)
+    def add(self, box: Box) -> None:
+        """Add the terms of a ReLU's input."""
+        assert self.input_radius is not None
+        growth = self.input_radius / box.radius.mean().clamp(min=1e-12)
         self.terms.append(F.relu(_TOLERANCE - growth) / _TOLERANCE)
-        center = box.center
         is_active, is_inactive = box.lower > 0, box.upper < 0
         if int(is_active.sum()) < 2 or int(is_inactive.sum()) < 2:
             return
-        active, inactive = center[is_active], center[is_inactive]
+        active, inactive = box.center[is_active], box.center[is_inactive]
         for ratio in (
             active.mean() / (-inactive.mean()).clamp(min=1e-12),
             active.var() / inactive.var().clamp(min=1e-12),
@@ -182,8 +172,8 @@ class _Watcher:
             balance = torch.minimum(ratio, 1 / ratio.clamp(min=1e-12))
             self.terms.append(F.relu(_TOLERANCE - balance) / _TOLERANCE)
 
-    def penalty(self) -> Tensor:
-        """The mean of all terms; 0 for a network without ReLU."""
+    def mean(self) -> Tensor:
+        """Return the mean of all terms; 0 for a network without ReLU."""
         return torch.stack(self.terms).mean() if self.terms else torch.zeros(())
 
 
@@ -191,14 +181,14 @@ class _Watcher:
 def interval_start(model: Classifier, generator: torch.Generator) -> None:
     """Draw weights from N(0, 2 pi / n^2), n the fan-in, and zero the biases (Shi et al. 2021, 4.1).
 
-    So that the expected radius is the same in every layer behind a ReLU. Layers that look at one
-    number each, such as the soft threshold, are left as they are.
+    The expected radius is then the same behind every ReLU. Layers with a single input, such as the
+    soft threshold, are not changed.
     """
     for layer in model.body.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight[0].numel() > 1:
             fan_in = layer.weight[0].numel()
-            drawn = torch.empty(layer.weight.shape)
-            drawn.normal_(0, math.sqrt(2 * math.pi) / fan_in, generator=generator)
-            layer.weight.copy_(drawn)
+            weight = torch.empty(layer.weight.shape)
+            weight.normal_(0, math.sqrt(2 * math.pi) / fan_in, generator=generator)
+            layer.weight.copy_(weight)
             if layer.bias is not None:
                 layer.bias.zero_()

@@ -1,4 +1,4 @@
-"""Attacked images for training: a few steps of PGD, nothing kept of what stands."""
+"""Adversarial images for training: a few steps of PGD."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from torch import Tensor
 
 from nullclass.attacks.base import frozen
 from nullclass.attacks.losses import find_objective
+from nullclass.attacks.steps import ascend, input_gradient
+from nullclass.core.norms import find_ball
 from nullclass.models.classifier import Classifier
 
 
@@ -18,19 +20,22 @@ def perturbed(
     num_steps: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Images ``(N, C, H, W)`` in [0,1] within L∞ ``eps``, made to be fooled.
+    """Return images ``(N, C, H, W)`` in [0,1] within L∞ ``eps`` that are likely to fool.
 
-    From a random start, ``num_steps`` steps of ``2.5 eps / num_steps`` (Madry et al. 2018) up the
-    smooth null-aware margin, under which null is a defence. The model is left as it was.
+    ``num_steps`` steps of ``2.5 eps / num_steps`` (Madry et al. 2018) from a random start maximise
+    the logsumexp margin, in which null is a defence.
     """
-    margin = find_objective("fool").loss
-    start = torch.rand(images.shape, generator=generator).to(images.device)
-    adv_images = (images + (2 * start - 1) * eps).clamp(0, 1)
+    objective, ball = find_objective("fool"), find_ball("linf")
+
+    def loss(logits: Tensor) -> Tensor:
+        return objective.loss(logits, labels, model.num_classes, "logsumexp-margin")
+
+    adv_images = (images + ball.random(images, eps, generator)).clamp(0, 1)
+    step_size = 2.5 * eps / num_steps
     with frozen(model):
         for _ in range(num_steps):
-            adv_images = adv_images.requires_grad_()
-            climbed = margin(model(adv_images), labels, model.num_classes, "logsumexp-margin").sum()
-            (gradient,) = torch.autograd.grad(climbed, adv_images)
-            moved = adv_images.detach() - images + 2.5 * eps / num_steps * gradient.sign()
-            adv_images = (images + moved.clamp(-eps, eps)).clamp(0, 1)
-    return adv_images.detach()
+            gradient, _ = input_gradient(model, adv_images, loss)
+            adv_images = ascend(
+                adv_images, gradient, images, eps=eps, step_size=step_size, norm=ball
+            )
+    return adv_images

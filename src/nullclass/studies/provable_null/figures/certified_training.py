@@ -10,7 +10,7 @@ import pandas as pd
 from nullclass.report.blocks import Drawing
 from nullclass.report.style import WIDTH, line_style, percent_axis, sheet
 from nullclass.results.store import Run, Trial
-from nullclass.studies.provable_null.config import RISES
+from nullclass.training.eps_schedule import RAMPS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,9 +110,9 @@ def mean_eps(trial: Trial, begin: float, end: float) -> float:
     if plan is None:
         return 0.0
     settings = plan["settings"]
-    if plan["loss"] not in RISES and not {"warmup", "ramp"} <= set(settings):
+    if plan["loss"] not in RAMPS and not {"warmup", "ramp"} <= set(settings):
         return float("nan")
-    warmup, ramp = RISES.get(plan["loss"], (0.0, 1.0))
+    warmup, ramp = RAMPS.get(plan["loss"], (0.0, 1.0))
     warmup, ramp = settings.get("warmup", warmup), settings.get("ramp", ramp)
     steps = begin + (end - begin) * (np.arange(SAMPLES) + 0.5) / SAMPLES
     return float(settings["eps"] * np.clip((steps - warmup) / (ramp - warmup), 0, 1).mean())

@@ -1,0 +1,188 @@
+"""The state of a training between epochs, for an exact resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from nullclass.core.errors import StateError, UserError
+from nullclass.core.tensor_files import save_tensors
+from nullclass.models.classifier import Classifier
+from nullclass.nulls import NullSource
+from nullclass.training.batches import Batches, sha256
+from nullclass.training.config import TrainConfig
+from nullclass.training.selection import BestCheckpoints
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """Results of one epoch. Losses are means over its steps, as the notebook prints them."""
+
+    epoch: int
+    """From 1."""
+    loss: float
+    """Of the clean images; of all images if null images replace some; else the robust loss."""
+    null_loss: float
+    """NaN without null images."""
+    train_accuracy: float
+    """Accuracy on the images of ``loss``, each at its own step. With a robust loss, the rate of
+    images that are robust at the step's ε (proved, or not fooled)."""
+    validation_accuracy: float
+    """NaN without validation images."""
+    seconds: float
+    """Of training alone, without validation and selection."""
+    selection_losses: dict[str, float] = field(default_factory=dict)
+    """Loss on the images of each selection and the null images made from them."""
+
+
+@dataclass
+class TrainState:
+    """Everything that a later process needs to continue to the same weights.
+
+    The learning rate is not part of it: the loop recomputes it from the number of steps done.
+    """
+
+    model: Classifier
+    optimizer: Optimizer
+    selections: BestCheckpoints
+    generators: Sequence[torch.Generator]
+    fingerprint: str
+    history: list[EpochRecord] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write the state, including torch's global random streams.
+
+        Raises:
+            UserError: If the optimizer's state holds more than tensors and numbers.
+        """
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        numbers: dict[str, Any] = {}
+        for index, entry in self.optimizer.state_dict()["state"].items():
+            for key, value in entry.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{index}.{key}"] = value
+                elif value is None or isinstance(value, int | float):
+                    numbers[f"{index}.{key}"] = value
+                else:
+                    raise UserError(
+                        f"the state of {type(self.optimizer).__name__} cannot be saved: train "
+                        "without state_folder, or use another optimizer"
+                    )
+        for name, weights in self.selections.weights.items():
+            tensors |= {f"best.{name}.{key}": value for key, value in weights.items()}
+        for i, generator in enumerate(self.generators):
+            tensors[f"generator.{i}"] = generator.get_state()
+        tensors["rng"] = torch.get_rng_state()
+        device = self.model.mean.device
+        if device.type == "cuda":
+            tensors["rng_cuda"] = torch.cuda.get_rng_state(device)
+        metadata = {
+            "fingerprint": self.fingerprint,
+            "history": json.dumps([asdict(record) for record in self.history]),
+            "best": json.dumps(self.selections.best),
+            "optimizer": json.dumps(numbers),
+        }
+        save_tensors(path, tensors, metadata)
+
+    def load(self, path: Path) -> None:
+        """Restore a saved state, including torch's global random streams.
+
+        Raises:
+            StateError: If the file is damaged or belongs to another training.
+        """
+        device = self.model.mean.device
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise StateError(
+                f"{path} is damaged ({error}): remove it to start the training again"
+            ) from None
+        if metadata.get("fingerprint") != self.fingerprint:
+            raise StateError(
+                f"{path} belongs to a training with other settings or data: choose another output "
+                "folder, or remove that file to start again"
+            )
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {
+                name.removeprefix(prefix): tensor
+                for name, tensor in tensors.items()
+                if name.startswith(prefix)
+            }
+
+        self.history = [EpochRecord(**record) for record in json.loads(metadata["history"])]
+        self.model.load_state_dict(part("model."))
+        best: dict[str, list[Any]] = json.loads(metadata["best"])
+        self.selections.best = {name: (loss, epoch) for name, (loss, epoch) in best.items()}
+        for name in self.selections.images:
+            weights = part(f"best.{name}.")
+            self.selections.weights[name] = {key: t.to(device) for key, t in weights.items()}
+        self._load_optimizer(part("optimizer.") | json.loads(metadata["optimizer"]))
+        for i, generator in enumerate(self.generators):
+            generator.set_state(tensors[f"generator.{i}"])
+        torch.set_rng_state(tensors["rng"])
+        if device.type == "cuda" and "rng_cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["rng_cuda"], device)
+
+    def _load_optimizer(self, values: dict[str, Any]) -> None:
+        state: dict[str, Any] = self.optimizer.state_dict() | {"state": {}}
+        for name, value in values.items():
+            index, _, key = name.partition(".")
+            state["state"].setdefault(int(index), {})[key] = value
+        self.optimizer.load_state_dict(state)
+        # Fused Adam reads a weight and its moments in memory order, so the moments must have the
+        # memory layout of the weight.
+        for parameter, entry in self.optimizer.state.items():
+            for key, value in entry.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    entry[key] = torch.empty_like(parameter.detach()).copy_(value)
+
+
+def fingerprint(
+    model: Classifier,
+    batches: Batches,
+    config: TrainConfig,
+    nulls: NullSource | None,
+    selections: BestCheckpoints,
+    optimizer: Optimizer,
+    scheduler: LRScheduler | None,
+) -> str:
+    """Return a hash of everything that decides the result, so that no other training resumes it."""
+    groups = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+    parts = {
+        "config": asdict(replace(config, robust=None, optimizer=None, scheduler=None)),
+        "robust": _described(config.robust, "settings"),
+        "optimizer": [type(optimizer).__name__, groups],
+        "scheduler": _described(scheduler, "state_dict"),
+        "nulls": _described(nulls, "settings"),
+        "data": batches.fingerprint(),
+        "model": repr(model),
+        "standardisation": [sha256(model.mean), sha256(model.std)],
+        "initial_weights": {name: sha256(t) for name, t in model.state_dict().items()},
+        "device": model.mean.device.type,
+        "selections": {
+            name: [sha256(data.images), sha256(data.labels)]
+            for name, data in selections.images.items()
+        },
+    }
+    text = json.dumps(parts, default=lambda value: type(value).__name__)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _described(value: object, method: str) -> list[Any] | None:
+    return None if value is None else [type(value).__name__, getattr(value, method)()]
