@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from html import escape
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from nullclass.core.errors import UserError
-from nullclass.diagnostics.evidence import CHECKS_NAME
+from nullclass.diagnostics.evidence import CHECKS_NAME, CLEAN
 from nullclass.metrics.rates import PROOF, UNION, proved_rates, summarise
 from nullclass.metrics.score_summary import score_metrics
 from nullclass.results.schema import (
@@ -33,8 +34,8 @@ from nullclass.results.store import write_trial
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-CLEAN_METRICS = ("correct", "null", "fooled")
-UNION_METRICS = ("aer", "rar", "strict", "null_dos")
+TRIPLE = ("correct", "null", "fooled")
+SHOWN = ("aer", "rar", "rar_proved", "strict", "null_dos")
 PLOTTED = {"aer": "AER", "rar": "RAR", "strict": "strict", "rar_proved": "RAR, proved"}
 
 
@@ -87,48 +88,39 @@ class Evaluation:
         """One rate of :meth:`summary`.
 
         Args:
-            metric: Such as ``aer``, ``rar``, ``strict``, ``null_dos`` or, of proofs,
-                ``rar_proved``; of clean images and single attacks also the clean triple.
-            eps: The budget in pixel units; 0 is the clean images.
-            attack: Name of an attack. Default: the worst case over all attacks, or the proof.
+            metric: Such as ``aer``, ``rar``, ``strict``, ``null_dos`` or ``rar_proved``.
+            eps: The budget in pixel units; 0 for the clean images.
+            attack: Name of an attack. Default: the clean images at 0; above, the worst case over
+                all attacks, or the proofs.
 
         Raises:
             UserError: If there is no such rate.
         """
         summary = self.summary()
-        found = summary[
-            (summary["metric"] == metric) & ((summary["eps_pixels"] - eps).abs() < 1e-9)
-        ]
-        if attack is not None:
-            found = found[found["attack"] == attack]
-        elif metric in UNION_METRICS:
-            found = found[found["attack"] == UNION]
-        elif eps > 0 and not metric.endswith(("_proved", "_bound")):
-            found = found[:0]
+        rates = summary[summary["metric"] == metric]
+        of = ([CLEAN] if eps == 0 else [UNION, PROOF]) if attack is None else [attack]
+        is_at_eps = (rates["eps_pixels"] - eps).abs() < 1e-9
+        found = rates[rates["attack"].isin(of) & is_at_eps]
         if found.empty:
-            known = summary.loc[summary["metric"] == metric, ["attack", "eps_pixels"]]
-            pairs = ", ".join(f"{a} at {e:g}" for a, e in known.drop_duplicates().to_numpy())
+            known = [f"{a} at eps {e:g}" for a, e in rates[["attack", "eps_pixels"]].to_numpy()]
+            metrics = ", ".join(summary["metric"].unique())
             raise UserError(
-                f"there is no {metric!r} at eps {eps:g}: choose {pairs}"
-                if pairs
-                else f"there is no metric {metric!r}: choose one of "
-                f"{', '.join(summary['metric'].unique())}"
+                f"there is no {metric} of {' or '.join(of)} at eps {eps:g}: "
+                + (f"choose {', '.join(known)}" if known else f"the metrics are {metrics}")
             )
         return float(found["value"].iloc[0])
 
     def table(self) -> pd.DataFrame:
-        """Rates in percent with 95 % intervals, one row per eps, as text."""
+        """Worst-case rates in percent with 95 % intervals as text, one row per eps."""
         summary = self.summary()
+        rows = summary[summary["attack"].isin([UNION, PROOF])].sort_values("eps_pixels")
         lines: dict[float, dict[str, str]] = {}
-        for row in summary.sort_values("eps_pixels", kind="stable").to_dict("records"):
-            is_clean = row["eps_pixels"] == 0 and row["metric"] in CLEAN_METRICS
-            if is_clean or row["attack"] in (UNION, PROOF):
-                line = lines.setdefault(float(row["eps_pixels"]), {"n": str(row["num_images"])})
-                line[str(row["metric"])] = (
-                    f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-                )
-        table = pd.DataFrame([{"eps": f"{eps:.4g}", **line} for eps, line in lines.items()])
-        return table.fillna("")
+        for row in rows[rows["metric"].isin(SHOWN)].to_dict("records"):
+            eps = float(row["eps_pixels"])
+            line = lines.setdefault(eps, {"eps": f"{eps:.4g}", "n": str(row["num_images"])})
+            line[str(row["metric"])] = _percent(row)
+        columns = ["eps", "n", *(m for m in SHOWN if m in set(rows["metric"]))]
+        return pd.DataFrame(list(lines.values()), columns=columns).fillna("")
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw rates against eps with 95 % intervals (security curves).
@@ -162,9 +154,9 @@ class Evaluation:
 
     def __repr__(self) -> str:
         """The table of rates, the red flags and the time taken, as text."""
-        lines = [self._title(), self.table().to_string(index=False), ""]
-        lines += [f"red flag {flag.name}: {flag.message} ({flag.page})" for flag in self.flags]
-        return "\n".join([*lines, *self._notes()])
+        flags = [f"red flag {flag.name}: {flag.message} ({flag.page})" for flag in self.flags]
+        table = self.table().to_string(index=False) + "\n"
+        return "\n".join([*self._titles(), table, *flags, *self._notes()])
 
     def _repr_html_(self) -> str:
         """The same for notebooks."""
@@ -172,13 +164,20 @@ class Evaluation:
             f"<li><b>{escape(flag.name)}</b>: {escape(flag.message)} ({escape(flag.page)})</li>"
             for flag in self.flags
         )
-        notes = "<br>".join(map(escape, self._notes()))
+        titles, notes = ("<br>".join(map(escape, x)) for x in (self._titles(), self._notes()))
         table = self.table().to_html(index=False, border=0)
-        return f"<p>{escape(self._title())}</p>{table}<ul>{flags}</ul><p>{notes}</p>"
+        return f"<p>{titles}</p>{table}<ul>{flags}</ul><p>{notes}</p>"
 
-    def _title(self) -> str:
+    def _titles(self) -> list[str]:
+        summary = self.summary()
+        clean = summary[(summary["attack"] == CLEAN) & summary["metric"].isin(TRIPLE)]
+        triple = ", ".join(f"{row['metric']} {_percent(row)}" for row in clean.to_dict("records"))
         attacks = ", ".join(self.threat.get("attacks", {})) or "no attacks"
-        return f"Rates in % [95 % interval], worst case over {attacks} ({self.threat.get('norm')})"
+        return [
+            "Rates in % [95 % interval]",
+            f"clean images (n = {(self.rows['attack'] == CLEAN).sum()}): {triple}",
+            f"worst case over {attacks} ({self.threat.get('norm')}, eps in pixel units):",
+        ]
 
     def _notes(self) -> list[str]:
         is_check = self.costs["attack"] == CHECKS_NAME
@@ -216,3 +215,7 @@ class Evaluation:
             "flags": [asdict(flag) for flag in self.flags],
         }
         write_trial(folder, tables, self.examples, result | info)
+
+
+def _percent(row: Mapping[Any, Any]) -> str:
+    return f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nullclass.attacks import Attack, describe
 from nullclass.attacks.base import UNKNOWN, Access, frozen, with_reference_images
 from nullclass.attacks.fmn import FMN
+from nullclass.core.checks import check_choice, check_count, check_seed
 from nullclass.core.errors import UserError
 from nullclass.core.progress import Stages
 from nullclass.data import LabelledImages, tensors_or_loader
@@ -36,9 +37,6 @@ from nullclass.scoring.smallest import score_smallest
 
 NUM_OOD = 1000
 """Images per source of no class."""
-
-PASSES = {"clean": 1, "single-step": 3, "iterative": 100, "smallest": 400, "proofs": 3}
-"""Rough number of passes per image, by which the remaining time is estimated."""
 
 
 def evaluate(
@@ -106,25 +104,32 @@ def evaluate(
     Raises:
         UserError: If the images, labels, budgets, attacks or the model's outputs are invalid.
     """
+    check_choice("checks", checks, get_args(ProbeLevel))
+    check_seed(seed)
     images = tensors_or_loader(data)
     plan = plan_attacks(attacks, eps, norm, num_images, images)
     for name in () if isinstance(ood, Mapping) else ood:
         check_ood(name)
     image = images.batch([0])[0]
     classifier = as_classifier(model, num_classes, image)
-    check_labels(images, classifier)
     attacked = None if source is None else as_classifier(source, num_classes, image)
     if threshold is not None:
         classifier = with_threshold(classifier, threshold)
     held = None if held_out is None else tensors_or_loader(held_out)
-    if held is not None:
-        check_labels(held, classifier)
+    for part in (images, held):
+        if part is not None:
+            check_labels(part, classifier)
     if batch_size is None:
         batch_size = find_batch_size(classifier, image)
     smallest = images.first(min(num_smallest, len(images))) if num_smallest else None
-    certified = None
+    settings: dict[str, Any] = {
+        "norm": norm,
+        "batch_size": check_count("batch_size", batch_size),
+    }
+    shown: dict[str, Any] = settings | {"num_examples": num_examples}
+    certified = held_rows = None
     results: list[AttackResult] = []
-    with _stages(progress, _expected_passes(plan, images, held, smallest, proofs, checks)) as stage:
+    with _stages(progress, plan, images, held, num_smallest, checks) as stage:
         if proofs is not None:  # first: a layer without bounds is refused at once
             budgets = sorted({eps for planned in plan.values() for eps in planned.budgets})
             with stage("proofs") as on_images:
@@ -132,9 +137,7 @@ def evaluate(
                     classifier, images, budgets, norm=norm, verifier=proofs, on_images=on_images
                 )
         with stage("clean images") as on_images:
-            clean = score_clean(
-                classifier, images, norm=norm, batch_size=batch_size, on_images=on_images
-            )
+            clean = score_clean(classifier, images, **settings, on_images=on_images)
         for name, planned in plan.items():
             with stage(name) as on_images:
                 result = score_attack(
@@ -144,11 +147,9 @@ def evaluate(
                     name,
                     with_reference_images(planned.attack, images),
                     planned.budgets,
-                    norm=norm,
+                    **shown,
                     source=attacked,
                     source_name=SELF if attacked is None else "source",
-                    num_examples=num_examples,
-                    batch_size=batch_size,
                     seed=seed,
                     on_images=on_images,
                 )
@@ -156,40 +157,28 @@ def evaluate(
         if smallest is not None:
             with stage(SMALLEST) as on_images:
                 result = score_smallest(
-                    classifier,
-                    smallest,
-                    SMALLEST,
-                    FMN(),
-                    norm=norm,
-                    num_examples=num_examples,
-                    batch_size=batch_size,
-                    on_images=on_images,
+                    classifier, smallest, SMALLEST, FMN(), **shown, on_images=on_images
                 )
             results.append(result)
-        held_rows = None
         if held is not None:
             with stage("held-out images") as on_images:
-                held_rows = score_clean(
-                    classifier, held, norm=norm, batch_size=batch_size, on_images=on_images
-                )
-        ood_rows = _score_ood(classifier, images, ood, seed, batch_size)
-        with stage(f"checks ({checks})") as on_images:
+                held_rows = score_clean(classifier, held, **settings, on_images=on_images)
+        with stage("checks") as on_images:
             return build_evaluation(
                 classifier,
                 images,
                 clean,
                 results,
-                {n: p.attack for n, p in plan.items()} if attacked is None else {},
+                {name: p.attack for name, p in plan.items()} if attacked is None else {},
                 {
                     "num_classes": classifier.num_classes,
-                    "norm": norm,
                     "data": data_name,
                     "threshold": threshold_info(threshold, images),
                     "selected_on": selected_on,
-                    "batch_size": batch_size,
+                    **settings,
                 },
                 held_out=held_rows,
-                ood=ood_rows,
+                ood=_score_ood(classifier, images, ood, seed, batch_size),
                 certified=certified,
                 checks=checks,
                 seed=seed,
@@ -368,44 +357,30 @@ Stage = Callable[[str], AbstractContextManager[OnImages]]
 
 
 @contextmanager
-def _stages(progress: bool | OnImages, passes: Mapping[str, tuple[int, int]]) -> Iterator[Stage]:
-    """Progress of the steps: bars or lines, the caller's function, or nothing.
-
-    Args:
-        progress: As for :func:`evaluate`.
-        passes: By step, the number of images and the expected number of passes.
-    """
+def _stages(
+    progress: bool | OnImages,
+    plan: Mapping[str, PlannedAttack],
+    images: LabelledImages,
+    held_out: LabelledImages | None,
+    num_smallest: int,
+    checks: ProbeLevel,
+) -> Iterator[Stage]:
+    """Progress of the steps: bars or lines, the caller's function, or nothing."""
     if progress is not True:
         report = ignore if progress is False else progress
         yield lambda name: nullcontext(report)
         return
-    with Stages("evaluation", sum(cost for _, cost in passes.values())) as stages:
-        yield lambda name: stages.stage(name, units=passes[name][0], cost=passes[name][1])
-
-
-def _expected_passes(
-    plan: Mapping[str, PlannedAttack],
-    images: LabelledImages,
-    held_out: LabelledImages | None,
-    smallest: LabelledImages | None,
-    proofs: str | None,
-    checks: ProbeLevel,
-) -> dict[str, tuple[int, int]]:
-    """By step, the number of images and the expected number of passes."""
-    num_clean, num_held = len(images), 0 if held_out is None else len(held_out)
-    num_smallest = 0 if smallest is None else len(smallest)
-    passes = {
-        "clean images": (num_clean, num_clean * PASSES["clean"]),
-        "held-out images": (num_held, num_held * PASSES["clean"]),
-        SMALLEST: (num_smallest, num_smallest * PASSES["smallest"]),
+    # By step, the number of images and a rough number of passes per image.
+    steps = {
+        "proofs": (len(images), 3),
+        "clean images": (len(images), 1),
+        "held-out images": (0 if held_out is None else len(held_out), 1),
+        SMALLEST: (num_smallest, 400),
+        "checks": (EXPECTED_IMAGES[checks], 100 if checks == "full" else 3),
     }
-    if proofs is not None:
-        passes["proofs"] = (num_clean, num_clean * PASSES["proofs"])
     for name, planned in plan.items():
-        num = planned.num_images * len(planned.budgets)
-        kind = "iterative" if planned.attack.is_iterative else "single-step"
-        passes[name] = (num, num * PASSES[kind])
-    num_probed = EXPECTED_IMAGES[checks]
-    kind = "iterative" if checks == "full" else "single-step"
-    passes[f"checks ({checks})"] = (max(num_probed, 1), num_probed * PASSES[kind])
-    return passes
+        passes = 100 if planned.attack.is_iterative else 3
+        steps[name] = (planned.num_images * len(planned.budgets), passes)
+    costs = {name: num * passes for name, (num, passes) in steps.items()}
+    with Stages("evaluation", sum(costs.values())) as stages:
+        yield lambda name: stages.stage(name, units=max(steps[name][0], 1), cost=costs[name])

@@ -14,25 +14,20 @@ from torch import Tensor
 
 from nullclass.attacks import Attack
 from nullclass.attacks.base import access_of, with_reference_images
-from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 from nullclass.core.tensor_files import save_tensors
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results import frames, schema
+from nullclass.results.schema import COST_COLUMNS
 from nullclass.scoring.rows import (
-    CLEAN,
     OnImages,
-    batch_of,
     check_labels,
     ignore,
-    is_success,
-    label_rows,
-    score_batch,
     sort_rows,
 )
-from nullclass.scoring.run_attack import AttackResult, score_attack, sum_costs
+from nullclass.scoring.run_attack import AttackResult, score_attack
 
 
 @dataclass(frozen=True)
@@ -58,7 +53,7 @@ class Crafted:
         images = {repr(eps): images for eps, images in self.images.items()}
         save_tensors(folder / schema.IMAGES, images)
         frames.write_frame(folder / schema.ROWS, self.rows[list(schema.ROW_COLUMNS)])
-        frames.write_frame(folder / schema.COSTS, self.costs[list(schema.COST_COLUMNS)])
+        frames.write_frame(folder / schema.COSTS, self.costs[list(COST_COLUMNS)])
 
     @classmethod
     def load(cls, folder: Path, attack: Attack, norm: str) -> Crafted:
@@ -77,7 +72,7 @@ class Crafted:
             norm=norm,
             images=dict(sorted(images.items())),
             rows=frames.read_frame(folder / schema.ROWS, schema.ROW_COLUMNS),
-            costs=frames.read_frame(folder / schema.COSTS, schema.COST_COLUMNS),
+            costs=frames.read_frame(folder / schema.COSTS, COST_COLUMNS),
         )
 
 
@@ -134,6 +129,30 @@ def craft(
     return Crafted(attack, norm, result.adv_images, sort_rows([result.rows]), result.costs)
 
 
+class _Stored:
+    """An attack that returns the images of :class:`Crafted`, batch by batch, in their order."""
+
+    is_iterative = False  # so that every image is attacked at every eps
+
+    def __init__(self, crafted: Crafted, name: str) -> None:
+        self.images, self.norm, self.name = crafted.images, crafted.norm, name
+        self.objective, self.access = crafted.attack.objective, access_of(crafted.attack)
+        self.start = dict.fromkeys(crafted.images, 0)
+
+    def __call__(
+        self, model: Classifier, images: Tensor, labels: Tensor, *, eps: float, **_: object
+    ) -> Tensor:
+        start, self.start[eps] = self.start[eps], self.start[eps] + len(images)
+        adv_images = self.images[eps][start : start + len(images)].to(images.device)
+        has_shape = adv_images.shape == images.shape
+        if not has_shape or not bool(is_allowed(adv_images, images, eps, self.norm).all()):
+            raise UserError(
+                f"the images of attack {self.name!r} are not within {self.norm} eps {eps:g} of "
+                "these images, or not in [0,1]: pass the images that it was made from"
+            )
+        return adv_images
+
+
 def score_crafted(
     target: Classifier,
     data: LabelledImages,
@@ -156,49 +175,27 @@ def score_crafted(
         on_images: Progress.
 
     Returns:
-        Rows and costs (the cost of crafting, and the number of successes on the target); no
-        examples.
+        Rows and costs: the successes on the target, and the passes and time of crafting.
 
     Raises:
-        UserError: If a label is not a class of the target, or an image is outside its budget
-            around the image of ``data`` or outside the [0,1] box.
+        UserError: If a label is not a class of the target, or the images do not belong to ``data``.
     """
-    attack, norm = crafted.attack, crafted.norm
-    keys = {"attack": name, "objective": attack.objective, "source": source_name, "norm": norm}
-    tables, costs = [], []
-    for eps, stored in crafted.images.items():
-        part = data.first(len(stored))
-        check_labels(part, target)
-        num_successes = 0
-        for indices in torch.arange(len(stored)).split(BATCH_SIZE):
-            images, labels = batch_of(target, part, indices)
-            adv_images = stored[indices].to(images.device)
-            if adv_images.shape != images.shape or not bool(
-                is_allowed(adv_images, images, eps, norm).all()
-            ):
-                raise UserError(
-                    f"attack {name!r} made on {source_name!r} left its budget of {norm} eps "
-                    f"{eps:g} around these images, or the [0,1] box: pass the images that it was "
-                    "made from"
-                )
-            answers = score_batch(target, adv_images, labels, batch_size)
-            has_succeeded = is_success(answers, attack.objective).tolist()
-            members = [name if success else CLEAN for success in has_succeeded]
-            num_successes += sum(has_succeeded)
-            tables.append(label_rows(answers, indices, **keys, eps=eps, members=members))
-            on_images(len(indices))
-        spent = crafted.costs[crafted.costs["eps_pixels"] == eps]
-        costs.append(
-            keys
-            | {
-                "eps_pixels": eps,
-                "access": access_of(attack),
-                "is_iterative": attack.is_iterative,
-                "status": "ran",
-                "member": name,
-                "num_images": len(stored),
-                "num_successes": num_successes,
-            }
-            | {c: spent[c].sum() for c in ("num_forward", "num_backward", "seconds")}
-        )
-    return AttackResult(sort_rows(tables), sum_costs(costs), [])
+    num_images = len(next(iter(crafted.images.values())))
+    part = data.first(num_images)
+    check_labels(part, target)
+    result = score_attack(
+        target,
+        part,
+        torch.arange(num_images),
+        name,
+        _Stored(crafted, name),  # type: ignore[arg-type]
+        list(crafted.images),
+        norm=crafted.norm,
+        source_name=source_name,
+        batch_size=batch_size,
+        on_images=on_images,
+    )
+    spent = crafted.costs.groupby("eps_pixels")[["num_forward", "num_backward", "seconds"]].sum()
+    costs = result.costs.drop(columns=list(spent)).join(spent, on="eps_pixels")
+    costs["is_iterative"] = crafted.attack.is_iterative
+    return AttackResult(sort_rows([result.rows]), costs[list(COST_COLUMNS)], [])

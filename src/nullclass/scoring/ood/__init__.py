@@ -5,19 +5,41 @@ A new source is one file and one line in :data:`OOD`.
 
 from __future__ import annotations
 
+from typing import Protocol
+
+import pandas as pd
 import torch
 from torch import Tensor
 
+from nullclass.core.checks import check_choice, check_count
+from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
-from nullclass.scoring.ood.base import OODSource
+from nullclass.models.classifier import Classifier
+from nullclass.results.schema import OOD_COLUMNS
 from nullclass.scoring.ood.blank import blank_images
 from nullclass.scoring.ood.fashion_mnist import fashion_mnist_images
 from nullclass.scoring.ood.noise import noise_images
-from nullclass.scoring.ood.scoring import score_ood
 from nullclass.scoring.ood.tiles import tile_images
+from nullclass.scoring.rows import score_batch
 
 __all__ = ["OOD", "OODSource", "check_ood", "make_ood", "score_ood"]
+
+
+class OODSource(Protocol):
+    """Makes images that belong to no class, in the shape of the test images.
+
+    The same generator state gives the same images; the data are not modified.
+    """
+
+    def __call__(self, data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
+        """Images ``(num_images, C, H, W)`` float32 in [0,1], on the device of the data.
+
+        Raises:
+            UserError: If the source has no images of that shape, or too few.
+        """
+        ...
+
 
 OOD: dict[str, OODSource] = {
     "noise": noise_images,
@@ -34,8 +56,7 @@ def check_ood(name: str) -> None:
     Raises:
         UserError: If it is unknown.
     """
-    if name not in OOD:
-        raise UserError(f"there is no source of images {name!r}: choose one of {', '.join(OOD)}")
+    check_choice("ood", name, OOD)
 
 
 def make_ood(
@@ -57,6 +78,32 @@ def make_ood(
             suit the data.
     """
     check_ood(name)
-    if num_images < 1:
-        raise UserError(f"num_images must be at least 1, not {num_images}")
-    return OOD[name](data, num_images, generator)
+    return OOD[name](data, check_count("num_images", num_images), generator)
+
+
+def score_ood(
+    model: Classifier, images: Tensor, name: str, *, batch_size: int | None = None
+) -> pd.DataFrame:
+    """Score images of no class.
+
+    Args:
+        model: The model; its mode and gradients are left as they are.
+        images: ``(N, C, H, W)`` float32 in [0,1], on any device.
+        name: Name of their source in the rows.
+        batch_size: Images per forward pass.
+
+    Returns:
+        One row per image: :data:`nullclass.results.schema.OOD_COLUMNS`.
+
+    Raises:
+        UserError: If there are no images, or the logits are not finite.
+    """
+    if len(images) == 0:
+        raise UserError(f"there are no images from {name} to score: give at least one")
+    device = model.mean.device
+    tables = [
+        score_batch(model, batch.to(device), batch_size=batch_size)
+        for batch in images.split(BATCH_SIZE)
+    ]
+    rows = pd.concat(tables, ignore_index=True)
+    return rows.assign(source=name, image=range(len(rows)))[list(OOD_COLUMNS)]

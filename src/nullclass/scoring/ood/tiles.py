@@ -15,7 +15,7 @@ from nullclass.nulls.tile_shuffle import tile_sides
 
 
 def tile_images(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
-    """Images with one random tile size each; see :class:`nullclass.scoring.ood.base.OODSource`.
+    """Images with one random tile size each; see :class:`nullclass.scoring.ood.OODSource`.
 
     Raises:
         UserError: If there is only one test image, or no tile size divides the images.
