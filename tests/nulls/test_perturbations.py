@@ -209,7 +209,7 @@ def test_only_what_is_drawn_hangs_on_the_generator(name: str, norm: str) -> None
 @EACH
 def test_what_it_cannot_be_asked(name: str, norm: str) -> None:
     world = worlds()[0]
-    with pytest.raises(UserError, match=r"9 images, but sizes of shape \(1,\): give one size an"):
+    with pytest.raises(UserError, match=r"9 images, but sizes of shape \(1,\): give one size per"):
         made(name, norm, world, torch.tensor([0.1]))
     for other in {*NORMS} - {*PERTURBATIONS[name].norms}:
         with pytest.raises(UserError, match=rf"cannot be told a size in '{other}': choose one of"):

@@ -26,7 +26,7 @@ from nullclass.nulls.perturb import (
     make_perturbation,
     name_of,
 )
-from nullclass.nulls.perturb.base import check_maker
+from nullclass.nulls.perturb.base import check_support
 from nullclass.results.null_curve import NullCurve
 
 
@@ -63,7 +63,7 @@ class NullProbabilities(NullSource):
                 perturbation_settings = self.curve.perturbation_settings
             check_norm(perturbation, self.curve.norm)
             perturbation = make_perturbation(perturbation, perturbation_settings)
-        check_maker(perturbation, self.curve.norm)
+        check_support(perturbation, self.curve.norm)
         self.perturbation = perturbation
         self.needs_image_gradient = perturbation.needs_gradient
 

@@ -16,7 +16,7 @@ from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb import Perturbation, name_of
-from nullclass.nulls.perturb.base import check_maker, gradient_of
+from nullclass.nulls.perturb.base import check_support, gradient_of
 from nullclass.results.schema import SIZE_COLUMNS
 from nullclass.scoring.rows import OnImages, batch_of, check_labels, ignore
 from nullclass.scoring.run_attack import batch_seed
@@ -54,7 +54,7 @@ def score_sizes(
     Raises:
         UserError: If a size is out of range, or the perturbation does not support the norm.
     """
-    check_maker(perturbation, norm)
+    check_support(perturbation, norm)
     largest = find_norm(norm).largest(math.prod(data.images.shape[1:]))
     if not sizes or not all(0 <= size <= largest for size in sizes):
         raise UserError(f"give at least one size, all in [0, {largest:g}] in {norm}: {sizes}")

@@ -1,32 +1,36 @@
-"""What a perturbation maker is: from images, and a size for each, to perturbed images."""
+"""The interface of perturbations, and the base class that checks their inputs."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from dataclasses import asdict
 from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from nullclass.attacks.base import frozen
+from nullclass.attacks.steps import input_gradient
+from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
 
 
 class Perturbation(Protocol):
-    """Perturbs each image by a size of its own; a frozen dataclass of its settings.
+    """Perturbs each image by a given size; its attributes are its settings.
 
-    Unlike an attack it need not reach anything: what matters is how far it goes. The model is left
-    as it was found, and so are the images; the same generator state gives the same images.
+    Unlike an attack it does not search for a success: it goes as far as the size says. It leaves
+    the model and the images unchanged; the same generator state gives the same images.
     """
 
     norms: ClassVar[tuple[str, ...]]
     """The norms (:data:`nullclass.core.norms.NORMS`) that it supports."""
     needs_gradient: ClassVar[bool]
-    """Whether it begins with the gradient of the clean images, and takes it from the caller."""
+    """Whether it starts with the gradient at the clean images, which the caller may provide."""
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides the images, besides the arguments of the call, as JSON values."""
+        """Return all settings as JSON values."""
         ...
 
     def __call__(
@@ -40,59 +44,95 @@ class Perturbation(Protocol):
         *,
         gradient: Tensor | None = None,
     ) -> Tensor:
-        """Perturbed images.
+        """Return perturbed images.
 
         Args:
-            model: The model the images are perturbed for.
+            model: The model under attack.
             images: ``(N, C, H, W)`` in [0,1].
             labels: ``(N,)`` true labels.
             sizes: ``(N,)``, not negative, in units of the norm.
             norm: One of ``norms``.
-            generator: Of what is drawn.
-            gradient: ``(N, C, H, W)``, the gradient of the images' cross-entropy, up to one
-                positive factor an image, if the caller has it already.
+            generator: Source of random numbers.
+            gradient: ``(N, C, H, W)``, the gradient of the cross-entropy at the images, up to one
+                positive factor per image, if the caller has it.
 
         Returns:
-            ``(N, C, H, W)`` in [0,1], each at most its size from its image (up to float rounding);
-            the very image at size 0.
+            ``(N, C, H, W)`` in [0,1], each at most its size from its image up to rounding; the
+            image itself at size 0.
 
         Raises:
-            UserError: If it cannot be told a size in that norm.
+            UserError: If it does not support the norm, or there is not one size per image.
         """
         ...
 
 
+class BasePerturbation(ABC):
+    """A perturbation as a frozen dataclass: subclasses define :meth:`perturb`."""
+
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
+    needs_gradient: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        for name, value in vars(self).items():
+            check_count(name, value)
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings as JSON values."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    @abstractmethod
+    def perturb(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        sizes: Tensor,
+        norm: str,
+        generator: torch.Generator | None,
+        gradient: Tensor,
+    ) -> Tensor:
+        """Return perturbed images; arguments as in a call, ``gradient`` at the images."""
+
+    def __call__(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        sizes: Tensor,
+        norm: str,
+        generator: torch.Generator | None = None,
+        *,
+        gradient: Tensor | None = None,
+    ) -> Tensor:
+        """See :class:`Perturbation`."""
+        check_support(self, norm)
+        if sizes.shape != images.shape[:1]:
+            raise UserError(
+                f"there are {len(images)} images, but sizes of shape {tuple(sizes.shape)}: give "
+                "one size per image"
+            )
+        images = images.detach()
+        if gradient is None:
+            needed = self.needs_gradient
+            gradient = gradient_of(model, images, labels) if needed else torch.zeros_like(images)
+        return self.perturb(model, images, labels, sizes, norm, generator, gradient)
+
+
 def gradient_of(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """The gradient ``(N, C, H, W)`` of the cross-entropy to the labels, in evaluation mode."""
+    """Return the gradient ``(N, C, H, W)`` of the cross-entropy, in evaluation mode."""
     with frozen(model):
-        start = images.detach().clone().requires_grad_()
-        loss = cross_entropy(model(start), labels, reduction="sum")
-        gradient: Tensor = torch.autograd.grad(loss, start)[0]
+        gradient, _ = input_gradient(
+            model, images, lambda logits: cross_entropy(logits, labels, reduction="none")
+        )
     return gradient
 
 
-def check_maker(maker: Perturbation, norm: str) -> None:
-    """Refuse a norm that a maker does not know.
-
-    Raises:
-        UserError: If it is so.
-    """
-    if norm not in maker.norms:
+def check_support(perturbation: Perturbation | type[Perturbation], norm: str) -> None:
+    """Raise UserError unless the perturbation supports the norm."""
+    if norm not in perturbation.norms:
+        kind = perturbation if isinstance(perturbation, type) else type(perturbation)
         raise UserError(
-            f"{type(maker).__name__} cannot be told a size in {norm!r}: choose one of "
-            f"{', '.join(maker.norms)}, or another perturbation"
-        )
-
-
-def check_asked(maker: Perturbation, images: Tensor, sizes: Tensor, norm: str) -> None:
-    """Refuse a norm that a maker does not know, and sizes that are not one an image.
-
-    Raises:
-        UserError: If it is so.
-    """
-    check_maker(maker, norm)
-    if sizes.shape != images.shape[:1]:
-        raise UserError(
-            f"there are {len(images)} images, but sizes of shape {tuple(sizes.shape)}: give one "
-            "size an image"
+            f"{kind.__name__} does not support {norm}: choose one of "
+            f"{', '.join(perturbation.norms)}, or another perturbation"
         )
