@@ -1,335 +1,438 @@
-"""One contract for every attack, walked from the dictionary."""
+"""One contract for every attack, walked from the dictionary: attack once, assert everything."""
 
 from __future__ import annotations
 
+import copy
+import math
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from disturbed import left_as_found, small_batch, small_model
+from disturbed import NUM_CLASSES, left_as_found, small_batch, small_model
 from torch import Tensor, nn
+from worlds import Digits, fooled, seeded, two_input_world, wide_colour_world
 
 from nullclass.attacks import (
     APGD,
     ATTACKS,
     FGSM,
     FMN,
+    MIFGSM,
     PGD,
     Attack,
     AttackEnsemble,
+    DatasetAttack,
     MultiTargetedAPGD,
     MultiTargetedPGD,
+    Noise,
     RayS,
     SelectivePGD,
     Square,
+    Transfer,
+    find_attack,
     null_aware_pgd,
+    worst_case,
 )
-from nullclass.attacks.base import LinearAttack
+from nullclass.attacks.base import LinearAttack, supported_norms
+from nullclass.attacks.counters import count_passes
+from nullclass.attacks.losses import find_objective, is_success
+from nullclass.attacks.on_zero_gradient import OnZeroGradient
+from nullclass.attacks.state import default_batch_size
 from nullclass.core.errors import UserError
-from nullclass.core.norms import Eps, step_along
+from nullclass.core.norms import BALLS, Eps, is_allowed, step_along
+from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 
-ENSEMBLES = ("worst-case", "worst-case-force-null")
-"""Cascades of members that are walked here themselves (test_worst_case.py)."""
+REFERENCE = LabelledImages(
+    torch.rand(40, 1, 6, 6, generator=seeded(8)), torch.arange(40) % NUM_CLASSES
+)
 
-CHEAP = {
-    "apgd": lambda: APGD(num_steps=9),
-    "apgd-targeted": lambda: MultiTargetedAPGD(num_steps=7),
-    "minimum-norm": lambda: FMN(num_steps=9),
-    "selective-pgd": lambda: SelectivePGD(num_steps=7),
-    "square": lambda: Square(num_queries=30),
-    "rays": lambda: RayS(num_queries=30),
+
+def sources() -> tuple[Classifier, ...]:
+    """Two relatives of the model under attack."""
+    relatives = small_model(), small_model(has_null=False)
+    for relative in relatives:
+        weight = relative.body[5].weight.data
+        weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=seeded())
+    return relatives
+
+
+EXACT: dict[str, Callable[[], Attack]] = {
+    "fgsm": FGSM,
+    "fgsm, untargeted": partial(FGSM, "untargeted"),
+    "fgsm, force-null": partial(FGSM, "force-null"),
+    "mi-fgsm": partial(MIFGSM, num_steps=5),
+    "pgd": partial(PGD, num_steps=7),
+    "pgd, momentum": partial(PGD, num_steps=7, momentum=0.75),
+    "pgd, margin": partial(PGD, loss="margin", num_steps=7),
+    "pgd, untargeted": partial(PGD, "untargeted", num_steps=7),
+    "pgd, force-null": partial(PGD, "force-null", num_steps=7),
+    "multi-targeted-pgd": partial(MultiTargetedPGD, num_steps=5),
+    "apgd": partial(APGD, num_steps=9),
+    "apgd, force-null": partial(APGD, "force-null", num_steps=7),
+    "multi-targeted-apgd": partial(MultiTargetedAPGD, num_steps=7),
+    "multi-targeted-apgd, untargeted": partial(MultiTargetedAPGD, "untargeted", num_steps=5),
+    "fmn": partial(FMN, num_steps=9),
+    "fmn, force-null": partial(FMN, "force-null", num_steps=9),
+    "fmn, one target": partial(FMN, loss="margin", num_steps=9, num_targets=1),
+    "selective-pgd": partial(SelectivePGD, num_steps=7),
+    "selective-pgd, orthogonal": partial(SelectivePGD, "orthogonal", num_steps=7),
+    "null-aware-pgd": partial(null_aware_pgd, 5, 3),
+    "dataset": partial(DatasetAttack, REFERENCE, num_nearest=3),
+    "dataset, force-null": partial(DatasetAttack, REFERENCE, "force-null"),
+    "rays": partial(RayS, REFERENCE, num_queries=30),
+    "rays, untargeted": partial(RayS, REFERENCE, "untargeted", num_queries=30),
+    "transfer": lambda: Transfer(sources(), MultiTargetedPGD(num_steps=3)),
 }
-"""The same attacks with less effort: what they promise does not hang on it."""
+"""Attacks whose result for an image depends on that image alone."""
 
-MAKERS = {
-    **{name: make for name, make in ATTACKS.items() if name not in ENSEMBLES},
-    **CHEAP,
-    "fgsm, fool": lambda: FGSM("fool"),
-    "fgsm, deny": lambda: FGSM("force-null"),
-    "pgd, momentum": lambda: PGD(num_steps=7, momentum=0.75),
-    "apgd, dlr, restarts": lambda: APGD(loss="dlr", num_steps=7, num_restarts=2),
-    "apgd, deny": lambda: APGD(objective="force-null", num_steps=7),
-    "apgd-targeted, evade": lambda: MultiTargetedAPGD(objective="untargeted", num_steps=5),
-    "selective-pgd, orthogonal": lambda: SelectivePGD("orthogonal", num_steps=7),
-    "selective-pgd, restarts": lambda: SelectivePGD(num_steps=5, num_restarts=3),
-    "minimum-norm, deny": lambda: FMN(objective="force-null", num_steps=9),
-    "minimum-norm, one target": lambda: FMN(loss="margin", num_steps=9, num_targets=1),
-    "pgd, hard": lambda: PGD(loss="margin", num_steps=7),
-    "pgd, evade": lambda: PGD(objective="untargeted", num_steps=7),
-    "pgd, deny": lambda: PGD(objective="force-null", num_steps=7),
-    "pgd, restarts": lambda: PGD(num_steps=5, num_restarts=3),
-    "targeted, two nearest": lambda: MultiTargetedPGD(num_steps=5, num_targets=2, num_restarts=2),
-    "pgd, bfloat16": lambda: PGD(num_steps=5, precision="bfloat16"),
-    "null-aware-pgd, bfloat16": lambda: null_aware_pgd(5, 3, precision="bfloat16"),
-    "cascade": lambda: AttackEnsemble(
+MAKERS: dict[str, Callable[[], Attack]] = {
+    **EXACT,
+    "pgd, restarts": partial(PGD, num_steps=5, num_restarts=3),
+    "pgd, bfloat16": partial(PGD, num_steps=5, precision="bfloat16"),
+    "apgd, dlr, restarts": partial(APGD, loss="dlr", num_steps=7, num_restarts=2),
+    "multi-targeted-pgd, restarts": partial(
+        MultiTargetedPGD, num_steps=5, num_targets=2, num_restarts=2
+    ),
+    "selective-pgd, restarts": partial(SelectivePGD, num_steps=5, num_restarts=3),
+    "square": partial(Square, num_queries=30),
+    "square, restarts": partial(Square, "untargeted", num_queries=10, num_restarts=3),
+    "noise": partial(Noise, num_draws=4),
+    "noise, untargeted": partial(Noise, "untargeted"),
+    "dataset, own images": DatasetAttack,
+    "rays, own images": partial(RayS, num_queries=30),
+    "on zero gradient": lambda: OnZeroGradient(Noise()),
+    "ensemble": lambda: AttackEnsemble(
         (PGD(num_steps=3), MultiTargetedPGD(num_steps=3, num_restarts=2))
     ),
 }
-EPS = {"linf": 0.1, "l2": 0.7, "l1": 3.0}
+SETTINGS = {"linf": (0.1, 1.0), "l2": (0.7, 6.0), "l1": (3.0, 36.0)}
+"""A budget per norm, and the diagonal of the box."""
+CASES = [(name, norm) for name, make in MAKERS.items() for norm in supported_norms(make())]
+BUDGETS = torch.tensor([0.0, 1.0, 0.3, 3.0, 0.05, 2.0, 1.5, 0.01, 0.6])
 
 
-@pytest.fixture
-def batch() -> tuple[Tensor, Tensor]:
-    return small_batch()
+def run(attack: Attack, model: nn.Module, images: Tensor, labels: Tensor, eps: Eps, norm: str,
+        **more: int) -> Tensor:  # fmt: skip
+    return attack(model, images, labels, eps=eps, norm=norm, generator=seeded(5), **more)
 
 
-def size(delta: Tensor, norm: str) -> Tensor:
-    flat = delta.double().flatten(1)
-    return {"linf": flat.abs().amax(1), "l2": flat.norm(dim=1), "l1": flat.abs().sum(1)}[norm]
+@pytest.mark.parametrize(("name", "norm"), CASES)
+def test_contract(name: str, norm: str) -> None:
+    attack, (eps, largest) = MAKERS[name](), SETTINGS[norm]
+    images, labels = small_batch()
+    for has_null in (True, False) if attack.objective != "force-null" else (True,):
+        model = small_model(has_null)
+        judge = copy.deepcopy(model).eval()
+        predicted = judge.predict(images)  # so that most images are active at first
+        labels = torch.where((predicted >= 0) & (torch.arange(9) > 2), predicted, labels)
+        with left_as_found(model, images, labels), count_passes(model) as passes:
+            adv_images = run(attack, model, images, labels, eps, norm)
+        assert (adv_images.shape, adv_images.dtype) == (images.shape, images.dtype)
+        assert not adv_images.requires_grad
+        assert is_allowed(adv_images, images, eps, norm).all()
+        assert name == "on zero gradient" or (adv_images != images).any(), "it does nothing"
+        assert (passes.backward > 0) is (attack.access == "white-box") or name.startswith("on zero")
+        # The same generator gives the same images, whatever the caller's gradient mode.
+        graded = images.clone().requires_grad_()
+        with torch.no_grad():
+            assert torch.equal(run(attack, model, graded, labels, eps, norm), adv_images)
+        assert graded.grad is None
+        # No image is further from success than the clean one, and successes are left alone.
+        if attack.is_iterative:
+            objective = find_objective(attack.objective)
+            with torch.no_grad():
+                before, after = (
+                    objective.loss(judge(x), labels, NUM_CLASSES, "margin")
+                    for x in (images, adv_images)
+                )
+                succeeded = is_success(judge(images), labels, NUM_CLASSES, objective)
+            assert torch.equal(adv_images[succeeded], images[succeeded])
+            if attack.access != "white-box":
+                assert (after >= before - 1e-5).all()
+
+    # Budgets: none, one per image, the diagonal of the box, and senseless ones.
+    model = small_model()
+    assert torch.equal(run(attack, model, images, labels, 0.0, norm), images)
+    equal = run(attack, model, images, labels, torch.full((9,), eps), norm)
+    single = run(attack, model, images, labels, eps, norm)
+    torch.testing.assert_close(equal, single, atol=1e-6, rtol=0)
+    own = run(attack, model, images, labels, eps * BUDGETS, norm)
+    assert is_allowed(own, images, eps * BUDGETS, norm).all()
+    assert torch.equal(own[0], images[0])
+    farthest = run(attack, model, images, labels, largest, norm)
+    assert is_allowed(farthest, images, largest, norm).all()
+    for wrong in (-0.1, 1.001 * largest, float("nan"), float("inf"), torch.full((9,), -0.1)):
+        with pytest.raises(UserError, match=r"eps .* outside \[0, .*pixel units"):
+            run(attack, model, images, labels, wrong, norm)
+    for shape in ((8,), (9, 1)):
+        with pytest.raises(UserError, match=r"eps has shape .* for 9 images"):
+            run(attack, model, images, labels, torch.full(shape, 0.1), norm)
+    # No image, and double precision.
+    for none in (eps, torch.zeros(0)):
+        assert run(attack, model, images[:0], labels[:0], none, norm).shape == (0, 1, 6, 6)
+    if isinstance(attack, Transfer):
+        return
+    images, model = images.double(), model.double()
+    double = run(attack, model, images, labels, eps, norm)
+    assert double.dtype == torch.float64
+    assert is_allowed(double, images, eps, norm).all()
 
 
-SOME_NORMS = {"square": ("linf", "l2"), "rays": ("linf",)}
-
-
-@pytest.fixture(autouse=True)
-def skip_norms_an_attack_does_not_have(request: pytest.FixtureRequest) -> None:
-    told = getattr(request.node, "callspec", None)
-    norm = told and told.params.get("norm")
-    if told and norm and norm not in SOME_NORMS.get(told.params.get("name"), EPS):
-        pytest.skip("says so itself: test_square.py, test_rays.py")
-
-
-def run(
-    attack: Attack, model: Classifier, batch: tuple[Tensor, Tensor], eps: Eps, norm: str
-) -> Tensor:
-    return attack(model, *batch, eps=eps, norm=norm, generator=torch.Generator().manual_seed(5))
-
-
-# Without null there is nothing to deny with.
-CASES = [
-    (name, has_null)
-    for name, make in MAKERS.items()
-    for has_null in (False, True)
-    if has_null or make().objective != "force-null"
-]
-
-
-@pytest.mark.parametrize("norm", list(EPS))
-@pytest.mark.parametrize(("name", "has_null"), CASES)
-def test_contract(name: str, norm: str, has_null: bool, batch: tuple[Tensor, Tensor]) -> None:
-    attack = MAKERS[name]()
-    model = small_model(has_null)
-    images, labels = batch
-
-    with left_as_found(model, images, labels):
-        adv_images = run(attack, model, batch, EPS[norm], norm)
-
-    assert adv_images.shape == images.shape
-    assert adv_images.dtype == images.dtype
-    assert not adv_images.requires_grad
-    assert adv_images.isfinite().all()
-    assert adv_images.min() >= 0
-    assert adv_images.max() <= 1
-    assert (size(adv_images - images, norm) <= EPS[norm] + 1e-6).all()
-    assert (adv_images != images).any(), "an attack that does nothing"
-    # Same generator, same result.
-    assert torch.equal(adv_images, run(attack, model, batch, EPS[norm], norm))
-
-
-@pytest.mark.parametrize("norm", list(EPS))
-@pytest.mark.parametrize("name", MAKERS)
-def test_eps_zero_returns_the_clean_images(
-    name: str, norm: str, batch: tuple[Tensor, Tensor]
-) -> None:
-    assert torch.equal(run(MAKERS[name](), small_model(True), batch, 0.0, norm), batch[0])
-
-
-@pytest.mark.parametrize("norm", list(EPS))
-@pytest.mark.parametrize("name", MAKERS)
-def test_a_batch_of_one_is_like_the_batch_and_of_none_is_none(
-    name: str, norm: str, batch: tuple[Tensor, Tensor]
-) -> None:
-    attack, model = MAKERS[name](), small_model(True)
-    images, labels = batch
-    whole = run(attack, model, batch, EPS[norm], norm)
-    single = run(attack, model, (images[2:3], labels[2:3]), EPS[norm], norm)
-    exact = name in REPEATABLE
-    if exact:
-        torch.testing.assert_close(single, whole[2:3], atol=1e-5, rtol=0)
-    assert single.shape == (1, 1, 6, 6)
-    nothing = run(attack, model, (images[:0], labels[:0]), EPS[norm], norm)
-    assert nothing.shape == (0, 1, 6, 6)
-
-
-# Random numbers of a batch and of single images come from different places of the stream, the
-# donors of swap and rays are the batch's own images, and bfloat16 is rounded differently in batches
-# of other sizes.
-BY_BATCH = ("restarts", "two nearest", "cascade", "bfloat16", "square", "noise", "swap", "rays")
-REPEATABLE = [name for name in MAKERS if not any(word in name for word in BY_BATCH)]
-
-
-@pytest.mark.parametrize("norm", list(EPS))
-@pytest.mark.parametrize("name", REPEATABLE)
-def test_a_budget_for_each_image_is_like_attacking_one_by_one(
-    name: str, norm: str, batch: tuple[Tensor, Tensor]
-) -> None:
-    attack, model = MAKERS[name](), small_model(True).double()
-    images, labels = batch[0].double(), batch[1]
-    budgets = EPS[norm] * torch.tensor([0.0, 1.0, 0.3, 3.0, 0.05, 2.0, 1.5, 0.01, 0.6])
-    before = budgets.clone()
-    together = run(attack, model, (images, labels), budgets, norm)
-    assert torch.equal(budgets, before)
-    assert (size(together - images, norm) <= budgets.double() * (1 + 1e-6)).all()
-    assert torch.equal(together[0], images[0]), "nothing allowed, nothing done"
+@pytest.mark.parametrize(("name", "norm"), [case for case in CASES if case[0] in EXACT])
+def test_an_image_does_not_depend_on_its_batch(name: str, norm: str) -> None:
+    attack, model = EXACT[name](), small_model().double()
+    images, labels = small_batch()
+    images, budgets = images.double(), SETTINGS[norm][0] * BUDGETS
+    if isinstance(attack, Transfer):
+        for source in attack.sources:
+            source.double()
+    together = run(attack, model, images, labels, budgets, norm)
     for index, eps in enumerate(budgets.tolist()):
         one = slice(index, index + 1)
-        alone = run(attack, model, (images[one], labels[one]), eps, norm)
+        alone = run(attack, model, images[one], labels[one], eps, norm)
         torch.testing.assert_close(together[one], alone, atol=1e-9, rtol=0)
-    shuffled = torch.tensor([4, 2, 8, 0, 6, 1, 3, 7, 5])
-    again = run(attack, model, (images[shuffled], labels[shuffled]), budgets[shuffled], norm)
-    torch.testing.assert_close(again, together[shuffled], atol=1e-9, rtol=0)
+    small = run(attack, model, images, labels, budgets, norm, batch_size=2)
+    torch.testing.assert_close(small, together, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("norm", list(EPS))
-@pytest.mark.parametrize("name", MAKERS)
-def test_equal_budgets_for_each_image_are_one_budget(
-    name: str, norm: str, batch: tuple[Tensor, Tensor]
-) -> None:
-    attack, model = MAKERS[name](), small_model(True)
-    equal = torch.full((9,), EPS[norm])
-    torch.testing.assert_close(
-        run(attack, model, batch, equal, norm), run(attack, model, batch, EPS[norm], norm),
-        atol=1e-6, rtol=0,
-    )  # fmt: skip
+def test_every_attack_of_the_dictionary_is_walked_and_documented() -> None:
+    assert {name for name in ATTACKS if not name.startswith("worst-case")} <= set(MAKERS)
+    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `([a-z-]+)` \| `[A-Z_a-z(]", page, re.MULTILINE)) == set(ATTACKS)
+    for name, make in ATTACKS.items():
+        assert make() == make() == find_attack(name), "settings are values"
+        assert make().objective == ("force-null" if name.endswith("force-null") else "fool")
+    with pytest.raises(UserError, match=r"attack must be one of fgsm, mi-fgsm.*not 'cw'"):
+        find_attack("cw")
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_budgets_that_are_not_one_for_each_image_are_refused(
-    name: str, batch: tuple[Tensor, Tensor]
-) -> None:
-    attack, model = MAKERS[name](), small_model(True)
-    for shape in ((8,), (10,), (9, 1)):
-        budgets = torch.full(shape, 0.1)
-        with pytest.raises(UserError, match=r"eps has shape .* for 9 images"):
-            run(attack, model, batch, budgets, "linf")
-    for value in (-0.1, 1.01, float("nan")):
-        budgets = torch.full((9,), 0.1)
-        budgets[4] = value
-        with pytest.raises(UserError, match=r"eps .* outside \[0, 1\]"):
-            run(attack, model, batch, budgets, "linf")
-
-
-@pytest.mark.parametrize("norm", list(EPS))
-@pytest.mark.parametrize("name", MAKERS)
-def test_all_images_of_a_ray_lie_along_its_direction(
-    name: str, norm: str, batch: tuple[Tensor, Tensor]
-) -> None:
-    attack, model = MAKERS[name](), small_model(True)
-    assert isinstance(attack, LinearAttack) is name.startswith("fgsm"), (
-        "nothing else claims to be one"
-    )
-    if not isinstance(attack, LinearAttack):
-        return
-    images, labels = batch
+@pytest.mark.parametrize("norm", BALLS)
+@pytest.mark.parametrize("objective", ["fool", "untargeted", "force-null"])
+def test_images_of_fgsm_lie_on_one_line(objective: str, norm: str) -> None:
+    assert [name for name in MAKERS if isinstance(MAKERS[name](), LinearAttack)] == [
+        "fgsm",
+        "fgsm, untargeted",
+        "fgsm, force-null",
+    ]
+    attack, model, (images, labels) = FGSM(objective), small_model(), small_batch()  # type: ignore[arg-type]
     direction = attack.direction(model, images, labels, norm=norm)
-    torch.testing.assert_close(size(direction, norm).float(), torch.ones(9), atol=1e-5, rtol=0)
-    assert not direction.requires_grad
+    torch.testing.assert_close(BALLS[norm].size(direction), torch.ones(9), atol=1e-5, rtol=0)
     for eps in (0.0, 0.01, 0.3, 1.0):
-        adv_images = run(attack, model, batch, eps, norm)
+        adv_images = run(attack, model, images, labels, eps, norm)
         assert torch.equal(adv_images, step_along(direction, images, eps, norm))
         plain = (images + eps * direction).clamp(0, 1)
         torch.testing.assert_close(adv_images, plain, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_gradients_wanted_or_forbidden_by_the_caller_do_not_matter(
-    name: str, batch: tuple[Tensor, Tensor]
+@pytest.mark.parametrize("norm", BALLS)
+def test_images_need_not_be_square_or_grey(norm: str) -> None:
+    model, images, labels = wide_colour_world()
+    for attack in (Square(num_queries=60), Noise(), DatasetAttack(), RayS(num_queries=20), PGD()):
+        if norm in supported_norms(attack):
+            for eps in (0.02, 0.3):
+                adv_images = run(attack, model, images, labels, eps, norm)
+                assert is_allowed(adv_images, images, eps, norm).all()
+                moved = (adv_images != images).flatten(1).any(dim=1)
+                assert not isinstance(attack, Square) or moved.double().mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("setting", "makers"),
+    [
+        ({"num_steps": 0}, (PGD, MultiTargetedPGD, APGD, FMN, MIFGSM, SelectivePGD)),
+        ({"num_steps": True}, (PGD,)),
+        ({"num_restarts": 0}, (PGD, APGD, Square, SelectivePGD)),
+        ({"num_targets": 0}, (MultiTargetedPGD, MultiTargetedAPGD, FMN)),
+        ({"num_queries": 0}, (Square, RayS)),
+        ({"num_draws": 0}, (Noise,)),
+        ({"num_starts": -1}, (RayS,)),
+        ({"num_candidates": 0}, (RayS, DatasetAttack)),
+        ({"num_nearest": 0}, (DatasetAttack,)),
+        ({"relative_step": 0.0}, (PGD, MIFGSM)),
+        ({"relative_step": 3.0}, (SelectivePGD,)),
+        ({"relative_step": math.nan}, (PGD,)),
+        ({"momentum": -0.1}, (PGD, MIFGSM)),
+        ({"momentum": math.nan}, (MIFGSM,)),
+        ({"p_init": 0.0}, (Square,)),
+        ({"p_init": math.nan}, (Square,)),
+        ({"tolerance": 0.0}, (RayS,)),
+        ({"tolerance": 0.2}, (RayS,)),
+        ({"objective": "annoy"}, (FGSM, PGD, APGD, FMN, Square, Noise, DatasetAttack, RayS)),
+        ({"loss": "soft"}, (PGD, APGD, MultiTargetedAPGD, FMN, Square)),
+        ({"precision": "float8"}, (PGD, APGD)),
+        ({"variant": "diagonal"}, (SelectivePGD,)),
+    ],
+)
+def test_senseless_settings_are_refused(
+    setting: dict[str, object], makers: tuple[Callable[..., Attack], ...]
 ) -> None:
-    attack, model = MAKERS[name](), small_model(True)
-    images, labels = batch
-    expected = run(attack, model, batch, 0.1, "linf")
-    with torch.no_grad():
-        assert torch.equal(run(attack, model, batch, 0.1, "linf"), expected)
-    graded = images.clone().requires_grad_()
-    adv_images = run(attack, model, (graded, labels), 0.1, "linf")
-    assert torch.equal(adv_images, expected)
-    assert not adv_images.requires_grad, "no graph hangs on the result"
-    assert graded.grad is None
+    for make in makers:
+        with pytest.raises(UserError, match=next(iter(setting))):
+            make(**setting)
 
 
-@pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize("eps", [-0.1, 1.01, 8.0, float("nan"), float("inf")])
-def test_senseless_budgets_are_refused(name: str, eps: float, batch: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(UserError, match=r"eps .* outside \[0, 1\].*pixel units"):
-        run(MAKERS[name](), small_model(True), batch, eps, "linf")
+@pytest.mark.parametrize("name", ["fgsm", "mi-fgsm", "apgd", "fmn", "noise", "square", "ensemble",
+                                  "dataset, own images", "rays, own images"])  # fmt: skip
+def test_inputs_are_checked(name: str) -> None:
+    attack, (model, images, label) = two_input_world(a=0.1, b=0.1)
+    images, labels = images.repeat(2, 1, 1, 1), label.repeat(2)
+    standardise = r"\[0,1\].*Classifier\(body, num_classes, mean=\.\.\., std=\.\.\.\)"
+    for wrong in ((images - 0.3) / 0.1, images * 255, images * math.nan):
+        with pytest.raises(UserError, match=standardise):
+            attack(model, wrong, labels, eps=8 / 255)
+    for wrong in ((images * 255).to(torch.uint8), images[0]):
+        with pytest.raises(UserError, match="images must be floating-point"):
+            attack(model, wrong, labels[: len(wrong)], eps=0.1)
+    with pytest.raises(UserError, match="2 images, but labels of"):
+        attack(model, images, label, eps=0.1)
+    for value in (-1, 2):
+        with pytest.raises(UserError, match=r"labels range from .* classes from 0 to 1"):
+            attack(model, images, labels.clone().fill_(value), eps=0.1)
+    with pytest.raises(UserError, match="batch_size must be a whole number of at least 1"):
+        attack(model, images, labels, eps=0.1, batch_size=0)
+    with pytest.raises(UserError, match=r"Module, not a function: wrap it in a module"):
+        attack(lambda x: x, images, labels, eps=0.1)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"norm .*must be one of linf.*not 'l7'"):
+        attack(model, images, labels, eps=0.1, norm="l7")
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if "l2" in SOME_NORMS.get(name, EPS)])
-def test_l2_budgets_reach_to_the_diagonal(name: str, batch: tuple[Tensor, Tensor]) -> None:
-    adv_images = run(MAKERS[name](), small_model(True), batch, 6.0, "l2")
-    assert adv_images.min() >= 0
-    assert adv_images.max() <= 1
-    with pytest.raises(UserError, match=r"outside \[0, 6\]"):
-        run(MAKERS[name](), small_model(True), batch, 6.01, "l2")
+def test_a_class_or_a_function_is_no_attack() -> None:
+    for make in (lambda a: AttackEnsemble((a,)), OnZeroGradient, lambda a: Transfer(sources(), a)):
+        with pytest.raises(UserError, match=r"PGD is a class: write PGD\(\)"):
+            make(PGD)
+        with pytest.raises(UserError, match="is no attack: give an instance such as PGD"):
+            make(lambda *_: None)
 
 
-@pytest.mark.parametrize("name", MAKERS)
-def test_an_unknown_norm_is_refused(name: str, batch: tuple[Tensor, Tensor]) -> None:
-    with pytest.raises(UserError, match="norm must be one of linf, l2, l1, not 'l0'"):
-        run(MAKERS[name](), small_model(True), batch, 0.1, "l0")
+def test_force_null_needs_null() -> None:
+    for make in (FGSM, PGD, MultiTargetedPGD, APGD, FMN, Square, Noise, RayS, DatasetAttack):
+        with pytest.raises(UserError, match="force-null needs a model with a null class"):
+            run(make(objective="force-null"), small_model(False), *small_batch(), 0.1, "linf")
 
 
-def test_deny_needs_null(batch: tuple[Tensor, Tensor]) -> None:
-    for make in (PGD, MultiTargetedPGD, APGD, MultiTargetedAPGD, FMN):
-        with pytest.raises(UserError, match="deny needs a model with a null class"):
-            run(make(objective="force-null"), small_model(False), batch, 0.1, "linf")
+def test_plain_modules_are_attacked_with_their_number_of_classes(digits: Digits) -> None:
+    images, labels, module = digits.images[:20], digits.labels[:20], digits.guarded.body
+    for attack in (FGSM(), PGD(num_steps=5), Noise(), null_aware_pgd(3, 2)):
+        wanted = run(attack, digits.guarded, images, labels, 0.1, "linf")
+        found = run(attack, module, images, labels, 0.1, "linf", num_classes=10)
+        assert torch.equal(found, wanted)
+        with pytest.raises(UserError, match="num_classes"):
+            run(attack, module, images, labels, 0.1, "linf")
+        with pytest.raises(UserError, match="10 classes, not 7"):
+            run(attack, digits.guarded, images, labels, 0.1, "linf", num_classes=7)
 
 
-def test_the_dictionary_names_what_the_command_line_promises() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "attacks.md").read_text(encoding="utf-8")
-    assert set(re.findall(r"^\| `([a-z-]+)` \| `[A-Z_a-z(]", page, re.MULTILINE)) == set(ATTACKS)
-    for name, make in ATTACKS.items():
-        attack = make()
-        assert attack.objective in ("fool", "force-null", "untargeted"), name
-        assert attack == make(), "settings are values"
+def test_the_batch_size_is_the_callers(digits: Digits) -> None:
+    images, labels, sizes = digits.images[:50], digits.labels[:50], set()
+    hook = digits.guarded.register_forward_hook(lambda *args: sizes.add(len(args[2])))
+    try:
+        for attack in (FGSM(), MIFGSM(num_steps=2), PGD(num_steps=2), FMN(num_steps=2), Noise(),
+                       MultiTargetedAPGD(num_steps=2), Square(num_queries=3), DatasetAttack(),
+                       RayS(num_queries=5), worst_case().members[6]):  # fmt: skip
+            sizes.clear()
+            run(attack, digits.guarded, images, labels, 0.05, "linf", batch_size=7)
+            assert max(sizes) == 7, attack
+    finally:
+        hook.remove()
+    assert default_batch_size(torch.zeros(1, 1, 28, 28)) == 64
+    assert default_batch_size(torch.zeros(1, 3, 224, 224)) < 32
+    assert default_batch_size(torch.zeros(0, 3, 2000, 2000)) >= 1
 
 
-def test_senseless_settings_are_refused() -> None:
-    for make in (
-        lambda: PGD(num_steps=0),
-        lambda: PGD(num_restarts=0),
-        lambda: PGD(relative_step=0.0),
-        lambda: PGD(relative_step=float("nan")),
-        lambda: PGD(objective="annoy"),  # type: ignore[arg-type]
-        lambda: PGD(form="soft"),  # type: ignore[arg-type]
-        lambda: PGD(precision="float8"),  # type: ignore[arg-type]
-        lambda: MultiTargetedPGD(num_steps=-1),
-        lambda: MultiTargetedPGD(num_targets=0),
-        lambda: APGD(num_steps=0),
-        lambda: APGD(num_restarts=0),
-        lambda: APGD(form="soft"),  # type: ignore[arg-type]
-        lambda: APGD(objective="annoy"),  # type: ignore[arg-type]
-        lambda: APGD(precision="float8"),  # type: ignore[arg-type]
-        lambda: MultiTargetedAPGD(num_targets=0),
-        lambda: MultiTargetedAPGD(form="soft"),  # type: ignore[arg-type]
-        lambda: FMN(num_steps=0),
-        lambda: FMN(num_targets=0),
-        lambda: FMN(form="soft"),  # type: ignore[arg-type]
-        lambda: FMN(objective="annoy"),  # type: ignore[arg-type]
-        lambda: SelectivePGD(num_steps=0),
-        lambda: SelectivePGD(relative_step=3.0),
-        lambda: SelectivePGD(variant="diagonal"),  # type: ignore[arg-type]
-        lambda: AttackEnsemble(()),
-        lambda: AttackEnsemble((PGD(), PGD(objective="force-null"))),
+def test_chosen_targets_are_reached_and_nothing_else(digits: Digits) -> None:
+    model, images, labels = digits.guarded, digits.images[:60], digits.labels[:60]
+    right = model.predict(images) == labels
+    targets = (labels + 1 + torch.arange(60) % 9) % 10
+    adv_images = PGD(targets=targets, num_steps=60)(model, images, labels, eps=0.35)
+    assert (model.predict(adv_images) == targets).double().mean() > 0.9
+    null = PGD(targets=-1)(model, images, labels, eps=0.2)
+    assert (model.predict(null) == -1)[right].all()
+    # An image of another wrong class is no success, so the attack goes on.
+    three = images[labels != 3], labels[labels != 3]
+    adv_images = PGD(targets=3, num_steps=60)(model, *three, eps=0.35)
+    assert (model.predict(adv_images) == 3).double().mean() > 0.9
+    for wrong, says in (
+        (torch.zeros(7, dtype=torch.int64), "60 images, but targets of"),
+        (10, "targets must be from 0 to 9, or -1 for null"),
+        (labels, "must differ from the image's true label"),
     ):
-        with pytest.raises(UserError):
-            make()
+        with pytest.raises(UserError, match=says):
+            PGD(targets=wrong)(model, images, labels, eps=0.1)
+    with pytest.raises(UserError, match=r"targets must be from 0 to 9$"):
+        PGD(targets=-1)(digits.plain, images, labels, eps=0.1)
 
 
-def test_random_starts_stay_in_the_ball_and_depend_on_the_generator() -> None:
-    images = torch.rand(300, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+def test_successful_images_are_left_alone(digits: Digits) -> None:
+    model, images = digits.guarded, digits.images[:60]
+    wrong = (digits.labels[:60] + 1) % 10  # nearly every clean image is fooled
+    is_fooled = fooled(model, images, wrong)
+    assert is_fooled.sum() > 50
+    for attack in (PGD(), MultiTargetedPGD(), APGD(), FMN(), SelectivePGD(), null_aware_pgd()):
+        adv_images = attack(model, images, wrong, eps=0.1)
+        assert torch.equal(adv_images[is_fooled], images[is_fooled])
+
+
+class Detaching(nn.Module):
+    """A forward pass that hides its gradient, in one of three ways."""
+
+    def __init__(self, body: nn.Module, kind: str) -> None:
+        super().__init__()
+        self.body, self.kind = body, kind
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.kind == "no_grad":
+            with torch.no_grad():
+                return self.body(images)
+        if self.kind == "detach":
+            return self.body(images.detach()).detach()
+        return self.body(torch.from_numpy(np.array(images.numpy())))
+
+
+@pytest.mark.parametrize("kind", ["no_grad", "detach", "numpy"])
+def test_without_gradients_the_ensemble_continues(digits: Digits, kind: str) -> None:
+    model = Classifier(Detaching(digits.guarded, kind), 10)
+    images, labels = digits.images[:12], digits.labels[:12]
+    for attack in (FGSM(), MIFGSM(), PGD(), APGD(), FMN(), SelectivePGD()):
+        with pytest.raises(UserError, match=r"no gradient .*detaches .*such as Square\(\)"):
+            attack(model, images, labels, eps=0.1)
+    ensemble = AttackEnsemble(
+        (
+            DatasetAttack(),
+            PGD(),
+            MultiTargetedPGD(),
+            APGD(),
+            OnZeroGradient(Square(num_queries=200)),
+        ),
+        ("dataset", "pgd", "targets", "apgd", "square"),
+    )
+    result = ensemble.run_members(model, images, labels, eps=0.3, generator=seeded())
+    stats = {member.member: member for member in result.member_stats}
+    skipped = [name for name, member in stats.items() if member.status == "no-gradient"]
+    assert skipped == ["pgd", "targets", "apgd"]
+    assert all(stats[name].num_images == stats[name].num_successes == 0 for name in skipped)
+    assert stats["dataset"].status == stats["square"].status == "ran"
+    assert stats["square"].num_images > 0
+    # Exactly the images of the same ensemble without its gradient members.
+    without = AttackEnsemble((ensemble.members[0], Square(num_queries=200)))
+    expected = without(digits.guarded, images, labels, eps=0.3, generator=seeded())
+    assert torch.equal(result.adv_images, expected)
+    assert fooled(digits.guarded, result.adv_images, labels).sum() > 6
+
+
+def test_random_starts_stay_in_the_ball() -> None:
+    images = torch.rand(300, 1, 4, 4, generator=seeded())
     labels = torch.zeros(300, dtype=torch.int64)
 
-    class Flat(nn.Module):  # never fooled, and no gradient: what comes back is where it started
+    class Flat(nn.Module):  # never fooled and without a gradient: the starts are returned
         def forward(self, x: Tensor) -> Tensor:
-            return (
-                torch.tensor([1.0, 0.0, 0.0]).repeat(len(x), 1) + 0 * x.flatten(1).sum(1)[:, None]
-            )
+            return torch.tensor([1.0, 0.0, 0.0]).repeat(len(x), 1) + 0 * x.flatten(1).sum(1, True)
 
-    model = Classifier(Flat(), 2)
-    attack = PGD(num_restarts=2, num_steps=1)
     for norm, eps in (("linf", 0.2), ("l2", 0.5), ("l1", 1.5)):
-        one = attack(model, images, labels, eps=eps, norm=norm, generator=torch.Generator())
-        assert (size(one - images, norm) <= eps + 1e-6).all()
+        attack = PGD(num_restarts=2, num_steps=1)
+        adv_images = run(attack, Classifier(Flat(), 2), images, labels, eps, norm)
+        assert is_allowed(adv_images, images, eps, norm).all()

@@ -7,9 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nullclass.attacks import PGD, find_attack
 from nullclass.attacks.losses import OBJECTIVES, find_objective, is_success
-from nullclass.core.errors import UserError
 
 K = 4
 LOGIT = st.floats(-30, 30, width=32).map(lambda z: round(z, 3))
@@ -145,12 +143,3 @@ def test_dlr_has_the_hard_margins_sign_and_does_not_see_scale(
         dlr = margin(logits, "dlr")
         assert math.copysign(1, dlr) == math.copysign(1, margin(logits, "margin"))
         assert margin(scale * logits, "dlr") == pytest.approx(dlr, rel=1e-6)
-
-
-def test_unknown_names() -> None:
-    with pytest.raises(UserError, match="no objective 'annoy': choose one of fool, deny, evade"):
-        find_objective("annoy")
-    with pytest.raises(UserError, match="no attack 'cw': choose one of fgsm, mi-fgsm"):
-        find_attack("cw")
-    with pytest.raises(UserError, match="no form 'soft' of the margin"):
-        PGD(loss="soft")  # type: ignore[arg-type]

@@ -87,7 +87,7 @@ def test_cross_entropy_walks_into_null_at_every_budget(b: float) -> None:
     for eps in (1.05 * b, 1.5 * b, 2 * b, 0.5, 1.0):
         for adv_images in (
             cross_entropy_pgd(model, image, label, eps),
-            FGSM()(model, image, label, eps=eps),
+            FGSM("untargeted")(model, image, label, eps=eps),
         ):
             assert outcome_of(model, adv_images, label) == ["null"]
 
@@ -160,7 +160,7 @@ def test_linear_models_fall_within_a_quarter_of_the_optimum(name: str, norm: str
         lambda objective: MultiTargetedAPGD(objective),
         lambda objective: FMN(objective),
     ],
-    ids=["pgd", "pgd-targeted", "apgd", "apgd-targeted", "minimum-norm"],
+    ids=["pgd", "multi-targeted-pgd", "apgd", "multi-targeted-apgd", "fmn"],
 )
 def test_other_goals_have_their_own_optimum(
     make: Callable[[str], Attack], objective: str, norm: str

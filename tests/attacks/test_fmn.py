@@ -8,11 +8,10 @@ import foolbox
 import pytest
 import torch
 from torch import Tensor, nn
-from worlds import Digits, linear_batch, outcome_of, two_input_world
+from worlds import Digits, fooled, linear_batch, outcome_of, two_input_world
 
 from nullclass.attacks import FMN, PGD, MultiTargetedPGD
 from nullclass.attacks.counters import count_passes
-from nullclass.core.errors import UserError
 from nullclass.core.norms import find_ball
 from nullclass.models import Classifier
 
@@ -22,10 +21,6 @@ ORDERS = {"linf": torch.inf, "l2": 2, "l1": 1}
 
 def size(delta: Tensor, norm: str) -> Tensor:
     return delta.double().flatten(1).norm(p=ORDERS[norm], dim=1)
-
-
-def fooled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return torch.tensor([told == "fooled" for told in outcome_of(model, images, labels)])
 
 
 @dataclass
@@ -206,11 +201,6 @@ def test_as_an_attack_it_finds_what_lies_within_eps(smallest: Smallest) -> None:
     tight = 0.2 * smallest.sizes
     adv_images = FMN(num_targets=1)(model, images, labels, eps=tight, norm=norm)
     assert (size(adv_images - images, norm) <= tight.double() * (1 + 1e-5) + 1e-7).all()
-
-
-def test_an_unknown_norm_is_refused(digits: Digits) -> None:
-    with pytest.raises(UserError, match="norm must be one of linf, l2, l1, not 'l3'"):
-        FMN().smallest(digits.plain, digits.images[:2], digits.labels[:2], norm="l3")
 
 
 def test_without_null_and_without_images(digits: Digits) -> None:

@@ -6,13 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
-from worlds import Digits, outcome_of, two_input_world
+from torch import Tensor
+from worlds import Digits, fooled, outcome_of, two_input_world
 
 from nullclass.attacks import PGD, SelectivePGD
 from nullclass.attacks.counters import count_passes
 from nullclass.attacks.selective import two_losses
-from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 
 K = 4
@@ -20,10 +19,6 @@ LOGITS = st.lists(
     st.floats(-9, 9, width=32).map(lambda z: round(z, 3)), min_size=K, max_size=K + 1, unique=True
 )
 EPS = {"linf": 0.1, "l2": 0.6, "l1": 2.0}
-
-
-def fooled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return torch.tensor([told == "fooled" for told in outcome_of(model, images, labels)])
 
 
 @settings(deadline=None, max_examples=200)
@@ -120,8 +115,3 @@ def test_restarts_only_add_and_turns_cost_what_they_say(digits: Digits) -> None:
     # Eleven looks, the last without a gradient; orthogonal takes a second gradient a step.
     assert costs["selective"] == (60 + 10 * stands, 60 + 9 * stands)
     assert costs["orthogonal"] == (60 + 20 * stands, 60 + 19 * stands)
-
-
-def test_unknown_variants_are_refused() -> None:
-    with pytest.raises(UserError, match="no variant 'diagonal': choose selective or orthogonal"):
-        SelectivePGD(variant="diagonal")  # type: ignore[arg-type]

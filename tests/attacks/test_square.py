@@ -6,78 +6,18 @@ import math
 
 import pytest
 import torch
-from black_box import (
-    OBJECTIVES,
-    check_budgets,
-    check_contract,
-    check_double,
-    check_sizes,
-    small_batch,
-    small_model,
-    wide_colour_world,
-)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from worlds import Affine, Digits, outcome_of, two_input_world
+from worlds import Affine, Digits, fooled, outcome_of, seeded, two_input_world
 
 from nullclass.attacks import PGD, Square
 from nullclass.attacks.counters import count_passes
 from nullclass.attacks.square import PROPOSALS, share_at, two_bumps
-from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 from nullclass.models import Classifier
 
 NORMS = ["linf", "l2"]
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def fooled(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return torch.tensor([told == "fooled" for told in outcome_of(model, images, labels)])
-
-
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize(("objective", "has_null"), OBJECTIVES)
-def test_contract(objective: str, has_null: bool, norm: str) -> None:
-    check_contract(Square(objective=objective, num_queries=30), norm, has_null)  # type: ignore[arg-type]
-    restarted = Square(objective=objective, num_queries=10, num_restarts=3)  # type: ignore[arg-type]
-    check_contract(restarted, norm, has_null)
-
-
-@pytest.mark.parametrize("norm", NORMS)
-def test_budgets_and_sizes(norm: str) -> None:
-    check_budgets(Square(num_queries=20), norm)
-    check_sizes(Square(num_queries=20), norm)
-    check_double(Square(num_queries=20), norm)
-    model, images, labels = wide_colour_world()
-    for eps in (0.02, 0.3):
-        adv_images = Square(num_queries=60)(
-            model, images, labels, eps=eps, norm=norm, generator=seeded()
-        )
-        assert is_allowed(adv_images, images, eps, norm).all()
-        assert (adv_images != images).flatten(1).any(dim=1).double().mean() > 0.9
-
-
-def test_senseless_settings_are_refused() -> None:
-    images, labels = small_batch()
-    with pytest.raises(UserError, match="square attacks linf and l2, not l1"):
-        Square()(small_model(), images, labels, eps=0.1, norm="l1")
-    with pytest.raises(UserError, match="deny needs a model with a null class"):
-        Square(objective="force-null")(small_model(False), images, labels, eps=0.1)
-    for setting in (
-        {"num_queries": 0},
-        {"num_restarts": 0},
-        {"p_init": 0.0},
-        {"p_init": 1.01},
-        {"p_init": math.nan},
-        {"form": "soft"},
-        {"objective": "annoy"},
-    ):
-        with pytest.raises(UserError):
-            Square(**setting)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("norm", NORMS)

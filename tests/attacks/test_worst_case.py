@@ -54,11 +54,11 @@ def test_two_inputs_both_sides(b: float, norm: str) -> None:
     model, image, label = two_input_world(a=b, b=b)
     generator = torch.Generator().manual_seed(0)
     for share, may_fool in ((0.95, False), (1.05, True)):
-        trace = worst_case().trace(
+        trace = worst_case().run_members(
             model, image, label, eps=share * b, norm=norm, generator=generator
         )
         assert (outcome_of(model, trace.adv_images, label) == ["fooled"]) is may_fool
-        assert (trace.members >= 0).tolist() == [may_fool]
+        assert (trace.winning_member >= 0).tolist() == [may_fool]
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -99,32 +99,38 @@ def fell(model: torch.nn.Module, adv_images: Tensor, labels: Tensor) -> Tensor:
 
 def test_a_trace_is_the_union_and_tells_who_felled_whom(digits: Digits) -> None:
     model, images, labels = digits.guarded, digits.images[:150], digits.labels[:150]
-    trace = FEW.trace(model, images, labels, eps=0.08)
+    trace = FEW.run_members(model, images, labels, eps=0.08)
     assert torch.equal(trace.adv_images, FEW(model, images, labels, eps=0.08))
     alone = [fell(model, m(model, images, labels, eps=0.08), labels) for m in FEW.members]
-    assert torch.equal(trace.members >= 0, torch.stack(alone).any(dim=0))
-    assert torch.equal(trace.members >= 0, fell(model, trace.adv_images, labels))
+    assert torch.equal(trace.winning_member >= 0, torch.stack(alone).any(dim=0))
+    assert torch.equal(trace.winning_member >= 0, fell(model, trace.adv_images, labels))
     standing = torch.ones(150, dtype=torch.bool)
     for number, (tally, falls) in enumerate(zip(trace.member_stats, alone, strict=True)):
         assert tally.num_images == int(standing.sum())
-        assert torch.equal(trace.members == number, standing & falls), "the first it falls to"
+        assert torch.equal(trace.winning_member == number, standing & falls), (
+            "the first it falls to"
+        )
         assert tally.num_successes == int((standing & falls).sum())
         standing &= ~falls
     assert 0 < standing.sum() < 150
-    assert [tally.member for tally in trace.member_stats] == ["1 PGD", "2 PGD", "3 TargetedPGD"]
+    assert [tally.member for tally in trace.member_stats] == [
+        "1 PGD",
+        "2 PGD",
+        "3 MultiTargetedPGD",
+    ]
 
 
 def test_what_stands_is_the_nearest_try(digits: Digits) -> None:
     model, images, labels = digits.guarded, digits.images[:60], digits.labels[:60]
-    trace = FEW.trace(model, images, labels, eps=0.03)
+    trace = FEW.run_members(model, images, labels, eps=0.03)
     margin = find_objective("fool").loss
 
     def near(adv_images: Tensor) -> Tensor:
         with torch.no_grad():
-            return margin(model(adv_images), labels, 10, "hard")
+            return margin(model(adv_images), labels, 10, "margin")
 
     tries = torch.stack([near(m(model, images, labels, eps=0.03)) for m in FEW.members])
-    stands = trace.members < 0
+    stands = trace.winning_member < 0
     torch.testing.assert_close(near(trace.adv_images)[stands], tries.amax(dim=0)[stands])
 
 
@@ -133,7 +139,7 @@ def test_passes_are_those_that_the_model_sees(digits: Digits) -> None:
     seen: list[int] = []
     hook = model.body.register_forward_hook(lambda module, args, out: seen.append(len(out)))
     try:
-        trace = FEW.trace(model, images, labels, eps=1e-4)
+        trace = FEW.run_members(model, images, labels, eps=1e-4)
     finally:
         hook.remove()
     assert sum(tally.num_forward for tally in trace.member_stats) == sum(seen)
@@ -159,16 +165,17 @@ def test_a_single_attack_is_its_only_member(digits: Digits) -> None:
 
 def test_in_l1_the_members_that_know_it_do_the_work(digits: Digits) -> None:
     images, labels = digits.images[:3], digits.labels[:3]
-    trace = worst_case().trace(
+    trace = worst_case().run_members(
         digits.plain, images, labels, eps=20.0, norm="l1", generator=torch.Generator()
     )
-    assert bool((trace.members >= 0).all())
+    assert bool((trace.winning_member >= 0).all())
     model, image, label = two_input_world(a=0.1, b=0.1)
-    told = AttackEnsemble((Square(num_queries=5), PGD(num_steps=5))).trace(
+    told = AttackEnsemble((Square(num_queries=5), PGD(num_steps=5))).run_members(
         model, image, label, eps=0.05, norm="l1"
     )
     assert [tally.num_forward > 0 for tally in told.member_stats] == [False, True]
-    assert told.member_stats[0].num_images == 1
+    assert [stats.status for stats in told.member_stats] == ["unsupported-norm", "ran"]
+    assert told.member_stats[0].num_images == 0
 
 
 def test_where_flat_attacks_what_has_no_gradient_only(digits: Digits) -> None:

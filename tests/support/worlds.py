@@ -239,14 +239,33 @@ def train_digits() -> Digits:
     )
 
 
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def wide_colour_world() -> tuple[Classifier, Tensor, Tensor]:
+    """Images of 3 channels, 5 by 8 pixels, two classes and null."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(120, 16), nn.ReLU(), nn.Linear(16, 3))
+    images = torch.rand(70, 3, 5, 8, generator=seeded(2))
+    model = Classifier(body, 2)
+    return model, images, model.predict(images).clamp(min=0)
+
+
 def outcome_of(model: Classifier, images: Tensor, labels: Tensor) -> list[str]:
-    """Outcomes told by a plain loop, without the package's own arithmetic."""
-    told = []
+    """Outcomes by a plain loop, without the package's own arithmetic."""
+    scored = []
     with torch.no_grad():
         for logits, label in zip(model(images).tolist(), labels.tolist(), strict=True):
-            answer = max(range(len(logits)), key=lambda k: logits[k])
-            if answer == label:
-                told.append("correct")
+            predicted = max(range(len(logits)), key=lambda k: logits[k])
+            if predicted == label:
+                scored.append("correct")
             else:
-                told.append("null" if answer == model.num_classes else "fooled")
-    return told
+                scored.append("null" if predicted == model.num_classes else "fooled")
+    return scored
+
+
+def fooled(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """``(N,)`` booleans."""
+    return torch.tensor([scored == "fooled" for scored in outcome_of(model, images, labels)])

@@ -161,10 +161,11 @@ class AttackEnsemble:
         active = torch.arange(len(images), device=images.device)
         member_stats = []
         for number, (member, name) in enumerate(zip(self.members, self.names, strict=True)):
-            started, attacked = time.perf_counter(), active
+            started, num_active = time.perf_counter(), len(active)
             status: MemberStatus = "ran" if norm in supported_norms(member) else "unsupported-norm"
+            tried = None
             with count_passes(classifier) as passes:
-                if len(active) and status == "ran":
+                if num_active and status == "ran":
                     try:
                         tried = member(
                             classifier,
@@ -176,7 +177,8 @@ class AttackEnsemble:
                             batch_size=batch_size,
                         )
                     except NoGradientError:
-                        status, tried = "no-gradient", adv_images[active]
+                        status = "no-gradient"
+                if tried is not None:
                     with frozen(classifier):
                         logits = logits_of(classifier, tried, batch_size)
                     margins = objective.loss(logits, labels[active], num_classes, "margin").to(best)
@@ -191,8 +193,8 @@ class AttackEnsemble:
                 access=access_of(member),
                 is_iterative=member.is_iterative,
                 status=status,
-                num_images=len(attacked),
-                num_successes=len(attacked) - len(active),
+                num_images=num_active if status == "ran" else 0,
+                num_successes=num_active - len(active),
                 num_forward=passes.forward,
                 num_backward=passes.backward,
                 seconds=time.perf_counter() - started,
