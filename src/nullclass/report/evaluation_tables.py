@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Block, Cell, Table, Terms, Text
 from nullclass.report.measures import CLEAN, GOALS, NORMS, attack_name, eps_text, percent
@@ -94,7 +95,8 @@ def _null_rule(threshold: Mapping[str, Any] | None, has_null: bool) -> str:
 
 def cost_table(trial: Trial) -> Table | None:
     """Successes and cost of each attack and of each member of an ensemble."""
-    costs = trial.costs
+    is_check = trial.costs["attack"] == CHECKS_NAME
+    costs, check_seconds = trial.costs[~is_check], trial.costs.loc[is_check, "seconds"].sum()
     if costs.empty:
         return None
     budgets = sorted(costs["eps_pixels"].dropna().unique())
@@ -128,7 +130,8 @@ def cost_table(trial: Trial) -> Table | None:
         "An iterative attack gets only active images: not those that already count when clean or "
         "at a smaller ε, and as a member of an ensemble not those of an earlier member. A dash: no "
         "image was active. Passes: images through the attacked model, over all ε, per image of the "
-        "attack, so that members add up to their ensemble.",
+        "attack, so that members add up to their ensemble. The red-flag checks took "
+        f"{check_seconds:,.1f} seconds.",
     )
 
 

@@ -1,0 +1,125 @@
+"""The result of an evaluation: as text, as a table, as curves."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import pytest
+import torch
+from torch import nn
+from worlds import Digits
+
+import nullclass
+from nullclass.attacks import PGD, AttackEnsemble, MultiTargetedPGD
+from nullclass.core.errors import UserError
+from nullclass.diagnostics.probes import ATTACK_PROBES, QUICK_PROBES
+from nullclass.evaluation import Evaluation
+from nullclass.metrics.rates import wilson
+
+EPS = [0.05, 0.2]
+
+
+@pytest.fixture(scope="module")
+def evaluation(digits: Digits) -> Evaluation:
+    return nullclass.evaluate(
+        digits.guarded,
+        (digits.images[:80], digits.labels[:80]),
+        attacks={"pgd": PGD(num_steps=10)},
+        eps=EPS,
+        proofs="interval",
+    )
+
+
+def test_print_shows_rates_flags_and_times(evaluation: Evaluation) -> None:
+    text = str(evaluation)
+    lines = text.splitlines()
+    assert lines[1].startswith("clean images (n = 80): correct ")
+    assert "pgd (linf, eps in pixel units)" in lines[2]
+    assert lines[3].split() == ["eps", "n", "aer", "rar", "rar_proved", "strict", "null_dos"]
+    aer = evaluation.rate("aer", 0.2)
+    low, high = wilson(round(80 * aer), 80)
+    assert f"{100 * aer:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in lines[5]
+    assert all(flag.message in text and flag.page in text for flag in evaluation.flags)
+    assert "Attacks took" in text
+    assert "Checks that repeat attacks were not run: about " in text
+    assert max(map(len, lines[:7])) < 130
+    html = evaluation._repr_html_()
+    assert html.count("<tr") == 3
+    assert "clean images (n = 80)" in html
+    assert all(flag.name in html for flag in evaluation.flags)
+
+
+def test_rate(evaluation: Evaluation) -> None:
+    rows = evaluation.rows
+    fooled = rows[(rows["attack"] == "pgd") & (rows["eps_pixels"] == 0.2)]["outcome"] == "fooled"
+    name = evaluation.summary()["metric"].iloc[2]  # the third of the clean triple
+    assert evaluation.rate(name, 0.2, attack="pgd") == pytest.approx(fooled.mean())
+    assert evaluation.rate("aer", 0.2) >= fooled.mean()
+    assert evaluation.rate(name) == (rows[rows["eps_pixels"] == 0]["outcome"] == "fooled").mean()
+    proved = evaluation.certified["is_rar_proved"][evaluation.certified["eps_pixels"] == 0.05]
+    assert evaluation.rate("rar_proved", 0.05) == proved.mean()
+    with pytest.raises(UserError, match=r"no aer of union or proof at eps 0\.1: choose union at"):
+        evaluation.rate("aer", 0.1)
+    with pytest.raises(UserError, match="the metrics are "):
+        evaluation.rate("robustness", 0.2)
+
+
+def test_plot_draws_security_curves(evaluation: Evaluation) -> None:
+    ax = evaluation.plot()
+    curves = {line.get_label(): line.get_xydata() for line in ax.get_lines()}
+    assert list(curves) == ["AER", "RAR", "strict", "RAR, proved"]
+    assert curves["AER"].tolist() == [[eps, evaluation.rate("aer", eps)] for eps in EPS]
+    assert evaluation.plot(ax) is ax
+    plt.close(ax.figure)
+
+
+def test_checks_are_levels_with_costs(digits: Digits) -> None:
+    data = (digits.images[:60], digits.labels[:60])
+    attacks = {"pgd": PGD(num_steps=5)}
+    for level, probes in (
+        ("none", []),
+        ("quick", [*QUICK_PROBES]),
+        ("full", [*QUICK_PROBES, *ATTACK_PROBES]),
+    ):
+        result = nullclass.evaluate(digits.guarded, data, attacks=attacks, eps=0.1, checks=level)
+        costs = result.costs[result.costs["attack"] == "checks"]
+        assert costs["member"].tolist() == probes
+        assert (costs["seconds"] > 0).all()
+        assert ("checks='quick'" in str(result)) == (level == "none")
+        assert ("checks='full'" in str(result)) == (level == "quick")
+        assert "checks" not in result.threat["attacks"]
+
+
+class Twice(nn.Module):
+    """A network that receives its images divided by 255 once more."""
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.body(images / 255)
+
+
+class NoGrad(Twice):
+    """A network whose forward pass detaches."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.body(images.detach()).detach().numpy())
+
+
+def test_flags_of_a_model_that_is_wired_wrongly(digits: Digits) -> None:
+    data = (digits.images[:100], digits.labels[:100])
+
+    def flags(body: nn.Module) -> set[str]:
+        steps = (PGD(num_steps=5), MultiTargetedPGD(num_steps=5))
+        result = nullclass.evaluate(
+            nullclass.Classifier(body, 10), data, attacks={"a": AttackEnsemble(steps)}, eps=0.1
+        )
+        return {flag.name for flag in result.flags}
+
+    assert "clean-near-chance" in flags(Twice(digits.guarded))
+    torch.manual_seed(0)
+    assert "clean-near-chance" in flags(nn.Sequential(nn.Flatten(), nn.Linear(64, 11)))
+    assert "no-gradients" in flags(NoGrad(digits.guarded))
+    sound = flags(digits.guarded.body)
+    assert not sound & {"clean-near-chance", "no-gradients"}
