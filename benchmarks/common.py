@@ -20,7 +20,7 @@ from nullclass.evaluation.run import evaluate
 from nullclass.experiments.config import Training
 from nullclass.experiments.trainings import Trainer
 from nullclass.models import Classifier
-from nullclass.scoring.rows import CLEAN
+from nullclass.results.schema import CLEAN
 from nullclass.studies.fgsm_null import config as fgsm_null
 from nullclass.training.checkpoint import CARD, load_checkpoint
 

@@ -358,8 +358,8 @@ def attack_cell(name: str, eps: float, o: Options) -> Row:
             "outside": int((~allowed).sum()),
             "other_outcome_on_cpu": int((again != scored.cpu()).sum()),
             "seconds": seconds,
-            "forward": sum(tally.num_forward for tally in trace.member_stats),
-            "backward": sum(tally.num_backward for tally in trace.member_stats),
+            "forward": sum(tally.num_forwards for tally in trace.member_stats),
+            "backward": sum(tally.num_backwards for tally in trace.member_stats),
             "members": {
                 t.member: [t.num_successes, round(t.seconds, 2)] for t in trace.member_stats
             },

@@ -16,7 +16,7 @@ DETECTED, FOOLED = "#0072B2", "#D55E00"  # Okabe and Ito (2008)
 def main(folder: Path) -> None:
     """Draw null rate under FGSM and AER of the notebook's null model."""
     summary = read_run(folder).summary.query("model == @MODEL")
-    fgsm = summary.query("attack == 'fgsm' and metric == 'null' and eps_pixels < 0.35")
+    fgsm = summary.query("attack == 'fgsm' and metric == 'null_rate' and eps_pixels < 0.35")
     fooled = summary.query("attack == 'union' and metric == 'aer'")
     figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
     curves = (

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nullclass.core.files import write_text
 from nullclass.metrics.rates import PROOF, UNION
-from nullclass.report.measures import CLEAN, Measure, Measures, attack_name, eps_text, percent
+from nullclass.report.measures import Measure, Measures, attack_name, eps_text, percent
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, read_run
 from nullclass.studies.provable_null.page import findings
 from nullclass.studies.provable_null.proof_tables import minutes_text, shown_budgets, verifiers_text

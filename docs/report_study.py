@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nullclass.core.files import write_text
 from nullclass.metrics.rates import UNION
-from nullclass.report.measures import CLEAN, Measure, Measures, percent
+from nullclass.report.measures import Measure, Measures, percent
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, read_run
 from nullclass.studies.null_samples.config import (
     TRANSFER_AT_THRESHOLD,

@@ -142,9 +142,9 @@ def test_passes_are_those_that_the_model_sees(digits: Digits) -> None:
         trace = FEW.run_members(model, images, labels, eps=1e-4)
     finally:
         hook.remove()
-    assert sum(tally.num_forward for tally in trace.member_stats) == sum(seen)
+    assert sum(tally.num_forwards for tally in trace.member_stats) == sum(seen)
     # Nothing falls at so small an eps: every step of every climb is taken by every image.
-    assert [tally.num_backward for tally in trace.member_stats] == [7 * 5, 7 * 5, 7 * 9 * 10]
+    assert [tally.num_backwards for tally in trace.member_stats] == [7 * 5, 7 * 5, 7 * 9 * 10]
     assert all(tally.seconds > 0 for tally in trace.member_stats)
     with count_passes(model) as passes:
         FGSM().direction(model, images, labels, norm="linf")
@@ -157,10 +157,10 @@ def test_a_single_attack_is_its_only_member(digits: Digits) -> None:
     trace = run_attack(PGD(num_steps=3), "mine", model, images, labels, eps=1e-4)
     (tally,) = trace.member_stats
     assert (tally.member, tally.num_images) == ("mine", 5)
-    assert (tally.num_forward, tally.num_backward) == (5 * 4, 5 * 3)
+    assert (tally.num_forwards, tally.num_backwards) == (5 * 4, 5 * 3)
     nothing = run_attack(PGD(), "mine", model, images[:0], labels[:0], eps=0.1)
     assert nothing.adv_images.shape == (0, 1, 8, 8)
-    assert nothing.member_stats[0].num_forward == 0
+    assert nothing.member_stats[0].num_forwards == 0
 
 
 def test_in_l1_the_members_that_know_it_do_the_work(digits: Digits) -> None:
@@ -173,7 +173,7 @@ def test_in_l1_the_members_that_know_it_do_the_work(digits: Digits) -> None:
     told = AttackEnsemble((Square(num_queries=5), PGD(num_steps=5))).run_members(
         model, image, label, eps=0.05, norm="l1"
     )
-    assert [tally.num_forward > 0 for tally in told.member_stats] == [False, True]
+    assert [tally.num_forwards > 0 for tally in told.member_stats] == [False, True]
     assert [stats.status for stats in told.member_stats] == ["unsupported-norm", "ran"]
     assert told.member_stats[0].num_images == 0
 

@@ -460,7 +460,7 @@ def test_a_file_inside_the_run_folder(data_dir: Path, checkpoint: Path, tmp_path
 def test_an_evaluation_leaves_what_is_not_its_own(
     refused: Refused, data_dir: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
-    mine = tmp_path / "out" / "trials" / "x" / "rows.csv.gz"
+    mine = tmp_path / "out" / "trials" / "x" / "rows.parquet"
     mine.parent.mkdir(parents=True)
     mine.write_text("mine")
     refused(*evaluate_arguments(checkpoint, data_dir), says="choose another --out")

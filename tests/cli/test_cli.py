@@ -200,7 +200,7 @@ def test_substitute_and_transfer(
     matrix = pd.read_csv(table)
     assert len(matrix) == 4
     assert set(matrix["source"]) == {str(out), str(checkpoint)}
-    assert np.allclose(matrix["correct"] + matrix["null"] + matrix["fooled"], 1)
+    assert np.allclose(matrix["correct_rate"] + matrix["null_rate"] + matrix["fooled_rate"], 1)
 
 
 def test_evaluate_writes_a_whole_run(
@@ -222,7 +222,7 @@ def test_evaluate_writes_a_whole_run(
     adv_images = [(attack, eps) for attack in ("fgsm", "pgd") for eps in (0.05, 0.3)]
     smallest = {place: n for place, n in counts.items() if place[0] == "smallest-eps"}
     assert sum(smallest.values()) == 6
-    assert counts == dict.fromkeys([("none", 0.0), *adv_images], 30) | smallest
+    assert counts == dict.fromkeys([("clean", 0.0), *adv_images], 30) | smallest
     assert set(trial.ood["source"]) == {"noise", "blank", "tiles"}
     assert len(trial.held_out) == 20, "what the training held out"
     assert {"auroc", "aurc", "rerr99"} <= set(trial.scores["metric"])
@@ -243,7 +243,7 @@ def test_evaluate_writes_a_whole_run(
     assert main(["report", str(out)]) == 0
     assert (out / "report.html").read_bytes() == before
     # And the evaluation can be repeated in its place, to the same rows.
-    rows = next(out.glob("trials/*/rows.csv.gz"))
+    rows = next(out.glob("trials/*/rows.parquet"))
     bytes_before = rows.read_bytes()
     assert main(arguments) == 0
     assert rows.read_bytes() == bytes_before
@@ -342,7 +342,7 @@ def test_evaluate_a_model_deployed_with_a_radius(
     (trial,) = run.trials
     assert set(trial.certified["eps_pixels"]) == {0.0002, 0.3}
     assert trial.certified["is_rar_proved"].any()
-    clean = trial.rows[trial.rows["attack"] == "none"].set_index("image")["prediction"]
+    clean = trial.rows[trial.rows["attack"] == "clean"].set_index("image")["prediction"]
     first = trial.certified[trial.certified["eps_pixels"] == 0.3].set_index("image")["prediction"]
     assert clean.equals(first)
     assert run.info["settings"]["radius"] == 0.0001

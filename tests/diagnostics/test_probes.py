@@ -44,7 +44,7 @@ def rows_of(
 ) -> pd.DataFrame:
     """Rows from a plain loop: no success is reused at a larger eps."""
     images, labels = data.batch(slice(0, len(data)))
-    batches = [("none", "none", 0.0, images)]
+    batches = [("clean", "clean", 0.0, images)]
     for name, attack in attacks.items():
         for budget in eps:
             adv_images = attack(model, images, labels, eps=budget, norm=norm)
@@ -55,8 +55,8 @@ def rows_of(
         names = [OUTCOME_NAMES[code] for code in outcomes(predicted, labels).tolist()]
         tables.append(
             pd.DataFrame({"image": range(len(labels)), "label": labels.numpy(), "outcome": names})
-            .assign(attack=name, objective=objective, norm=norm, budget="given")
-            .assign(source="none" if name == "none" else "self", eps_pixels=budget)
+            .assign(attack=name, objective=objective, norm=norm, has_own_eps=False)
+            .assign(source="clean" if name == "clean" else "self", eps_pixels=budget)
             .assign(prediction=predicted.numpy())
         )
     return pd.concat(tables, ignore_index=True)
@@ -113,8 +113,8 @@ def test_quick_probes_take_a_few_passes(digits: Digits, data: LabelledImages) ->
     results, costs = probe(digits.guarded, data, evidence, WEAK, level="quick", seed=0)
     assert list(results) == ["has_null", *QUICK_PROBES, "expected_seconds"]
     assert costs["member"].tolist() == list(QUICK_PROBES)
-    assert 0 < costs["num_forward"].sum() < 1500
-    assert costs["num_backward"].sum() == 3 * 64
+    assert 0 < costs["num_forwards"].sum() < 1500
+    assert costs["num_backwards"].sum() == 3 * 64
     assert (costs["seconds"] > 0).all()
 
 

@@ -33,8 +33,8 @@ class AttackRun:
     source_name: str = "self"
     access: str = "white-box"
     is_iterative: bool = True
-    num_backward: int = 1000
-    num_forward: int = 1000
+    num_backwards: int = 1000
+    num_forwards: int = 1000
     members: list[tuple[str, str, int]] = field(default_factory=list)
     """Name, needs and number of images fallen, of a cascade."""
     losses: float | None = None
@@ -56,7 +56,7 @@ def lines(name: str, eps: float, made: AttackRun, letters: str, loss: float) -> 
             "objective": made.objective,
             "source": made.source_name,
             "norm": "linf",
-            "budget": "given",
+            "has_own_eps": False,
             "eps_pixels": eps,
             "prediction": told,
             "outcome": [LETTERS[letter] for letter in letters],
@@ -75,7 +75,7 @@ def evidence(
     certified: pd.DataFrame | None = None,
     **attacks: AttackRun,
 ) -> Evidence:
-    rows = [lines("none", 0.0, AttackRun({}, objective="none", source_name="none"), clean, 0.1)]
+    rows = [lines("clean", 0.0, AttackRun({}, objective="clean", source_name="clean"), clean, 0.1)]
     costs = []
     for name, made in attacks.items():
         for eps, letters in made.outcomes.items():
@@ -94,8 +94,8 @@ def evidence(
                         "is_iterative": made.is_iterative,
                         "num_images": len(letters),
                         "num_successes": num_successes,
-                        "num_forward": made.num_forward,
-                        "num_backward": made.num_backward if access == "white-box" else 0,
+                        "num_forwards": made.num_forwards,
+                        "num_backwards": made.num_backwards if access == "white-box" else 0,
                         "seconds": 0.1,
                     }
                 )
@@ -210,27 +210,29 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     ),
     (
         "transfer-as-white-box",
-        evidence(pgd=AttackRun({0.1: some("f", 5)}, num_backward=0)),
-        evidence(pgd=AttackRun({0.1: some("f", 5)}, num_backward=0, access="scores")),
+        evidence(pgd=AttackRun({0.1: some("f", 5)}, num_backwards=0)),
+        evidence(pgd=AttackRun({0.1: some("f", 5)}, num_backwards=0, access="scores")),
     ),
     (
         "transfer-as-white-box",
-        evidence(square=AttackRun({0.1: some("f", 5)}, num_forward=0, access="scores")),
-        evidence(swap=AttackRun({0.1: some("f", 5)}, num_forward=0, num_backward=0, access="none")),
+        evidence(square=AttackRun({0.1: some("f", 5)}, num_forwards=0, access="scores")),
+        evidence(
+            swap=AttackRun({0.1: some("f", 5)}, num_forwards=0, num_backwards=0, access="none")
+        ),
     ),
     (
         "transfer-as-white-box",
-        evidence(rays=AttackRun({0.1: some("f", 5)}, num_forward=0, access="labels")),
-        evidence(rays=AttackRun({0.1: some("f", 5)}, num_backward=0, access="labels")),
+        evidence(rays=AttackRun({0.1: some("f", 5)}, num_forwards=0, access="labels")),
+        evidence(rays=AttackRun({0.1: some("f", 5)}, num_backwards=0, access="labels")),
     ),
     (
         "transfer-as-white-box",
         evidence(
-            both=AttackRun({0.1: some("f", 5)}, members=[("a", "white-box", 5)], num_backward=0)
+            both=AttackRun({0.1: some("f", 5)}, members=[("a", "white-box", 5)], num_backwards=0)
         ),
         # It had nothing to do.
         evidence(
-            both=AttackRun({0.1: some("f", 5)}, members=[("a", "white-box", NUM)], num_backward=0)
+            both=AttackRun({0.1: some("f", 5)}, members=[("a", "white-box", NUM)], num_backwards=0)
         ),
     ),
     (
@@ -239,10 +241,12 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
             both=AttackRun(
                 {0.1: some("f", 5)},
                 members=[("a", "scores", 2), ("b", "white-box", 3)],
-                num_backward=0,
+                num_backwards=0,
             )
         ),
-        evidence(both=AttackRun({0.1: some("f", 5)}, members=[("a", "scores", 2)], num_backward=0)),
+        evidence(
+            both=AttackRun({0.1: some("f", 5)}, members=[("a", "scores", 2)], num_backwards=0)
+        ),
     ),
     (
         "attack-moves-nothing",
@@ -525,7 +529,7 @@ def test_one_image_raises_no_flag() -> None:
 
 def test_own_budgets_and_other_norms_are_no_evidence() -> None:
     rows = evidence(pgd=HEALTHY).rows
-    own = rows.assign(budget=rows["budget"].where(rows["attack"] == "none", "threshold"))
+    own = rows.assign(has_own_eps=rows["attack"] != "clean")
     assert Evidence(own, NOTHING, {}, {"norm": "linf"}).attacks == []
     assert Evidence(rows, NOTHING, {}, {"norm": "l2"}).attacks == []
 

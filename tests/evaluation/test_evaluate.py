@@ -18,9 +18,8 @@ from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.evaluation import Evaluation
 from nullclass.models import Classifier
-from nullclass.results.schema import ROW_COLUMNS
+from nullclass.results.schema import CLEAN, ROW_COLUMNS
 from nullclass.scoring import run_attack
-from nullclass.scoring.rows import CLEAN
 from nullclass.scoring.run_attack import score_attack
 
 EPS = (0.03, 0.08)

@@ -72,19 +72,19 @@ def test_the_same_weights_fall_together_and_orthogonal_ones_never() -> None:
     assert len(matrix) == 6
     for eps in (0.05, 0.3):
         itself, of_twin = at(matrix, "first", "first", eps), at(matrix, "first", "twin", eps)
-        assert itself["fooled"] > 0
+        assert itself["fooled_rate"] > 0
         assert itself["transfer_rate"] == of_twin["transfer_rate"] == 1
-        assert of_twin["fooled"] == itself["fooled"]
-        assert of_twin["num_transferable"] == 40 * itself["fooled"]
+        assert of_twin["fooled_rate"] == itself["fooled_rate"]
+        assert of_twin["num_transferable"] == 40 * itself["fooled_rate"]
         other = at(matrix, "first", "other", eps)
-        assert (other["fooled"], other["transfer_rate"]) == (0, 0)
+        assert (other["fooled_rate"], other["transfer_rate"]) == (0, 0)
         assert other["num_transferable"] == of_twin["num_transferable"]
     # The margin |sum of eight terms| falls to a push of 8 eps: whom, is known without an attack.
     logits = first(data.images)
     nearness = (logits[:, 0] - logits[:, 1]).abs() / 16
     for eps in (0.05, 0.3):
         wanted = float((nearness < eps).double().mean())
-        assert at(matrix, "first", "first", eps)["fooled"] == pytest.approx(wanted)
+        assert at(matrix, "first", "first", eps)["fooled_rate"] == pytest.approx(wanted)
 
 
 def test_a_target_that_refuses_everything_is_never_fooled() -> None:
@@ -93,7 +93,7 @@ def test_a_target_that_refuses_everything_is_never_fooled() -> None:
     swallows = linear(weight, torch.tensor([0.0, 0.0, 100.0]), has_null=True)
     matrix = transfer_matrix({"a": first}, {"b": swallows}, data, eps=[0.3], num_images=40)
     line = at(matrix, "a", "b", 0.3)
-    assert (line["correct"], line["null"], line["fooled"]) == (0, 1, 0)
+    assert (line["correct_rate"], line["null_rate"], line["fooled_rate"]) == (0, 1, 0)
     assert line["num_transferable"] == 0, "it gets nothing right when clean"
     assert math.isnan(line["transfer_rate"])
 
@@ -112,7 +112,7 @@ def test_a_target_that_refuses_what_has_moved_is_never_fooled_either() -> None:
     target = Classifier(RefusesMoved(data.images), 2)
     matrix = transfer_matrix({"a": first}, {"b": target}, data, eps=[0.3], num_images=40)
     line = at(matrix, "a", "b", 0.3)
-    assert (line["null"], line["fooled"], line["transfer_rate"]) == (1, 0, 0)
+    assert (line["null_rate"], line["fooled_rate"], line["transfer_rate"]) == (1, 0, 0)
     assert line["num_transferable"] > 30
 
 
@@ -128,7 +128,7 @@ def test_sources_with_null_are_attacked_with_null_as_a_defence(attack: Any) -> N
         eps=[0.095, 0.105],
         num_images=1,
     )
-    assert matrix["fooled"].tolist() == [0, 1]
+    assert matrix["fooled_rate"].tolist() == [0, 1]
 
 
 SOURCES: dict[str, Callable[[Digits], Classifier]] = {
@@ -157,7 +157,7 @@ def test_every_cell_from_the_images_themselves(digits: Digits, attack: Any) -> N
                 line = at(matrix, source_name, target_name, eps)
                 told = outcome_of(target, made[eps], labels)
                 for outcome in OUTCOME_NAMES:
-                    assert line[outcome] == pytest.approx(told.count(outcome) / num)
+                    assert line[f"{outcome}_rate"] == pytest.approx(told.count(outcome) / num)
                 interval = binomtest(told.count("fooled"), num).proportion_ci(method="wilson")
                 assert (line["low"], line["high"]) == pytest.approx(tuple(interval), abs=1e-6)
                 triples = zip(outcome_of(source, made[eps], labels), clean, told, strict=True)
@@ -210,7 +210,7 @@ def test_the_same_rows_as_an_attack_scored_with_a_source(
         pd.testing.assert_frame_equal(told, expected)
         is_fooled = rows.sort_values(order, ignore_index=True)["outcome"] == "fooled"
         members = rows.sort_values(order, ignore_index=True)["member"]
-        assert (members == is_fooled.map({True: "a", False: "none"})).all()
+        assert (members == is_fooled.map({True: "a", False: "no-success"})).all()
         assert list(costs.columns) == list(COST_COLUMNS)
         same = [c for c in COST_COLUMNS if c != "seconds"]
         pd.testing.assert_frame_equal(costs[same], wanted.costs[same])
@@ -259,13 +259,13 @@ def test_a_cell_by_hand() -> None:
     told = transfer_rates(on_source, on_target, clean)  # transferable: 0, 1 and 4; 1 of them fools
     assert told["num_transferable"] == 3
     assert told["transfer_rate"] == pytest.approx(1 / 3)
-    assert (told["correct"], told["null"], told["fooled"]) == (0.2, 0.2, 0.6)
+    assert (told["correct_rate"], told["null_rate"], told["fooled_rate"]) == (0.2, 0.2, 0.6)
     nobody = transfer_rates(
         rows_of({0: "correct"}), rows_of({0: "fooled"}), rows_of({0: "correct"})
     )
     assert nobody["num_transferable"] == 0
     assert math.isnan(nobody["transfer_rate"])
-    assert nobody["fooled"] == 1
+    assert nobody["fooled_rate"] == 1
 
 
 # The attack that does not stop.

@@ -214,7 +214,7 @@ def test_a_threshold_is_calibrated_on_the_held_out_images(
     assert dataset.validation is not None
     threshold = calibrate(network, dataset.validation, NULL_RATE)
     (trial,) = (trial for trial in found.trials if trial.model == "spread")
-    clean = trial.rows[trial.rows["attack"] == "none"]
+    clean = trial.rows[trial.rows["attack"] == "clean"]
     images = dataset.test.batch(slice(None))[0]
     answers = with_threshold(network, threshold).predict(images)
     assert clean["prediction"].tolist() == answers.tolist()

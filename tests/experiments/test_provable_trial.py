@@ -53,7 +53,7 @@ def test_a_model_deployed_with_a_radius(tmp_path: Path) -> None:
     plain = RunContext(run, dataset, cpu).load_trained(TRAINING)
     trial = read_trial(run / folder_of(TRIAL, dataset.checksum))
     images, labels = dataset.test.batch(slice(None))
-    clean = trial.rows[trial.rows["attack"] == "none"]
+    clean = trial.rows[trial.rows["attack"] == "clean"]
     answers = model.predict(images)
     assert clean["prediction"].tolist() == answers[:30].tolist()
     answered = answers >= 0

@@ -27,9 +27,8 @@ from nullclass.experiments.engines.serial import SerialEngine
 from nullclass.experiments.jobs import folder_of, jobs_of
 from nullclass.experiments.runner import NUM_ATTEMPTS, RunResult, run_study
 from nullclass.results import schema, store
-from nullclass.results.schema import MODELS, RESULT, ROWS, STATE, SUMMARY, TRIALS
+from nullclass.results.schema import CLEAN, MODELS, RESULT, ROWS, STATE, SUMMARY, TRIALS
 from nullclass.results.store import is_complete, read_run
-from nullclass.scoring.run_attack import CLEAN
 from nullclass.training.checkpoint import CARD, WEIGHTS
 
 
@@ -129,7 +128,7 @@ def test_attacks_at_thresholds_are_made_on_the_source(finished: Path, dataset: D
         model, _ = load_checkpoint(finished / trial.result["trained_in"] / trial.selection)
         rows = trial.rows.query("attack == 'at-threshold'").set_index("image").loc[table["image"]]
         assert set(rows["source"]) == {"self" if name == "base" else "base"}
-        assert set(rows["budget"]) == {"threshold"}
+        assert rows["has_own_eps"].all()
         np.testing.assert_allclose(rows["eps_pixels"], table["threshold"], rtol=1e-6)
         assert rows["prediction"].tolist() == model.predict(adv_images).tolist()
         (example,) = (e for e in trial.examples if e.attack == "at-threshold")

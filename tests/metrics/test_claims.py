@@ -44,7 +44,7 @@ def test_what_breaks_each_promise(
     for outcome in ("correct", "null", "fooled"):
         adv_images = told([row(outcome)], [proof(column)])
         assert len(adv_images) == (outcome in when_attacked), outcome
-        clean = told([row(outcome, "none", 0.0)], [proof(column)])
+        clean = told([row(outcome, "clean", 0.0)], [proof(column)])
         assert len(clean) == (outcome in when_clean), outcome
 
 
@@ -59,7 +59,7 @@ def test_it_is_held_within_the_ball_of_that_image_and_norm_alone() -> None:
 
 def test_a_row_that_breaks_two_promises_is_one_row() -> None:
     both = [proof("is_never_fooled"), proof("is_rar_proved", 0.2)]
-    held = hold(pd.DataFrame([row("fooled"), row("null", "none", 0.0)]), pd.DataFrame(both))
+    held = hold(pd.DataFrame([row("fooled"), row("null", "clean", 0.0)]), pd.DataFrame(both))
     assert held.num_rows == 2
     assert held.num_images == {
         "never fooled": 1,
@@ -81,7 +81,7 @@ IMAGES = st.integers(0, 2)
 def test_as_one_would_look_it_up_row_by_row(
     seen: list[tuple[int, float, str]], proved: list[tuple[int, float, str]]
 ) -> None:
-    rows = [row(outcome, "pgd" if eps else "none", eps, image) for image, eps, outcome in seen]
+    rows = [row(outcome, "pgd" if eps else "clean", eps, image) for image, eps, outcome in seen]
     proofs = [proof(column, eps, image) for image, eps, column in proved]
     found = hold(pd.DataFrame(rows), pd.DataFrame(proofs))
 

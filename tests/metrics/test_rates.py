@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.metrics.rates import GIVEN, OWN, UNION, summarise, wilson
+from nullclass.metrics.rates import UNION, summarise, wilson
 from nullclass.results.schema import ROW_COLUMNS
 
 
@@ -64,12 +64,12 @@ def random_rows(draw: st.DrawFn) -> pd.DataFrame:
     def add(image: int, attack: str, objective: str, eps: float) -> None:
         outcome = draw(st.sampled_from(OUTCOME_NAMES))
         predicted = {"correct": 0, "null": -1, "fooled": 1}[outcome]
-        source_name = "none" if attack == "none" else "self"
-        place = (image, 0, attack, objective, source_name, "linf", "given", eps)
-        lines.append((*place, "none", predicted, outcome, 0.5, 1.0, 2.0, 0, 0.0))
+        source = "clean" if attack == "clean" else "self"
+        key = (image, 0, attack, objective, source, "linf", False, eps)
+        lines.append((*key, "clean", predicted, outcome, 0.5, 1.0, 2.0, 0, 0.0))
 
     for image in range(num_images):
-        add(image, "none", "none", 0.0)
+        add(image, "clean", "clean", 0.0)
     for attack, objective in ATTACKS.items():
         seen = draw(st.integers(1, num_images))
         for eps in draw(st.sets(st.sampled_from(EPS), min_size=1)):
@@ -98,12 +98,14 @@ def test_rates_against_a_loop(rows: pd.DataFrame) -> None:
         outcomes = [
             line.outcome for line in told if (line.attack, line.eps_pixels) == (attack, eps)
         ]
-        shares = [lookup(summary, attack, eps, name) for name in OUTCOME_NAMES]
+        shares = [lookup(summary, attack, eps, f"{name}_rate") for name in OUTCOME_NAMES]
         assert sum(shares) == pytest.approx(1, abs=1e-12)
         for share, name in zip(shares, OUTCOME_NAMES, strict=True):
             assert share == pytest.approx(outcomes.count(name) / len(outcomes))
-    not_null = [line.outcome != "null" for line in told if line.attack == "none"]
-    assert lookup(summary, "none", 0.0, "not_null") == pytest.approx(sum(not_null) / len(not_null))
+    not_null = [line.outcome != "null" for line in told if line.attack == "clean"]
+    assert lookup(summary, "clean", 0.0, "not_null_rate") == pytest.approx(
+        sum(not_null) / len(not_null)
+    )
 
 
 @settings(deadline=None, max_examples=100)
@@ -130,7 +132,7 @@ def test_worst_case_against_a_loop_over_images(rows: pd.DataFrame) -> None:
                     continue
                 is_fooled |= line.outcome == "fooled"  # by anybody, or already when clean
                 is_null |= line.outcome == "null"
-                is_correct |= line.attack == "none" and line.outcome == "correct"
+                is_correct |= line.attack == "clean" and line.outcome == "correct"
             num_fooled += is_fooled
             num_robust += is_correct and not is_fooled
             num_strict += is_correct and not is_fooled and not is_null
@@ -153,10 +155,10 @@ def test_worst_case_against_a_loop_over_images(rows: pd.DataFrame) -> None:
 
 
 def row(image: int, attack: str, outcome: str, eps: float = 0.0, **changed: object) -> dict:
-    objective = {"none": "none", "pgd": "fool", "fgsm": "untargeted"}[attack]
+    objective = {"clean": "clean", "pgd": "fool", "fgsm": "untargeted"}[attack]
     return {
         "image": image, "label": 0, "attack": attack, "objective": objective,
-        "source": "none" if attack == "none" else "self", "norm": "linf", "budget": GIVEN,
+        "source": "clean" if attack == "clean" else "self", "norm": "linf", "has_own_eps": False,
         "eps_pixels": eps, "prediction": 0, "outcome": outcome, "confidence": 1.0,
         "loss": 1.0, "null_loss": 2.0,
     } | changed  # fmt: skip
@@ -164,17 +166,17 @@ def row(image: int, attack: str, outcome: str, eps: float = 0.0, **changed: obje
 
 def test_a_model_that_always_refuses_is_never_fooled_and_scores_nothing() -> None:
     rows = [row(i, attack, "null", eps) for i in range(5) for attack, eps in
-            (("none", 0.0), ("pgd", 0.3))]  # fmt: skip
+            (("clean", 0.0), ("pgd", 0.3))]  # fmt: skip
     summary = summarise(pd.DataFrame(rows))
     assert lookup(summary, UNION, 0.3, "aer") == 0
     assert lookup(summary, UNION, 0.3, "rar") == 0
 
 
 def test_losses_are_means_and_null_loss_is_left_out_without_null() -> None:
-    rows = pd.DataFrame([row(0, "none", "correct", loss=1.0), row(1, "none", "fooled", loss=4.0)])
+    rows = pd.DataFrame([row(0, "clean", "correct", loss=1.0), row(1, "clean", "fooled", loss=4.0)])
     summary = summarise(rows)
-    assert lookup(summary, "none", 0.0, "loss") == 2.5
-    assert lookup(summary, "none", 0.0, "null_loss") == 2.0
+    assert lookup(summary, "clean", 0.0, "loss") == 2.5
+    assert lookup(summary, "clean", 0.0, "null_loss") == 2.0
     loss = summary[summary["metric"] == "loss"]
     assert loss[["low", "high"]].isna().all(axis=None)
     without = summarise(rows.assign(null_loss=math.nan))
@@ -184,9 +186,9 @@ def test_losses_are_means_and_null_loss_is_left_out_without_null() -> None:
 def test_norms_are_kept_apart() -> None:
     rows = pd.DataFrame(
         [
-            row(0, "none", "correct"),
+            row(0, "clean", "correct"),
             row(0, "pgd", "correct", 0.1),
-            row(0, "none", "correct", norm="l2"),
+            row(0, "clean", "correct", norm="l2"),
             row(0, "pgd", "fooled", 0.1, norm="l2"),
         ]
     )
@@ -196,7 +198,7 @@ def test_norms_are_kept_apart() -> None:
 
 
 def test_without_a_search_that_fools_nothing_is_said_about_who_can_be_fooled() -> None:
-    rows = pd.DataFrame([row(0, "none", "correct"), row(0, "fgsm", "null", 0.1)])
+    rows = pd.DataFrame([row(0, "clean", "correct"), row(0, "fgsm", "null", 0.1)])
     summary = summarise(rows)
     union = summary[summary["attack"] == UNION].set_index("metric")["value"]
     assert union.to_dict() == {"strict": 0.0, "null_dos": 1.0}
@@ -204,24 +206,30 @@ def test_without_a_search_that_fools_nothing_is_said_about_who_can_be_fooled() -
 
 def test_images_at_their_own_thresholds_are_one_group_without_an_eps() -> None:
     outcomes = ["correct", "null", "null", "fooled"]
-    rows = [row(i, "fgsm", o, 0.1 * (i + 1), budget=OWN) for i, o in enumerate(outcomes)]
+    rows = [row(i, "fgsm", o, 0.1 * (i + 1), has_own_eps=True) for i, o in enumerate(outcomes)]
     rows += [row(i, "fgsm", "fooled", 0.2) for i in range(3)]  # of the same name, eps given
-    rows += [row(i, "none", "correct") for i in range(4)]
+    rows += [row(i, "clean", "correct") for i in range(4)]
     summary = summarise(pd.DataFrame(rows))
     own = summary[summary["eps_pixels"].isna()].set_index("metric")
     assert set(own["attack"]) == {"fgsm"}
     assert (own["num_images"] == 4).all()
     values = own["value"].to_dict()
-    assert values == {"correct": 0.25, "null": 0.5, "fooled": 0.25, "loss": 1.0, "null_loss": 2.0}
-    assert own.loc["null", ["low", "high"]].tolist() == pytest.approx(wilson(2, 4))
-    assert lookup(summary, "fgsm", 0.2, "fooled") == 1
+    assert values == {
+        "correct_rate": 0.25,
+        "null_rate": 0.5,
+        "fooled_rate": 0.25,
+        "loss": 1.0,
+        "null_loss": 2.0,
+    }
+    assert own.loc["null_rate", ["low", "high"]].tolist() == pytest.approx(wilson(2, 4))
+    assert lookup(summary, "fgsm", 0.2, "fooled_rate") == 1
     given = summary[(summary["attack"] == "fgsm") & (summary["eps_pixels"] == 0.2)]
     assert (given["num_images"] == 3).all()
 
 
 def test_a_search_at_thresholds_has_no_worst_case_of_its_own_but_counts_within_its_eps() -> None:
-    own = [row(i, "pgd", "fooled", eps, budget=OWN) for i, eps in enumerate((0.05, 0.3))]
-    clean = [row(i, "none", "correct") for i in range(2)]
+    own = [row(i, "pgd", "fooled", eps, has_own_eps=True) for i, eps in enumerate((0.05, 0.3))]
+    clean = [row(i, "clean", "correct") for i in range(2)]
     assert UNION not in set(summarise(pd.DataFrame(own + clean))["attack"])
     given = [row(i, "pgd", "correct", eps) for i in range(2) for eps in (0.1, 0.4)]
     summary = summarise(pd.DataFrame(own + clean + given))
@@ -230,13 +238,13 @@ def test_a_search_at_thresholds_has_no_worst_case_of_its_own_but_counts_within_i
 
 
 def test_transfers_are_kept_apart_from_what_is_made_on_the_model_itself() -> None:
-    rows = [row(0, "none", "correct"), row(1, "none", "correct")]
+    rows = [row(0, "clean", "correct"), row(1, "clean", "correct")]
     rows += [row(i, "fgsm", "null", 0.1) for i in range(2)]
-    rows += [row(i, "fgsm", "fooled", 0.1, source_name="base") for i in range(2)]
+    rows += [row(i, "fgsm", "fooled", 0.1, source="base") for i in range(2)]
     summary = summarise(pd.DataFrame(rows))
-    fooled = summary[(summary["attack"] == "fgsm") & (summary["metric"] == "fooled")]
+    fooled = summary[(summary["attack"] == "fgsm") & (summary["metric"] == "fooled_rate")]
     assert fooled.set_index("source")["value"].to_dict() == {"self": 0.0, "base": 1.0}
-    assert set(summary.loc[summary["attack"] == "none", "source"]) == {"none"}
+    assert set(summary.loc[summary["attack"] == "clean", "source"]) == {"clean"}
 
 
 def test_reading_rows_does_not_wait_for_torch() -> None:

@@ -218,7 +218,7 @@ def test_evaluate_takes_it(digits: Digits, name: str) -> None:
     wrapped = with_threshold(model, calibrate(model, held_out, 0.05))
     data = LabelledImages(digits.images[chosen], digits.labels[chosen], 10)
     rows = evaluate(wrapped, data, attacks={"pgd": MultiTargetedPGD(num_steps=5)}, eps=0.1).rows
-    clean = rows[rows["attack"] == "none"]
+    clean = rows[rows["attack"] == "clean"]
     assert clean["prediction"].tolist() == wrapped.predict(data.images).tolist()
     assert rows["null_loss"].notna().all()
 

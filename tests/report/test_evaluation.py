@@ -36,13 +36,13 @@ from nullclass.report.figures.gallery import smallest_eps_images
 from nullclass.report.figures.null_scores import null_scores
 from nullclass.report.figures.security_curves import points, security_curves
 from nullclass.report.figures.smallest_eps import median_of, smallest_eps, smallest_of
-from nullclass.report.measures import CLEAN, SMALLEST, WORST_CASE, Measures, percent
+from nullclass.report.measures import SMALLEST, WORST_CASE, Measures, percent
 from nullclass.report.render import on_terminal, render, write_page
 from nullclass.report.sections import trial_flags
 from nullclass.report.tables import outcome_table, union_table
 from nullclass.report.worst_case import strongest, subsample, worst_case_table
 from nullclass.results import frames, schema, store
-from nullclass.results.schema import Flag
+from nullclass.results.schema import CLEAN, Flag
 from nullclass.results.store import Run, Trial, read_run
 from nullclass.studies.reports import summary_table, write_report
 
@@ -207,7 +207,7 @@ def test_the_first_wrong_class_counts() -> None:
         (2, "b", 0.1, 0, "correct"),
     ]
     columns = ["image", "attack", "eps_pixels", "prediction", "outcome"]
-    of = worst_case_table(pd.DataFrame(lines, columns=columns).assign(label=0, budget="given"))
+    of = worst_case_table(pd.DataFrame(lines, columns=columns).assign(label=0, has_own_eps=False))
     assert of.answers(0.1).tolist() == [2, 5, 0]
     assert of.answers(0.2).tolist() == [2, 5, -1]
 
@@ -276,7 +276,7 @@ def test_successes_of_each_member(attack: str, aim: str, trial: Trial) -> None:
             num_active -= int(cells[column].text)
     assert total[5].text == "–"
     costs = trial.costs[trial.costs["attack"] == attack]
-    assert total[6].text == f"{costs['num_forward'].sum() / NUM:.1f}"
+    assert total[6].text == f"{costs['num_forwards'].sum() / NUM:.1f}"
     for column in (6, 7, 8):
         added = sum(float(cells[column].text) for cells in parts)
         assert added == pytest.approx(float(total[column].text), abs=0.2)
@@ -339,7 +339,7 @@ def test_rejection_by_the_null_score(page: Page, trial: Trial) -> None:
     held_out = trial.held_out
     correct = held_out[held_out["real_prediction"] == held_out["label"]]["null_score"]
     threshold = np.sort(correct)[math.ceil(0.99 * len(correct)) - 1]
-    given = trial.rows[trial.rows["budget"] == "given"]
+    given = trial.rows[~trial.rows["has_own_eps"]]
     for eps in EPS:
         within = given[given["eps_pixels"] <= eps + 1e-9]
         accepted = within[within["null_score"] <= threshold]

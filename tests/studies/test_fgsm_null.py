@@ -19,7 +19,6 @@ from nullclass.report.blocks import Cell, Page
 from nullclass.report.evaluation_page import findings as evaluation_findings
 from nullclass.report.figures.gallery import gallery
 from nullclass.report.measures import (
-    CLEAN,
     Measure,
     Measures,
     attack_name,
@@ -35,7 +34,7 @@ from nullclass.report.render import render, write_page
 from nullclass.report.sections import fill, flat
 from nullclass.report.tables import outcome_table, white_box_table
 from nullclass.results import schema
-from nullclass.results.schema import ROW_COLUMNS, SUMMARY_COLUMNS
+from nullclass.results.schema import CLEAN, ROW_COLUMNS, SUMMARY_COLUMNS
 from nullclass.results.store import Run, Trial, read_run
 from nullclass.studies.fgsm_null.figures import FIGURES
 from nullclass.studies.fgsm_null.page import SENTENCES, numbers

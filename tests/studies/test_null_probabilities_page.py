@@ -176,7 +176,7 @@ def test_transfer_rates_are_counted_by_hand(run: Run) -> None:
 def test_only_images_that_are_right_when_clean_can_transfer(run: Run) -> None:
     (trial,) = [t for t in run.trials if (t.model, t.seed) == ("clean", 0)]
     rows = trial.rows.copy()
-    is_wrong = (rows["attack"] == "none") & (rows["image"] < 4)
+    is_wrong = (rows["attack"] == "clean") & (rows["image"] < 4)
     rows.loc[is_wrong, "outcome"] = "fooled"
     changed = replace(run, trials=[with_files(trial, rows=rows)])
     rate = Transfers(changed, Measures(run)).rate("fgsm", "sub-clean", "clean", 0.1)
@@ -267,7 +267,7 @@ def test_distance_and_falls_of_p_null(run: Run) -> None:
 
 def test_f_is_read_at_the_size_that_came_out(run: Run) -> None:
     trial = next(t for t in run.trials if t.model == "np-l2")
-    sizes = trial.sizes[trial.sizes["norm"] == "l2"].assign(reached=1.0)
+    sizes = trial.sizes[trial.sizes["norm"] == "l2"].assign(actual_size=1.0)
     changed = replace(run, trials=[with_files(trial, sizes=sizes)])
     assert np.allclose(by_size(changed)["f"], 1 / LARGEST["l2"])
 
@@ -349,7 +349,7 @@ def test_a_figure_without_anything_to_show_is_left_out(name: str, run: Run) -> N
     bare = replace(
         run,
         folder=run.folder / "nowhere",
-        summary=run.summary[run.summary["attack"] == "none"],
+        summary=run.summary[run.summary["attack"] == "clean"],
         trials=[with_files(trial, **nothing) for trial in run.trials],
     )
     assert NULL_PROBABILITIES[name](bare) is None

@@ -235,8 +235,8 @@ def measure(attack: str, model: str, metric: str, value: float, published: float
         ("fgsm-threshold", "sm", "null", 0.7969, 0.909, "outside"),
         ("fgsm-threshold", "base", "fooled", 0.9995, 1.0, "within"),  # sd 0: prints as 100.0
         ("fgsm-threshold", "base", "fooled", 0.999, 1.0, "outside"),
-        ("none", "base", "correct", 0.9905, 0.992, "within"),  # 0.15 points
-        ("none", "base", "correct", 0.9904, 0.992, "outside"),
+        ("clean", "base", "correct", 0.9905, 0.992, "within"),  # 0.15 points
+        ("clean", "base", "correct", 0.9904, 0.992, "outside"),
         ("fgsm-threshold", "another", "fooled", 0.5, 0.5, ""),  # no published sd, no verdict
     ],
 )
@@ -330,7 +330,7 @@ def test_a_figure_without_anything_to_show_is_left_out(name: str, run: Run) -> N
     nothing = {"history": pd.DataFrame(), "examples": [], "thresholds": pd.DataFrame()}
     bare = replace(
         run,
-        summary=run.summary[run.summary["attack"] == "none"],
+        summary=run.summary[run.summary["attack"] == "clean"],
         trials=[with_files(trial, **nothing) for trial in run.trials],
     )
     assert (NULL_SAMPLES[name](bare) is not None) == (name == "clean-scores")

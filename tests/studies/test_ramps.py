@@ -282,17 +282,17 @@ def write_ramp_run(
         labels = rng.integers(0, 2, 40)
         rows = pd.DataFrame({"image": np.arange(40), "label": labels, "prediction": labels})
         rows = rows.assign(
-            attack="none",
-            objective="none",
-            source="none",
+            attack="clean",
+            objective="clean",
+            source="clean",
             norm="linf",
-            budget="given",
+            has_own_eps=False,
             eps_pixels=0.0,
             outcome=["null", *["correct"] * 39] if model == "uniform" else "correct",
             confidence=0.9,
             loss=0.1,
             null_loss=2.0,
-            member="none",
+            member="clean",
             real_prediction=labels,
             null_score=-1.0,
         )

@@ -157,24 +157,24 @@ def test_units() -> None:
 
 
 FACTS = [
-    ("clean-wd", "none", None, "correct", 0.9885),
-    ("null-0.5", "none", None, "not_null", 0.9999),
-    ("null-0.5", "fgsm", 0.5, "null", 1.0),
-    ("null-0.5-wd", "none", None, "correct", 0.9883),
-    ("null-0.5-wd", "none", None, "not_null", 1.0),
-    ("null-0.5-wd", "fgsm", 0.01, "null", 0.0),
-    ("null-0.5-wd", "fgsm", 0.1, "null", 0.0021),
-    ("null-0.5-wd", "fgsm", 0.5, "null", 0.9999),
-    ("null-0.5-wd", "fgsm", 1, "null", 1.0),
-    ("null-0.01-wd", "none", None, "correct", 0.9897),
-    ("null-0.01-wd", "none", None, "not_null", 1.0),
-    ("null-0.01-wd", "fgsm", 3, "null", 0.9994),
-    ("null-0.01-wd", "fgsm", 2, "null", 1.0),
-    ("null-0.01-wd", "fgsm", 1, "null", 1.0),
-    ("null-0.01-wd", "fgsm", 0.5, "null", 1.0),
-    ("null-0.01-wd", "fgsm", 0.1, "null", 1.0),
-    ("null-0.01-wd", "fgsm", 0.01, "null", 0.9421),
-    ("null-0.01-wd", "fgsm", 0.001, "null", 0.0001),
+    ("clean-wd", "clean", None, "correct_rate", 0.9885),
+    ("null-0.5", "clean", None, "not_null_rate", 0.9999),
+    ("null-0.5", "fgsm", 0.5, "null_rate", 1.0),
+    ("null-0.5-wd", "clean", None, "correct_rate", 0.9883),
+    ("null-0.5-wd", "clean", None, "not_null_rate", 1.0),
+    ("null-0.5-wd", "fgsm", 0.01, "null_rate", 0.0),
+    ("null-0.5-wd", "fgsm", 0.1, "null_rate", 0.0021),
+    ("null-0.5-wd", "fgsm", 0.5, "null_rate", 0.9999),
+    ("null-0.5-wd", "fgsm", 1, "null_rate", 1.0),
+    ("null-0.01-wd", "clean", None, "correct_rate", 0.9897),
+    ("null-0.01-wd", "clean", None, "not_null_rate", 1.0),
+    ("null-0.01-wd", "fgsm", 3, "null_rate", 0.9994),
+    ("null-0.01-wd", "fgsm", 2, "null_rate", 1.0),
+    ("null-0.01-wd", "fgsm", 1, "null_rate", 1.0),
+    ("null-0.01-wd", "fgsm", 0.5, "null_rate", 1.0),
+    ("null-0.01-wd", "fgsm", 0.1, "null_rate", 1.0),
+    ("null-0.01-wd", "fgsm", 0.01, "null_rate", 0.9421),
+    ("null-0.01-wd", "fgsm", 0.001, "null_rate", 0.0001),
 ]
 
 
@@ -188,13 +188,13 @@ def test_published_figures(
 
 def test_nothing_is_published_that_the_notebook_does_not_say() -> None:
     low, high = 0.9871, 0.9880
-    value = published("null-0.5", "none", 0.0, "correct")
+    value = published("null-0.5", "clean", 0.0, "correct_rate")
     assert value is not None
     assert low <= value <= high
-    assert published("null-0.01", "fgsm", 0.3081 * 0.01, "null") is None
-    assert published("null-0.5-wd", "worst-case", 0.154, "null") is None
-    assert published("null-0.5-wd", "fgsm", 0.2, "null") is None
-    assert published("clean-wd", "fgsm", 0.154, "null") is None
+    assert published("null-0.01", "fgsm", 0.3081 * 0.01, "null_rate") is None
+    assert published("null-0.5-wd", "worst-case", 0.154, "null_rate") is None
+    assert published("null-0.5-wd", "fgsm", 0.2, "null_rate") is None
+    assert published("clean-wd", "fgsm", 0.154, "null_rate") is None
 
 
 def test_the_protocol() -> None:
@@ -248,13 +248,15 @@ AT_THRESHOLD = {
 def test_the_reports_published_figures(model: str) -> None:
     told = null_samples.published
     attack = null_samples.TRANSFER_AT_THRESHOLD
-    for metric, value in zip(("correct", "fooled", "null"), AT_THRESHOLD[model], strict=True):
+    for metric, value in zip(
+        ("correct_rate", "fooled_rate", "null_rate"), AT_THRESHOLD[model], strict=True
+    ):
         assert told(model, attack, math.nan, metric) == pytest.approx(value / 100)
         assert told(model, attack, 0.1, metric) is None, "at thresholds only"
         assert told(model, "worst-case-threshold", math.nan, metric) is None
-    assert told(model, "none", 0.0, "correct") == (0.992 if model == "base" else 0.99)
+    assert told(model, "clean", 0.0, "correct_rate") == (0.992 if model == "base" else 0.99)
     assert told(model, attack, math.nan, "loss") is None
-    assert told("nobody", attack, math.nan, "null") is None
+    assert told("nobody", attack, math.nan, "null_rate") is None
 
 
 def test_the_reports_protocol() -> None:

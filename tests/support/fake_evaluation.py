@@ -64,7 +64,7 @@ def write_fake_evaluation(
     """Write a run folder as ``nullclass evaluate`` does; the same arguments give the same run."""
     rng = np.random.default_rng(5)
     world = _world(num_images, num_classes, has_null, rng)
-    rows = [_rows(world, "none", "none", 0.0, has_null, norm, rng)]
+    rows = [_rows(world, "clean", "clean", 0.0, has_null, norm, rng)]
     costs, examples = [], []
     objectives = {"fgsm": "untargeted", "worst-case": "fool", "worst-case-force-null": "force-null"}
     for attack in attacks:
@@ -80,7 +80,7 @@ def write_fake_evaluation(
         first = np.argsort(table["eps_pixels"], kind="stable")[:8]
         examples.append(_examples(table.iloc[first], world, norm, math.nan, rng))
     spare = _world(max(num_held_out, 1), num_classes, has_null, rng)
-    held_out = _rows(spare, "none", "none", 0.0, has_null, norm, rng).head(num_held_out)
+    held_out = _rows(spare, "clean", "clean", 0.0, has_null, norm, rng).head(num_held_out)
     findings = Evaluation(
         rows=pd.concat(rows, ignore_index=True),
         costs=pd.DataFrame(costs, columns=list(schema.COST_COLUMNS)),
@@ -168,7 +168,10 @@ def _rows(
 ) -> pd.DataFrame:
     num = len(world.labels)
     wrong = (world.labels + 1 + np.arange(num) % (_num_classes(world) - 1)) % _num_classes(world)
-    predicted, member = world.answers.copy(), np.full(num, "none", dtype=object)
+    predicted, member = (
+        world.answers.copy(),
+        np.full(num, "clean" if attack == "clean" else "no-success", dtype=object),
+    )
     if objective in ("fool", "untargeted"):
         weak = 1.0 if objective == "fool" else 1.6  # one step gets less far
         falls = weak * world.fooled_at <= eps
@@ -186,7 +189,7 @@ def _rows(
         predicted[falls] = -1
         fell = falls & (world.null_at > 0)
         member[fell] = np.array(MEMBERS, dtype=object)[world.member[fell]]
-    return _table(world, predicted, attack, objective, "given", eps, member, has_null, norm, rng)
+    return _table(world, predicted, attack, objective, False, eps, member, has_null, norm, rng)
 
 
 def _num_classes(world: World) -> int:
@@ -198,7 +201,7 @@ def _table(
     predicted: np.ndarray,
     attack: str,
     objective: str,
-    budget: str,
+    has_own_eps: bool,
     eps: float | np.ndarray,
     member: np.ndarray,
     has_null: bool,
@@ -215,9 +218,9 @@ def _table(
             "label": labels,
             "attack": attack,
             "objective": objective,
-            "source": "none" if attack == "none" else "self",
+            "source": "clean" if attack == "clean" else "self",
             "norm": norm,
-            "budget": budget,
+            "has_own_eps": has_own_eps,
             "eps_pixels": eps,
             "member": member,
             "prediction": predicted,
@@ -238,11 +241,9 @@ def _smallest(
     found = np.isfinite(sizes)
     wrong = (world.labels[:num] + 1) % _num_classes(world)
     predicted = np.where(found, np.where(sizes > 0, wrong, world.answers[:num]), world.labels[:num])
-    member = np.where(found, "smallest-eps", "none").astype(object)
+    member = np.where(found, "smallest-eps", "no-success").astype(object)
     eps = np.where(found, sizes, 1.0)
-    return _table(
-        world, predicted, "smallest-eps", "fool", "threshold", eps, member, has_null, norm, rng
-    )
+    return _table(world, predicted, "smallest-eps", "fool", True, eps, member, has_null, norm, rng)
 
 
 def _costs(
@@ -285,8 +286,8 @@ def _cost(
         "member": member,
         "num_images": given,
         "num_successes": int((table["outcome"] == "fooled").sum()),
-        "num_forward": forward,
-        "num_backward": backward,
+        "num_forwards": forward,
+        "num_backwards": backward,
         "seconds": forward / 500,
     }
 

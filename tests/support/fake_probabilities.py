@@ -106,7 +106,7 @@ def _write_training(folder: Path, trial: Trial) -> None:
 def _write_trial(folder: Path, trial: Trial, has_sources: bool, has_sizes: bool) -> None:
     place = folder / schema.TRIALS / f"{trial.model}-seed{trial.seed}"
     correct, null = CLEAN.get(trial.model, OTHERS)
-    tables = [_group("none", "none", "none", 0.0, NUM_CLEAN, 100 - correct - null, null)]
+    tables = [_group("clean", "clean", "clean", 0.0, NUM_CLEAN, 100 - correct - null, null)]
     for eps, fooled in zip(EPS, WHITE_BOX.get(trial.model, OTHERS_WHITE_BOX), strict=True):
         tables.append(_group("worst-case", "fool", "self", eps, NUM_WHITE_BOX, fooled))
         tables.append(_group("rays", "fool", "self", eps, NUM_WHITE_BOX, fooled // 2, 1))
@@ -201,7 +201,7 @@ def _sizes(trial: Trial) -> pd.DataFrame:
                         "norm": plan.norm,
                         "size": size,
                         "image": np.arange(NUM_SIZED),
-                        "reached": size,
+                        "actual_size": size,
                         "label": labels,
                         "prediction": predicted[outcome],
                         "outcome": outcome,
@@ -224,15 +224,15 @@ def _group(
     )
     return pd.DataFrame(
         {
-            "image": np.arange(num)[::-1] if attack == "none" else np.arange(num),
-            "label": labels[::-1] if attack == "none" else labels,
+            "image": np.arange(num)[::-1] if attack == "clean" else np.arange(num),
+            "label": labels[::-1] if attack == "clean" else labels,
             "attack": attack,
             "objective": objective,
             "source": source_name,
             "norm": "linf",
-            "budget": "given",
+            "has_own_eps": False,
             "eps_pixels": eps,
-            "member": "none",
+            "member": "clean" if attack == "clean" else "no-success",
             "prediction": predicted,
             "outcome": outcomes,
             "confidence": 0.9,

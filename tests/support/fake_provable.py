@@ -124,7 +124,7 @@ def _write_trial(
     model = trial.model
     place = folder / schema.TRIALS / f"{model}-seed{trial.seed}"
     clean = _clean_outcomes(model)
-    tables = [_rows("none", "none", 0.0, clean)]
+    tables = [_rows("clean", "clean", 0.0, clean)]
     for eps, num in zip(EPS, FOOLED[model], strict=True):
         fooled = min(NUM_ATTACKED, num + (trial.seed if num else 0))
         outcomes = np.where(clean[:NUM_ATTACKED] == "correct", "correct", clean[:NUM_ATTACKED])
@@ -187,11 +187,11 @@ def _rows(attack: str, objective: str, eps: float, outcomes: np.ndarray) -> pd.D
             "label": labels,
             "attack": attack,
             "objective": objective,
-            "source": "none" if attack == "none" else "self",
+            "source": "clean" if attack == "clean" else "self",
             "norm": "linf",
-            "budget": "given",
+            "has_own_eps": False,
             "eps_pixels": eps,
-            "member": "none",
+            "member": "clean" if attack == "clean" else "no-success",
             "prediction": predicted,
             "outcome": outcomes,
             "confidence": 0.9,
@@ -267,8 +267,8 @@ def _examples(trial: Trial, rows: pd.DataFrame, rng: np.random.Generator) -> lis
     sets = []
     labels = [n % 10 for n in range(NUM_SHOWN)]
     pictures = np.stack([digit(label, rng) for label in labels])
-    clean = rows[rows["attack"] == "none"].set_index("image")["prediction"]
-    attacked = rows[rows["attack"] != "none"]
+    clean = rows[rows["attack"] == "clean"].set_index("image")["prediction"]
+    attacked = rows[rows["attack"] != "clean"]
     for (attack, told), of in attacked.groupby(["attack", "eps_pixels"]):
         eps = float(str(told))
         num = min(NUM_SHOWN if trial.radius is not None else 8, len(of))

@@ -87,7 +87,7 @@ def with_files(trial: store.Trial, **contents: Any) -> store.Trial:
 def _curves(model: str, attack: str, eps: float) -> tuple[float, float, float]:
     """Shares of correct, null and fooled that look like the study's."""
     has_null = model.startswith("null")
-    if attack == "none":
+    if attack == "clean":
         return 0.988, 0.0, 0.012
     fooled = 1 / (1 + math.exp(-(eps - 0.1) * 40))
     if attack == "worst-case":
@@ -103,7 +103,7 @@ def _rows(
     model: str, labels: np.ndarray, num_attacked: int, rng: np.random.Generator
 ) -> pd.DataFrame:
     has_null = model.startswith("null")
-    plans = [("none", "none", 0.0, len(labels))]
+    plans = [("clean", "clean", 0.0, len(labels))]
     plans += [("fgsm", "untargeted", pixels(eps), num_attacked) for eps in TEST_EPS]
     plans += [("worst-case", "fool", eps, num_attacked // 2) for eps in WHITE_BOX_EPS]
     luck = rng.random(len(labels))  # one draw an image: what falls at an eps falls at larger ones
@@ -125,11 +125,11 @@ def _rows(
                     "label": labels[:num],
                     "attack": attack,
                     "objective": objective,
-                    "source": "none" if attack == "none" else "self",
+                    "source": "clean" if attack == "clean" else "self",
                     "norm": "linf",
-                    "budget": "given",
+                    "has_own_eps": False,
                     "eps_pixels": eps,
-                    "member": "none",
+                    "member": "clean" if attack == "clean" else "no-success",
                     "prediction": predicted,
                     "outcome": outcome,
                     "confidence": rng.uniform(0.6, 1, num),

@@ -99,7 +99,7 @@ def _rows(model: str, seed: int, selection: str) -> pd.DataFrame:
         correct, fooled = correct - 1, fooled + 1
     source_name = "self" if model == "base" else "base"
     clean = (49 - odd, 0, 1 + odd)
-    tables = [_group("none", "none", "none", 0.0, clean)]
+    tables = [_group("clean", "clean", "clean", 0.0, clean)]
     own = np.linspace(0.05, 0.4, NUM_ATTACKED)
     tables.append(_group("fgsm-threshold", "untargeted", source_name, own, (correct, null, fooled)))
     if selection == "test":
@@ -133,9 +133,9 @@ def _group(
             "objective": objective,
             "source": source_name,
             "norm": "linf",
-            "budget": "threshold" if isinstance(eps, np.ndarray) else "given",
+            "has_own_eps": isinstance(eps, np.ndarray),
             "eps_pixels": eps,
-            "member": "none",
+            "member": "clean" if attack == "clean" else "no-success",
             "prediction": np.select(
                 [outcomes == word for word in predicted], list(predicted.values())
             ),

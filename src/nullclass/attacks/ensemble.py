@@ -51,9 +51,9 @@ class MemberStats:
     num_images: int
     """Images it attacked."""
     num_successes: int
-    num_forward: int
+    num_forwards: int
     """Images that passed through the model forward."""
-    num_backward: int
+    num_backwards: int
     """Images that passed through the model backward."""
     seconds: float
 
@@ -195,8 +195,8 @@ class AttackEnsemble:
                 status=status,
                 num_images=num_active if status == "ran" else 0,
                 num_successes=num_active - len(active),
-                num_forward=passes.forward,
-                num_backward=passes.backward,
+                num_forwards=passes.forward,
+                num_backwards=passes.backward,
                 seconds=time.perf_counter() - started,
             )
             member_stats.append(stats)
@@ -250,8 +250,8 @@ def run_attack(
         status="ran",
         num_images=len(images),
         num_successes=len(images),
-        num_forward=passes.forward,
-        num_backward=passes.backward,
+        num_forwards=passes.forward,
+        num_backwards=passes.backward,
         seconds=time.perf_counter() - started,
     )
     return EnsembleResult(adv_images, torch.zeros_like(labels), (stats,))

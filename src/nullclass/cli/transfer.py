@@ -106,9 +106,9 @@ def _table(matrix: pd.DataFrame, told: str) -> Table:
             escape(str(line["source"])),
             escape(str(line["target"])),
             f"{line['eps_pixels']:g}",
-            f"{100 * line['correct']:.1f}",
-            f"{100 * line['null']:.1f}",
-            f"{100 * line['fooled']:.1f} ({100 * line['low']:.1f}-{100 * line['high']:.1f})",
+            f"{100 * line['correct_rate']:.1f}",
+            f"{100 * line['null_rate']:.1f}",
+            f"{100 * line['fooled_rate']:.1f} ({100 * line['low']:.1f}-{100 * line['high']:.1f})",
             f"{rate} ({line['num_transferable']})",
         )
     return table

@@ -40,7 +40,7 @@ def expected_seconds(context: ProbeContext) -> float:
     """Estimated time of these probes, from the costs of the evaluation's own attacks."""
     eps, costs = context.middle_eps(), context.evidence.own_costs
     run = context.strongest(eps)
-    num_passes = costs["num_forward"].sum() + costs["num_backward"].sum()
+    num_passes = costs["num_forwards"].sum() + costs["num_backwards"].sum()
     if eps is None or run is None or not num_passes:
         return 0.0
     of_run = costs[(costs["attack"] == run.name) & (costs["eps_pixels"] == eps)]

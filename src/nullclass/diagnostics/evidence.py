@@ -9,7 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.metrics.rates import GIVEN, SELF
+from nullclass.metrics.rates import SELF
+from nullclass.results.schema import CLEAN
 
 MIN_POINTS = 0.005
 """Smallest difference that counts, as a share of images: half a point, about the spread of a good
@@ -27,17 +28,14 @@ ALL = 0.99
 GREY = 0.5
 """L-infinity eps from which any image can be made plain grey."""
 
-CLEAN = "none"
-"""Value of the ``attack`` column for clean images."""
-
 CHECKS_NAME = "checks"
 """Value of the ``attack`` column of the costs for the probes."""
 
 _ACCESS = ("unknown", "white-box", "scores", "labels", "none")
-_ROWS = ["image", "label", "attack", "objective", "source", "norm", "budget", "eps_pixels"]
+_ROWS = ["image", "label", "attack", "objective", "source", "norm", "has_own_eps", "eps_pixels"]
 _ROWS += ["prediction", "outcome", "confidence", "loss", "null_loss"]
 _COSTS = ["attack", "source", "norm", "eps_pixels", "member", "access", "is_iterative"]
-_COSTS += ["num_images", "num_successes", "num_forward", "num_backward", "seconds"]
+_COSTS += ["num_images", "num_successes", "num_forwards", "num_backwards", "seconds"]
 
 
 def is_many(num: int, total: int, share: float = MIN_POINTS) -> bool:
@@ -137,7 +135,7 @@ class Evidence:
     def attacks(self) -> list[AttackRun]:
         """The attacks in the norm, with one budget for all images."""
         rows, costs = self._rows, self.costs.reindex(columns=_COSTS)
-        is_given = (rows["attack"] != CLEAN) & (rows["budget"] == GIVEN)
+        is_given = (rows["attack"] != CLEAN) & ~rows["has_own_eps"]
         runs = []
         for (name, source), group in rows[is_given & (rows["norm"] == self.norm)].groupby(
             ["attack", "source"], sort=False

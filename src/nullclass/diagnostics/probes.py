@@ -17,11 +17,11 @@ from nullclass.attacks import Attack
 from nullclass.attacks.counters import count_passes
 from nullclass.data import LabelledImages
 from nullclass.diagnostics import attack_probes, model_probes
-from nullclass.diagnostics.evidence import CHECKS_NAME, CLEAN, Evidence
+from nullclass.diagnostics.evidence import CHECKS_NAME, Evidence
 from nullclass.diagnostics.probe_context import ProbeContext, Result
 from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
-from nullclass.results.schema import COST_COLUMNS
+from nullclass.results.schema import CLEAN, COST_COLUMNS
 from nullclass.scoring.rows import OnImages, ignore
 
 ProbeLevel = Literal["none", "quick", "full"]
@@ -95,8 +95,8 @@ def probe(
                 "member": name,
                 "num_images": num_images,
                 "num_successes": 0,
-                "num_forward": passes.forward,
-                "num_backward": passes.backward,
+                "num_forwards": passes.forward,
+                "num_backwards": passes.backward,
                 "seconds": time.perf_counter() - started,
             }
         )

@@ -17,7 +17,6 @@ from itertools import pairwise
 from nullclass.diagnostics import probe_flags
 from nullclass.diagnostics.evidence import (
     ALL,
-    CLEAN,
     GREY,
     MIN_FAILURES,
     MIN_IMAGES,
@@ -28,7 +27,7 @@ from nullclass.diagnostics.evidence import (
 )
 from nullclass.metrics.claims import hold
 from nullclass.metrics.rates import SELF, wilson
-from nullclass.results.schema import Flag
+from nullclass.results.schema import CLEAN, Flag
 
 GREY_LEVEL = 1 / 255
 """One step of an 8-bit pixel, in pixel units: an image file cannot hold a smaller change."""
@@ -87,7 +86,7 @@ def _no_null_aware_attack(evidence: Evidence) -> str | None:
 
 def _transfer_as_white_box(evidence: Evidence) -> str | None:
     """Over all eps and members together, since one gradient may serve several eps."""
-    columns = {"white-box": "num_backward", "scores": "num_forward", "labels": "num_forward"}
+    columns = {"white-box": "num_backwards", "scores": "num_forwards", "labels": "num_forwards"}
     for (attack, access), costs in evidence.own_costs.groupby(["attack", "access"], sort=False):
         by_eps = costs.groupby("eps_pixels", dropna=False)
         num_images = int(by_eps["num_images"].max().sum())
@@ -170,7 +169,7 @@ def _black_box_member(evidence: Evidence, white_box: list[AttackRun]) -> str | N
     costs = evidence.own_costs
     for run in white_box:
         for eps, members in costs[costs["attack"] == run.name].groupby("eps_pixels", sort=True):
-            used_gradients = members["num_backward"] > 0
+            used_gradients = members["num_backwards"] > 0
             is_after = used_gradients.cumsum() > 0
             total = len(run.images(float(str(eps))))
             for member in members[is_after & ~used_gradients].to_dict("records"):

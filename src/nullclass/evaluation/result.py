@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from nullclass.core.errors import UserError
-from nullclass.diagnostics.evidence import CHECKS_NAME, CLEAN
+from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.metrics.rates import PROOF, UNION, proved_rates, summarise
 from nullclass.metrics.score_summary import score_metrics
 from nullclass.results.schema import (
     CERTIFIED,
     CERTIFIED_COLUMNS,
+    CLEAN,
     COST_COLUMNS,
     COSTS,
     HELD_OUT,
@@ -34,7 +35,7 @@ from nullclass.results.store import write_trial
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-TRIPLE = ("correct", "null", "fooled")
+TRIPLE = ("correct_rate", "null_rate", "fooled_rate")
 SHOWN = ("aer", "rar", "rar_proved", "strict", "null_dos")
 PLOTTED = {"aer": "AER", "rar": "RAR", "strict": "strict", "rar_proved": "RAR, proved"}
 
@@ -171,7 +172,10 @@ class Evaluation:
     def _titles(self) -> list[str]:
         summary = self.summary()
         clean = summary[(summary["attack"] == CLEAN) & summary["metric"].isin(TRIPLE)]
-        triple = ", ".join(f"{row['metric']} {_percent(row)}" for row in clean.to_dict("records"))
+        triple = ", ".join(
+            f"{row['metric'].removesuffix('_rate')} {_percent(row)}"
+            for row in clean.to_dict("records")
+        )
         attacks = ", ".join(self.threat.get("attacks", {})) or "no attacks"
         return [
             "Rates in % [95 % interval]",

@@ -24,14 +24,20 @@ from nullclass.diagnostics.probes import EXPECTED_IMAGES, ProbeLevel, probe
 from nullclass.diagnostics.red_flags import find_flags
 from nullclass.evaluation.plan import SMALLEST, Data, PlannedAttack, plan_attacks
 from nullclass.evaluation.result import Evaluation
-from nullclass.metrics.rates import GIVEN, SELF
+from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import Threshold, overlap, with_threshold
-from nullclass.results.schema import CERTIFIED_COLUMNS, COST_COLUMNS, OOD_COLUMNS, ROW_COLUMNS
+from nullclass.results.schema import (
+    CERTIFIED_COLUMNS,
+    CLEAN,
+    COST_COLUMNS,
+    OOD_COLUMNS,
+    ROW_COLUMNS,
+)
 from nullclass.scoring.batch_size import find_batch_size
 from nullclass.scoring.ood import check_ood, make_ood, score_ood
 from nullclass.scoring.proofs import prove
-from nullclass.scoring.rows import CLEAN, OnImages, check_labels, ignore, sort_rows
+from nullclass.scoring.rows import OnImages, check_labels, ignore, sort_rows
 from nullclass.scoring.run_attack import AttackResult, score_attack, score_clean
 from nullclass.scoring.smallest import score_smallest
 
@@ -269,7 +275,7 @@ def threat_model(
     described = {}
     for name, group in rows[rows["attack"] != CLEAN].groupby("attack", sort=False):
         access = set(costs.loc[costs["attack"] == name, "access"])
-        is_given = group["budget"].iloc[0] == GIVEN
+        is_given = not group["has_own_eps"].iloc[0]
         described[str(name)] = {
             "goal": group["objective"].iloc[0],
             "takes": next((level for level in get_args(Access) if level in access), UNKNOWN),

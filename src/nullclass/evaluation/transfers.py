@@ -123,10 +123,11 @@ def transfer_rates(
         clean: The target's rows of the clean images.
 
     Returns:
-        ``correct``, ``null``, ``fooled``: rates of the target's outcomes, with the 95 % Wilson
-        interval ``low``, ``high`` of fooled and ``num_images``; ``transfer_rate``: among the
-        ``num_transferable`` images that fool the source and that the target classifies correctly
-        when clean, the rate that fools the target; NaN if there are none.
+        ``correct_rate``, ``null_rate``, ``fooled_rate``: rates of the target's outcomes, with
+        the 95 % Wilson interval ``low``, ``high`` of fooled and ``num_images``;
+        ``transfer_rate``: among the ``num_transferable`` images that fool the source and that the
+        target classifies correctly when clean, the share that fools the target; NaN if there are
+        none.
     """
     target, source, before = (
         rows.set_index("image")["outcome"] for rows in (on_target, on_source, clean)
@@ -138,7 +139,7 @@ def transfer_rates(
     )
     num_transferable = int(is_transferable.sum())
     num_transferred = int((is_transferable & (target == "fooled")).sum())
-    return {outcome: float((target == outcome).mean()) for outcome in OUTCOME_NAMES} | {
+    return {f"{outcome}_rate": float((target == outcome).mean()) for outcome in OUTCOME_NAMES} | {
         "low": low,
         "high": high,
         "num_images": len(target),

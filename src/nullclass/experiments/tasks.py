@@ -389,7 +389,7 @@ def _images_to_attack(
         )
         # All digits: a trial that reads the file attacks at the same eps.
         table = pd.DataFrame({"image": indices.numpy(), "threshold": thresholds.double().numpy()})
-        frames.write_frame(folder / schema.THRESHOLDS, table, float_format="%.9g")
+        frames.write_frame(folder / schema.THRESHOLDS, table)
         return indices, thresholds
     if trial.images_from is not None:
         table = store.read_trial(run.folder_of(trial.images_from)).thresholds

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from nullclass.results.schema import CLEAN
+
 ROUNDING = 1e-9
 """Two budgets that differ by this are the same."""
 
@@ -61,7 +63,7 @@ def hold(rows: pd.DataFrame, certified: pd.DataFrame) -> ClaimCheck:
     num_images: dict[str, int] = {}
     rows = rows.reset_index(drop=True)
     is_held = np.zeros(len(rows), dtype=bool)
-    is_clean = (rows["attack"] == "none").to_numpy()
+    is_clean = (rows["attack"] == CLEAN).to_numpy()
     eps = rows["eps_pixels"].to_numpy(dtype=float)
     images = pd.MultiIndex.from_frame(rows[["norm", "image"]])
     for promise in PROMISES:

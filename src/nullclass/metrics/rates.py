@@ -7,18 +7,9 @@ import math
 import pandas as pd
 
 from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.results.schema import CLEAN, PROOF, SELF, UNION
 
-GIVEN, OWN = "given", "threshold"
-"""Budgets in rows: one eps for all images, or for each image its own threshold."""
-
-SELF = "self"
-"""``source_name`` of an attack made on the very model it is scored on."""
-
-UNION = "union"
-"""Name of the per-image union of all attacks in a table of rows."""
-
-PROOF = "proof"
-"""Name, in place of an attack's, of what is proved against every attack there is."""
+__all__ = ["PROOF", "PROVED", "SELF", "UNION", "proved_rates", "summarise", "wilson", "wilson_of"]
 
 
 def wilson(num_hits: int, num_images: int, z: float = 1.959964) -> tuple[float, float]:
@@ -46,8 +37,9 @@ def wilson_of(share: float, num_images: int, z: float = 1.959964) -> tuple[float
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Rates and mean losses of one model.
 
-    For every attack, norm and eps: ``correct``, ``null``, ``fooled`` (they sum to 1), ``loss``
-    and, with a null class, ``null_loss``; for the clean images also ``not_null``. Then, under the
+    For every attack, norm and eps: ``correct_rate``, ``null_rate``, ``fooled_rate`` (they sum to
+    1), ``loss`` and, with a null class, ``null_loss``; for the clean images also
+    ``not_null_rate``. Then, under the
     attack name ``union``, for every eps, what *some* attack did at that eps or below, or
     the image did when clean (:mod:`nullclass.core.outcomes`):
 
@@ -70,16 +62,16 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """
     lines = []
     keys = ["attack", "objective", "source", "norm", "eps_pixels"]
-    eps_of_all = rows["eps_pixels"].where(rows["budget"] == GIVEN)
+    eps_of_all = rows["eps_pixels"].mask(rows["has_own_eps"])
     for place_of, group in rows.assign(eps_pixels=eps_of_all).groupby(
         keys, sort=True, dropna=False
     ):
         place = dict(zip(keys, place_of, strict=True))
         attack = place["attack"]
         for name in OUTCOME_NAMES:
-            lines.append(place | _rate(name, group["outcome"] == name))
-        if attack == "none":
-            lines.append(place | _rate("not_null", group["outcome"] != "null"))
+            lines.append(place | _rate(f"{name}_rate", group["outcome"] == name))
+        if attack == CLEAN:
+            lines.append(place | _rate("not_null_rate", group["outcome"] != "null"))
         for loss in ("loss", "null_loss"):
             if group[loss].notna().all():
                 lines.append(
@@ -100,16 +92,16 @@ def _rate(metric: str, hits: pd.Series[bool]) -> dict[str, object]:
 def _union(rows: pd.DataFrame) -> list[dict[str, object]]:
     lines: list[dict[str, object]] = []
     for norm, of_norm in rows.groupby("norm", sort=True):
-        given = of_norm[(of_norm["objective"] != "none") & (of_norm["budget"] == GIVEN)]
+        given = of_norm[(of_norm["attack"] != CLEAN) & ~of_norm["has_own_eps"]]
         seen = [set(group["image"]) for _, group in given.groupby("attack")]
-        seen.append(set(of_norm.loc[of_norm["attack"] == "none", "image"]))
+        seen.append(set(of_norm.loc[of_norm["attack"] == CLEAN, "image"]))
         images = pd.Index(sorted(set.intersection(*seen)))
         if given.empty or images.empty:
             continue
         fooling = given[given["objective"] == "fool"]
         judging = given if fooling.empty else fooling
         judged = of_norm[of_norm["image"].isin(images)]
-        clean = judged[judged["attack"] == "none"].set_index("image")["outcome"].reindex(images)
+        clean = judged[judged["attack"] == CLEAN].set_index("image")["outcome"].reindex(images)
         is_right = clean == "correct"
         for eps in sorted(judging["eps_pixels"].unique()):
             within = judged[judged["eps_pixels"] <= eps]

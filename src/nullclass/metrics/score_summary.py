@@ -15,13 +15,14 @@ import numpy.typing as npt
 import pandas as pd
 
 from nullclass.metrics import scores
-from nullclass.metrics.rates import GIVEN, SELF, UNION, wilson
+from nullclass.metrics.rates import wilson
+from nullclass.results.schema import CLEAN, SELF, UNION
 
 TPR = 0.99
 """Share of right held-out clean images that must be accepted, for RErr (Stutz et al. 2020)."""
 
 COLUMNS = ["attack", "norm", "eps_pixels", "metric", "value", "low", "high", "num_images"]
-"""``attack`` is ``none`` for clean images, an attack's name, ``union``, or ``ood:NAME``."""
+"""``attack`` is ``clean`` for clean images, an attack's name, ``union``, or ``ood:NAME``."""
 
 Line = dict[str, object]
 Array = npt.NDArray[np.float64] | npt.NDArray[np.bool_]
@@ -36,7 +37,7 @@ def score_metrics(rows: pd.DataFrame, held_out: pd.DataFrame, ood: pd.DataFrame)
       of attacks on the model itself, if there are any: of transfers there can be very many);
     - every eps of the union, with held-out images: ``rerr99``, the error among what is accepted at
       the threshold that accepts 99 % of the right held-out ones;
-    - inputs of no class: ``auroc``, ``fpr95`` and ``null``, the share answered null.
+    - inputs of no class: ``auroc``, ``fpr95`` and ``null_rate``, the share answered null.
 
     Args:
         rows: Columns of :data:`nullclass.results.schema.ROW_COLUMNS`, of one model.
@@ -46,7 +47,7 @@ def score_metrics(rows: pd.DataFrame, held_out: pd.DataFrame, ood: pd.DataFrame)
     Returns:
         :data:`COLUMNS`.
     """
-    clean = rows[rows["attack"] == "none"]
+    clean = rows[rows["attack"] == CLEAN]
     lines = [*_selective(clean), *_detection(rows, clean)]
     if len(held_out):
         lines += _robust_error(rows, clean, held_out)
@@ -61,7 +62,7 @@ def _selective(clean: pd.DataFrame) -> Iterator[Line]:
         return
     score = clean["null_score"].to_numpy()
     is_wrong = (clean["real_prediction"] != clean["label"]).to_numpy()
-    place = {"attack": "none", "norm": clean["norm"].iloc[0], "eps_pixels": 0.0}
+    place = {"attack": CLEAN, "norm": clean["norm"].iloc[0], "eps_pixels": 0.0}
     for name, metric in (("aurc", scores.aurc), ("augrc", scores.augrc)):
         low, high = scores.bootstrap(metric, (score, is_wrong))
         yield place | _line(name, metric(score, is_wrong), low, high, len(clean))
@@ -69,7 +70,7 @@ def _selective(clean: pd.DataFrame) -> Iterator[Line]:
 
 def _detection(rows: pd.DataFrame, clean: pd.DataFrame) -> Iterator[Line]:
     """Attacked images against clean ones."""
-    attacked = rows[(rows["attack"] != "none") & (rows["budget"] == GIVEN)]
+    attacked = rows[(rows["attack"] != CLEAN) & ~rows["has_own_eps"]]
     own = attacked[attacked["source"] == SELF]
     attacked = own if len(own) else attacked
     for (attack, norm, eps), group in attacked.groupby(["attack", "norm", "eps_pixels"]):
@@ -83,7 +84,7 @@ def _outside(clean: pd.DataFrame, ood: pd.DataFrame) -> Iterator[Line]:
         place = {"attack": f"ood:{source}", "norm": "none", "eps_pixels": math.nan}
         is_null = group["prediction"] == -1
         low, high = wilson(int(is_null.sum()), len(group))
-        yield place | _line("null", float(is_null.mean()), low, high, len(group))
+        yield place | _line("null_rate", float(is_null.mean()), low, high, len(group))
         yield from _separation(place, group["null_score"], clean["null_score"])
 
 
@@ -103,7 +104,7 @@ def _robust_error(
     rows: pd.DataFrame, clean: pd.DataFrame, held_out: pd.DataFrame
 ) -> Iterator[Line]:
     """RErr at the threshold of the held-out images, worst case over the attacks up to each eps."""
-    given = rows[(rows["attack"] != "none") & (rows["budget"] == GIVEN)]
+    given = rows[(rows["attack"] != CLEAN) & ~rows["has_own_eps"]]
     is_right = held_out["real_prediction"] == held_out["label"]
     chosen_by = held_out.loc[is_right, "null_score"].to_numpy()
     for norm, attacked in given.groupby("norm"):

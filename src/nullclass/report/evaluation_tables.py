@@ -11,10 +11,10 @@ import pandas as pd
 from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Block, Cell, Table, Terms, Text
-from nullclass.report.measures import CLEAN, GOALS, NORMS, attack_name, eps_text, percent
+from nullclass.report.measures import GOALS, NORMS, attack_name, eps_text, percent
 from nullclass.report.sections import SCORED_TEXT
 from nullclass.report.worst_case import OOD, can_refuse
-from nullclass.results.schema import COST_COUNTS
+from nullclass.results.schema import CLEAN, COST_COUNTS
 from nullclass.results.store import Trial
 
 ACCESS = {
@@ -141,7 +141,7 @@ def _cost_row(name: str, costs: pd.DataFrame, budgets: Sequence[float], num: int
         is_eps = costs["eps_pixels"].isna() if math.isnan(eps) else costs["eps_pixels"] == eps
         given, successes = costs.loc[is_eps, ["num_images", "num_successes"]].sum().astype(int)
         cells.append(Cell(f"{successes:,}", f"of {given:,}") if given else Cell("–"))
-    passes = (costs[column].sum() / num for column in ("num_forward", "num_backward"))
+    passes = (costs[column].sum() / num for column in ("num_forwards", "num_backwards"))
     seconds = Cell(f"{costs['seconds'].sum():,.1f}")
     return [Cell(name), *cells, *(Cell(f"{each:,.1f}") for each in passes), seconds]
 
@@ -201,7 +201,7 @@ def ood_table(trial: Trial) -> Table | None:
     scores = trial.scores
     ood = scores[scores["attack"].astype(str).str.startswith(OOD)]
     rows = [
-        [Cell(str(source).removeprefix(OOD)), *_metrics(lines, "null", "auroc", "fpr95")]
+        [Cell(str(source).removeprefix(OOD)), *_metrics(lines, "null_rate", "auroc", "fpr95")]
         for source, lines in ood.groupby("attack", sort=False)
     ]
     if not rows:

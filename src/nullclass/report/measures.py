@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 
 from nullclass.core.errors import UserError
+from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Cell, Mark
-from nullclass.results.schema import LAST, SUMMARY
+from nullclass.results.schema import CLEAN, LAST, SUMMARY
 from nullclass.results.store import Run
 
-CLEAN = "none"
 FGSM = "fgsm"
 WORST_CASE = "worst-case"
 NULL_AWARE = (WORST_CASE, "null-aware-pgd")
@@ -26,6 +26,8 @@ NULL_AWARE = (WORST_CASE, "null-aware-pgd")
 SMALLEST = "smallest-eps"
 """The search for each image's smallest ε that fools."""
 LOSSES = ("loss", "null_loss")
+RATES = (*OUTCOME_NAMES, "not_null")
+"""Names of rates without their ending."""
 OUTCOMES = ("correct", "null", "fooled")
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 NAMES = {
@@ -76,7 +78,7 @@ class Measure:
     metric: str
     values: tuple[float, ...]
     """One per seed."""
-    objective: str = "none"
+    objective: str = CLEAN
     norm: str = "linf"
     eps: float = 0.0
     """In pixel units; 0 for clean images, NaN where each image has its own budget."""
@@ -91,6 +93,11 @@ class Measure:
     seeds: tuple[int, ...] = ()
     """Seeds of the values, if known."""
     tolerance: Tolerance = field(default=own_spread, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The metric in words; of a rate of an outcome, the outcome."""
+        return self.metric.removesuffix("_rate")
 
     @property
     def mean(self) -> float:
@@ -183,9 +190,11 @@ class Measures:
         Args:
             model: Name of the model.
             attack: Name of the attack.
-            metric: Name of the metric.
+            metric: Name of the metric, or an outcome for its rate.
             eps: In pixel units, up to rounding; :data:`OWN_BUDGET` for each image's own.
         """
+        if metric in RATES:
+            metric = f"{metric}_rate"
         for measure in self._by_name.get((model, attack, metric), []):
             is_own = math.isnan(measure.eps) and math.isnan(eps)
             if is_own or math.isclose(measure.eps, eps, rel_tol=1e-5, abs_tol=1e-9):
@@ -230,7 +239,7 @@ class Measures:
         """Whether the model can answer null: it has a null loss or answers null somewhere."""
         return any(
             m.model == model
-            and (m.metric == "null_loss" or (m.metric == "null" and max(m.values) > 0))
+            and (m.metric == "null_loss" or (m.name == "null" and max(m.values) > 0))
             for m in self.all
         )
 
@@ -241,7 +250,7 @@ class Measures:
 
     def source_name(self, attack: str) -> str:
         """Which other model an attack uses, as text; empty if none."""
-        sources = sorted({m.source_name for m in self.all if m.attack == attack} - {"none", "self"})
+        sources = sorted({m.source_name for m in self.all if m.attack == attack} - {CLEAN, "self"})
         if not sources or attack == UNION:
             return ""
         return f"transferred from {' and '.join(sources)} of the same seed"

@@ -20,7 +20,8 @@ from nullclass.report.blocks import (
     Text,
     section,
 )
-from nullclass.report.measures import CLEAN, GOALS, Measures, attack_name, eps_text
+from nullclass.report.measures import GOALS, Measures, attack_name, eps_text
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, Trial
 
 Figure = Callable[[Run], Drawing | None]
@@ -277,7 +278,7 @@ def attack_terms(measures: Measures) -> list[tuple[str, str]]:
     """Norm, budgets, images and goal of every attack of a run."""
     pairs = []
     for attack in measures.attacks():
-        goals = sorted({m.objective for m in measures.all if m.attack == attack} - {"none"})
+        goals = sorted({m.objective for m in measures.all if m.attack == attack} - {CLEAN})
         goal = ", or ".join(GOALS.get(goal, goal) for goal in goals) or "not recorded"
         parts = [
             measures.norm(attack),

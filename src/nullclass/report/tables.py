@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
-    CLEAN,
     OUTCOMES,
     Measures,
     attack_name,
     eps_text,
     value_cell,
 )
+from nullclass.results.schema import CLEAN
 
 Key = tuple[str, str, str, float]
 """Model, attack, metric and ε of a measure."""
@@ -129,7 +129,7 @@ def union_columns(measures: Measures) -> list[tuple[str, str]]:
 
     An attack bounds the true rate from one side, a proof from the other.
     """
-    proved = {m.metric for m in measures.all if m.attack == PROOF}
+    proved = {m.name for m in measures.all if m.attack == PROOF}
     columns = []
     for metric in RATES:
         if measures.union_budgets(metric):

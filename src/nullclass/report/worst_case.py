@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.metrics.rates import GIVEN
-from nullclass.report.measures import CLEAN, NULL_AWARE, attack_name, eps_text
+from nullclass.report.measures import NULL_AWARE, attack_name, eps_text
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, Trial
 
 OOD = "ood:"
@@ -73,7 +73,7 @@ def worst_case_table(rows: pd.DataFrame) -> WorstCaseTable:
 
 def with_given_eps(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows of the attacks with one ε for all images."""
-    return rows[(rows["attack"] != CLEAN) & (rows["budget"] == GIVEN)]
+    return rows[(rows["attack"] != CLEAN) & ~rows["has_own_eps"]]
 
 
 def strongest(rows: pd.DataFrame) -> str | None:

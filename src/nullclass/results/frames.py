@@ -1,10 +1,9 @@
-"""Tables and example images on disk."""
+"""Reads and writes tables (Parquet or CSV) and example images."""
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,68 +15,114 @@ from safetensors.numpy import save_file
 
 from nullclass.core.errors import UserError
 from nullclass.core.files import replacing
-from nullclass.results.schema import (
-    Examples,
+from nullclass.results.schema import TABLES, Examples
+
+READ_AS_MISSING = frozenset(
+    {"", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN"}
+    | {"<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 )
+"""Words that ``pandas.read_csv`` takes for a missing value."""
+
+
+def empty_table(name: str) -> pd.DataFrame:
+    """Return the table of that file name without rows."""
+    columns = TABLES[name]
+    return pd.DataFrame(columns=list(columns)).astype(columns)
 
 
 def write_frame(path: Path, frame: pd.DataFrame, float_format: str = "%.7g") -> None:
-    """Write a table as CSV (gzipped if the name says so), whole or not at all."""
-    content = frame.to_csv(index=False, float_format=float_format).encode()
+    """Write a table atomically, as Parquet or CSV by the ending of the name.
+
+    Equal tables give equal bytes. ``pandas.read_parquet`` and ``pandas.read_csv`` with their
+    defaults read back what was written.
+
+    Args:
+        path: Where. A name in :data:`nullclass.results.schema.TABLES` decides the columns, their
+            order and types.
+        frame: The table; its index is not written.
+        float_format: How CSV writes numbers; Parquet is exact.
+
+    Raises:
+        UserError: If a value of a CSV would be read as missing, such as a model named "null".
+        CannotWriteError: If the file cannot be written.
+    """
+    columns = TABLES.get(path.name)
+    if columns:
+        frame = frame[list(columns)].astype(columns)
+    if path.suffix == ".parquet":
+        with replacing(path) as temporary:
+            frame.to_parquet(temporary, index=False, compression="zstd")
+        return
+    for column in frame:
+        is_unreadable = frame[column].isin(READ_AS_MISSING)
+        if is_unreadable.any():
+            raise UserError(
+                f"pandas reads the {column} {frame[column][is_unreadable].iloc[0]!r} in "
+                f"{path.name} as missing: choose another name"
+            )
     with replacing(path) as temporary:
-        # The same rows give the same bytes: no time and no temporary name in the gzip header.
-        temporary.write_bytes(gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
+        frame.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
 
 
-def read_frame(path: Path, dtypes: dict[str, str] | None = None) -> pd.DataFrame:
-    """Read a table written by :func:`write_frame`.
+def read_frame(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Read a table that :func:`write_frame` wrote.
+
+    Args:
+        path: Its file.
+        columns: Columns that it must have, and their types; by default those of
+            :data:`nullclass.results.schema.TABLES` for a file of that name.
 
     Raises:
         UserError: If it is missing, damaged, or lacks a column.
     """
+    wanted = dict(columns or TABLES.get(path.name, {}))
     try:
-        # "none" is an attack's name here, not a missing value
-        frame = pd.read_csv(path, dtype=dtypes, keep_default_na=False, na_values=["", "nan"])
+        is_parquet = path.suffix == ".parquet"
+        frame = pd.read_parquet(path) if is_parquet else pd.read_csv(path, dtype=wanted)
+        lacking = [column for column in wanted if column not in frame]
+        frame = frame if lacking else frame.astype(wanted)
     except FileNotFoundError:
-        raise UserError(
-            f"{path} is missing: run the study again, it redoes what is lacking"
-        ) from None
-    except (OSError, EOFError, ValueError, zlib.error) as error:
-        reason = " ".join(str(error).split())  # pandas tells some things in several lines
+        raise UserError(f"{path} is missing: run the study again to restore it") from None
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
         raise UserError(
             f"{path} is damaged ({reason}): remove it and run the study again"
         ) from None
-    missing = [column for column in dtypes or {} if column not in frame]
-    if missing:
-        raise UserError(f"{path} lacks the column {missing[0]!r}: it was written by something else")
+    if lacking:
+        raise UserError(f"{path} lacks the column {lacking[0]!r}: it has another format")
     return frame
 
 
 def write_examples(path: Path, examples: list[Examples]) -> None:
-    """Write example images, their labels and predictions in one safetensors file."""
+    """Write example images with their labels and predictions as one safetensors file."""
     tensors: dict[str, npt.NDArray[np.float32]] = {}
-    told = []
+    metadata = []
     for number, example in enumerate(examples):
-        tensors[f"{number}.clean"] = np.ascontiguousarray(example.clean)
-        tensors[f"{number}.attacked"] = np.ascontiguousarray(example.adv_images)
-        told.append({k: v for k, v in asdict(example).items() if k not in ("clean", "adv_images")})
+        values = asdict(example)
+        for name in ("clean", "adv_images"):
+            tensors[f"{number}.{name}"] = np.ascontiguousarray(values.pop(name))
+        metadata.append(values)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"examples": json.dumps(told)})
+        save_file(tensors, temporary, metadata={"examples": json.dumps(metadata)})
 
 
 def read_examples(path: Path) -> list[Examples]:
-    """Read what :func:`write_examples` wrote; no file, no examples."""
+    """Read what :func:`write_examples` wrote; an empty list without a file.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
     if not path.exists():
         return []
     try:
         with safe_open(path, framework="numpy") as file:
             return [
                 Examples(
-                    **told,
+                    **values,
                     clean=file.get_tensor(f"{number}.clean"),
-                    adv_images=file.get_tensor(f"{number}.attacked"),
+                    adv_images=file.get_tensor(f"{number}.adv_images"),
                 )
-                for number, told in enumerate(json.loads(file.metadata()["examples"]))
+                for number, values in enumerate(json.loads(file.metadata()["examples"]))
             ]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it and run the study again") from None

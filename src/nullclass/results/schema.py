@@ -1,31 +1,33 @@
-"""The only reader and writer of results. Rows first; tables and figures only read rows.
+"""Names, columns and types of the files in a run folder, and the words their rows use.
 
 A run folder::
 
     run.json             study, settings, versions, commit, machine, data
-    summary.csv          one metric a line (:data:`SUMMARY_COLUMNS`)
+    summary.csv          one row per metric (:data:`SUMMARY_COLUMNS`)
     report.html, figures/
-    models/NAME-seedN-HASH/    one training each; the hash is of its config and data
-        last/, test/ …         checkpoints: the last epoch's, or each selection's
-        history.csv            one epoch a line
-        result.json            written last: the training is whole
-    estimates/NAME-seedN-HASH/ one null curve each: curve.csv, result.json
-    crafted/NAME-seedN-HASH/   images attacked on one model: images.safetensors, rows.csv.gz of
-                               what became of them there, result.json
+    models/NAME-seedN-HASH/    one training each; the hash covers its config and data
+        last/, test/ …         checkpoints: of the last epoch, or of each selection
+        history.csv            one row per epoch
+        queries.csv            one row per round of a substitute's label queries
+    estimates/NAME-seedN-HASH/ one null curve each: curve.csv
+    crafted/NAME-seedN-HASH/   adversarial images of one model: images.safetensors,
+                               rows.parquet with their outcomes on that model, costs.csv
     trials/NAME-seedN-HASH/    one evaluation each
-        rows.csv.gz            one attacked image a line (:data:`ROW_COLUMNS`)
-        costs.csv              what each attack and member did and cost (:data:`COST_COLUMNS`)
-        held-out.csv.gz        clean held-out images, if there were any: columns of rows
-        ood.csv.gz             inputs of no class, if there were any (:data:`OOD_COLUMNS`)
-        certified.csv.gz       what is proved of each image, if asked (:data:`CERTIFIED_COLUMNS`)
-        summary.csv            the rates of these rows
+        rows.parquet           one row per image and attack (:data:`ROW_COLUMNS`)
+        costs.csv              one row per attack, eps and member (:data:`COST_COLUMNS`)
+        held-out.parquet       clean held-out images, if any (:data:`ROW_COLUMNS`)
+        ood.parquet            inputs of no class, if any (:data:`OOD_COLUMNS`)
+        certified.parquet      proofs per image, if any (:data:`CERTIFIED_COLUMNS`)
+        summary.csv            rates of these rows
         scores.csv             metrics of the null score
-        radii.csv.gz           what other radii answer, if asked (:data:`RADIUS_COLUMNS`)
-        sizes.csv.gz           where probability goes with size, if asked (:data:`SIZE_COLUMNS`)
+        radii.parquet          answers with other radii, if any (:data:`RADIUS_COLUMNS`)
+        sizes.parquet          answers by size of perturbation, if any (:data:`SIZE_COLUMNS`)
+        thresholds.parquet     smallest eps that fools each image, if any
         examples.safetensors   a few images to show
-        result.json            written last: the trial is whole
 
-``result.json`` holds the SHA-256 of every file beside it.
+Every training, estimate, crafted set and trial has a ``result.json``, written last. It holds the
+SHA-256 of every file beside it. Tables per image are Parquet, others CSV; pandas reads both with
+its defaults.
 """
 
 from __future__ import annotations
@@ -36,99 +38,99 @@ import numpy as np
 import numpy.typing as npt
 
 RUN = "run.json"
-
 SUMMARY = "summary.csv"
-
 REPORT = "report.html"
-
 FIGURES = "figures"
-
 MODELS = "models"
-
 TRIALS = "trials"
-
 ESTIMATES = "estimates"
-
 CRAFTED = "crafted"
-
-HISTORY = "history.csv"
-
-ROWS = "rows.csv.gz"
-
-COSTS = "costs.csv"
-
-HELD_OUT = "held-out.csv.gz"
-
-OOD = "ood.csv.gz"
-
-CERTIFIED = "certified.csv.gz"
-
-RADII = "radii.csv.gz"
-
-SCORES = "scores.csv"
-
-THRESHOLDS = "thresholds.csv"
-
-SIZES = "sizes.csv.gz"
-
-CURVE = "curve.csv"
-
-IMAGES = "images.safetensors"
-
-QUERIES = "queries.csv"
-
-EXAMPLES = "examples.safetensors"
-
-DECISIONS = "decisions.safetensors"
-
 RESULT = "result.json"
+HISTORY = "history.csv"
+QUERIES = "queries.csv"
+CURVE = "curve.csv"
+ROWS = "rows.parquet"
+COSTS = "costs.csv"
+HELD_OUT = "held-out.parquet"
+OOD = "ood.parquet"
+CERTIFIED = "certified.parquet"
+RADII = "radii.parquet"
+SIZES = "sizes.parquet"
+THRESHOLDS = "thresholds.parquet"
+SCORES = "scores.csv"
+IMAGES = "images.safetensors"
+EXAMPLES = "examples.safetensors"
+DECISIONS = "decisions.safetensors"
+STATE = "training.safetensors"
+"""The state of an unfinished training."""
 
 TRIAL_FILES = (RESULT, ROWS, COSTS, HELD_OUT, OOD, CERTIFIED, SUMMARY, SCORES, EXAMPLES)
 """Everything an evaluation writes; ``result.json`` is removed first."""
 
-STATE = "training.safetensors"
-"""The state of a training that is not done."""
+CLEAN = "clean"
+"""``attack``, ``objective``, ``source`` and ``member`` of clean images."""
+
+NO_MEMBER = "no-success"
+"""``member`` of images on which no attack succeeded."""
+
+SELF = "self"
+"""``source`` of an attack made on the same model that it is scored on."""
+
+UNION = "union"
+"""``attack`` of rates over all attacks together, image by image."""
+
+PROOF = "proof"
+"""``attack`` of rates that are proved for every possible attack."""
+
+LAST = "last"
+"""``selection`` of the weights after the last epoch."""
 
 ROW_COLUMNS = {
     "image": "int64",  # index in the test set
     "label": "int64",
-    "attack": "str",  # "none" for the clean image
-    "objective": "str",  # "none" for the clean image
-    "source": "str",  # the model attacked: "self", or the name of the one transferred from
+    "attack": "str",
+    "objective": "str",  # fool, force-null or untargeted
+    "source": "str",  # the model that the attack was made on: "self", or a name
     "norm": "str",
-    "budget": "str",  # "given": one eps for all images; "threshold": each image has its own
+    "has_own_eps": "bool",  # whether each image has a budget of its own, not one for all
     "eps_pixels": "float64",
-    "member": "str",  # the member of an ensemble that the image fell to; "none" if to none
+    "member": "str",  # the member of an ensemble that succeeded
     "prediction": "int64",  # -1 is null
     "outcome": "str",  # correct, null or fooled
     "confidence": "float64",  # probability of the prediction
     "loss": "float64",  # cross-entropy to the true label
     "null_loss": "float64",  # cross-entropy to null; NaN without a null class
     "real_prediction": "int64",  # the best real class
-    "null_score": "float64",  # larger is more null (nullclass.rejection.threshold)
+    "null_score": "float64",  # larger is closer to null (nullclass.rejection.threshold)
 }
-"""Columns of ``rows.csv.gz`` and their types."""
+"""One row per image and attack."""
 
 COST_COLUMNS = {
     "attack": "str",
     "objective": "str",
     "source": "str",
     "norm": "str",
-    "eps_pixels": "float64",  # NaN where each image had a budget of its own
-    "access": "str",  # what it takes from the model: white-box, scores, labels, none; or unknown
+    "eps_pixels": "float64",  # NaN where each image has a budget of its own
+    "access": "str",  # white-box, scores, labels, none or unknown
     "is_iterative": "bool",  # False for a fixed recipe, such as one step
     "status": "str",  # ran, or why it was skipped: unsupported-norm, no-gradient
     "member": "str",  # of an ensemble, in its order; else the attack itself
-    "num_images": "int64",  # images it was given: those that stood
+    "num_images": "int64",  # images it attacked: those without a success so far
     "num_successes": "int64",  # on the model attacked
-    "num_forward": "int64",  # images through the model attacked, forwards
-    "num_backward": "int64",  # and backwards
+    "num_forwards": "int64",  # images through the model attacked
+    "num_backwards": "int64",
     "seconds": "float64",
 }
-"""Columns of ``costs.csv`` and their types."""
+"""One row per attack, eps and member: what it did and cost."""
 
-COST_COUNTS = ["num_images", "num_successes", "num_forward", "num_backward", "seconds"]
-"""The columns that add up over images."""
+COST_COUNTS = [
+    "num_images",
+    "num_successes",
+    "num_forwards",
+    "num_backwards",
+    "seconds",
+]
+"""Columns that add up over images."""
 
 OOD_COLUMNS = {
     "source": "str",  # name in nullclass.scoring.ood.OOD
@@ -138,16 +140,16 @@ OOD_COLUMNS = {
     "confidence": "float64",
     "null_score": "float64",
 }
-"""Columns of ``ood.csv.gz`` and their types."""
+"""One row per input of no class."""
 
 RADIUS_COLUMNS = {
     "radius": "float64",  # within which an answer must be proved, in pixel units
     "image": "int64",  # index in the test set
-    "prediction": "int64",  # for the clean image; -1 is null
+    "prediction": "int64",  # of the clean image; -1 is null
     "outcome": "str",  # correct, null or fooled
     "margin": "float64",  # largest proved margin of a class: positive is an answer
 }
-"""Columns and types of what a provable null answers with other radii."""
+"""One row per image and radius of a provable null."""
 
 CERTIFIED_COLUMNS = {
     "image": "int64",  # index in the test set
@@ -155,64 +157,72 @@ CERTIFIED_COLUMNS = {
     "norm": "str",
     "eps_pixels": "float64",
     "verifier": "str",  # name in nullclass.certify.verifiers.VERIFIERS
-    "prediction": "int64",  # for the clean image; -1 is null
+    "prediction": "int64",  # of the clean image; -1 is null
     "margin": "float64",  # lower bound that decides is_never_fooled: positive is proved
     "is_correct_proved": "bool",  # every image within eps is answered with the true label
-    "is_rar_proved": "bool",  # right when clean, and none within eps is fooled
-    "is_never_fooled": "bool",  # none within eps is fooled
+    "is_rar_proved": "bool",  # correct when clean, and no image within eps is fooled
+    "is_never_fooled": "bool",  # no image within eps is fooled
     "status": "str",  # correct, not-fooled or undecided
 }
-"""Columns of ``certified.csv.gz`` and their types."""
+"""One row per image, eps and verifier."""
 
 SIZE_COLUMNS = {
     "perturbation": "str",  # name in nullclass.nulls.perturb.PERTURBATIONS
     "norm": "str",  # linf, l2, l1 or l0
-    "size": "float64",  # asked for, in units of the norm
+    "size": "float64",  # requested, in units of the norm
     "image": "int64",  # index in the test set
-    "reached": "float64",  # size that came out: the box may have made it smaller
+    "actual_size": "float64",  # the [0,1] box may have made it smaller
     "label": "int64",
     "prediction": "int64",  # -1 is null
     "outcome": "str",  # correct, null or fooled
     "p_label": "float64",  # probability of the true label
     "p_null": "float64",  # probability of null; 0 without a null class
 }
-"""Columns of ``sizes.csv.gz`` and their types. The probabilities are the network's own: a threshold
-changes the answer, not them."""
+"""One row per image and size. A threshold changes the prediction, not the probabilities."""
+
+THRESHOLD_COLUMNS = {"image": "int64", "threshold": "float64"}
+"""One row per image: the smallest eps, in pixel units, at which it is fooled."""
 
 SUMMARY_COLUMNS = [
     "study",
     "model",
     "seed",
-    "selection",
+    "selection",  # which of a training's weights: "last" or what selected the epoch
     "attack",
     "objective",
     "source",
     "norm",
-    "eps_pixels",
+    "eps_pixels",  # empty where each image has a budget of its own
     "metric",
-    "value",
-    "published",
-    "low",
+    "value",  # rates are shares in [0,1]
+    "published",  # empty where the source has no figure
+    "low",  # 95 % Wilson interval over images; empty for a loss
     "high",
     "num_images",
 ]
-"""Columns of ``summary.csv``: ``selection`` says which of a training's weights (``last`` or
-what the epoch was selected on); ``eps_pixels`` is empty where each image had its own threshold as
-its budget; rates are shares in [0,1]; ``low`` and ``high`` are the ends of the
-95 % Wilson interval over images of a rate, empty for a loss; ``published`` is empty where the
-source gives no figure."""
-LAST = "last"
-"""The weights after the last epoch, kept by a training that selects on nothing."""
+"""Columns of the run's ``summary.csv``; a trial's lacks the first four and ``published``."""
+
+TABLES = {
+    ROWS: ROW_COLUMNS,
+    COSTS: COST_COLUMNS,
+    HELD_OUT: ROW_COLUMNS,
+    OOD: OOD_COLUMNS,
+    CERTIFIED: CERTIFIED_COLUMNS,
+    RADII: RADIUS_COLUMNS,
+    SIZES: SIZE_COLUMNS,
+    THRESHOLDS: THRESHOLD_COLUMNS,
+}
+"""File names to columns and types, in the order in which they are written."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """A few clean images and what one attack made of them."""
+    """A few clean images and the adversarial images that one attack made of them."""
 
     attack: str
     norm: str
     eps_pixels: float
-    """NaN if each image had its own."""
+    """NaN where each image has its own."""
     budgets: list[float]
     """The eps of each image."""
     labels: list[int]
@@ -228,10 +238,10 @@ class Examples:
 
 @dataclass(frozen=True)
 class Flag:
-    """One reason for doubt."""
+    """One red flag of an evaluation."""
 
     name: str
-    """Which check it comes from."""
+    """The check that raised it."""
     message: str
     """One sentence with the numbers."""
 

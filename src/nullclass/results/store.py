@@ -17,43 +17,21 @@ from safetensors.numpy import load_file
 from nullclass.core.errors import CannotWriteError, UserError
 from nullclass.core.files import read_json, sha256, write_json
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.results.frames import read_examples, read_frame, write_examples, write_frame
-from nullclass.results.null_curve import NullCurve
-from nullclass.results.schema import (
-    CERTIFIED,
-    CERTIFIED_COLUMNS,
-    COST_COLUMNS,
-    COSTS,
-    CRAFTED,
-    DECISIONS,
-    ESTIMATES,
-    EXAMPLES,
-    HELD_OUT,
-    HISTORY,
-    MODELS,
-    OOD,
-    OOD_COLUMNS,
-    QUERIES,
-    RESULT,
-    ROW_COLUMNS,
-    ROWS,
-    RUN,
-    SCORES,
-    SIZE_COLUMNS,
-    SIZES,
-    STATE,
-    SUMMARY,
-    SUMMARY_COLUMNS,
-    THRESHOLDS,
-    TRIALS,
-    Examples,
-    Flag,
+from nullclass.results import schema
+from nullclass.results.frames import (
+    empty_table,
+    read_examples,
+    read_frame,
+    write_examples,
+    write_frame,
 )
+from nullclass.results.null_curve import NullCurve
+from nullclass.results.schema import Examples, Flag
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One trained and evaluated model of a run. Its files are read when they are asked for."""
+    """One evaluated model of a run. Files are read on first use."""
 
     folder: Path
     model: str
@@ -65,95 +43,94 @@ class Trial:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """One attacked image a line: :data:`ROW_COLUMNS`.
+        """One row per image and attack: :data:`nullclass.results.schema.ROW_COLUMNS`.
 
         Raises:
-            UserError: If they are damaged.
+            UserError: If the file is damaged.
         """
-        rows = read_frame(self.folder / ROWS, ROW_COLUMNS)
+        path = self.folder / schema.ROWS
+        rows = read_frame(path)
         is_complete = len(rows) == self.result.get("num_rows", len(rows))
         if not is_complete or not rows["outcome"].isin(OUTCOME_NAMES).all():
-            raise UserError(f"{self.folder / ROWS} is damaged: remove it and run the study again")
+            raise UserError(f"{path} is damaged: remove it and run the study again")
         return rows
 
     @cached_property
     def summary(self) -> pd.DataFrame:
-        """Rates of the rows, as :func:`nullclass.metrics.rates.summarise` gave them."""
-        return read_frame(self.folder / SUMMARY)
-
-    @cached_property
-    def costs(self) -> pd.DataFrame:
-        """What each attack and member did and cost: :data:`COST_COLUMNS`."""
-        return self._frame(COSTS, COST_COLUMNS)
-
-    @cached_property
-    def held_out(self) -> pd.DataFrame:
-        """Clean held-out images: :data:`ROW_COLUMNS`; empty if there were none."""
-        return self._frame(HELD_OUT, ROW_COLUMNS)
-
-    @cached_property
-    def ood(self) -> pd.DataFrame:
-        """Inputs of no class: :data:`OOD_COLUMNS`; empty if there were none."""
-        return self._frame(OOD, OOD_COLUMNS)
-
-    @cached_property
-    def certified(self) -> pd.DataFrame:
-        """What is proved of each image: :data:`CERTIFIED_COLUMNS`; empty if it was not asked."""
-        return self._frame(CERTIFIED, CERTIFIED_COLUMNS)
+        """Rates of the rows (:func:`nullclass.metrics.rates.summarise`)."""
+        return read_frame(self.folder / schema.SUMMARY)
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """Metrics of the null score, as :func:`nullclass.metrics.score_summary.score_metrics` gave
-        them.
-        """
-        return self._frame(SCORES)
+        """Metrics of the null score (:func:`nullclass.metrics.scores.score_metrics`)."""
+        path = self.folder / schema.SCORES
+        return read_frame(path) if path.exists() else pd.DataFrame()
 
-    @property
-    def flags(self) -> list[Flag]:
-        """Reasons not to believe the evaluation."""
-        return [Flag(**told) for told in self.result.get("flags", [])]
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """What each attack did and cost: :data:`nullclass.results.schema.COST_COLUMNS`."""
+        return self._table(schema.COSTS)
 
-    def _frame(self, name: str, dtypes: dict[str, str] | None = None) -> pd.DataFrame:
+    @cached_property
+    def held_out(self) -> pd.DataFrame:
+        """Clean held-out images: :data:`nullclass.results.schema.ROW_COLUMNS`."""
+        return self._table(schema.HELD_OUT)
+
+    @cached_property
+    def ood(self) -> pd.DataFrame:
+        """Inputs of no class: :data:`nullclass.results.schema.OOD_COLUMNS`."""
+        return self._table(schema.OOD)
+
+    @cached_property
+    def certified(self) -> pd.DataFrame:
+        """Proofs per image: :data:`nullclass.results.schema.CERTIFIED_COLUMNS`."""
+        return self._table(schema.CERTIFIED)
+
+    @cached_property
+    def radii(self) -> pd.DataFrame:
+        """Answers with other radii: :data:`nullclass.results.schema.RADIUS_COLUMNS`."""
+        return self._table(schema.RADII)
+
+    @cached_property
+    def sizes(self) -> pd.DataFrame:
+        """Answers by size of perturbation: :data:`nullclass.results.schema.SIZE_COLUMNS`."""
+        return self._table(schema.SIZES)
+
+    @cached_property
+    def thresholds(self) -> pd.DataFrame:
+        """The smallest eps per image: :data:`nullclass.results.schema.THRESHOLD_COLUMNS`."""
+        return self._table(schema.THRESHOLDS)
+
+    def _table(self, name: str) -> pd.DataFrame:
+        """Read an optional table; without its file it has no rows."""
         path = self.folder / name
-        return (
-            read_frame(path, dtypes) if path.exists() else pd.DataFrame(columns=list(dtypes or {}))
-        )
+        return read_frame(path) if path.exists() else empty_table(name)
 
     @cached_property
     def history(self) -> pd.DataFrame:
-        """One epoch a line; empty for a model that was trained elsewhere.
+        """One row per epoch; empty for a model that was trained elsewhere.
 
         Columns epoch, loss, null_loss, train_accuracy, validation_accuracy, seconds and the losses
         of the selections, such as ``test_loss``.
         """
-        place = self.result.get("trained_in")
-        path = self.folder.parent.parent / str(place) / HISTORY
-        return read_frame(path) if place and path.exists() else pd.DataFrame()
+        trained_in = self.result.get("trained_in")
+        path = self.folder.parent.parent / str(trained_in) / schema.HISTORY
+        return read_frame(path) if trained_in and path.exists() else pd.DataFrame()
 
     @cached_property
     def examples(self) -> list[Examples]:
         """Images to show."""
-        return read_examples(self.folder / EXAMPLES)
+        return read_examples(self.folder / schema.EXAMPLES)
 
-    @cached_property
-    def thresholds(self) -> pd.DataFrame:
-        """Columns image and threshold (eps in pixel units), where this trial looked for them.
-
-        Empty if it did not.
-        """
-        path = self.folder / THRESHOLDS
-        empty = pd.DataFrame({"image": [], "threshold": []})
-        return read_frame(path) if path.exists() else empty
-
-    @cached_property
-    def sizes(self) -> pd.DataFrame:
-        """Where probability goes with size: :data:`SIZE_COLUMNS`; empty if it was not asked."""
-        return self._frame(SIZES, SIZE_COLUMNS)
+    @property
+    def flags(self) -> list[Flag]:
+        """Red flags of the evaluation."""
+        return [Flag(**flag) for flag in self.result.get("flags", [])]
 
     @cached_property
     def decisions(self) -> npt.NDArray[np.int8] | None:
-        """Predictions on a grid over the unit cube, -1 for null; one axis a pixel."""
-        path = self.folder / DECISIONS
+        """Predictions on a grid over the unit cube, -1 for null; one axis per pixel."""
+        path = self.folder / schema.DECISIONS
         if not path.exists():
             return None
         try:
@@ -164,7 +141,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Curve:
-    """An estimated null curve of a run."""
+    """A null curve estimated in a run."""
 
     model: str
     """The clean model."""
@@ -175,19 +152,19 @@ class Curve:
 
 @dataclass(frozen=True)
 class Source:
-    """Images attacked on one model of a run, and what became of them there."""
+    """Adversarial images of one model of a run, with their outcomes on that model."""
 
     model: str
     seed: int
     attack: str
     result: dict[str, Any] = field(repr=False)
     rows: pd.DataFrame = field(repr=False)
-    """:data:`ROW_COLUMNS`."""
+    """:data:`nullclass.results.schema.ROW_COLUMNS`."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a report needs."""
+    """A run folder. Curves, sources and tables of trials are read on first use."""
 
     folder: Path
     info: dict[str, Any]
@@ -203,31 +180,26 @@ class Run:
             UserError: If one is damaged.
         """
         return [
-            Curve(
-                told["model"],
-                told["seed"],
-                NullCurve.from_dict(told["curve"]),
-                told,
-            )
-            for _, told in _results(self.folder / ESTIMATES)
+            Curve(result["model"], result["seed"], NullCurve.from_dict(result["curve"]), result)
+            for _, result in _results(self.folder / schema.ESTIMATES)
         ]
 
     @cached_property
     def sources(self) -> list[Source]:
-        """The models on which images were crafted.
+        """The models that transferred images were made on.
 
         Raises:
-            UserError: If one is damaged.
+            UserError: If the files of one are damaged.
         """
         return [
             Source(
-                told["model"],
-                told["seed"],
-                told["attack"],
-                told,
-                read_frame(folder / ROWS, ROW_COLUMNS),
+                result["model"],
+                result["seed"],
+                result["attack"],
+                result,
+                read_frame(folder / schema.ROWS),
             )
-            for folder, told in _results(self.folder / CRAFTED)
+            for folder, result in _results(self.folder / schema.CRAFTED)
         ]
 
     @cached_property
@@ -237,21 +209,23 @@ class Run:
         Columns num_queries, num_images, null, agreement_before, agreement_after.
         """
         return {
-            (told["config"]["name"], told["config"]["seed"]): read_frame(folder / QUERIES)
-            for folder, told in _results(self.folder / MODELS)
-            if (folder / QUERIES).exists()
+            (result["config"]["name"], result["config"]["seed"]): read_frame(
+                folder / schema.QUERIES
+            )
+            for folder, result in _results(self.folder / schema.MODELS)
+            if (folder / schema.QUERIES).exists()
         }
 
 
 def _results(parent: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Folders with a result, by name, and the results."""
-    for path in sorted(parent.glob(f"*/{RESULT}")):
+    """Yield folders with a result, by name, and their results."""
+    for path in sorted(parent.glob(f"*/{schema.RESULT}")):
         yield path.parent, read_json(path, "result")
 
 
 def trial_folder(run_folder: Path, model: str, seed: int) -> Path:
-    """Where the one trial of an evaluation lives."""
-    return run_folder / TRIALS / f"{model}-seed{seed}"
+    """Return the folder of an evaluation's only trial."""
+    return run_folder / schema.TRIALS / f"{model}-seed{seed}"
 
 
 def write_trial(
@@ -260,29 +234,29 @@ def write_trial(
     examples: list[Examples],
     result: dict[str, Any],
 ) -> None:
-    """Write a trial; ``result.json`` last, so that it vouches for the rest.
+    """Write a trial, ``result.json`` last.
 
     Args:
         folder: The trial's folder, perhaps with thresholds or decisions in it already.
         tables: File name to table; an empty optional table is not written.
         examples: Images to show.
         result: At least ``model`` and ``seed``; ``selection`` and ``trained_in`` (the training's
-            folder, from the run folder) if there are any.
+            folder, relative to the run folder) if there are any.
     """
     invalidate(folder)
     for name, table in tables.items():
-        if len(table) or name not in (HELD_OUT, OOD, CERTIFIED):
+        if len(table) or name not in (schema.HELD_OUT, schema.OOD, schema.CERTIFIED):
             write_frame(folder / name, table)
         else:
             (folder / name).unlink(missing_ok=True)
-    write_examples(folder / EXAMPLES, examples)
-    finalize(folder, result | {"num_rows": len(tables[ROWS])})
+    write_examples(folder / schema.EXAMPLES, examples)
+    finalize(folder, result | {"num_rows": len(tables[schema.ROWS])})
 
 
 def invalidate(folder: Path) -> None:
-    """Take away ``result.json``, before anything in the folder changes."""
+    """Remove ``result.json``, before anything in the folder changes."""
     try:
-        (folder / RESULT).unlink(missing_ok=True)
+        (folder / schema.RESULT).unlink(missing_ok=True)
     except OSError as error:
         raise CannotWriteError(
             f"cannot write to {folder}: {error.strerror}; choose another --out"
@@ -290,15 +264,15 @@ def invalidate(folder: Path) -> None:
 
 
 def finalize(folder: Path, result: dict[str, Any]) -> None:
-    """Write ``result.json``: what is told, and the SHA-256 of every file in the folder."""
-    write_json(folder / RESULT, {**result, "files": _digests(folder)})
+    """Write ``result.json``: the result, and the SHA-256 of every file in the folder."""
+    write_json(folder / schema.RESULT, {**result, "files": _digests(folder)})
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether all that ``result.json`` vouches for is there, to the byte."""
+    """Return whether every file that ``result.json`` lists is there, unchanged."""
     try:
-        told = read_json(folder / RESULT, "result")["files"]
-        return bool(told.items() <= _digests(folder).items())  # what others put there is theirs
+        files = read_json(folder / schema.RESULT, "result")["files"]
+        return bool(files.items() <= _digests(folder).items())  # other files are not ours
     except (UserError, KeyError, OSError, AttributeError):
         return False
 
@@ -308,7 +282,7 @@ def _digests(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): sha256(path)
         for path in files
-        if path.name not in (RESULT, STATE) and not path.name.startswith(".")
+        if path.name not in (schema.RESULT, schema.STATE) and not path.name.startswith(".")
     }
 
 
@@ -318,40 +292,35 @@ def read_trial(folder: Path) -> Trial:
     Raises:
         UserError: If something in it is missing or damaged.
     """
-    result = read_json(folder / RESULT, "result of a trial")
+    result = read_json(folder / schema.RESULT, "result of a trial")
     if not is_complete(folder):
         raise UserError(
-            f"{folder} is damaged (a file is not the one that was written): remove it and run the "
-            "study again"
+            f"{folder} is damaged (a file has changed since it was written): remove it and run "
+            "the study again"
         )
     try:
-        return Trial(
-            folder=folder,
-            model=result["model"],
-            seed=result["seed"],
-            selection=result.get("selection", "last"),
-            result=result,
-        )
+        model, seed = result["model"], result["seed"]
     except KeyError as error:
-        raise UserError(f"{folder / RESULT} does not say its {error}: remove that folder") from None
+        raise UserError(f"{folder / schema.RESULT} lacks {error}: remove that folder") from None
+    return Trial(folder, model, seed, result.get("selection", schema.LAST), result)
 
 
 def recorded_trials(run_folder: Path) -> Iterator[Path]:
-    """Folders of the run's trials that have a result, by name.
+    """Yield the folders of the run's trials that have a result, by name.
 
-    ``run.json`` names a study's trials: one that was planned otherwise before stays where it is,
-    but is no longer part of the run.
+    ``run.json`` lists a study's trials. A trial whose settings have changed since keeps its
+    folder, but is no longer part of the run.
     """
-    told = run_folder / RUN
-    planned = read_info(run_folder).get("trials") if told.exists() else None
-    for result in sorted((run_folder / TRIALS).glob(f"*/{RESULT}")):
-        place = result.parent.relative_to(run_folder).as_posix()
-        if planned is None or place in planned.values():
+    info = read_info(run_folder) if (run_folder / schema.RUN).exists() else {}
+    planned = info.get("trials")
+    for result in sorted((run_folder / schema.TRIALS).glob(f"*/{schema.RESULT}")):
+        path = result.parent.relative_to(run_folder).as_posix()
+        if planned is None or path in planned.values():
             yield result.parent
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what was half-written in a folder when somebody was killed."""
+    """Remove half-written files that a killed process left in a folder."""
     for leftover in folder.rglob(".*"):
         if leftover.is_file():
             leftover.unlink()
@@ -362,12 +331,12 @@ def write_summary(
     study: str,
     published: Callable[[str, str, float, str], float | None] = lambda *_: None,
 ) -> None:
-    """Write ``summary.csv`` from those of the trials.
+    """Write the run's ``summary.csv`` from those of its trials.
 
     Args:
         folder: The run folder.
         study: Name of the study, for its column.
-        published: Model, attack, eps in pixel units (NaN for thresholds) and metric to the
+        published: Maps model, attack, eps in pixel units (NaN for own budgets) and metric to the
             source's figure, if any.
     """
     tables = []
@@ -375,32 +344,32 @@ def write_summary(
         table = trial.summary.assign(
             study=study, model=trial.model, seed=trial.seed, selection=trial.selection
         )
-        told = zip(table["attack"], table["eps_pixels"], table["metric"], strict=True)
-        table["published"] = [published(trial.model, *place) for place in told]
+        keys = zip(table["attack"], table["eps_pixels"], table["metric"], strict=True)
+        table["published"] = [published(trial.model, *key) for key in keys]
         tables.append(table)
-    summary = pd.concat(tables) if tables else pd.DataFrame(columns=SUMMARY_COLUMNS)
-    write_frame(folder / SUMMARY, summary[SUMMARY_COLUMNS])
+    summary = pd.concat(tables) if tables else pd.DataFrame(columns=schema.SUMMARY_COLUMNS)
+    write_frame(folder / schema.SUMMARY, summary[schema.SUMMARY_COLUMNS])
 
 
 def read_info(folder: Path) -> dict[str, Any]:
     """Read ``run.json``.
 
     Raises:
-        UserError: If it is no run folder, or the file is missing or damaged.
+        UserError: If the folder is no run folder, or the file is missing or damaged.
     """
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}: give the --out of a study or evaluation")
-    return read_json(folder / RUN, "description of a run")
+    return read_json(folder / schema.RUN, "description of a run")
 
 
 def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        UserError: If it is no run folder, or something in it is missing or damaged.
+        UserError: If the folder is no run folder, or something in it is missing or damaged.
     """
     info = read_info(folder)
     order = info.get("models", [])
     trials = [read_trial(path) for path in recorded_trials(folder)]
     trials.sort(key=lambda t: (order.index(t.model) if t.model in order else len(order), t.seed))
-    return Run(folder=folder, info=info, summary=read_frame(folder / SUMMARY), trials=trials)
+    return Run(folder, info, read_frame(folder / schema.SUMMARY), trials)

@@ -78,7 +78,7 @@ def score_sizes(
                 "norm": norm,
                 "size": size,
                 "image": indices.numpy(),
-                "reached": size_of(perturbed, images, norm).cpu().numpy(),
+                "actual_size": size_of(perturbed, images, norm).cpu().numpy(),
                 "label": labels.cpu().numpy(),
                 "prediction": predicted.cpu().numpy(),
                 "outcome": [OUTCOME_NAMES[code] for code in outcomes(predicted, labels).tolist()],

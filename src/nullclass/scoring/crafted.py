@@ -195,7 +195,7 @@ def score_crafted(
         batch_size=batch_size,
         on_images=on_images,
     )
-    spent = crafted.costs.groupby("eps_pixels")[["num_forward", "num_backward", "seconds"]].sum()
+    spent = crafted.costs.groupby("eps_pixels")[["num_forwards", "num_backwards", "seconds"]].sum()
     costs = result.costs.drop(columns=list(spent)).join(spent, on="eps_pixels")
     costs["is_iterative"] = crafted.attack.is_iterative
     return AttackResult(sort_rows([result.rows]), costs[list(COST_COLUMNS)], [])

@@ -16,13 +16,9 @@ from nullclass.core.losses import cross_entropy
 from nullclass.core.norms import Eps
 from nullclass.core.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
 from nullclass.data import LabelledImages
-from nullclass.metrics.rates import GIVEN, OWN
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import null_scores
-from nullclass.results.schema import ROW_COLUMNS
-
-CLEAN = "none"
-"""Value of the columns ``attack``, ``objective``, ``source`` and ``member`` for clean images."""
+from nullclass.results.schema import CLEAN, ROW_COLUMNS
 
 OnImages = Callable[[int], None]
 """Progress callback: receives the number of images scored since the last call."""
@@ -136,7 +132,7 @@ def label_rows(
         objective=objective,
         source=source,
         norm=norm,
-        budget=OWN if has_own else GIVEN,
+        has_own_eps=has_own,
         eps_pixels=eps.cpu().numpy() if isinstance(eps, Tensor) else eps,
         member=members,
     )

@@ -19,9 +19,8 @@ from nullclass.core.norms import Eps, check_eps, is_allowed, step_along
 from nullclass.data import LabelledImages
 from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
-from nullclass.results.schema import COST_COLUMNS, COST_COUNTS, Examples
+from nullclass.results.schema import COST_COLUMNS, COST_COUNTS, NO_MEMBER, Examples
 from nullclass.scoring.rows import (
-    CLEAN,
     OnImages,
     batch_of,
     ignore,
@@ -154,7 +153,7 @@ def batch_seed(seed: int, first: int) -> int:
 def winning_members(result: EnsembleResult) -> list[str]:
     """Per image, the name of the ensemble member that succeeded."""
     names = [stats.member for stats in result.member_stats]
-    return [CLEAN if member < 0 else names[member] for member in result.winning_member.tolist()]
+    return [NO_MEMBER if member < 0 else names[member] for member in result.winning_member.tolist()]
 
 
 def sum_costs(costs: Sequence[dict[str, object]]) -> pd.DataFrame:

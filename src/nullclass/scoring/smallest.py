@@ -18,8 +18,8 @@ from nullclass.core.norms import find_norm
 from nullclass.data import LabelledImages
 from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
+from nullclass.results.schema import NO_MEMBER
 from nullclass.scoring.rows import (
-    CLEAN,
     OnImages,
     batch_of,
     ignore,
@@ -64,13 +64,13 @@ def score_smallest(
             status="ran",
             num_images=len(images),
             num_successes=int(sizes.isfinite().sum()),
-            num_forward=passes.forward,
-            num_backward=passes.backward,
+            num_forwards=passes.forward,
+            num_backwards=passes.backward,
             seconds=time.perf_counter() - started,
         )
         costs.append(keys | {"eps_pixels": math.nan} | asdict(stats))
         clean, attacked = (score_batch(model, x, labels, batch_size) for x in (images, adv_images))
-        members = [name if is_found else CLEAN for is_found in sizes.isfinite().tolist()]
+        members = [name if is_found else NO_MEMBER for is_found in sizes.isfinite().tolist()]
         eps = sizes.where(sizes.isfinite(), largest)
         tables.append(label_rows(attacked, indices, **keys, eps=eps, members=members))
         found.append((sizes, images, adv_images))

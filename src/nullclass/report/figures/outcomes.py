@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from nullclass.report.blocks import Drawing
 from nullclass.report.measures import (
-    CLEAN,
     FGSM,
     OUTCOMES,
     Measures,
@@ -13,6 +12,7 @@ from nullclass.report.measures import (
     pixel_per_unit,
 )
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOME_LEGEND, WIDTH, sheet, stacked_bars
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from nullclass.metrics import scores
 from nullclass.report.blocks import Drawing
-from nullclass.report.measures import CLEAN, Measures
+from nullclass.report.measures import Measures
 from nullclass.report.style import FAINT, WIDTH, percent_axis, sheet
 from nullclass.report.worst_case import (
     attacked_images,
@@ -14,6 +14,7 @@ from nullclass.report.worst_case import (
     only_trial,
     score_of,
 )
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 
 

@@ -9,10 +9,11 @@ import numpy.typing as npt
 
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Drawing
-from nullclass.report.measures import CLEAN, NORMS, SMALLEST, Measures, eps_text, percent
+from nullclass.report.measures import NORMS, SMALLEST, Measures, eps_text, percent
 from nullclass.report.sections import fill
 from nullclass.report.style import INK, OUTCOME_COLOURS, WIDTH, percent_axis, sheet
 from nullclass.report.worst_case import only_trial
+from nullclass.results.schema import NO_MEMBER
 from nullclass.results.store import Run
 
 SENTENCES = (
@@ -30,7 +31,7 @@ def smallest_of(run: Run) -> tuple[npt.NDArray[np.float64], str] | None:
     rows = trial.rows[trial.rows["attack"] == SMALLEST] if trial else None
     if rows is None or rows.empty:
         return None
-    sizes = rows["eps_pixels"].where(rows["member"] != CLEAN, math.inf)
+    sizes = rows["eps_pixels"].where(rows["member"] != NO_MEMBER, math.inf)
     return np.sort(sizes.to_numpy()), str(rows["norm"].iloc[0])
 
 

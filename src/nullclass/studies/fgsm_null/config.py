@@ -112,7 +112,7 @@ def _training(variant: Variant, seed: int, recipe: Recipe) -> Training:
 def _figures(
     clean: dict[str, float], fgsm: dict[tuple[str, float], float]
 ) -> dict[tuple[str, float, str], float]:
-    figures = {("none", 0.0, metric): value for metric, value in clean.items()}
+    figures = {("clean", 0.0, metric): value for metric, value in clean.items()}
     return figures | {("fgsm", pixels(eps), metric): value for (metric, eps), value in fgsm.items()}
 
 
@@ -162,7 +162,7 @@ PUBLISHED: dict[str, dict[tuple[str, float, str], float]] = {
 def published(model: str, attack: str, eps_pixels: float, metric: str) -> float | None:
     """The notebook's figure, or ``None`` where it gives none."""
     for (of_attack, eps, of_metric), value in PUBLISHED.get(model, {}).items():
-        if (of_attack, of_metric) == (attack, metric) and math.isclose(
+        if (of_attack, of_metric) == (attack, metric.removesuffix("_rate")) and math.isclose(
             eps, eps_pixels, abs_tol=1e-6
         ):
             return value

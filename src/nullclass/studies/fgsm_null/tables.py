@@ -8,7 +8,6 @@ import pandas as pd
 
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
-    CLEAN,
     FGSM,
     Measure,
     Measures,
@@ -20,6 +19,7 @@ from nullclass.report.measures import (
 )
 from nullclass.report.render import MARKS
 from nullclass.report.tables import measure_table
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.fgsm_null.config import PIXEL
 
@@ -47,7 +47,7 @@ def compared(measures: Measures) -> list[Measure]:
         key=lambda m: (
             measures.models.index(m.model),
             m.attack != CLEAN,
-            order.index(m.metric),
+            order.index(m.name),
             -m.eps,
         ),
     )
@@ -61,7 +61,7 @@ def reproduced(found: Sequence[Measure], *, are_rates: bool) -> tuple[int, int]:
 
 def name_of(measure: Measure) -> str:
     """Metric and budget, in the notebook's units."""
-    metric = METRICS[measure.metric]
+    metric = METRICS[measure.name]
     return (
         f"clean {metric}" if measure.attack == CLEAN else f"{metric} at ε {_notebook(measure.eps)}"
     )
@@ -72,7 +72,7 @@ def published_text(measure: Measure) -> str:
     value = measure.published or 0.0
     text = percent(value) if measure.is_rate else loss_text(value)
     is_clean = measure.attack == CLEAN
-    return RANGES.get((measure.model, measure.metric), text) if is_clean else text
+    return RANGES.get((measure.model, measure.name), text) if is_clean else text
 
 
 def _notebook(eps: float) -> str:

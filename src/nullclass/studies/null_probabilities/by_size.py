@@ -34,7 +34,7 @@ def by_size(run: Run) -> pd.DataFrame:
             curve = curve_of(run, str(norm), trial.seed)
             told = rows.assign(
                 rest=(1 - rows["p_label"] - rows["p_null"]).clip(0, 1),
-                f=math.nan if curve is None else curve(rows["reached"]),
+                f=math.nan if curve is None else curve(rows["actual_size"]),
                 **{word: rows["outcome"] == word for word in OUTCOME_NAMES},
             )
             groups = told.groupby(["norm", "perturbation", "size"])

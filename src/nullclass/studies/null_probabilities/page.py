@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from nullclass.metrics.rates import UNION, wilson_of
 from nullclass.report.blocks import Block, Bullets, Cell, Page, Section, Table, Terms, Text
 from nullclass.report.measures import (
-    CLEAN,
     GOALS,
     OUTCOMES,
     WORST_CASE,
@@ -28,6 +27,7 @@ from nullclass.report.sections import (
     subtitle,
 )
 from nullclass.report.tables import union_table, white_box_table
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.by_size import Following, by_size, followings
 from nullclass.studies.null_probabilities.config import CLEAN as BASE

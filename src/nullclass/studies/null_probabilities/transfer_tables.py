@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
-    CLEAN,
     Measure,
     Measures,
     attack_name,
@@ -19,6 +18,7 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.by_size import Following
 from nullclass.studies.null_probabilities.config import CLEAN as BASE

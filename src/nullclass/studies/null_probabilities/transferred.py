@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from nullclass.metrics.rates import SELF, UNION
-from nullclass.report.measures import CLEAN, Measure, Measures
+from nullclass.report.measures import Measure, Measures
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, Trial
 from nullclass.studies.null_probabilities.config import QUERIED, SUBSTITUTES, TRANSFERS, VARIANTS
 
@@ -56,7 +57,7 @@ class Transfers:
             if source_name is None or measure.attack == UNION:
                 continue
             place = _place(measure.attack, source_name, measure.model, measure.eps)
-            self._found[place, measure.metric] = measure
+            self._found[place, measure.name] = measure
         places = [place for place, _ in self._found]
         self.attacks: list[str] = _in_order((place[0] for place in places), TRANSFERS)
         self.sources: list[str] = _in_order((place[1] for place in places), ORDER)

@@ -204,10 +204,10 @@ others."""
 
 def published(model: str, attack: str, eps_pixels: float, metric: str) -> float | None:
     """The report's figure, or ``None`` where it gives none."""
-    if (attack, metric) == ("none", "correct"):
+    if (attack, metric) == ("clean", "correct_rate"):
         return TEST_ACCURACY.get(model)
     if attack == TRANSFER_AT_THRESHOLD and math.isnan(eps_pixels):
-        mean, _ = AT_THRESHOLD.get(model, {}).get(metric, (None, None))
+        mean, _ = AT_THRESHOLD.get(model, {}).get(metric.removesuffix("_rate"), (None, None))
         return mean
     return None
 

@@ -7,7 +7,6 @@ from typing import Any
 from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Block, Bullets, Cell, Page, Section, Table, Terms, Text
 from nullclass.report.measures import (
-    CLEAN,
     WORST_CASE,
     Measure,
     Measures,
@@ -28,6 +27,7 @@ from nullclass.report.sections import (
     subtitle,
 )
 from nullclass.report.tables import white_box_table
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
@@ -327,11 +327,11 @@ def _difference(measure: Measure) -> str:
             f"{measure.model}, test accuracy: measured {with_spread(measure, 2)} %, published "
             f"about {percent(published, 1)} %, {told}"
         )
-    _, sd = AT_THRESHOLD[measure.model][measure.metric]
+    _, sd = AT_THRESHOLD[measure.model][measure.name]
     in_sd = f", {abs(points) / (100 * sd):.1f} of its sd" if sd > 0 else ""
     return (
-        f"{measure.model}, {measure.metric}: measured {with_spread(measure)} %, published "
-        f"{published_text(measure.model, measure.metric)} %, {told}{in_sd}"
+        f"{measure.model}, {measure.name}: measured {with_spread(measure)} %, published "
+        f"{published_text(measure.model, measure.name)} %, {told}{in_sd}"
     )
 
 
@@ -420,7 +420,7 @@ def _selection(run: Run, measures: Measures, kept: list[Kept]) -> list[str]:
             f"Choosing the epoch on {other.selection} instead of {measures.selection} images moves "
             f"mean test accuracy by at most {100 * max(abs(c) for c, _ in clean):.2f} points and "
             f"mean scores at threshold by at most {100 * abs(change):.1f} ({measure.model}, "
-            f"{measure.metric})."
+            f"{measure.name})."
         )
     if epochs_of:
         told.append(f"Both choose the same epoch in {same} of {len(epochs_of)} trainings.")

@@ -14,7 +14,6 @@ from nullclass.core.files import read_json
 from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.measures import (
-    CLEAN,
     OWN_BUDGET,
     Measure,
     Measures,
@@ -23,7 +22,7 @@ from nullclass.report.measures import (
     percent,
     value_cell,
 )
-from nullclass.results.schema import RESULT
+from nullclass.results.schema import CLEAN, RESULT
 from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
@@ -65,7 +64,7 @@ def source_spread(measure: Measure) -> float | None:
     """
     if measure.attack == CLEAN:
         return READ_OFF
-    found = AT_THRESHOLD.get(measure.model, {}).get(measure.metric)
+    found = AT_THRESHOLD.get(measure.model, {}).get(measure.name)
     return None if found is None else max(2 * found[1], LAST_DIGIT)
 
 
@@ -203,7 +202,7 @@ def landmark_table(measures: Measures) -> Table:
     """Where the source's curves have a feature that its text or plot lets one put into words."""
     rows = [
         [
-            Cell(f"{measure.model}: {measure.metric} at ε {eps_text(measure.eps)}"),
+            Cell(f"{measure.model}: {measure.name} at ε {eps_text(measure.eps)}"),
             value_cell(measure, "", 1),
             Cell(told),
         ]

@@ -18,7 +18,6 @@ from nullclass.report.blocks import (
     Text,
 )
 from nullclass.report.measures import (
-    CLEAN,
     WORST_CASE,
     Measure,
     Measures,
@@ -37,7 +36,7 @@ from nullclass.report.sections import (
     settings_section,
     subtitle,
 )
-from nullclass.results.schema import Flag
+from nullclass.results.schema import CLEAN, Flag
 from nullclass.results.store import Run
 from nullclass.studies.provable_null.config import LEARNED, PROVABLE, VARIANTS
 from nullclass.studies.provable_null.figures import FIGURES as PROVABLE_NULL

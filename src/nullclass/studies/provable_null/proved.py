@@ -10,9 +10,9 @@ import pandas as pd
 
 from nullclass.metrics.claims import ROUNDING, hold
 from nullclass.metrics.rates import PROOF, UNION, wilson
-from nullclass.report.measures import CLEAN, Measure, Measures
+from nullclass.report.measures import Measure, Measures
 from nullclass.results.frames import read_frame
-from nullclass.results.schema import RADII, RADIUS_COLUMNS
+from nullclass.results.schema import CLEAN, RADII, RADIUS_COLUMNS
 from nullclass.results.store import Run, Trial
 
 

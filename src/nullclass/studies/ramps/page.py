@@ -8,7 +8,6 @@ from typing import Any
 from nullclass.report.blocks import Cell, Page, Section, Table, Terms, Text, section
 from nullclass.report.figures.training import ACCURACY
 from nullclass.report.measures import (
-    CLEAN,
     Measure,
     Measures,
     loss_text,
@@ -27,6 +26,7 @@ from nullclass.report.sections import (
     unfinished,
 )
 from nullclass.report.tables import clean_outcomes_table
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.ramps.config import NULL_SHARE
 from nullclass.studies.ramps.cube import BOX_VOLUME, optimal, shares

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from nullclass.report.blocks import Drawing
-from nullclass.report.measures import CLEAN, Measures
+from nullclass.report.measures import Measures
 from nullclass.report.style import OUTCOME_COLOURS, WIDTH, percent_axis, sheet
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 
 FILE = "fig_test_set_scores"

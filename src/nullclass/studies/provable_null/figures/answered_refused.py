@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.report.measures import CLEAN, attack_name, eps_text
+from nullclass.report.measures import attack_name, eps_text
 from nullclass.report.pictures import answer_text
 from nullclass.report.style import OUTCOME_COLOURS, WIDE, sheet
-from nullclass.results.schema import Examples
+from nullclass.results.schema import CLEAN, Examples
 from nullclass.results.store import Run, Trial
 from nullclass.studies.provable_null.proved import radius_of
 

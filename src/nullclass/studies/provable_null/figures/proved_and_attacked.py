@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Drawing
-from nullclass.report.measures import CLEAN, Measure, Measures, attack_name
+from nullclass.report.measures import Measure, Measures, attack_name
 from nullclass.report.style import WIDE, percent_axis, sheet
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.provable_null.proof_tables import verifiers_text
 from nullclass.studies.provable_null.proved import Point, bracket, proved_budgets, radii
