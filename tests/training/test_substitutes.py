@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import asdict
 
 import pytest
 import torch
@@ -17,8 +16,8 @@ from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 from nullclass.training.recipes import Recipe
 from nullclass.training.substitutes import (
-    QueryLog,
     QueryPlan,
+    Round,
     agreement,
     augment,
     query_substitute,
@@ -32,18 +31,18 @@ class Target:
 
     def __init__(self, rule: Callable[[Tensor], Tensor], num_classes: int) -> None:
         self.rule, self.num_classes = rule, num_classes
-        self.asked: list[Tensor] = []
+        self.batches: list[Tensor] = []
 
     def predict(self, images: Tensor) -> Tensor:
         assert images.dtype == torch.float32
         assert not images.requires_grad
         assert ((images >= 0) & (images <= 1)).all()
-        self.asked.append(images.clone())
+        self.batches.append(images.clone())
         return self.rule(images)
 
     @property
     def queries(self) -> Tensor:
-        return torch.cat(self.asked)
+        return torch.cat(self.batches)
 
     def __getattr__(self, name: str) -> None:
         raise AssertionError(f"the attacker looked at {name}")
@@ -63,14 +62,14 @@ def noise(num: int, *shape: int, seed: int = 0) -> Tensor:
     return torch.rand(num, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def asked_of(
+def queried(
     budget: int, *, seeds: int = 20, pool: Tensor | None = None, seed: int = 0
-) -> tuple[Target, Classifier, QueryLog]:
+) -> tuple[Target, Classifier, list[Round]]:
     target = Target(refuses_dark, 3)
     pool = noise(60, 1, 6, 6) if pool is None else pool
     plan = QueryPlan(num_seed_images=seeds, budget=budget)
-    told = query_substitute(target, pool, plan, architecture="small", recipe=QUICK, seed=seed)
-    return target, *told
+    found = query_substitute(target, pool, plan, architecture="small", recipe=QUICK, seed=seed)
+    return target, *found
 
 
 @pytest.mark.parametrize(
@@ -80,20 +79,20 @@ def asked_of(
 def test_the_budget_is_spent_to_the_last_query_and_no_further(
     budget: int, wanted: list[int]
 ) -> None:
-    target, _, log = asked_of(budget)
-    assert [len(part) for part in target.asked] == wanted
-    assert [done.num_queries for done in log.rounds] == wanted
-    assert [done.num_images for done in log.rounds] == [
+    target, _, rounds = queried(budget)
+    assert [len(part) for part in target.batches] == wanted
+    assert [done.num_queries for done in rounds] == wanted
+    assert [done.num_images for done in rounds] == [
         sum(wanted[: number + 1]) for number in range(len(wanted))
     ]
-    assert log.num_queries == budget
+    assert rounds[-1].num_images == budget
     assert len(target.queries.unique(dim=0)) == budget, "an image was asked about twice"
 
 
 def test_each_new_image_is_an_asked_one_moved_by_the_step() -> None:
-    target, _, log = asked_of(80)
-    assert log.num_queries == 80
-    first, second = target.asked[0], target.asked[1]
+    target, _, rounds = queried(80)
+    assert rounds[-1].num_images == 80
+    first, second = target.batches[0], target.batches[1]
     moved = (second - first).abs()  # one for each, in order
     at_edge = (second == 0) | (second == 1)
     assert ((moved - 0.1).abs()[~at_edge] < 1e-6).all()
@@ -103,25 +102,25 @@ def test_each_new_image_is_an_asked_one_moved_by_the_step() -> None:
 
 
 def test_the_log_tells_the_truth() -> None:
-    target, substitute, log = asked_of(60)
-    answers = [refuses_dark(part) for part in target.asked]
-    for done, labels in zip(log.rounds, answers, strict=True):
+    target, substitute, rounds = queried(60)
+    answers = [refuses_dark(part) for part in target.batches]
+    for done, labels in zip(rounds, answers, strict=True):
         assert done.null == pytest.approx((labels == -1).double().mean().item())
     after = (substitute.predict(target.queries) == torch.cat(answers)).double().mean().item()
-    assert log.rounds[-1].agreement_after == pytest.approx(after)
+    assert rounds[-1].agreement_after == pytest.approx(after)
     # The same seed and a budget of one round less end with the substitute of the round before.
-    shorter, earlier, _ = asked_of(40)
+    shorter, earlier, _ = queried(40)
     assert torch.equal(shorter.queries, target.queries[:40])
-    before = (earlier.predict(target.asked[2]) == answers[2]).double().mean().item()
-    assert log.rounds[2].agreement_before == pytest.approx(before)
-    assert math.isnan(log.rounds[0].agreement_before)
+    before = (earlier.predict(target.batches[2]) == answers[2]).double().mean().item()
+    assert rounds[2].agreement_before == pytest.approx(before)
+    assert math.isnan(rounds[0].agreement_before)
 
 
 def test_the_last_part_is_drawn_from_all_that_could_be_asked() -> None:
-    whole, _, _ = asked_of(80)
-    part, _, _ = asked_of(50)
-    rest = part.asked[2]
-    places = [int((whole.asked[2] == image).all(dim=(1, 2, 3)).nonzero()) for image in rest]
+    all_of_it, _, _ = queried(80)
+    part, _, _ = queried(50)
+    rest = part.batches[2]
+    places = [int((all_of_it.batches[2] == image).all(dim=(1, 2, 3)).nonzero()) for image in rest]
     assert places == sorted(places)
     assert len(set(places)) == 10
     assert max(places) > 20, "only the first were asked about"
@@ -129,10 +128,10 @@ def test_the_last_part_is_drawn_from_all_that_could_be_asked() -> None:
 
 def test_the_same_seed_gives_the_same_and_nothing_global_is_touched() -> None:
     before = torch.get_rng_state()
-    first, again, other = (asked_of(50, seed=seed) for seed in (3, 3, 4))
+    first, again, other = (queried(50, seed=seed) for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first[0].queries, again[0].queries)
-    assert str(asdict(first[2])) == str(asdict(again[2]))
+    assert str(first[2]) == str(again[2])
     for key, value in first[1].state_dict().items():
         assert torch.equal(value, again[1].state_dict()[key])
     assert not torch.equal(first[0].queries, other[0].queries)
@@ -142,20 +141,20 @@ def test_labels_of_the_images_are_not_looked_at_and_bytes_are_images_too() -> No
     pool = (noise(60, 1, 6, 6) * 255).to(torch.uint8)
     labels = torch.arange(60) % 7
     given = (LabelledImages(pool, labels), LabelledImages(pool, labels.flip(0)), pool, pool / 255)
-    queries = [asked_of(40, pool=images)[0].queries for images in given]  # type: ignore[arg-type]
+    queries = [queried(40, pool=images)[0].queries for images in given]  # type: ignore[arg-type]
     for others in queries[1:]:
         torch.testing.assert_close(others, queries[0], atol=0, rtol=0)
 
 
 def test_null_answers_make_a_null_class() -> None:
-    assert asked_of(40)[1].has_null
+    assert queried(40)[1].has_null
     target = Target(brightest_third, 3)
     plan = QueryPlan(num_seed_images=20, budget=40)
-    substitute, log = query_substitute(
+    substitute, rounds = query_substitute(
         target, noise(30, 1, 6, 6), plan, architecture="small", recipe=QUICK
     )
     assert not substitute.has_null
-    assert {done.null for done in log.rounds} == {0.0}
+    assert {done.null for done in rounds} == {0.0}
 
 
 def test_null_seen_only_later_is_learned_too() -> None:
@@ -167,9 +166,9 @@ def test_null_seen_only_later_is_learned_too() -> None:
     pool = (noise(40, 1, 6, 6) * 4).round() / 4
     plan = QueryPlan(num_seed_images=30, budget=60)
     target = Target(refuses_moved, 3)
-    substitute, log = query_substitute(target, pool, plan, architecture="small", recipe=QUICK)
-    assert [done.null for done in log.rounds] == [0.0, 1.0]
-    assert log.rounds[1].agreement_before == 0.0, "no substitute without null answers null"
+    substitute, rounds = query_substitute(target, pool, plan, architecture="small", recipe=QUICK)
+    assert [done.null for done in rounds] == [0.0, 1.0]
+    assert rounds[1].agreement_before == 0.0, "no substitute without null answers null"
     assert substitute.has_null
 
 
@@ -207,7 +206,7 @@ def test_any_shape_and_number_of_classes() -> None:
         return (images.mean(dim=(2, 3)) > 0.5).long() @ torch.tensor([4, 2, 1])
 
     for architecture in ("small", "notebook"):  # the second standardises
-        substitute, log = query_substitute(
+        substitute, rounds = query_substitute(
             Target(colours, 8),
             noise(40, 3, 10, 13),
             QueryPlan(40, 70),
@@ -216,7 +215,7 @@ def test_any_shape_and_number_of_classes() -> None:
         )
         assert substitute.image_shape == (3, 10, 13)
         assert substitute.num_classes == 8
-        assert log.num_queries == 70
+        assert rounds[-1].num_images == 70
     torch.testing.assert_close(substitute.mean.flatten(), torch.full((3,), 0.5), atol=0.05, rtol=0)
 
 
@@ -229,9 +228,9 @@ def test_what_was_asked_is_not_asked_again_even_if_that_leaves_queries_over() ->
     pool = torch.tensor([[0.2, 0.3, 0.4, 0.5], [0.9, 0.3, 0.4, 0.5], [0.8, 0.2, 0.7, 0.6]])
     pool = pool.view(3, 1, 1, 4).repeat(4, 1, 1, 1)  # 3 images, four times each
     plan = QueryPlan(num_seed_images=12, budget=500, step=1.0)
-    _, log = query_substitute(target, pool, plan, architecture="ramp", recipe=QUICK)
-    assert log.rounds[0].num_queries == 3
-    assert 3 < log.num_queries == len(target.queries) <= 243
+    _, rounds = query_substitute(target, pool, plan, architecture="ramp", recipe=QUICK)
+    assert rounds[0].num_queries == 3
+    assert 3 < rounds[-1].num_images == len(target.queries) <= 243
     assert len(target.queries.unique(dim=0)) == len(target.queries)
 
 
@@ -305,7 +304,7 @@ def test_agreement_counts_equal_answers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "says"),
     [
         ({"budget": 0}, "a budget of 0 label queries does not pay for the 150 seed images"),
         ({"budget": 149}, "a budget of 149 label queries"),
@@ -315,8 +314,8 @@ def test_agreement_counts_equal_answers() -> None:
         ({"step": math.nan}, "not nan"),
     ],
 )
-def test_plans_that_cannot_begin(settings: dict[str, float], told: str) -> None:
-    with pytest.raises(UserError, match=told):
+def test_plans_that_cannot_begin(settings: dict[str, float], says: str) -> None:
+    with pytest.raises(UserError, match=says):
         QueryPlan(**settings)  # type: ignore[arg-type]
 
 

@@ -254,7 +254,7 @@ SLIPS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "config by name": ({"config": "fast"}, "config must be a TrainConfig or a Recipe, not str"),
     "an empty config": ({"config": {}}, "config must be a TrainConfig or a Recipe, not dict"),
-    "nulls by a wrong name": ({"nulls": "fgsm"}, "there is no null source 'fgsm'"),
+    "nulls by a wrong name": ({"nulls": "fgsm"}, "the null source must be one of .*, not 'fgsm'"),
     "nulls by class": ({"nulls": AdversarialNulls}, "not AdversarialNulls"),
     "nulls that are images": ({"nulls": torch.zeros(4, 1, 8, 8)}, "not Tensor"),
     "no nulls": ({"nulls": []}, "at least one source"),

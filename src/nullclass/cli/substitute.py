@@ -53,7 +53,7 @@ class Substitute:
         if self.null_rate is not None:
             target = refuse_at_rate(target, dataset, self.null_rate)
         num_pool = num_own(len(dataset.test))
-        substitute, log = query_substitute(
+        substitute, rounds = query_substitute(
             target,
             dataset.test.subset(slice(-num_pool, None)),
             plan,
@@ -65,13 +65,13 @@ class Substitute:
             "data": dataset.name,
             "data_checksum": dataset.checksum,
             "queried": card["weights_sha256"],
-            "num_queries": log.num_queries,
+            "num_queries": rounds[-1].num_images,
         }
         save_checkpoint(substitute, self.out, metadata=about)
         others = dataset.test.first(len(dataset.test) - num_pool)
         alike = agreement(substitute, target, others)
         print(
-            f"{log.num_queries} queries in {len(log.rounds)} rounds; the substitute answers as the "
-            f"model does on {100 * alike:.1f} % of {len(others)} other test images"
+            f"{rounds[-1].num_images} queries in {len(rounds)} rounds; the substitute answers as "
+            f"the model does on {100 * alike:.1f} % of {len(others)} other test images"
         )
         print(f"checkpoint: {self.out}")

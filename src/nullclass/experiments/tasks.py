@@ -155,7 +155,7 @@ def _query(run: RunContext, training: Training, folder: Path) -> None:
     target, _ = run.load_model(training.queries.target)
     started = time.perf_counter()
     test = run.dataset.test
-    substitute, log = query_substitute(
+    substitute, rounds = query_substitute(
         target,
         test.subset(slice(-num_own(len(test)), None)),
         training.queries.plan,
@@ -165,9 +165,7 @@ def _query(run: RunContext, training: Training, folder: Path) -> None:
         device=run.device,
     )
     seconds = time.perf_counter() - started
-    frames.write_frame(
-        folder / schema.QUERIES, pd.DataFrame([asdict(entry) for entry in log.rounds])
-    )
+    frames.write_frame(folder / schema.QUERIES, pd.DataFrame([asdict(entry) for entry in rounds]))
     card = training_card(training, seconds, run.dataset, run.device)
     save_checkpoint(substitute, folder / LAST, metadata=card)
     finish_training(training, folder, run.dataset, {})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
+from nullclass.core.checks import check_choice
 from nullclass.core.errors import UserError
 from nullclass.nulls.adversarial import AdversarialNulls
 from nullclass.nulls.any_of import AnyOf
@@ -36,28 +38,17 @@ __all__ = [
 ]
 
 
-def _any_of(
-    model: nn.Module | None, sources: Mapping[str, Mapping[str, Any]] | None = None
-) -> AnyOf:
-    items = (sources or {}).items()
-    return AnyOf({name: make_nulls(name, settings, model) for name, settings in items})
-
-
-def _without_model(source: Callable[..., NullSource]) -> Callable[..., NullSource]:
-    return lambda model, **settings: source(**settings)
-
-
-NULL_SOURCES: dict[str, Callable[..., NullSource]] = {
+NULL_SOURCES: dict[str, type[NullSource]] = {
     "adversarial": AdversarialNulls,
     "null-probabilities": NullProbabilities,
     "ccat": CCATNulls,
-    "background": _without_model(BackgroundNulls),
-    "uniform": _without_model(UniformNulls),
-    "tile-shuffle": _without_model(TileShuffleNulls),
-    "mixed": _without_model(MixedNulls),
-    "any-of": _any_of,
+    "background": BackgroundNulls,
+    "uniform": UniformNulls,
+    "tile-shuffle": TileShuffleNulls,
+    "mixed": MixedNulls,
+    "any-of": AnyOf,
 }
-"""Name to a function of the model in training and the settings of the source."""
+"""Name to class; a class with an argument ``model`` gets the model in training."""
 
 
 def make_nulls(name: str, settings: Mapping[str, Any], model: nn.Module | None) -> NullSource:
@@ -65,18 +56,21 @@ def make_nulls(name: str, settings: Mapping[str, Any], model: nn.Module | None) 
 
     Args:
         name: A name in :data:`NULL_SOURCES`.
-        settings: Its settings, by name.
+        settings: Its settings, by name; those of ``any-of`` hold the settings of its sources.
         model: The model in training, for sources that attack it.
 
     Raises:
         UserError: If the source is unknown or rejects its settings.
     """
-    if name not in NULL_SOURCES:
-        raise UserError(
-            f"there is no null source {name!r}: choose one of {', '.join(NULL_SOURCES)}"
-        )
+    source = NULL_SOURCES[check_choice("the null source", name, NULL_SOURCES)]
+    arguments = dict(settings)
+    if source is AnyOf:
+        parts = settings.get("sources", {}).items()
+        arguments["sources"] = {part: make_nulls(part, values, model) for part, values in parts}
+    if "model" in inspect.signature(source).parameters:
+        arguments["model"] = model
     try:
-        return NULL_SOURCES[name](model, **settings)
+        return source(**arguments)
     except TypeError as error:
         raise UserError(f"the null source {name!r} has no such settings: {error}") from None
 

@@ -5,34 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages, tensors_or_loader
-
-
-class Batches(Protocol):
-    """The training batches of an epoch."""
-
-    def __len__(self) -> int:
-        """Return the number of batches per epoch."""
-        ...
-
-    def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images ``(B, C, H, W)`` in [0,1] and labels ``(B,)``."""
-        ...
-
-    @property
-    def generators(self) -> tuple[torch.Generator, ...]:
-        """Random streams of the data, besides the training's own."""
-        ...
-
-    def fingerprint(self) -> list[Any]:
-        """Return JSON values that tell these data from others."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -42,18 +21,19 @@ class TensorBatches:
     data: LabelledImages
     batch_size: int
     generators: tuple[torch.Generator, ...] = ()
+    """Random streams of the data, besides the training's own."""
 
     def __len__(self) -> int:
         return steps_per_epoch(len(self.data), self.batch_size)
 
     def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`Batches`."""
+        """Yield images ``(B, C, H, W)`` in [0,1] and labels ``(B,)``."""
         order = torch.randperm(len(self.data), generator=generator)
         for indices in order.split(self.batch_size)[: len(self)]:
             yield self.data.batch(indices)
 
     def fingerprint(self) -> list[Any]:
-        """See :class:`Batches`."""
+        """Return JSON values that identify the data."""
         return [len(self.data), sha256(self.data.images), sha256(self.data.labels)]
 
 
@@ -69,7 +49,7 @@ class LoaderBatches:
         return len(self.loader)
 
     def epoch(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """See :class:`Batches`."""
+        """Yield images ``(B, C, H, W)`` in [0,1] and labels ``(B,)``."""
         for batch in self.loader:
             pair = tuple(batch) if isinstance(batch, list) else batch
             data = tensors_or_loader([pair], self.num_classes)
@@ -84,7 +64,7 @@ class LoaderBatches:
         return tuple(generator for generator in found if isinstance(generator, torch.Generator))
 
     def fingerprint(self) -> list[Any]:
-        """See :class:`Batches`. Random transforms change the images, so they are not compared."""
+        """Return JSON values that identify the data; random transforms may change the images."""
         dataset = getattr(self.loader, "dataset", None)
         num_images = len(dataset) if isinstance(dataset, Sized) else None
         return [type(self.loader).__name__, len(self), type(dataset).__name__, num_images]
@@ -92,8 +72,8 @@ class LoaderBatches:
 
 def as_batches(
     data: Any, batch_size: int, num_classes: int, check_labels: Callable[[Tensor], None]
-) -> Batches:
-    """Return the batches of whatever data a user passes.
+) -> TensorBatches | LoaderBatches:
+    """Return the batches of the data that a user passes.
 
     Args:
         data: As for :func:`nullclass.train`.

@@ -63,11 +63,9 @@ class TrainConfig:
         if self.robust is not None and not hasattr(self.robust, "bind"):
             raise UserError("robust must be a robust loss such as IntervalLoss(eps=0.1)")
         check_choice("scheduler_interval", self.scheduler_interval, ("epoch", "step"))
-        for name, example in (("optimizer", "params: SGD(params, lr=0.1)"),
-                              ("scheduler", "optimizer: StepLR(optimizer, 30)")):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                raise UserError(f"{name} must be a function that makes it: lambda {example}")
+        for name in ("optimizer", "scheduler"):
+            if not callable(getattr(self, name) or int):
+                raise UserError(f"{name} must be a function that makes it, not the {name} itself")
         if self.optimizer is not None and self.weight_decay:
             raise UserError("weight_decay is for the default optimizer: pass it to your own")
         if self.scheduler is not None and self.recipe.schedule != "constant":
@@ -76,29 +74,17 @@ class TrainConfig:
             )
 
     def make_optimizer(self, model: nn.Module) -> Optimizer:
-        """Return the optimizer of the model's parameters.
-
-        Raises:
-            UserError: If ``optimizer`` makes no optimizer.
-        """
+        """Return the optimizer of the model's parameters."""
         if self.optimizer is None:
-            return Adam(
-                model.parameters(),
-                self.recipe.learning_rate,
-                weight_decay=self.weight_decay,
-                fused=True,
-            )
+            rate, weight_decay = self.recipe.learning_rate, self.weight_decay
+            return Adam(model.parameters(), rate, weight_decay=weight_decay, fused=True)
         optimizer = self.optimizer(model.parameters())
         if not isinstance(optimizer, Optimizer):
             raise UserError(f"optimizer must return an Optimizer, not {type(optimizer).__name__}")
         return optimizer
 
     def make_scheduler(self, optimizer: Optimizer) -> LRScheduler | None:
-        """Return the scheduler, if there is one.
-
-        Raises:
-            UserError: If ``scheduler`` makes no scheduler, or one that cannot step per batch.
-        """
+        """Return the scheduler, if there is one."""
         if self.scheduler is None:
             return None
         scheduler = self.scheduler(optimizer)

@@ -8,18 +8,14 @@ from __future__ import annotations
 import math
 import statistics
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from nullclass.core.errors import UserError
 from nullclass.core.rng import fork_rng
@@ -29,12 +25,12 @@ from nullclass.models.classifier import Classifier
 from nullclass.models.dropout import scaled_dropout
 from nullclass.nulls import NullSource, as_null_source
 from nullclass.results.schema import STATE
-from nullclass.training.batches import Batches, as_batches
+from nullclass.training.batches import LoaderBatches, TensorBatches, as_batches
 from nullclass.training.config import TrainConfig
 from nullclass.training.recipes import Recipe
 from nullclass.training.selection import BestCheckpoints
 from nullclass.training.state import EpochRecord, TrainState, fingerprint
-from nullclass.training.steps import Step, StepLosses, autocast_of, make_step
+from nullclass.training.steps import Step, StepContext, StepLosses, autocast_of, make_step
 
 Labelled = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 
@@ -97,115 +93,99 @@ def train(
             "persistent workers keep random states that cannot be saved: use a DataLoader with "
             "persistent_workers=False, or train without state_folder"
         )
+    with fork_rng(config.seed):  # a loader draws from the global stream
+        held_out = None if validation is None else tensors_or_loader(validation, model.num_classes)
     selections = BestCheckpoints({}, None) if selections is None else selections
     selections.reset()
     optimizer = config.make_optimizer(model)
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
     scheduler = config.make_scheduler(optimizer)
-    mark = fingerprint(model, batches, config, source, selections, optimizer, scheduler)
+    data_mark = batches.fingerprint()
+    mark = fingerprint(model, data_mark, config, source, selections, optimizer, scheduler)
     generator = torch.Generator().manual_seed(config.seed)
-    state = TrainState(model, optimizer, selections, [generator, *batches.generators], mark)
-    with fork_rng(config.seed):  # a loader draws from the global stream
-        held_out = None if validation is None else tensors_or_loader(validation, model.num_classes)
-    step = make_step(model, config, source, generator)
-    run = _Run(state, config, batches, step, scheduler, on_step)
-    num_steps = len(batches)
+    generators = (generator, *batches.generators)
+    state = TrainState(model, optimizer, scheduler, selections, generators, mark)
+    step = make_step(StepContext(model, config, source, generator))
+    path = None if state_folder is None else Path(state_folder) / STATE
     with fork_rng(config.seed), scaled_dropout(model, recipe.dropout), _restored_gradients(model):
-        path = None if state_folder is None else Path(state_folder) / STATE
         if path is not None and path.exists():
             state.load(path)
-            run.replay_schedule()
+            state.replay_schedule(len(batches) if config.scheduler_interval == "step" else 1)
         if on_step is not None and state.history:
-            done = len(state.history) * num_steps
-            on_step(done, recipe.epochs * num_steps, state.history[-1].loss)
+            done = len(state.history) * len(batches)
+            on_step(done, recipe.epochs * len(batches), state.history[-1].loss)
         while len(state.history) < recipe.epochs:
-            state.history.append(run.epoch(held_out))
+            state.history.append(_epoch(state, config, batches, step, held_out, on_step))
             # The state of the last epoch is saved too: the caller removes it once the weights are
             # saved elsewhere.
             if path is not None:
                 state.save(path)
-    _check_learned(model, state.history[-1].loss, num_steps, recipe)
+    _check_learned(model, state.history[-1].loss, len(batches), recipe)
     model.eval()
     return state.history
 
 
-@dataclass
-class _Run:
-    """A training in progress."""
-
-    state: TrainState
-    config: TrainConfig
-    batches: Batches
-    step: Step
-    scheduler: LRScheduler | None
-    on_step: OnStep | None
-
-    def epoch(self, validation: LabelledImages | None) -> EpochRecord:
-        """Train for one epoch."""
-        state, recipe = self.state, self.config.recipe
-        model, optimizer, generator = state.model, state.optimizer, state.generators[0]
-        number, num_steps = len(state.history) + 1, len(self.batches)
-        total = recipe.epochs * num_steps
-        if recipe.stem_epochs is not None and number > recipe.stem_epochs:
-            for parameter in _first_layer(model):
-                parameter.requires_grad_(False)
-        results: list[StepLosses] = []
-        num_images = 0
-        started = time.perf_counter()
-        model.train()
-        for i, batch in enumerate(self.batches.epoch(generator)):
-            done = (number - 1) * num_steps + i
-            if self.scheduler is None:
-                for group in optimizer.param_groups:
-                    group["lr"] = group["initial_lr"] * recipe.lr_factor(done / total)
-            images, labels = (tensor.to(model.mean.device) for tensor in batch)
-            if recipe.jitter:
-                images = jittered(images, recipe.jitter, generator)
-            optimizer.zero_grad()
-            losses = self.step(images, labels, done / total)
-            _check_losses(losses, number, i + 1, optimizer)
-            optimizer.step()
-            if self.config.scheduler_interval == "step":
-                self._step_scheduler(losses.loss)
-            results.append(losses)
-            num_images += len(labels)
-            if self.on_step is not None:
-                self.on_step(done + 1, total, losses.loss)
-        seconds = time.perf_counter() - started
-        loss = statistics.fmean(losses.loss for losses in results)
-        if self.config.scheduler_interval == "epoch":
-            self._step_scheduler(loss)
-        if not all(bool(p.isfinite().all()) for p in model.parameters()):
-            raise UserError(_diverged(f"weights are not finite after epoch {number}", optimizer))
-        null_losses = [r.null_loss for r in results if r.null_loss is not None]
-        is_candidate = recipe.schedule == "constant" or number == recipe.epochs
-        autocast = autocast_of(recipe, model.mean.device)
-        return EpochRecord(
-            epoch=number,
-            loss=loss,
-            null_loss=statistics.fmean(null_losses) if null_losses else math.nan,
-            train_accuracy=sum(losses.num_correct for losses in results) / num_images,
-            validation_accuracy=_accuracy(model, validation) if validation else math.nan,
-            seconds=seconds,
-            selection_losses=state.selections.update(model, number, autocast)
-            if is_candidate
-            else {},
-        )
-
-    def replay_schedule(self) -> None:
-        """Bring a new scheduler to where the completed epochs left it."""
-        per_epoch = len(self.batches) if self.config.scheduler_interval == "step" else 1
-        with warnings.catch_warnings(action="ignore"):  # "lr_scheduler.step() before ..."
-            for record in self.state.history:
-                for _ in range(per_epoch):
-                    self._step_scheduler(record.loss)
-
-    def _step_scheduler(self, loss: float) -> None:
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(loss)
-        elif self.scheduler is not None:
-            self.scheduler.step()
+def _epoch(
+    state: TrainState,
+    config: TrainConfig,
+    batches: TensorBatches | LoaderBatches,
+    step: Step,
+    validation: LabelledImages | None,
+    on_step: OnStep | None,
+) -> EpochRecord:
+    model, optimizer, recipe = state.model, state.optimizer, config.recipe
+    generator, device = state.generators[0], model.mean.device
+    number, total = len(state.history) + 1, recipe.epochs * len(batches)
+    if recipe.stem_epochs is not None and number > recipe.stem_epochs:
+        for parameter in _first_layer(model):
+            parameter.requires_grad_(False)
+    results: list[StepLosses] = []
+    num_images = 0
+    started = time.perf_counter()
+    model.train()
+    for done, batch in enumerate(batches.epoch(generator), start=(number - 1) * len(batches)):
+        if state.scheduler is None:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * recipe.lr_factor(done / total)
+        images, labels = (tensor.to(device) for tensor in batch)
+        if recipe.jitter:
+            images = jittered(images, recipe.jitter, generator)
+        optimizer.zero_grad()
+        losses = step(images, labels, done / total)
+        if not math.isfinite(losses.loss + (losses.null_loss or 0.0)):
+            at = f"at step {len(results) + 1} of epoch {number}"
+            raise _diverged(
+                f"the loss is {losses.loss} (null loss {losses.null_loss}) {at}", optimizer
+            )
+        optimizer.step()
+        if config.scheduler_interval == "step":
+            state.step_scheduler(losses.loss)
+        results.append(losses)
+        num_images += len(labels)
+        if on_step is not None:
+            on_step(done + 1, total, losses.loss)
+    seconds = time.perf_counter() - started
+    loss = statistics.fmean(losses.loss for losses in results)
+    if config.scheduler_interval == "epoch":
+        state.step_scheduler(loss)
+    if not all(bool(p.isfinite().all()) for p in model.parameters()):
+        raise _diverged(f"weights are not finite after epoch {number}", optimizer)
+    null_losses = [r.null_loss for r in results if r.null_loss is not None]
+    accuracy = math.nan if validation is None else _accuracy(model, validation)
+    selection_losses = {}
+    if recipe.schedule == "constant" or number == recipe.epochs:
+        autocast = autocast_of(recipe, device)
+        selection_losses = state.selections.update(model, number, autocast)
+    return EpochRecord(
+        epoch=number,
+        loss=loss,
+        null_loss=statistics.fmean(null_losses) if null_losses else math.nan,
+        train_accuracy=sum(losses.num_correct for losses in results) / num_images,
+        validation_accuracy=accuracy,
+        seconds=seconds,
+        selection_losses=selection_losses,
+    )
 
 
 def _first_layer(model: nn.Module) -> list[nn.Parameter]:
@@ -276,15 +256,9 @@ def _check_nulls(model: Classifier, nulls: NullSource | None, config: TrainConfi
         )
 
 
-def _check_losses(losses: StepLosses, epoch: int, step: int, optimizer: Optimizer) -> None:
-    if not math.isfinite(losses.loss + (losses.null_loss or 0.0)):
-        at = f"(null loss {losses.null_loss}) at step {step} of epoch {epoch}"
-        raise UserError(_diverged(f"the loss is {losses.loss} {at}", optimizer))
-
-
-def _diverged(symptom: str, optimizer: Optimizer) -> str:
-    rate: Any = optimizer.param_groups[0]["initial_lr"]
-    return f"training diverged: {symptom}; lower the learning rate ({float(rate):g})"
+def _diverged(symptom: str, optimizer: Optimizer) -> UserError:
+    rate = float(optimizer.param_groups[0]["initial_lr"])
+    return UserError(f"training diverged: {symptom}; lower the learning rate ({rate:g})")
 
 
 def _check_learned(model: Classifier, loss: float, num_steps: int, recipe: Recipe) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,13 +14,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from nullclass.core.errors import StateError, UserError
 from nullclass.core.tensor_files import save_tensors
 from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullSource
-from nullclass.training.batches import Batches, sha256
+from nullclass.training.batches import sha256
 from nullclass.training.config import TrainConfig
 from nullclass.training.selection import BestCheckpoints
 
@@ -47,15 +48,15 @@ class EpochRecord:
 
 @dataclass
 class TrainState:
-    """Everything that a later process needs to continue to the same weights.
-
-    The learning rate is not part of it: the loop recomputes it from the number of steps done.
-    """
+    """Everything that a later process needs to continue to the same weights."""
 
     model: Classifier
     optimizer: Optimizer
+    scheduler: LRScheduler | None
+    """Not saved, but replayed from the history."""
     selections: BestCheckpoints
     generators: Sequence[torch.Generator]
+    """The training's own random stream, then those of the data."""
     fingerprint: str
     history: list[EpochRecord] = field(default_factory=list)
 
@@ -136,6 +137,20 @@ class TrainState:
         if device.type == "cuda" and "rng_cuda" in tensors:
             torch.cuda.set_rng_state(tensors["rng_cuda"], device)
 
+    def replay_schedule(self, steps_per_epoch: int) -> None:
+        """Bring a new scheduler to where the completed epochs left it."""
+        with warnings.catch_warnings(action="ignore"):  # the optimizer has made no step yet
+            for record in self.history:
+                for _ in range(steps_per_epoch):
+                    self.step_scheduler(record.loss)
+
+    def step_scheduler(self, loss: float) -> None:
+        """Call the scheduler, if there is one."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(loss)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
     def _load_optimizer(self, values: dict[str, Any]) -> None:
         state: dict[str, Any] = self.optimizer.state_dict() | {"state": {}}
         for name, value in values.items():
@@ -152,7 +167,7 @@ class TrainState:
 
 def fingerprint(
     model: Classifier,
-    batches: Batches,
+    data: list[Any],
     config: TrainConfig,
     nulls: NullSource | None,
     selections: BestCheckpoints,
@@ -170,7 +185,7 @@ def fingerprint(
         "optimizer": [type(optimizer).__name__, groups],
         "scheduler": _described(scheduler, "state_dict"),
         "nulls": _described(nulls, "settings"),
-        "data": batches.fingerprint(),
+        "data": data,
         "model": repr(model),
         "standardisation": [sha256(model.mean), sha256(model.std)],
         "initial_weights": {name: sha256(t) for name, t in model.state_dict().items()},

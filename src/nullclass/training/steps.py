@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -52,97 +52,72 @@ Step = Callable[[Tensor, Tensor, float], StepLosses]
 losses; adds the gradients to the parameters."""
 
 
-def make_step(
-    model: Classifier, config: TrainConfig, nulls: NullSource | None, generator: torch.Generator
-) -> Step:
-    """Return the training step of a configuration; random draws come from the generator."""
-    if config.robust is not None:
-        loss = config.robust.bind(model)
+@dataclass(frozen=True)
+class StepContext:
+    """What the steps of a training share."""
+
+    model: Classifier
+    config: TrainConfig
+    nulls: NullSource | None
+    generator: torch.Generator
+    """Random stream of null images, their number, and the starts of attacks."""
+
+    @cached_property
+    def autocast(self) -> Autocast:
+        """Context of the forward passes."""
+        return autocast_of(self.config.recipe, self.model.mean.device)
+
+
+def make_step(context: StepContext) -> Step:
+    """Return the training step of a configuration."""
+    if context.config.robust is not None:
+        loss = context.config.robust.bind(context.model)
         return lambda images, labels, progress: step_robust(
-            loss, images, labels, generator, progress
+            loss, images, labels, context.generator, progress
         )
-    autocast = autocast_of(config.recipe, model.mean.device)
-    if config.replace_rate is not None:
-        rate = config.replace_rate
-        return lambda images, labels, progress: step_replace_with_nulls(
-            model, images, labels, nulls, generator, autocast, rate
-        )
-    weight, fraction = config.null_weight, config.recipe.nulls_per_image
-    return lambda images, labels, progress: step_append_nulls(
-        model, images, labels, nulls, generator, autocast, weight, fraction
-    )
+    appends = context.config.replace_rate is None
+    step = step_append_nulls if appends else step_replace_with_nulls
+    return lambda images, labels, progress: step(context, images, labels)
 
 
-def step_append_nulls(
-    model: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    nulls: NullSource | None,
-    generator: torch.Generator,
-    autocast: Autocast,
-    null_weight: float,
-    nulls_per_image: float,
-) -> StepLosses:
-    """Compute gradients with null images appended to the batch.
-
-    Args:
-        model: The model, in training mode.
-        images: ``(B, C, H, W)`` in [0,1], on the model's device.
-        labels: ``(B,)``.
-        nulls: Source of null images, if any.
-        generator: Random stream of the null images.
-        autocast: Context of the forward passes.
-        null_weight: Weight of the null loss.
-        nulls_per_image: Fraction of the batch that null images are made from.
-    """
+def step_append_nulls(context: StepContext, images: Tensor, labels: Tensor) -> StepLosses:
+    """Compute gradients with null images appended to the batch."""
+    model, nulls = context.model, context.nulls
     images.requires_grad_(nulls is not None and nulls.needs_image_gradient)
-    with autocast():
+    with context.autocast():
         logits = model.all_logits(images)
     loss = cross_entropy(logits, labels)
     loss.backward()
     null_loss = None
     if nulls is not None:
-        num = max(1, round(len(images) * nulls_per_image))
+        num = max(1, round(len(images) * context.config.recipe.nulls_per_image))
         part = images.detach()[:num]
         if images.grad is not None:
             part.grad = images.grad[:num]
-        with autocast():
-            made = nulls(part, labels[:num], generator)
+        with context.autocast():
+            made = nulls(part, labels[:num], context.generator)
             null_logits = model.all_logits(made.images)
         mean_loss = null_cross_entropy(model, null_logits, labels[:num], made)
-        (null_weight * mean_loss).backward()
+        (context.config.null_weight * mean_loss).backward()
         null_loss = mean_loss.item()
     return StepLosses(loss.item(), null_loss, _num_correct(model, logits, labels))
 
 
-def step_replace_with_nulls(
-    model: Classifier,
-    images: Tensor,
-    labels: Tensor,
-    nulls: NullSource | None,
-    generator: torch.Generator,
-    autocast: Autocast,
-    replace_rate: float,
-) -> StepLosses:
-    """Compute gradients with null images in the place of some images of the batch.
-
-    Args:
-        model: The model, in training mode.
-        images: ``(B, C, H, W)`` in [0,1], on the model's device.
-        labels: ``(B,)``.
-        nulls: Source of null images; without one, the batch stays as it is.
-        generator: Random stream of the null images and of their number.
-        autocast: Context of the forward pass.
-        replace_rate: Expected fraction of null images.
-    """
-    images, labels, num_nulls = replace_with_nulls(images, labels, nulls, generator, replace_rate)
-    with autocast():
-        logits = model(images)
+def step_replace_with_nulls(context: StepContext, images: Tensor, labels: Tensor) -> StepLosses:
+    """Compute gradients with null images in the place of some images of the batch."""
+    num_nulls = 0
+    if context.nulls is not None:
+        rate = context.config.replace_rate or 0.0
+        images, labels, num_nulls = replace_with_nulls(
+            images, labels, context.nulls, context.generator, rate
+        )
+    with context.autocast():
+        logits = context.model(images)
     losses = cross_entropy(logits, labels, reduction="none")
     loss = losses.mean()
     loss.backward()
     null_loss = losses[-num_nulls:].mean().item() if num_nulls else None
-    return StepLosses(loss.item(), null_loss, _num_correct(model, logits, labels))
+    return StepLosses(loss.item(), null_loss, _num_correct(context.model, logits, labels))
 
 
 def step_robust(
@@ -157,7 +132,7 @@ def step_robust(
 def replace_with_nulls(
     images: Tensor,
     labels: Tensor,
-    nulls: NullSource | None,
+    nulls: NullSource,
     generator: torch.Generator,
     replace_rate: float,
 ) -> tuple[Tensor, Tensor, int]:
@@ -166,8 +141,6 @@ def replace_with_nulls(
     Returns:
         Images and labels of the same shapes, and the number of null images.
     """
-    if nulls is None:
-        return images, labels, 0
     size = torch.tensor(float(len(images)))
     num_nulls = int(torch.binomial(size, torch.tensor(replace_rate), generator=generator))
     num_real = len(images) - num_nulls

@@ -65,18 +65,6 @@ class Round:
     """The same for this round's substitute, on all images that it was trained on."""
 
 
-@dataclass(frozen=True)
-class QueryLog:
-    """All rounds."""
-
-    rounds: tuple[Round, ...]
-
-    @property
-    def num_queries(self) -> int:
-        """Label queries in total."""
-        return sum(entry.num_queries for entry in self.rounds)
-
-
 def query_substitute(
     target: Oracle,
     images: Tensor | LabelledImages,
@@ -86,7 +74,7 @@ def query_substitute(
     recipe: Recipe = ROUND_RECIPE,
     seed: int = 0,
     device: torch.device | str = "cpu",
-) -> tuple[Classifier, QueryLog]:
+) -> tuple[Classifier, list[Round]]:
     """Train a substitute for a model on its predicted labels alone.
 
     Only ``predict`` of the target is called (in evaluation mode, if it is a module), never twice
@@ -105,7 +93,7 @@ def query_substitute(
         device: Device of the substitute.
 
     Returns:
-        The substitute of the last round, in evaluation mode, and the log.
+        The substitute of the last round, in evaluation mode, and all rounds.
 
     Raises:
         UserError: If there are fewer images than seed images, all seed images get the same label,
@@ -153,7 +141,7 @@ def query_substitute(
         if len(new) > left:
             new = new[torch.randperm(len(new), generator=generator)[:left].sort().values]
     assert substitute is not None  # there is a seed image, so there was a round
-    return substitute, QueryLog(tuple(rounds))
+    return substitute, rounds
 
 
 def augment(substitute: Classifier, images: Tensor, labels: Tensor, step: float) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,21 +25,9 @@ class LossOutput(NamedTuple):
     """Images that are robust at the ε of this step: proved, or not fooled by the attack."""
 
 
-class StepLoss(Protocol):
-    """A robust loss bound to a model."""
-
-    def __call__(
-        self, images: Tensor, labels: Tensor, progress: float, generator: torch.Generator
-    ) -> LossOutput:
-        """Return the loss of a batch.
-
-        Args:
-            images: ``(N, C, H, W)`` in [0,1], on the model's device.
-            labels: ``(N,)`` real classes.
-            progress: Fraction of all steps done, in [0, 1).
-            generator: Random stream of the attack's starts.
-        """
-        ...
+StepLoss = Callable[[Tensor, Tensor, float, torch.Generator], LossOutput]
+"""A robust loss bound to a model: images ``(N, C, H, W)`` in [0,1], labels ``(N,)``, the progress
+in [0, 1) of all steps and the random stream of the attack's starts to the loss of the batch."""
 
 
 @dataclass(frozen=True)
