@@ -7,7 +7,8 @@ from pathlib import Path
 
 from nullclass.core.files import write_text
 from nullclass.metrics.rates import UNION
-from nullclass.report.measures import Measure, Measures, percent
+from nullclass.report.measures import percent
+from nullclass.report.render import markdown_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, read_run
 from nullclass.studies.null_samples.config import (
@@ -15,107 +16,102 @@ from nullclass.studies.null_samples.config import (
     WHITE_BOX_AT_THRESHOLD,
     WHITE_BOX_EPS,
 )
-from nullclass.studies.null_samples.sample_tables import (
+from nullclass.studies.null_samples.tables import (
     accuracies,
     at_threshold,
     measures_of,
     published_text,
     rule,
     scores,
-    white_box,
     with_spread,
 )
 
-HEAD = """# The report's study, reproduced, and what it does not say
+PAGE = """# The report's study, reproduced, and white-box attacks
 
-Written by `python docs/report_study.py RUN` from the rows of the run; made by
+`python docs/report_study.py RUN` writes this page from the rows of a run of
 `nullclass study null-samples {options}` (`{preset}` preset). {num_sets} sets, {num_models} models;
-torch {torch}. Mean ± standard deviation over the sets, in %.
+torch {torch}. Mean ± standard deviation over the sets, in %; n is the number of images per set.
 
-Attacks "transferred" are the report's: one FGSM step on the *base* model of the same set, each
-image with the smallest ε that makes base err (its threshold); {num_transfer} images a set.
-"White-box" is the worst-case ensemble on each model itself, same images, same ε; the first
-{num_white} of them. It is a lower bound: a stronger attack may fool more, never fewer.
+"Transferred" attacks are the report's: one FGSM step on the *base* model of the same set, with the
+smallest ε that fools base (the image's threshold). "White-box" is the worst-case ensemble on each
+model itself, on the first of the same images and at the same ε. It is a lower bound: a stronger
+attack may fool more images, never fewer.
 
 {verdicts} {rule}
 
-| model | outcome | transferred | published | reproduced | white-box |
-|---|---|---|---|---|---|
-"""
+{thresholds}
+Clean test accuracy; published values are read off a bar plot.
 
-CLEAN_HEAD = """
-Clean test accuracy, 10,000 images; published as read off a bar plot.
+{clean}
+The worst case over all attacks at fixed ε (pixel units, L∞): fooled (AER), and correct when clean
+and never fooled (RAR).
 
-| model | measured | published | within 0.15 points |
-|---|---|---|---|
-"""
-
-FIXED_HEAD = """
-The worst of all attacks at fixed ε (pixel units, L∞), {num} images a set: fooled by some (AER), and
-right and never fooled (RAR).
-
-| model | {columns} |
-|---|{dashes}|
-"""
+{fixed}"""
 
 WORDS = {"correct": "correct", "fooled": "misclassified", "null": "unclassified"}
 VERDICTS = {"within": "yes", "outside": "**no**", "": "–"}
 
 
 def page(run: Run, options: str) -> str:
-    """The whole page."""
+    """The page as Markdown."""
     measures = measures_of(run)
-    told = [*scores(measures), *accuracies(measures)]
-    within = [sum(m.verdict == "within" for m in found) for found in _both(measures)]
-    judged = [sum(m.verdict != "" for m in found) for found in _both(measures)]
-    head = HEAD.format(
-        options=options,
-        preset=run.info["preset"],
-        num_sets=len(measures.seeds),
-        num_models=sum(len(measure.values) for measure in told if measure.attack == CLEAN),
-        torch=run.info["versions"]["torch"],
-        num_transfer=measures.num_images(TRANSFER_AT_THRESHOLD),
-        num_white=measures.num_images(WHITE_BOX_AT_THRESHOLD),
-        verdicts=f"{within[0]} of {judged[0]} published scores and {within[1]} of {judged[1]} "
-        "accuracies are reproduced.",
-        rule=rule(),
-    )
-    lines = []
+    verdicts = [
+        [measure.verdict for measure in found if measure.verdict]
+        for found in (scores(measures), accuracies(measures))
+    ]
+    counts = [f"{of.count('within')} of {len(of)}" for of in verdicts]
+    n = {name: measures.num_images(name) for name in (CLEAN, TRANSFER_AT_THRESHOLD, UNION)}
+    white_box = WHITE_BOX_AT_THRESHOLD
+    thresholds = []
     for model in measures.models:
         for outcome, word in WORDS.items():
             ours = at_threshold(measures, model, outcome)
+            own = at_threshold(measures, model, outcome, white_box)
+            cells = [with_spread(ours), published_text(model, outcome) or "–"]
             verdict = VERDICTS[ours.verdict if ours else ""]
-            lines.append(
-                f"| {model} | {word} | {with_spread(ours)} | "
-                f"{published_text(model, outcome) or '–'} | {verdict} | "
-                f"{with_spread(white_box(measures, model, outcome))} |"
-            )
-    clean = [
-        f"| {m.model} | {with_spread(m, 2)} | "
-        f"{percent(m.published, 1) if m.published is not None else '–'} | {VERDICTS[m.verdict]} |"
-        for m in accuracies(measures)
-    ]
-    fixed = []
-    for model in measures.models:
-        cells = [
-            f"{with_spread(measures.find(model, UNION, 'aer', eps))} / "
-            f"{with_spread(measures.find(model, UNION, 'rar', eps))}"
-            for eps in WHITE_BOX_EPS
-        ]
-        fixed.append(f"| {model} | {' | '.join(cells)} |")
-    fixed_head = FIXED_HEAD.format(
-        num=measures.num_images(UNION),
-        columns=" | ".join(f"AER / RAR at {eps:g}" for eps in WHITE_BOX_EPS),
-        dashes="|".join("---" for _ in WHITE_BOX_EPS),
+            thresholds.append([model, word, *cells, verdict, with_spread(own)])
+    rates = [(metric, eps) for eps in WHITE_BOX_EPS for metric in ("aer", "rar")]
+    return PAGE.format(
+        options=options,
+        preset=run.info["preset"],
+        num_sets=len(measures.seeds),
+        num_models=sum(len(measure.values) for measure in accuracies(measures)),
+        torch=run.info["versions"]["torch"],
+        verdicts=f"{counts[0]} published scores and {counts[1]} accuracies are reproduced.",
+        rule=rule(),
+        thresholds=markdown_table(
+            (
+                "model",
+                "outcome",
+                f"transferred, n = {n[TRANSFER_AT_THRESHOLD]}",
+                "published, n = 1,000",
+                "reproduced",
+                f"white-box, n = {measures.num_images(white_box)}",
+            ),
+            thresholds,
+        ),
+        clean=markdown_table(
+            ("model", f"measured, n = {n[CLEAN]}", "published", "within 0.15 points"),
+            (
+                [
+                    measure.model,
+                    with_spread(measure, 2),
+                    "–" if measure.published is None else percent(measure.published, 1),
+                    VERDICTS[measure.verdict],
+                ]
+                for measure in accuracies(measures)
+            ),
+        ),
+        fixed=markdown_table(
+            ("model", *(f"{m.upper()} at {eps:g}, n = {n[UNION]}" for m, eps in rates)),
+            (
+                [model, *(with_spread(measures.find(model, UNION, m, eps)) for m, eps in rates)]
+                for model in measures.models
+            ),
+        ),
     )
-    parts = [head, *lines, CLEAN_HEAD.rstrip(), *clean, fixed_head.rstrip(), *fixed]
-    return "\n".join(part.removesuffix("\n") for part in parts) + "\n"
-
-
-def _both(measures: Measures) -> tuple[list[Measure], list[Measure]]:
-    return scores(measures), accuracies(measures)
 
 
 if __name__ == "__main__":
-    told = page(read_run(Path(sys.argv[1])), " ".join(sys.argv[2:]))
-    write_text(Path(__file__).with_name("null-samples.md"), told)
+    text = page(read_run(Path(sys.argv[1])), " ".join(sys.argv[2:]))
+    write_text(Path(__file__).with_name("null-samples.md"), text)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
 
+from nullclass.report.render import markdown_table
 from nullclass.zoo.members import FOLDER, Member, find_members
 from nullclass.zoo.results import (
     ATTACK,
@@ -84,12 +85,6 @@ you compare.
 {literature}"""
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
 def page(folder: Path = FOLDER) -> str:
     """Return the page about all members of a zoo.
 
@@ -102,11 +97,11 @@ def page(folder: Path = FOLDER) -> str:
     quoted = pd.read_csv(LITERATURE, dtype=str)
     return PAGE.format(
         datasets=", ".join(datasets),
-        clean=table(
+        clean=markdown_table(
             ("model", "correct", "null", "fooled"),
             ([m.name, *(_rate(r, CLEAN, metric) for metric in METRICS[CLEAN])] for m, r in known),
         ),
-        rates=table(
+        rates=markdown_table(
             ("model", "ε", *RATES),
             (
                 [m.name, f"{eps:g}", *(_rate(r, *what, eps) for what in RATES.values())]
@@ -114,20 +109,20 @@ def page(folder: Path = FOLDER) -> str:
                 for eps in budgets(r)
             ),
         ),
-        attacks=table(
+        attacks=markdown_table(
             ("model", "ε", "rates", "n", "attacks", "version", "seed", "computed on"),
             (line for m, r in known for line in _attacks(m, r)),
         ),
-        brackets=table(
+        brackets=markdown_table(
             ("model", "ε", "n", "RAR at least (proved)", "RAR at most (attack)", "images between"),
             (line for m, r in known for line in _brackets(m, r)),
         ),
-        models=table(
+        models=markdown_table(
             ("model", "what", "radius", "parameters", "stored as", "training, minutes (cores)"),
             (_model(m) for m, _ in known),
         ),
         tolerance=100 * ATTACK_TOLERANCE,
-        literature=table(
+        literature=markdown_table(
             ("defence", "ε", "what the rate counts", "%", "source"), quoted.to_numpy().tolist()
         ),
     )

@@ -23,15 +23,21 @@ COLUMNS = {
 }
 
 
-def training(run: Run) -> Drawing | None:
-    """One panel per quantity: mean over seeds; with a single epoch, one dot per model."""
-    history = histories(run, COLUMNS)
+def training(run: Run, columns: Mapping[str, str] = COLUMNS, file: str = "") -> Drawing | None:
+    """One panel per quantity: mean over seeds; with a single epoch, one dot per model.
+
+    Args:
+        run: The run.
+        columns: Columns of the histories and their headings.
+        file: Beginning of the names of files, if the panels are also written to files.
+    """
+    history = histories(run, columns)
     if history.empty:
         return None
     num_epochs = int(history["epoch"].max())
     models = [*dict.fromkeys(trial.model for trial in run.trials)]
     panels = []
-    for column, heading in COLUMNS.items():
+    for column, heading in columns.items():
         known = history[["model", "epoch", column]].dropna()
         if known.empty:
             continue
@@ -39,7 +45,11 @@ def training(run: Run) -> Drawing | None:
         height = 0.7 + 0.36 * len(shown) if num_epochs == 1 else 3.2
         size = (WIDTH, height)
         with sheet(
-            f"training-{column}", f"{heading} against epochs", size, heading, is_file=False
+            f"{file or 'training'}-{column}",
+            f"{heading} against epochs",
+            size,
+            heading,
+            is_file=bool(file),
         ) as (
             figure,
             drawn,
