@@ -44,7 +44,7 @@ def expected_seconds(context: ProbeContext) -> float:
     if eps is None or run is None or not num_passes:
         return 0.0
     of_run = costs[(costs["attack"] == run.name) & (costs["eps_pixels"] == eps)]
-    per_image = of_run["seconds"].sum() / of_run["num_images"].max()
+    per_image = of_run["seconds"].sum() / max(of_run["num_images"].max(), 1)
     num_active = len(context.evidence.judged(eps) - context.evidence.fooled(eps))
     num_repeats = 4 * min(num_active, NUM_DOUBLED[0]) + NUM_LARGEST + NUM_REPEATED
     num_reference = NUM_REPEATED * 40 * (4 + context.model.num_classes - 1)
