@@ -28,7 +28,7 @@ from nullclass.attacks.on_zero_gradient import OnZeroGradient
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
-SETTINGS_OF_VERSION = {"1": "0e70c0e3fdb1f75c"}
+SETTINGS_OF_VERSION = {"1": "38b75c7a5a4fb327"}
 """A digest of the members and settings of each version that was ever published."""
 
 

@@ -75,6 +75,6 @@ class DatasetAttack(BaseAttack):
 def _into_ball(candidates: Tensor, indices: Tensor, state: AttackState) -> Tensor:
     """Return candidates projected; one inside the ball stays equal to the last bit."""
     images, eps = state.images[indices], state.eps_at(indices)
-    is_inside = state.norm.size(candidates - images) <= torch.as_tensor(eps).to(images)
+    is_inside = state.norm.size(candidates - images) <= torch.as_tensor(eps, dtype=images.dtype)
     projected = state.norm.project(candidates, images, eps)
     return torch.where(is_inside[:, None, None, None], candidates, projected)

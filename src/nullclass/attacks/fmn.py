@@ -130,7 +130,8 @@ class _Nearest:
 
     def __init__(self, state: AttackState) -> None:
         self.state = state
-        self.enough = torch.as_tensor(state.eps).to(state.images).expand(len(state.images))
+        eps = torch.as_tensor(state.eps, dtype=state.images.dtype, device=state.images.device)
+        self.enough = eps.expand(len(state.images))
         """``(N,)`` sizes at which an image needs no further search."""
         self.adv_images = state.images.clone()
         """The nearest successes, and the images with the largest margin for the rest."""

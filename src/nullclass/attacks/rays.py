@@ -112,7 +112,9 @@ class _Rays:
 
     def __init__(self, images: Tensor, active: Tensor, eps: Eps, tolerance: float) -> None:
         self.images, self.tolerance = images, tolerance
-        self.eps = torch.as_tensor(eps).to(images).expand(active.shape)
+        self.eps = torch.as_tensor(eps, dtype=images.dtype, device=images.device).expand(
+            active.shape
+        )
         self.active = active & (self.eps > 0)
         self.ends = torch.ones_like(images)
         """Ends of the best rays."""
