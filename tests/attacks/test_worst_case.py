@@ -1,4 +1,4 @@
-"""The ensemble: fixed, versioned, a union image by image, and honest about what it cost."""
+"""The worst case: fixed, versioned, a union image by image, with the cost of every member."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import json
 import pytest
 import torch
 from torch import Tensor
-from worlds import Digits, linear_world, outcome_of, two_input_world
+from worlds import Digits, fooled, linear_batch, outcome_of, seeded, two_input_world
 
 from nullclass.attacks import (
-    ATTACKS,
     FGSM,
     PGD,
     AttackEnsemble,
@@ -22,69 +21,53 @@ from nullclass.attacks import (
     worst_case,
 )
 from nullclass.attacks.counters import count_passes
-from nullclass.attacks.ensemble import VERSION, run_attack
-from nullclass.attacks.losses import find_objective, is_success
+from nullclass.attacks.ensemble import VERSION, EnsembleResult, run_attack
+from nullclass.attacks.losses import find_objective
 from nullclass.attacks.on_zero_gradient import OnZeroGradient
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
 SETTINGS_OF_VERSION = {"1": "38b75c7a5a4fb327"}
-"""A digest of the members and settings of each version that was ever published."""
+"""A digest of the members and settings of each published version."""
 
 
 def test_a_change_of_the_ensemble_is_a_new_version() -> None:
-    told = json.dumps(
+    settings = json.dumps(
         [describe(worst_case(goal)) for goal in ("fool", "force-null")], sort_keys=True
     )
-    assert hashlib.sha256(told.encode()).hexdigest()[:16] == SETTINGS_OF_VERSION[VERSION]
+    assert hashlib.sha256(settings.encode()).hexdigest()[:16] == SETTINGS_OF_VERSION[VERSION]
     assert worst_case().version == f"worst-case {VERSION}"
-
-
-def test_both_are_in_the_catalogue_with_one_goal_each() -> None:
-    assert ATTACKS["worst-case"]() == worst_case("fool")
-    assert ATTACKS["worst-case-force-null"]() == worst_case("force-null")
     for goal in ("fool", "force-null", "untargeted"):
         ensemble = worst_case(goal)  # type: ignore[arg-type]
         assert {member.objective for member in ensemble.members} == {goal}
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-@pytest.mark.parametrize("b", [0.02, 0.3])
-def test_two_inputs_both_sides(b: float, norm: str) -> None:
-    model, image, label = two_input_world(a=b, b=b)
-    generator = torch.Generator().manual_seed(0)
-    for share, may_fool in ((0.95, False), (1.05, True)):
-        trace = worst_case().run_members(
-            model, image, label, eps=share * b, norm=norm, generator=generator
-        )
-        assert (outcome_of(model, trace.adv_images, label) == ["fooled"]) is may_fool
-        assert (trace.winning_member >= 0).tolist() == [may_fool]
+def test_it_is_exact_on_linear_models(norm: str) -> None:
+    """Half of the images just below their optimum, half just above, in one run."""
+    world = linear_batch(0)
+    is_above = torch.arange(30) % 2 == 1
+    eps = torch.where(is_above, 1.05, 0.99) * world.optima[norm]
+    result = worst_case().run_members(
+        world.model, world.images, world.labels, eps=eps, norm=norm, generator=seeded()
+    )
+    assert torch.equal(fooled(world.model, result.adv_images, world.labels), is_above)
+    assert torch.equal(result.winning_member >= 0, is_above)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_linear_models_fall_at_the_optimum(norm: str) -> None:
-    generator = torch.Generator().manual_seed(0)
-    for seed, share, falls in ((0, 1.05, True), (1, 1.05, True), (2, 0.99, False)):
-        world = linear_world(seed, scale=100)
-        adv_images = worst_case()(
-            world.model,
-            world.image,
-            world.label,
-            eps=share * world.optimum[norm],
-            norm=norm,
-            generator=generator,
-        )
-        assert (outcome_of(world.model, adv_images, world.label) == ["fooled"]) is falls, seed
+def test_two_inputs_both_sides(norm: str) -> None:
+    model, image, label = two_input_world(a=0.1, b=0.1)
+    images, labels, eps = image.repeat(2, 1, 1, 1), label.repeat(2), torch.tensor([0.095, 0.105])
+    adv_images = worst_case()(model, images, labels, eps=eps, norm=norm, generator=seeded())
+    assert fooled(model, adv_images, labels).tolist() == [False, True]
 
 
-def test_what_needs_denying_has_its_own_optimum() -> None:
-    model, image, label = two_input_world(a=0.3, b=0.05)
-    generator = torch.Generator().manual_seed(0)
-    for share, falls in ((0.95, False), (1.05, True)):  # null along x1 after a / 3
-        adv_images = worst_case("force-null")(
-            model, image, label, eps=share * 0.1, generator=generator
-        )
-        assert (outcome_of(model, adv_images, label) == ["null"]) is falls
+def test_forcing_null_has_its_own_optimum() -> None:
+    model, image, label = two_input_world(a=0.3, b=0.05)  # null along x1 after a / 3
+    images, labels, eps = image.repeat(2, 1, 1, 1), label.repeat(2), torch.tensor([0.095, 0.105])
+    adv_images = worst_case("force-null")(model, images, labels, eps=eps, generator=seeded())
+    assert [scored == "null" for scored in outcome_of(model, adv_images, labels)] == [False, True]
 
 
 FEW = AttackEnsemble(
@@ -92,93 +75,86 @@ FEW = AttackEnsemble(
 )
 
 
-def fell(model: torch.nn.Module, adv_images: Tensor, labels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return is_success(model(adv_images), labels, 10, find_objective("fool"))
+@pytest.fixture(scope="module")
+def few(digits: Digits) -> tuple[Tensor, Tensor, EnsembleResult, list[Tensor]]:
+    """Images, labels, the result of a small ensemble, and what each member finds alone."""
+    images, labels = digits.images[:150], digits.labels[:150]
+    result = FEW.run_members(digits.guarded, images, labels, eps=0.08)
+    return (
+        images,
+        labels,
+        result,
+        [m(digits.guarded, images, labels, eps=0.08) for m in FEW.members],
+    )
 
 
-def test_a_trace_is_the_union_and_tells_who_felled_whom(digits: Digits) -> None:
-    model, images, labels = digits.guarded, digits.images[:150], digits.labels[:150]
-    trace = FEW.run_members(model, images, labels, eps=0.08)
-    assert torch.equal(trace.adv_images, FEW(model, images, labels, eps=0.08))
-    alone = [fell(model, m(model, images, labels, eps=0.08), labels) for m in FEW.members]
-    assert torch.equal(trace.winning_member >= 0, torch.stack(alone).any(dim=0))
-    assert torch.equal(trace.winning_member >= 0, fell(model, trace.adv_images, labels))
-    standing = torch.ones(150, dtype=torch.bool)
-    for number, (tally, falls) in enumerate(zip(trace.member_stats, alone, strict=True)):
-        assert tally.num_images == int(standing.sum())
-        assert torch.equal(trace.winning_member == number, standing & falls), (
-            "the first it falls to"
-        )
-        assert tally.num_successes == int((standing & falls).sum())
-        standing &= ~falls
-    assert 0 < standing.sum() < 150
-    assert [tally.member for tally in trace.member_stats] == [
-        "1 PGD",
-        "2 PGD",
-        "3 MultiTargetedPGD",
-    ]
+def test_the_result_is_the_union_and_names_the_first_winner(
+    digits: Digits, few: tuple[Tensor, Tensor, EnsembleResult, list[Tensor]]
+) -> None:
+    images, labels, result, alone = few
+    model, active = digits.guarded, torch.ones(150, dtype=torch.bool)
+    assert torch.equal(result.adv_images, FEW(model, images, labels, eps=0.08))
+    for number, (stats, adv_images) in enumerate(zip(result.member_stats, alone, strict=True)):
+        succeeds = fooled(model, adv_images, labels)
+        assert stats.num_images == int(active.sum())
+        assert torch.equal(result.winning_member == number, active & succeeds)
+        assert stats.num_successes == int((active & succeeds).sum())
+        active &= ~succeeds
+    assert 0 < active.sum() < 150
+    assert torch.equal(result.winning_member < 0, active)
+    assert torch.equal(fooled(model, result.adv_images, labels), ~active)
+    names = ["1 PGD", "2 PGD", "3 MultiTargetedPGD"]
+    assert [stats.member for stats in result.member_stats] == names
 
-
-def test_what_stands_is_the_nearest_try(digits: Digits) -> None:
-    model, images, labels = digits.guarded, digits.images[:60], digits.labels[:60]
-    trace = FEW.run_members(model, images, labels, eps=0.03)
-    margin = find_objective("fool").loss
-
-    def near(adv_images: Tensor) -> Tensor:
+    def margins(adv_images: Tensor) -> Tensor:
         with torch.no_grad():
-            return margin(model(adv_images), labels, 10, "margin")
+            return find_objective("fool").loss(model(adv_images), labels, 10, "margin")
 
-    tries = torch.stack([near(m(model, images, labels, eps=0.03)) for m in FEW.members])
-    stands = trace.winning_member < 0
-    torch.testing.assert_close(near(trace.adv_images)[stands], tries.amax(dim=0)[stands])
+    best = torch.stack([margins(adv_images) for adv_images in alone]).amax(dim=0)
+    torch.testing.assert_close(margins(result.adv_images)[active], best[active])
 
 
 def test_passes_are_those_that_the_model_sees(digits: Digits) -> None:
     model, images, labels = digits.plain, digits.images[:7], digits.labels[:7]
-    seen: list[int] = []
-    hook = model.body.register_forward_hook(lambda module, args, out: seen.append(len(out)))
+    sizes: list[int] = []
+    hook = model.body.register_forward_hook(lambda module, args, out: sizes.append(len(out)))
     try:
-        trace = FEW.run_members(model, images, labels, eps=1e-4)
+        stats = FEW.run_members(model, images, labels, eps=1e-4).member_stats
     finally:
         hook.remove()
-    assert sum(tally.num_forwards for tally in trace.member_stats) == sum(seen)
-    # Nothing falls at so small an eps: every step of every climb is taken by every image.
-    assert [tally.num_backwards for tally in trace.member_stats] == [7 * 5, 7 * 5, 7 * 9 * 10]
-    assert all(tally.seconds > 0 for tally in trace.member_stats)
+    assert sum(member.num_forward for member in stats) == sum(sizes)
+    # No image succeeds at so small an eps, so all take every step.
+    assert [member.num_backward for member in stats] == [7 * 5, 7 * 5, 7 * 9 * 10]
+    assert all(member.seconds > 0 for member in stats)
     with count_passes(model) as passes:
         FGSM().direction(model, images, labels, norm="linf")
     assert (passes.forward, passes.backward) == (7, 7)
-    assert not model._forward_hooks, "nothing is left behind"
-
-
-def test_a_single_attack_is_its_only_member(digits: Digits) -> None:
-    model, images, labels = digits.plain, digits.images[:5], digits.labels[:5]
-    trace = run_attack(PGD(num_steps=3), "mine", model, images, labels, eps=1e-4)
-    (tally,) = trace.member_stats
-    assert (tally.member, tally.num_images) == ("mine", 5)
-    assert (tally.num_forwards, tally.num_backwards) == (5 * 4, 5 * 3)
+    assert not model._forward_hooks
+    # A single attack is an ensemble of one.
+    (single,) = run_attack(PGD(num_steps=3), "mine", model, images, labels, eps=1e-4).member_stats
+    assert (single.member, single.num_images, single.status) == ("mine", 7, "ran")
+    assert (single.num_forward, single.num_backward) == (7 * 4, 7 * 3)
     nothing = run_attack(PGD(), "mine", model, images[:0], labels[:0], eps=0.1)
     assert nothing.adv_images.shape == (0, 1, 8, 8)
-    assert nothing.member_stats[0].num_forwards == 0
+    assert nothing.member_stats[0].num_forward == 0
 
 
-def test_in_l1_the_members_that_know_it_do_the_work(digits: Digits) -> None:
+def test_members_without_the_norm_are_skipped(digits: Digits) -> None:
     images, labels = digits.images[:3], digits.labels[:3]
-    trace = worst_case().run_members(
-        digits.plain, images, labels, eps=20.0, norm="l1", generator=torch.Generator()
+    result = worst_case().run_members(
+        digits.plain, images, labels, eps=20.0, norm="l1", generator=seeded()
     )
-    assert bool((trace.winning_member >= 0).all())
+    assert bool((result.winning_member >= 0).all())
     model, image, label = two_input_world(a=0.1, b=0.1)
-    told = AttackEnsemble((Square(num_queries=5), PGD(num_steps=5))).run_members(
+    stats = AttackEnsemble((Square(num_queries=5), PGD(num_steps=5))).run_members(
         model, image, label, eps=0.05, norm="l1"
-    )
-    assert [tally.num_forwards > 0 for tally in told.member_stats] == [False, True]
-    assert [stats.status for stats in told.member_stats] == ["unsupported-norm", "ran"]
-    assert told.member_stats[0].num_images == 0
+    ).member_stats  # fmt: skip
+    assert [member.status for member in stats] == ["unsupported-norm", "ran"]
+    assert [member.num_images for member in stats] == [0, 1]
+    assert [member.num_forward > 0 for member in stats] == [False, True]
 
 
-def test_where_flat_attacks_what_has_no_gradient_only(digits: Digits) -> None:
+def test_on_zero_gradient_attacks_images_without_a_gradient_only(digits: Digits) -> None:
     class HalfFlat(torch.nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             is_flat = (images[:, :1, :1, :1] > 0.5).to(images)
@@ -188,26 +164,20 @@ def test_where_flat_attacks_what_has_no_gradient_only(digits: Digits) -> None:
     model = Classifier(HalfFlat(), 10, has_null=False)
     images, labels = digits.images[:20].clone(), digits.labels[:20]
     images[:, 0, 0, 0] = torch.arange(20) % 2 * 1.0
-    generator = torch.Generator().manual_seed(0)
-    adv_images = OnZeroGradient(Noise())(model, images, labels, eps=0.05, generator=generator)
+    adv_images = OnZeroGradient(Noise())(model, images, labels, eps=0.05, generator=seeded())
     is_right = model.predict(images) == labels
     is_moved = (adv_images != images).flatten(1).any(dim=1)
     assert torch.equal(is_moved, is_right & (torch.arange(20) % 2 == 1))
-
-
-def test_an_image_without_a_gradient_is_not_climbed_for_nothing(digits: Digits) -> None:
-    class Flat(torch.nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return digits.guarded((images * 4).round() / 4)
-
-    model = Classifier(Flat(), 10)
+    flat = images[1::2]
     with count_passes(model) as passes:
-        PGD(num_steps=40)(model, digits.images[:9], digits.labels[:9], eps=0.1)
-    assert passes.forward == 9, "one look tells that there is nowhere to go"
+        PGD(num_steps=40)(model, flat, labels[1::2], eps=0.1)
+    assert passes.forward == len(flat), "one pass, as there is no direction to follow"
 
 
 def test_members_must_agree() -> None:
     with pytest.raises(UserError, match="all with the same objective"):
         AttackEnsemble((PGD(), PGD(objective="force-null")))
+    with pytest.raises(UserError, match="at least one attack"):
+        AttackEnsemble(())
     with pytest.raises(UserError, match="needs as many names"):
         AttackEnsemble((PGD(), PGD()), ("a", "a"))

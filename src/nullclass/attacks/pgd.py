@@ -9,6 +9,7 @@ leaves the batch as soon as it succeeds, so easy images cost a few steps only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -48,32 +49,58 @@ class _PGDSteps(BaseAttack):
         """See :class:`nullclass.attacks.base.BaseAttack`."""
         losses = self.losses(state)
         for indices, start, loss in state.starts(losses, self.num_restarts, generator):
-            self._run_steps(state, indices, start, loss)
-
-    def _run_steps(
-        self, state: AttackState, indices: Tensor, adv_images: Tensor, loss: IndexedLoss
-    ) -> None:
-        relative_step = self.relative_step or 2.5 / self.num_steps
-        past = torch.zeros_like(adv_images)
-        for _ in range(self.num_steps):
-            _, gradient, succeeded = state.forward_backward(indices, adv_images, loss)
-            if self.momentum:
-                gradient = add_momentum(past, gradient, self.momentum)
-            going = ~succeeded & has_direction(gradient)  # without a gradient an image cannot move
-            if not bool(going.all()):
-                indices, adv_images, gradient = indices[going], adv_images[going], gradient[going]
-                if not len(indices):
-                    return
-            past, eps = gradient, state.eps_at(indices)
-            adv_images = ascend(
-                adv_images,
-                gradient,
-                state.images[indices],
-                eps=eps,
-                step_size=relative_step * eps,
-                norm=state.norm,
+            run_steps(
+                state,
+                indices,
+                start,
+                loss,
+                num_steps=self.num_steps,
+                relative_step=self.relative_step,
+                momentum=self.momentum,
             )
-        state.evaluate(indices, adv_images, loss)
+
+
+def run_steps(
+    state: AttackState,
+    indices: Tensor,
+    adv_images: Tensor,
+    loss: IndexedLoss,
+    *,
+    num_steps: int,
+    relative_step: float | None,
+    momentum: float = 0.0,
+    modify: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
+) -> None:
+    """Run the steps of one batch and keep the results in the state.
+
+    Args:
+        state: The attack's state.
+        indices: ``(N,)``, which images they are.
+        adv_images: ``(N, C, H, W)``, the starting points.
+        loss: What the steps maximise.
+        num_steps: Gradient steps.
+        relative_step: Step size as a share of eps; 2.5 / num_steps if None.
+        momentum: Weight of earlier gradients.
+        modify: Indices, images and their gradients to the gradients to follow.
+    """
+    relative_step = relative_step or 2.5 / num_steps
+    past = torch.zeros_like(adv_images)
+    for _ in range(num_steps):
+        _, gradient, succeeded = state.forward_backward(indices, adv_images, loss)
+        if momentum:
+            gradient = add_momentum(past, gradient, momentum)
+        going = ~succeeded & has_direction(gradient)  # without a gradient an image cannot move
+        if not bool(going.all()):
+            indices, adv_images, gradient = indices[going], adv_images[going], gradient[going]
+            if not len(indices):
+                return
+        if modify is not None:
+            gradient = modify(indices, adv_images, gradient)
+        past, images, eps = gradient, state.images[indices], state.eps_at(indices)
+        adv_images = ascend(
+            adv_images, gradient, images, eps=eps, step_size=relative_step * eps, norm=state.norm
+        )
+    state.evaluate(indices, adv_images, loss)
 
 
 @dataclass(frozen=True)

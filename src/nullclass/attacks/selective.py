@@ -27,8 +27,9 @@ from torch import Tensor
 
 from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import ObjectiveName
+from nullclass.attacks.pgd import run_steps
 from nullclass.attacks.state import AttackState
-from nullclass.attacks.steps import ascend, has_direction, input_gradient
+from nullclass.attacks.steps import input_gradient
 from nullclass.core.norms import expand_eps, find_ball
 
 
@@ -48,33 +49,30 @@ class SelectivePGD(BaseAttack):
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
-        relative_step = self.relative_step or 2.5 / self.num_steps
-        labels, num_classes = state.labels, state.model.num_classes
+        num_classes = state.model.num_classes
 
         def selected(logits: Tensor, indices: Tensor) -> Tensor:
-            classifier, detector = two_losses(logits, labels[indices], num_classes)
+            classifier, detector = two_losses(logits, state.labels[indices], num_classes)
             return torch.where(classifier > 0, detector, classifier)
 
-        for indices, adv_images, _ in state.starts([selected], self.num_restarts, generator):
-            for _ in range(self.num_steps):
-                _, gradient, succeeded = state.forward_backward(indices, adv_images, selected)
-                going = ~succeeded & has_direction(gradient)
-                indices, adv_images, gradient = indices[going], adv_images[going], gradient[going]
-                if not len(indices):
-                    break
-                if self.variant == "orthogonal" and state.model.has_null:
-                    gradient = _orthogonal(gradient, _other_gradient(state, indices, adv_images))
-                eps = state.eps_at(indices)
-                adv_images = ascend(
-                    adv_images,
-                    gradient,
-                    state.images[indices],
-                    eps=eps,
-                    step_size=relative_step * eps,
-                    norm=state.norm,
-                )
-            else:
-                state.evaluate(indices, adv_images, selected)
+        def orthogonal(indices: Tensor, adv_images: Tensor, gradient: Tensor) -> Tensor:
+            def other(logits: Tensor) -> Tensor:
+                classifier, detector = two_losses(logits, state.labels[indices], num_classes)
+                return torch.where(classifier > 0, classifier, detector)
+
+            return _orthogonal(gradient, input_gradient(state.model, adv_images, other)[0])
+
+        is_orthogonal = self.variant == "orthogonal" and state.model.has_null
+        for indices, start, loss in state.starts([selected], self.num_restarts, generator):
+            run_steps(
+                state,
+                indices,
+                start,
+                loss,
+                num_steps=self.num_steps,
+                relative_step=self.relative_step,
+                modify=orthogonal if is_orthogonal else None,
+            )
 
 
 def two_losses(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -90,15 +88,6 @@ def two_losses(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor
     classifier = best - at_label.squeeze(1)
     has_null = logits.shape[1] > num_classes
     return classifier, best - logits[:, num_classes] if has_null else classifier
-
-
-def _other_gradient(state: AttackState, indices: Tensor, adv_images: Tensor) -> Tensor:
-    def other(logits: Tensor) -> Tensor:
-        labels = state.labels[indices]
-        classifier, detector = two_losses(logits, labels, state.model.num_classes)
-        return torch.where(classifier > 0, classifier, detector)
-
-    return input_gradient(state.model, adv_images, other)[0]
 
 
 def _orthogonal(gradient: Tensor, other: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, ClassVar, Protocol
 
@@ -15,6 +16,9 @@ from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
+
+Rng = torch.Generator | None
+GradientAt = Callable[[Tensor], Tensor]
 
 
 class Perturbation(Protocol):
@@ -83,16 +87,9 @@ class BasePerturbation(ABC):
 
     @abstractmethod
     def perturb(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        sizes: Tensor,
-        norm: str,
-        generator: torch.Generator | None,
-        gradient: Tensor,
+        self, images: Tensor, sizes: Tensor, norm: str, gradient_at: GradientAt, generator: Rng
     ) -> Tensor:
-        """Return perturbed images; arguments as in a call, ``gradient`` at the images."""
+        """Return perturbed images; ``gradient_at`` maps images to cross-entropy gradients."""
 
     def __call__(
         self,
@@ -113,10 +110,13 @@ class BasePerturbation(ABC):
                 "one size per image"
             )
         images = images.detach()
-        if gradient is None:
-            needed = self.needs_gradient
-            gradient = gradient_of(model, images, labels) if needed else torch.zeros_like(images)
-        return self.perturb(model, images, labels, sizes, norm, generator, gradient)
+
+        def gradient_at(perturbed: Tensor) -> Tensor:
+            if gradient is not None and perturbed is images:
+                return gradient
+            return gradient_of(model, perturbed, labels)
+
+        return self.perturb(images, sizes, norm, gradient_at, generator)
 
 
 def gradient_of(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from nullclass.attacks.steps import ascend
 from nullclass.core.norms import find_ball, step_along, top_pixels
-from nullclass.models.classifier import Classifier
-from nullclass.nulls.perturb.base import BasePerturbation, gradient_of
+from nullclass.nulls.perturb.base import BasePerturbation, GradientAt, Rng
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,12 @@ class FGSMPerturbation(BasePerturbation):
     """One step from the clean image; deterministic."""
 
     def perturb(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        sizes: Tensor,
-        norm: str,
-        generator: torch.Generator | None,
-        gradient: Tensor,
+        self, images: Tensor, sizes: Tensor, norm: str, gradient_at: GradientAt, generator: Rng
     ) -> Tensor:
         """See :class:`nullclass.nulls.perturb.base.BasePerturbation`."""
-        return step_along(find_ball(norm).steepest(gradient, images), images, sizes, norm)
+        return step_along(
+            find_ball(norm).steepest(gradient_at(images), images), images, sizes, norm
+        )
 
 
 @dataclass(frozen=True)
@@ -49,20 +43,12 @@ class PGDPerturbation(BasePerturbation):
     """Gradient steps."""
 
     def perturb(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        sizes: Tensor,
-        norm: str,
-        generator: torch.Generator | None,
-        gradient: Tensor,
+        self, images: Tensor, sizes: Tensor, norm: str, gradient_at: GradientAt, generator: Rng
     ) -> Tensor:
         """See :class:`nullclass.nulls.perturb.base.BasePerturbation`."""
         ball, perturbed, step_size = find_ball(norm), images, 2.5 / self.num_steps * sizes
-        for done in range(self.num_steps):
-            if done:
-                gradient = gradient_of(model, perturbed, labels)
+        for _ in range(self.num_steps):
+            gradient = gradient_at(perturbed)
             perturbed = ascend(
                 perturbed, gradient, images, eps=sizes, step_size=step_size, norm=ball
             )
@@ -85,21 +71,13 @@ class SparsePerturbation(BasePerturbation):
     norms: ClassVar[tuple[str, ...]] = ("l0",)
 
     def perturb(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        sizes: Tensor,
-        norm: str,
-        generator: torch.Generator | None,
-        gradient: Tensor,
+        self, images: Tensor, sizes: Tensor, norm: str, gradient_at: GradientAt, generator: Rng
     ) -> Tensor:
         """See :class:`nullclass.nulls.perturb.base.BasePerturbation`."""
         perturbed = images
         is_done = torch.zeros_like(images[:, :1], dtype=torch.bool)
         for step in range(1, self.num_steps + 1):
-            if step > 1:
-                gradient = gradient_of(model, perturbed, labels)
+            gradient = gradient_at(perturbed)
             # Without a gradient there is no direction, and the pixel keeps its value.
             pushed = torch.where(gradient == 0, perturbed, (gradient > 0).to(images))
             saliency = (gradient * (pushed - perturbed)).sum(dim=1)
@@ -119,14 +97,7 @@ class NoisePerturbation(BasePerturbation):
     needs_gradient: ClassVar[bool] = False
 
     def perturb(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        sizes: Tensor,
-        norm: str,
-        generator: torch.Generator | None,
-        gradient: Tensor,
+        self, images: Tensor, sizes: Tensor, norm: str, gradient_at: GradientAt, generator: Rng
     ) -> Tensor:
         """See :class:`nullclass.nulls.perturb.base.BasePerturbation`."""
         shape = images.shape
