@@ -11,6 +11,7 @@ import torch
 
 from nullclass.attacks import describe
 from nullclass.certify import find_verifier
+from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
 from nullclass.core.files import make_folder, write_json
 from nullclass.core.provenance import provenance, run_origin
@@ -128,6 +129,7 @@ def record_evaluation(
             f"{dataset.image_shape}: give the --dataset it was trained for"
         )
     check_labels(dataset.test, model)
+    check_seed(seed)
     if radius is not None:
         if clean_null_rate is not None:
             raise UserError("use either a radius or a threshold (null rate), not both")

@@ -23,6 +23,7 @@ import pandas as pd
 from torch import nn
 
 from nullclass.attacks import MIFGSM, Attack, find_attack
+from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.data import tensors_or_loader
@@ -73,6 +74,7 @@ def transfer_matrix(
     """
     if not all(isinstance(models, Mapping) and models for models in (sources, targets)):
         raise UserError("give at least one source and one target, in dictionaries by name")
+    check_seed(seed)
     images = tensors_or_loader(data)
     num_images = len(images) if num_images is None else num_images
     attacked_images = images.first(num_images)
