@@ -59,35 +59,35 @@ def test_the_batch_gives_only_their_number_and_type() -> None:
 def test_data_are_loaded_by_name_once_and_only_when_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[tuple[str, dict[str, Any]]] = []
+    loads: list[tuple[str, dict[str, Any]]] = []
 
-    def load(name: str, **settings: Any) -> SimpleNamespace:
-        asked.append((name, settings))
+    def load(name: str, **options: Any) -> SimpleNamespace:
+        loads.append((name, options))
         return SimpleNamespace(train=some(20), test=some(3))
 
     monkeypatch.setattr("nullclass.nulls.background.load_dataset", load)
     source = make_nulls("background", {}, None)
     assert source.settings() == {"dataset": "fashion-mnist"}
-    assert asked == []
+    assert loads == []
     drawn: set[int] = set()
     generator = stream()
     for _ in range(20):
         drawn |= set(numbers(source(torch.zeros(9, 1, 2, 3), torch.zeros(9), generator).images))
     assert drawn == set(range(20)), "the training images"
-    assert asked == [("fashion-mnist", {"validation": 0})]
+    assert loads == [("fashion-mnist", {"validation": 0})]
     make_nulls("background", {"dataset": "mnist"}, None)(
         torch.zeros(9, 1, 2, 3), torch.zeros(9), stream()
     )
-    assert asked[1:] == [("mnist", {"validation": 0})]
+    assert loads[1:] == [("mnist", {"validation": 0})]
 
 
 def test_images_of_ones_own_are_never_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nullclass.nulls.background.load_dataset", lambda *_, **__: 1 / 0)
     source = BackgroundNulls("mine", some(4))
-    told = source.settings()
-    assert told["dataset"] == "mine"
-    assert told == BackgroundNulls("mine", some(4)).settings()
-    assert told != BackgroundNulls("mine", some(5)).settings(), "other images, another training"
+    settings = source.settings()
+    assert settings["dataset"] == "mine"
+    assert settings == BackgroundNulls("mine", some(4)).settings()
+    assert settings != BackgroundNulls("mine", some(5)).settings(), "other images, another training"
     source(torch.zeros(2, 1, 2, 3), torch.zeros(2), stream())
 
 

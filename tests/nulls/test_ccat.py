@@ -38,11 +38,11 @@ def stream(seed: int = 7) -> torch.Generator:
 @torch.no_grad()
 def wrong_by_hand(model: Classifier, images: Tensor, labels: Tensor) -> list[float]:
     """The largest probability of a wrong real class, image by image."""
-    told = []
+    largest = []
     for logits, label in zip(model(images), labels.tolist(), strict=True):
         probabilities = (logits.exp() / logits.exp().sum()).tolist()
-        told.append(max(p for k, p in enumerate(probabilities[:K]) if k != label))
-    return told
+        largest.append(max(p for k, p in enumerate(probabilities[:K]) if k != label))
+    return largest
 
 
 @pytest.mark.parametrize("power", [0.5, 2.0, 10.0])
@@ -75,7 +75,7 @@ def test_at_the_end_of_the_ball_nothing_is_kept() -> None:
     made = source(images, labels, stream())
     distances = (made.images - images).flatten(1).abs().amax(dim=1)
     is_far = distances > 0.0499
-    assert is_far.float().mean() > 0.9, "a climb that gains goes on to the end"
+    assert is_far.float().mean() > 0.9, "steps that gain continue to the edge"
     assert made.null_probs is not None
     assert (made.null_probs[is_far] > 1 - 1e-6).all()
 
@@ -107,7 +107,7 @@ def test_the_climb_stays_in_ball_and_box_and_never_ends_lower_than_it_began(
 
 
 class Waves(nn.Module):
-    """Logits that rise and fall as all pixels rise: a step can climb over a crest."""
+    """Logits that rise and fall as all pixels rise: a step can jump over a crest."""
 
     def forward(self, images: Tensor) -> Tensor:
         heights = images.flatten(1).mean(dim=1, keepdim=True)

@@ -22,6 +22,7 @@ from nullclass.nulls import (
     AnyOf,
     MixedNulls,
     NullImages,
+    NullSource,
     TileShuffleNulls,
     UniformNulls,
     check_settings,
@@ -286,7 +287,7 @@ def test_faithful_shuffling_has_one_side_and_one_permutation_a_batch(
 ) -> None:
     images = torch.rand(3, *shape, generator=torch.Generator().manual_seed(4))
     source, generator = TileShuffleNulls(faithful=True), torch.Generator().manual_seed(5)
-    seen = set()
+    sides_seen = set()
     for _ in range(25):
         nulls = source(images, torch.zeros(3), generator).images
         sides_of = [
@@ -300,8 +301,8 @@ def test_faithful_shuffling_has_one_side_and_one_permutation_a_batch(
             for image, null in zip(images, nulls, strict=True)
         }
         assert len(orders) == 1
-        seen.add(side)
-    assert seen == set(sides)
+        sides_seen.add(side)
+    assert sides_seen == set(sides)
 
 
 def test_the_identity_is_drawn_in_a_faithful_shuffle_and_never_otherwise() -> None:
@@ -412,23 +413,17 @@ def test_a_batch_of_one_class_cannot_be_mixed(labels: list[int]) -> None:
 # Several kinds
 
 
-class Constant:
-    """One grey, and one share of null if it is soft."""
+class Constant(NullSource):
+    """One grey, and one probability of null if it is soft."""
 
-    needs_image_gradient = False
-
-    def __init__(self, value: float, share: float | None = None) -> None:
-        self.value, self.share = value, share
-        self.is_soft = share is not None
-
-    def settings(self) -> dict[str, Any]:
-        return {"value": self.value, "share": self.share}
+    def __init__(self, value: float, p: float | None = None) -> None:
+        self.value, self.p, self.is_soft = value, p, p is not None
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
     ) -> NullImages:
-        shares = None if self.share is None else images.new_full((len(images),), self.share)
-        return NullImages(torch.full_like(images, self.value), shares)
+        null_probs = None if self.p is None else images.new_full((len(images),), self.p)
+        return NullImages(torch.full_like(images, self.value), null_probs)
 
 
 def test_each_image_draws_its_kind_uniformly_and_alone() -> None:
@@ -449,21 +444,21 @@ def test_each_image_draws_its_kind_uniformly_and_alone() -> None:
 
 
 def test_each_image_has_the_share_of_its_own_kind() -> None:
-    shares = {0.125: 0.25, 0.5: None, 0.875: 0.0}
-    source = AnyOf({str(value): Constant(value, share) for value, share in shares.items()})
+    null_probs = {0.125: 0.25, 0.5: None, 0.875: 0.0}
+    source = AnyOf({str(value): Constant(value, p) for value, p in null_probs.items()})
     assert source.is_soft
     images, labels = torch.zeros(200, 1, 2, 2), torch.zeros(200)
     made = source(images, labels, torch.Generator().manual_seed(6))
     kinds = made.images[:, 0, 0, 0].tolist()
-    assert set(kinds) == set(shares)
+    assert set(kinds) == set(null_probs)
     assert made.null_probs is not None
-    wanted = [1.0 if shares[kind] is None else shares[kind] for kind in kinds]
+    wanted = [1.0 if null_probs[kind] is None else null_probs[kind] for kind in kinds]
     assert made.null_probs.tolist() == wanted, "a hard kind is all null"
     hard = AnyOf({"one": Constant(0.5), "other": Constant(0.125)})
     assert not hard.is_soft
 
 
-def test_any_of_tells_whether_a_source_needs_the_gradient_and_hands_it_on() -> None:
+def test_any_of_passes_the_gradient_to_sources_that_need_it() -> None:
     model = small_model()
     images, labels = batch(40)
     images.grad = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))

@@ -113,15 +113,15 @@ def test_a_model_with_a_threshold(
     save_checkpoint(inner, tmp_path / "inner", stored=stored)  # may round
     inner = load_checkpoint(tmp_path / "inner")[0]
     model = with_threshold(inner, calibrate(inner, held_out, 0.1))
-    save_checkpoint(model, tmp_path / "whole", stored=stored)
-    loaded, card = load_checkpoint(tmp_path / "whole")
+    save_checkpoint(model, tmp_path / "model", stored=stored)
+    loaded, card = load_checkpoint(tmp_path / "model")
     assert torch.equal(loaded(images), model(images))
     assert card["refusal"]["kind"] == "threshold"
     assert loaded.threshold == model.threshold
     assert overlap(loaded.threshold, held_out) == 200, "it still knows those images"
     by_hand = with_threshold(inner, 0.25)
-    save_checkpoint(by_hand, tmp_path / "whole")
-    loaded, _ = load_checkpoint(tmp_path / "whole")
+    save_checkpoint(by_hand, tmp_path / "model")
+    loaded, _ = load_checkpoint(tmp_path / "model")
     assert loaded.threshold == Threshold(0.25)
     assert torch.equal(loaded(images), by_hand(images))
 

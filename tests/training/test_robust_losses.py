@@ -88,35 +88,35 @@ def loss_by_hand(loss: IntervalLoss, model: Classifier, images: Tensor, labels: 
 def test_the_interval_loss_is_its_formula(natural_weight: float) -> None:
     model, loss = linear(), IntervalLoss(0.15, natural_weight=natural_weight)
     images, labels = torch.rand(5, 1, 1, 2, generator=generator()), torch.tensor([0, 1, 0, 1, 1])
-    seen = loss.bind(model)(images, labels, 0.9, generator())
-    assert seen.loss.item() == pytest.approx(loss_by_hand(loss, model, images, labels), abs=1e-6)
+    output = loss.bind(model)(images, labels, 0.9, generator())
+    assert output.loss.item() == pytest.approx(loss_by_hand(loss, model, images, labels), abs=1e-6)
     network = read_network(model)
     proved = label_margins(network, images, labels, 0.15, verifier=interval_bounds) > 0
-    assert seen.num_robust == int(proved.sum())
+    assert output.num_robust == int(proved.sum())
 
 
 def test_mtl_ibp_mixes_bounds_and_attacked_images() -> None:
     model, images = tiny(), learnable_images(8).images
     labels = torch.arange(8) % 3
-    whole = IntervalLoss(0.1).bind(model)(images, labels, 0.9, generator()).loss
+    full = IntervalLoss(0.1).bind(model)(images, labels, 0.9, generator()).loss
     adv_images = perturbed(model, images, labels, 0.1, 1, generator())
     of_attacked = F.cross_entropy(model(adv_images), labels)
     mixed = IntervalLoss(0.1, bound_weight=0.3).bind(model)(images, labels, 0.9, generator()).loss
-    assert float(mixed) == pytest.approx(0.3 * float(whole) + 0.7 * float(of_attacked), rel=1e-5)
+    assert float(mixed) == pytest.approx(0.3 * float(full) + 0.7 * float(of_attacked), rel=1e-5)
 
 
 def test_the_adversarial_loss_is_its_formula() -> None:
     model = linear(has_null=True)
     images, labels = torch.rand(6, 1, 1, 2, generator=generator()), torch.tensor([0, 1] * 3)
-    seen = AdversarialLoss(0.2, num_steps=3).bind(model)(images, labels, 0.9, generator(4))
+    output = AdversarialLoss(0.2, num_steps=3).bind(model)(images, labels, 0.9, generator(4))
     adv_images = perturbed(model, images, labels, 0.2, 3, generator(4))
     assert float((adv_images - images).abs().max()) <= 0.2 + 1e-6
-    shares = model(adv_images).softmax(dim=1)
-    refused = -(shares[torch.arange(6), labels] + shares[:, 2]).log().mean()
+    probs = model(adv_images).softmax(dim=1)
+    refused = -(probs[torch.arange(6), labels] + probs[:, 2]).log().mean()
     clean = F.cross_entropy(model(images), labels)
-    assert float(seen.loss) == pytest.approx(float(refused + clean) / 2, rel=1e-5)
+    assert float(output.loss) == pytest.approx(float(refused + clean) / 2, rel=1e-5)
     fooled = model.predict(adv_images) == 1 - labels
-    assert seen.num_robust == int((~fooled).sum())
+    assert output.num_robust == int((~fooled).sum())
 
 
 def test_the_attack_of_training_climbs_towards_what_fools() -> None:
@@ -135,23 +135,23 @@ def test_the_attack_of_training_climbs_towards_what_fools() -> None:
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_the_abstain_loss_lets_null_stand_for_the_label() -> None:
+def test_null_is_as_good_as_the_label_for_the_abstain_loss() -> None:
     """By hand, from the corners of a linear model: each wrong class is beaten by label or null."""
     model, loss = linear(has_null=True), AbstainLoss(0.1, label_weight=0.5, natural_weight=2.0)
     images, labels = torch.rand(4, 1, 1, 2, generator=generator(2)), torch.tensor([0, 1, 1, 0])
-    seen = loss.bind(model)(images, labels, 0.9, generator())
-    total, stands = 0.0, 0
+    output = loss.bind(model)(images, labels, 0.9, generator())
+    total, num_robust = 0.0, 0
     for image, label in zip(images, labels.tolist(), strict=True):
         z = torch.stack([model(corner[None])[0] for corner in corners(image, 0.1)])
         wrong = 1 - label
         either = max(float((z[:, place] - z[:, wrong]).min()) for place in (label, 2))
-        stands += either > 0
+        num_robust += either > 0
         of_either = math.log(1 + math.exp(-either))
         lows = [float((z[:, label] - z[:, other]).min()) for other in (wrong, 2)]
         total += of_either + 0.5 * math.log(1 + sum(math.exp(-low) for low in lows))
         total += 2.0 * float(F.cross_entropy(model(image[None]), torch.tensor([label])))
-    assert float(seen.loss) == pytest.approx(total / 4, rel=1e-5)
-    assert seen.num_robust == stands
+    assert float(output.loss) == pytest.approx(total / 4, rel=1e-5)
+    assert output.num_robust == num_robust
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.1, 0.25, 0.4, 0.8])
@@ -163,13 +163,13 @@ def test_eps_rises_from_the_warmup_to_the_ramp(progress: float) -> None:
 def test_before_eps_rises_the_loss_is_the_clean_one() -> None:
     model, images = tiny(), learnable_images(8).images
     labels = torch.arange(8) % 3
-    seen = IntervalLoss(0.3, warmup=0.2).bind(model)(images, labels, 0.1, generator())
-    assert float(seen.loss) == pytest.approx(float(F.cross_entropy(model(images), labels)))
+    output = IntervalLoss(0.3, warmup=0.2).bind(model)(images, labels, 0.1, generator())
+    assert float(output.loss) == pytest.approx(float(F.cross_entropy(model(images), labels)))
     model = tiny(has_null=True)
     for weight in (0.0, 2.0):
         loss = AbstainLoss(0.3, warmup=0.2, natural_weight=weight)
-        seen = loss.bind(model)(images, labels, 0.1, generator())
-        assert float(seen.loss) == pytest.approx(float(F.cross_entropy(model(images), labels)))
+        output = loss.bind(model)(images, labels, 0.1, generator())
+        assert float(output.loss) == pytest.approx(float(F.cross_entropy(model(images), labels)))
 
 
 def test_while_eps_rises_the_abstain_loss_weighs_its_bounds_by_the_share_reached() -> None:
@@ -179,8 +179,8 @@ def test_while_eps_rises_the_abstain_loss_weighs_its_bounds_by_the_share_reached
     there = AbstainLoss(0.1, warmup=0.0, ramp=0.1, natural_weight=2.0)
     natural = 2 * float(F.cross_entropy(model(images), labels))
     half = float(halfway.bind(model)(images, labels, 0.4, generator()).loss)
-    whole = float(there.bind(model)(images, labels, 0.4, generator()).loss)
-    assert half - natural == pytest.approx((whole - natural) / 2, rel=1e-4)
+    full = float(there.bind(model)(images, labels, 0.4, generator()).loss)
+    assert half - natural == pytest.approx((full - natural) / 2, rel=1e-4)
 
 
 def test_the_regulariser_vanishes_as_eps_is_reached_and_not_before() -> None:
@@ -211,23 +211,23 @@ class Branched(nn.Module):
         return logits
 
 
-def test_regularisers_look_at_what_each_relu_gets() -> None:
-    """With branches that is not what was computed last; and only a ReLU is looked at."""
+def test_regularisers_use_the_input_of_each_relu() -> None:
+    """With branches that is not what was computed last; and only a ReLU is radii at."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Classifier(Branched(), 2, has_null=False, image_shape=(1, 2, 2))
-    looked: list[float] = []
+    radii: list[float] = []
 
-    class Told(Penalties):
+    class Recorded(Penalties):
         def add(self, box: Box) -> None:
-            looked.append(float(box.radius.mean()))
+            radii.append(float(box.radius.mean()))
 
     images = torch.full((3, 1, 2, 2), 0.5)
-    worst_logits(read_network(model), images, torch.tensor([0, 1, 0]), 0.1, Told())
+    worst_logits(read_network(model), images, torch.tensor([0, 1, 0]), 0.1, Recorded())
     body = model.body
     assert isinstance(body, Branched)
     expected = [0.1 * float(layer.weight.abs().sum(1).mean()) for layer in (body.first, body.other)]
-    assert looked == pytest.approx(expected, rel=1e-5)
+    assert radii == pytest.approx(expected, rel=1e-5)
 
 
 def test_the_interval_start_keeps_radii_from_layer_to_layer() -> None:

@@ -3,11 +3,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from training_cases import MadeBy
 
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
@@ -15,7 +15,6 @@ from nullclass.models.dropout import Dropout
 from nullclass.nulls import (
     CCATNulls,
     MixedNulls,
-    NullImages,
     NullProbabilities,
     NullSource,
     UniformNulls,
@@ -26,29 +25,9 @@ from nullclass.training.selection import BestCheckpoints
 NUM_CLASSES = 3
 
 
-class Dark:
-    """Null images that are known beforehand, and so is their share of null, if there is one."""
-
-    needs_image_gradient = False
-
-    def __init__(self, is_soft: bool = False) -> None:
-        self.is_soft = is_soft
-        self.seen: list[Tensor] = []
-
-    def settings(self) -> dict[str, Any]:
-        return {}
-
-    def __call__(
-        self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None
-    ) -> NullImages:
-        assert generator is not None
-        self.seen.append(images.clone())
-        return NullImages(images / 4, share_of(images) if self.is_soft else None)
-
-
-def share_of(images: Tensor) -> Tensor:
-    """Each image's own: its first pixel."""
-    return images[:, 0, 0, 0]
+def darker(is_soft: bool = False) -> MadeBy:
+    """Known null images, and a known probability of null: each image's first pixel."""
+    return MadeBy(lambda images: images / 4, (lambda x: x[:, 0, 0, 0]) if is_soft else None)
 
 
 def small_model(seed: int = 0, num_nulls: int = 1) -> Classifier:
@@ -76,14 +55,16 @@ def loss_by_hand(model: Classifier, images: Tensor, targets: list[int]) -> float
 
 @pytest.mark.parametrize("num", [30, 620])  # one batch, and several
 def test_the_loss_is_the_mean_over_images_and_as_many_null_images(num: int) -> None:
-    model, data, nulls = small_model(), some_images(num), Dark()
+    model, data, nulls = small_model(), some_images(num), darker()
     model.train()
     found = BestCheckpoints({"test": data}, nulls).loss(model, data, nullcontext)
     images, labels = data.batch(slice(None))
     both = torch.cat([images, images / 4])
     targets = [*labels.tolist(), *[NUM_CLASSES] * num]
     assert found == pytest.approx(loss_by_hand(model, both, targets), rel=1e-5)
-    assert in_any_order(torch.cat(nulls.seen)) == in_any_order(images), "each image once"
+    assert in_any_order(torch.cat([images for images, _, _ in nulls.calls])) == in_any_order(
+        images
+    ), "each image once"
     assert model.training, "as found"
     alone = BestCheckpoints({"test": data}, None).loss(model, data, nullcontext)
     assert alone == pytest.approx(loss_by_hand(model, images, labels.tolist()), rel=1e-5)
@@ -94,7 +75,7 @@ def test_the_loss_is_the_mean_over_images_and_as_many_null_images(num: int) -> N
 def test_null_in_part_is_measured_by_the_loss_that_is_trained(
     num_nulls: int, is_soft: bool
 ) -> None:
-    model, data, nulls = small_model(num_nulls=num_nulls), some_images(30), Dark(is_soft)
+    model, data, nulls = small_model(num_nulls=num_nulls), some_images(30), darker(is_soft)
     found = BestCheckpoints({"test": data}, nulls).loss(model, data, nullcontext)
     total = 0.0
     for image, label in zip(*data.batch(slice(None)), strict=True):
@@ -160,14 +141,14 @@ def test_the_weights_of_the_lowest_loss_are_kept_for_each_set_by_itself() -> Non
     selections = BestCheckpoints(sets, UniformNulls())
     assert selections.best == {"test": (math.inf, 0), "held-out": (math.inf, 0)}
     assert selections.weights == {}
-    told, states = [], []
+    history, states = [], []
     model = small_model()
     for epoch in range(1, 13):
         model.load_state_dict(small_model(seed=epoch).state_dict())
-        told.append(selections.update(model, epoch, nullcontext))
+        history.append(selections.update(model, epoch, nullcontext))
         states.append({key: value.clone() for key, value in model.state_dict().items()})
         for name in sets:
-            losses = [losses[name] for losses in told]
+            losses = [losses[name] for losses in history]
             assert selections.best[name] == (min(losses), losses.index(min(losses)) + 1)
     assert selections.best["test"][1] != selections.best["held-out"][1], "a fair case"
     with torch.no_grad():

@@ -1,10 +1,11 @@
-"""Substitutes: what they ask, what they learn, and that they see nothing but labels."""
+"""Substitutes: their queries, what they learn, and that they use nothing but labels."""
 
 from __future__ import annotations
 
 import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -27,7 +28,7 @@ QUICK = Recipe(batch_size=16, epochs=2, learning_rate=3e-3)
 
 
 class Target:
-    """A rule that answers, and notes what it was asked. There is nothing else to see of it."""
+    """A rule that predicts and keeps its queries. It has nothing else."""
 
     def __init__(self, rule: Callable[[Tensor], Tensor], num_classes: int) -> None:
         self.rule, self.num_classes = rule, num_classes
@@ -45,7 +46,7 @@ class Target:
         return torch.cat(self.batches)
 
     def __getattr__(self, name: str) -> None:
-        raise AssertionError(f"the attacker looked at {name}")
+        raise AssertionError(f"the attacker accessed {name}")
 
 
 def brightest_third(images: Tensor) -> Tensor:
@@ -62,14 +63,20 @@ def noise(num: int, *shape: int, seed: int = 0) -> Tensor:
     return torch.rand(num, *shape, generator=torch.Generator().manual_seed(seed))
 
 
+def substitute_for(
+    rule: Callable[[Tensor], Tensor], images: Tensor, seeds: int, budget: int, **settings: Any
+) -> tuple[Target, Classifier, list[Round]]:
+    target = Target(rule, settings.pop("num_classes", 3))
+    plan = QueryPlan(seeds, budget, settings.pop("step", 0.1))
+    settings = {"architecture": "small", "recipe": QUICK} | settings
+    return target, *query_substitute(target, images, plan, **settings)
+
+
 def queried(
     budget: int, *, seeds: int = 20, pool: Tensor | None = None, seed: int = 0
 ) -> tuple[Target, Classifier, list[Round]]:
-    target = Target(refuses_dark, 3)
     pool = noise(60, 1, 6, 6) if pool is None else pool
-    plan = QueryPlan(num_seed_images=seeds, budget=budget)
-    found = query_substitute(target, pool, plan, architecture="small", recipe=QUICK, seed=seed)
-    return target, *found
+    return substitute_for(refuses_dark, pool, seeds, budget, seed=seed)
 
 
 @pytest.mark.parametrize(
@@ -81,15 +88,15 @@ def test_the_budget_is_spent_to_the_last_query_and_no_further(
 ) -> None:
     target, _, rounds = queried(budget)
     assert [len(part) for part in target.batches] == wanted
-    assert [done.num_queries for done in rounds] == wanted
-    assert [done.num_images for done in rounds] == [
+    assert [entry.num_queries for entry in rounds] == wanted
+    assert [entry.num_images for entry in rounds] == [
         sum(wanted[: number + 1]) for number in range(len(wanted))
     ]
     assert rounds[-1].num_images == budget
-    assert len(target.queries.unique(dim=0)) == budget, "an image was asked about twice"
+    assert len(target.queries.unique(dim=0)) == budget, "an image was queried twice"
 
 
-def test_each_new_image_is_an_asked_one_moved_by_the_step() -> None:
+def test_each_new_image_is_a_queried_one_moved_by_the_step() -> None:
     target, _, rounds = queried(80)
     assert rounds[-1].num_images == 80
     first, second = target.batches[0], target.batches[1]
@@ -101,11 +108,11 @@ def test_each_new_image_is_an_asked_one_moved_by_the_step() -> None:
     assert all(any(torch.equal(image, given) for given in pool) for image in first)
 
 
-def test_the_log_tells_the_truth() -> None:
+def test_the_rounds_are_true() -> None:
     target, substitute, rounds = queried(60)
     answers = [refuses_dark(part) for part in target.batches]
-    for done, labels in zip(rounds, answers, strict=True):
-        assert done.null == pytest.approx((labels == -1).double().mean().item())
+    for entry, labels in zip(rounds, answers, strict=True):
+        assert entry.null == pytest.approx((labels == -1).double().mean().item())
     after = (substitute.predict(target.queries) == torch.cat(answers)).double().mean().item()
     assert rounds[-1].agreement_after == pytest.approx(after)
     # The same seed and a budget of one round less end with the substitute of the round before.
@@ -116,14 +123,14 @@ def test_the_log_tells_the_truth() -> None:
     assert math.isnan(rounds[0].agreement_before)
 
 
-def test_the_last_part_is_drawn_from_all_that_could_be_asked() -> None:
+def test_the_last_part_is_drawn_from_all_new_images() -> None:
     all_of_it, _, _ = queried(80)
     part, _, _ = queried(50)
     rest = part.batches[2]
-    places = [int((all_of_it.batches[2] == image).all(dim=(1, 2, 3)).nonzero()) for image in rest]
-    assert places == sorted(places)
-    assert len(set(places)) == 10
-    assert max(places) > 20, "only the first were asked about"
+    index = [int((all_of_it.batches[2] == image).all(dim=(1, 2, 3)).nonzero()) for image in rest]
+    assert index == sorted(index)
+    assert len(set(index)) == 10
+    assert max(index) > 20, "only the first were queried"
 
 
 def test_the_same_seed_gives_the_same_and_nothing_global_is_touched() -> None:
@@ -137,7 +144,7 @@ def test_the_same_seed_gives_the_same_and_nothing_global_is_touched() -> None:
     assert not torch.equal(first[0].queries, other[0].queries)
 
 
-def test_labels_of_the_images_are_not_looked_at_and_bytes_are_images_too() -> None:
+def test_labels_of_the_images_are_ignored_and_bytes_are_images_too() -> None:
     pool = (noise(60, 1, 6, 6) * 255).to(torch.uint8)
     labels = torch.arange(60) % 7
     given = (LabelledImages(pool, labels), LabelledImages(pool, labels.flip(0)), pool, pool / 255)
@@ -148,26 +155,20 @@ def test_labels_of_the_images_are_not_looked_at_and_bytes_are_images_too() -> No
 
 def test_null_answers_make_a_null_class() -> None:
     assert queried(40)[1].has_null
-    target = Target(brightest_third, 3)
-    plan = QueryPlan(num_seed_images=20, budget=40)
-    substitute, rounds = query_substitute(
-        target, noise(30, 1, 6, 6), plan, architecture="small", recipe=QUICK
-    )
+    _, substitute, rounds = substitute_for(brightest_third, noise(30, 1, 6, 6), 20, 40)
     assert not substitute.has_null
-    assert {done.null for done in rounds} == {0.0}
+    assert {entry.null for entry in rounds} == {0.0}
 
 
-def test_null_seen_only_later_is_learned_too() -> None:
+def test_null_that_appears_later_is_learned_too() -> None:
     # Every seed image is accepted; what has moved off the grid of the seed images is refused.
     def refuses_moved(images: Tensor) -> Tensor:
         is_seed = (images * 4 == (images * 4).round()).flatten(1).all(dim=1)
         return brightest_third(images).where(is_seed, -1)
 
     pool = (noise(40, 1, 6, 6) * 4).round() / 4
-    plan = QueryPlan(num_seed_images=30, budget=60)
-    target = Target(refuses_moved, 3)
-    substitute, rounds = query_substitute(target, pool, plan, architecture="small", recipe=QUICK)
-    assert [done.null for done in rounds] == [0.0, 1.0]
+    _, substitute, rounds = substitute_for(refuses_moved, pool, 30, 60)
+    assert [entry.null for entry in rounds] == [0.0, 1.0]
     assert rounds[1].agreement_before == 0.0, "no substitute without null answers null"
     assert substitute.has_null
 
@@ -184,14 +185,8 @@ def banded(num: int, seed: int) -> Tensor:
 def test_it_learns_the_rule() -> None:
     fresh = banded(300, seed=1)
     for rule in (brightest_third, lambda images: brightest_third(images).where(upper(images), -1)):
-        target = Target(rule, 3)
-        substitute, _ = query_substitute(
-            target,
-            banded(60, seed=0),
-            QueryPlan(num_seed_images=60, budget=240),
-            architecture="small",
-            recipe=Recipe(batch_size=16, epochs=10, learning_rate=3e-3),
-        )
+        recipe = Recipe(batch_size=16, epochs=10, learning_rate=3e-3)
+        target, substitute, _ = substitute_for(rule, banded(60, seed=0), 60, 240, recipe=recipe)
         assert agreement(substitute, target, fresh) > 0.9
         assert not substitute.training
 
@@ -206,12 +201,8 @@ def test_any_shape_and_number_of_classes() -> None:
         return (images.mean(dim=(2, 3)) > 0.5).long() @ torch.tensor([4, 2, 1])
 
     for architecture in ("small", "notebook"):  # the second standardises
-        substitute, rounds = query_substitute(
-            Target(colours, 8),
-            noise(40, 3, 10, 13),
-            QueryPlan(40, 70),
-            architecture=architecture,
-            recipe=QUICK,
+        _, substitute, rounds = substitute_for(
+            colours, noise(40, 3, 10, 13), 40, 70, num_classes=8, architecture=architecture
         )
         assert substitute.image_shape == (3, 10, 13)
         assert substitute.num_classes == 8
@@ -219,25 +210,25 @@ def test_any_shape_and_number_of_classes() -> None:
     torch.testing.assert_close(substitute.mean.flatten(), torch.full((3,), 0.5), atol=0.05, rtol=0)
 
 
-def test_what_was_asked_is_not_asked_again_even_if_that_leaves_queries_over() -> None:
+def test_no_image_is_queried_twice_even_if_queries_are_left() -> None:
     # With steps of 1 a pixel is 0, 1 or (without a gradient) as it was: there are 3 * 81 images.
     def any_rule(images: Tensor) -> Tensor:
         return (images.flatten(1)[:, 0] > 0.5).long()
 
-    target = Target(any_rule, 2)
     pool = torch.tensor([[0.2, 0.3, 0.4, 0.5], [0.9, 0.3, 0.4, 0.5], [0.8, 0.2, 0.7, 0.6]])
     pool = pool.view(3, 1, 1, 4).repeat(4, 1, 1, 1)  # 3 images, four times each
-    plan = QueryPlan(num_seed_images=12, budget=500, step=1.0)
-    _, rounds = query_substitute(target, pool, plan, architecture="ramp", recipe=QUICK)
+    target, _, rounds = substitute_for(
+        any_rule, pool, 12, 500, step=1.0, num_classes=2, architecture="ramp"
+    )
     assert rounds[0].num_queries == 3
     assert 3 < rounds[-1].num_images == len(target.queries) <= 243
     assert len(target.queries.unique(dim=0)) == len(target.queries)
 
 
-def test_a_classifier_is_only_asked_for_labels() -> None:
+def test_a_classifier_is_only_queried_for_labels() -> None:
     class OnlyLabels(Classifier):
         def forward(self, images: Tensor) -> Tensor:
-            raise AssertionError("the attacker looked at the logits")
+            raise AssertionError("the attacker accessed the logits")
 
         def predict(self, images: Tensor) -> Tensor:
             assert not self.training
@@ -294,7 +285,7 @@ def test_augmentation_leaves_everything_as_found() -> None:
 
 
 def test_agreement_counts_equal_answers() -> None:
-    images = noise(1100, 1, 6, 6)  # more than are asked about at once
+    images = noise(1100, 1, 6, 6)  # more than one batch
     first, second = Target(brightest_third, 3), Target(refuses_dark, 3)
     wanted = (brightest_third(images) == refuses_dark(images)).double().mean().item()
     assert 0.2 < wanted < 0.8
@@ -320,12 +311,10 @@ def test_plans_that_cannot_begin(settings: dict[str, float], says: str) -> None:
 
 
 def test_senseless_input() -> None:
-    pool, plan = noise(30, 1, 6, 6), QueryPlan(20, 40)
+    pool = noise(30, 1, 6, 6)
 
-    def ask(rule: Callable[[Tensor], Tensor], images: Tensor = pool) -> Target:
-        target = Target(rule, 3)
-        query_substitute(target, images, plan, architecture="small", recipe=QUICK)
-        return target
+    def ask(rule: Callable[[Tensor], Tensor], images: Tensor = pool, **settings: Any) -> None:
+        substitute_for(rule, images, 20, 40, **settings)
 
     with pytest.raises(UserError, match="there are 19 images, but the plan has 20 seed images"):
         ask(brightest_third, pool[:19])
@@ -340,16 +329,7 @@ def test_senseless_input() -> None:
     with pytest.raises(UserError, match="not within"):
         ask(brightest_third, 255 * pool)
     with pytest.raises(UserError, match="alexnet"):
-        query_substitute(Target(brightest_third, 3), pool, plan, architecture="alexnet")
-
-
-def test_a_substitute_that_learns_nothing_says_in_which_round() -> None:
+        ask(brightest_third, architecture="alexnet")
     wild = Recipe(batch_size=4, epochs=30, learning_rate=9.0)
     with pytest.raises(UserError, match=r"the substitute of round 1 could not be trained: .*rate"):
-        query_substitute(
-            Target(brightest_third, 3),
-            noise(20, 1, 6, 6),
-            QueryPlan(20, 40),
-            architecture="small",
-            recipe=wild,
-        )
+        ask(brightest_third, pool[:20], recipe=wild)

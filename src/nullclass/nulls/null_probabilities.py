@@ -20,12 +20,7 @@ from torch import Tensor
 from nullclass.core.norms import size_of
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.base import NullImages, NullSource
-from nullclass.nulls.perturb import (
-    Perturbation,
-    check_norm,
-    make_perturbation,
-    name_of,
-)
+from nullclass.nulls.perturb import Perturbation, make_perturbation, name_of
 from nullclass.nulls.perturb.base import check_support
 from nullclass.results.null_curve import NullCurve
 
@@ -61,7 +56,6 @@ class NullProbabilities(NullSource):
         if isinstance(perturbation, str):
             if perturbation_settings is None and perturbation == self.curve.perturbation:
                 perturbation_settings = self.curve.perturbation_settings
-            check_norm(perturbation, self.curve.norm)
             perturbation = make_perturbation(perturbation, perturbation_settings)
         check_support(perturbation, self.curve.norm)
         self.perturbation = perturbation
