@@ -17,7 +17,7 @@ from fake_probabilities import LARGEST, write_fake_probabilities
 from fake_run import with_files
 
 from nullclass.metrics.rates import wilson
-from nullclass.report.blocks import Cell, Drawing, Page, Table
+from nullclass.report.blocks import Bullets, Cell, Drawing, Page, Table
 from nullclass.report.measures import Measures
 from nullclass.results import schema
 from nullclass.results.null_curve import NullCurve
@@ -103,7 +103,7 @@ def test_the_findings_tell_these_numbers(run: Run) -> None:
 
 def test_every_model_is_told_whether_it_survives(page: Page) -> None:
     (section,) = [s for s in page.sections if s.title.startswith("Which survive")]
-    (items,) = [block.items for block in section.blocks if block.kind == "bullets"]
+    (items,) = [block.items for block in section.blocks if isinstance(block, Bullets)]
     assert [item.split(":")[0] for item in items] == [
         "clean (no null class)",
         "NULL prob. L2 (f of the Euclidean length)",

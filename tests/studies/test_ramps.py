@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
-from fake_run import build_evaluation
+from fake_run import build_evaluation, rows_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -43,8 +43,7 @@ from nullclass.studies.ramps.cube import (
     run_lengths,
     shares,
 )
-from nullclass.studies.ramps.figures.decision_space import scene, spaces
-from nullclass.studies.ramps.figures.ramp_samples import sample_kinds
+from nullclass.studies.ramps.figures import sample_kinds, scene, spaces
 from nullclass.studies.ramps.page import best_possible, page
 from nullclass.studies.reports import write_report
 
@@ -156,14 +155,14 @@ def test_shares_are_those_counted_point_by_point(space: npt.NDArray[np.int8]) ->
         wrong += space[cell] != NULL and space[cell] != true
         in_box += true != NULL
         right += true != NULL and space[cell] == true
-    told = shares(space)
-    assert told["down"] + told["up"] + told["null"] == pytest.approx(1)
-    assert told["up"] == pytest.approx(np.count_nonzero(space == 1) / side**3)
-    assert told["wrong"] == pytest.approx(wrong / side**3)
+    found = shares(space)
+    assert found["down"] + found["up"] + found["null"] == pytest.approx(1)
+    assert found["up"] == pytest.approx(np.count_nonzero(space == 1) / side**3)
+    assert found["wrong"] == pytest.approx(wrong / side**3)
     if in_box:
-        assert told["right"] == pytest.approx(right / in_box)
+        assert found["right"] == pytest.approx(right / in_box)
     else:
-        assert math.isnan(told["right"])
+        assert math.isnan(found["right"])
 
 
 # Run lengths
@@ -280,22 +279,7 @@ def write_ramp_run(
         start = {"recipe": {"epochs": 3}, "start": None}
         training = {"start": None if model == "base" else start}
         labels = rng.integers(0, 2, 40)
-        rows = pd.DataFrame({"image": np.arange(40), "label": labels, "prediction": labels})
-        rows = rows.assign(
-            attack="clean",
-            objective="clean",
-            source="clean",
-            norm="linf",
-            has_own_eps=False,
-            eps_pixels=0.0,
-            outcome=["null", *["correct"] * 39] if model == "uniform" else "correct",
-            confidence=0.9,
-            loss=0.1,
-            null_loss=2.0,
-            member="clean",
-            real_prediction=labels,
-            null_score=-1.0,
-        )
+        rows = rows_table(labels, np.where((np.arange(40) == 0) & (model == "uniform"), -1, labels))
         result = {"model": model, "seed": seed, "trained_in": place}
         config = {"config": {"training": training}}
         build_evaluation(rows, []).write(trial, result | config)
@@ -361,7 +345,7 @@ def test_a_run_with_one_variant_or_a_hostile_name_has_a_page(tmp_path: Path) -> 
     text = text_of(render(page(read_run(tmp_path / "a"))))
     assert "not finished: 2 of 3 evaluations are missing, all of base, shuffled." in text
     assert "Models of seed 3." in text
-    assert "Without dropout" in text
+    assert "without dropout" in text
     name = '"><b>x'
     write_ramp_run(tmp_path / "b", models=[name], planned=[name])
     html = render(page(read_run(tmp_path / "b")))

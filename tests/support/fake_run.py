@@ -1,7 +1,6 @@
-"""A plausible run that nobody trained: rows drawn from curves, written by
-``nullclass.results.store``.
+"""A plausible run without training: rows drawn from curves, written by the store.
 
-``python tests/report/fake_run.py DIR NUM_SEEDS`` writes one to look at.
+``python tests/support/fake_run.py DIR NUM_SEEDS`` writes one to look at.
 """
 
 from __future__ import annotations
@@ -19,12 +18,16 @@ import pandas as pd
 from nullclass.core.files import write_json
 from nullclass.evaluation.result import Evaluation
 from nullclass.results import frames, schema, store
-from nullclass.results.schema import Flag
+from nullclass.results.schema import CLEAN, NO_MEMBER, Flag
 from nullclass.studies import find_study
 from nullclass.studies.fgsm_null.config import PIXEL, TEST_EPS, VARIANTS, WHITE_BOX_EPS, pixels
 
 MODELS = [variant.name for variant in VARIANTS]
-OUTCOMES = np.array(["correct", "null", "fooled"])
+BUDGETS = [
+    *(("fgsm", "untargeted", pixels(eps)) for eps in TEST_EPS),
+    *(("worst-case", "fool", eps) for eps in WHITE_BOX_EPS),
+]
+"""Attack, objective and ε."""
 
 
 def write_fake_run(
@@ -64,7 +67,7 @@ def build_evaluation(
     flags: Sequence[Flag] = (),
     costs: pd.DataFrame | None = None,
 ) -> Evaluation:
-    """Rows and images as an evaluation hands them over; nobody asked the model unless flagged."""
+    """An evaluation with these rows and images; it has probes only if it has flags."""
     return Evaluation(
         rows=rows,
         costs=pd.DataFrame(columns=list(schema.COST_COLUMNS)) if costs is None else costs,
@@ -78,68 +81,81 @@ def build_evaluation(
 
 
 def with_files(trial: store.Trial, **contents: Any) -> store.Trial:
-    """A copy of a trial whose files hold something else."""
+    """A copy of a trial whose files have other contents."""
     copy = replace(trial)
-    copy.__dict__.update(contents)  # where cached_property keeps what it read
+    copy.__dict__.update(contents)  # where cached_property stores what it read
     return copy
+
+
+def rows_table(labels: np.ndarray, predicted: np.ndarray, **columns: Any) -> pd.DataFrame:
+    """Rows of one attack (:data:`nullclass.results.schema.ROW_COLUMNS`).
+
+    Args:
+        labels: ``(N,)`` true classes.
+        predicted: ``(N,)`` predictions, -1 for null.
+        columns: The other columns, of those that have no default.
+    """
+    outcome = np.where(predicted == labels, "correct", np.where(predicted < 0, "null", "fooled"))
+    defaults = {
+        "image": np.arange(len(labels)),
+        "label": labels,
+        "attack": CLEAN,
+        "objective": CLEAN,
+        "source": CLEAN if columns.get("attack", CLEAN) == CLEAN else "self",
+        "norm": "linf",
+        "has_own_eps": False,
+        "eps_pixels": 0.0,
+        "member": CLEAN if columns.get("attack", CLEAN) == CLEAN else NO_MEMBER,
+        "prediction": predicted,
+        "outcome": outcome,
+        "confidence": 0.9,
+        "loss": 0.1,
+        "null_loss": 2.0,
+        "real_prediction": np.where(predicted < 0, labels, predicted),
+        "null_score": -1.0,
+    }
+    return pd.DataFrame(defaults | columns)[list(schema.ROW_COLUMNS)]
 
 
 def _curves(model: str, attack: str, eps: float) -> tuple[float, float, float]:
     """Shares of correct, null and fooled that look like the study's."""
     has_null = model.startswith("null")
-    if attack == "clean":
+    if attack == CLEAN:
         return 0.988, 0.0, 0.012
     fooled = 1 / (1 + math.exp(-(eps - 0.1) * 40))
     if attack == "worst-case":
         return (1 - fooled) * 0.98, 0.02 * (1 - fooled) * has_null, fooled
-    null = 0.0
-    if has_null:
-        start = 0.06 if "0.5" in model else 0.0022
-        null = 1 / (1 + (start / eps) ** 9)
+    start = 0.06 if "0.5" in model else 0.0022
+    null = 1 / (1 + (start / eps) ** 9) if has_null else 0.0
     return (1 - null) * (1 - 0.8 * fooled), null, (1 - null) * 0.8 * fooled
 
 
 def _rows(
     model: str, labels: np.ndarray, num_attacked: int, rng: np.random.Generator
 ) -> pd.DataFrame:
-    has_null = model.startswith("null")
-    plans = [("clean", "clean", 0.0, len(labels))]
-    plans += [("fgsm", "untargeted", pixels(eps), num_attacked) for eps in TEST_EPS]
-    plans += [("worst-case", "fool", eps, num_attacked // 2) for eps in WHITE_BOX_EPS]
-    luck = rng.random(len(labels))  # one draw an image: what falls at an eps falls at larger ones
+    luck = rng.random(len(labels))  # one draw per image: a success at an ε is one at larger ones
+    nums = {CLEAN: len(labels), "fgsm": num_attacked, "worst-case": num_attacked // 2}
     tables = []
-    for attack, objective, eps, num in plans:
+    for attack, objective, eps in [(CLEAN, CLEAN, 0.0), *BUDGETS]:
+        num = nums[attack]
         correct, null, fooled = _curves(model, attack, eps)
-        shares = np.array([fooled, null, max(0.0, correct)])
-        edges = np.cumsum(shares / shares.sum())
-        outcome = OUTCOMES[::-1][np.searchsorted(edges, luck[:num]).clip(0, 2)]
-        predicted = np.where(
-            outcome == "correct",
-            labels[:num],
-            np.where(outcome == "null", -1, (labels[:num] + 1) % 10),
-        )
+        edges = np.cumsum([fooled, null, max(0.0, correct)]) / (fooled + null + max(0.0, correct))
+        kind = np.searchsorted(edges, luck[:num])
+        wrong = (labels[:num] + 1) % 10
+        predicted = np.where(kind == 0, wrong, np.where(kind == 1, -1, labels[:num]))
         tables.append(
-            pd.DataFrame(
-                {
-                    "image": np.arange(num),
-                    "label": labels[:num],
-                    "attack": attack,
-                    "objective": objective,
-                    "source": "clean" if attack == "clean" else "self",
-                    "norm": "linf",
-                    "has_own_eps": False,
-                    "eps_pixels": eps,
-                    "member": "clean" if attack == "clean" else "no-success",
-                    "prediction": predicted,
-                    "outcome": outcome,
-                    "confidence": rng.uniform(0.6, 1, num),
-                    "loss": rng.exponential(0.03 + 10 * max(0, fooled - 0.011), num),
-                    "null_loss": rng.exponential(1e-7 + 17 * (1 - null), num)
-                    if has_null
-                    else math.nan,
-                    "real_prediction": np.where(predicted < 0, labels[:num], predicted),
-                    "null_score": np.where(predicted < 0, 1, -1) * rng.exponential(5, num),
-                }
+            rows_table(
+                labels[:num],
+                predicted,
+                attack=attack,
+                objective=objective,
+                eps_pixels=eps,
+                confidence=rng.uniform(0.6, 1, num),
+                loss=rng.exponential(0.03 + 10 * max(0, fooled - 0.011), num),
+                null_loss=rng.exponential(1e-7 + 17 * (1 - null), num)
+                if model.startswith("null")
+                else math.nan,
+                null_score=np.where(predicted < 0, 1, -1) * rng.exponential(5, num),
             )
         )
     return pd.concat(tables, ignore_index=True)
@@ -171,33 +187,37 @@ def digit(label: int, rng: np.random.Generator) -> np.ndarray:
     return image
 
 
+def examples_of(
+    rows: pd.DataFrame, clean_predictions: np.ndarray, rng: np.random.Generator, eps: float
+) -> schema.Examples:
+    """Example images of some rows of one attack; every pixel changes by the row's ε."""
+    clean = np.stack([digit(int(label) % 10, rng) for label in rows["label"]])
+    sign = np.sign(rng.normal(size=clean.shape)).astype(np.float32)
+    step = rows["eps_pixels"].to_numpy(np.float32)[:, None, None, None]
+    return schema.Examples(
+        attack=str(rows["attack"].iloc[0]),
+        norm=str(rows["norm"].iloc[0]),
+        eps_pixels=eps,
+        budgets=[float(size) for size in rows["eps_pixels"]],
+        labels=[int(label) for label in rows["label"]],
+        clean_predictions=[int(answer) for answer in clean_predictions],
+        clean_confidences=[0.95] * len(rows),
+        predictions=[int(answer) for answer in rows["prediction"]],
+        confidences=[0.7] * len(rows),
+        clean=clean,
+        adv_images=(clean + step * sign).clip(0, 1),
+    )
+
+
 def _examples(model: str, labels: np.ndarray, rng: np.random.Generator) -> list[schema.Examples]:
-    clean = np.stack([digit(int(label), rng) for label in labels[:8]])
+    labels = labels[:8]
     sets = []
-    budgets = [("fgsm", pixels(eps)) for eps in TEST_EPS]
-    for attack, eps in [*budgets, *(("worst-case", eps) for eps in WHITE_BOX_EPS)]:
-        sign = np.sign(rng.normal(size=clean.shape)).astype(np.float32)
+    for attack, objective, eps in BUDGETS:
         shares = np.array(_curves(model, attack, eps))
         kinds = rng.choice(3, size=8, p=shares / shares.sum())
-        told = [
-            int(label) if kind == 0 else -1 if kind == 1 else (int(label) + 1) % 10
-            for label, kind in zip(labels[:8], kinds, strict=True)
-        ]
-        sets.append(
-            schema.Examples(
-                attack=attack,
-                norm="linf",
-                eps_pixels=eps,
-                budgets=[eps] * 8,
-                labels=[int(label) for label in labels[:8]],
-                clean_predictions=[int(label) for label in labels[:8]],
-                clean_confidences=[float(c) for c in rng.uniform(0.9, 1, 8)],
-                predictions=told,
-                confidences=[float(c) for c in rng.uniform(0.5, 1, 8)],
-                clean=clean,
-                adv_images=(clean + np.float32(eps) * sign).clip(0, 1),
-            )
-        )
+        predicted = np.choose(kinds, [labels, np.full(8, -1), (labels + 1) % 10])
+        rows = rows_table(labels, predicted, attack=attack, objective=objective, eps_pixels=eps)
+        sets.append(examples_of(rows, labels, rng, eps))
     return sets
 
 
@@ -211,20 +231,11 @@ def _info(study: str, models: list[str], num_seeds: int, num_images: int) -> dic
             "recipe": {"batch_size": 64, "epochs": 1, "learning_rate": 0.004},
             "attacks": [
                 {"attack": "fgsm", "eps": [pixels(eps) for eps in TEST_EPS], "settings": {}},
-                {
-                    "attack": "worst-case",
-                    "eps": list(WHITE_BOX_EPS),
-                    "settings": {},
-                },
+                {"attack": "worst-case", "eps": list(WHITE_BOX_EPS), "settings": {}},
             ],
             **({"pixel_per_notebook_eps": PIXEL} if study == "fgsm-null" else {}),
         },
-        "data": {
-            "name": "made up",
-            "checksum": "0" * 64,
-            "source": "tests/report/fake_run.py",
-            "num_test_images": num_images,
-        },
+        "data": {"name": "made up", "checksum": "0" * 64, "num_test_images": num_images},
         "versions": {"nullclass": "0.1.0", "torch": "2.13.0", "python": "3.11.7"},
         "commit": "f" * 40,
         "machine": {"system": "Linux", "processor": "a processor", "num_cores": 2},
@@ -235,10 +246,11 @@ def _info(study: str, models: list[str], num_seeds: int, num_images: int) -> dic
 
 
 if __name__ == "__main__":
+    is_one = sys.argv[2] == "1"
     write_fake_run(
         Path(sys.argv[1]),
         int(sys.argv[2]),
         num_images=10_000,
-        num_attacked=2_000 if sys.argv[2] == "1" else 10_000,
-        num_epochs=1 if sys.argv[2] == "1" else 5,
+        num_attacked=2_000 if is_one else 10_000,
+        num_epochs=1 if is_one else 5,
     )

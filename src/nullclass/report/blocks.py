@@ -1,11 +1,11 @@
-"""Contents of a page: sections of blocks. The template ``page.html`` has a case per kind."""
+"""Contents of a page: sections of blocks. ``page.html`` has a case per class of block."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Literal
 
 from markupsafe import Markup
 
@@ -19,7 +19,6 @@ class Text:
     """A paragraph."""
 
     text: str
-    kind: ClassVar[str] = "text"
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,6 @@ class Bullets:
     """A short list."""
 
     items: list[str]
-    kind: ClassVar[str] = "bullets"
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,6 @@ class Terms:
     pairs: list[tuple[str, str]]
     folded: str = ""
     """Heading of the collapsed list, if it is collapsed."""
-    kind: ClassVar[str] = "terms"
 
 
 @dataclass(frozen=True)
@@ -65,7 +62,6 @@ class Table:
     """On the small print in cells, which the terminal does not show."""
     holds_words: bool = False
     """Whether cells are words: left-aligned, several lines."""
-    kind: ClassVar[str] = "table"
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,6 @@ class FlagList:
     """Red flags."""
 
     items: list[FlagItem]
-    kind: ClassVar[str] = "flags"
 
 
 @dataclass(frozen=True)
@@ -111,7 +106,6 @@ class Drawing:
     """Whether each panel is collapsed at first."""
     is_large: bool = False
     """Whether at most two panels share a line."""
-    kind: ClassVar[str] = "drawing"
 
 
 @dataclass(frozen=True)
@@ -131,7 +125,6 @@ class Scene:
     """Names of the three axes."""
     side: int
     """Cells per side."""
-    kind: ClassVar[str] = "scene"
 
 
 Block = Text | Bullets | Terms | Table | FlagList | Drawing | Scene

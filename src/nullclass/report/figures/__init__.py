@@ -9,9 +9,8 @@ from __future__ import annotations
 from nullclass.report.figures.confusion import confusion
 from nullclass.report.figures.contribution import contribution
 from nullclass.report.figures.gallery import gallery, smallest_eps_images
-from nullclass.report.figures.null_scores import null_scores
+from nullclass.report.figures.null_scores import null_scores, risk_coverage, roc
 from nullclass.report.figures.outcomes import outcomes
-from nullclass.report.figures.score_curves import risk_coverage, roc
 from nullclass.report.figures.security_curves import security_curves
 from nullclass.report.figures.smallest_eps import smallest_eps
 from nullclass.report.sections import Figure

@@ -1,1 +1,1 @@
-"""The study fgsm_null."""
+"""The notebook's study: a null class learned from FGSM images."""

@@ -1,8 +1,8 @@
-"""The notebook's study: a null class learned from FGSM images (study-facts section 1).
+"""Trials of the study ``fgsm-null``: a null class learned from FGSM images (the notebook).
 
-Claim tested: a model with a NULL class reliably recognises FGSM images, and "the attacks we
-fail to recognize are also too weak to actually influence the model". Each model is measured as
-the notebook did, then attacked by somebody who knows about null. Imports no torch.
+Claim: a model with a null class reliably recognises FGSM images, and "the attacks we fail to
+recognize are also too weak to actually influence the model". Each model is measured as in the
+notebook, then attacked by a null-aware attacker. Imports no torch.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from nullclass.experiments.config import AttackPlan, NullPlan, Preset, Study, Tr
 from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 
 PIXEL = 0.3081
-"""The notebook's epsilon is in standard deviations of MNIST's pixels; times this, in pixels."""
+"""Standard deviation of MNIST's pixels: pixel units per unit of the notebook's ε."""
 
 TEST_EPS = (3.0, 2.0, 1.0, 0.5, 0.1, 0.01, 0.001)
-"""The notebook's test epsilons, in its own units."""
+"""The notebook's test ε, in its own units."""
 
 WHITE_BOX_EPS = (0.1, 0.154, 0.2, 0.3)
-"""Budgets of the worst case, in pixel units; 0.154 is the notebook's 0.5."""
+"""Budgets of the worst-case ensemble in pixel units; 0.154 is the notebook's 0.5."""
 
 CHECKED = "null-0.5-wd"
-"""The model that is checked for red flags in ``quick`` too: that takes as long again."""
+"""The only model checked for red flags in ``quick``, as the checks double its time."""
 
 NULL_WEIGHT = 1 / 11
-"""The notebook's alpha."""
+"""The notebook's α."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Variant:
 
     name: str
     eps: float | None
-    """Training epsilon in the notebook's units; ``None`` is no null class."""
+    """Training ε in the notebook's units; ``None`` for no null class."""
     weight_decay: float
 
 
@@ -45,22 +45,22 @@ VARIANTS = (
     Variant("null-0.5", 0.5, 0.0),
     Variant("null-0.5-wd", 0.5, 1e-4),
     Variant("null-0.01-wd", 0.01, 1e-4),
-    Variant("null-0.01", 0.01, 0.0),  # the notebook has no figures for this one
+    Variant("null-0.01", 0.01, 0.0),  # the notebook prints no values for this one
 )
 
 
 def pixels(notebook_eps: float) -> float:
-    """From the notebook's units to pixel units; at most the whole range."""
+    """ε in pixel units, at most 1, from the notebook's units."""
     return min(round(PIXEL * notebook_eps, 6), 1.0)
 
 
 def seeds(preset: Preset) -> Sequence[int]:
-    """``quick``: one. ``full``: five."""
+    """One seed (``quick``) or five (``full``)."""
     return range(5 if preset == "full" else 1)
 
 
 def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
-    """``quick``: fast recipe. ``full``: the notebook's own recipe."""
+    """Trials with the fast recipe (``quick``) or the notebook's own (``full``)."""
     is_full = preset == "full"
     recipe = FAITHFUL["notebook"] if is_full else FAST["notebook"]
     attacks = (
@@ -74,7 +74,7 @@ def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> lis
         AttackPlan(
             "worst-case",
             WHITE_BOX_EPS,
-            num_images=500 if is_full else 25,  # what stands takes the whole ensemble
+            num_images=500 if is_full else 25,  # an active image takes the full ensemble
             num_examples=8,
         ),
     )
@@ -118,7 +118,7 @@ def _figures(
 
 PUBLISHED: dict[str, dict[tuple[str, float, str], float]] = {
     "clean-wd": _figures({"correct": 0.9885, "loss": 0.0377}, {}),
-    # Two runs of one cell, 98.71 and 98.80 % (losses 0.0474 and 0.0481): their middle.
+    # the middle of two runs of one cell: 98.71 and 98.80 %, losses 0.0474 and 0.0481
     "null-0.5": _figures(
         {"correct": 0.98755, "loss": 0.04775, "not_null": 0.9999},
         {("null", 0.5): 1.0, ("null_loss", 0.5): 0.0},
@@ -156,11 +156,11 @@ PUBLISHED: dict[str, dict[tuple[str, float, str], float]] = {
         },
     ),
 }
-"""The notebook's printed figures, rates as shares, by model and (attack, eps in pixels, metric)."""
+"""Values in the notebook by model and (attack, ε in pixel units, metric); rates in [0, 1]."""
 
 
 def published(model: str, attack: str, eps_pixels: float, metric: str) -> float | None:
-    """The notebook's figure, or ``None`` where it gives none."""
+    """The notebook's value, or ``None``."""
     for (of_attack, eps, of_metric), value in PUBLISHED.get(model, {}).items():
         if (of_attack, of_metric) == (attack, metric.removesuffix("_rate")) and math.isclose(
             eps, eps_pixels, abs_tol=1e-6

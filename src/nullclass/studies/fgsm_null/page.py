@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from nullclass.metrics.rates import UNION
-from nullclass.report.blocks import Block, Bullets, Page, Section, Table, Terms, Text, section
+from nullclass.report.blocks import Block, Page, Section, Table, Terms, Text, section
 from nullclass.report.measures import (
     FGSM,
     Measure,
@@ -38,9 +38,7 @@ from nullclass.studies.fgsm_null.tables import (
     clean_table,
     compared,
     fgsm_table,
-    name_of,
     published_table,
-    published_text,
     reproduced,
     undetected,
     undetected_table,
@@ -70,6 +68,7 @@ def page(run: Run) -> Page:
     """The page of the study."""
     measures = Measures(run)
     counts = undetected(run)
+    outside = [measure for measure in compared(measures) if measure.verdict == "outside"]
     has_fgsm, has_union = bool(measures.budgets(FGSM)), bool(measures.union_budgets())
     open_questions: list[Block] = [
         *(white_box_table(measures, metric) for metric in ("aer", "rar") if has_union),
@@ -94,7 +93,7 @@ def page(run: Run) -> Page:
                 Text(tolerance_note(len(measures.seeds))),
                 clean_table(measures),
                 *(fgsm_table(measures, metric) for metric in ("null", "null_loss") if has_fgsm),
-                *_not_reproduced(measures),
+                *([published_table(measures, outside)] if outside else []),
                 notes_of(run),
             ),
             *(
@@ -113,8 +112,9 @@ def page(run: Run) -> Page:
 def summary_tables(run: Run) -> list[Table]:
     """Tables for the terminal."""
     measures = Measures(run)
+    rates = [measure for measure in compared(measures) if measure.is_rate]
     union = union_table(measures)
-    return [published_table(measures), *([union] if union else [])]
+    return [published_table(measures, rates), *([union] if union else [])]
 
 
 def numbers(run: Run, measures: Measures) -> dict[str, Any]:
@@ -214,22 +214,6 @@ def _weakness(run: Run, nulls: list[str]) -> dict[str, Any]:
         "turned": percent(float(shares.max())),
         "num_turned_of": f"{int(worst['num_images']):,}",
     }
-
-
-def _not_reproduced(measures: Measures) -> list[Block]:
-    """Published values outside the tolerance, one per line."""
-    judged = [measure for measure in compared(measures) if measure.verdict]
-    outside = [measure for measure in judged if measure.verdict == "outside"]
-    if not judged:
-        return []
-    if not outside:
-        return [Text(f"All {len(judged)} published values with a verdict are reproduced.")]
-    items = [
-        f"{measure.model}, {name_of(measure)}: measured {rate_text(measure)}, published "
-        f"{published_text(measure)}{' %' if measure.is_rate else ''}"
-        for measure in outside
-    ]
-    return [Text(f"Not reproduced: {len(items)} (ε in the notebook's units)."), Bullets(items)]
 
 
 def _threat_model(measures: Measures) -> Section:

@@ -1,1 +1,1 @@
-"""The study ramps."""
+"""The ramp study: images of three pixels, whose decision spaces can be drawn (Roos 2020)."""

@@ -1,7 +1,7 @@
-"""The report's ramp toy: decision spaces one can see (Roos 2020; study-facts section 2).
+"""Trials of the study ``ramps``: images of three pixels, two classes and null (Roos 2020).
 
-Claim tested: null images keep the regions of the real classes small. Images of three pixels fill a
-cube, so that what a model says everywhere can be drawn. Imports no torch.
+Claim: null images keep the regions of the real classes small. All images form a cube, so a model's
+prediction at every point can be drawn. Imports no torch.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from nullclass.experiments.config import NullPlan, Preset, Study, Training, Tria
 from nullclass.training.recipes import Recipe
 
 VARIANTS = ("base", "uniform", "shuffled")
-"""The models; the source's generator had shuffled null images, but no figure showed them."""
+"""The models. The source generates shuffled null images too, but shows no result for them."""
 
 BASE_EPOCHS, NULL_EPOCHS = 20, 30
-"""The null models go on from the base model."""
+"""The null models continue from base."""
 
 GRID = 49
-"""Points a side of the cube on which the models are asked."""
+"""Grid points per side of the cube at which models are evaluated."""
 
 NULL_SHARE = 0.5
 
 
 def seeds(preset: Preset) -> Sequence[int]:
-    """One, or five."""
+    """One seed (``quick``) or five (``full``)."""
     return range(5 if preset == "full" else 1)
 
 
 def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
-    """``quick``: half the source's epochs, in batches of 128. ``full``: the source's own recipe."""
+    """Trials with half the epochs in larger batches (``quick``) or the source's recipe."""
     return [
         Trial(_training(variant, seed, preset), (), num_clean=4_000, decision_grid=GRID)
         for seed in seeds

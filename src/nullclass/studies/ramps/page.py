@@ -30,9 +30,14 @@ from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.ramps.config import NULL_SHARE
 from nullclass.studies.ramps.cube import BOX_VOLUME, optimal, shares
-from nullclass.studies.ramps.figures.decision_space import OPTIMAL, decision_spaces, scene
-from nullclass.studies.ramps.figures.ramp_samples import ramp_samples
-from nullclass.studies.ramps.figures.ramp_training import PUBLISHED, ramp_training
+from nullclass.studies.ramps.figures import (
+    OPTIMAL,
+    PUBLISHED,
+    decision_spaces,
+    ramp_samples,
+    ramp_training,
+    scene,
+)
 
 Found = dict[tuple[str, str], Measure]
 """Measures by model and name."""
@@ -85,8 +90,8 @@ SENTENCES = (
     "images. This one ends at {shuffled_end}.",
     "The source's uniform model ends training near {source_accuracy} % accuracy and a loss of "
     "{source_loss}, ours at {accuracy} and {loss}.{quick}",
-    "Uniform null images inside the boxes cost at most {inside} points of accuracy. Without "
-    "dropout, the trained model is correct on about {mixed} % of such a mix.{dropout}",
+    "Uniform null images inside the boxes cost at most {inside} points of accuracy; without "
+    "dropout, the trained model is correct on about {mixed} % of the training mix.",
 )
 
 
@@ -253,7 +258,5 @@ def numbers(run: Run, measures: Measures, cubes: Found, ends: Found) -> dict[str
     null, clean = cubes.get((UNIFORM, "null")), measures.find(UNIFORM, CLEAN, "correct")
     if null and clean and accuracy:
         mixed = (1 - NULL_SHARE) * clean.mean + NULL_SHARE * null.mean
-        is_lost = mixed > accuracy.mean
         values["mixed"] = percent(mixed, 1)
-        values["dropout"] = " Most of the rest is due to dropout during training." * is_lost
     return values

@@ -1,6 +1,6 @@
-"""Decision spaces in the cube of all images of three pixels: still pictures and a turnable one.
+"""Figures of the study ``ramps``: decision spaces, examples of images and training curves.
 
-Only the exposed faces of the two classes are drawn; null is empty.
+Decision spaces show the exposed faces of the two classes; null is empty.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from nullclass.report.blocks import Drawing, Panel, Scene
-from nullclass.report.style import WIDTH, sheet
-from nullclass.results.store import Run
+from nullclass.report.figures.training import ACCURACY, epoch_curve, histories, seeds_note
+from nullclass.report.style import INK, WIDTH, line_style, percent_axis, sheet
+from nullclass.results.store import Run, Trial
 from nullclass.studies.ramps.config import GRID
 from nullclass.studies.ramps.cube import (
+    CENTRES,
     CLASS_NAMES,
     DOWN,
+    HALF_WIDTH,
     NULL,
     UP,
     Space,
@@ -167,3 +170,129 @@ def _faces(space: Space, labels: tuple[int, ...]) -> tuple[Floats, Floats]:
             corners.append(face_corners(cells, axis, direction, space.shape[0]))
             colours.append(rgb[space[tuple(cells.T)]] * LIGHT[axis])
     return np.concatenate(corners), np.concatenate(colours)
+
+
+NUM_SHOWN = 7
+"""Images per kind."""
+SEED = 2020
+ROW = 1.75
+"""Height of a row of images."""
+
+
+def sample_kinds(rng: np.random.Generator, num: int = NUM_SHOWN) -> dict[str, Floats]:
+    """Images ``(num, 3)`` in [0, 1] of each kind: four of ramps, two of null images."""
+
+    def ramps(centres: Floats) -> Floats:
+        noise = rng.uniform(-HALF_WIDTH, HALF_WIDTH, centres.shape)
+        return np.asarray((centres + noise).clip(0, 1))
+
+    kinds = {}
+    for label, centre in CENTRES:
+        side = "left" if centre[2] == 0 else "right"
+        kinds[f"{CLASS_NAMES[label]}, {side}"] = ramps(np.tile(centre, (num, 1)))
+    kinds["null, uniform"] = rng.uniform(0, 1, (num, 3))
+    chosen = np.array([centre for _, centre in CENTRES])[rng.integers(len(CENTRES), size=num)]
+    kinds["null, shuffled"] = rng.permuted(ramps(chosen), axis=1)
+    return kinds
+
+
+def ramp_samples() -> Drawing:
+    """One row per kind: bars as high as the pixel values, the pixels below."""
+    kinds = sample_kinds(np.random.default_rng(SEED))
+    alt = f"{NUM_SHOWN} images each of {'; '.join(kinds)}"
+    with sheet("fig_ramp_samples", alt, (WIDTH, 3.4)) as (figure, drawn):
+        axes = figure.subplots()
+        for row, (kind, images) in enumerate(kinds.items()):
+            bottom, values = -row * ROW, images.ravel()
+            left = (4.0 * np.arange(len(images))[:, None] + np.arange(3)).ravel()
+            greys = [(value,) * 3 for value in values.tolist()]
+            axes.bar(left, 1.0, 0.9, bottom, color="#EEF0F2")
+            axes.bar(left, values, 0.9, bottom, color="#56B4E9")
+            axes.bar(
+                left, 0.26, 1.0, bottom - 0.36, color=greys, edgecolor="#555555", linewidth=0.5
+            )
+            axes.text(-0.7, bottom + 0.35, kind, ha="right", va="center")
+        axes.set_xlim(-0.6, 4 * NUM_SHOWN - 0.8)
+        axes.set_ylim(-ROW * (len(kinds) - 1) - 0.45, 1.05)
+        axes.set_axis_off()
+    return Drawing(
+        "Ramps and null images",
+        "Images of three pixels: bars show the pixel values on a pale scale up to 1, with the "
+        "pixels below. Drawn for this figure by the rules of the study with a fixed seed; they are "
+        "not images of the run. A shuffled image is a ramp with its pixels in one of six orders; "
+        "four of the six are ramps again.",
+        drawn,
+        is_large=True,
+    )
+
+
+SHOWN = {"loss": "Training loss", ACCURACY: "Training accuracy"}
+PUBLISHED = {("base", ACCURACY): 1.0, ("uniform", "loss"): 0.168, ("uniform", ACCURACY): 0.943}
+"""Final values of the source's models, to the digits it gives ("near")."""
+
+
+def start_epochs(trial: Trial) -> int:
+    """Epochs of the trainings that a model continues from."""
+    epochs = 0
+    training: Any = trial.result.get("config", {}).get("training", {})
+    while training.get("start"):
+        training = training["start"]
+        epochs += int(training["recipe"]["epochs"])
+    return epochs
+
+
+def ramp_training(run: Run) -> Drawing | None:
+    """Loss and accuracy against epochs counted from base's first; means over seeds."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    history = histories(run, SHOWN, start_epochs)
+    if history.empty:
+        return None
+    models = [*dict.fromkeys(trial.model for trial in run.trials)]
+    shown = [model for model in models if model in set(history["model"])]
+    starts = {start_epochs(trial) for trial in run.trials} - {0}
+    alt = f"Training loss and accuracy against epochs of {', '.join(shown)}"
+    with sheet("fig_ramp_training_histories", alt, (WIDTH, 4.0)) as (figure, drawn):
+        upper, lower = figure.subplots(2, 1, sharex=True)
+        handles: dict[str, Any] = {}
+        for axes, (column, title) in zip((upper, lower), SHOWN.items(), strict=True):
+            for model in shown:
+                of = history[history["model"] == model]
+                style = line_style(models, model) | {"markevery": 1 + of["epoch"].nunique() // 10}
+                epoch_curve(axes, of, column, label=model, **style)
+                if (model, column) in PUBLISHED:
+                    axes.plot(
+                        of["epoch"].max(),
+                        PUBLISHED[model, column],
+                        "*",
+                        label="published",
+                        color="#CC79A7",
+                        markersize=11,
+                        markeredgecolor=INK,
+                        markeredgewidth=0.7,
+                        zorder=3,
+                    )
+            for start in starts:
+                axes.axvline(start + 0.5, color="#999999", linewidth=0.8, linestyle="--")
+            axes.set_title(title, loc="left", fontsize=9)
+            axes.grid(axis="y")
+            handles |= {
+                handle.get_label(): handle for handle in axes.get_legend_handles_labels()[0]
+            }
+        upper.set_yscale("log")
+        upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        upper.yaxis.set_minor_formatter(NullFormatter())
+        lower.set_ylim(top=1.02)
+        percent_axis(lower.yaxis)
+        lower.set_xlabel("epoch")
+        ordered = [handles[name] for name in (*shown, "published") if name in handles]
+        figure.legend(handles=ordered, loc="outside lower center", ncols=4)
+    after = " Null models continue from base at the dashed line." if starts else ""
+    return Drawing(
+        "Training",
+        "Means over the steps of an epoch on ramps and null images, with dropout. "
+        f"{seeds_note(run)}{after} Stars: approximate final values of the source's models, drawn "
+        "at the end of ours.",
+        drawn,
+        is_large=True,
+    )
