@@ -23,6 +23,7 @@ from nullclass.report.blocks import Cell, Drawing, Page, Section, Table, Terms
 from nullclass.report.evaluation_page import findings
 from nullclass.report.evaluation_page import page as draw_page
 from nullclass.report.evaluation_tables import (
+    OPTIMISTIC,
     cost_table,
     ood_table,
     selective_table,
@@ -42,7 +43,7 @@ from nullclass.report.sections import trial_flags
 from nullclass.report.tables import outcome_table, union_table
 from nullclass.report.worst_case import strongest, subsample, worst_case_table
 from nullclass.results import frames, schema, store
-from nullclass.results.schema import CLEAN, Flag
+from nullclass.results.schema import CLEAN, NO_MEMBER, Flag
 from nullclass.results.store import Run, Trial, read_run
 from nullclass.studies.reports import summary_table, write_report
 
@@ -316,7 +317,8 @@ def test_areas_are_those_of_all_pairs(page: Page, trial: Trial) -> None:
         area = slow_auroc(rows.loc[is_it, "null_score"].to_numpy(), clean)
         name = f"worst-case ensemble, ε {eps}"
         assert f"{name}: {100 * area:.1f} % (120)" in texts(attacked.html)
-        assert row(separation_table(trial), name)[1].text == percent(area)
+        cells = row(separation_table(trial), name)
+        assert (cells[0].small, cells[1].text) == (OPTIMISTIC, percent(area))
     for source, of in trial.ood.groupby("source"):
         area = slow_auroc(of["null_score"].to_numpy(), clean)
         assert f"{source}: {100 * area:.1f} % (120)" in texts(ood.html)
@@ -345,7 +347,12 @@ def test_rejection_by_the_null_score(page: Page, trial: Trial) -> None:
         accepted = within[within["null_score"] <= threshold]
         failed = accepted[accepted["real_prediction"] != accepted["label"]]
         expected = failed["image"].nunique() / accepted["image"].nunique()
-        assert row(table, f"RErr at 99 % TPR, ε {eps}")[1].text == percent(expected)
+        cells = row(table, f"RErr at 99 % TPR, ε {eps}")
+        assert (cells[0].small, cells[1].text) == (OPTIMISTIC, percent(expected))
+    informed = with_files(trial, scores=trial.scores.assign(is_optimistic=False))
+    for known in (separation_table(informed), selective_table(informed)):
+        assert known is not None
+        assert not any(cells[0].small for cells in known.rows)
 
 
 @pytest.mark.parametrize("scores", [[5.0] * 9, [0.0] * 9, [-1e4, 0, 1, 2, 3, 4, 5, 6, 1e4]])
@@ -391,7 +398,7 @@ def test_the_distribution_of_the_smallest_eps(page: Page, run: Run, trial: Trial
     assert f"Not fooled by any ε: {percent(never / 40)} %" in shown.caption
     assert f"ε {sizes[19]:.3g} or less (median)" in shown.caption
     assert f"median ε {sizes[19]:.3g}" in texts(shown.panels[0].html)
-    none = rows.assign(member=CLEAN, eps_pixels=1.0)
+    none = rows.assign(member=NO_MEMBER, eps_pixels=1.0)
     nothing = smallest_eps(replace(run, trials=[with_files(trial, rows=none)]))
     assert nothing is not None
     assert "More than half of the images are never fooled" in nothing.caption
@@ -536,7 +543,7 @@ def test_damaged_rows_are_reported(tmp_path: Path) -> None:
     write_fake_evaluation(tmp_path, num_images=20, **SMALL)
     (place,) = tmp_path.glob("trials/*")
     rows = frames.read_frame(place / schema.ROWS)
-    frames.write_frame(place / schema.ROWS, rows.drop(columns="null_score"))
+    rows.drop(columns="null_score").to_parquet(place / schema.ROWS)
     result = json.loads((place / schema.RESULT).read_text())
     store.finalize(place, {key: value for key, value in result.items() if key != "files"})
     with pytest.raises(UserError, match="lacks the column 'null_score'"):

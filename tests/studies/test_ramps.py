@@ -78,8 +78,8 @@ def cells(side: int) -> Iterator[tuple[int, int, int]]:
 
 
 def test_the_boxes_are_those_of_the_data() -> None:
-    told = {(label, centre) for label, centre in CENTRES}
-    assert told == {
+    boxes = {(label, centre) for label, centre in CENTRES}
+    assert boxes == {
         (label, (*ramp, 0.0) if place == 0 else (0.0, *ramp))
         for label, ramp in enumerate(data.RAMPS)
         for place in (0, 1)
@@ -188,9 +188,9 @@ def test_run_lengths_there_and_back(space: npt.NDArray[np.int8]) -> None:
 
 def test_run_lengths_of_a_large_space_are_short() -> None:
     space = optimal(49)
-    told = run_lengths(space)
-    assert (unpacked(told, 49) == space).all()
-    assert len(told) < 500
+    encoded = run_lengths(space)
+    assert (unpacked(encoded, 49) == space).all()
+    assert len(encoded) < 500
     assert len(run_lengths(np.ones((49,) * 3, np.int8))) == 4
 
 

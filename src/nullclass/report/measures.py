@@ -245,7 +245,7 @@ class Measures:
 
     def num_images(self, attack: str) -> str:
         """Number of images per seed under an attack, as text."""
-        counts = {measure.num_images for measure in self.all if measure.attack == attack}
+        counts = {measure.num_images for measure in self.all if measure.attack == attack} or {0}
         return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
 
     def source_name(self, attack: str) -> str:

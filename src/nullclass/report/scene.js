@@ -1,7 +1,7 @@
 // A cube of cells to turn and cut, drawn on a canvas from the run lengths in the options.
 "use strict";
 for (const scene of document.querySelectorAll(".scene")) {
-  const canvas = scene.querySelector("canvas"), told = scene.querySelector("output");
+  const canvas = scene.querySelector("canvas"), caption = scene.querySelector("output");
   const [model, along] = scene.querySelectorAll("select");
   const cut = scene.querySelector("input[type=range]");
   const boxes = [...scene.querySelectorAll("input[type=checkbox]")];
@@ -42,7 +42,7 @@ for (const scene of document.querySelectorAll(".scene")) {
       if (place === 0 || !isShown[at - step[axis]]) faces[at] |= 1 << 2 * axis;
       if (place === side - 1 || !isShown[at + step[axis]]) faces[at] |= 2 << 2 * axis;
     }
-    told.value = model.selectedOptions[0].text + ": " + boxes.map((box, answer) =>
+    caption.value = model.selectedOptions[0].text + ": " + boxes.map((box, answer) =>
       box.parentNode.textContent.trim() + " " + (100 * counts[answer] / cells.length).toFixed(1)
       + " %").join(", ") + " of the cube" + (Number(cut.value) < side ? "; shown where "
       + along.selectedOptions[0].text + " is at most "
@@ -122,7 +122,7 @@ for (const scene of document.querySelectorAll(".scene")) {
     pen.font = "13px system-ui, sans-serif";
     pen.textAlign = "center";
     pen.textBaseline = "middle";
-    for (let axis = 0; axis < 3; axis++) {  // names stand at an outer edge, the lowest there is
+    for (let axis = 0; axis < 3; axis++) {  // names at an outer edge, the lowest one
       const outer = edges.filter(edge => edge.axis === axis && edge.near === 1);
       const middle = edge => edge.from[1] + edge.to[1] - 0.01 * (edge.from[0] + edge.to[0]);
       const edge = outer.sort((one, other) => middle(other) - middle(one))[0];
