@@ -72,7 +72,7 @@ NULLS: tuple[tuple[str, Row, bool], ...] = (
 
 COMMANDS = (
     "train --out {out}/a --nulls adversarial --null-eps 0.154 --validation 100",
-    "train --out {out}/b --model report --nulls uniform tile-shuffle mixed --null-share 0.35"
+    "train --out {out}/b --model report --nulls uniform tile-shuffle mixed --replace-rate 0.35"
     " --validation 0",
     "train --out {out}/c --nulls none --epochs 2 --validation 100",
     "train --out {out}/d --nulls ccat --validation 100",

@@ -1,34 +1,34 @@
-"""The commands. A new one: one file, one line in :data:`COMMANDS`. Imports torch only to work."""
+"""The commands: an open set of dataclasses of options with a method ``run``.
+
+A new command: one file, one line in :data:`COMMANDS`. Commands import torch inside ``run`` only, so
+that ``--help`` is fast.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from nullclass.cli.certify import Certify
-from nullclass.cli.curve import Curve
-from nullclass.cli.data import Data
-from nullclass.cli.evaluate import Evaluate
-from nullclass.cli.report import Report
-from nullclass.cli.study import Study
-from nullclass.cli.substitute import Substitute
-from nullclass.cli.train import Train
-from nullclass.cli.transfer import Transfer
-from nullclass.cli.zoo import Zoo
-
-__all__ = ["COMMANDS", "Command"]
-
-Command = Data | Train | Curve | Substitute | Transfer | Evaluate | Certify | Study | Report | Zoo
+from nullclass.cli.certify import CertifyCommand
+from nullclass.cli.curve import CurveCommand
+from nullclass.cli.data import DataCommand
+from nullclass.cli.evaluate import EvaluateCommand
+from nullclass.cli.report import ReportCommand
+from nullclass.cli.study import StudyCommand
+from nullclass.cli.substitute import SubstituteCommand
+from nullclass.cli.train import TrainCommand
+from nullclass.cli.transfer import TransferCommand
+from nullclass.cli.zoo import ZooCommand
 
 COMMANDS: dict[str, Callable[..., object]] = {
-    "data": Data,
-    "train": Train,
-    "curve": Curve,
-    "substitute": Substitute,
-    "transfer": Transfer,
-    "evaluate": Evaluate,
-    "certify": Certify,
-    "study": Study,
-    "report": Report,
-    "zoo": Zoo,
+    "data": DataCommand,
+    "train": TrainCommand,
+    "curve": CurveCommand,
+    "substitute": SubstituteCommand,
+    "transfer": TransferCommand,
+    "evaluate": EvaluateCommand,
+    "certify": CertifyCommand,
+    "study": StudyCommand,
+    "report": ReportCommand,
+    "zoo": ZooCommand,
 }
-"""Name to a dataclass of options with a method ``run``, in the order of the help."""
+"""Name to command, in the order of the help."""

@@ -1,4 +1,4 @@
-"""Estimate a null curve."""
+"""``nullclass curve``: estimate a null curve."""
 
 from __future__ import annotations
 
@@ -6,64 +6,62 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
+from nullclass.cli.common import Checkpoint, DataDir, Device, load_model
+from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Curve:
-    """Estimate f, how often perturbations of each size fool a clean model, from held-out images."""
+class CurveCommand:
+    """Estimate a null curve: the share of held-out images fooled by perturbations of each size."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """Folder with model.safetensors and card.json."""
+    checkpoint: Checkpoint
     out: Path
     """CSV file for the curve: size, probability of null, share fooled."""
     norm: Literal["linf", "l2", "l0"] = "linf"
-    """How sizes are told: linf and l2 in pixel units, l0 as a share of the pixels."""
+    """Norm of the sizes: linf and l2 in pixel units, l0 as a share of the pixels."""
     perturbation: Literal["fgsm", "pgd", "sparse", "noise"] = "fgsm"
     """What perturbs the images."""
     steps: int | None = None
-    """Its gradient steps, if it takes several; its own number unless given."""
+    """Gradient steps of pgd or sparse."""
     always: float = 0.99
-    """The share fooled that counts as always: one step of FGSM never reaches more than that of
-    guessing."""
+    """Share of fooled images that counts as always fooled; one step of FGSM reaches at most the
+    error of guessing."""
     largest: float | None = None
-    """The largest size looked at; all that make sense unless given."""
+    """Largest size. Default: the largest possible."""
     images: int = 1000
-    """How many held-out images are perturbed, from the first."""
+    """Number of held-out images, from the first."""
     sizes: int = 32
     """Points of the curve."""
-    data_dir: Path | None = None
-    """Folder of IDX files."""
+    data_dir: DataDir = None
     seed: int = 0
-    """Seed of what the perturbation draws."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """Seed of the perturbation."""
+    device: Device = "auto"
 
     def run(self) -> None:
         """Run the command."""
+        check_seed(self.seed)
+        check_count("--images", self.images)
         from nullclass.core.devices import find_device
-        from nullclass.evaluation.record import NOTHING_HELD_OUT, load_with_data
+        from nullclass.evaluation.record import NOTHING_HELD_OUT
         from nullclass.nulls.estimate_curve import estimate_curve
         from nullclass.nulls.perturb import check_norm, make_perturbation
         from nullclass.results.null_curve import write_curve
 
         check_norm(self.perturbation, self.norm)
         if self.steps is not None and self.perturbation not in ("pgd", "sparse"):
-            raise UserError(
-                f"--steps is for pgd and sparse: {self.perturbation} takes no number of steps"
-            )
+            raise UserError(f"--steps is for pgd and sparse: {self.perturbation} takes no steps")
         settings = {} if self.steps is None else {"num_steps": self.steps}
-        maker = make_perturbation(self.perturbation, settings)
+        perturbation = make_perturbation(self.perturbation, settings)
         device = find_device(self.device)
-        model, _, dataset = load_with_data(self.checkpoint, None, self.data_dir, device)
-        if dataset.validation is None:
+        loaded = load_model(self.checkpoint, None, self.data_dir, device)
+        held_out = loaded.dataset.validation
+        if held_out is None:
             raise UserError(NOTHING_HELD_OUT.format("a null curve needs them"))
         curve = estimate_curve(
-            model,
-            dataset.validation.first(min(self.images, len(dataset.validation))),
-            maker,
+            loaded.model,
+            held_out.first(min(self.images, len(held_out))),
+            perturbation,
             self.norm,
             num_sizes=self.sizes,
             always=self.always,
@@ -73,6 +71,6 @@ class Curve:
         write_curve(self.out, curve)
         print(
             f"{curve.num_images} held-out images, {self.perturbation}: always fooled from "
-            f"{curve.largest:.4g} on ({self.norm})"
+            f"{curve.largest:.4g} ({self.norm})"
         )
         print(f"curve: {self.out}")

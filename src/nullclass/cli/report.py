@@ -1,4 +1,4 @@
-"""Draw a report again."""
+"""``nullclass report``: draw a report again."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from pathlib import Path
 
 import tyro
 
-from nullclass.cli.finishing import finish
+from nullclass.cli.common import print_report
 
 
 @dataclass(frozen=True)
-class Report:
-    """Draw the report of a run folder again, from its rows alone."""
+class ReportCommand:
+    """Draw the report of a run folder again, from its rows."""
 
     folder: tyro.conf.Positional[Path]
-    """The --out of a study or an evaluation."""
+    """Run folder of a study or an evaluation."""
 
     def run(self) -> None:
         """Run the command."""
-        finish(self.folder)
+        print_report(self.folder)

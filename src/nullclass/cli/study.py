@@ -1,68 +1,67 @@
-"""Run a study."""
+"""``nullclass study``: run a study."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from nullclass.cli.finishing import finish
+from nullclass.cli.common import DataDir, Device, print_report
+from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Study:
-    """Run a study: train its models, attack them, draw its report. Stopped, it goes on."""
+class StudyCommand:
+    """Run a study: train its models, attack them, draw its report. The same command resumes it."""
 
     name: tyro.conf.Positional[str]
     """fgsm-null (the notebook), ramps or null-samples (the report), null-probabilities, or
     provable-null."""
     preset: Literal["quick", "full"] = "quick"
-    """quick is few seeds with the fast recipe; full is the source's own recipe and number."""
+    """quick: few seeds and the fast recipe; full: the recipe and number of seeds of the source."""
     sets: str | None = None
-    """Other seeds (the report's sets) than the preset's, such as 0-9 or 0,3,7."""
+    """Seeds (the report's sets), such as 0-9 or 0,3,7. Default: those of the preset."""
     variants: str | None = None
-    """Some of the study's models only, such as base,sm."""
+    """Some of the study's models, such as base,sm. Default: all."""
     out: Path | None = None
-    """Run folder; runs/NAME for quick and runs/NAME-full for full unless given."""
+    """Run folder. Default: runs/NAME for quick and runs/NAME-full for full."""
     data: str | None = None
-    """Other data than the study's own, if it is made with them too: fashion-mnist for
-    provable-null."""
-    data_dir: Path | None = None
-    """Folder of IDX files."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """Another dataset, if the study has it: fashion-mnist for provable-null."""
+    data_dir: DataDir = None
+    device: Device = "auto"
     engine: Literal["local", "ray"] = "local"
-    """local is worker processes on this machine, ray a cluster (extra: nullclass[ray])."""
+    """local: worker processes on this machine; ray: a cluster (extra nullclass[ray])."""
     workers: int | None = None
-    """Models trained at once; on one machine as many as cores (one on a GPU) unless given."""
+    """Jobs at once; several may share a GPU. Default: one per core, or one on a GPU."""
     threads: int | None = None
-    """Threads of a worker; the cores divided by the workers unless given."""
+    """Threads per worker. Default: the cores divided by the workers."""
     address: str | None = None
-    """The Ray cluster's address; a cluster of this machine alone unless given."""
+    """Address of the Ray cluster. Default: a cluster of this machine."""
 
-    def run(self) -> None:
-        """Run the command."""
+    def run(self) -> int:
+        """Run the command and return the exit status."""
         from nullclass.studies import find_study
 
-        study = find_study(self.name, self.data)  # before torch is waited for
-        seeds = None if self.sets is None else numbers(self.sets)
+        study = find_study(self.name, self.data)  # before torch is loaded
+        seeds = None if self.sets is None else parse_numbers(self.sets)
         variants = None if self.variants is None else self.variants.split(",")
-        if any(n is not None and n < 1 for n in (self.workers, self.threads)):
-            raise UserError("--workers and --threads must be at least 1")
+        for option, value in (("--workers", self.workers), ("--threads", self.threads)):
+            if value is not None:
+                check_count(option, value)
         if self.address is not None and self.engine != "ray":
-            raise UserError("--address is that of a Ray cluster: say --engine ray too")
+            raise UserError("--address is for a Ray cluster: add --engine ray")
         from nullclass.core.devices import find_device
         from nullclass.core.files import make_folder
         from nullclass.data import load_dataset
         from nullclass.experiments.engines import DataSource, make_engine
         from nullclass.experiments.runner import run_study
 
-        folder = self.out or Path("runs") / (
-            study.name if self.preset == "quick" else f"{study.name}-{self.preset}"
-        )
+        default = study.name if self.preset == "quick" else f"{study.name}-{self.preset}"
+        folder = self.out or Path("runs") / default
         device = find_device(self.device)
         make_folder(folder)
         for name in study.further_data:
@@ -77,7 +76,7 @@ class Study:
             num_threads=self.threads,
             address=self.address,
         )
-        outcome = run_study(
+        result = run_study(
             study,
             dataset,
             folder.resolve(),
@@ -88,34 +87,32 @@ class Study:
             variants=variants,
         )
         try:
-            finish(folder)
-        except UserError:  # not one trial to draw: the reasons are told below
-            if not outcome.failed:
+            print_report(folder)
+        except UserError:  # no trial to draw: the reasons follow
+            if not result.failed:
                 raise
-        if outcome.failed:
-            raise IncompleteError(outcome.failed)
+        if result.failed:
+            reasons = "; ".join(f"{title} ({why})" for title, why in result.failed.items())
+            print(
+                f"nullclass: {len(result.failed)} jobs failed, the others are finished; the same "
+                f"command tries them again: {reasons}",
+                file=sys.stderr,
+            )
+        return int(bool(result.failed))
 
 
-class IncompleteError(Exception):
-    """Some jobs of a sweep were given up."""
-
-    def __init__(self, failed: dict[str, str]) -> None:
-        super().__init__("; ".join(f"{title} ({reason})" for title, reason in failed.items()))
-        self.num_failed = len(failed)
-
-
-def numbers(text: str) -> list[int]:
-    """Numbers from a text such as ``0-9`` or ``0,3,5-7``.
+def parse_numbers(text: str) -> list[int]:
+    """Return the numbers in a text such as ``0-9`` or ``0,3,5-7``, each once.
 
     Raises:
-        UserError: If it is none.
+        UserError: If it has none or another form.
     """
-    found: list[int] = []
+    numbers: list[int] = []
     for part in text.split(","):
         ends = part.strip().split("-")
         if len(ends) > 2 or not all(end.isdecimal() for end in ends) or int(ends[-1]) >= 10**6:
             raise UserError(f"--sets {text!r} is no list of numbers: write it as 0-9 or 0,3,7")
-        found += range(int(ends[0]), int(ends[-1]) + 1)
-    if not found:
+        numbers += range(int(ends[0]), int(ends[-1]) + 1)
+    if not numbers:
         raise UserError(f"--sets {text!r} is empty: write it as 0-9 or 0,3,7")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(numbers))

@@ -1,46 +1,42 @@
-"""Train a substitute on a model's answers."""
+"""``nullclass substitute``: train a substitute on a model's answers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
+from nullclass.cli.common import Checkpoint, DataDir, Device, NullRate, OtherDataset, load_model
+from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class Substitute:
-    """Train a substitute for a checkpoint on nothing but its answers, to make attacks on."""
+class SubstituteCommand:
+    """Train a substitute on the labels that a model answers, as the source of transfer attacks."""
 
-    checkpoint: tyro.conf.Positional[Path]
-    """Folder with model.safetensors and card.json of the model that is asked."""
+    checkpoint: Checkpoint
     out: Path
     """Folder for the substitute's checkpoint."""
     queries: int = 4800
-    """Images it may be asked about, in all."""
+    """Query budget: number of images that the model labels."""
     seeds: int = 150
-    """Images the attacker begins with, drawn from the last 1000 test images (half, of fewer)."""
+    """Images that the attacker starts with, from the last 1000 test images (half, of fewer)."""
     step: float = 0.1
-    """How far an image moves to become a new question, in pixel units (lambda)."""
+    """Step that turns an image into a new query, in pixel units (lambda)."""
     model: str = "small"
-    """The substitute's network: small, notebook or report."""
-    null_rate: float | None = None
-    """The model answers null by a threshold that refuses this share of clean held-out images."""
-    dataset: str | None = None
-    """Another dataset than the card names."""
-    data_dir: Path | None = None
-    """Folder of IDX files."""
+    """Architecture of the substitute: small, notebook or report."""
+    null_rate: NullRate = None
+    dataset: OtherDataset = None
+    data_dir: DataDir = None
     seed: int = 0
-    """Seed of the choice of images and of training."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """Seed of the choice of images and of the training."""
+    device: Device = "auto"
 
     def run(self) -> None:
         """Run the command."""
+        check_seed(self.seed)
         from nullclass.core.devices import find_device
-        from nullclass.evaluation.record import load_with_data, refuse_at_rate
+        from nullclass.evaluation.record import refuse_at_rate
         from nullclass.training.checkpoint import CARD, save_checkpoint
         from nullclass.training.queries import QueryPlan, num_own
         from nullclass.training.substitutes import agreement, query_substitute
@@ -49,29 +45,30 @@ class Substitute:
         device = find_device(self.device)
         if (self.out / CARD).exists():
             raise UserError(f"{self.out} holds a checkpoint already: choose another --out")
-        target, card, dataset = load_with_data(self.checkpoint, self.dataset, self.data_dir, device)
+        loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
+        target, test = loaded.model, loaded.dataset.test
         if self.null_rate is not None:
-            target = refuse_at_rate(target, dataset, self.null_rate)
-        num_pool = num_own(len(dataset.test))
+            target = refuse_at_rate(target, loaded.dataset, self.null_rate)
+        num_pool = num_own(len(test))
         substitute, rounds = query_substitute(
             target,
-            dataset.test.subset(slice(-num_pool, None)),
+            test.subset(slice(-num_pool, None)),
             plan,
             architecture=self.model,
             seed=self.seed,
             device=device,
         )
-        about = {
-            "data": dataset.name,
-            "data_checksum": dataset.checksum,
-            "queried": card["weights_sha256"],
+        card = {
+            "data": loaded.dataset.name,
+            "data_checksum": loaded.dataset.checksum,
+            "queried": loaded.card["weights_sha256"],
             "num_queries": rounds[-1].num_images,
         }
-        save_checkpoint(substitute, self.out, metadata=about)
-        others = dataset.test.first(len(dataset.test) - num_pool)
-        alike = agreement(substitute, target, others)
+        save_checkpoint(substitute, self.out, metadata=card)
+        others = test.first(len(test) - num_pool)
+        share = agreement(substitute, target, others)
         print(
-            f"{rounds[-1].num_images} queries in {len(rounds)} rounds; the substitute answers as "
-            f"the model does on {100 * alike:.1f} % of {len(others)} other test images"
+            f"{rounds[-1].num_images} queries in {len(rounds)} rounds; the substitute agrees with "
+            f"the model on {100 * share:.1f} % of {len(others)} other test images"
         )
         print(f"checkpoint: {self.out}")

@@ -1,4 +1,4 @@
-"""Train one model."""
+"""``nullclass train``: train one model."""
 
 from __future__ import annotations
 
@@ -6,94 +6,91 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from nullclass.cli.common import DataDir, Device, progress
+from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
     from nullclass.experiments.config import NullPlan, RobustPlan
 
+NULL_PROBABILITIES = "null-probabilities"
+HAVE_CLASSES = ("adversarial", NULL_PROBABILITIES, "ccat")
+"""Sources that make null images near an image of a class."""
 
-BY_SIZE = "null-probabilities"
-OF_A_CLASS = ("adversarial", BY_SIZE, "ccat")
-"""Sources whose images are made from one of a class, and stay near it."""
-
-WEIGHTS = {BY_SIZE: 2.0, "ccat": 0.5}
-"""Of the null loss, unless given: where it is to teach more than one answer."""
+WEIGHTS = {NULL_PROBABILITIES: 2.0, "ccat": 0.5}
+"""Default weights of the null loss; 1/11 for other sources."""
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train one model and write its checkpoint (weights and card)."""
+class TrainCommand:
+    """Train one model and write its checkpoint: weights and card."""
 
     out: Path
-    """Folder for the checkpoint; training goes on where it stopped if it is run again."""
+    """Folder for the checkpoint. The same command resumes an interrupted training."""
     dataset: str = "mnist"
     """mnist, fashion-mnist, or idx."""
-    data_dir: Path | None = None
-    """Folder of IDX files."""
+    data_dir: DataDir = None
     model: str = "notebook"
-    """notebook or report, the two sources' networks; certifiable or certifiable-small, made for
-    interval bounds."""
+    """notebook or report, the networks of the two sources; small; certifiable or
+    certifiable-small, for interval bounds."""
     nulls: tuple[str, ...] = ("adversarial",)
-    """Where null images come from: adversarial, null-probabilities, ccat, background, uniform,
-    tile-shuffle, mixed, or several of them; none trains a model without a null class."""
+    """Sources of null images: adversarial, null-probabilities, ccat, background, uniform,
+    tile-shuffle, mixed, or several; none trains a model without null class."""
     null_eps: float | None = None
-    """L-infinity size of adversarial and ccat null images, in pixel units; unless given 0.154 (the
-    notebook's 0.5) and 0.3 (as published)."""
+    """L∞ size of adversarial and ccat null images, in pixel units. Default: 0.154 (the notebook's
+    0.5) and 0.3 (as published)."""
     null_steps: int | None = None
-    """Gradient steps of null images that take any; each kind's own number unless given (1 for
-    adversarial, which is FGSM)."""
+    """Gradient steps of null images. Default: that of each source (1 for adversarial: FGSM)."""
     null_weight: float | None = None
-    """Weight of the null loss; unless given 2 for null-probabilities, 0.5 for ccat, and 1/11 (alpha
-    in the notebook) for others and for several."""
-    null_fraction: float | None = None
-    """Share of each batch from which null images are made beside it; unless given 1, one for every
-    clean image, for null-probabilities, and the recipe's for others."""
+    """Weight of the null loss. Default: 2 for null-probabilities, 0.5 for ccat, else 1/11 (alpha
+    of the notebook)."""
+    nulls_per_image: float | None = None
+    """Null images appended per image of a batch. Default: 1 for null-probabilities, else that of
+    the recipe."""
+    replace_rate: float | None = None
+    """Replace this share of each batch by null images instead of appending them (the report)."""
     curve: Path | None = None
-    """For null-probabilities: f as a CSV file of size and probability, as the command curve writes
-    it."""
+    """Null curve for null-probabilities: CSV file of size and probability, from nullclass curve."""
     norm: Literal["linf", "l2", "l0"] | None = None
-    """How that curve tells sizes, if its file does not say: linf and l2 in pixel units, l0 as a
+    """Norm of the curve's sizes, if its file does not say: linf and l2 in pixel units, l0 as a
     share of the pixels."""
     perturbation: Literal["fgsm", "pgd", "sparse", "noise"] | None = None
-    """What perturbs images for null-probabilities, if not what the curve was estimated with."""
+    """Perturbation for null-probabilities. Default: that of the curve."""
     background: str = "fashion-mnist"
-    """Whose images are null with --nulls background."""
-    twins: bool = False
-    """A null logit for each class, and null images go to their class's (2N labelling)."""
-    spread_null: bool = False
-    """No null class: null is spread over all classes, for a threshold to refuse (CCAT; evaluate
+    """Dataset whose images are null with --nulls background."""
+    per_class_null: bool = False
+    """One null logit per class; null images go to that of their class (2N labelling)."""
+    uniform_targets: bool = False
+    """No null class: null images get uniform targets, for a threshold to refuse (CCAT; evaluate
     --null-rate)."""
     robust: Literal["interval", "mtl-ibp", "adversarial", "abstain"] | None = None
-    """Train on a robust loss instead of null images: interval bounds (alone, or mixed with attacked
+    """Robust loss instead of null images: interval bounds (alone, or mixed with adversarial
     images), null-aware adversarial training, or the abstain class."""
     robust_eps: float | None = None
-    """What the robust loss is trained for, L-infinity, in pixel units, 0.2 unless given; to prove a
-    null of radius r, a little more than r."""
+    """Training eps of the robust loss, L∞ in pixel units. Default: 0.2. To prove a radius, a
+    little more than the radius."""
     null_class: bool = False
-    """With a robust loss: give the network a null class; abstain always has one."""
-    null_share: float | None = None
-    """Put null images within each batch instead, in the place of this share of it (the report)."""
+    """With a robust loss: add a null class; abstain always has one."""
     weight_decay: float = 1e-4
-    """Adam's L2 penalty."""
+    """L2 penalty of Adam."""
     recipe: Literal["fast", "faithful"] = "fast"
-    """faithful is the published recipe of the model; fast takes about a fifteenth of its time."""
+    """faithful is the published recipe of the model; fast takes a fifteenth of its time."""
     epochs: int | None = None
-    """Another number of epochs than the recipe's."""
+    """Number of epochs. Default: that of the recipe."""
     learning_rate: float | None = None
-    """Another learning rate than the recipe's."""
+    """Default: that of the recipe."""
     validation: int = 5000
     """Training images held out and measured after every epoch."""
     seed: int = 0
-    """Same seed, same machine: same weights, on a CPU."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    """On a CPU, the same seed gives the same weights."""
+    device: Device = "auto"
 
     def run(self) -> None:
         """Run the command."""
+        check_seed(self.seed)
         from dataclasses import replace
 
         from nullclass.core.devices import find_device
-        from nullclass.core.progress import Stages
         from nullclass.data import load_dataset
         from nullclass.experiments.config import Training
         from nullclass.experiments.trainings import Trainer
@@ -101,18 +98,18 @@ class Train:
         from nullclass.training.recipes import find_recipe
 
         device = find_device(self.device)
+        rate = self.nulls_per_image
+        if rate is None and self.nulls == (NULL_PROBABILITIES,):
+            rate = 1.0
+        changes = {
+            "epochs": self.epochs,
+            "learning_rate": self.learning_rate,
+            "nulls_per_image": rate,
+        }
         recipe = find_recipe(self.recipe, self.model)
-        if self.epochs is not None:
-            recipe = replace(recipe, epochs=self.epochs)
-        if self.learning_rate is not None:
-            recipe = replace(recipe, learning_rate=self.learning_rate)
-        fraction = self.null_fraction
-        if fraction is None and self.nulls == (BY_SIZE,):
-            fraction = 1.0
-        if fraction is not None:
-            recipe = replace(recipe, nulls_per_image=fraction)
+        recipe = replace(recipe, **{name: v for name, v in changes.items() if v is not None})  # type: ignore[arg-type]
         robust = self._robust_plan()
-        plan = None if robust else self._null_plan()
+        nulls = None if robust else self._null_plan()
         if (self.out / CARD).exists():
             raise UserError(f"{self.out} holds a checkpoint already: choose another --out")
         dataset = load_dataset(self.dataset, data_dir=self.data_dir, validation=self.validation)
@@ -123,50 +120,27 @@ class Train:
             validation=self.validation,
             seed=self.seed,
             weight_decay=self.weight_decay,
-            nulls=plan,
+            nulls=nulls,
             recipe=recipe,
-            has_null=(plan is not None and not self.spread_null)
+            has_null=(nulls is not None and not self.uniform_targets)
             or (robust is not None and (self.null_class or robust.loss == "abstain")),
-            per_class_null=self.twins,
-            uniform_targets=self.spread_null,
+            per_class_null=self.per_class_null,
+            uniform_targets=self.uniform_targets,
             robust=robust,
         )
-        with (
-            Stages(f"training {self.model} on {dataset.name}", 1) as stages,
-            stages.stage("training", units=1, cost=1) as advance,
-        ):
+        with progress(f"training {self.model} on {dataset.name}", 1) as advance:
             trainer = Trainer(training, dataset, device=device)
             history = trainer.train(self.out, advance)
         trainer.write(history, self.out)
         last = history.iloc[-1]
-        told = f"loss {last.loss:.4f}, training accuracy {100 * last.train_accuracy:.2f} %"
+        line = f"loss {last.loss:.4f}, training accuracy {100 * last.train_accuracy:.2f} %"
         if dataset.validation is not None:
-            told += (
+            line += (
                 f", validation accuracy {100 * last.validation_accuracy:.2f} % "
                 f"({len(dataset.validation)} images)"
             )
-        print(told)
+        print(line)
         print(f"checkpoint: {self.out}")
-
-    def _null_plan(self) -> NullPlan | None:
-        from nullclass.experiments.config import NullPlan
-        from nullclass.nulls import check_settings
-
-        self._check_places()
-        if self.nulls == ("none",):
-            return None
-        if not self.nulls or "none" in self.nulls:
-            raise UserError("give --nulls none alone, or one or more sources of null images")
-        sources = {name: self._settings(name) for name in self.nulls}
-        source, settings = self.nulls[0], sources[self.nulls[0]]
-        if len(sources) > 1:
-            source, settings = "any-of", {"sources": sources}
-        check_settings(source, settings)
-        weight = self.null_weight
-        if weight is None:
-            weight = WEIGHTS.get(source, 1 / 11)
-        weight = weight if self.null_share is None else None
-        return NullPlan(source, settings, weight=weight, replace_rate=self.null_share)
 
     def _robust_plan(self) -> RobustPlan | None:
         from nullclass.experiments.config import RobustPlan
@@ -176,23 +150,60 @@ class Train:
             if self.null_class or self.robust_eps is not None:
                 raise UserError("--null-class and --robust-eps are for --robust")
             return None
-        if self.nulls not in (("adversarial",), ("none",)) or self.twins or self.spread_null:
+        is_default = self.nulls in (("adversarial",), ("none",))
+        if not is_default or self.per_class_null or self.uniform_targets:
             raise UserError("--robust takes no null images: leave --nulls out")
         settings = {"eps": 0.2 if self.robust_eps is None else self.robust_eps}
-        make_robust(self.robust, settings)  # refuses an eps that makes no sense
+        make_robust(self.robust, settings)  # checks the eps
         return RobustPlan(self.robust, settings)
 
-    def _settings(self, name: str) -> dict[str, Any]:
-        """The settings of a source of null images."""
+    def _null_plan(self) -> NullPlan | None:
+        from nullclass.experiments.config import NullPlan
+        from nullclass.nulls import check_settings
+
+        self._check_options()
+        if self.nulls == ("none",):
+            return None
+        if not self.nulls or "none" in self.nulls:
+            raise UserError("give --nulls none alone, or one or more sources of null images")
+        sources = {name: self._settings(name) for name in self.nulls}
+        source, settings = self.nulls[0], sources[self.nulls[0]]
+        if len(sources) > 1:
+            source, settings = "any-of", {"sources": sources}
+        check_settings(source, settings)
+        weight = None
+        if self.replace_rate is None:
+            default = WEIGHTS.get(source, 1 / 11)
+            weight = default if self.null_weight is None else self.null_weight
+        return NullPlan(source, settings, weight=weight, replace_rate=self.replace_rate)
+
+    def _check_options(self) -> None:
+        """Refuse options that contradict each other or would have no effect."""
+        if self.per_class_null and self.uniform_targets:
+            raise UserError("--per-class-null and --uniform-targets exclude each other")
+        if (self.per_class_null or self.uniform_targets) and self.nulls == ("none",):
+            raise UserError("--per-class-null and --uniform-targets need null images: give --nulls")
+        without = [name for name in self.nulls if name not in HAVE_CLASSES]
+        if self.per_class_null and without:
+            raise UserError(
+                f"{without[0]} images have no class: with --per-class-null use "
+                f"{', '.join(HAVE_CLASSES)}"
+            )
+        curve_options = (self.curve, self.norm, self.perturbation)
+        if NULL_PROBABILITIES not in self.nulls and any(o is not None for o in curve_options):
+            raise UserError("--curve, --norm and --perturbation are for --nulls null-probabilities")
+
+    def _settings(self, source: str) -> dict[str, Any]:
+        """Return the settings of a source of null images."""
         steps = {} if self.null_steps is None else {"num_steps": self.null_steps}
-        if name == "adversarial":
+        if source == "adversarial":
             eps = 0.154 if self.null_eps is None else self.null_eps
             return {"eps": eps, "num_steps": 1, **steps}
-        if name == "ccat":
+        if source == "ccat":
             return {"eps": 0.3 if self.null_eps is None else self.null_eps, **steps}
-        if name == "background":
+        if source == "background":
             return {"dataset": self.background}
-        if name != BY_SIZE:
+        if source != NULL_PROBABILITIES:
             return {}
         if self.curve is None:
             raise UserError(
@@ -203,28 +214,10 @@ class Train:
         curve = read_curve(self.curve, self.norm)
         perturbation = self.perturbation or curve.perturbation
         if not perturbation:
-            raise UserError(
-                f"{self.curve} does not say what perturbs the images: give --perturbation"
-            )
-        is_its_own = perturbation == curve.perturbation
+            raise UserError(f"{self.curve} names no perturbation: give --perturbation")
+        is_same = perturbation == curve.perturbation
         return {
             "curve": curve.to_dict(),
             "perturbation": perturbation,
-            "perturbation_settings": (curve.perturbation_settings if is_its_own else {}) | steps,
+            "perturbation_settings": (curve.perturbation_settings if is_same else {}) | steps,
         }
-
-    def _check_places(self) -> None:
-        """Refuse options that contradict each other or would be ignored."""
-        if self.twins and self.spread_null:
-            raise UserError("--twins gives null a logit a class, --spread-null none: give one")
-        if (self.twins or self.spread_null) and self.nulls == ("none",):
-            raise UserError("--twins and --spread-null say where null goes: give --nulls too")
-        of_no_class = [name for name in self.nulls if name not in OF_A_CLASS]
-        if self.twins and of_no_class:
-            raise UserError(
-                f"{of_no_class[0]} images are of no class, so none is their twin: with --twins use "
-                f"{', '.join(OF_A_CLASS)}"
-            )
-        about_f = (self.curve, self.norm, self.perturbation)
-        if BY_SIZE not in self.nulls and any(option is not None for option in about_f):
-            raise UserError("--curve, --norm and --perturbation are for --nulls null-probabilities")

@@ -1,80 +1,88 @@
-"""Attack some checkpoints, and score what comes out on others."""
+"""``nullclass transfer``: attack some models, and score the images on others."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nullclass.cli.common import DataDir, Device, Eps, NullRate, load_model, print_table
+from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
+
+HEADINGS = (
+    "source",
+    "target",
+    "ε",
+    "correct %",
+    "null %",
+    "fooled % (95 %)",
+    "transfer rate % (n)",
+)
 
 
 @dataclass(frozen=True)
-class Transfer:
-    """Make attacks on some checkpoints and score them on others: who falls to whom."""
+class TransferCommand:
+    """Attack some models and score the adversarial images on others."""
 
-    sources: tuple[Path, ...]
-    """Checkpoints the attacks are made on."""
-    targets: tuple[Path, ...]
-    """Checkpoints they are tried out on."""
-    eps: tuple[float, ...] = (0.1, 0.2, 0.3)
-    """Budgets in pixel units, rising."""
+    sources: tuple[str, ...]
+    """Attacked checkpoints: folders, or names of zoo models."""
+    targets: tuple[str, ...]
+    """Checkpoints on which the images are scored."""
+    eps: Eps = (0.1, 0.2, 0.3)
     norm: str = "linf"
     """linf, l2 or l1."""
     attack: str = "mi-fgsm"
-    """The attack on the sources, with the objective to fool (docs/attacks.md)."""
+    """Attack with the objective fool (docs/attacks.md)."""
     images: int = 1000
-    """How many of the first test images are attacked."""
-    null_rate: float | None = None
-    """Models without a null class answer null by a threshold that refuses this share of clean
-    held-out images; unless given they always answer."""
+    """Number of attacked test images, from the first."""
+    null_rate: NullRate = None
     dataset: str | None = None
-    """Another dataset than the cards name."""
-    data_dir: Path | None = None
-    """Folder of IDX files."""
+    """Dataset. Default: that of the checkpoints."""
+    data_dir: DataDir = None
     out: Path | None = None
-    """CSV file for the matrix."""
+    """CSV file for the transfer matrix."""
     seed: int = 0
     """Seed of the attacks' random starts."""
-    device: str = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
+    device: Device = "auto"
 
     def run(self) -> None:
         """Run the command."""
-        from rich.console import Console
-
+        check_seed(self.seed)
         from nullclass.core.devices import find_device
-        from nullclass.evaluation.record import load_with_data, refuse_at_rate
+        from nullclass.evaluation.record import refuse_at_rate
         from nullclass.evaluation.transfers import transfer_matrix
+        from nullclass.rejection import ProvableNull
         from nullclass.results.frames import write_frame
 
         if not self.sources or not self.targets:
             raise UserError("give at least one checkpoint each to --sources and --targets")
         device = find_device(self.device)
-        paths = list(dict.fromkeys((*self.sources, *self.targets)))
-        models, named = {}, set()
-        for path in paths:
-            model, _, dataset = load_with_data(path, self.dataset, self.data_dir, device)
-            named.add(dataset.checksum)
-            if self.null_rate is not None and not model.has_null:
+        models, datasets = {}, {}
+        for name in dict.fromkeys((*self.sources, *self.targets)):
+            loaded = load_model(name, self.dataset, self.data_dir, device)
+            datasets[loaded.dataset.checksum] = loaded.dataset
+            models[name] = loaded.model
+            if loaded.radius is not None:
+                models[name] = ProvableNull(loaded.model, loaded.radius)
+            elif self.null_rate is not None and not loaded.model.has_null:
                 try:
-                    model = refuse_at_rate(model, dataset, self.null_rate)
+                    models[name] = refuse_at_rate(loaded.model, loaded.dataset, self.null_rate)
                 except UserError as error:
-                    raise UserError(f"{path}: {error}") from None
-            models[str(path)] = model
-        if len(named) > 1:
+                    raise UserError(f"{name}: {error}") from None
+        if len(datasets) > 1:
             raise UserError(
                 "the checkpoints' cards name different data: give checkpoints of one dataset, or "
-                "say which with --dataset"
+                "choose one with --dataset"
             )
+        (dataset,) = datasets.values()
         matrix = transfer_matrix(
-            {str(path): models[str(path)] for path in self.sources},
-            {str(path): models[str(path)] for path in self.targets},
+            {name: models[name] for name in self.sources},
+            {name: models[name] for name in self.targets},
             dataset.test,
             attack=self.attack,
             eps=self.eps,
@@ -82,33 +90,25 @@ class Transfer:
             num_images=self.images,
             seed=self.seed,
         )
+        title = f"transfer of {self.attack}, {self.norm}, {self.images} test images"
+        if self.null_rate is not None:
+            title += f"; models without null class refuse {self.null_rate:g} of clean images"
+        print_table(HEADINGS, _rows(matrix), title=title, num_left=2)
         if self.out is not None:
             write_frame(self.out, matrix)
-        console = Console() if sys.stdout.isatty() else Console(width=140)
-        told = f"{self.attack}, {self.norm}, {self.images} test images"
-        if self.null_rate is not None:
-            told += f"; without a null class, {self.null_rate:g} of clean images refused"
-        console.print(_table(matrix, told))
-        if self.out is not None:
             print(f"matrix: {self.out}")
 
 
-def _table(matrix: pd.DataFrame, told: str) -> Table:
-    """A line for each source, target and eps."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    columns = ("source", "target", "eps (pixels)", "correct %", "null %", "fooled % (95 %)")
-    table = Table(*columns, "transfer rate % (n)", title=f"who falls to whom: {told}")
-    for line in matrix.to_dict("records"):
-        rate = "-" if not line["num_transferable"] else f"{100 * line['transfer_rate']:.1f}"
-        table.add_row(
-            escape(str(line["source"])),
-            escape(str(line["target"])),
-            f"{line['eps_pixels']:g}",
-            f"{100 * line['correct_rate']:.1f}",
-            f"{100 * line['null_rate']:.1f}",
-            f"{100 * line['fooled_rate']:.1f} ({100 * line['low']:.1f}-{100 * line['high']:.1f})",
-            f"{rate} ({line['num_transferable']})",
-        )
-    return table
+def _rows(matrix: pd.DataFrame) -> Iterator[list[str]]:
+    """Return one row per source, target and eps."""
+    for row in matrix.to_dict("records"):
+        rate = f"{100 * row['transfer_rate']:.1f}" if row["num_transferable"] else "-"
+        yield [
+            str(row["source"]),
+            str(row["target"]),
+            f"{row['eps_pixels']:g}",
+            f"{100 * row['correct_rate']:.1f}",
+            f"{100 * row['null_rate']:.1f}",
+            f"{100 * row['fooled_rate']:.1f} ({100 * row['low']:.1f}-{100 * row['high']:.1f})",
+            f"{rate} ({row['num_transferable']})",
+        ]

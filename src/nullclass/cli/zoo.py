@@ -1,21 +1,20 @@
-"""The model zoo and its leaderboard."""
+"""``nullclass zoo``: the model zoo and its leaderboard."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from nullclass.cli.common import DataDir, print_flags, print_table, progress
+from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.table import Table
 
     from nullclass.data import Dataset
     from nullclass.zoo import Member
@@ -25,23 +24,27 @@ NONE = "none"
 
 
 @dataclass(frozen=True)
-class ListAll:
+class ListZoo:
     """List the models and their rates."""
 
     def run(self, zoo: Path) -> None:
         """Run the action."""
-        from rich.console import Console
-
         from nullclass.zoo.members import find_members
-        from nullclass.zoo.results import read_results
 
-        members = find_members(("all",), zoo)
-        console = Console() if sys.stdout.isatty() else Console(width=160)
-        console.print(_table([(member, read_results(member)) for member in members]))
+        print_table(
+            ("name", "what", "parameters", "clean c/n/f", "ε", "RAR attacked", "RAR proved"),
+            _table_rows(find_members(("all",), zoo)),
+            title="The zoo",
+            caption="%, number of images in brackets; RAR: correct when clean and never fooled "
+            "within ε (L∞, pixel units); attacks give an upper bound, proofs a lower bound. "
+            "Details: nullclass zoo show NAME",
+            num_left=2,
+            width=160,
+        )
 
 
 @dataclass(frozen=True)
-class Show:
+class ShowMember:
     """Show the card and all rates of a model."""
 
     name: tyro.conf.Positional[str]
@@ -69,7 +72,7 @@ class Show:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class EvaluateMembers:
     """Measure models: clean rates, proofs and attacks. Writes one run folder per model."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
@@ -88,8 +91,7 @@ class Evaluate:
     """Verifier: interval or crown-ibp; or none."""
     checks: Literal["none", "quick", "full"] = "full"
     """Red flags: none, from the rows, or also from attacks with more effort (slow)."""
-    data_dir: Path | None = None
-    """Folder of IDX files."""
+    data_dir: DataDir = None
     seed: int = 0
     """Seed of the attacks' random starts."""
     device: str = "auto"
@@ -100,7 +102,6 @@ class Evaluate:
         import torch
 
         from nullclass.certify import find_verifier
-        from nullclass.core.checks import check_count, check_seed
         from nullclass.core.devices import find_device
         from nullclass.core.norms import check_eps
         from nullclass.zoo.evaluate import find_fooling_attacks
@@ -127,7 +128,6 @@ class Evaluate:
 
     def _evaluate(self, member: Member, dataset: Dataset, device: str) -> None:
         """Measure one model; write after each step, since attacks are slow."""
-        from nullclass.cli.evaluate import tell_flags
         from nullclass.evaluation.record import record_evaluation
         from nullclass.zoo.evaluate import attack_rows, measure_clean, measure_proofs
         from nullclass.zoo.load import load_member
@@ -145,7 +145,7 @@ class Evaluate:
 
         write(measure_clean(member, dataset))
         if self.proofs != NONE:
-            with _progress(f"proving {member.name}", len(dataset.test)) as on_images:
+            with progress(f"proving {member.name}", len(dataset.test)) as on_images:
                 write(
                     measure_proofs(member, dataset, eps, verifier=self.proofs, on_images=on_images)
                 )
@@ -177,20 +177,19 @@ class Evaluate:
                 )
             write(attack_rows(member, evaluation, self.attack, self.seed, device))
             print(f"{member.name}: ", end="")
-            tell_flags(evaluation.flags)
+            print_flags(evaluation.flags)
         print(f"{member.name}: {folder / RESULTS}")
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckMembers:
     """Measure the recorded rates of models again, from their weights, and compare."""
 
     names: tyro.conf.Positional[tuple[str, ...]]
     """Models, or all."""
     attack: bool = False
     """Repeat the attacks too; slow."""
-    data_dir: Path | None = None
-    """Folder of IDX files."""
+    data_dir: DataDir = None
     device: str = "auto"
     """Device of the attacks: auto, cpu, cuda, cuda:N or mps."""
 
@@ -220,7 +219,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Leaderboard:
+class WriteLeaderboard:
     """Write the leaderboard page from the recorded rates."""
 
     out: Path = Path("docs/leaderboard.md")
@@ -240,19 +239,19 @@ def _sub(name: str) -> object:
 
 
 Action = (
-    Annotated[ListAll, _sub("list")]
-    | Annotated[Show, _sub("show")]
-    | Annotated[Evaluate, _sub("evaluate")]
-    | Annotated[Check, _sub("check")]
-    | Annotated[Leaderboard, _sub("leaderboard")]
+    Annotated[ListZoo, _sub("list")]
+    | Annotated[ShowMember, _sub("show")]
+    | Annotated[EvaluateMembers, _sub("evaluate")]
+    | Annotated[CheckMembers, _sub("check")]
+    | Annotated[WriteLeaderboard, _sub("leaderboard")]
 )
 
 
 @dataclass(frozen=True)
-class Zoo:
+class ZooCommand:
     """List, show, evaluate and check small models with a null class; write their leaderboard."""
 
-    action: tyro.conf.OmitArgPrefixes[Action] = field(default_factory=ListAll)
+    action: tyro.conf.OmitArgPrefixes[Action] = field(default_factory=ListZoo)
     zoo: Path | None = None
     """Folder of a zoo (checkpoints/NAME, results.csv). Default: the zoo of the package."""
 
@@ -276,14 +275,6 @@ def _data_loader(data_dir: Path | None) -> Callable[[Member], Dataset]:
         return known[name]
 
     return load
-
-
-@contextmanager
-def _progress(title: str, units: int) -> Iterator[Callable[[int], None]]:
-    from nullclass.core.progress import Stages
-
-    with Stages(title, units) as stages, stages.stage(title, units=units, cost=units) as advance:
-        yield advance
 
 
 def _card_lines(member: Member) -> Iterator[tuple[str, str]]:
@@ -310,44 +301,30 @@ def _card_lines(member: Member) -> Iterator[tuple[str, str]]:
     yield "folder", str(member.folder)
 
 
-def _table(known: Sequence[tuple[Member, pd.DataFrame]]) -> Table:
-    """One row per model; rates in percent with the number of images."""
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    from nullclass.zoo.results import ATTACK, CLEAN, METRICS, PROOF, budgets, find_rate
-
-    def percent(rows: pd.DataFrame, kind: str, eps: float, metric: str) -> str:
-        found = find_rate(rows, kind, metric, eps)
-        return "–" if found is None else f"{100 * found['rate']:.2f} ({found['num_images']:,})"
-
-    def clean(rows: pd.DataFrame) -> str:
-        found = [find_rate(rows, CLEAN, metric) for metric in METRICS[CLEAN]]
-        rates = [f"{100 * row['rate']:.2f}" for row in found if row is not None]
-        return f"{'/'.join(rates)} ({found[0]['num_images']:,})" if found[0] else "–"
-
-    table = Table(
-        title="The zoo",
-        caption="%, number of images in brackets; RAR: correct when clean and never fooled within "
-        "ε (L∞, pixel units); attacks give an upper bound, proofs a lower bound. Details: "
-        "nullclass zoo show NAME",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
+def _table_rows(members: Sequence[Member]) -> Iterator[list[str]]:
+    """Return one row per model: rates in percent, with the number of images."""
+    from nullclass.zoo.results import (
+        ATTACK,
+        CLEAN,
+        METRICS,
+        PROOF,
+        budgets,
+        find_rate,
+        read_results,
     )
-    headings = ("name", "what", "parameters", "clean c/n/f", "ε", "RAR attacked", "RAR proved")
-    for heading in headings:
-        is_text = heading in ("name", "what")
-        table.add_column(heading, justify="left" if is_text else "right", no_wrap=heading != "what")
-    for member, rows in known:
+
+    for member in members:
+        rows = read_results(member)
+        clean = [find_rate(rows, CLEAN, metric) for metric in METRICS[CLEAN]]
+        rates = "/".join(f"{100 * row['rate']:.2f}" for row in clean if row is not None)
+        cells = [f"{rates} ({clean[0]['num_images']:,})" if clean[0] else "–"]
         eps = budgets(rows)
-        table.add_row(
-            escape(member.name),
-            escape(member.card.title),
-            f"{member.num_parameters:,}",
-            clean(rows),
-            "\n".join(f"{budget:g}" for budget in eps) or "–",
-            "\n".join(percent(rows, ATTACK, budget, "rar") for budget in eps) or "–",
-            "\n".join(percent(rows, PROOF, budget, "rar_proved") for budget in eps) or "–",
-        )
-    return table
+        cells.append("\n".join(f"{budget:g}" for budget in eps) or "–")
+        for kind, metric in ((ATTACK, "rar"), (PROOF, "rar_proved")):
+            found = [find_rate(rows, kind, metric, budget) for budget in eps]
+            lines = [
+                "–" if row is None else f"{100 * row['rate']:.2f} ({row['num_images']:,})"
+                for row in found
+            ]
+            cells.append("\n".join(lines) or "–")
+        yield [member.name, member.card.title, f"{member.num_parameters:,}", *cells]

@@ -1,0 +1,136 @@
+"""What several commands share: options, loading of models, progress, tables. Imports no torch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from nullclass.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import RenderableType
+
+    from nullclass.data import Dataset
+    from nullclass.models import Classifier
+    from nullclass.results.schema import Flag
+
+Checkpoint = Annotated[
+    str,
+    tyro.conf.Positional,
+    tyro.conf.arg(metavar="CHECKPOINT", help="Checkpoint folder, or name of a zoo model."),
+]
+OtherDataset = Annotated[
+    str | None, tyro.conf.arg(help="Dataset. Default: the dataset of the checkpoint.")
+]
+DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder of IDX files.")]
+Eps = Annotated[tuple[float, ...], tyro.conf.arg(help="Budgets in pixel units, pixels in [0,1].")]
+NullRate = Annotated[
+    float | None,
+    tyro.conf.arg(
+        help="Answer null by a threshold on the null score that refuses this share of clean "
+        "held-out images. Default: the largest logit decides."
+    ),
+]
+Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:N or mps.")]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A checkpoint with its dataset."""
+
+    name: str
+    """Name of the folder or of the zoo model."""
+    model: Classifier
+    card: dict[str, Any]
+    dataset: Dataset
+    radius: float | None
+    """Radius in the card of a zoo model; ``model`` is the network without it."""
+
+
+def load_model(
+    checkpoint: str, dataset: str | None, data_dir: Path | None, device: torch.device
+) -> LoadedModel:
+    """Load a checkpoint folder or a zoo model, and the dataset of its card or another one.
+
+    Raises:
+        UserError: If neither exists, a file is damaged, or the dataset does not fit the model.
+    """
+    from nullclass.evaluation.record import load_with_data
+    from nullclass.zoo import read_zoo
+
+    folder, radius = Path(checkpoint), None
+    if not folder.exists():
+        zoo = read_zoo()
+        if checkpoint not in zoo:
+            raise UserError(
+                f"there is no checkpoint {checkpoint}: give a folder with card.json and "
+                f"model.safetensors, or a model of the zoo ({', '.join(zoo)})"
+            )
+        folder, radius = zoo[checkpoint].folder, zoo[checkpoint].card.radius
+    model, card, data = load_with_data(folder, dataset, data_dir, device)
+    if folder.is_file():  # the weights
+        folder = folder.parent
+    return LoadedModel(folder.resolve().name, model, card, data, radius)
+
+
+@contextmanager
+def progress(title: str, units: float) -> Iterator[Callable[[float], None]]:
+    """Show one progress bar; call the result with the units done since the last call."""
+    from nullclass.core.progress import Stages
+
+    with Stages(title, units) as stages, stages.stage(title, units=units, cost=units) as advance:
+        yield advance
+
+
+def print_rich(renderable: RenderableType, width: int = 140) -> None:
+    """Print a table; a pipe has no width, so it gets one at which no column is cut."""
+    from rich.console import Console
+
+    (Console() if sys.stdout.isatty() else Console(width=width)).print(renderable)
+
+
+def print_table(
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str | None = None,
+    caption: str | None = None,
+    num_left: int = 0,
+    width: int = 140,
+) -> None:
+    """Print a table whose first ``num_left`` columns are text and the others numbers."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1))
+    for index, heading in enumerate(headings):
+        is_text = index < num_left
+        table.add_column(heading, justify="left" if is_text else "right", no_wrap=not is_text)
+    for row in rows:
+        table.add_row(*map(Text, row))  # a name may look like markup
+    print_rich(table, width)
+
+
+def print_report(folder: Path) -> None:
+    """Draw the report of a run folder; print its table and path."""
+    from nullclass.results.store import read_run
+    from nullclass.studies.reports import summary_table, write_report
+
+    path = write_report(folder)
+    print_rich(summary_table(read_run(folder)))
+    print(f"report: {path}")
+
+
+def print_flags(flags: Sequence[Flag]) -> None:
+    """Print the red flags of an evaluation."""
+    print(f"{len(flags)} red flag{'s' * (len(flags) != 1)}:" if flags else "no red flags")
+    for flag in flags:
+        print(f"  {flag.name}: {flag.message} ({flag.page})")

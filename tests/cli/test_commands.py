@@ -1,0 +1,507 @@
+"""The command line on a tiny dataset: what works. Mistakes are in ``test_bad_input.py``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from nullclass import UserError, load_checkpoint, load_dataset, save_checkpoint
+from nullclass.cli import COMMANDS
+from nullclass.cli.main import main
+from nullclass.cli.study import parse_numbers
+from nullclass.core.files import LOCK, locked
+from nullclass.experiments import engines, trainings
+from nullclass.experiments.engines import DataSource
+from nullclass.experiments.engines.serial import SerialEngine, load
+from nullclass.models import build_model
+from nullclass.rejection import Certificates
+from nullclass.results.schema import CLEAN, ROW_COLUMNS, ROWS, STATE, SUMMARY_COLUMNS
+from nullclass.results.store import read_run
+from nullclass.studies import STUDIES, Trial
+from nullclass.studies.fgsm_null.config import FGSM_NULL
+from nullclass.training.checkpoint import CARD, WEIGHTS
+from nullclass.training.recipes import Recipe
+
+TRAIN = ["train", "--dataset", "idx", "--validation", "20", "--epochs", "3", "--device", "cpu",
+         "--model", "small"]  # fmt: skip
+Captured = pytest.CaptureFixture[str]
+
+
+def train(data_dir: Path, out: Path, *options: str) -> tuple[Any, dict[str, Any]]:
+    """Train with some options; the checkpoint."""
+    assert main([*TRAIN, "--data-dir", str(data_dir), "--out", str(out), *options]) == 0
+    return load_checkpoint(out)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "model"
+    train(data_dir, out)
+    return out
+
+
+def test_data(data_dir: Path, capsys: Captured) -> None:
+    assert main(["data", "idx", "--data-dir", str(data_dir)]) == 0
+    printed = capsys.readouterr().out
+    dataset = load_dataset("idx", data_dir=data_dir, validation=0)
+    assert "160 training and 40 test images of 1 x 8 x 8, 3 classes" in printed
+    assert dataset.checksum in printed
+    assert str(data_dir) in printed
+
+
+# Training
+
+
+def test_train(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured) -> None:
+    assert sorted(path.name for path in checkpoint.iterdir()) == [CARD, "history.csv", WEIGHTS]
+    model, card = load_checkpoint(checkpoint)
+    dataset = load_dataset("idx", data_dir=data_dir, validation=20)
+    assert card["data_checksum"] == dataset.checksum
+    assert card["training"]["nulls"] == {
+        "source": "adversarial", "settings": {"eps": 0.154, "num_steps": 1}, "weight": 1 / 11,
+        "replace_rate": None, "estimate": None,
+    }  # fmt: skip
+    assert (card["num_classes"], card["has_null"], card["null_index"]) == (3, True, 3)
+    history = pd.read_csv(checkpoint / "history.csv")
+    assert history["epoch"].tolist() == [1, 2, 3]
+    images, labels = dataset.validation.batch(slice(None))
+    accuracy = float((model.predict(images) == labels).double().mean())
+    assert history["validation_accuracy"].iloc[-1] == pytest.approx(accuracy)
+    # The same command gives the same weights, another seed gives others.
+    train(data_dir, tmp_path / "again")
+    assert "checkpoint:" in capsys.readouterr().out
+    assert (tmp_path / "again" / WEIGHTS).read_bytes() == (checkpoint / WEIGHTS).read_bytes()
+    train(data_dir, tmp_path / "other", "--seed", "1")
+    assert (tmp_path / "other" / WEIGHTS).read_bytes() != (checkpoint / WEIGHTS).read_bytes()
+
+
+def test_options_of_train(data_dir: Path, tmp_path: Path) -> None:
+    model, card = train(
+        data_dir, tmp_path / "clean", "--model", "report", "--nulls", "none", "--weight-decay",
+        "0", "--learning-rate", "0.002", "--epochs", "1", "--validation", "0",
+    )  # fmt: skip
+    assert (model.has_null, model.architecture) == (False, "report")
+    assert card["training"]["recipe"]["learning_rate"] == 0.002
+    assert card["training"]["nulls"] is None
+    model, card = train(
+        data_dir, tmp_path / "several", "--nulls", "uniform", "adversarial", "mixed",
+        "--replace-rate", "0.4", "--null-eps", "0.2", "--epochs", "6",
+    )  # fmt: skip
+    assert card["training"]["nulls"] == {
+        "source": "any-of",
+        "settings": {
+            "sources": {"uniform": {}, "adversarial": {"eps": 0.2, "num_steps": 1}, "mixed": {}}
+        },
+        "weight": None,
+        "replace_rate": 0.4,
+        "estimate": None,
+    }
+    assert model.has_null
+    assert pd.read_csv(tmp_path / "several" / "history.csv")["null_loss"].notna().all()
+    model, card = train(data_dir, tmp_path / "per-class", "--per-class-null")
+    assert (model.num_nulls, card["num_nulls"], card["null_index"]) == (3, 3, 3)
+    ccat = ["--nulls", "ccat", "--null-steps", "2", "--uniform-targets"]
+    model, card = train(data_dir, tmp_path / "ccat", *ccat)
+    assert not model.has_null
+    assert (card["nulls"]["eps"], card["nulls"]["num_steps"]) == (0.3, 2)
+    model, card = train(data_dir, tmp_path / "abstain", "--robust", "abstain", "--epochs", "1")
+    assert model.has_null
+    assert card["training"]["robust"] == {"loss": "abstain", "settings": {"eps": 0.2}}
+
+
+def test_null_probabilities(data_dir: Path, tmp_path: Path, capsys: Captured) -> None:
+    """From a clean model to its null curve to a model trained on it."""
+    clean, table = tmp_path / "clean", tmp_path / "f.csv"
+    held_out = ["--validation", "70", "--learning-rate", "0.005"]
+    train(data_dir, clean, "--nulls", "none", "--epochs", "30", *held_out)
+    capsys.readouterr()
+    curve = ["curve", str(clean), "--out", str(table), "--data-dir", str(data_dir),
+             "--perturbation", "pgd", "--steps", "3", "--norm", "l2", "--sizes", "5",
+             "--images", "65", "--always", "0.6", "--device", "cpu"]  # fmt: skip
+    assert main(curve) == 0
+    printed = capsys.readouterr().out
+    assert "held-out images, pgd: always fooled from" in printed
+    assert f"curve: {table}" in printed
+    found = pd.read_csv(table)
+    assert len(found) == 5
+    assert found["probability"].iloc[-1] == 1
+    assert found["size"].is_monotonic_increasing
+    soft = ["--nulls", "null-probabilities", "--curve", str(table), "--epochs", "2"]
+    model, card = train(data_dir, tmp_path / "soft", *soft, *held_out)
+    assert model.has_null
+    assert card["nulls"]["curve"]["sizes"] == found["size"].tolist()
+    assert card["nulls"]["perturbation"] == "pgd", "as the curve's file says"
+    assert card["nulls"]["perturbation_settings"] == {"num_steps": 3}
+    assert card["nulls"]["curve"]["num_images"] == found["num_images"].iloc[0] >= 50
+    assert card["training"]["nulls"]["weight"] == 2
+    assert card["training"]["recipe"]["nulls_per_image"] == 1
+
+
+def test_substitute_and_transfer(
+    checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    out, table = tmp_path / "substitute", tmp_path / "matrix.csv"
+    query = ["substitute", str(checkpoint), "--out", str(out), "--queries", "30", "--seeds", "12",
+             "--data-dir", str(data_dir), "--device", "cpu"]  # fmt: skip
+    assert main(query) == 0
+    assert "30 queries in 3 rounds; the substitute agrees with" in capsys.readouterr().out
+    _, card = load_checkpoint(out)
+    _, target = load_checkpoint(checkpoint)
+    assert (card["queried"], card["num_queries"]) == (target["weights_sha256"], 30)
+    transfer = ["transfer", "--sources", str(out), str(checkpoint), "--targets", str(checkpoint),
+                "--eps", "0.1", "0.3", "--images", "20", "--data-dir", str(data_dir),
+                "--out", str(table), "--device", "cpu"]  # fmt: skip
+    assert main(transfer) == 0
+    assert "transfer of mi-fgsm, linf, 20 test images" in capsys.readouterr().out
+    matrix = pd.read_csv(table)
+    assert len(matrix) == 4
+    assert set(matrix["source"]) == {str(out), str(checkpoint)}
+    assert np.allclose(matrix["correct_rate"] + matrix["null_rate"] + matrix["fooled_rate"], 1)
+
+
+# Evaluating and proving
+
+
+def test_evaluate(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured) -> None:
+    out = tmp_path / "run"
+    arguments = ["evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out", str(out),
+                 "--eps", "0.05", "0.3", "--attack", "fgsm", "pgd", "--images", "30",
+                 "--device", "cpu", "--smallest", "6"]  # fmt: skip
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert f"report: {out / 'report.html'}" in printed
+    run = read_run(out)
+    (trial,) = run.trials
+    assert list(trial.rows.columns) == list(ROW_COLUMNS)
+    counts = trial.rows.groupby(["attack", "eps_pixels"]).size().to_dict()
+    expected = [(CLEAN, 0.0), *((name, eps) for name in ("fgsm", "pgd") for eps in (0.05, 0.3))]
+    smallest = {key: count for key, count in counts.items() if key[0] == "smallest-eps"}
+    assert sum(smallest.values()) == 6
+    assert counts == dict.fromkeys(expected, 30) | smallest
+    assert set(trial.ood["source"]) == {"noise", "blank", "tiles"}
+    assert len(trial.held_out) == 20, "what the training held out"
+    assert {"auroc", "aurc", "rerr99"} <= set(trial.scores["metric"])
+    assert trial.result["threat"]["attacks"]["pgd"]["objective"] == "fool"
+    assert all(f"  {flag.name}: " in printed for flag in trial.flags)
+    assert list(run.summary.columns) == SUMMARY_COLUMNS
+    assert run.info["study"] == "evaluate"
+    # The report is drawn again from the rows alone, and a repeated evaluation gives the same rows.
+    before = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").read_bytes() == before
+    rows = next(out.glob(f"trials/*/{ROWS}"))
+    bytes_before = rows.read_bytes()
+    assert main(arguments) == 0
+    assert rows.read_bytes() == bytes_before
+
+
+def test_strict_evaluation_in_l2_with_a_threshold(
+    checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    arguments = ["evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out",
+                 str(tmp_path / "run"), "--eps", "0.5", "--norm", "l2", "--attack", "fgsm",
+                 "--images", "10", "--smallest", "0", "--ood", "none", "--null-rate", "0.2",
+                 "--strict"]  # fmt: skip
+    assert main(arguments) == 1, "one step says nothing about who can be fooled"
+    assert " red flag" in capsys.readouterr().out
+    (trial,) = read_run(tmp_path / "run").trials
+    assert set(trial.rows["norm"]) == {"l2"}
+    threshold = trial.result["threat"]["threshold"]
+    assert (threshold["origin"], threshold["num_images"]) == ("held-out", 20)
+    is_null = trial.held_out["outcome"] == "null"
+    assert is_null.mean() <= 0.2
+    assert (is_null == (trial.held_out["null_score"] > 0)).all(), "scores are relative to it"
+    assert trial.ood.empty
+
+
+@pytest.fixture(scope="module")
+def provable(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint without null class, of which something can be proved."""
+    folder = tmp_path_factory.mktemp("provable") / "model"
+    dataset = load_dataset("idx", data_dir=data_dir, validation=20)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(
+            "certifiable-small", image_shape=(1, 8, 8), num_classes=3, has_null=False
+        )
+        images, labels = dataset.train.batch(slice(None))
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for _ in range(40):
+            loss = torch.nn.functional.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    save_checkpoint(model, folder, metadata={"data": "idx", "training": {"validation": 20}})
+    return folder
+
+
+def test_certify(
+    provable: Path, checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    path = tmp_path / "certificates.json"
+    certify = ["certify", str(provable), "--data-dir", str(data_dir), "--device", "cpu"]
+    assert main([*certify, "--eps", "0.0002", "0.4"]) == 0
+    assert "certified accuracy" in capsys.readouterr().out
+    assert main([*certify, "--eps", "0.0002", "--radius", "0.0001", "--out", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "RAR ≥" in printed
+    assert "Nothing is proved about null-DoS" in printed
+    assert f"certificates: {path}" in printed
+    certificates = Certificates.load(path)
+    assert len(certificates) == 40
+    assert certificates.num_proved > 20
+    assert main([*certify, "--check", str(path)]) == 0
+    expected = f"{certificates.num_proved} answers within linf 0.0001: proved again"
+    assert expected in capsys.readouterr().out
+    # A network with a learned null can be proved too, but its answers have no certificates.
+    learned = ["certify", str(checkpoint), "--data-dir", str(data_dir), "--device", "cpu"]
+    assert main([*learned, "--eps", "0.001", "--images", "10"]) == 0
+    assert "10 images, 1 eps" in capsys.readouterr().out
+    for wrong in (
+        [*learned, "--radius", "0.1"],
+        [*learned, "--check", str(path)],
+        [*certify, "--radius", "1.5"],
+    ):
+        assert main(wrong) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_evaluate_with_a_radius(
+    provable: Path, data_dir: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    arguments = ["evaluate", str(provable), "--data-dir", str(data_dir), "--out",
+                 str(tmp_path / "run"), "--eps", "0.0002", "0.3", "--attack", "pgd", "--images",
+                 "30", "--device", "cpu", "--smallest", "0", "--radius", "0.0001", "--proofs",
+                 "interval"]  # fmt: skip
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "RAR ≥" in printed
+    assert "proof-broken" not in printed
+    run = read_run(tmp_path / "run")
+    (trial,) = run.trials
+    assert set(trial.certified["eps_pixels"]) == {0.0002, 0.3}
+    assert trial.certified["is_rar_proved"].any()
+    assert run.info["settings"]["radius"] == 0.0001
+    assert main([*arguments, "--null-rate", "0.1"]) == 2
+    assert "not both" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("mnist")
+def test_zoo_models_by_name(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--images", "5", "--eps", "0.1", "--device", "cpu"]
+    few = ["--attack", "fgsm", "--smallest", "0", "--ood", "none", "--checks", "none"]
+    assert main(["evaluate", "notebook-null", *arguments, *few]) == 0
+    (folder,) = (tmp_path / "runs" / "evaluate").iterdir()
+    assert folder.name.startswith("notebook-null-")
+    assert [trial.model for trial in read_run(folder).trials] == ["notebook-null"]
+    assert main(["certify", "provable-0.3", *arguments]) == 0
+    assert "RAR ≥" in capsys.readouterr().out, "with the radius of its card"
+
+
+# Processes
+
+
+# As many threads as here: then the same sums, and the same bits.
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def test_help_and_version_do_not_load_torch() -> None:
+    code = (
+        "import sys\n"
+        "from nullclass.cli.main import main\n"
+        f"for command in [[], *([name] for name in {list(COMMANDS)})]:\n"
+        "    try:\n"
+        "        main([*command, '--help'])\n"
+        "    except SystemExit as stopped:\n"
+        "        assert stopped.code == 0, stopped.code\n"
+        "assert main(['--version']) == 0\n"
+        "slow = {'torch', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for name in COMMANDS:
+        assert f"nullclass {name}" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("nullclass ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_train_is_stopped_at_any_moment_and_resumes_to_the_same_weights(
+    how: signal.Signals, data_dir: Path, tmp_path: Path
+) -> None:
+    # Long enough to be caught in the middle, however busy the machine is.
+    options = ["--model", "notebook", "--epochs", "40"]
+    out, whole = tmp_path / "stopped", tmp_path / "whole"
+    running = subprocess.Popen(
+        [sys.executable, "-m", "nullclass.cli.main", *TRAIN, "--data-dir", str(data_dir),
+         "--out", str(out), *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        # A shell's background jobs ignore SIGINT, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not (out / STATE).exists() and time.monotonic() < deadline:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.01)
+    running.send_signal(how)
+    _, errors = running.communicate(timeout=60)
+    assert not (out / CARD).exists(), "caught before the end"
+    if how == signal.SIGINT:
+        assert running.returncode == 130
+        assert errors.splitlines()[-1] == "nullclass: interrupted; the same command resumes it"
+        assert "Traceback" not in errors
+    for folder in (out, whole):
+        train(data_dir, folder, *options)
+    assert (out / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    columns = ["epoch", "loss", "null_loss", "train_accuracy", "validation_accuracy"]
+    found, expected = (pd.read_csv(f / "history.csv")[columns] for f in (out, whole))
+    np.testing.assert_array_equal(found, expected)
+    assert json.loads((out / CARD).read_text())["training"]["recipe"]["epochs"] == 40
+    assert not (out / STATE).exists()
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_is_no_error(data_dir: Path) -> None:
+    done = subprocess.run(
+        f"'{sys.executable}' -m nullclass.cli.main data idx --data-dir '{data_dir}' | true",
+        shell=True,
+        capture_output=True,
+        text=True,
+        env=ENVIRONMENT,
+    )
+    assert "Traceback" not in done.stderr
+    assert "Exception" not in done.stderr
+
+
+# Studies
+
+
+class Engines:
+    """Replaces the worker processes, and records what was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls: list[tuple[str, DataSource, dict[str, Any]]] = []
+        monkeypatch.setattr(engines, "make_engine", self)
+
+    def __call__(self, name: str, source: DataSource, **settings: Any) -> SerialEngine:
+        self.calls.append((name, source, settings))
+        return SerialEngine(load(source), torch.device("cpu"))
+
+
+def few_trials(preset: str, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
+    """The notebook's study on tiny images."""
+    shrunk = []
+    for trial in FGSM_NULL.trials("quick", seeds, variants):
+        fgsm, pgd = trial.attacks
+        attacks = (
+            replace(fgsm, num_images=20),
+            replace(pgd, attack="null-aware-pgd", num_images=5,
+                    settings={"num_steps": 2, "num_target_steps": 1}),
+        )  # fmt: skip
+        recipe = Recipe(batch_size=16, epochs=2, learning_rate=2e-3)
+        training = replace(trial.training, dataset="idx", architecture="small", recipe=recipe)
+        shrunk.append(
+            replace(trial, training=training, attacks=attacks, num_clean=40, is_checked=False)
+        )
+    return shrunk
+
+
+@pytest.fixture
+def small_study(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    small = replace(FGSM_NULL, dataset="idx", trials=few_trials)
+    monkeypatch.setitem(STUDIES, "fgsm-null", small)
+    return Engines(monkeypatch)
+
+
+def test_study_by_sets_and_variants(
+    small_study: Engines, data_dir: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    out = tmp_path / "run"
+
+    def study(*options: str) -> str:
+        arguments = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir),
+                     "--device", "cpu", *options]  # fmt: skip
+        assert main(arguments) == 0
+        printed = capsys.readouterr()
+        assert f"report: {out / 'report.html'}" in printed.out
+        return printed.err
+
+    study("--variants", "clean-wd", "--sets", "1")
+    assert {(t.model, t.seed) for t in read_run(out).trials} == {("clean-wd", 1)}
+    more = ["--engine", "ray", "--workers", "3", "--threads", "2", "--address", "here"]
+    errors = study("--variants", "null-0.5-wd,clean-wd", "--sets", "0-1", *more)
+    assert "2 of 8 jobs are finished already" in errors
+    run = read_run(out)
+    assert [(t.model, t.seed) for t in run.trials] == [
+        (model, seed) for model in ("clean-wd", "null-0.5-wd") for seed in (0, 1)
+    ]
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in ("clean-wd", "null-0.5-wd"))
+    source = DataSource("idx", str(data_dir.resolve()), 0)
+    default = {"device": "cpu", "num_workers": None, "num_threads": None, "address": None}
+    chosen = {"device": "cpu", "num_workers": 3, "num_threads": 2, "address": "here"}
+    assert small_study.calls == [("local", source, default), ("ray", source, chosen)]
+    # A folder in use, or of another preset, is left alone.
+    study_again = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir)]
+    with locked(out):
+        assert main([*study_again, "--device", "cpu"]) == 2
+    assert capsys.readouterr().err.startswith("nullclass: another process is writing to")
+    assert main([*study_again, "--device", "cpu", "--preset", "full"]) == 2
+    assert "other settings or data" in capsys.readouterr().err
+    assert (out / LOCK).exists()
+
+
+def test_study_with_failed_jobs(
+    small_study: Engines,
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "run"
+    arguments = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir),
+                 "--device", "cpu", "--variants", "clean-wd,null-0.5"]  # fmt: skip
+
+    def broken(name: str, *_: object) -> object:
+        raise UserError("the source is broken")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainings, "make_nulls", broken)
+        assert main(arguments) == 1
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    last = errors.splitlines()[-1]
+    assert last.startswith("nullclass: 2 jobs failed, the others are finished; the same command")
+    assert "training null-0.5, seed 0 (the source is broken)" in last
+    assert (out / "report.html").exists(), "of what there is"
+    assert [trial.model for trial in read_run(out).trials] == ["clean-wd"]
+    assert main(arguments) == 0
+    assert "2 of 4 jobs are finished already" in capsys.readouterr().err
+    assert [trial.model for trial in read_run(out).trials] == ["clean-wd", "null-0.5"]
+
+
+def test_lists_of_numbers() -> None:
+    assert parse_numbers("3") == [3]
+    assert parse_numbers("0-4") == [0, 1, 2, 3, 4]
+    assert parse_numbers("0,3,5-7") == [0, 3, 5, 6, 7]
+    assert parse_numbers(" 2 , 1-3 ") == [2, 1, 3], "each once, in the order given"
