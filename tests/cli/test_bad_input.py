@@ -321,8 +321,8 @@ def test_options_of_curves(
     refused(*arguments, "--norm", "linf", says="names no perturbation: give --perturbation")
     fgsm = [*arguments, "--norm", "linf", "--perturbation", "fgsm"]
     sparse = [*arguments, "--norm", "linf", "--perturbation", "sparse"]
-    refused(*fgsm, "--norm", "l0", says="'fgsm'.*'l0'")
-    refused(*sparse, says="'sparse'.*'linf'")
+    refused(*fgsm, "--norm", "l0", says="does not support l0")
+    refused(*sparse, says="does not support linf")
     refused(*fgsm, "--null-steps", "3", says="'fgsm' has no such settings")
     refused(*fgsm, "--replace-rate", "0.4", says="set null_weight instead of replace_rate")
     refused(*fgsm, "--nulls-per-image", "0", says="nulls_per_image must be above 0")
@@ -330,7 +330,7 @@ def test_options_of_curves(
     refused(*fgsm, says="l0, not .*linf")
     curve = ["curve", checkpoint, "--data-dir", data_dir, "--out", "g.csv"]
     refused(*curve, says="a null curve needs")
-    refused(*curve, "--perturbation", "sparse", says="'sparse'.*'linf'")
+    refused(*curve, "--perturbation", "sparse", says="does not support linf")
     refused(*curve, "--steps", "3", says="--steps is for pgd and sparse")
     refused(*curve, "--images", "0", says="--images must be a whole number")
 

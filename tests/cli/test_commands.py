@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,7 +175,24 @@ def test_substitute_and_transfer(
 # Evaluating and proving
 
 
-def test_evaluate(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured) -> None:
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Call it to stop drawing reports, which takes seconds."""
+
+    def stop() -> None:
+        for command in ("evaluate", "study"):
+            monkeypatch.setattr(f"nullclass.cli.{command}.print_report", lambda _: None)
+
+    return stop
+
+
+def test_evaluate(
+    checkpoint: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: Captured,
+    no_report: Callable[[], None],
+) -> None:
     out = tmp_path / "run"
     arguments = ["evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out", str(out),
                  "--eps", "0.05", "0.3", "--attack", "fgsm", "pgd", "--images", "30",
@@ -194,7 +211,7 @@ def test_evaluate(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Capt
     assert set(trial.ood["source"]) == {"noise", "blank", "tiles"}
     assert len(trial.held_out) == 20, "what the training held out"
     assert {"auroc", "aurc", "rerr99"} <= set(trial.scores["metric"])
-    assert trial.result["threat"]["attacks"]["pgd"]["objective"] == "fool"
+    assert trial.result["threat"]["attacks"]["pgd"]["goal"] == "fool"
     assert all(f"  {flag.name}: " in printed for flag in trial.flags)
     assert list(run.summary.columns) == SUMMARY_COLUMNS
     assert run.info["study"] == "evaluate"
@@ -205,13 +222,19 @@ def test_evaluate(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Capt
     assert (out / "report.html").read_bytes() == before
     rows = next(out.glob(f"trials/*/{ROWS}"))
     bytes_before = rows.read_bytes()
+    no_report()
     assert main(arguments) == 0
     assert rows.read_bytes() == bytes_before
 
 
 def test_strict_evaluation_in_l2_with_a_threshold(
-    checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured
+    checkpoint: Path,
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: Captured,
+    no_report: Callable[[], None],
 ) -> None:
+    no_report()
     arguments = ["evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out",
                  str(tmp_path / "run"), "--eps", "0.5", "--norm", "l2", "--attack", "fgsm",
                  "--images", "10", "--smallest", "0", "--ood", "none", "--null-rate", "0.2",
@@ -434,7 +457,11 @@ def small_study(monkeypatch: pytest.MonkeyPatch) -> Engines:
 
 
 def test_study_by_sets_and_variants(
-    small_study: Engines, data_dir: Path, tmp_path: Path, capsys: Captured
+    small_study: Engines,
+    data_dir: Path,
+    tmp_path: Path,
+    capsys: Captured,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "run"
 
@@ -446,7 +473,12 @@ def test_study_by_sets_and_variants(
         assert f"report: {out / 'report.html'}" in printed.out
         return printed.err
 
-    study("--variants", "clean-wd", "--sets", "1")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "nullclass.cli.study.print_report",
+            lambda folder: print(f"report: {folder / 'report.html'}"),
+        )
+        study("--variants", "clean-wd", "--sets", "1")
     assert {(t.model, t.seed) for t in read_run(out).trials} == {("clean-wd", 1)}
     more = ["--engine", "ray", "--workers", "3", "--threads", "2", "--address", "here"]
     errors = study("--variants", "null-0.5-wd,clean-wd", "--sets", "0-1", *more)
@@ -477,6 +509,7 @@ def test_study_with_failed_jobs(
     tmp_path: Path,
     capsys: Captured,
     monkeypatch: pytest.MonkeyPatch,
+    no_report: Callable[[], None],
 ) -> None:
     out = tmp_path / "run"
     arguments = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir),
@@ -495,6 +528,7 @@ def test_study_with_failed_jobs(
     assert "training null-0.5, seed 0 (the source is broken)" in last
     assert (out / "report.html").exists(), "of what there is"
     assert [trial.model for trial in read_run(out).trials] == ["clean-wd"]
+    no_report()
     assert main(arguments) == 0
     assert "2 of 4 jobs are finished already" in capsys.readouterr().err
     assert [trial.model for trial in read_run(out).trials] == ["clean-wd", "null-0.5"]
