@@ -1,13 +1,15 @@
-"""The batched search gives the answers of the published loop, image by image."""
+"""The batched search of FGSM thresholds, against the published loop."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 from worlds import Affine, Digits
 
 from nullclass.attacks import FGSM
@@ -24,28 +26,26 @@ from nullclass.scoring.fgsm_thresholds import (
 )
 
 
-def held_out(digits: Digits) -> LabelledImages:
+@pytest.fixture(scope="module")
+def data(digits: Digits) -> LabelledImages:
     return LabelledImages(digits.images, digits.labels, 10)
 
 
-def one_by_one(is_right: object) -> float:
-    """The protocol as study-facts tells it, for one image; NaN without a threshold."""
+def one_by_one(is_correct: Callable[[float], bool]) -> float:
+    """The published protocol for one image; NaN without a threshold."""
 
     def first_wrong(values: list[float]) -> int | None:
-        for place, eps in enumerate(values):
-            if not is_right(eps):  # type: ignore[operator]
-                return place
-        return None
+        return next((n for n, eps in enumerate(values) if not is_correct(eps)), None)
 
-    place = first_wrong(list(GRID))
-    if place in (None, 0):
+    index = first_wrong(list(GRID))
+    if index in (None, 0):
         return math.nan
-    low, high = GRID[place - 1], GRID[place]
+    low, high = GRID[index - 1], GRID[index]
     while high - low > TOLERANCE:
         values = [low * (high / low) ** (k / 9) for k in range(9)] + [high]
-        place = first_wrong(values)
-        assert place is not None
-        low, high = values[place - 1], values[place]
+        index = first_wrong(values)
+        assert index is not None
+        low, high = values[index - 1], values[index]
     return high
 
 
@@ -60,37 +60,37 @@ def test_the_grid_is_the_published_one() -> None:
 
 @settings(max_examples=60)
 @given(st.lists(st.lists(st.floats(0, 1.1), min_size=1, max_size=4), min_size=1, max_size=5))
-def test_like_the_loop_whatever_the_model_answers(flips: list[list[float]]) -> None:
-    """Answers that change at several eps, so that they are anything but monotone."""
+def test_the_batched_search_equals_the_loop(flips: list[list[float]]) -> None:
+    """Answers that change at several eps, so that they are not monotone."""
 
-    def right(image: int, eps: float) -> bool:
+    def correct(image: int, eps: float) -> bool:
         return sum(eps >= flip for flip in flips[image]) % 2 == 0
 
-    def is_right(which: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-        pairs = zip(which.tolist(), eps.tolist(), strict=True)
-        return torch.tensor([right(image, value) for image, value in pairs])
+    def is_correct(indices: Tensor, eps: Tensor) -> Tensor:
+        pairs = zip(indices.tolist(), eps.tolist(), strict=True)
+        return torch.tensor([correct(image, value) for image, value in pairs])
 
-    found = bracket(is_right, len(flips), torch.device("cpu"))
+    thresholds = bracket(is_correct, len(flips), torch.device("cpu"))
     for image in range(len(flips)):
-        expected = one_by_one(lambda eps, image=image: right(image, torch.tensor(eps).item()))
-        assert found[image].item() == pytest.approx(expected, abs=1e-7, nan_ok=True)
+        expected = one_by_one(lambda eps, image=image: correct(image, torch.tensor(eps).item()))
+        assert thresholds[image].item() == pytest.approx(expected, abs=1e-7, nan_ok=True)
 
 
-def test_no_question_is_asked_twice_and_none_without_need() -> None:
-    asked: list[tuple[int, float]] = []
+def test_no_eps_is_tried_twice_or_without_need() -> None:
+    tried: list[tuple[int, float]] = []
     limits = torch.tensor([0.0, 5e-4, 0.02, 0.31, 2.0])
 
-    def is_right(which: torch.Tensor, eps: torch.Tensor) -> torch.Tensor:
-        asked.extend(zip(which.tolist(), eps.tolist(), strict=True))
-        return eps < limits[which]
+    def is_correct(indices: Tensor, eps: Tensor) -> Tensor:
+        tried.extend(zip(indices.tolist(), eps.tolist(), strict=True))
+        return eps < limits[indices]
 
-    found = bracket(is_right, 5, torch.device("cpu"))
-    assert len(set(asked)) == len(asked)
-    assert found.isnan().tolist() == [True, False, False, False, True]
-    assert (found[1:4] - limits[1:4]).tolist() == pytest.approx([0, 0, 0], abs=TOLERANCE)
-    assert (found[1:4] >= limits[1:4]).all(), "the wrong end"
-    assert sum(image == 0 for image, _ in asked) == 1
-    assert sum(image == 4 for image, _ in asked) == len(GRID)
+    thresholds = bracket(is_correct, 5, torch.device("cpu"))
+    assert len(set(tried)) == len(tried)
+    assert thresholds.isnan().tolist() == [True, False, False, False, True]
+    assert (thresholds[1:4] - limits[1:4]).tolist() == pytest.approx([0, 0, 0], abs=TOLERANCE)
+    assert (thresholds[1:4] >= limits[1:4]).all(), "the wrong end"
+    assert sum(image == 0 for image, _ in tried) == 1
+    assert sum(image == 4 for image, _ in tried) == len(GRID)
 
 
 def test_exact_on_a_linear_model() -> None:
@@ -107,48 +107,46 @@ def test_exact_on_a_linear_model() -> None:
     assert exact.max() < 0.4, "far from the box"
 
 
-def test_like_the_loop_on_digits(digits: Digits) -> None:
-    model, data = digits.guarded, held_out(digits)
-    first, wanted = 11, 40
-    images, thresholds = find_thresholds(model, data, first_image=first, num_images=wanted)
-    expected_images, expected = [], []
-    for step in range(len(data)):
-        index = (first + step) % len(data)
+def test_digits_equal_the_loop(digits: Digits, data: LabelledImages) -> None:
+    model, first = digits.guarded, 11
+    images, thresholds = find_thresholds(model, data, first_image=first, num_images=40)
+    expected: dict[int, float] = {}
+    for index in [(first + step) % len(data) for step in range(len(data))]:
         image, label = data.batch([index])
         direction = FGSM("untargeted").direction(model, image, label, norm="linf")
-
-        def is_right(
-            eps: float,
-            image: torch.Tensor = image,
-            label: torch.Tensor = label,
-            direction: torch.Tensor = direction,
-        ) -> bool:
-            moved = step_along(direction, image, torch.tensor([eps]), "linf")
-            return bool(model.predict(moved) == label)
-
-        threshold = one_by_one(is_right)
+        threshold = one_by_one(
+            lambda eps, image=image, label=label, direction=direction: bool(
+                model.predict(step_along(direction, image, torch.tensor([eps]), "linf")) == label
+            )
+        )
         if not math.isnan(threshold):
-            expected_images.append(index)
-            expected.append(threshold)
-        if len(expected) == wanted:
+            expected[index] = threshold
+        if len(expected) == 40:
             break
-    assert images.tolist() == expected_images
-    assert thresholds.tolist() == pytest.approx(expected, abs=1e-6)
-    answers = model.predict(data.batch(images)[0])
-    assert (answers == data.batch(images)[1]).all(), "right at 0"
+    assert images.tolist() == list(expected)
+    assert thresholds.tolist() == pytest.approx(list(expected.values()), abs=1e-6)
+    batch, labels = data.batch(images)
+    assert (model.predict(batch) == labels).all(), "correct at 0"
+    floats = LabelledImages(*data.batch(range(20)), 10)
+    for one, two in zip(
+        find_thresholds(model, data.first(20), first_image=0, num_images=5),
+        find_thresholds(model, floats, first_image=0, num_images=5),
+        strict=True,
+    ):
+        assert torch.equal(one, two)
 
 
-def test_round_and_round_but_once(digits: Digits) -> None:
-    data = held_out(digits).first(30)
-    images, _ = find_thresholds(digits.guarded, data, first_image=25, num_images=10)
+def test_the_search_wraps_around_once(digits: Digits, data: LabelledImages) -> None:
+    few = data.first(30)
+    images, _ = find_thresholds(digits.guarded, few, first_image=25, num_images=10)
     assert images[0] >= 25 or images[0] < 10
     assert len(set(images.tolist())) == 10
     with pytest.raises(UserError, match=r"only \d+ of 30 images are correct and fooled"):
-        find_thresholds(digits.guarded, data, first_image=0, num_images=31)
+        find_thresholds(digits.guarded, few, first_image=0, num_images=31)
 
 
-def test_the_model_is_left_as_it_was(digits: Digits) -> None:
-    model, data = digits.guarded, held_out(digits)
+def test_the_model_is_left_unchanged(digits: Digits, data: LabelledImages) -> None:
+    model = digits.guarded
     model.train()
     try:
         before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -158,13 +156,3 @@ def test_the_model_is_left_as_it_was(digits: Digits) -> None:
     finally:
         model.eval()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_a_batch_is_data(digits: Digits) -> None:
-    """Not only LabelledImages of bytes: floats give the same."""
-    images, labels = held_out(digits).batch(range(20))
-    floats = LabelledImages(images, labels, 10)
-    one = find_thresholds(digits.guarded, held_out(digits).first(20), first_image=0, num_images=5)
-    two = find_thresholds(digits.guarded, floats, first_image=0, num_images=5)
-    assert torch.equal(one[0], two[0])
-    assert torch.equal(one[1], two[1])

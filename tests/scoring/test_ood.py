@@ -1,4 +1,4 @@
-"""One contract for every source of images of no class, what each promises, and their rows."""
+"""A contract test for every source of images of no class, and their rows."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from nullclass.models import Classifier
 from nullclass.rejection import null_scores, with_threshold
 from nullclass.scoring.ood import OOD, make_ood, score_ood
 
-NUM_CLOTHES = 40
+NUM_FASHION = 40
 
 
 @pytest.fixture(autouse=True)
-def wardrobe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
-    """A few made-up clothes in place of the real ones."""
-    folder = write_dataset(tmp_path / "clothes", tiny_arrays(20, NUM_CLOTHES, 10, 28, seed=7))
-    made_up = load_dataset("idx", data_dir=folder, validation=0)
+def fashion_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    """Random images in place of Fashion-MNIST."""
+    folder = write_dataset(tmp_path / "fashion", tiny_arrays(20, NUM_FASHION, 10, 28, seed=7))
+    fashion_data = load_dataset("idx", data_dir=folder, validation=0)
 
     def load(name: str, *, validation: int) -> Dataset:
         assert (name, validation) == ("fashion-mnist", 0)
-        return made_up
+        return fashion_data
 
     monkeypatch.setattr(fashion, "load_dataset", load)
-    return made_up
+    return fashion_data
 
 
 def data_of(
@@ -46,7 +46,7 @@ def data_of(
     return data if is_bytes else data.as_float()
 
 
-def drawn(name: str, data: LabelledImages, num: int = 16, seed: int = 5) -> Tensor:
+def make(name: str, data: LabelledImages, num: int = 16, seed: int = 5) -> Tensor:
     return make_ood(name, data, num, torch.Generator().manual_seed(seed))
 
 
@@ -56,35 +56,35 @@ def drawn(name: str, data: LabelledImages, num: int = 16, seed: int = 5) -> Tens
 def test_contract(name: str, shape: tuple[int, ...], num: int) -> None:
     if name == "fashion-mnist" and shape != (1, 28, 28):
         with pytest.raises(UserError, match="leave it out"):
-            drawn(name, data_of(shape))
+            make(name, data_of(shape))
         return
     data = data_of(shape)
     before, state = data.images.clone(), torch.get_rng_state()
-    images = drawn(name, data, num)
+    images = make(name, data, num)
     assert images.shape == (num, *shape)
     assert images.dtype == torch.float32
     assert images.min() >= 0
     assert images.max() <= 1
-    assert torch.equal(data.images, before), "the data are left alone"
-    assert torch.equal(torch.get_rng_state(), state), "nothing is drawn from the global stream"
-    assert torch.equal(drawn(name, data, num), images), "the same generator, the same images"
-    assert torch.equal(drawn(name, data_of(shape, is_bytes=False), num), images)
-    images.zero_()  # nobody else's memory
+    assert torch.equal(data.images, before), "the data are unchanged"
+    assert torch.equal(torch.get_rng_state(), state), "the global generator is unchanged"
+    assert torch.equal(make(name, data, num), images), "the same generator, the same images"
+    assert torch.equal(make(name, data_of(shape, is_bytes=False), num), images)
+    images.zero_()  # shares no memory with the data
     assert torch.equal(data.images, before)
-    assert drawn(name, data, num).any() or name == "blank"
+    assert make(name, data, num).any() or name == "blank"
     same = (images[:, None] == data.as_float().images[None]).flatten(2).all(dim=2)
     assert not same.any(), "no image of the data themselves"
 
 
 @pytest.mark.parametrize("name", ["noise", "tiles"])
 def test_drawn_images_differ(name: str) -> None:
-    images = drawn(name, data_of())
+    images = make(name, data_of())
     assert len(images.flatten(1).unique(dim=0)) == len(images)
-    assert not torch.equal(images, drawn(name, data_of(), seed=6))
+    assert not torch.equal(images, make(name, data_of(), seed=6))
 
 
 def test_noise_is_uniform() -> None:
-    pixels = drawn("noise", data_of(), 200).flatten()
+    pixels = make("noise", data_of(), 200).flatten()
     counts = torch.histc(pixels, 10, 0, 1)
     expected = len(pixels) / 10
     assert (counts - expected).abs().max() < 5 * expected**0.5
@@ -92,23 +92,23 @@ def test_noise_is_uniform() -> None:
 
 
 def test_blank_images_run_from_black_to_white() -> None:
-    images = drawn("blank", data_of((3, 8, 8)), 5)
+    images = make("blank", data_of((3, 8, 8)), 5)
     assert images.flatten(1).amin(dim=1).tolist() == [0, 0.25, 0.5, 0.75, 1]
     assert images.flatten(1).amax(dim=1).tolist() == [0, 0.25, 0.5, 0.75, 1]
-    assert drawn("blank", data_of(), 1).max() == 0
+    assert make("blank", data_of(), 1).max() == 0
 
 
-def test_tiles_are_of_several_images_and_other_places() -> None:
-    """Pixels that tell whose they are and where they were: (image, row, column)."""
+def test_tiles_come_from_several_images_and_other_positions() -> None:
+    """Pixels hold their image, row and column."""
     num, size = 5, 12
     grid = torch.stack(
         torch.meshgrid(torch.arange(num), torch.arange(size), torch.arange(size), indexing="ij"),
         dim=1,
     )
     data = LabelledImages(grid.to(torch.uint8), torch.arange(num), num)
-    told = (drawn("tiles", data, 300) * 255).round().long()
+    pixels = (make("tiles", data, 300) * 255).round().long()
     seen_sides = set()
-    for owner, row, column in told:
+    for owner, row, column in pixels:
         assert len(owner.unique()) > 1
         fits = []
         for side in (2, 3, 4, 6):
@@ -137,36 +137,36 @@ def test_tiles_are_of_several_images_and_other_places() -> None:
     assert seen_sides == {2, 3, 4, 6}
 
 
-def test_tiles_of_two_images_are_of_both() -> None:
+def test_tiles_of_two_images_use_both() -> None:
     pixels = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     pixels[1] = 255
-    images = drawn("tiles", LabelledImages(pixels, torch.tensor([0, 1])), 50)
+    images = make("tiles", LabelledImages(pixels, torch.tensor([0, 1])), 50)
     assert ((images == 0).flatten(1).any(dim=1) & (images == 1).flatten(1).any(dim=1)).all()
 
 
-def test_fashion_mnist_is_the_first_test_images(wardrobe: Dataset) -> None:
-    images = drawn("fashion-mnist", data_of(), 7)
-    assert torch.equal(images, wardrobe.test.images[:7].float() / 255)
+def test_fashion_mnist_is_the_first_test_images(fashion_data: Dataset) -> None:
+    images = make("fashion-mnist", data_of(), 7)
+    assert torch.equal(images, fashion_data.test.images[:7].float() / 255)
 
 
-def test_fashion_mnist_refuses(wardrobe: Dataset) -> None:
+def test_fashion_mnist_refuses(fashion_data: Dataset) -> None:
     with pytest.raises(UserError, match="use fewer"):
-        drawn("fashion-mnist", data_of(), NUM_CLOTHES + 1)
-    for own in (wardrobe.test, wardrobe.test.as_float(), wardrobe.test.subset([9, 3])):
+        make("fashion-mnist", data_of(), NUM_FASHION + 1)
+    for own in (fashion_data.test, fashion_data.test.as_float(), fashion_data.test.subset([9, 3])):
         with pytest.raises(UserError, match="Fashion-MNIST itself"):
-            drawn("fashion-mnist", own)
+            make("fashion-mnist", own)
 
 
-def test_other_refusals() -> None:
-    with pytest.raises(UserError, match="choose one of noise, blank, tiles, fashion-mnist"):
-        drawn("cifar", data_of())
+def test_other_slips() -> None:
+    with pytest.raises(UserError, match="ood must be one of noise, blank, tiles, fashion-mnist"):
+        make("cifar", data_of())
     for num in (0, -3):
-        with pytest.raises(UserError, match="at least 1"):
-            drawn("noise", data_of(), num)
+        with pytest.raises(UserError, match="num_images must be a whole number of at least 1"):
+            make("noise", data_of(), num)
     with pytest.raises(UserError, match="leave the tiles out"):
-        drawn("tiles", data_of((1, 1, 3)))
+        make("tiles", data_of((1, 1, 3)))
     with pytest.raises(UserError, match="at least two test images"):
-        drawn("tiles", data_of(num=1))
+        make("tiles", data_of(num=1))
 
 
 # Rows
@@ -178,7 +178,7 @@ def test_rows_of_scores(digits: Digits, kind: str) -> None:
     if kind == "thresholded":
         model = with_threshold(model, 0.4)
     data = LabelledImages(digits.images, digits.labels, 10)
-    images = drawn("noise", data, 300)  # more than a batch
+    images = make("noise", data, 300)  # more than a batch
     rows = score_ood(model, images, "noise")
     answers = ["prediction", "real_prediction", "confidence", "null_score"]
     assert rows.columns.tolist() == ["source", "image", *answers]

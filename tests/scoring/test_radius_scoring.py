@@ -34,8 +34,8 @@ def side(pixels: tuple[float, ...] = PIXELS) -> tuple[Classifier, LabelledImages
 def test_answers_are_those_that_can_be_proved() -> None:
     model, images = side()
     rows = score_radii(ProvableNull(model, 0.15), images, (0.3, 0.0, 0.15))
-    told = {radius: of["outcome"].tolist() for radius, of in rows.groupby("radius")}
-    assert told == {
+    outcomes = {radius: of["outcome"].tolist() for radius, of in rows.groupby("radius")}
+    assert outcomes == {
         0.0: ["correct", "correct", "correct", "fooled"],
         0.15: ["correct", "null", "correct", "null"],
         0.3: ["correct", "null", "null", "null"],
