@@ -53,7 +53,7 @@ def measure(options: Options) -> str:
     model = Classifier(
         certifiable_cnn((1, 28, 28), 10), 10, has_null=False, image_shape=(1, 28, 28)
     ).eval()
-    network, interval = read_network(model), find_verifier("interval")
+    network, interval = read_network(model, (1, 28, 28)), find_verifier("interval")
     guarded = ProvableNull(model, RADIUS)
     batches = list(
         zip(images.split(options.batch_size), labels.split(options.batch_size), strict=True)

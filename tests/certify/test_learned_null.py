@@ -26,7 +26,7 @@ def margins_of(
     model: Classifier, images: Tensor, labels: Tensor, radius: float, norm: str = "linf"
 ) -> Tensor:
     return not_fooled_margins(
-        read_network(model),
+        read_network(model, images.shape[1:]),
         images,
         labels,
         radius,
@@ -39,7 +39,7 @@ def margins_of(
 def propagated(model: Classifier, images: Tensor, radius: float) -> Propagation:
     rounding = rounding_of(images.dtype)
     region = region_around(images, radius, "linf", rounding)
-    return propagate(read_network(model), region, rounding)
+    return propagate(read_network(model, images.shape[1:]), region, rounding)
 
 
 def line(*rows: tuple[float, float]) -> nn.Module:

@@ -19,16 +19,31 @@ from nullclass.rejection import ProvableNull
 
 
 class Lambda(nn.Module):
-    """A function as a network, with a linear layer it may use."""
+    """A function as a network, with layers it may use."""
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         super().__init__()
         self.function = function
-        self.linear = nn.Linear(2, 3)
+        self.linear = nn.Linear(8, 3)
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.function(self, x)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: Tensor, factor: float = 2.0) -> Tensor:
+        return factor * super().forward(x)
+
+
+def hooked(layer: nn.Linear) -> nn.Module:
+    layer.register_forward_hook(lambda module, inputs, output: output + 1)
+    return layer
+
+
+def replaced(layer: nn.Linear) -> nn.Module:
+    layer.forward = lambda x: F.linear(x, layer.weight) * 3  # type: ignore[method-assign]
+    return layer
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -38,38 +53,26 @@ def test_the_network_computes_what_the_model_does(layer: str) -> None:
     torch.testing.assert_close(network.values(images), model(images))
 
 
-def test_arguments_by_keyword_are_read() -> None:
-    body = Lambda(lambda self, x: F.relu(input=self.linear(input=torch.flatten(x, start_dim=1))))
-    model = Classifier(body, 3, has_null=False)
-    images = torch.rand(4, 1, 1, 2)
-    assert torch.allclose(read_network(model).values(images), model(images), atol=1e-6)
-
-
 @pytest.mark.parametrize(
-    ("layer", "message"),
+    "last",
     [
-        (nn.GELU(), r"'1' \(GELU\)"),
-        (nn.Softmax(dim=1), r"'1' \(Softmax\)"),
-        (nn.LeakyReLU(-0.1), "LeakyReLU"),
-        (nn.ELU(2.0), "ELU"),
-        (nn.Conv2d(3, 3, 3, padding=1, padding_mode="circular"), "Conv2d"),
-        (nn.BatchNorm2d(3, track_running_stats=False), "BatchNorm2d"),
-        (nn.Flatten(0), "Flatten"),
-        (nn.ReLU(inplace=True), r"'1' \(ReLU\) changes an activation in place.*inplace=True"),
-        (Lambda(lambda self, x: F.gelu(x)), "'gelu'"),
-        (Lambda(lambda self, x: torch.flatten(x)), "'flatten'"),
-        (Lambda(lambda self, x: x.view(x.size(1), -1)), "'view'"),
-        (Lambda(lambda self, x: F.relu(x, True)), "'relu'.* in place"),
-        (Lambda(lambda self, x: x.relu_() + x), "'relu_'.* in place"),
-        (Lambda(lambda self, x: F.dropout(x, 0.5)), "'dropout'"),
-        (Lambda(lambda self, x: x.mean((2, 3), dtype=torch.float64)), "'mean'"),
-        (Lambda(lambda self, x: torch.add(x, x, alpha=2)), "'add'"),
+        hooked(nn.Linear(8, 3)),
+        replaced(nn.Linear(8, 3)),
+        Doubled(8, 3),
+        Lambda(lambda self, x: F.relu(input=torch.add(self.linear(input=x), 1))),
+        Lambda(lambda self, x: (self.linear(x), x.relu())[0]),
+        Lambda(lambda self, x: torch.reshape(self.linear(x), (len(x), -1)) - x.ndim),
     ],
 )
-def test_layers_without_a_bound_are_named(layer: nn.Module, message: str) -> None:
-    body = nn.Sequential(nn.Conv2d(1, 3, 3), layer)
-    with pytest.raises(UserError, match=message):
-        read_network(Classifier(body, 3, has_null=False).eval())
+def test_hooks_and_python_are_followed(last: nn.Module) -> None:
+    body = nn.Sequential(nn.Flatten(), last)
+    model = Classifier(body, 3, has_null=False, image_shape=(2, 2, 2))
+    guarded, images = ProvableNull(model, 0.0), torch.rand(4, 2, 2, 2)
+    for _ in range(2):
+        network = guarded._network((2, 2, 2))
+        torch.testing.assert_close(network.values(images), model(images))
+        for parameter in model.parameters():
+            parameter.data *= 1.5
 
 
 def in_place(self: Lambda, x: Tensor) -> Tensor:
@@ -79,57 +82,63 @@ def in_place(self: Lambda, x: Tensor) -> Tensor:
     return x + y
 
 
-def hooked(layer: nn.Linear) -> nn.Module:
-    layer.register_forward_hook(lambda module, inputs, output: output + 1)
-    return layer
-
-
-def replaced(layer: nn.Linear) -> nn.Module:
-    layer.forward = lambda x: x  # type: ignore[method-assign]
-    return layer
-
-
-class WithShift(nn.Module):
-    def forward(self, x: Tensor, shift: float = 1.0) -> Tensor:
-        return x.flatten(1) + shift
-
-
 @pytest.mark.parametrize(
-    ("body", "message"),
+    ("layer", "message"),
     [
-        (Lambda(in_place), r"\+= .* in place"),
-        (Lambda(lambda self, x: x if x.sum() > 0 else -x), "values of its input"),
-        (Lambda(lambda self, x: self.relu(x) + x), "'1.relu'.* in place"),
-        (Lambda(lambda self, x: (self.linear(x), x)[1]), "compute nothing after"),
-        (hooked(nn.Linear(2, 3)), "has a hook"),
-        (replaced(nn.Linear(2, 3)), "replaced forward"),
-        (weight_norm(nn.Linear(2, 3)), "remove_parametrizations"),
-        (nn.BatchNorm2d(3), "'1' .* batch norm in training mode"),
+        (nn.GELU(), "'gelu'"),
+        (nn.Softmax(dim=1), "'softmax'"),
+        (nn.LeakyReLU(-0.1), "'leaky_relu' with .*-0.1"),
+        (nn.ELU(2.0), "'elu' with"),
+        (nn.Conv2d(1, 3, 3, padding=1, padding_mode="circular"), "'pad'"),
+        (nn.BatchNorm2d(1, track_running_stats=False), "'batch_norm'"),
+        (nn.MaxPool2d(2, return_indices=True), "'max_pool2d_with"),
+        (nn.Flatten(0), "'flatten'"),
+        (Lambda(lambda self, x: x.view(x.size(1), -1)), "'view'"),
+        (Lambda(lambda self, x: F.dropout(x, 0.5)), "'dropout'"),
+        (Lambda(lambda self, x: x.mean((2, 3), dtype=torch.float64)), "'mean'"),
+        (Lambda(lambda self, x: torch.add(x, x, alpha=2)), "'add'"),
+        (Lambda(lambda self, x: x + torch.rand(4)), "'add'"),
+        (Lambda(lambda self, x: F.linear(torch.ones(2, 16), x.flatten(1))), "'linear'"),
+        (Lambda(lambda self, x: x if x.sum() > 0 else -x), "'sum'"),
+        (Lambda(lambda self, x: x.to(x.device)), "'device'"),
+        (Lambda(lambda self, x: torch.ones(1, 3)), "computed from the images"),
+        (nn.Linear(7, 3), r"images of shape \(1, 4, 4\)"),
+        (weight_norm(nn.Linear(4, 3)), "computes weights.*remove_parametrizations"),
+        (nn.ReLU(inplace=True), "'relu' in place.*inplace=True"),
+        (Lambda(lambda self, x: F.relu(x, True)), "'relu' in place"),
+        (Lambda(lambda self, x: x.relu_() + x), "'relu_' in place"),
+        (Lambda(lambda self, x: x.view(-1, 16).mul_(2)), "'mul_' in place"),
+        (Lambda(in_place), "'add_' in place"),
     ],
 )
-def test_what_a_trace_would_misread_is_refused(body: nn.Module, message: str) -> None:
-    model = Classifier(nn.Sequential(nn.Flatten(), body), 3, has_null=False)
+def test_what_has_no_bound_is_named(layer: nn.Module, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_network(model.train())
+        read_network(Classifier(layer, 3, has_null=False).eval(), (1, 4, 4))
 
 
-def test_further_arguments_are_refused() -> None:
-    with pytest.raises(UserError, match="takes 'shift' besides the images"):
-        read_network(Classifier(WithShift(), 2, has_null=False))
+def test_batch_norm_in_training_is_refused() -> None:
+    model = Classifier(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(2)), 2, has_null=False)
+    with pytest.raises(UserError, match="'1' is batch norm in training mode"):
+        read_network(model.train(), (1, 1, 2))
+    assert all(module.training for module in model.modules())
 
 
-def test_the_model_itself_is_compared() -> None:
-    """With an image_shape a wrong number of logits and random layers are found at once."""
-    body = nn.Sequential(nn.Flatten(), nn.Linear(2, 4))
-    with pytest.raises(UserError, match="num_classes"):
-        read_network(Classifier(body, 3, has_null=False, image_shape=(1, 1, 2)))
-    noisy = Lambda(lambda self, x: self.linear(x.flatten(1)) + float(torch.rand(())))
-    with pytest.raises(UserError, match="random numbers"):
-        read_network(Classifier(noisy, 3, has_null=False, image_shape=(1, 1, 2)))
+def test_the_network_is_compared_with_the_model() -> None:
+    shape = (1, 2, 4)
+    wrong = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(8, 4)), 3, has_null=False)
+    random = Lambda(lambda self, x: self.linear(x.flatten(1)) + float(torch.rand(())))
+    mixing = Lambda(lambda self, x: self.linear(x.flatten(1).view(2, -1)))
+    for model, message in (
+        (wrong, "num_classes"),
+        (Classifier(random, 3, has_null=False), "random numbers"),
+        (Classifier(mixing, 3, has_null=False), "be bounded on images"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_network(model, shape)
     with pytest.raises(UserError, match="use the classifier inside"):
-        read_network(ProvableNull(tiny_net(0), 0.1))
+        read_network(ProvableNull(tiny_net(0), 0.1), (1, 1, 2))
     with pytest.raises(UserError, match="float32 or float64"):
-        read_network(tiny_net(0).half())
+        read_network(tiny_net(0).half(), (1, 1, 2))
 
 
 def test_machines_without_exact_float32_products() -> None:

@@ -185,7 +185,7 @@ class Branches(nn.Module):
 @torch.no_grad()
 def assert_bounds_agree(model: Classifier, images: Tensor, labels: Tensor, radius: float) -> None:
     """Center and radius, and lower and upper corners, give the same bounds."""
-    network = read_network(model)
+    network = read_network(model, images.shape[1:])
     margins = label_margins(network, images, labels, radius, verifier=VERIFIERS["interval"])
     corners = corner_margins(network, images, labels, radius)
     torch.testing.assert_close(corners, margins, atol=1e-9, rtol=1e-9)

@@ -239,7 +239,7 @@ def test_invalid_arguments_are_refused() -> None:
     with pytest.raises(UserError, match="there is no verifier 'guess'"):
         ProvableNull(model, 0.1, verifier="guess")
     with pytest.raises(UserError, match="sin"):
-        ProvableNull(Classifier(Sine(), 2, has_null=False), 0.1)
+        ProvableNull(Classifier(Sine(), 2, has_null=False, image_shape=(1, 1, 2)), 0.1)
     shaped = Classifier(model.body, 3, has_null=False, image_shape=(1, 1, 2))
     with pytest.raises(UserError, match=r"shape \(1, 1, 2\) each"):
         ProvableNull(shaped, 0.1).predict(torch.rand(2, 1, 2, 1))

@@ -168,7 +168,11 @@ def _within(points: Tensor, center: Tensor, radius: float, norm: str) -> Tensor:
     return center + inside * (radius / length).clamp(max=1)
 
 
-def read(model: Classifier, dtype: torch.dtype = torch.float32) -> tuple[Classifier, Network]:
+def read(
+    model: Classifier,
+    dtype: torch.dtype = torch.float32,
+    image_shape: tuple[int, int, int] = (2, SIZE, SIZE),
+) -> tuple[Classifier, Network]:
     """The model in that type and its network."""
     model = model.to(dtype)
-    return model, read_network(model)
+    return model, read_network(model, image_shape)

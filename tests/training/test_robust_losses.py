@@ -63,7 +63,7 @@ def test_worst_logits_of_a_linear_model_are_those_of_its_worst_corner() -> None:
     model = linear()
     images = torch.tensor([[0.3, 0.6], [0.05, 0.95]]).view(2, 1, 1, 2)
     labels = torch.tensor([0, 1])
-    worst = worst_logits(read_network(model), images, labels, 0.1)
+    worst = worst_logits(read_network(model, images.shape[1:]), images, labels, 0.1)
     for image, label, found in zip(images, labels, worst, strict=True):
         at_corners = torch.stack([model(corner[None])[0] for corner in corners(image, 0.1)])
         expected = (at_corners - at_corners[:, label, None]).amax(dim=0)
@@ -90,7 +90,7 @@ def test_the_interval_loss_is_its_formula(natural_weight: float) -> None:
     images, labels = torch.rand(5, 1, 1, 2, generator=generator()), torch.tensor([0, 1, 0, 1, 1])
     output = loss.bind(model)(images, labels, 0.9, generator())
     assert output.loss.item() == pytest.approx(loss_by_hand(loss, model, images, labels), abs=1e-6)
-    network = read_network(model)
+    network = read_network(model, images.shape[1:])
     proved = label_margins(network, images, labels, 0.15, verifier=interval_bounds) > 0
     assert output.num_robust == int(proved.sum())
 
@@ -223,7 +223,8 @@ def test_regularisers_use_the_input_of_each_relu() -> None:
             radii.append(float(box.radius.mean()))
 
     images = torch.full((3, 1, 2, 2), 0.5)
-    worst_logits(read_network(model), images, torch.tensor([0, 1, 0]), 0.1, Recorded())
+    network = read_network(model, images.shape[1:])
+    worst_logits(network, images, torch.tensor([0, 1, 0]), 0.1, Recorded())
     body = model.body
     assert isinstance(body, Branched)
     expected = [0.1 * float(layer.weight.abs().sum(1).mean()) for layer in (body.first, body.other)]
@@ -256,7 +257,7 @@ def test_certified_training_makes_images_provable_and_clean_training_does_not() 
 
     def proved(model: Classifier) -> float:
         found = label_margins(
-            read_network(model),
+            read_network(model, data.images.shape[1:]),
             data.images,
             data.labels,
             0.1,
@@ -305,8 +306,8 @@ def test_models_that_a_loss_does_not_apply_to() -> None:
     with pytest.raises(UserError, match="at most one null logit"):
         AdversarialLoss(0.1).bind(Classifier(nn.Linear(4, 6), 3, num_nulls=3))
     body = nn.Sequential(nn.Flatten(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 2))
-    with pytest.raises(UserError, match="GELU"):
-        IntervalLoss(0.1).bind(Classifier(body, 2, has_null=False))
+    with pytest.raises(UserError, match="gelu"):
+        IntervalLoss(0.1).bind(Classifier(body, 2, has_null=False, image_shape=(1, 2, 2)))
 
 
 def with_batch_norm(num_outputs: int) -> nn.Sequential:

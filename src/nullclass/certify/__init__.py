@@ -20,7 +20,7 @@ from nullclass.certify.interval import (
 from nullclass.certify.layers import Monotone
 from nullclass.certify.learned_null import not_fooled_margins
 from nullclass.certify.margins import label_margins, label_spec, pair_spec
-from nullclass.certify.network import Network, Step, check_network, read_network
+from nullclass.certify.network import Network, Step, read_network
 from nullclass.certify.regions import (
     Box,
     Region,
@@ -45,7 +45,6 @@ __all__ = [
     "Step",
     "Verifier",
     "check_images",
-    "check_network",
     "check_radius",
     "corner_margins",
     "crown_ibp_bounds",

@@ -8,6 +8,8 @@ outputs to a linear function of the inputs that is nowhere larger
 (:mod:`nullclass.certify.crown`).
 """
 
+# ruff: noqa: D102 - the methods of all layers are described in Layer and Affine
+
 from __future__ import annotations
 
 import math
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 
 from nullclass.certify.regions import Ball, Box, Region, to_box
-from nullclass.certify.relaxations import Relax, constant_relaxation
+from nullclass.certify.relaxations import Relax
 from nullclass.certify.rounding import Rounding
 
 
@@ -38,6 +40,8 @@ class LinearBound:
 class Layer(ABC):
     """One step of a network."""
 
+    num_inputs = 1
+
     @abstractmethod
     def value(self, *inputs: Tensor) -> Tensor:
         """The output, as the network computes it."""
@@ -55,9 +59,39 @@ class Layer(ABC):
         return self
 
 
+class Affine(Layer):
+    """``W x + b``, with one W per input."""
+
+    @abstractmethod
+    def magnitude(self, *sizes: Tensor) -> Tensor:
+        """``|W| s + |b|``: the sum of the absolute values of all terms, for ``|x| <= s``."""
+
+    def num_terms(self, size: Tensor, *inputs: Box) -> int:
+        """Largest number of terms of an output plus that of outputs of an input; 0 for 1 and 1."""
+        return 0
+
+    def transposed(self, coefs: Tensor, *inputs: Box) -> tuple[Tensor, ...]:
+        """``coefs W``, ``(N, M, …)`` per input."""
+        rows, needs_graph = coefs.flatten(0, 1), torch.is_grad_enabled()
+        with torch.enable_grad():
+            zeros = [
+                box.center.new_zeros(len(rows), *box.center.shape[1:], requires_grad=True)
+                for box in inputs
+            ]
+            parts = torch.autograd.grad(self.value(*zeros), zeros, rows, create_graph=needs_graph)
+        return tuple(part.view(*coefs.shape[:2], *part.shape[1:]) for part in parts)
+
+    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
+        constant = self.value(*(torch.zeros_like(box.center[:1]) for box in inputs))
+        offset = weighted_sum(coefs, constant.expand(len(coefs), *constant.shape[1:]))
+        size = self.magnitude(*(box.center.abs() + box.radius for box in inputs))
+        error = rounding_error(coefs, size, self.num_terms(size, *inputs), rounding)
+        return LinearBound(self.transposed(coefs, *inputs), offset, error)
+
+
 @dataclass(frozen=True)
-class Linear(Layer):
-    """``W x + b``, as a matrix or a convolution: ``c' = W c + b``, ``r' = |W| r``.
+class Linear(Affine):
+    """A matrix or a convolution: ``c' = W c + b``, ``r' = |W| r``.
 
     The margin: ``r`` is widened by ``gamma |c|`` before the product with ``|W|``, so that the
     radius covers the rounding of both products without a third one.
@@ -70,11 +104,9 @@ class Linear(Layer):
     bias: Tensor | None
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
         return self.apply(inputs[0], self.weight, self.bias)
 
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
-        """See :class:`Layer`."""
         (region,) = inputs
         gamma = rounding.gamma(self.weight[0].numel())
         center = self.value(region.center)
@@ -91,24 +123,18 @@ class Linear(Layer):
             radius = radius + region.radius * (1 + 2 * gamma) * norms
         return Box(center, radius)
 
-    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
-        """See :class:`Layer`."""
-        (box,) = inputs
-        if self.weight.ndim == 2:
-            part = coefs @ self.weight
-        else:
-            part = _transposed(lambda x: self.apply(x, self.weight, None), coefs, box.center)
+    def magnitude(self, *sizes: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.abs()
-        size = self.apply(box.center.abs() + box.radius, self.weight.abs(), bias)
-        num_terms = self.weight[0].numel() + len(self.weight) * self.weight[0, 0].numel()
-        error = rounding_error(coefs, size, num_terms, rounding)
-        if self.bias is None:
-            return LinearBound((part,), error=error)
-        by_channel = self.bias.view(-1, *[1] * (self.weight.ndim - 2))
-        return LinearBound((part,), weighted_sum(coefs, by_channel.expand(size.shape)), error)
+        return self.apply(sizes[0], self.weight.abs(), bias)
+
+    def num_terms(self, size: Tensor, *inputs: Box) -> int:
+        return self.weight[0].numel() + len(self.weight) * self.weight[0, 0].numel()
+
+    def transposed(self, coefs: Tensor, *inputs: Box) -> tuple[Tensor, ...]:
+        is_matrix = self.weight.ndim == 2
+        return (coefs @ self.weight,) if is_matrix else super().transposed(coefs, *inputs)
 
     def to(self, dtype: torch.dtype) -> Linear:
-        """See :class:`Layer`."""
         bias = None if self.bias is None else self.bias.to(dtype)
         return replace(self, weight=self.weight.to(dtype), bias=bias)
 
@@ -121,7 +147,7 @@ class Linear(Layer):
 
 
 @dataclass(frozen=True)
-class Scale(Layer):
+class Scale(Affine):
     """``scale * x + shift`` per coordinate: batch norm in evaluation, standardisation.
 
     The factors are stored in float64 and cast to the type of the inputs. The margin covers their
@@ -135,12 +161,10 @@ class Scale(Layer):
     """Sum of the absolute values of the terms of the shift, which may cancel."""
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
         (values,) = inputs
         return values * self.scale.to(values) + self.shift.to(values)
 
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
-        """See :class:`Layer`."""
         (region,) = inputs
         center = self.value(region.center)
         scale = self.scale.to(center)
@@ -154,46 +178,79 @@ class Scale(Layer):
             return Ball(center, region.scale * scale.abs() * (1 + gamma), region.radius, spread)
         return Box(center, spread)
 
-    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
-        """See :class:`Layer`."""
-        (box,) = inputs
-        scale, shift = self.scale.to(coefs), self.shift.to(coefs)
-        size = (box.center.abs() + box.radius) * scale.abs() + self.terms.to(coefs)
-        offset = weighted_sum(coefs, shift.expand(size.shape))
-        error = rounding_error(coefs, size, 0, rounding)
-        return LinearBound((_sum_broadcast(coefs * scale[:, None], box),), offset, error)
+    def magnitude(self, *sizes: Tensor) -> Tensor:
+        return sizes[0] * self.scale.abs().to(sizes[0]) + self.terms.to(sizes[0])
 
 
 @dataclass(frozen=True)
-class AveragePool(Layer):
+class AveragePool(Affine):
     """The mean over windows, of center and radius alike."""
 
     apply: Callable[[Tensor], Tensor]
-    num_terms: int | None
+    window: int | None
     """Largest number of pixels in a window; None for all pixels of a channel."""
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
         return self.apply(inputs[0])
 
+    magnitude = value
+
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
-        """See :class:`Layer`."""
         box = to_box(inputs[0], rounding)
-        gamma = rounding.gamma(self._num_terms(box))
+        gamma = rounding.gamma(self._window_of(box))
         inflated = torch.add(box.radius, box.center.abs(), alpha=gamma) if gamma else box.radius
         radius = self.apply(inflated)
         return Box(self.apply(box.center), radius * (1 + 2 * gamma) + rounding.tiny)
 
-    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
-        """See :class:`Layer`."""
-        (box,) = inputs
-        part = _transposed(self.apply, coefs, box.center)
-        size = self.apply(box.center.abs() + box.radius)
-        num_terms = self._num_terms(box) + size[0, 0].numel()
-        return LinearBound((part,), error=rounding_error(coefs, size, num_terms, rounding))
+    def num_terms(self, size: Tensor, *inputs: Box) -> int:
+        return self._window_of(inputs[0]) + size[0, 0].numel()
 
-    def _num_terms(self, box: Box) -> int:
-        return box.center[0, 0].numel() if self.num_terms is None else self.num_terms
+    def _window_of(self, box: Box) -> int:
+        return self.window or box.center[0, 0].numel()
+
+
+@dataclass(frozen=True)
+class Sum(Affine):
+    """The sum of two branches, as in a residual network."""
+
+    num_inputs = 2
+    sign: int = 1
+    """-1 for the difference."""
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        return inputs[0] + self.sign * inputs[1]
+
+    def bound(self, *inputs: Region, rounding: Rounding) -> Region:
+        first, second = (to_box(region, rounding) for region in inputs)
+        center = self.value(first.center, second.center)
+        radius = first.radius + second.radius
+        if rounding.unit:
+            radius = radius * (1 + rounding.gamma(1)) + rounding.gamma(1) * center.abs()
+        return Box(center, radius)
+
+    def magnitude(self, *sizes: Tensor) -> Tensor:
+        return sizes[0] + sizes[1]
+
+
+@dataclass(frozen=True)
+class Reshape(Layer):
+    """The same numbers in another shape: flatten, identity, dropout in evaluation."""
+
+    shape: tuple[int, ...]
+    """Of one image's output."""
+
+    def value(self, *inputs: Tensor) -> Tensor:
+        return inputs[0].reshape(len(inputs[0]), *self.shape)
+
+    def bound(self, *inputs: Region, rounding: Rounding) -> Region:
+        (region,) = inputs
+        if isinstance(region, Box):
+            return Box(self.value(region.center), self.value(region.radius))
+        center, scale, slack = map(self.value, (region.center, region.scale, region.slack))
+        return Ball(center, scale, region.radius, slack)
+
+    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
+        return LinearBound((coefs.reshape(*coefs.shape[:2], *inputs[0].center.shape[1:]),))
 
 
 @dataclass(frozen=True)
@@ -201,17 +258,15 @@ class Monotone(Layer):
     """A non-decreasing function of each coordinate or of several: ReLU, max-pooling."""
 
     apply: Callable[[Tensor], Tensor]
+    relax: Relax
+    """Its linear relaxation."""
     is_exact: bool = True
     """Whether it only selects numbers, as ReLU and the maximum do, and rounds nothing."""
-    relax: Relax | None = None
-    """Its linear relaxation; None for constant bounds."""
 
     def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
         return self.apply(inputs[0])
 
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
-        """See :class:`Layer`."""
         box = to_box(inputs[0], rounding)
         if self.apply is torch.relu:
             return _relu_bound(box, rounding)
@@ -225,12 +280,8 @@ class Monotone(Layer):
         return Box.between(lower, upper, rounding)
 
     def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
-        """See :class:`Layer`."""
         (box,) = inputs
-        if self.relax is None:
-            lines = constant_relaxation(self.apply, box, rounding)
-        else:
-            lines = self.relax(box, rounding)
+        lines = self.relax(box, rounding)
         positive, negative = coefs.clamp(min=0), coefs.clamp(max=0)
         part = positive * lines.lower_slope[:, None] + negative * lines.upper_slope[:, None]
         offset = weighted_sum(positive, lines.lower_intercept)
@@ -250,57 +301,6 @@ class Monotone(Layer):
         return LinearBound((part,), offset, error)
 
 
-@dataclass(frozen=True)
-class Reshape(Layer):
-    """The same numbers in another shape: flatten, identity, dropout in evaluation."""
-
-    apply: Callable[[Tensor], Tensor]
-
-    def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
-        return self.apply(inputs[0])
-
-    def bound(self, *inputs: Region, rounding: Rounding) -> Region:
-        """See :class:`Layer`."""
-        (region,) = inputs
-        if isinstance(region, Box):
-            return Box(self.apply(region.center), self.apply(region.radius))
-        center, scale, slack = map(self.apply, (region.center, region.scale, region.slack))
-        return Ball(center, scale, region.radius, slack)
-
-    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
-        """See :class:`Layer`."""
-        return LinearBound((coefs.reshape(*coefs.shape[:2], *inputs[0].center.shape[1:]),))
-
-
-@dataclass(frozen=True)
-class Sum(Layer):
-    """The sum of two branches, as in a residual network."""
-
-    sign: int = 1
-    """-1 for the difference."""
-
-    def value(self, *inputs: Tensor) -> Tensor:
-        """See :class:`Layer`."""
-        return inputs[0] + self.sign * inputs[1]
-
-    def bound(self, *inputs: Region, rounding: Rounding) -> Region:
-        """See :class:`Layer`."""
-        first, second = (to_box(region, rounding) for region in inputs)
-        center = self.value(first.center, second.center)
-        radius = first.radius + second.radius
-        if rounding.unit:
-            radius = radius * (1 + rounding.gamma(1)) + rounding.gamma(1) * center.abs()
-        return Box(center, radius)
-
-    def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
-        """See :class:`Layer`."""
-        first, second = inputs
-        size = first.center.abs() + first.radius + second.center.abs() + second.radius
-        parts = _sum_broadcast(coefs, first), _sum_broadcast(self.sign * coefs, second)
-        return LinearBound(parts, error=rounding_error(coefs, size, 0, rounding))
-
-
 def _relu_bound(box: Box, rounding: Rounding) -> Box:
     """``Box.between`` of both corners in fewer passes, because the lower one is not negative.
 
@@ -313,23 +313,6 @@ def _relu_bound(box: Box, rounding: Rounding) -> Box:
     if rounding.unit:
         radius.add_(upper, alpha=8 * rounding.unit).add_(rounding.tiny)
     return Box(center, radius)
-
-
-def _transposed(linear: Callable[[Tensor], Tensor], coefs: Tensor, inputs: Tensor) -> Tensor:
-    """``coefs W`` of a map ``W`` without bias, ``(N, M, …)``."""
-    rows, needs_graph = coefs.flatten(0, 1), torch.is_grad_enabled()
-    with torch.enable_grad():
-        at = inputs.new_zeros(len(rows), *inputs.shape[1:], requires_grad=True)
-        (part,) = torch.autograd.grad(linear(at), at, rows, create_graph=needs_graph)
-    return part.view(*coefs.shape[:2], *inputs.shape[1:])
-
-
-def _sum_broadcast(coefs: Tensor, box: Box) -> Tensor:
-    """Coefficients ``(N, M, …)`` summed over the axes along which the box was broadcast."""
-    rows, shape = coefs.shape[:2], box.center.shape[1:]
-    if coefs.shape[2:] == shape:
-        return coefs
-    return coefs.flatten(0, 1).sum_to_size((rows.numel(), *shape)).view((*rows, *shape))
 
 
 def weighted_sum(coefs: Tensor, values: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """A classifier as a sequence of layers that have bounds.
 
-The layers are read from the model by symbolic tracing (:mod:`nullclass.certify.tracing`). A layer
-without a bound is refused by name when the model is read.
+The model's own forward pass runs on a tensor that records every operation. So hooks and
+Python code count as they do in the model. An operation without a bound is refused by name. In-place
+operations are refused too: a later layer could read the changed activation, which the record does
+not show. Finally the layers are compared with the model on random images.
 """
 
 from __future__ import annotations
@@ -14,11 +16,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrize import is_parametrized
 
-from nullclass.certify.layers import Layer, Linear, Scale
+from nullclass.certify.layers import Layer, Linear, Reshape, Scale
+from nullclass.certify.operations import OPERATIONS, RESHAPING, SUPPORTED
 from nullclass.certify.rounding import proof_dtype
-from nullclass.certify.tracing import trace_layers
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 
@@ -27,8 +28,6 @@ from nullclass.models.classifier import Classifier
 class Step:
     """One layer and the steps of its inputs."""
 
-    name: str
-    """Name of the module or function, for messages."""
     layer: Layer
     inputs: tuple[int, ...]
     """Indices of earlier steps; -1 is the image."""
@@ -38,7 +37,8 @@ class Step:
 class Network:
     """A classifier's standardisation and body, layer by layer.
 
-    The weights are the model's own tensors, not copies: the bounds follow the training.
+    Weights are the model's own tensors, not copies, so bounds follow the training. Statistics of
+    batch norm are copied.
     """
 
     steps: tuple[Step, ...]
@@ -83,7 +83,7 @@ class Network:
         return None
 
     def to(self, dtype: torch.dtype) -> Network:
-        """A copy for images of another type; its weights are detached from the model's."""
+        """A copy for images of another type."""
         steps = tuple(replace(step, layer=step.layer.to(dtype)) for step in self.steps)
         return replace(self, steps=steps)
 
@@ -93,67 +93,120 @@ class Network:
         return logits
 
 
-def read_network(model: Classifier) -> Network:
-    """Read a model's layers, in evaluation mode.
+class _Activation(Tensor):
+    """A tensor that records the operations on it."""
 
-    If the model's ``image_shape`` is known, the result is compared with the model
-    (:func:`check_network`).
+    tape: list[Step]
+    position: int
+
+    @classmethod
+    def record(cls, value: Tensor, layer: Layer, tape: list[Step], *inputs: int) -> _Activation:
+        """Append a step, and return its output."""
+        tape.append(Step(layer, inputs))
+        activation = value.as_subclass(cls)
+        activation.tape, activation.position = tape, len(tape) - 1
+        return activation
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Record an operation, or return a shape."""
+        name, settings = func.__name__, dict(kwargs or {})
+        if name == "__get__":  # a property
+            name = func.__self__.__name__
+        if "input" in settings:
+            args = (settings.pop("input"), *args)
+        if settings.pop("inplace", False) or (name.endswith("_") and not name.endswith("__")):
+            raise UserError(
+                f"the network calls {name!r} in place, which bounds do not follow: write it "
+                "without inplace=True, functions whose names end in _, and operators such as +="
+            )
+        layer: Layer | None = None
+        with torch._C.DisableTorchFunctionSubclass():
+            if name in ("shape", "ndim", "dtype", "size", "dim", "__len__"):
+                return func(*args, **settings)
+            if name in RESHAPING:
+                output = func(*args, **settings)
+                layer = Reshape(tuple(output.shape[1:])) if len(output) == len(args[0]) else None
+            elif name in OPERATIONS:
+                output = func(*args, **settings)
+                try:
+                    layer = OPERATIONS[name](*args, **settings)
+                except TypeError:  # an argument without a bound, such as add(x, y, alpha=2)
+                    layer = None
+        values = (*args, *settings.values())
+        inputs = [value for value in values if isinstance(value, cls)]
+        # The activations must be the first arguments.
+        is_bound = layer is not None and len(inputs) == layer.num_inputs
+        if not is_bound or inputs[-1] is not values[len(inputs) - 1]:
+            plain = {name: of for name, of in settings.items() if not isinstance(of, Tensor)}
+            raise UserError(
+                f"the network calls {name!r}{f' with {plain}' if plain else ''}, which has no "
+                f"bound: supported are {SUPPORTED}"
+            )
+        assert layer is not None
+        return cls.record(output, layer, inputs[0].tape, *(each.position for each in inputs))
+
+
+def read_network(model: Classifier, image_shape: Sequence[int]) -> Network:
+    """Read the layers of a model, in evaluation mode.
+
+    Args:
+        model: The model.
+        image_shape: ``(C, H, W)``.
 
     Raises:
-        UserError: If a layer or function has no bound, an activation is changed in place, the
-            forward pass depends on the values of its input or on more than images, the model is
-            neither float32 nor float64, or the result does not compute what the model does. The
-            message names the cause.
+        UserError: If the model calls a function without a bound, changes an activation in place,
+            is neither float32 nor float64, has batch norm in training mode, or computes something
+            else than the layers. The message names the cause.
     """
     _check_model(model)
-    with _evaluation_mode(model):
-        scale = (1 / model.std.double())[None]
-        shift = -model.mean.double()[None] * scale
-        steps = [Step("standardisation", Scale(scale, shift, shift.abs()), (-1,))]
-        steps += [Step(*traced) for traced in trace_layers(model.body)]
-        network = Network(tuple(steps), model.num_classes + model.num_nulls)
-        if model.image_shape is not None:
-            check_network(network, model, model.image_shape)
-    return network
-
-
-def check_network(network: Network, model: Classifier, image_shape: Sequence[int]) -> None:
-    """Check that a network computes what its model does, on one random image.
-
-    Raises:
-        UserError: If the two differ by more than rounding, or one of them fails.
-    """
+    scale = (1 / model.std.double())[None]
+    shift = -model.mean.double()[None] * scale
+    standardise = Scale(scale, shift, shift.abs())
     dtype = next(model.body.parameters(), model.mean).dtype
     generator = torch.Generator().manual_seed(0)
-    image = torch.rand((1, *image_shape), generator=generator).to(model.mean.device, dtype)
-    fork = torch.random.fork_rng(devices=[])
-    plain = torch.autocast(image.device.type, enabled=False)
-    with _evaluation_mode(model), torch.no_grad(), fork, plain:
+    images = torch.rand((5, *image_shape), generator=generator).to(model.mean.device, dtype)
+    tape: list[Step] = []
+    plain = torch.autocast(images.device.type, enabled=False)
+    with _evaluation_mode(model), plain, torch.random.fork_rng(devices=[]):
         try:
-            expected = [model.all_logits(image.clone()) for _ in range(2)]
-            logits = [network.values(image.clone()) for _ in range(2)]
+            # Two images to read, three to compare: a view that mixes images fails for one of them.
+            standardised = standardise.value(images[:2])
+            logits = model.body(_Activation.record(standardised, standardise, tape, -1))
+            if not isinstance(logits, _Activation):
+                raise UserError("the network must return its logits, computed from the images")
+            steps = tuple(tape[: logits.position + 1])
+            _check_weights(steps, model)
+            network = Network(steps, model.num_classes + model.num_nulls)
+            with torch.no_grad():
+                _compare(network, model, images[2:])
         except UserError:
             raise
         except Exception as error:
             raise UserError(
-                f"the network cannot be bounded on images of shape {tuple(image_shape)} ({error}): "
-                "give images, and an image_shape, that the model takes"
-            ) from None
-    size = max(1.0, float(expected[0].abs().nan_to_num(0, 0, 0).max()))
-    tolerance = (1e-3 if dtype == torch.float32 else 1e-9) * size
-    for other in (expected[1], *logits):  # twice each: a random layer may agree once
-        if other.shape != expected[0].shape or not torch.allclose(
-            other, expected[0], 0, tolerance, equal_nan=True
+                f"the network cannot be bounded on images of shape {tuple(image_shape)} ({error})"
+            ) from error
+    return network
+
+
+def _compare(network: Network, model: Classifier, images: Tensor) -> None:
+    expected = model.all_logits(images.clone())
+    size = max(1.0, float(expected.abs().nan_to_num(0, 0, 0).max()))
+    tolerance = (1e-3 if images.dtype == torch.float32 else 1e-9) * size
+    for logits in (model.all_logits(images.clone()), network.values(images)):
+        if logits.shape != expected.shape or not torch.allclose(
+            logits, expected, 0, tolerance, equal_nan=True
         ):
             raise UserError(
-                "the network computes other logits than its layers as read from the forward pass: "
-                "write it as layers and functions of one batch of images, without in-place changes "
-                "or random numbers"
+                "the network computes other logits than the layers read from its forward pass: "
+                "write it as functions of one batch of images, without random numbers"
             )
 
 
 def _check_model(model: Classifier) -> None:
-    """Refuse models that tracing would misread, and types and devices without bounds."""
+    """Refuse subclasses with logits of their own, and types, devices and modes without bounds."""
     if type(model).all_logits is not Classifier.all_logits:
         raise UserError(
             f"a {type(model).__name__} has no bounds of its own: use the classifier inside it"
@@ -166,24 +219,22 @@ def _check_model(model: Classifier) -> None:
                 "call model.float() first"
             )
     for name, module in model.body.named_modules():
-        layer = f"layer {name!r} ({type(module).__name__})"
-        if is_parametrized(module):
-            raise UserError(
-                f"{layer} has parametrised weights, which bounds do not follow: call "
-                "torch.nn.utils.parametrize.remove_parametrizations first"
-            )
-        if module._forward_hooks or module._forward_pre_hooks:
-            raise UserError(f"{layer} has a hook, which bounds do not see: remove it first")
-        if "forward" in vars(module):
-            raise UserError(
-                f"{layer} has a replaced forward method, which bounds do not see: write a module "
-                "of its own instead"
-            )
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.training:
             raise UserError(
-                f"{layer} is batch norm in training mode, whose output depends on the other images "
-                "of the batch: call model.eval() before proving; training by bounds needs a "
+                f"layer {name!r} is batch norm in training mode, whose output depends on the other "
+                "images of the batch: call model.eval() before proving; training by bounds needs a "
                 "network without batch norm"
+            )
+
+
+def _check_weights(steps: tuple[Step, ...], model: Classifier) -> None:
+    """Refuse computed weights: the network would not follow a change of what they depend on."""
+    own = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}
+    for layer in (step.layer for step in steps):
+        if isinstance(layer, Linear) and not {id(layer.weight), id(layer.bias)} <= own | {id(None)}:
+            raise UserError(
+                "the network computes weights, which bounds do not follow: use plain parameters "
+                "(torch.nn.utils.parametrize.remove_parametrizations)"
             )
 
 

@@ -44,15 +44,6 @@ Relax = Callable[[Box, Rounding], Relaxation]
 """Maps the box of the inputs to the relaxation."""
 
 
-def constant_relaxation(apply: Function, box: Box, rounding: Rounding) -> Relaxation:
-    """Bounds of a monotone function by its values at the ends."""
-    l, u = box.corners(rounding)  # noqa: E741
-    low, high = apply(l), apply(u)
-    zero = torch.zeros_like(low)
-    margin = 32 * rounding.unit * (1 + low.abs() + high.abs())
-    return Relaxation(zero, low - margin, zero, high + margin)
-
-
 def clipped_relaxation(minimum: float, maximum: float, box: Box, rounding: Rounding) -> Relaxation:
     """Relaxation of ``clamp(x, minimum, maximum)``; ReLU is the case 0 and infinity."""
     l, u = box.corners(rounding)  # noqa: E741
@@ -70,14 +61,18 @@ def clipped_relaxation(minimum: float, maximum: float, box: Box, rounding: Round
 
 
 def leaky_relaxation(slope: float, box: Box, rounding: Rounding) -> Relaxation:
-    """Relaxation of ``slope * x + (1 - slope) * relu(x)``, slope in [0, 1]."""
+    """Relaxation of ``slope * x + (1 - slope) * relu(x)``, slope >= 0."""
     relu, rest = clipped_relaxation(0, torch.inf, box, rounding), 1 - slope
-    margin = 32 * rounding.unit * (box.center.abs() + box.radius)
+    margin = 32 * rounding.unit * max(1.0, slope) * (box.center.abs() + box.radius)
+    lower = relu.lower_slope, relu.lower_intercept
+    upper = relu.upper_slope, relu.upper_intercept
+    if rest < 0:
+        lower, upper = upper, lower
     return Relaxation(
-        slope + rest * relu.lower_slope,
-        rest * relu.lower_intercept - margin,
-        slope + rest * relu.upper_slope,
-        rest * relu.upper_intercept + margin,
+        slope + rest * lower[0],
+        rest * lower[1] - margin,
+        slope + rest * upper[0],
+        rest * upper[1] + margin,
     )
 
 

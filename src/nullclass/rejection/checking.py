@@ -110,7 +110,7 @@ def check_certificates(
 
 @torch.no_grad()
 def _check_by_proof(certificates: Certificates, model: Classifier, images: Tensor) -> Tensor:
-    network = read_network(model)
+    network = read_network(model, images.shape[1:])
     verifier = find_verifier(certificates.verifier)
     radius, norm = certificates.radius, certificates.norm
     all_labels = torch.tensor(certificates.labels, dtype=torch.long)

@@ -24,15 +24,15 @@ does not matter, because g uses only bounds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nullclass.certify import (
     Network,
     check_images,
-    check_network,
     check_radius,
     find_verifier,
     in_range,
@@ -88,10 +88,10 @@ class ProvableNull(Classifier):
         self.norm = norm
         self.verifier = verifier
         self._verify = find_verifier(verifier)
-        self._read: tuple[Network, list[object], list[object]] | None = None
-        self._is_checked = model.image_shape is not None  # if not, with the first images
+        self._read: tuple[Network, list[object], list[nn.Module | Tensor]] | None = None
         self.to(model.mean.device).eval()
-        self.network()  # fails now if the model cannot be bounded
+        if model.image_shape is not None:  # fails now if the model cannot be bounded
+            self._network(model.image_shape)
 
     @property
     def model(self) -> Classifier:
@@ -104,12 +104,14 @@ class ProvableNull(Classifier):
         self.model.eval()
         return self
 
-    def network(self) -> Network:
-        """The layers of the model; read again after a layer, weight or buffer has changed."""
-        state, owners = _state(self.model)
+    def _network(self, image_shape: Sequence[int]) -> Network:
+        """The layers of the model, read again after a layer, weight or buffer has changed."""
+        model = self.model
+        owners: list[nn.Module | Tensor] = [*model.modules(), *model.parameters(), *model.buffers()]
+        state: list[object] = [tuple(image_shape), *map(_state, owners)]
         if self._read is None or self._read[1] != state:
             # The owners are kept alive, so that no new object gets the id of an old one.
-            self._read = read_network(self.model), state, owners
+            self._read = read_network(model, image_shape), state, owners
         return self._read[0]
 
     def all_logits(self, images: Tensor) -> Tensor:
@@ -120,10 +122,7 @@ class ProvableNull(Classifier):
         smallest positive number, so that it wins against c_k = 0.) If a bound is not finite, or the
         image is outside [0,1], nothing is proved: all c_k are :data:`UNPROVED`.
         """
-        network = self.network()
-        if not self._is_checked:
-            check_network(network, self.model, images.shape[1:])
-            self._is_checked = True
+        network = self._network(images.shape[1:])
         is_valid = in_range(images.detach())
         images = images.to(next(self.model.parameters(), self.model.mean).dtype)
         margins_of = (
@@ -180,15 +179,13 @@ class ProvableNull(Classifier):
         )
 
 
-def _state(model: Classifier) -> tuple[list[object], list[object]]:
-    """What changes when a layer, weight or buffer changes, and the objects it identifies."""
-    modules, tensors = [*model.modules()], [*model.parameters(), *model.buffers()]
-    state: list[object] = [id(module) for module in modules]
-    for tensor in tensors:
-        # Inference tensors have no version counter: treated as changed each time.
-        version = object() if tensor.is_inference() else tensor._version
-        state.append((id(tensor), version, tensor.data_ptr(), tensor.dtype, tensor.device))
-    return state, [*modules, *tensors]
+def _state(owner: nn.Module | Tensor) -> tuple[object, ...]:
+    """What differs after a change of a layer, weight or buffer."""
+    if isinstance(owner, nn.Module):
+        return (id(owner),)
+    # Inference tensors have no version counter: treated as changed each time.
+    version = object() if owner.is_inference() else owner._version
+    return id(owner), version, owner.data_ptr(), owner.dtype, owner.device
 
 
 def check_without_null(model: Classifier) -> None:

@@ -19,7 +19,6 @@ arithmetic. For a learned null, ``interval`` proves the logits as the model comp
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -34,7 +33,6 @@ from nullclass.certify import (
     Rounding,
     Verifier,
     check_images,
-    check_network,
     check_radius,
     find_verifier,
     label_margins,
@@ -118,9 +116,10 @@ def prove(
         check_eps(value, norm, images.images.shape)
     budgets = sorted({float(value) for value in values})
     check_labels(images, model)
-    prover = _prover(model, norm, find_verifier(verifier), images.images.shape[1:])
+    verify = find_verifier(verifier)
     tables = []
     with frozen(model), torch.no_grad():
+        prover = _prover(model, norm, verify, images.images.shape[1:])
         for indices in torch.arange(len(images)).split(BATCH_SIZE):
             batch, labels = images.batch(indices)
             check_images(batch, model.image_shape)
@@ -164,10 +163,7 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
             "which decides by its largest logit"
         )
     inner = model.model if isinstance(model, ProvableNull) else model
-    # A copy, because the caller's model must keep its mode.
-    network = read_network(copy.deepcopy(inner).eval() if inner.training else inner)
-    if inner.image_shape is None:
-        check_network(network, inner, image_shape)
+    network = read_network(inner, image_shape)
     own = next(inner.parameters(), inner.mean)
     dtype = proof_dtype(own.device, own.dtype)
     if dtype != own.dtype:

@@ -60,7 +60,7 @@ class AbstainLoss(RobustLoss):
             raise UserError(
                 "the abstain loss needs a model with one null logit: build it with has_null=True"
             )
-        network = bounded_network(model)
+        network_for = bounded_network(model)
         num_classes, num_logits = model.num_classes, model.num_classes + 1
 
         def loss(
@@ -72,7 +72,9 @@ class AbstainLoss(RobustLoss):
                 return clean
             region = region_around(images, self.eps * fraction, "linf", NO_ROUNDING)
             pairs = pair_spec(num_logits, images.dtype, images.device)
-            bounds = lower_bounds(propagate(network, region, NO_ROUNDING), pairs, NO_ROUNDING)
+            bounds = lower_bounds(
+                propagate(network_for(images), region, NO_ROUNDING), pairs, NO_ROUNDING
+            )
             bounds = bounds.view(-1, num_logits, num_logits)
             of_label = bounds[torch.arange(len(labels)), labels]  # z_y - z_j for all j
             either = torch.maximum(of_label, bounds[:, num_classes])[:, :num_classes]

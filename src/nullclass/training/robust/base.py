@@ -73,8 +73,10 @@ def clean_output(model: Classifier, images: Tensor, labels: Tensor) -> LossOutpu
     return LossOutput(cross_entropy(logits, labels), num_correct)
 
 
-def bounded_network(model: Classifier) -> Network:
-    """Read the layers of a model that is trained on interval bounds.
+def bounded_network(model: Classifier) -> Callable[[Tensor], Network]:
+    """Return a function from images to the layers of a model that is trained on interval bounds.
+
+    The layers are read now if the model's ``image_shape`` is known, else with the first images.
 
     Raises:
         UserError: If a layer has no bounds, or is batch norm, whose output during training depends
@@ -88,4 +90,13 @@ def bounded_network(model: Classifier) -> Network:
                 "without batch norm, such as 'certifiable', or fold it into the layer before it "
                 "first (torch.nn.utils.fusion.fuse_conv_bn_eval)"
             )
-    return read_network(model)
+    shape = model.image_shape
+    network = None if shape is None else read_network(model, shape)
+
+    def network_for(images: Tensor) -> Network:
+        nonlocal network
+        if network is None:
+            network = read_network(model, images.shape[1:])
+        return network
+
+    return network_for

@@ -91,7 +91,7 @@ class IntervalLoss(RobustLoss):
 
     def bind(self, model: Classifier) -> StepLoss:
         """See :class:`nullclass.training.robust.base.RobustLoss`."""
-        network = bounded_network(model)
+        network_for = bounded_network(model)
 
         def loss(
             images: Tensor, labels: Tensor, progress: float, generator: torch.Generator
@@ -101,7 +101,7 @@ class IntervalLoss(RobustLoss):
                 return clean_output(model, images, labels)
             eps = self.eps * fraction
             penalties = Penalties() if self.regularisation and fraction < 1 else None
-            worst = worst_logits(network, images, labels, eps, penalties)
+            worst = worst_logits(network_for(images), images, labels, eps, penalties)
             total = F.cross_entropy(worst, labels)
             if self.bound_weight < 1:
                 adv_images = perturbed(model, images, labels, eps, self.num_steps, generator)
