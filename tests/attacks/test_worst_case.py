@@ -122,9 +122,9 @@ def test_passes_are_those_that_the_model_sees(digits: Digits) -> None:
         stats = FEW.run_members(model, images, labels, eps=1e-4).member_stats
     finally:
         hook.remove()
-    assert sum(member.num_forward for member in stats) == sum(sizes)
+    assert sum(member.num_forwards for member in stats) == sum(sizes)
     # No image succeeds at so small an eps, so all take every step.
-    assert [member.num_backward for member in stats] == [7 * 5, 7 * 5, 7 * 9 * 10]
+    assert [member.num_backwards for member in stats] == [7 * 5, 7 * 5, 7 * 9 * 10]
     assert all(member.seconds > 0 for member in stats)
     with count_passes(model) as passes:
         FGSM().direction(model, images, labels, norm="linf")
@@ -133,10 +133,10 @@ def test_passes_are_those_that_the_model_sees(digits: Digits) -> None:
     # A single attack is an ensemble of one.
     (single,) = run_attack(PGD(num_steps=3), "mine", model, images, labels, eps=1e-4).member_stats
     assert (single.member, single.num_images, single.status) == ("mine", 7, "ran")
-    assert (single.num_forward, single.num_backward) == (7 * 4, 7 * 3)
+    assert (single.num_forwards, single.num_backwards) == (7 * 4, 7 * 3)
     nothing = run_attack(PGD(), "mine", model, images[:0], labels[:0], eps=0.1)
     assert nothing.adv_images.shape == (0, 1, 8, 8)
-    assert nothing.member_stats[0].num_forward == 0
+    assert nothing.member_stats[0].num_forwards == 0
 
 
 def test_members_without_the_norm_are_skipped(digits: Digits) -> None:
@@ -151,7 +151,7 @@ def test_members_without_the_norm_are_skipped(digits: Digits) -> None:
     ).member_stats  # fmt: skip
     assert [member.status for member in stats] == ["unsupported-norm", "ran"]
     assert [member.num_images for member in stats] == [0, 1]
-    assert [member.num_forward > 0 for member in stats] == [False, True]
+    assert [member.num_forwards > 0 for member in stats] == [False, True]
 
 
 def test_on_zero_gradient_attacks_images_without_a_gradient_only(digits: Digits) -> None:
