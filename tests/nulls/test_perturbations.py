@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import itertools
 import json
 import math
@@ -13,7 +12,7 @@ from disturbed import left_as_found, small_batch, small_model
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from worlds import Affine
+from worlds import Affine, seeded
 
 from nullclass.attacks import FGSM
 from nullclass.attacks.counters import count_passes
@@ -38,9 +37,11 @@ SIZE = {"linf": 0.2, "l2": 1.5, "l0": 0.4}
 ROUNDING = 1e-6
 """Of float32 pixels, and of their sum in l2."""
 STRAIGHT = {"fgsm": {}, "sparse": {"num_steps": 1}, "noise": {}}
-"""Settings with which more is further along one way; several steps of another size take another."""
+"""Settings with which a larger size goes further along the same way."""
+NUM_GRADIENTS = {"fgsm": 1, "pgd": 10, "sparse": 2, "noise": 0}
 
 EACH = pytest.mark.parametrize(("name", "norm"), CASES)
+World = tuple[Classifier, Tensor, Tensor]
 
 
 def colour_model() -> Classifier:
@@ -51,9 +52,9 @@ def colour_model() -> Classifier:
     return Classifier(body, 4, has_null=False, mean=(0.5, 0.4, 0.3), std=(0.2, 0.2, 0.3))
 
 
-def worlds() -> list[tuple[Classifier, Tensor, Tensor]]:
+def worlds() -> list[World]:
     grey, labels = small_batch()
-    colours = torch.rand(9, 3, 5, 6, generator=torch.Generator().manual_seed(8))
+    colours = torch.rand(9, 3, 5, 6, generator=seeded(8))
     colours[0], colours[1] = 0, 1
     return [
         (small_model(), grey, labels),
@@ -62,87 +63,75 @@ def worlds() -> list[tuple[Classifier, Tensor, Tensor]]:
     ]
 
 
-def made(
+def perturb(
     name: str,
     norm: str,
-    world: tuple[Classifier, Tensor, Tensor],
+    world: World,
     sizes: Tensor,
     seed: int = 4,
     gradient: Tensor | None = None,
+    settings: dict[str, int] | None = None,
 ) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    maker = make_perturbation(name)
-    return maker(*world, sizes, norm, generator, gradient=gradient)
+    perturbation = make_perturbation(name, settings)
+    return perturbation(*world, sizes, norm, seeded(seed), gradient=gradient)
 
 
 @EACH
 def test_contract(name: str, norm: str) -> None:
-    maker = make_perturbation(name)
-    assert norm in NORMS
-    assert isinstance(maker.needs_gradient, bool)
-    told = maker.settings()
-    assert json.loads(json.dumps(told)) == told, "JSON values"
-    assert make_perturbation(name, told) == maker
-    assert name_of(maker) == name
+    perturbation = make_perturbation(name)
+    settings = perturbation.settings()
+    assert json.loads(json.dumps(settings)) == settings, "JSON values"
+    assert make_perturbation(name, settings) == perturbation == PERTURBATIONS[name]()
+    assert name_of(perturbation) == name
     for world in worlds():
-        images = world[1]
+        model, images, labels = world
         largest = NORMS[norm].largest(math.prod(images.shape[1:]))
-        for sizes in (torch.linspace(0, SIZE[norm], 9), torch.full((9,), largest)):
-            asked = sizes.clone()
-            with left_as_found(*world):
-                perturbed = made(name, norm, world, sizes)
-            assert torch.equal(sizes, asked)
-            assert perturbed.shape == images.shape
-            assert perturbed.dtype == images.dtype
+        full = torch.full((9,), SIZE[norm])
+        for sizes in (torch.linspace(0, SIZE[norm], 9), torch.full((9,), largest), torch.zeros(9)):
+            before = sizes.clone()
+            with left_as_found(*world), count_passes(model) as passes:
+                perturbed = perturb(name, norm, world, sizes)
+            assert torch.equal(sizes, before)
+            assert passes.forward == passes.backward == 9 * NUM_GRADIENTS[name]
+            assert (perturbed.shape, perturbed.dtype) == (images.shape, images.dtype)
             assert not perturbed.requires_grad
-            assert perturbed.isfinite().all()
-            assert perturbed.min() >= 0
-            assert perturbed.max() <= 1
+            assert 0 <= perturbed.min() <= perturbed.max() <= 1
             assert (size_of(perturbed, images, norm) <= sizes + ROUNDING).all()
             assert torch.equal(perturbed[sizes == 0], images[sizes == 0])
-            is_asked = sizes > 0
-            is_asked[:2] = False  # these have no room at some ends
-            assert (perturbed != images)[is_asked].flatten(1).any(dim=1).all(), "it does nothing"
-            assert torch.equal(perturbed, made(name, norm, world, sizes)), "same generator"
-
-
-@EACH
-def test_size_zero_is_the_very_image(name: str, norm: str) -> None:
-    for world in worlds():
-        assert torch.equal(made(name, norm, world, torch.zeros(9)), world[1])
-
-
-@EACH
-def test_no_images_and_one(name: str, norm: str) -> None:
-    for model, images, labels in worlds():
-        none = made(name, norm, (model, images[:0], labels[:0]), torch.zeros(0))
+            has_room = sizes > 0
+            has_room[:2] = False
+            assert (perturbed != images)[has_room].flatten(1).any(dim=1).all(), "it does nothing"
+            assert torch.equal(perturbed, perturb(name, norm, world, sizes)), "same generator"
+        # Only noise depends on the generator.
+        one, two = (perturb(name, norm, world, full, seed=seed) for seed in (1, 2))
+        assert torch.equal(one, two) == (name != "noise")
+        # No image, one image, and images that do not depend on their neighbours' sizes.
+        none = perturb(name, norm, (model, images[:0], labels[:0]), torch.zeros(0))
         assert none.shape == images[:0].shape
-        one = made(name, norm, (model, images[4:5], labels[4:5]), torch.tensor([SIZE[norm]]))
-        assert one.shape == images[4:5].shape
-        assert (one != images[4:5]).any()
-
-
-@EACH
-def test_an_image_is_perturbed_by_its_own_size(name: str, norm: str) -> None:
-    # Also that images do not meddle with each other: the same draws, another neighbour's size.
-    for world in worlds():
-        small, large = torch.full((9,), SIZE[norm] / 2), torch.full((9,), SIZE[norm])
-        mixed = torch.where(torch.arange(9) % 2 == 0, small, large)
-        by_size = [made(name, norm, world, sizes) for sizes in (small, large, mixed)]
+        single = perturb(name, norm, (model, images[4:5], labels[4:5]), full[:1])
+        assert (single != images[4:5]).any()
+        mixed = torch.where(torch.arange(9) % 2 == 0, full / 2, full)
+        by_size = [perturb(name, norm, world, sizes) for sizes in (full / 2, full, mixed)]
         torch.testing.assert_close(by_size[2][::2], by_size[0][::2])
         torch.testing.assert_close(by_size[2][1::2], by_size[1][1::2])
+        # A given gradient, of any scale, saves one pass.
+        gradient = gradient_of(*world)
+        with count_passes(model) as passes:
+            given = perturb(name, norm, world, full, gradient=gradient / 16)
+        assert torch.equal(given, by_size[1])
+        assert passes.forward == 9 * max(0, NUM_GRADIENTS[name] - 1)
+        if perturbation.needs_gradient:
+            turned = perturb(name, norm, world, full, gradient=-gradient)
+            assert not torch.equal(turned, given), "the given gradient is used"
 
 
-@EACH
-def test_asked_for_more_it_goes_further(name: str, norm: str) -> None:
-    if name not in STRAIGHT:
-        pytest.skip("each size is a walk of its own")
-    maker = make_perturbation(name, STRAIGHT[name])
+@pytest.mark.parametrize(("name", "norm"), [case for case in CASES if case[0] in STRAIGHT])
+def test_a_larger_size_goes_further(name: str, norm: str) -> None:
     for world in worlds():
         sizes = []
         for size in torch.linspace(0, 2 * SIZE[norm], 12).clamp(max=1).tolist():
-            generator = torch.Generator().manual_seed(4)
-            perturbed = maker(*world, torch.full((9,), size), norm, generator)
+            asked = torch.full((9,), size)
+            perturbed = perturb(name, norm, world, asked, settings=STRAIGHT[name])
             sizes.append(size_of(perturbed, world[1], norm))
         for smaller, larger in itertools.pairwise(sizes):
             assert (larger >= smaller - ROUNDING).all()
@@ -150,72 +139,27 @@ def test_asked_for_more_it_goes_further(name: str, norm: str) -> None:
 
 
 @EACH
-def test_in_the_middle_of_the_box_it_goes_as_far_as_asked(name: str, norm: str) -> None:
-    # Nothing is cut there, and every pixel of these has a gradient.
-    weight = torch.randn(2, 12, generator=torch.Generator().manual_seed(2))
+def test_in_the_middle_of_the_box_the_size_is_reached(name: str, norm: str) -> None:
+    # Nothing is clamped there, and every pixel has a gradient.
+    weight = torch.randn(2, 12, generator=seeded(2))
     model = Classifier(Affine(weight, torch.zeros(2)), 2, has_null=False)
-    images = 0.45 + 0.1 * torch.rand(7, 3, 2, 2, generator=torch.Generator().manual_seed(1))
+    images = 0.45 + 0.1 * torch.rand(7, 3, 2, 2, generator=seeded(1))
     sizes = torch.tensor([0.0, 0.25, 0.25, 0.25, 0.25, 0.25, 0.25])
-    perturbed = made(name, norm, (model, images, torch.zeros(7, dtype=torch.int64)), sizes)
+    perturbed = perturb(name, norm, (model, images, torch.zeros(7, dtype=torch.int64)), sizes)
     torch.testing.assert_close(size_of(perturbed, images, norm), sizes, atol=1e-6, rtol=0)
 
 
 @EACH
-def test_a_given_gradient_is_what_it_would_have_taken(name: str, norm: str) -> None:
-    access = make_perturbation(name).needs_gradient
-    for world in worlds():
-        model, images, _ = world
-        sizes = torch.full((9,), SIZE[norm])
-        gradient = gradient_of(*world)
-        with count_passes(model) as own:
-            alone = made(name, norm, world, sizes)
-        with count_passes(model) as fewer:
-            # Of another scale: a training loop's is that of a mean.
-            given = made(name, norm, world, sizes, gradient=gradient / 16)
-        assert torch.equal(given, alone)
-        assert own.backward - fewer.backward == own.forward - fewer.forward == len(images) * access
-        if access:
-            turned = made(name, norm, world, sizes, gradient=-gradient)
-            assert not torch.equal(turned, alone), "the given gradient was not looked at"
-
-
-@pytest.mark.parametrize(("name", "num_gradients"), [("fgsm", 1), ("pgd", 10), ("sparse", 2)])
-def test_no_pass_is_needless(name: str, num_gradients: int) -> None:
-    world = worlds()[0]
-    norm = PERTURBATIONS[name].norms[0]
-    with count_passes(world[0]) as passes:
-        made(name, norm, world, torch.full((9,), 0.1))
-    assert (passes.forward, passes.backward) == (9 * num_gradients, 9 * num_gradients)
-
-
-def test_noise_does_not_ask_the_model() -> None:
-    world = worlds()[0]
-    for norm in PERTURBATIONS["noise"].norms:
-        with count_passes(world[0]) as passes:
-            made("noise", norm, world, torch.full((9,), 0.1))
-        assert passes.forward == 0
-
-
-@EACH
-def test_only_what_is_drawn_hangs_on_the_generator(name: str, norm: str) -> None:
-    world = worlds()[0]
-    sizes = torch.full((9,), SIZE[norm])
-    is_same = torch.equal(
-        made(name, norm, world, sizes, seed=1), made(name, norm, world, sizes, seed=2)
-    )
-    assert is_same == (name != "noise")
-
-
-@EACH
-def test_what_it_cannot_be_asked(name: str, norm: str) -> None:
+def test_what_is_refused(name: str, norm: str) -> None:
     world = worlds()[0]
     with pytest.raises(UserError, match=r"9 images, but sizes of shape \(1,\): give one size per"):
-        made(name, norm, world, torch.tensor([0.1]))
+        perturb(name, norm, world, torch.tensor([0.1]))
     for other in {*NORMS} - {*PERTURBATIONS[name].norms}:
-        with pytest.raises(UserError, match=rf"cannot be told a size in '{other}': choose one of"):
-            made(name, other, world, torch.zeros(9))
-    parameters = inspect.signature(PERTURBATIONS[name]).parameters.values()
-    assert all(parameter.default is not parameter.empty for parameter in parameters)
+        with pytest.raises(UserError, match=rf"does not support {other}: choose one of"):
+            perturb(name, other, world, torch.zeros(9))
+        with pytest.raises(UserError, match=rf"does not support {other}: choose one of"):
+            check_norm(name, other)
+    check_norm(name, norm)
 
 
 @pytest.mark.parametrize("norm", FGSMPerturbation.norms)
@@ -224,7 +168,7 @@ def test_fgsm_is_the_attack_of_that_name(norm: str) -> None:
         model, images, labels = world
         sizes = torch.full((9,), SIZE[norm])
         adv_images = FGSM("untargeted")(model, images, labels, eps=sizes, norm=norm)
-        perturbed = made("fgsm", norm, world, sizes)
+        perturbed = perturb("fgsm", norm, world, sizes)
         torch.testing.assert_close(perturbed, adv_images, rtol=0, atol=0)
 
 
@@ -236,11 +180,11 @@ def test_pgd_of_one_step_is_fgsm_and_more_steps_climb_higher(norm: str) -> None:
         one = PGDPerturbation(num_steps=1)(model, images, labels, sizes, norm)
         # Its one step is longer than the ball, which cuts it before the box does.
         inner = ((images > SIZE[norm]) & (images < 1 - SIZE[norm])).flatten(1).all(dim=1)
-        fgsm = made("fgsm", norm, world, sizes)
+        fgsm = perturb("fgsm", norm, world, sizes)
         if norm == "linf":
             torch.testing.assert_close(one, fgsm)
         torch.testing.assert_close(one[inner], fgsm[inner])
-        many = made("pgd", norm, world, sizes)
+        many = perturb("pgd", norm, world, sizes)
         model.eval()
         losses = [cross_entropy(model(x), labels) for x in (images, fgsm, many)]
         assert losses[0] < losses[1] < losses[2]
@@ -316,14 +260,14 @@ def test_noise_is_spread_as_it_says() -> None:
     # Many grey pixels: signs even, directions round, pixels and values uniform.
     images = torch.full((400, 3, 8, 8), 0.5)
     world = (small_model(), images, torch.zeros(400, dtype=torch.int64))
-    signs = (made("noise", "linf", world, torch.full((400,), 0.25)) - images) / 0.25
+    signs = (perturb("noise", "linf", world, torch.full((400,), 0.25)) - images) / 0.25
     assert signs.abs().allclose(torch.ones(1))
     assert abs(float(signs.mean())) < 4 / signs.numel() ** 0.5
-    directions = (made("noise", "l2", world, torch.full((400,), 0.5)) - images).flatten(1) / 0.5
+    directions = (perturb("noise", "l2", world, torch.full((400,), 0.5)) - images).flatten(1) / 0.5
     covariance = directions.T @ directions / 400
     assert abs(float(covariance.diag().mean()) * 192 - 1) < 1e-4
     assert float(covariance.fill_diagonal_(0).abs().max()) * 192 < 6 / 400**0.5
-    sparse = made("noise", "l0", world, torch.full((400,), 0.25))
+    sparse = perturb("noise", "l0", world, torch.full((400,), 0.25))
     changed = (sparse != images).any(dim=1)
     assert changed.flatten(1).sum(dim=1).eq(16).all()
     assert float((changed.float().mean(dim=0) - 0.25).abs().max()) < 5 * (0.1875 / 400) ** 0.5
@@ -331,27 +275,20 @@ def test_noise_is_spread_as_it_says() -> None:
     assert float((values - torch.linspace(0, 1, len(values))).abs().max()) < 1.6 / 19_200**0.5
 
 
-def test_unknown_names_settings_and_norms_are_refused() -> None:
-    with pytest.raises(UserError, match=r"no perturbation 'fog': choose one of fgsm, pgd, sparse"):
-        make_perturbation("fog")
+def test_unknown_names_and_settings_are_refused() -> None:
+    for refused in (lambda: make_perturbation("fog"), lambda: check_norm("fog", "linf")):
+        with pytest.raises(UserError, match=r"perturbation must be one of fgsm, pgd, .* 'fog'"):
+            refused()
     with pytest.raises(UserError, match=r"perturbation 'fgsm' has no such settings: .*num_steps"):
         make_perturbation("fgsm", {"num_steps": 3})
     for name in ("pgd", "sparse"):
-        with pytest.raises(UserError, match="at least one step, not 0"):
+        with pytest.raises(UserError, match="num_steps must be a whole number of at least 1"):
             make_perturbation(name, {"num_steps": 0})
-    with pytest.raises(UserError, match=r"no perturbation 'fog'"):
-        check_norm("fog", "linf")
     with pytest.raises(UserError, match=r"norm must be one of linf, l2, l1, l0, not 'l7'"):
         check_norm("fgsm", "l7")
-    with pytest.raises(
-        UserError, match=r"'sparse' cannot be told a size in 'l2': choose one of l0"
-    ):
-        check_norm("sparse", "l2")
-    for name, norm in CASES:
-        check_norm(name, norm)
 
 
-def test_a_maker_of_ones_own_goes_by_its_type() -> None:
+def test_a_perturbation_of_ones_own_has_its_class_name() -> None:
     class Mine(FGSMPerturbation):
         pass
 
