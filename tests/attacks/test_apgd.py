@@ -1,4 +1,4 @@
-"""Auto-PGD: its schedule by hand, its walk against a plain transcription and the authors' code."""
+"""Auto-PGD: its schedule by hand, its steps against a plain transcription and the authors' code."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def plain_apgd(
 
 
 @pytest.mark.parametrize("norm", BALLS)
-def test_the_walk_is_algorithm_1_image_by_image(norm: str) -> None:
+def test_the_steps_are_algorithm_1_image_by_image(norm: str) -> None:
     model = bumpy_model()
     images = torch.rand(6, 1, 2, 3, generator=torch.Generator().manual_seed(1)).double()
     labels = torch.zeros(6, dtype=torch.int64)
@@ -96,37 +96,37 @@ def test_the_walk_is_algorithm_1_image_by_image(norm: str) -> None:
     num_halvings = set()
     for index in range(6):  # alone: on such a function the last bit of a sum soon matters
         one, budget = images[index : index + 1], float(eps[index])
-        standing = AttackState(model, one, labels[:1], eps=budget, norm=norm, objective="fool")
-        _run_steps(standing, torch.tensor([0]), one, margin, num_steps)
+        state = AttackState(model, one, labels[:1], eps=budget, norm=norm, objective="fool")
+        _run_steps(state, torch.tensor([0]), one, margin, num_steps)
         best, etas = plain_apgd(model, one, budget, norm, num_steps)
-        assert standing.active.all()
-        assert float(standing.best) == pytest.approx(best, abs=1e-5)
-        reached = margin(model(standing.adv_images), torch.tensor([0]))
+        assert state.active.all()
+        assert float(state.best) == pytest.approx(best, abs=1e-5)
+        reached = margin(model(state.adv_images), torch.tensor([0]))
         assert float(reached.detach()) == pytest.approx(best, abs=1e-5)
         num_halvings.add(round(math.log2(2 * budget / etas[-1])))
     assert len(num_halvings) > 1, "not every checkpoint halves"
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_the_authors_code_walks_the_same_way(digits: Digits, norm: str) -> None:
+def test_the_authors_code_takes_the_same_steps(digits: Digits, norm: str) -> None:
     theirs = pytest.importorskip("pyautoattack.autopgd_base")
     model, images, labels = digits.plain, digits.images[:200], digits.labels[:200]
     eps = {"linf": 0.06, "l2": 0.35}[norm]
     attack = theirs.APGDAttack(model, eps=eps, norm=norm.capitalize(), loss="dlr", device="cpu")
     attack.init_hyperparam(images)
     with torch.random.fork_rng():
-        _, stands, best, _ = attack.attack_single_run(images, labels, x_init=images)
-    standing = AttackState(model, images, labels, eps=eps, norm=norm, objective="fool")
+        _, is_active, best, _ = attack.attack_single_run(images, labels, x_init=images)
+    state = AttackState(model, images, labels, eps=eps, norm=norm, objective="fool")
 
     def margin(logits: Tensor, indices: Tensor) -> Tensor:
-        return standing.objective.loss(logits, labels[indices], 10, "dlr")
+        return state.objective.loss(logits, labels[indices], 10, "dlr")
 
-    for indices in standing.batches():
-        _run_steps(standing, indices, images[indices], margin, 100)
-    assert 20 < int(standing.active.sum()) < 180, "a budget that decides something"
-    assert (standing.active == stands.bool()).double().mean() >= 0.99
-    both = standing.active & stands.bool()
-    is_same = (standing.best - best)[both].abs() < 1e-3
+    for indices in state.batches():
+        _run_steps(state, indices, images[indices], margin, 100)
+    assert 20 < int(state.active.sum()) < 180, "a budget that decides something"
+    assert (state.active == is_active.bool()).double().mean() >= 0.99
+    both = state.active & is_active.bool()
+    is_same = (state.best - best)[both].abs() < 1e-3
     # Theirs halves at exactly rho too, and not for want of progress at the first checkpoint.
     assert is_same.double().mean() > 0.9
 
@@ -181,7 +181,7 @@ def test_null_does_not_stop_it(digits: Digits, norm: str) -> None:
     assert rates["fool"] >= rates[blind] + 5
 
 
-def test_what_fell_and_what_has_no_gradient_costs_one_look() -> None:
+def test_successes_and_images_without_a_gradient_cost_one_pass() -> None:
     class Ramp(nn.Module):
         """Other class grows with the first pixel above 0.5, and is flat below."""
 
@@ -195,14 +195,14 @@ def test_what_fell_and_what_has_no_gradient_costs_one_look() -> None:
     assert outcome_of(model, images, labels) == ["correct", "correct", "fooled"]
     with count_passes(model) as passes:
         adv_images = APGD(num_steps=50)(model, images, labels, eps=0.05)
-    # Flat: a look. Fallen: a look. The second, that can climb but not far enough: 51.
+    # Flat: one pass. Success: one pass. The second moves, but not far enough: 51.
     assert passes.forward == 1 + 1 + 51
-    assert passes.backward == 3 + 49, "one a step, none at the last look"
+    assert passes.backward == 3 + 49, "one per step, none at the last pass"
     torch.testing.assert_close(adv_images.flatten(), torch.tensor([0.1, 0.65, 0.75]))
     with count_passes(model) as passes:
         adv_images = APGD(num_steps=50)(model, images, labels, eps=0.2)
     assert outcome_of(model, adv_images, labels)[1] == "fooled"
-    assert passes.forward < 10, "the moment it fell"
+    assert passes.forward < 10, "as soon as it succeeds"
 
 
 def test_steps_shrink_to_what_is_needed() -> None:

@@ -1,4 +1,4 @@
-"""The swap attack: exact where the ball is the box, and brute force where it is not."""
+"""The dataset attack: exact where the ball is the box, and brute force where it is not."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nullclass.models import Classifier
 ALL_NORMS = ["linf", "l2", "l1"]
 
 
-def small_pool(num_images: int = 40) -> LabelledImages:
+def small_reference(num_images: int = 40) -> LabelledImages:
     images = torch.rand(num_images, 1, 6, 6, generator=torch.Generator().manual_seed(8))
     return LabelledImages(images, torch.arange(num_images) % 4)
 
@@ -31,33 +31,33 @@ def small_pool(num_images: int = 40) -> LabelledImages:
 @pytest.mark.parametrize("norm", ALL_NORMS)
 @pytest.mark.parametrize("name", ["plain", "guarded"])
 def test_it_is_exact_where_the_ball_is_the_box(digits: Digits, name: str, norm: str) -> None:
-    # Whoever answers two real classes is fooled on every image, to the last one.
+    # A model that predicts two real classes can be fooled on every image.
     model, images, labels = getattr(digits, name), digits.images, digits.labels
-    pool = LabelledImages(digits.train_images, digits.train_labels)
+    reference = LabelledImages(digits.train_images, digits.train_labels)
     eps = {"linf": 1.0, "l2": 8.0, "l1": 64.0}[norm]
     for attack in (
-        DatasetAttack(pool),
-        DatasetAttack(pool, objective="untargeted"),
+        DatasetAttack(reference),
+        DatasetAttack(reference, objective="untargeted"),
         DatasetAttack(),
     ):
         adv_images = attack(model, images, labels, eps=eps, norm=norm)
-        told = outcome_of(model, adv_images, labels)
-        assert set(told) <= ({"fooled"} if attack.objective == "fool" else {"fooled", "null"})
+        scored = outcome_of(model, adv_images, labels)
+        assert set(scored) <= ({"fooled"} if attack.objective == "fool" else {"fooled", "null"})
 
 
 @pytest.mark.parametrize("norm", ALL_NORMS)
-def test_deny_takes_images_that_are_null(digits: Digits, norm: str) -> None:
+def test_force_null_takes_images_that_are_null(digits: Digits, norm: str) -> None:
     model, images, labels = digits.guarded, digits.images[:200], digits.labels[:200]
     others, their_labels = digits.train_images[:200], digits.train_labels[:200]
     denied = PGD("force-null")(model, others, their_labels, eps=0.1)
-    pool = LabelledImages(torch.cat([others, denied]), their_labels.repeat(2))
-    is_null = model.predict(pool.images) == -1
+    reference = LabelledImages(torch.cat([others, denied]), their_labels.repeat(2))
+    is_null = model.predict(reference.images) == -1
     assert 50 < is_null.sum() < 250
     eps = {"linf": 1.0, "l2": 8.0, "l1": 64.0}[norm]
-    adv_images = DatasetAttack(pool, "force-null")(model, images, labels, eps=eps, norm=norm)
+    adv_images = DatasetAttack(reference, "force-null")(model, images, labels, eps=eps, norm=norm)
     assert set(outcome_of(model, adv_images, labels)) == {"null"}
-    # Without one that is null there is nothing to deny with.
-    rest = pool.subset((~is_null).nonzero().flatten())
+    # Without one that is null there is nothing to force null with.
+    rest = reference.subset((~is_null).nonzero().flatten())
     adv_images = DatasetAttack(rest, "force-null")(model, images, labels, eps=eps, norm=norm)
     assert torch.equal(adv_images, images)
 
@@ -69,10 +69,10 @@ def test_a_model_that_answers_one_class_is_not_fooled() -> None:
 
     images, _ = small_batch()
     model, labels = Classifier(Always(), 2), torch.ones(9, dtype=torch.int64)
-    assert torch.equal(DatasetAttack(small_pool())(model, images, labels, eps=1.0), images)
+    assert torch.equal(DatasetAttack(small_reference())(model, images, labels, eps=1.0), images)
     with count_passes(model) as passes:
-        DatasetAttack(small_pool())(model, images, 1 - labels, eps=1.0)
-    assert passes.forward == 9, "all fell as they were: no donor is looked for"
+        DatasetAttack(small_reference())(model, images, 1 - labels, eps=1.0)
+    assert passes.forward == 9, "all succeed when clean: no candidate is needed"
 
 
 def tiny_world(seed: int) -> tuple[Classifier, Tensor, Tensor, LabelledImages]:
@@ -115,20 +115,20 @@ def test_small_budgets_are_brute_force(objective: str, norm: str) -> None:
     goal = find_objective(objective)
     num_reached = 0
     for seed in range(3):
-        model, images, labels, pool = tiny_world(seed)
-        answers = model.predict(pool.images).tolist()
+        model, images, labels, reference = tiny_world(seed)
+        answers = model.predict(reference.images).tolist()
         assert len(set(answers)) == 5, "all four classes and null"
         eps = {"linf": 0.1, "l2": 0.15, "l1": 0.2}[norm]
         attacks = {
-            1: DatasetAttack(pool, objective, num_nearest=1),  # type: ignore[arg-type]
-            40: DatasetAttack(pool, objective, num_nearest=40),  # type: ignore[arg-type]
+            1: DatasetAttack(reference, objective, num_nearest=1),  # type: ignore[arg-type]
+            40: DatasetAttack(reference, objective, num_nearest=40),  # type: ignore[arg-type]
         }
         found = {k: a(model, images, labels, eps=eps, norm=norm) for k, a in attacks.items()}
         for n in range(len(images)):
             image, label = images[n], labels[n : n + 1]
             candidates = {
                 answer: sorted(
-                    (d for d, a in zip(pool.images, answers, strict=True) if a == answer),
+                    (d for d, a in zip(reference.images, answers, strict=True) if a == answer),
                     key=lambda d, image=image: float((d - image).flatten().norm(order)),  # type: ignore[misc]
                 )
                 for answer in set(answers) - {int(label)}
@@ -138,9 +138,9 @@ def test_small_budgets_are_brute_force(objective: str, norm: str) -> None:
             for num_nearest, adv_images in found.items():
                 near = [d for of_answer in candidates.values() for d in of_answer[:num_nearest]]
                 tries = torch.cat([image[None], projected(torch.stack(near), image, eps, norm)])
-                told = outcome_of(model, tries, label.expand(len(tries)))
+                scored = outcome_of(model, tries, label.expand(len(tries)))
                 ours = outcome_of(model, adv_images[n : n + 1], label)[0]
-                is_reached = any(outcome in wanted for outcome in told)
+                is_reached = any(outcome in wanted for outcome in scored)
                 assert (ours in wanted) is is_reached, (seed, n, num_nearest)
                 num_reached += is_reached
                 if not is_reached:
@@ -153,14 +153,14 @@ def test_small_budgets_are_brute_force(objective: str, norm: str) -> None:
     assert 20 < num_reached < 300, "budgets that decide something"
 
 
-def test_with_a_pool_the_result_does_not_hang_on_batches() -> None:
-    model, images, labels, pool = tiny_world(0)
-    attack = DatasetAttack().with_reference_images(pool)
+def test_with_reference_images_the_result_does_not_depend_on_batches() -> None:
+    model, images, labels, reference = tiny_world(0)
+    attack = DatasetAttack().with_reference_images(reference)
     together = attack(model, images, labels, eps=0.2)
     alone = [attack(model, images[n : n + 1], labels[n : n + 1], eps=0.2) for n in range(40)]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
     assert not torch.equal(together, DatasetAttack()(model, images, labels, eps=0.2)), (
-        "the pool matters"
+        "the reference images matter"
     )
 
 
@@ -169,7 +169,7 @@ def test_reference_images_are_set_once_and_described_by_their_number(
     attack: DatasetAttack | RayS,
 ) -> None:
     attack = replace(attack, objective="untargeted", num_candidates=7, reference_images=None)
-    reference, other = small_pool(40), small_pool(5)
+    reference, other = small_reference(40), small_reference(5)
     takers = [name for name, make in ATTACKS.items() if isinstance(make(), TakesReferenceImages)]
     assert takers == ["dataset", "rays", "null-aware-pgd", "worst-case", "worst-case-force-null"]
     with_images = attack.with_reference_images(reference)
@@ -186,34 +186,36 @@ def test_reference_images_are_set_once_and_described_by_their_number(
     assert describe(attack)["reference_images"] is None
 
 
-def test_what_a_pool_is_made_of_does_not_matter() -> None:
+def test_what_reference_images_are_made_of_does_not_matter() -> None:
     images, labels = small_batch()
-    bytes_pool = LabelledImages(
-        (small_pool().images * 255).to(torch.uint8), torch.full((40,), -1), num_classes=4
+    byte_images = LabelledImages(
+        (small_reference().images * 255).to(torch.uint8), torch.full((40,), -1), num_classes=4
     )
     model, _, _, _ = tiny_world(0)
     model = Classifier(nn.Sequential(nn.AvgPool2d(3), model.body), 4)
     from_bytes, from_floats = (
-        DatasetAttack(pool)(model, images, labels, eps=0.3)
-        for pool in (bytes_pool, bytes_pool.as_float())
+        DatasetAttack(reference)(model, images, labels, eps=0.3)
+        for reference in (byte_images, byte_images.as_float())
     )
     assert torch.equal(from_bytes, from_floats)
-    relabelled = replace(bytes_pool, labels=torch.arange(40) % 4)
+    relabelled = replace(byte_images, labels=torch.arange(40) % 4)
     assert torch.equal(DatasetAttack(relabelled)(model, images, labels, eps=0.3), from_bytes)
 
 
-def test_a_large_pool_is_thinned_out_evenly(digits: Digits) -> None:
+def test_many_reference_images_are_subsampled_evenly(digits: Digits) -> None:
     model, images, labels = digits.plain, digits.images[:50], digits.labels[:50]
     order = model.predict(digits.train_images).argsort(stable=True)  # answer after answer
-    pool = LabelledImages(digits.train_images[order], digits.train_labels[order])
+    reference = LabelledImages(digits.train_images[order], digits.train_labels[order])
     with count_passes(model) as passes:
-        adv_images = DatasetAttack(pool, num_candidates=60)(model, images, labels, eps=1.0)
+        adv_images = DatasetAttack(reference, num_candidates=60)(model, images, labels, eps=1.0)
     assert set(outcome_of(model, adv_images, labels)) == {"fooled"}
-    assert passes.forward <= 50 + 60 + 50, "the images, the donors, and one try each is enough"
+    assert passes.forward <= 50 + 60 + 50, (
+        "the images, the candidates, and one image each is enough"
+    )
     passes_of = {}
     for num_candidates in (5, 400):
         with count_passes(model) as passes:
-            DatasetAttack(pool, num_candidates=num_candidates)(model, images, labels, eps=0.0)
+            DatasetAttack(reference, num_candidates=num_candidates)(model, images, labels, eps=0.0)
         passes_of[num_candidates] = passes.forward
     assert passes_of[5] <= 50 + 5 + 50 * 5
     assert passes_of[400] <= 50 + 400 + 50 * 9
@@ -221,18 +223,21 @@ def test_a_large_pool_is_thinned_out_evenly(digits: Digits) -> None:
 
 def test_reference_images_of_another_shape_are_refused() -> None:
     model, images, labels, _ = tiny_world(0)
-    for attack in (DatasetAttack(small_pool()), RayS(small_pool())):
+    for attack in (DatasetAttack(small_reference()), RayS(small_reference())):
         with pytest.raises(UserError, match=r"reference images have shape \(1, 6, 6\), but those"):
             attack(model, images, labels, eps=0.1)
 
 
 def test_what_is_in_the_ball_is_not_touched() -> None:
-    # x + (donor - x) is not the donor in floating point; a donor in reach must be taken as it is.
-    model, images, labels, pool = tiny_world(1)
-    images, pool = images**2, replace(pool, images=pool.images**2)  # all the bits of a float
+    # x + (candidate - x) differs from the candidate in floating point, so it is returned as it is.
+    model, images, labels, reference = tiny_world(1)
+    images, reference = (
+        images**2,
+        replace(reference, images=reference.images**2),
+    )  # all the bits of a float
     labels = model.predict(images).clamp(min=0)
     for norm, eps in (("linf", 1.0), ("l2", 2.0), ("l1", 4.0)):
-        adv_images = DatasetAttack(pool)(model, images, labels, eps=eps, norm=norm)
+        adv_images = DatasetAttack(reference)(model, images, labels, eps=eps, norm=norm)
         assert is_allowed(adv_images, images, eps, norm).all()
-        candidates = {tuple(d.flatten().tolist()) for d in torch.cat([pool.images, images])}
+        candidates = {tuple(d.flatten().tolist()) for d in torch.cat([reference.images, images])}
         assert all(tuple(a.flatten().tolist()) in candidates for a in adv_images)

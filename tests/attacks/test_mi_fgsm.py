@@ -72,7 +72,7 @@ def test_it_never_stops_before_the_end_of_the_budget(norm: str) -> None:
     """On a linear model of two classes the direction never turns: every step counts, in line."""
     world = linear_batch(seed=3, num_images=30, scale=10)
     model = two_classes(world.model)
-    eps = 0.29  # all pixels are in 0.3 ... 0.7, so the box is no matter
+    eps = 0.29  # all pixels are in 0.3 ... 0.7, so the box does not matter
     needed = distances(model, world.images, norm)
     images, needed = world.images[needed < 0.5 * eps], needed[needed < 0.5 * eps]
     assert len(images) > 5, "a fair case"
@@ -125,9 +125,9 @@ def test_an_image_that_is_fooled_goes_on(digits: Digits) -> None:
 def test_two_inputs(ratio: float, scale: float) -> None:
     for b in (0.01, 0.1, 0.3):
         model, image, label = two_input_world(a=ratio * b, b=b, scale=scale)
-        for eps, told in ((0.95 * b, "correct"), (1.05 * b, "fooled")):
+        for eps, outcome in ((0.95 * b, "correct"), (1.05 * b, "fooled")):
             made = MIFGSM()(model, image, label, eps=eps)
-            assert outcome_of(model, made, label) == [told], (b, eps)
+            assert outcome_of(model, made, label) == [outcome], (b, eps)
             assert (made - image).abs().max() <= eps + 1e-6
 
 

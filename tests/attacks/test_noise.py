@@ -16,19 +16,19 @@ ALL_NORMS = ["linf", "l2", "l1"]
 
 
 class Recorder(nn.Module):
-    """Never fooled; remembers what it was asked about."""
+    """Never fooled; remembers its images."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.seen: list[Tensor] = []
+        self.images: list[Tensor] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        self.seen.append(images.clone())
+        self.images.append(images.clone())
         return torch.tensor([1.0, 0.0, 0.0]).repeat(len(images), 1)
 
 
 @pytest.mark.parametrize("norm", ALL_NORMS)
-def test_draws_fill_the_ball_and_its_edge_in_turn(norm: str) -> None:
+def test_draws_fill_the_ball_and_its_boundary_in_turn(norm: str) -> None:
     images = torch.full((60, 1, 3, 4), 0.5)
     recorder = Recorder()
     budgets = torch.linspace(0.1, 0.4, 60)
@@ -40,7 +40,7 @@ def test_draws_fill_the_ball_and_its_edge_in_turn(norm: str) -> None:
         norm=norm,
         generator=seeded(),
     )
-    clean, *draws = recorder.seen
+    clean, *draws = recorder.images
     assert torch.equal(clean, images)
     assert len(draws) == 6
     for number, drawn in enumerate(draws):
@@ -63,7 +63,7 @@ def test_draws_fill_the_ball_and_its_edge_in_turn(norm: str) -> None:
 
 def test_success_has_the_known_chance() -> None:
     # Fooled if and only if the one pixel rises by more than 0.03. Uniform in +-0.1 that is chance
-    # 0.35; on the edge 1/2; both in turn leave 0.65 * 0.5 standing.
+    # 0.35; on the boundary 1/2; both in turn leave 0.65 * 0.5 standing.
     weight = torch.tensor([[0.0], [1.0], [0.0]])
     model = Classifier(Affine(weight, torch.tensor([0.0, -0.53, -1.0])), 2)
     num_images = 4000
@@ -86,7 +86,7 @@ def test_two_inputs(b: float, norm: str) -> None:
         assert (outcome_of(model, adv_images, label) == ["fooled"]) is may_fool
 
 
-def test_images_that_fell_are_asked_about_no_more() -> None:
+def test_successful_images_are_evaluated_once() -> None:
     model, image, label = two_input_world(a=0.1, b=0.1)
     far = torch.tensor([[[[0.1, 0.9]]]])  # fooled as it is
     with count_passes(model) as passes:

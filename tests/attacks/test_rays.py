@@ -25,7 +25,7 @@ from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 
 
-def random_pool(*shape: int, num_images: int = 300) -> LabelledImages:
+def random_reference(*shape: int, num_images: int = 300) -> LabelledImages:
     images = torch.rand(num_images, *shape, generator=torch.Generator().manual_seed(8))
     return LabelledImages(images, torch.zeros(num_images, dtype=torch.int64), num_classes=4)
 
@@ -35,7 +35,7 @@ def right_digits(digits: Digits, model: Classifier, num: int) -> tuple[Tensor, T
     return digits.images[is_right][:num], digits.labels[is_right][:num]
 
 
-def digit_pool(digits: Digits) -> LabelledImages:
+def digit_reference(digits: Digits) -> LabelledImages:
     return LabelledImages(digits.train_images[:300], digits.train_labels[:300])
 
 
@@ -54,7 +54,7 @@ def test_it_is_exact_with_one_boundary(seed: int) -> None:
     with torch.no_grad():
         logits = model(images)
     optimum = (logits[:, 0] - logits[:, 1]).abs() / (weight[0] - weight[1]).abs().sum()
-    attack = RayS(random_pool(1, 5, 5), num_queries=400, tolerance=1e-5)
+    attack = RayS(random_reference(1, 5, 5), num_queries=400, tolerance=1e-5)
     for share, is_found in ((0.999, False), (1.001, True)):
         adv_images = attack(model, images, labels, eps=share * optimum + 2e-5 * is_found)
         assert (fooled(model, adv_images, labels) == is_found).all(), share
@@ -65,7 +65,7 @@ def test_it_is_near_the_optimum_on_linear_models_with_null() -> None:
     num_found = dict.fromkeys((0.99, 1.05, 1.25), 0)
     for seed in range(2):
         world = linear_batch(seed)
-        attack = RayS(random_pool(1, 3, 3), num_queries=300, tolerance=1e-4)
+        attack = RayS(random_reference(1, 3, 3), num_queries=300, tolerance=1e-4)
         for share in num_found:
             eps = share * world.optima["linf"]
             adv_images = attack(world.model, world.images, world.labels, eps=eps)
@@ -80,7 +80,7 @@ def test_it_is_near_the_optimum_on_linear_models_with_null() -> None:
 def test_null_is_no_success(a: float, b: float, scale: float) -> None:
     # Every direction that moves the first input up ends in null, and half of all do.
     model, image, label = two_input_world(a, b, scale)
-    attack = RayS(random_pool(1, 1, 2), num_queries=100, tolerance=1e-4)
+    attack = RayS(random_reference(1, 1, 2), num_queries=100, tolerance=1e-4)
     assert (model.predict(attack.reference_images.images) == -1).any()  # type: ignore[union-attr]
     for share, may_fool in ((0.95, False), (1.05, True)):
         adv_images = attack(model, image, label, eps=share * b)
@@ -94,29 +94,29 @@ class Band(nn.Module):
         value = images.flatten(1).mean(dim=1)
         is_other = (value >= 0.60) & (value <= 0.66)
         is_null = ~is_other & (value > 0.54)
-        told = torch.where(is_other, 1, torch.where(is_null, 2, 0))
-        return nn.functional.one_hot(told, 3).float()
+        predicted = torch.where(is_other, 1, torch.where(is_null, 2, 0))
+        return nn.functional.one_hot(predicted, 3).float()
 
 
 def test_null_on_both_sides_of_what_is_looked_for() -> None:
     # The ray's corner is null, and so is half of the way: "fooled from here on" is never true.
     model, image, label = Classifier(Band(), 2), torch.full((1, 1, 2, 2), 0.5), torch.tensor([0])
-    pool = LabelledImages(
+    reference = LabelledImages(
         torch.tensor([0.1, 0.64, 0.9]).view(3, 1, 1, 1).expand(3, 1, 2, 2), label.expand(3)
     )
-    attack = RayS(pool, num_queries=100)
-    for eps, told in ((0.099, "correct"), (0.1025, "fooled"), (0.3, "fooled"), (1.0, "fooled")):
+    attack = RayS(reference, num_queries=100)
+    for eps, outcome in ((0.099, "correct"), (0.1025, "fooled"), (0.3, "fooled"), (1.0, "fooled")):
         adv_images = attack(model, image, label, eps=eps)
-        if told == "correct":
+        if outcome == "correct":
             assert outcome_of(model, adv_images, label) != ["fooled"]
         else:
             assert outcome_of(model, adv_images, label) == ["fooled"], eps
     # Towards white, as in the paper, nothing is ever found, and nothing is done.
-    blind = RayS(pool, num_starts=0, num_queries=100)
+    blind = RayS(reference, num_starts=0, num_queries=100)
     assert torch.equal(blind(model, image, label, eps=1.0), image)
     # Deny goes for null itself, from an image that is null or towards white.
     for starts in (0, 5):
-        denied = RayS(pool, "force-null", num_starts=starts, num_queries=100)
+        denied = RayS(reference, "force-null", num_starts=starts, num_queries=100)
         assert outcome_of(model, denied(model, image, label, eps=0.043), label) == ["null"]
         assert outcome_of(model, denied(model, image, label, eps=0.039), label) == ["correct"]
 
@@ -128,7 +128,7 @@ def test_a_model_that_answers_one_class_is_not_fooled() -> None:
 
     images, _ = small_batch()
     model, labels = Classifier(Always(), 2), torch.ones(9, dtype=torch.int64)
-    attack = RayS(random_pool(1, 6, 6), num_queries=50)
+    attack = RayS(random_reference(1, 6, 6), num_queries=50)
     assert torch.equal(attack(model, images, labels, eps=1.0), images)
 
 
@@ -138,32 +138,32 @@ def test_a_model_that_answers_one_class_is_not_fooled() -> None:
 def slow_rays(
     model: Classifier, image: Tensor, label: Tensor, eps: float, attack: RayS
 ) -> tuple[Tensor, int]:
-    """The attacked image and the queries it took; the pool's answers are known."""
+    """The attacked image and the queries it took; the reference's answers are known."""
     left = count(1)
-    asked, size = 0, image.numel()
+    num_queries_made, size = 0, image.numel()
     state = {"radius": 1.0, "end": torch.ones_like(image), "found": False}
 
     class DoneError(Exception):
         pass
 
     def succeeds(end: Tensor, radius: float) -> bool:
-        nonlocal asked
-        if asked == attack.num_queries or (state["found"] and state["radius"] <= eps):
+        nonlocal num_queries_made
+        if num_queries_made == attack.num_queries or (state["found"] and state["radius"] <= eps):
             raise DoneError
-        asked = next(left)
+        num_queries_made = next(left)
         point = (image + (end - image).clamp(-radius, radius)).clamp(0, 1)
         return outcome_of(model, point, label) == ["fooled"]
 
     def ends() -> Iterator[tuple[Tensor, bool]]:
         assert attack.reference_images is not None
-        pool = attack.reference_images.images.to(image)
+        reference = attack.reference_images.images.to(image)
         nearest = {}
-        for donor, answer in zip(pool, model.predict(pool).tolist(), strict=True):
-            distance = float((donor - image[0]).norm())
+        for candidate, answer in zip(reference, model.predict(reference).tolist(), strict=True):
+            distance = float((candidate - image[0]).norm())
             if answer not in (-1, int(label)) and distance < nearest.get(answer, (9.0,))[0]:
-                nearest[answer] = (distance, donor)
-        for _, donor in sorted(nearest.values(), key=lambda pair: pair[0])[: attack.num_starts]:
-            yield donor[None], True
+                nearest[answer] = (distance, candidate)
+        for _, candidate in sorted(nearest.values(), key=lambda pair: pair[0])[: attack.num_starts]:
+            yield candidate[None], True
         yield torch.ones_like(image), True
         while True:
             end = state["end"]
@@ -193,9 +193,9 @@ def slow_rays(
     except DoneError:
         pass
     if not state["found"]:
-        return image, asked
+        return image, num_queries_made
     radius = min(state["radius"], eps)
-    return (image + (state["end"] - image).clamp(-radius, radius)).clamp(0, 1), asked
+    return (image + (state["end"] - image).clamp(-radius, radius)).clamp(0, 1), num_queries_made
 
 
 @pytest.mark.parametrize("eps", [0.05, 0.12, 0.3])
@@ -206,16 +206,16 @@ def test_a_batch_is_searched_like_image_by_image(digits: Digits, eps: float) -> 
     try:
         images = images.double()
         images[0, 0, :2] = 0.375  # and pixels that have no direction yet
-        attack = RayS(digit_pool(digits), num_queries=150, num_starts=3)
+        attack = RayS(digit_reference(digits), num_queries=150, num_starts=3)
         with count_passes(model) as passes:
             together = attack(model, images, labels, eps=eps)
-        num_asked = 0
+        num_made = 0
         for one in range(len(images)):
             image, label = images[one : one + 1], labels[one : one + 1]
-            alone, asked = slow_rays(model, image, label, eps, attack)
+            alone, num_queries_made = slow_rays(model, image, label, eps, attack)
             torch.testing.assert_close(together[one : one + 1], alone, atol=1e-9, rtol=0)
-            num_asked += asked
-        assert passes.forward == num_asked + len(images) + 300
+            num_made += num_queries_made
+        assert passes.forward == num_made + len(images) + 300
     finally:
         model.float()
 
@@ -226,7 +226,7 @@ def test_a_batch_is_searched_like_image_by_image(digits: Digits, eps: float) -> 
 @pytest.mark.parametrize("objective", ["fool", "force-null", "untargeted"])
 def test_scores_change_nothing(digits: Digits, objective: ObjectiveName) -> None:
     model, images, labels = digits.guarded, digits.images[:40], digits.labels[:40]
-    attack = RayS(digit_pool(digits), objective, num_queries=150)
+    attack = RayS(digit_reference(digits), objective, num_queries=150)
     with_scores, without = (
         attack(m, images, labels, eps=0.12) for m in (model, labels_for_logits(model))
     )
@@ -234,7 +234,7 @@ def test_scores_change_nothing(digits: Digits, objective: ObjectiveName) -> None
     wanted = {"fool": {"fooled"}, "force-null": {"null"}, "untargeted": {"fooled", "null"}}[
         objective
     ]
-    num = sum(told in wanted for told in outcome_of(model, with_scores, labels))
+    num = sum(scored in wanted for scored in outcome_of(model, with_scores, labels))
     assert 5 < num <= 40, "a budget that decides something"
 
 
@@ -243,19 +243,19 @@ def test_queries_are_counted_and_spent_on_what_stands(digits: Digits) -> None:
     images, labels = right_digits(digits, model, 30)
     extra = 30 + 300
     for num_queries in (1, 2, 10, 100):
-        attack = RayS(digit_pool(digits), num_queries=num_queries)
+        attack = RayS(digit_reference(digits), num_queries=num_queries)
         with count_passes(model) as passes:
             attack(model, images, labels, eps=0.001)
         assert passes.forward == 30 * num_queries + extra, "none was fooled, all was spent"
     with count_passes(model) as passes:
-        adv_images = RayS(digit_pool(digits))(model, images, labels, eps=1.0)
-    assert passes.forward == 30 + extra, "where the ball is the box, the first donor does"
+        adv_images = RayS(digit_reference(digits))(model, images, labels, eps=1.0)
+    assert passes.forward == 30 + extra, "where the ball is the box, the first candidate does"
     assert fooled(model, adv_images, labels).all()
     with count_passes(model) as passes:
-        RayS(digit_pool(digits), num_candidates=20)(model, images, labels, eps=1.0)
+        RayS(digit_reference(digits), num_candidates=20)(model, images, labels, eps=1.0)
     assert passes.forward <= 30 * 3 + 30 + 20
     with count_passes(model) as passes:
-        RayS(digit_pool(digits))(model, images, labels, eps=0.0)
+        RayS(digit_reference(digits))(model, images, labels, eps=0.0)
     assert passes.forward == 30, "nothing allowed, nothing done"
 
 
@@ -266,23 +266,23 @@ def test_more_never_finds_less(digits: Digits) -> None:
     found = {
         (eps, num_queries): fooled(
             model,
-            RayS(digit_pool(digits), num_queries=num_queries)(model, images, labels, eps=eps),
+            RayS(digit_reference(digits), num_queries=num_queries)(model, images, labels, eps=eps),
             labels,
         )
         for eps in (0.05, 0.1, 0.15)
         for num_queries in (15, 60, 240)
     }
-    counts = {key: int(fell.sum()) for key, fell in found.items()}
-    for (eps, num_queries), fell in found.items():
+    counts = {key: int(is_fooled.sum()) for key, is_fooled in found.items()}
+    for (eps, num_queries), is_fooled in found.items():
         for (larger, more), also in found.items():
             if larger >= eps and more >= num_queries:
-                assert not (fell & ~also).any(), (eps, num_queries, larger, more)
+                assert not (is_fooled & ~also).any(), (eps, num_queries, larger, more)
     assert counts[0.05, 15] < counts[0.1, 60] < counts[0.15, 240], counts
 
 
 def test_with_a_pool_the_result_does_not_hang_on_batches(digits: Digits) -> None:
     model, images, labels = digits.guarded, digits.images[:70], digits.labels[:70]
-    attack = RayS(digit_pool(digits), num_queries=40)
+    attack = RayS(digit_reference(digits), num_queries=40)
     budgets = torch.linspace(0.05, 0.3, 70)
     together = attack(model, images, labels, eps=budgets)
     order = torch.arange(70).flip(0)
@@ -302,15 +302,15 @@ def test_it_finds_what_others_find(digits: Digits, name: str) -> None:
         (labels % 5 == 3).nonzero().flatten()[:24]
     )  # of two classes: foolbox sees one at a time
     images, labels = images[chosen], labels[chosen]
-    pool, eps = digit_pool(digits), 0.12
+    reference, eps = digit_reference(digits), 0.12
     pytest.importorskip("foolbox")
     walker = EXTERNAL["foolbox-hopskipjump"]()
     assert isinstance(walker, TakesReferenceImages)
     attacks = {
-        "rays": RayS(pool, num_queries=800),
-        "hop skip jump": walker.with_reference_images(pool),  # about 1,800 labels
+        "rays": RayS(reference, num_queries=800),
+        "hop skip jump": walker.with_reference_images(reference),  # about 1,800 labels
         "square": Square(num_queries=800),  # with scores
-        "dataset": DatasetAttack(pool),
+        "dataset": DatasetAttack(reference),
     }
     num = {}
     for kind, attack in attacks.items():

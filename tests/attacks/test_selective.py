@@ -111,7 +111,7 @@ def test_restarts_only_add_and_turns_cost_what_they_say(digits: Digits) -> None:
         with count_passes(model) as passes:
             SelectivePGD(variant=variant, num_steps=10)(model, images, labels, eps=1e-6)  # type: ignore[arg-type]
         costs[variant] = (passes.forward, passes.backward)
-    stands = int((~fooled(model, images, labels)).sum())
-    # Eleven looks, the last without a gradient; orthogonal takes a second gradient a step.
-    assert costs["selective"] == (60 + 10 * stands, 60 + 9 * stands)
-    assert costs["orthogonal"] == (60 + 20 * stands, 60 + 19 * stands)
+    num_active = int((~fooled(model, images, labels)).sum())
+    # Eleven passes, the last without a gradient; orthogonal takes a second gradient a step.
+    assert costs["selective"] == (60 + 10 * num_active, 60 + 9 * num_active)
+    assert costs["orthogonal"] == (60 + 20 * num_active, 60 + 19 * num_active)

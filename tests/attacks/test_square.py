@@ -37,7 +37,7 @@ def test_a_linear_model_falls_at_its_exact_optimum(seed: int) -> None:
 
 
 def test_no_gradient_is_missed() -> None:
-    # Coarse steps in the input: every gradient is exactly zero, and answers tell all the same.
+    # Coarse steps in the input: every gradient is exactly zero, and logits still show the way.
     class Coarse(nn.Module):
         def __init__(self, body: nn.Module) -> None:
             super().__init__()
@@ -53,7 +53,7 @@ def test_no_gradient_is_missed() -> None:
     assert outcome_of(model, adv_images, label) == ["fooled"]
 
 
-def test_images_that_fell_are_asked_about_no_more(digits: Digits) -> None:
+def test_successful_images_are_evaluated_once(digits: Digits) -> None:
     model, images = digits.guarded, digits.images[:60]
     wrong = (digits.labels[:60] + torch.arange(60) % 2) % 10  # every other answer, that is
     is_fooled = fooled(model, images, wrong)

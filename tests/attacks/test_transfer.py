@@ -79,21 +79,21 @@ def test_two_inputs() -> None:
     assert outcome_of(model, adv_images, label) != ["fooled"]
 
 
-def test_the_first_source_that_succeeds_is_kept_and_the_others_are_not_asked() -> None:
+def test_the_first_source_that_succeeds_is_kept_and_the_others_are_not_attacked() -> None:
     model, image, label = two_input_world(a=0.1, b=0.1)
     useless, _, _ = two_input_world(a=0.1, b=0.1)
     useless.body.weight.data.neg_()  # believes in the opposite direction
-    good, unasked = two_input_world(a=0.1, b=0.1)[0], two_input_world(a=0.1, b=0.1)[0]
+    good, unused = two_input_world(a=0.1, b=0.1)[0], two_input_world(a=0.1, b=0.1)[0]
     attack = PGD(loss="margin")
     with (
         count_passes(good) as of_good,
-        count_passes(unasked) as of_unasked,
+        count_passes(unused) as of_unused,
         count_passes(model) as of_model,
     ):
-        adv_images = Transfer((useless, good, unasked), attack)(model, image, label, eps=0.11)
+        adv_images = Transfer((useless, good, unused), attack)(model, image, label, eps=0.11)
     assert outcome_of(model, adv_images, label) == ["fooled"]
     assert of_good.backward > 0
-    assert of_unasked.forward == 0
+    assert of_unused.forward == 0
     assert (of_model.forward, of_model.backward) == (3, 0), "clean, useless, good"
     torch.testing.assert_close(adv_images, attack(good, image, label, eps=0.11))
 
@@ -110,9 +110,9 @@ def test_the_best_try_on_the_target_is_kept(digits: Digits) -> None:
             return goal.loss(model(tried), labels, 10, "margin")
 
     best = torch.stack([margins(tried) for tried in tries]).amax(dim=0)
-    stands = best < 0
-    assert stands.sum() > 40
-    torch.testing.assert_close(margins(adv_images)[stands], best[stands], atol=1e-5, rtol=0)
+    is_active = best < 0
+    assert is_active.sum() > 40
+    torch.testing.assert_close(margins(adv_images)[is_active], best[is_active], atol=1e-5, rtol=0)
     is_fooled = torch.tensor([t == "fooled" for t in outcome_of(model, adv_images, labels)])
     assert torch.equal(is_fooled, best > 0)
 
@@ -152,14 +152,14 @@ def test_budgets_of_each_image_reach_the_attack(digits: Digits) -> None:
     assert found.count("fooled") > clean.count("fooled") + 10
 
 
-def test_it_is_told_short() -> None:
+def test_it_is_described_by_names() -> None:
     named = build_model("notebook", image_shape=(1, 28, 28), num_classes=10)
     attack = Transfer((named, stranger(0)), Noise("untargeted", num_draws=3))
-    told = describe(attack)
-    assert told["sources"] == ["notebook", "Sequential"]
-    assert told["objective"] == attack.objective == "untargeted"
-    assert told["attack"] == {"kind": "Noise", "objective": "untargeted", "num_draws": 3}
-    assert json.loads(json.dumps(told)) == told
+    settings = describe(attack)
+    assert settings["sources"] == ["notebook", "Sequential"]
+    assert settings["objective"] == attack.objective == "untargeted"
+    assert settings["attack"] == {"kind": "Noise", "objective": "untargeted", "num_draws": 3}
+    assert json.loads(json.dumps(settings)) == settings
     assert len(repr(attack)) < 200
 
 

@@ -130,8 +130,8 @@ def test_a_larger_size_goes_further(name: str, norm: str) -> None:
     for world in worlds():
         sizes = []
         for size in torch.linspace(0, 2 * SIZE[norm], 12).clamp(max=1).tolist():
-            asked = torch.full((9,), size)
-            perturbed = perturb(name, norm, world, asked, settings=STRAIGHT[name])
+            full = torch.full((9,), size)
+            perturbed = perturb(name, norm, world, full, settings=STRAIGHT[name])
             sizes.append(size_of(perturbed, world[1], norm))
         for smaller, larger in itertools.pairwise(sizes):
             assert (larger >= smaller - ROUNDING).all()

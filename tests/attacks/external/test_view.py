@@ -43,12 +43,12 @@ def test_argmax_of_the_view_is_fooled(
 
     viewed = KClassView(model, label)(images)
     assert viewed.shape == (len(images), num_classes)
-    told = viewed.argmax(dim=1) != label
+    is_other = viewed.argmax(dim=1) != label
     logits = model(images)
     later = logits[:, label + 1 : num_classes]
     is_tied = (later == logits[:, num_classes:]).any(dim=1)
-    assert torch.equal(told[~is_tied], truth[~is_tied])
-    assert not (told & ~truth).any()
+    assert torch.equal(is_other[~is_tied], truth[~is_tied])
+    assert not (is_other & ~truth).any()
 
     smooth = KClassView(model, label, "logsumexp")(images).argmax(dim=1) != label
     assert not (smooth & ~truth).any(), "one-sided"
