@@ -18,7 +18,7 @@ from torch import Tensor
 from common import ROOT, in_turns, median_seconds, mnist, table, verdict
 from nullclass.certify import find_verifier, label_spec, read_network
 from nullclass.models import Classifier
-from nullclass.models.certifiable import certifiable_cnn
+from nullclass.models.architectures import certifiable_cnn
 from nullclass.rejection import ProvableNull
 
 sys.path.append(str(ROOT / "tests" / "support"))

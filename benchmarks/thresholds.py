@@ -20,7 +20,7 @@ import tyro
 
 from common import in_turns, median_seconds, mnist, table, verdict
 from nullclass.attacks import FGSM
-from nullclass.attacks.base import frozen
+from nullclass.core.modules import frozen
 from nullclass.core.norms import along
 from nullclass.data import Dataset
 from nullclass.models import Classifier

@@ -285,7 +285,8 @@ def test_each_image_at_its_own_budget(attack: Attack, is_transfer: bool, digits:
     )  # fmt: skip
     rows = scored.rows
     assert rows["image"].tolist() == chosen.tolist(), "in the order they were chosen"
-    assert (set(rows["budget"]), set(rows["source"])) == ({"threshold"}, {"base"})
+    assert rows["has_own_eps"].all()
+    assert set(rows["source"]) == {"base"}
     np.testing.assert_allclose(rows["eps_pixels"], budgets, rtol=1e-7)
     assert counts == [5]
     for row, (index, eps) in enumerate(zip(chosen.tolist(), budgets.tolist(), strict=True)):
@@ -420,8 +421,11 @@ def test_slips_of_models_and_data(digits: Digits, small: Small) -> None:
     settings: dict[str, Any] = {"attacks": {"fgsm": STEP}, "eps": [0.1]}
     with pytest.raises(UserError, match="give num_classes"):
         evaluate(digits.guarded.body, small, **settings)
-    with pytest.raises(UserError, match="with_null_class"):
+    with pytest.raises(UserError, match="11 logits, but num_classes=20 and has_null=True"):
         evaluate(digits.guarded.body, small, num_classes=20, **settings)
+    with pytest.raises(UserError, match="none of them is null: pass has_null=False"):
+        evaluate(digits.plain.body, small, num_classes=10, **settings)
+    assert len(evaluate(digits.plain.body, small, num_classes=10, has_null=False, **settings).rows)
     with pytest.raises(UserError, match="expected a pair"):
         evaluate(digits.guarded, small[0], **settings)
     with pytest.raises(UserError, match="needs a model with a null class"):

@@ -1,15 +1,20 @@
+"""The interface of models: standardisation, logits, wrapping of other modules."""
+
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from nullclass.core.errors import UserError
-from nullclass.evaluation.run import as_classifier
-from nullclass.models import Classifier
+from nullclass.models import Classifier, as_classifier
 
 
-class Fixed(nn.Module):
+class FirstPixels(nn.Module):
     """The first pixels of an image are its logits."""
 
     def __init__(self, num: int) -> None:
@@ -20,76 +25,195 @@ class Fixed(nn.Module):
         return images.flatten(1)[:, : self.num]
 
 
-def test_predict_says_minus_one_for_null() -> None:
-    images = torch.tensor([[0.1, 0.9, 0.2], [0.1, 0.2, 0.9], [0.5, 0.5, 0.5]]).view(3, 1, 1, 3)
-    model = Classifier(Fixed(3), 2)
-    assert model.predict(images).tolist() == [1, -1, 0]
-    always = Classifier(Fixed(2), 2, has_null=False)
-    assert always.predict(images).tolist() == [1, 1, 0]
+def images_of(logits: list[list[float]]) -> Tensor:
+    """Images whose first pixels are those logits; they need not be in [0,1]."""
+    return torch.tensor(logits).view(len(logits), 1, 1, -1)
 
 
-def test_images_are_standardised_inside() -> None:
-    seen = []
-    body = Fixed(2)
-    body.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    model = Classifier(body, 2, has_null=False, mean=(0.5, 0.25), std=(0.5, 0.1))
-    images = torch.rand(3, 2, 4, 4)
-    model(images)
-    expected = torch.stack([(images[:, 0] - 0.5) / 0.5, (images[:, 1] - 0.25) / 0.1], dim=1)
-    torch.testing.assert_close(seen[0], expected)
-    assert list(model.state_dict()) == [], "the card holds mean and std"
-
-
-def test_senseless_settings_are_refused() -> None:
-    with pytest.raises(ValueError, match="at least two classes"):
-        Classifier(Fixed(2), 1)
-    for std in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match="must be positive"):
-            Classifier(Fixed(2), 2, std=(std,))
-
-
-def test_predict_leaves_the_mode_and_needs_no_gradient() -> None:
+def test_predictions_are_labels_with_minus_one_for_null() -> None:
+    images = images_of([[0.1, 0.9, 0.2], [0.1, 0.2, 0.9], [0.5, 0.5, 0.5]])
+    assert Classifier(FirstPixels(3), 2).predict(images).tolist() == [1, -1, 0]
+    assert Classifier(FirstPixels(2), 2, has_null=False).predict(images).tolist() == [1, 1, 0]
     model = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(4, 3)), 2).train()
     assert not model.predict(torch.rand(2, 1, 2, 2)).requires_grad
     assert model.training
 
 
-def test_a_plain_module_is_wrapped_where_it_is() -> None:
+# Standardisation
+
+
+@pytest.mark.parametrize("kind", [tuple, list, np.array, torch.tensor])
+def test_images_are_standardised_inside(kind: Any) -> None:
+    inputs = []
+    body = FirstPixels(2)
+    body.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    model = Classifier(body, 2, has_null=False, mean=kind([0.5, 0.25]), std=kind([0.5, 0.1]))
+    images = torch.rand(3, 2, 4, 4)
+    model(images)
+    expected = torch.stack([(images[:, 0] - 0.5) / 0.5, (images[:, 1] - 0.25) / 0.1], dim=1)
+    torch.testing.assert_close(inputs[0], expected)
+    state = model.state_dict()
+    assert sorted(state) == ["mean", "std"], "the state dict standardises alike"
+    other = Classifier(FirstPixels(2), 2, has_null=False, mean=(0.0, 0.0), std=(1.0, 1.0))
+    other.load_state_dict(state)
+    assert torch.equal(other.mean, model.mean)
+    assert Classifier(body, 2, mean=0.5, std=np.float64(2)).std.item() == 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_classes": 1}, "num_classes must be a whole number of at least 2, not 1"),
+        ({"num_classes": "2"}, "num_classes must be a whole number"),
+        *(({"num_nulls": n}, "num_nulls must be a whole number of at least 1") for n in (0, -1)),
+        *(({"std": (std,)}, "std must be positive, not") for std in (0.0, -1.0)),
+        ({"std": (float("nan"),)}, "std must be one number, or one per channel, not"),
+        ({"mean": "grey"}, "mean must be one number, or one per channel, not 'grey'"),
+        ({"mean": ()}, "mean must be one number, or one per channel"),
+        ({"mean": np.zeros((2, 2))}, "mean must be one number, or one per channel"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Classifier(FirstPixels(2), **{"num_classes": 2, **settings})
+
+
+def test_as_many_means_as_channels() -> None:
+    for name, settings in (("means", {"mean": (0.1, 0.2)}), ("stds", {"std": (1.0, 2.0)})):
+        model = Classifier(FirstPixels(3), 2, **settings)
+        with pytest.raises(UserError, match=f"2 {name} for images of 3 channels: give one per"):
+            model(torch.rand(4, 3, 2, 2))
+
+
+# What bodies may return
+
+
+OUTPUTS = {
+    "tensor": lambda logits: logits,
+    "tuple": lambda logits: (logits, None),
+    "list": lambda logits: [logits],
+    "dictionary": lambda logits: {"logits": logits, "loss": None},
+    "object": lambda logits: SimpleNamespace(logits=logits),
+}
+
+
+class Returns(FirstPixels):
+    def __init__(self, num: int, kind: str) -> None:
+        super().__init__(num)
+        self.kind = kind
+
+    def forward(self, images: Tensor) -> Any:
+        return OUTPUTS[self.kind](super().forward(images))
+
+
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_outputs_that_hold_logits(kind: str) -> None:
+    images = torch.rand(4, 1, 1, 3)
+    plain = FirstPixels(3)(images)
+    assert torch.equal(Classifier(Returns(3, kind), 2)(images), plain)
+    wrapped = as_classifier(Returns(3, kind), 2, images)
+    assert wrapped.has_null
+    assert torch.equal(wrapped(images), plain)
+
+
+@pytest.mark.parametrize("output", [None, {}, (), "logits", {"logits": None}, [1.0]])
+def test_outputs_without_logits_are_refused(output: Any) -> None:
+    body = nn.Identity()
+    body.forward = lambda images: output  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="without logits: return a tensor, a tuple"):
+        Classifier(body, 2)(torch.rand(2, 1, 2, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_bodies_take_and_give_float32(dtype: torch.dtype) -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).to(dtype)
+    images = torch.rand(5, 1, 2, 2).requires_grad_()
+    for model in (Classifier(body, 2), as_classifier(body, 2, images), Classifier(body, 2).half()):
+        logits = model(images)
+        assert logits.dtype == torch.float32
+        logits.sum().backward()
+    assert images.grad is not None
+    assert images.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("num_nulls", [1, 2])
+@pytest.mark.parametrize("num", [2, 5])
+def test_another_number_of_logits_is_refused(num: int, num_nulls: int) -> None:
+    images = torch.rand(4, 1, 2, 3)
+    model = Classifier(FirstPixels(num), 2, num_nulls=num_nulls)
+    for use in (model, model.predict, model.all_logits):
+        with pytest.raises(UserError, match=r"logits of shape \(4, .*2 classes with null need"):
+            use(images)
+    with pytest.raises(UserError, match="2 classes without null need"):
+        Classifier(FirstPixels(3), 2, has_null=False)(images)
+    flat = Classifier(nn.Sequential(nn.Flatten(0), nn.Unflatten(0, (-1, 3))), 2)
+    with pytest.raises(UserError, match=r"logits of shape \(8, 3\) for 4 images"):
+        flat(images)
+
+
+def test_exported_models_take_any_batch() -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
+    model = Classifier(body, 2, num_nulls=2, mean=(0.1,), std=(0.3,)).eval()
+    batch = torch.export.Dim("batch")
+    exported = torch.export.export(
+        model, (torch.rand(3, 1, 2, 2),), dynamic_shapes={"images": {0: batch}}
+    ).module()
+    for num in (2, 7):
+        images = torch.rand(num, 1, 2, 2)
+        torch.testing.assert_close(exported(images), model(images))
+
+
+# Plain modules
+
+
+def test_plain_modules_are_wrapped_on_their_device() -> None:
     module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, device="meta"))
     image = torch.rand(1, 1, 2, 2)
     wrapped = as_classifier(module, 2, image)
-    assert wrapped.mean.device.type == "meta", "images go where the model is"
-    assert wrapped.has_null, "found by count"
-    assert not as_classifier(module, 3, image).has_null
-    assert as_classifier(wrapped, None, image) is wrapped
+    assert wrapped.mean.device.type == "meta"
+    assert wrapped.has_null, "K + 1 logits"
+    assert not as_classifier(module, 3, image).has_null, "K logits"
+    assert not as_classifier(module, 3, image, has_null=False).has_null
+    assert as_classifier(wrapped) is wrapped
     assert as_classifier(wrapped, 2, image) is wrapped
-    with pytest.raises(UserError, match="has 2 classes, not 3"):
-        as_classifier(wrapped, 3, image)
 
 
-def test_a_body_with_other_logits_than_it_should_have_is_told() -> None:
-    images = torch.rand(4, 1, 2, 2)
-    for has_null, says in ((True, "2 classes with null need"), (False, "without null need")):
-        model = Classifier(Fixed(4), 2, has_null=has_null)
-        for use in (model, model.predict):
-            with pytest.raises(UserError, match=says):
-                use(images)
+def test_wrapping_leaves_the_module_as_it_was() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(4), nn.Linear(4, 3)).train()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    as_classifier(module, 2, torch.rand(5, 1, 2, 2))
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(part.training for part in module.modules())
+    assert all(parameter.requires_grad for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        (FirstPixels(3), {"num_classes": None}, "give num_classes"),
+        (FirstPixels(3), {"images": None}, "give num_classes"),
+        (len, {}, "must be a torch.nn.Module, not a function"),
+        ("model", {}, "must be a torch.nn.Module, not a str"),
+        (FirstPixels(2), {"has_null": True}, "none of them is null: pass has_null=False .*=1 if"),
+        (FirstPixels(3), {"has_null": False}, "3 logits, but num_classes=2 and has_null=False"),
+        (FirstPixels(5), {}, "5 logits, but num_classes=2 and has_null=False need 2"),
+        (Classifier(FirstPixels(4), 3), {}, "has 3 classes, not 2"),
+    ],
+)
+def test_what_cannot_be_wrapped(model: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        as_classifier(model, **({"num_classes": 2, "images": torch.rand(1, 1, 2, 3)} | arguments))
 
 
 # Several null logits
 
 
-def images_of(logits: list[list[float]]) -> Tensor:
-    """Images whose first pixels are those logits; with :class:`Fixed` they need not be in [0,1]."""
-    return torch.tensor(logits).view(len(logits), 1, 1, -1)
-
-
 @pytest.mark.parametrize("num_nulls", [1, 2, 3, 7])
-def test_several_null_logits_are_folded_into_the_largest(num_nulls: int) -> None:
+def test_several_null_logits_are_merged_into_the_largest(num_nulls: int) -> None:
     num_classes = 3
     drawn = torch.randn(200, num_classes + num_nulls, generator=torch.Generator().manual_seed(0))
     images = drawn.view(200, 1, 1, -1)
-    model = Classifier(Fixed(num_classes + num_nulls), num_classes, num_nulls=num_nulls)
+    model = Classifier(FirstPixels(num_classes + num_nulls), num_classes, num_nulls=num_nulls)
     assert (model.num_nulls, model.num_outputs) == (num_nulls, num_classes + 1)
     assert torch.equal(model.all_logits(images), drawn)
     rows = drawn.tolist()
@@ -99,34 +223,15 @@ def test_several_null_logits_are_folded_into_the_largest(num_nulls: int) -> None
     assert {-1, 0, 1, 2} == set(model.predict(images).tolist()), "a fair case"
 
 
-def test_the_order_of_null_logits_says_nothing() -> None:
-    model = Classifier(Fixed(4), 2, num_nulls=2)
-    one, other = images_of([[0.1, 0.2, 0.9, 0.3]]), images_of([[0.1, 0.2, 0.3, 0.9]])
-    assert torch.equal(model(one), model(other))
-    assert model.predict(torch.cat([one, other])).tolist() == [-1, -1]
-    assert model.predict(images_of([[0.1, 0.9, 0.5, 0.5]])).tolist() == [1]
-
-
-def test_the_gradient_of_a_folded_null_is_that_of_the_largest() -> None:
+def test_the_gradient_of_merged_nulls_is_that_of_the_largest() -> None:
     images = images_of([[0.1, 0.2, 0.9, 0.3]]).requires_grad_()
-    Classifier(Fixed(4), 2, num_nulls=2)(images)[0, 2].backward()
+    Classifier(FirstPixels(4), 2, num_nulls=2)(images)[0, 2].backward()
     assert images.grad is not None
     assert images.grad.flatten().tolist() == [0, 0, 1, 0]
 
 
-def test_a_model_without_null_has_no_null_logits_whatever_is_said() -> None:
-    model = Classifier(Fixed(2), 2, has_null=False, num_nulls=5)
+def test_a_model_without_null_has_no_null_logits() -> None:
+    model = Classifier(FirstPixels(2), 2, has_null=False, num_nulls=5)
     assert (model.num_nulls, model.num_outputs) == (0, 2)
     images = images_of([[0.3, 0.1]])
     assert torch.equal(model(images), model.all_logits(images))
-    for num_nulls in (0, -1):
-        with pytest.raises(ValueError, match="needs a null logit at least"):
-            Classifier(Fixed(2), 2, num_nulls=num_nulls)
-
-
-@pytest.mark.parametrize("num", [3, 5])
-def test_a_body_with_another_number_of_null_logits_is_told(num: int) -> None:
-    model = Classifier(Fixed(num), 2, num_nulls=2)
-    for use in (model, model.predict, model.all_logits):
-        with pytest.raises(UserError, match=r"logits of \(4, .*classes with null need \(4, 4\)"):
-            use(torch.rand(4, 1, 2, 3))

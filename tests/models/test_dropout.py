@@ -97,7 +97,7 @@ def test_scaled_dropout_drops_less_inside_and_as_before_after() -> None:
 
 @pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])
 def test_a_share_out_of_range_is_refused(p: float) -> None:
-    with pytest.raises(ValueError, match="the share dropped must be in"):
+    with pytest.raises(ValueError, match="the dropout probability must be in"):
         Dropout(p)
 
 

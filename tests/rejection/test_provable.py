@@ -12,9 +12,9 @@ from proof_worlds import line_world, random_moves, square_grid, tiny_net, within
 from torch import Tensor, nn
 
 from nullclass.attacks import PGD, DatasetAttack, MultiTargetedPGD
-from nullclass.attacks.base import frozen
 from nullclass.attacks.counters import count_passes
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
 from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import hold
 from nullclass.models import Classifier

@@ -16,7 +16,7 @@ from nullclass.core.errors import UserError
 from nullclass.data import DATASETS
 from nullclass.data.loading import RAMPS
 from nullclass.experiments.jobs import folder_of, jobs_of
-from nullclass.models import MODELS
+from nullclass.models import ARCHITECTURES
 from nullclass.nulls import check_settings
 from nullclass.nulls.perturb import check_norm, make_perturbation
 from nullclass.results.null_curve import NullCurve
@@ -57,7 +57,7 @@ def test_contract(name: str, preset: Any) -> None:
     assert len(set(folders)) == len(planned), "no trial overwrites another"
     for trial in planned:
         training = trial.training
-        assert training.architecture in MODELS
+        assert training.architecture in ARCHITECTURES
         assert training.dataset == study.dataset
         assert training.validation == study.validation
         assert trial.selection in (training.selections or (LAST,)), "its weights are kept"

@@ -217,7 +217,7 @@ def test_weights_that_changed(folder: Path, tmp_path: Path) -> None:
         ({"num_classes": 1}, "classes"),
         ({"num_classes": "four"}, "."),
         ({"num_nulls": "four"}, "does not describe a model"),
-        ({"image_shape": [1, 6]}, "does not describe a model"),
+        ({"image_shape": [1, 6]}, r"image_shape must be \(C, H, W\)"),
         ({"image_shape": [1, 2, 2]}, "too small"),
         ({"image_shape": None}, "no image_shape"),
         ({"std": [0.0]}, "."),

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from typing import (
     Any,
@@ -25,9 +22,10 @@ from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState
 from nullclass.core.checks import check_choice, check_count, check_share
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
 from nullclass.core.norms import BALLS, Eps
 from nullclass.data.arrays import LabelledImages
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, as_classifier
 
 Access = Literal["white-box", "scores", "labels", "none"]
 """What an attack uses of the model under attack: gradients and logits, logits only, predicted
@@ -236,41 +234,3 @@ def check_settings(attack: Any) -> None:
             check_share(name, value)
         elif name in _LARGEST and not 0 < value <= _LARGEST[name]:
             raise UserError(f"{name} must be in (0, {_LARGEST[name]:g}], not {value!r}")
-
-
-def as_classifier(model: object, num_classes: int | None, images: Tensor) -> Classifier:
-    """Return a Classifier as it is, and any other module wrapped in one.
-
-    Raises:
-        UserError: If the model is no module, or ``num_classes`` is missing or not the model's.
-    """
-    if isinstance(model, Classifier):
-        if num_classes not in (None, model.num_classes):
-            raise UserError(f"the model has {model.num_classes} classes, not {num_classes}")
-        return model
-    if not isinstance(model, nn.Module):
-        kind = "function" if inspect.isroutine(model) else type(model).__name__
-        raise UserError(f"the model must be a torch.nn.Module, not a {kind}: wrap it in a module")
-    if num_classes is None:
-        raise UserError("give num_classes, the number of real classes: a plain module has none")
-    with frozen(model), torch.no_grad():
-        has_null = model(images[:1]).shape[-1] == num_classes + 1
-    return Classifier(model, num_classes, has_null=has_null).to(images.device)
-
-
-@contextmanager
-def frozen(model: nn.Module) -> Iterator[None]:
-    """Switch to evaluation mode without parameter gradients inside the block, and back after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    try:
-        model.eval()
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        with torch.enable_grad():
-            yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        for module, was_training in modes:
-            module.training = was_training

@@ -14,9 +14,7 @@ from nullclass.attacks.base import (
     Access,
     Attack,
     access_of,
-    as_classifier,
     check_attack,
-    frozen,
     supported_norms,
     with_reference_images,
 )
@@ -29,9 +27,10 @@ from nullclass.attacks.square import Square
 from nullclass.attacks.state import Precision, check_images, logits_of
 from nullclass.attacks.steps import NoGradientError
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
 from nullclass.core.norms import Eps, check_eps
 from nullclass.data.arrays import LabelledImages
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, as_classifier
 
 MemberStatus = Literal["ran", "unsupported-norm", "no-gradient"]
 """Whether a member ran, or why it was skipped."""

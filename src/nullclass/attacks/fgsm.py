@@ -15,11 +15,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import BaseAttack, frozen
+from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState
 from nullclass.attacks.steps import Loss, input_gradient
 from nullclass.core.losses import cross_entropy
+from nullclass.core.modules import frozen
 from nullclass.core.norms import step_along
 from nullclass.models.classifier import Classifier
 

@@ -28,11 +28,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks.base import BaseAttack, as_classifier, frozen
+from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import LossName, ObjectiveName, is_success
 from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.attacks.steps import backward, forward
+from nullclass.core.modules import frozen
 from nullclass.core.norms import expand_eps, find_ball
+from nullclass.models.classifier import as_classifier
 
 ALPHA = 0.3
 """First step as a share of eps (alpha_0 in the paper); the last is a hundredth of it."""

@@ -7,11 +7,11 @@ import math
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import frozen
 from nullclass.attacks.losses import find_objective
 from nullclass.attacks.state import logits_of
 from nullclass.attacks.steps import NoGradientError, input_gradient
 from nullclass.core.losses import cross_entropy
+from nullclass.core.modules import frozen
 from nullclass.core.norms import find_ball
 from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.diagnostics.evidence import GREY

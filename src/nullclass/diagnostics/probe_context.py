@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks import Attack
-from nullclass.attacks.base import frozen, with_reference_images
+from nullclass.attacks.base import with_reference_images
 from nullclass.attacks.state import logits_of
+from nullclass.core.modules import frozen
 from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import Outcome, outcomes, predictions
 from nullclass.data import LabelledImages

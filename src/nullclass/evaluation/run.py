@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -13,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks import Attack, describe
-from nullclass.attacks.base import UNKNOWN, Access, frozen, with_reference_images
+from nullclass.attacks.base import UNKNOWN, Access, with_reference_images
 from nullclass.attacks.fmn import FMN
 from nullclass.core.checks import check_choice, check_count, check_seed
-from nullclass.core.errors import UserError
 from nullclass.core.progress import Stages
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.diagnostics.evidence import Evidence
@@ -25,7 +23,7 @@ from nullclass.diagnostics.red_flags import find_flags
 from nullclass.evaluation.plan import SMALLEST, Data, PlannedAttack, plan_attacks
 from nullclass.evaluation.result import Evaluation
 from nullclass.metrics.rates import SELF
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, as_classifier
 from nullclass.rejection import Threshold, overlap, with_threshold
 from nullclass.results.schema import (
     CERTIFIED_COLUMNS,
@@ -54,6 +52,7 @@ def evaluate(
     norm: str = "linf",
     num_images: int | Mapping[str, int] | None = None,
     num_classes: int | None = None,
+    has_null: bool = True,
     source: nn.Module | None = None,
     threshold: Threshold | float | None = None,
     held_out: Data | None = None,
@@ -83,6 +82,7 @@ def evaluate(
         num_images: How many of the first images are attacked, for all attacks or by attack.
             Default: all. The clean images are always all scored.
         num_classes: K, the number of real classes, for a module that is not a ``Classifier``.
+        has_null: Whether the last of such a module's logits is null.
         source: Another model to make the attacks on, for a transfer; its name in the rows is
             ``source``.
         threshold: Answer null where the null score is larger (:mod:`nullclass.rejection`), best
@@ -117,7 +117,7 @@ def evaluate(
     for name in () if isinstance(ood, Mapping) else ood:
         check_ood(name)
     image = images.batch([0])[0]
-    classifier = as_classifier(model, num_classes, image)
+    classifier = as_classifier(model, num_classes, image, has_null=has_null)
     attacked = None if source is None else as_classifier(source, num_classes, image)
     if threshold is not None:
         classifier = with_threshold(classifier, threshold)
@@ -299,36 +299,6 @@ def threshold_info(
         return threshold.to_dict() | {"origin": UNKNOWN, "num_overlapping": 0}
     num_overlapping = overlap(threshold, images)
     return threshold.to_dict() | {"origin": "held-out", "num_overlapping": num_overlapping}
-
-
-def as_classifier(model: nn.Module, num_classes: int | None, image: Tensor) -> Classifier:
-    """A :class:`Classifier` as it is; any other module wrapped, its null logit found by count.
-
-    Args:
-        model: The model.
-        num_classes: K, for a plain module.
-        image: One image ``(1, C, H, W)`` to count the logits with.
-
-    Raises:
-        UserError: If the number of classes is missing, or is not the model's.
-    """
-    if isinstance(model, Classifier):
-        if num_classes not in (None, model.num_classes):
-            raise UserError(f"the model has {model.num_classes} classes, not {num_classes}")
-        return model
-    if num_classes is None:
-        raise UserError("give num_classes, the number of real classes: a plain module does not say")
-    parameter = next(model.parameters(), None)  # images go where the model is
-    device = image.device if parameter is None else parameter.device
-    with frozen(model), torch.no_grad():
-        has_null = model(image.to(device)).shape[-1] == num_classes + 1
-    if not has_null:
-        warnings.warn(
-            f"the module has no more than {num_classes} logits, so none of them counts as null; if "
-            "its last one is null, num_classes is one less",
-            stacklevel=3,
-        )
-    return Classifier(model, num_classes, has_null=has_null).to(device)
 
 
 def _score_ood(

@@ -28,8 +28,8 @@ from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.data import tensors_or_loader
 from nullclass.evaluation.plan import Data, find_attacks, find_budgets
-from nullclass.evaluation.run import as_classifier
 from nullclass.metrics.rates import wilson
+from nullclass.models.classifier import as_classifier
 from nullclass.scoring.crafted import craft, score_crafted
 from nullclass.scoring.rows import check_labels
 from nullclass.scoring.run_attack import score_clean

@@ -55,7 +55,7 @@ class Training:
     name: str
     """Name of the variant, as in tables."""
     architecture: str
-    """Name in :data:`nullclass.models.MODELS`."""
+    """Name in :data:`nullclass.models.ARCHITECTURES`."""
     dataset: str
     """Name in :data:`nullclass.data.DATASETS`, or ``idx``."""
     validation: int

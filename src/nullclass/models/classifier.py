@@ -1,37 +1,47 @@
-"""The model every other part talks to: [0,1] images in, K or K + 1 logits out."""
+"""The model that every other room uses: images in [0,1] in, K or K + 1 logits out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from nullclass.core import outcomes
+from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
+
+PerChannel = float | Sequence[float] | npt.NDArray[Any] | Tensor
+"""One number per channel, or one for all."""
 
 
 class Classifier(nn.Module):
-    """A network on [0,1] images that standardises them itself.
+    """A network on images in [0,1] that standardises its input itself.
 
-    Budgets are therefore in pixel units everywhere. With ``has_null`` the body has
-    ``num_classes + 1`` logits and the last one is null. With ``num_nulls`` null logits, such as one
-    twin a class, any of them means null: the model's own null logit is the largest of them, so that
-    the model says null exactly if one of them is the largest of all.
+    Budgets are therefore in pixel units everywhere, and the state dict holds mean and std. The last
+    logit is null if ``has_null``. A body with several null logits, such as one per class, answers
+    null if any of them is the largest: their maximum is the null logit of the model.
 
     Args:
-        body: Maps standardised images ``(N, C, H, W)`` to logits ``(N, K)`` or ``(N, K + 1)``.
-        num_classes: K, the number of real classes.
+        body: Maps standardised images ``(N, C, H, W)`` to logits ``(N, K)`` or ``(N, K + 1)``: a
+            tensor, the first entry of a tuple, the entry or attribute ``logits``. Logits of
+            half-precision bodies are returned in float32.
+        num_classes: K, the number of real classes, at least 2.
         has_null: Whether the body's last logit is null.
-        num_nulls: How many null logits the body has, if it has any.
-        mean: Per-channel pixel mean to subtract; one value serves all channels.
-        std: Per-channel pixel standard deviation to divide by, positive.
-        architecture: Name in :data:`nullclass.models.MODELS`, or None for a body of one's own.
-        image_shape: ``(C, H, W)`` of one image, where it is known.
+        num_nulls: Number of null logits of the body, if it has any.
+        mean: Per-channel pixel mean to subtract, or one for all channels.
+        std: Per-channel pixel standard deviation to divide by, or one for all channels.
+        architecture: Key of :data:`nullclass.models.ARCHITECTURES`, or None for your own body.
+        image_shape: ``(C, H, W)`` of one image, if known.
 
     Raises:
-        ValueError: If a standard deviation is not positive, or there are fewer than two classes or
-            null logits than one.
+        UserError: If a setting is out of range.
     """
 
     mean: Tensor
@@ -44,27 +54,22 @@ class Classifier(nn.Module):
         *,
         has_null: bool = True,
         num_nulls: int = 1,
-        mean: Sequence[float] = (0.0,),
-        std: Sequence[float] = (1.0,),
+        mean: PerChannel = (0.0,),
+        std: PerChannel = (1.0,),
         architecture: str | None = None,
         image_shape: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"a classifier needs at least two classes, not {num_classes}")
-        if num_nulls < 1:
-            raise ValueError(f"a model with null needs a null logit at least, not {num_nulls}")
-        if not all(value > 0 for value in std):
-            raise ValueError(f"standard deviations must be positive, not {tuple(std)}")
         self.body = body
-        self.num_classes = num_classes
+        self.num_classes = check_count("num_classes", num_classes, 2)
         self.has_null = has_null
-        self.num_nulls = num_nulls if has_null else 0
+        self.num_nulls = check_count("num_nulls", num_nulls) if has_null else 0
         self.architecture = architecture
         self.image_shape = image_shape
-        # Not in the state dict: the card holds them, exactly as they were given.
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
+        self.register_buffer("mean", _per_channel("mean", mean))
+        self.register_buffer("std", _per_channel("std", std))
+        if not bool((self.std > 0).all()):
+            raise UserError(f"std must be positive, not {self.std.flatten().tolist()}")
 
     @property
     def num_outputs(self) -> int:
@@ -72,10 +77,10 @@ class Classifier(nn.Module):
         return self.num_classes + int(self.has_null)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K)`` or ``(N, K + 1)`` of images ``(N, C, H, W)`` in [0,1].
+        """Return logits ``(N, K)`` or ``(N, K + 1)`` of images ``(N, C, H, W)`` in [0,1].
 
         Raises:
-            UserError: If the body has another number of logits than it should.
+            UserError: If the images or the body's logits do not fit the model.
         """
         logits = self.all_logits(images)
         if self.num_nulls < 2:
@@ -84,25 +89,162 @@ class Classifier(nn.Module):
         return torch.cat([real, nulls.amax(dim=1, keepdim=True)], dim=1)
 
     def all_logits(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K + num_nulls)``, every null logit by itself: what training looks at.
+        """Return logits ``(N, K + num_nulls)``, for training: null logits are not merged.
 
         Raises:
-            UserError: If the body has another number of logits than it should.
+            UserError: If the images or the body's logits do not fit the model.
         """
-        logits: Tensor = self.body((images - self.mean) / self.std)
-        if logits.shape != (len(images), self.num_classes + self.num_nulls):
+        for name, values in (("means", self.mean), ("stds", self.std)):
+            if values.shape[0] not in (1, images.shape[1]):
+                raise UserError(
+                    f"the model has {values.shape[0]} {name} for images of {images.shape[1]} "
+                    "channels: give one per channel, or one for all"
+                )
+        inputs = (images - self.mean) / self.std
+        weight = next(self.body.parameters(), None)
+        is_half = weight is not None and weight.dtype in (torch.float16, torch.bfloat16)
+        logits = unwrap_logits(self.body(inputs.to(weight.dtype) if is_half else inputs))  # type: ignore[union-attr]
+        expected = self.num_classes + self.num_nulls
+        if logits.ndim != 2 or logits.shape[1] != expected or logits.shape[0] != images.shape[0]:
             raise UserError(
-                f"the network gives logits of {tuple(logits.shape)}, but {self.num_classes} "
-                f"classes {'with' if self.has_null else 'without'} null need "
-                f"{(len(images), self.num_classes + self.num_nulls)}: widen it with "
-                "nullclass.with_null_class, or give the right num_classes and has_null"
+                f"the network gives logits of shape {tuple(logits.shape)} for {images.shape[0]} "
+                f"images, but {self.num_classes} classes {'with' if self.has_null else 'without'} "
+                f"null need {(images.shape[0], expected)}: add a null logit by "
+                "nullclass.with_null_class, or correct num_classes or has_null"
             )
-        return logits
+        return logits.float() if is_half else logits
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; -1 is null.
+        """Return labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; -1 is null.
 
-        The mode (training or evaluation) is left as it is, as ``forward`` does.
+        Training or evaluation mode stays as it is.
         """
         return outcomes.predictions(self(images), self.num_classes)
+
+
+def _per_channel(name: str, values: PerChannel) -> Tensor:
+    numbers = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
+    try:
+        array = np.atleast_1d(np.asarray(numbers, dtype=np.float32))
+    except (TypeError, ValueError):
+        array = np.full(1, np.nan)
+    if array.size == 0 or array.size != max(array.shape) or not np.isfinite(array).all():
+        raise UserError(f"{name} must be one number, or one per channel, not {values!r}")
+    return torch.tensor(array.reshape(-1, 1, 1), dtype=torch.float32)
+
+
+def unwrap_logits(output: Any) -> Tensor:
+    """Return the logits of a module's output.
+
+    Args:
+        output: A tensor, a tuple or list that begins with it, or a mapping or object with an entry
+            or attribute ``logits``.
+
+    Raises:
+        UserError: If the output is anything else.
+    """
+    logits = output
+    if isinstance(output, Mapping):
+        logits = output.get("logits")
+    elif hasattr(output, "logits"):
+        logits = output.logits
+    elif isinstance(output, tuple | list) and output:
+        logits = output[0]
+    if not isinstance(logits, Tensor):
+        raise UserError(
+            f"the network returns {type(output).__name__} without logits: return a tensor, a tuple "
+            "that begins with the logits, or a dictionary or object with logits"
+        )
+    return logits
+
+
+def as_classifier(
+    model: object,
+    num_classes: int | None = None,
+    images: Tensor | None = None,
+    *,
+    has_null: bool | None = None,
+) -> Classifier:
+    """Return a :class:`Classifier` as it is, and any other module wrapped in one.
+
+    Args:
+        model: A Classifier, or a module from images ``(N, C, H, W)`` in [0,1] to logits.
+        num_classes: K, the number of real classes; needed for a module that is no Classifier.
+        images: Images to count the logits with; needed for a module that is no Classifier.
+        has_null: Whether the module's last logit is null. Default: if it has K + 1 logits.
+
+    Raises:
+        UserError: If the model is no module, an argument is missing, or its logits are not as many
+            as ``num_classes`` and ``has_null`` say.
+    """
+    if isinstance(model, Classifier):
+        if num_classes not in (None, model.num_classes):
+            raise UserError(f"the model has {model.num_classes} classes, not {num_classes}")
+        return model
+    if not isinstance(model, nn.Module):
+        kind = "function" if inspect.isroutine(model) else type(model).__name__
+        raise UserError(f"the model must be a torch.nn.Module, not a {kind}: wrap it in a module")
+    if num_classes is None or images is None:
+        raise UserError("give num_classes, the number of real classes: a plain module has none")
+    weight = next(model.parameters(), None)
+    device = images.device if weight is None else weight.device
+    image = images[:1].detach().to(device)
+    with frozen(model), torch.no_grad():
+        is_half = weight is not None and weight.dtype in (torch.float16, torch.bfloat16)
+        num_logits = unwrap_logits(model(image.to(weight.dtype) if is_half else image)).shape[-1]  # type: ignore[union-attr]
+    if has_null and num_logits == num_classes:
+        raise UserError(
+            f"the module has {num_logits} logits for num_classes={num_classes}, so none of them is "
+            f"null: pass has_null=False if it cannot refuse, num_classes={num_classes - 1} if its "
+            "last logit is null, or add a null logit by nullclass.with_null_class"
+        )
+    if has_null is None:
+        has_null = num_logits == num_classes + 1
+    if num_logits != num_classes + has_null:
+        raise UserError(
+            f"the module has {num_logits} logits, but num_classes={num_classes} and "
+            f"has_null={has_null} need {num_classes + has_null}: correct num_classes or has_null"
+        )
+    return Classifier(model, num_classes, has_null=has_null).to(device)
+
+
+def with_null_class(module: nn.Module) -> nn.Module:
+    """Return a copy of a classifier whose last linear layer has one more output, null.
+
+    The learned rows are kept. The null row is their mean, so that the null logit is the mean of the
+    real logits: no prediction changes until the copy is trained.
+
+    Args:
+        module: A classifier; its logits come from the :class:`torch.nn.Linear` registered last.
+
+    Raises:
+        UserError: If the module has no linear layer, or is a :class:`Classifier` with null.
+    """
+    if isinstance(module, Classifier) and module.has_null:
+        raise UserError("the model has a null class already: train it as it is")
+    widened = copy.deepcopy(module)
+    if isinstance(widened, Classifier):
+        widened.has_null, widened.num_nulls = True, 1
+    linears = [(n, m) for n, m in widened.named_modules() if isinstance(m, nn.Linear)]
+    if not linears:
+        raise UserError("the model has no linear layer to widen: add the null logit by hand")
+    name, last = linears[-1]
+    wider: nn.Linear = nn.utils.skip_init(  # every weight is set below, so none is drawn
+        nn.Linear,
+        last.in_features,
+        last.out_features + 1,
+        bias=last.bias is not None,
+        device=last.weight.device,
+        dtype=last.weight.dtype,
+    )
+    with torch.no_grad():
+        for parameter, learned in zip(wider.parameters(), last.parameters(), strict=True):
+            parameter.copy_(torch.cat([learned, learned.mean(dim=0, keepdim=True)]))
+            parameter.requires_grad_(learned.requires_grad)
+    wider.train(last.training)
+    if not name:  # the module is the linear layer itself
+        return wider
+    parent, _, attribute = name.rpartition(".")
+    setattr(widened.get_submodule(parent), attribute, wider)
+    return widened

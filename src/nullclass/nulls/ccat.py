@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nullclass.attacks.base import frozen
 from nullclass.attacks.steps import add_momentum, ascend, input_gradient
 from nullclass.core.checks import check_count, check_positive
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
 from nullclass.core.norms import find_ball
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.base import NullImages, NullSource

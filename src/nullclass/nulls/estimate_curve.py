@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import frozen
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
 from nullclass.core.norms import find_norm
 from nullclass.core.outcomes import Outcome, outcomes
 from nullclass.data import LabelledImages

@@ -23,8 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import frozen
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models.classifier import Classifier
 

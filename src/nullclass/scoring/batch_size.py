@@ -7,9 +7,9 @@ import os
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import frozen
 from nullclass.attacks.state import default_batch_size
 from nullclass.attacks.steps import NoGradientError, forward
+from nullclass.core.modules import frozen
 from nullclass.models.classifier import Classifier
 
 MEMORY_SHARE = 0.25

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
-from nullclass.attacks.base import frozen
 from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
 from nullclass.core.norms import find_norm, size_of
 from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
 from nullclass.data import LabelledImages

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks import FGSM
-from nullclass.attacks.base import frozen
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
 from nullclass.core.norms import step_along
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier

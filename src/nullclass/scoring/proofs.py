@@ -26,7 +26,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import frozen
 from nullclass.certify import (
     VERIFIERS,
     Network,
@@ -46,6 +45,7 @@ from nullclass.certify import (
     rounding_for,
 )
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
 from nullclass.core.norms import check_eps
 from nullclass.core.outcomes import predictions
 from nullclass.data import LabelledImages, tensors_or_loader

@@ -8,11 +8,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import frozen
 from nullclass.attacks.losses import find_objective
 from nullclass.attacks.state import logits_of
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
+from nullclass.core.modules import frozen
 from nullclass.core.norms import Eps
 from nullclass.core.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
 from nullclass.data import LabelledImages

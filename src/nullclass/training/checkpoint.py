@@ -22,7 +22,7 @@ from nullclass.core.files import read_json, sha256, write_json
 from nullclass.core.provenance import provenance
 from nullclass.core.rng import fork_rng
 from nullclass.core.tensor_files import save_tensors
-from nullclass.models import MODELS, build_model
+from nullclass.models import ARCHITECTURES, build_model
 from nullclass.models.classifier import Classifier
 from nullclass.models.quantize import Stored, packed, unpacked
 from nullclass.rejection import (
@@ -78,7 +78,9 @@ def save_checkpoint(
             "a checkpoint records one way to refuse, and this model has several: save its inner "
             "model, and wrap it again after loading"
         )
-    tensors = packed(network.state_dict(), stored) | extra
+    tensors = network.state_dict()
+    exact = {name: tensors.pop(name) for name in ("mean", "std")}
+    tensors = exact | packed(tensors, stored) | extra
     # The old card must not match new weights if the process stops in between.
     try:
         (folder / CARD).unlink(missing_ok=True)
@@ -221,8 +223,8 @@ def _build(card: dict[str, Any], body: nn.Module | None) -> Classifier:
         raise UserError(
             "the checkpoint holds a network of your own: pass it as load_checkpoint(body=)"
         )
-    if name not in MODELS:
-        raise UserError(f"the card names the model {name!r}; known are {', '.join(MODELS)}")
+    if name not in ARCHITECTURES:
+        raise UserError(f"the card names the model {name!r}; known are {', '.join(ARCHITECTURES)}")
     if shape is None:
         raise UserError("the card has no image_shape, so its model cannot be rebuilt")
     return build_model(name, image_shape=shape, **settings)

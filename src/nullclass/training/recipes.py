@@ -111,7 +111,7 @@ def find_recipe(name: str, architecture: str) -> Recipe:
 
     Args:
         name: ``fast``, or ``faithful`` for the published recipe.
-        architecture: A name in :data:`nullclass.models.MODELS`; ``fast`` is the default
+        architecture: A name in :data:`nullclass.models.ARCHITECTURES`; ``fast`` is the default
             :class:`Recipe` for those without one of their own.
 
     Raises:

@@ -21,9 +21,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks.base import frozen
 from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.core.rng import fork_rng
 from nullclass.data import LabelledImages, tensors_or_loader
@@ -87,7 +87,7 @@ def query_substitute(
         images: Images to draw the seed images from, ``(N, C, H, W)`` in [0,1] or bytes; labels are
             ignored.
         plan: Seed images, budget and step.
-        architecture: Architecture of the substitute, a name in :data:`nullclass.models.MODELS`.
+        architecture: Architecture of the substitute (:data:`nullclass.models.ARCHITECTURES`).
         recipe: How each round is trained.
         seed: Seed of the seed images, the initial weights and the trainings.
         device: Device of the substitute.

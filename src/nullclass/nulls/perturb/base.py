@@ -10,11 +10,11 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import frozen
 from nullclass.attacks.steps import input_gradient
 from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
+from nullclass.core.modules import frozen
 from nullclass.models.classifier import Classifier
 
 Rng = torch.Generator | None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import frozen
 from nullclass.attacks.losses import find_objective
 from nullclass.attacks.steps import ascend, input_gradient
+from nullclass.core.modules import frozen
 from nullclass.core.norms import find_ball
 from nullclass.models.classifier import Classifier
 
