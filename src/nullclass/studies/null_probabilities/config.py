@@ -1,15 +1,13 @@
-"""NULL probabilities and their siblings, against the black-box attacker they were made for.
+"""Trials of the study ``null-probabilities`` (Hosseini et al. 2017).
 
-Hosseini et al. 2017 (study-facts section 3): as an image is perturbed more, the classifier should
-move probability smoothly from the true label to null, so that what an attacker makes on a
-substitute is refused. Claim tested: it does, and refuses transferred attacks; and then, what the
-source never asked, whether it survives an attack on the model itself. Beside it: a hard null (the
-notebook), CCAT, a background class and one adversarial twin a class. All are one network; weight,
-number of null images and epochs differ (``_nulls``, ``_recipe``). Imports no torch.
+As an image is perturbed more, the classifier moves probability smoothly from the true label to
+null. Claim: adversarial images that an attacker makes on a substitute are answered null. The study
+also attacks the models themselves, and compares a hard null (the notebook's), CCAT, a background
+class and one null label per class. All models share one architecture; the weight of null images,
+their number and the epochs differ (``_nulls``, ``_recipe``). Imports no torch.
 
-The attacker is told apart by what it has: other models trained on the same data (a clean one and
-one with null), the target's answers to a few thousand questions, the target's labels alone while
-it attacks, or the target itself.
+Attackers differ in what they have: other models trained on the same data (with and without null),
+answers of the target to a few thousand queries, labels during the attack, or the target itself.
 """
 
 from __future__ import annotations
@@ -39,52 +37,52 @@ VARIANTS = (CLEAN, "hard", *PROBABILITIES, "ccat", "background", "twins")
 """The models, all of one architecture; ``np-`` is NULL probabilities by the argument of f."""
 
 SUBSTITUTES = ("sub-clean", "sub-null")
-"""Substitutes on the same data, of another architecture: without null, and with a hard one."""
+"""Substitutes of another architecture on the same data: without null, and with a hard null."""
 
 QUERIED = "sub-queries"
-"""Substitutes trained on a target's answers."""
+"""Substitutes that are trained on a target's answers."""
 
 NUM_SEED_IMAGES = 600
-"""Images of the attacker's own: the paper's 150 make a substitute that catches less (LOG.md)."""
+"""The attacker's own images. With the paper's 150 fewer attacks transfer (LOG.md)."""
 
 MAKERS: dict[str, tuple[str, dict[str, int]]] = {
     "linf": ("pgd", {"num_steps": 3}),
     "l2": ("pgd", {"num_steps": 3}),
     "l0": ("sparse", {"num_steps": 2}),
 }
-"""Perturbations by how their size is told: those that a clean network's answers do not outlast.
-One step in L2 or from one saliency map leaves it right on a fifth of the images at any size. And
-what is made by several steps teaches more: after FGSM alone, 4.5 % of the images transferred at eps
-0.2 fool the model, after three steps 0.5 % (LOG.md)."""
+"""Perturbation and settings by norm. They fool a clean network on all images at some size: one step
+in L2 or along one saliency map fails on a fifth of the images at any size. Several steps also train
+better: of images transferred at eps 0.2, 4.5 % fool a model trained with FGSM, 0.5 % one trained
+with three steps (LOG.md)."""
 
 WEIGHT = 2.0
-"""Of the loss of the perturbed images, which are as many as the clean ones."""
+"""Weight of the loss of perturbed images; there is one per clean image."""
 
 VALIDATION = 5_000
-"""Training images held out: f and CCAT's threshold come from them."""
+"""Held-out training images, for null curves and CCAT's threshold."""
 
 EPS = (0.1, 0.2, 0.3)
-"""Budgets in pixel units, of the transfers and of the worst case."""
+"""Budgets of transfers and of the worst case, in pixel units."""
 
 HARD_EPS = 0.154
-"""Of hard null images and twins, in pixel units: the notebook's 0.5."""
+"""Budget of hard null images, in pixel units: the notebook's 0.5."""
 
 BACKGROUND = "fashion-mnist"
-"""Whose images are null for the background class."""
+"""Dataset of null images of the background class."""
 
 CCAT_EPS = 0.3
 CCAT_NULL_RATE = 0.01
-"""CCAT refuses by a threshold at 99 % of clean images accepted, as published."""
+"""Null rate of CCAT's threshold on clean images, as published."""
 
 TRANSFERS = ("fgsm", "mi-fgsm")
-"""Attacks made on one model and tried on all."""
+"""Attacks that are made on one model and scored on all."""
 
 SIZES: dict[str, tuple[float, ...]] = {
     "linf": (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.4),
     "l2": (0.0, 0.5, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 3.0, 4.0),
     "l0": (0.0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03, 0.04, 0.06, 0.1),
 }
-"""Where the probabilities are looked at."""
+"""Sizes at which probabilities are recorded."""
 
 
 def seeds(preset: Preset) -> Sequence[int]:
@@ -93,13 +91,13 @@ def seeds(preset: Preset) -> Sequence[int]:
 
 
 def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
-    """The wanted models, each tried with what was made on every model and on the substitutes."""
+    """One trial per model, with the adversarial images of all models and substitutes."""
     return [trial for seed in seeds for trial in _of_seed(preset, seed, variants)]
 
 
 def _of_seed(preset: Preset, seed: int, variants: Sequence[str]) -> list[Trial]:
     is_full = preset == "full"
-    # All of them are sources, whichever are wanted: a trial must not hang on what else is.
+    # All models are sources: a trial must not depend on the choice of variants.
     models = {name: model_spec(name, seed, preset) for name in VARIANTS}
     shared = [ModelSpec(substitute(name, seed, preset)) for name in SUBSTITUTES]
     sources = [*shared, *models.values()]
@@ -127,31 +125,31 @@ def _of_seed(preset: Preset, seed: int, variants: Sequence[str]) -> list[Trial]:
 
 def _attacks(is_full: bool, *, has_null: bool) -> tuple[AttackPlan, ...]:
     num_images = 250 if is_full else 25
-    deny = AttackPlan("worst-case-force-null", EPS, num_images)
-    if not is_full:  # the whole ensemble on what can hardly be denied takes minutes
-        deny = AttackPlan(
+    force_null = AttackPlan("worst-case-force-null", EPS, num_images)
+    if not is_full:  # the ensemble takes minutes on images that never become null
+        force_null = AttackPlan(
             "pgd", EPS, num_images, {"objective": "force-null"}, label="pgd-force-null"
         )
     return (
-        *([deny] if has_null else []),
+        *([force_null] if has_null else []),
         AttackPlan("rays", EPS, num_images, {"num_queries": 10_000 if is_full else 500}),
         AttackPlan("worst-case", EPS, num_images, num_examples=8),
     )
 
 
 def from_substitute(attack: str) -> str:
-    """The name, in rows, of an attack made on the clean substitute."""
+    """Value of the ``attack`` column of an attack on the clean substitute."""
     return f"{attack} on {SUBSTITUTES[0]}"
 
 
 def craft(source: ModelSpec, attack: str, preset: Preset) -> Craft:
-    """Images to be tried on all models, made to fool their source and not to be null there."""
+    """Adversarial images that fool their source (null is a failure), to be scored on all models."""
     num_images = 1000 if preset == "full" else 400
     return Craft(source, AttackPlan(attack, EPS, num_images, {"objective": "fool"}))
 
 
 def model_spec(name: str, seed: int, preset: Preset) -> ModelSpec:
-    """A model as it answers: CCAT by a threshold, the others by the largest logit."""
+    """A model with its way to refuse: CCAT by a threshold, the others by the largest logit."""
     model = training(name, seed, preset)
     return ModelSpec(model, null_rate=CCAT_NULL_RATE if name == "ccat" else None)
 
@@ -185,8 +183,8 @@ def _nulls(name: str, seed: int, preset: Preset) -> NullPlan | None:
             settings=settings,
             num_sizes=32 if preset == "full" else 16,
         )
-        told = {"perturbation": maker, "perturbation_settings": settings}
-        return NullPlan("null-probabilities", told, weight=WEIGHT, estimate=estimate)
+        values = {"perturbation": maker, "perturbation_settings": settings}
+        return NullPlan("null-probabilities", values, weight=WEIGHT, estimate=estimate)
     hard = {"eps": HARD_EPS, "num_steps": 1}
     return {
         CLEAN: None,
@@ -201,14 +199,14 @@ def _recipe(name: str, preset: Preset) -> Recipe:
     recipe = (FAITHFUL if preset == "full" else FAST)["notebook"]
     if name not in PROBABILITIES:
         return recipe
-    # Every clean image has a perturbed version; FAST makes null images from half of them. What is
-    # attacked here is L-infinity: after one epoch it still fools 2.6 % at eps 0.1 (LOG.md).
+    # One perturbed image per clean image. The attacks are L-infinity: after one epoch they still
+    # fool 2.6 % at eps 0.1 (LOG.md).
     epochs = max(recipe.epochs, 2 if name == "np-linf" else 1)
     return replace(recipe, nulls_per_image=1.0, epochs=epochs)
 
 
 def substitute(name: str, seed: int, preset: Preset) -> Training:
-    """A model the attacker trains on the same data, of another architecture."""
+    """A model of another architecture that the attacker trains on the same data."""
     nulls = NullPlan("adversarial", {"eps": HARD_EPS, "num_steps": 1}, weight=1 / 11)
     return Training(
         name=name,
@@ -224,7 +222,7 @@ def substitute(name: str, seed: int, preset: Preset) -> Training:
 
 
 def queried(target: ModelSpec, preset: Preset) -> Training:
-    """A model the attacker trains on a target's answers."""
+    """A model that the attacker trains on a target's answers."""
     seed = target.training.seed
     return Training(
         name=f"{QUERIED}-{target.training.name}",
@@ -243,8 +241,8 @@ NULL_PROBABILITIES = Study(
     name="null-probabilities",
     package=__package__,
     claim=(
-        "A classifier that moves probability smoothly to null as images are perturbed more refuses "
-        "what a black-box attacker makes on a substitute."
+        "A classifier that moves probability smoothly to null as images are perturbed more answers "
+        "null to adversarial images that a black-box attacker makes on a substitute."
     ),
     dataset="mnist",
     validation=VALIDATION,
