@@ -142,13 +142,13 @@ def test_nothing_is_done_twice_and_what_is_lost_is_done_again(
     before = {name: (craft / name).read_bytes() for name in (IMAGES, ROWS)}
     (craft / IMAGES).write_bytes(b"cut short")
     estimate = folder / folder_of(ESTIMATE, dataset.checksum)
-    told = (estimate / RESULT).read_bytes()
+    result = (estimate / RESULT).read_bytes()
     (estimate / RESULT).unlink()
     outcome = run(dataset, folder)
     assert (outcome.num_done, outcome.failed) == (2, {})
     assert {name: (craft / name).read_bytes() for name in before} == before, "to the byte"
     again = json.loads((estimate / RESULT).read_bytes())
-    assert again["curve"] == json.loads(told)["curve"]
+    assert again["curve"] == json.loads(result)["curve"]
 
 
 def test_the_curve_trained_with_is_the_estimated_one(
@@ -186,7 +186,7 @@ def test_crafted_images_are_in_budget_and_the_rows_tell_what_became_of_them(
             is_own = craft.source_name == trial.model
             assert set(of["source"]) == {"self" if is_own else craft.source_name}
             assert len(of) == 12 * len(EPS)
-    # What a model's own images did to it is the same, told by the source and by the target.
+    # A model's own images have the same outcomes in the rows of the source and of the target.
     for name in ("soft", "spread"):
         (source,) = (source for source in found.sources if source.model == name)
         rows = by_model[name].rows
@@ -218,9 +218,9 @@ def test_a_threshold_is_calibrated_on_the_held_out_images(
     images = dataset.test.batch(slice(None))[0]
     answers = with_threshold(network, threshold).predict(images)
     assert clean["prediction"].tolist() == answers.tolist()
-    told = trial.result["threat"]["threshold"]
-    assert told["value"] == threshold.value
-    assert told["origin"] == "held-out"
+    info = trial.result["threat"]["threshold"]
+    assert info["value"] == threshold.value
+    assert info["origin"] == "held-out"
     # The probabilities are the network's own.
     looked = trial.sizes.query("norm == 'linf' and size == 0")
     own = network(images[:10]).softmax(dim=1)

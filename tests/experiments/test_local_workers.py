@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 from tiny_study import CPU, NUM_JOBS, TINY, results, run_here, source_of, trials
 
+from nullclass.core.errors import UserError
 from nullclass.core.files import locked
 from nullclass.data import Dataset
+from nullclass.experiments.engines import make_engine
 from nullclass.experiments.engines.base import Task
 from nullclass.experiments.engines.local import LocalEngine
 from nullclass.experiments.jobs import jobs_of
@@ -116,6 +118,23 @@ def test_a_killed_worker_fails_its_own_job_only(
     assert results(tmp_path / "run") == results(tmp_path / "alone")
     lines = capfd.readouterr().err
     assert lines.count("its worker process was killed by signal 9; trying again") == 2
+
+
+def test_workers_by_default_and_on_a_shared_gpu() -> None:
+    source = source_of(Path("nowhere"))
+    cores = len(os.sched_getaffinity(0))
+    for device, settings, expected in (
+        ("cpu", {}, (cores, 1)),
+        ("cpu", {"num_workers": 1}, (1, cores)),
+        ("cuda:0", {}, (1, cores)),
+        ("cuda:0", {"num_workers": 8, "num_threads": 2}, (8, 2)),
+    ):
+        engine = make_engine("local", source, device=device, **settings)
+        assert isinstance(engine, LocalEngine)
+        assert (engine.num_workers, engine.num_threads) == expected
+        assert engine.device == device, "every worker computes on the same device"
+    with pytest.raises(UserError, match="engine must be one of local, ray"):
+        make_engine("dask", source, device="cpu")
 
 
 @pytest.mark.slow

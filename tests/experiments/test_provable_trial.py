@@ -42,11 +42,11 @@ TRIAL = Trial(
 def test_a_model_deployed_with_a_radius(tmp_path: Path) -> None:
     dataset = load_dataset("idx", data_dir=learnable_dataset(tmp_path / "data"), validation=20)
     cpu, run = torch.device("cpu"), tmp_path / "run"
-    told: list[float] = []
+    shares: list[float] = []
     for job in jobs_of([TRIAL], dataset.checksum):
-        told.clear()
-        run_task(job.config, run, dataset, device=cpu, advance=told.append)
-    assert sum(told) == pytest.approx(1)
+        shares.clear()
+        run_task(job.config, run, dataset, device=cpu, advance=shares.append)
+    assert sum(shares) == pytest.approx(1)
     model, threshold = RunContext(run, dataset, cpu).load_model(TRIAL.model_spec)
     assert isinstance(model, ProvableNull)
     assert (model.radius, threshold) == (0.0001, None)

@@ -39,9 +39,9 @@ def test_the_time_left_comes_from_finished_jobs_of_the_same_kind(
         assert bars.seconds_left() == pytest.approx((4 * 15 - 5 + 5 * 1) / 2), "it runs again"
         bars.drop(fourth)
         assert bars.seconds_left() == pytest.approx((3 * 15 - 5 + 5 * 1) / 2)
-    told = capsys.readouterr()
-    assert told.out == "", "progress never mixes with results"
-    assert told.err.splitlines() == [
+    printed = capsys.readouterr()
+    assert printed.out == "", "progress never mixes with results"
+    assert printed.err.splitlines() == [
         "training base, seed 0: 10.0 s (1 of 12, about 2 min left)",
         "training grown, seed 0: 20.0 s (2 of 12, about 2 min left)",
         "attacking base, seed 0: 1.0 s (3 of 12, about 65 s left)",
