@@ -1,4 +1,4 @@
-"""A sequence of steps: the trials of a study become jobs, an engine does them, a runner keeps count.
+"""A sequence of steps: trials become jobs, an engine does them, a runner assigns and retries.
 
 ``config`` describes (no torch), ``jobs`` orders and names folders (no torch), ``runner`` assigns,
 ``engines`` execute, ``tasks`` and ``trainings`` do one job.
