@@ -187,7 +187,6 @@ def fingerprint(
         "nulls": _described(nulls, "settings"),
         "data": data,
         "model": repr(model),
-        "standardisation": [sha256(model.mean), sha256(model.std)],
         "initial_weights": {name: sha256(t) for name, t in model.state_dict().items()},
         "device": model.mean.device.type,
         "selections": {
