@@ -14,7 +14,7 @@ import tyro
 
 from common import mnist, say, table
 from nullclass.evaluation.run import evaluate
-from nullclass.metrics.claims import hold
+from nullclass.metrics.claims import find_violations
 from nullclass.zoo import load_zoo
 
 
@@ -53,7 +53,7 @@ def measure(options: Options) -> str:
                 seed=seed,
             )
             rates = found.summary().set_index(["attack", "eps_pixels", "metric"])["value"]
-            broken = hold(found.rows, found.certified).broken
+            broken = find_violations(found.rows, found.certified).violations
             for eps in options.eps:
                 adv_images, proved = rates["union", eps, "rar"], rates["proof", eps, "rar_proved"]
                 fooled = round(rates[options.attack, eps, "fooled"] * len(data))

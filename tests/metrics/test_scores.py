@@ -7,13 +7,15 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
-from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import auc, precision_recall_curve, roc_auc_score
 
 from nullclass.metrics.rates import wilson
 from nullclass.metrics.scores import (
@@ -25,9 +27,9 @@ from nullclass.metrics.scores import (
     bootstrap,
     fpr_at_tpr,
     rerr,
-    rerr_at_tpr,
     risk_coverage,
     roc,
+    score_metrics,
 )
 
 few_scores = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=7)
@@ -64,24 +66,16 @@ def stacked(positive: list[float], negative: list[float]) -> tuple[np.ndarray, n
 
 
 @given(few_scores, few_scores)
-def test_roc_and_auroc_are_scikit_learns(positive: list[float], negative: list[float]) -> None:
+def test_roc_and_auroc(positive: list[float], negative: list[float]) -> None:
     labels, scores = stacked(positive, negative)
-    ours, theirs = roc(positive, negative), roc_curve(labels, scores, drop_intermediate=False)
-    for mine, other in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(mine, other, atol=1e-12)
+    curve = roc(positive, negative)
+    by_hand = {
+        tuple(float(np.mean(np.array(side) >= tau)) for side in (negative, positive))
+        for tau in {*positive, *negative, math.inf}
+    }
+    np.testing.assert_allclose(sorted(zip(*curve, strict=True)), sorted(by_hand), atol=1e-12)
     assert auroc(positive, negative) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    assert auc(*ours[:2]) == pytest.approx(auroc(positive, negative), abs=1e-12)
-
-
-def test_like_scikit_learn_on_many_scores() -> None:
-    rng = np.random.default_rng(0)
-    positive, negative = rng.normal(1, 1, 3000).round(2), rng.normal(0, 2, 5000).round(2)
-    labels, scores = stacked(positive, negative)
-    assert auroc(positive, negative) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
-    for mine, other in zip(
-        roc(positive, negative), roc_curve(labels, scores, drop_intermediate=False), strict=True
-    ):
-        np.testing.assert_allclose(mine, other, atol=1e-12)
+    assert auc(*curve) == pytest.approx(auroc(positive, negative), abs=1e-12)
 
 
 @given(few_scores, few_scores)
@@ -138,7 +132,7 @@ def test_interval_is_the_bootstraps() -> None:
     rng = np.random.default_rng(3)
     positive, negative = rng.normal(1, 1, 200), rng.normal(0, 1.5, 300)
     exact = auroc_interval(positive, negative)
-    drawn = bootstrap(auroc, positive, negative, num_resamples=4000)
+    drawn = bootstrap(auroc, (positive,), (negative,), num_resamples=4000)
     assert exact == pytest.approx(drawn, abs=0.004)
     assert exact[1] - exact[0] == pytest.approx(drawn[1] - drawn[0], rel=0.05)
 
@@ -249,30 +243,20 @@ def test_rerr_image_by_image(
         seen = [own, *(attack[index] for attack in attacks)]
         failures += any(wrong and score <= tau for score, wrong in seen)
         accepted += any(score <= tau for score, _ in seen)
-    clean_scores, clean_wrong = unzip(clean)
-    scores, wrong = (np.array(part) for part in zip(*map(unzip, attacks), strict=True))
-    told = rerr(tau, clean_scores, clean_wrong, scores, wrong)
+    scores, wrong = (np.array(part) for part in zip(*map(unzip, [clean, *attacks]), strict=True))
+    found = rerr(tau, scores, wrong)
     if accepted == 0:
-        assert math.isnan(told)
+        assert math.isnan(found)
     else:
-        assert told == pytest.approx(failures / accepted)
-    if len(attacks) == 1:  # one attack needs no axis of its own
-        alone = rerr(tau, clean_scores, clean_wrong, scores[0], wrong[0])
-        np.testing.assert_equal(alone, told)
+        assert found == pytest.approx(failures / accepted)
 
 
-def test_rerr_at_tpr_by_hand() -> None:
-    """Held out: 99 of 100 are accepted at 0.98. Then images 0 (attacked) and 2 (clean) fail; 3 is
-    accepted only when attacked, and right; 4 never is."""
-    held_out = np.arange(100) / 100
-    clean, clean_wrong = [0.1, 0.2, 0.3, 1.2, 1.3], [False, False, True, False, True]
-    adv_images, attacked_wrong = [0.98, 0.99, 2.0, 0.5, 3.0], [True, True, True, False, True]
-    told = rerr_at_tpr(held_out, clean, clean_wrong, adv_images, attacked_wrong)
-    assert told == 2 / 4
-
-
-def test_rerr_of_no_threshold_is_robust_error() -> None:
-    assert rerr(math.inf, [0, 1, 2], [1, 0, 0], [5, 5, 5], [1, 1, 0]) == 2 / 3
+def test_rerr_by_hand() -> None:
+    """Image 0 fails when attacked, 2 when clean; 3 is accepted only attacked, and is right."""
+    assert accepting_threshold(np.arange(100) / 100) == 0.98
+    scores = [[0.1, 0.2, 0.3, 1.2, 1.3], [0.98, 0.99, 2.0, 0.5, 3.0]]
+    assert rerr(0.98, scores, [[0, 0, 1, 0, 1], [1, 1, 1, 0, 1]]) == 2 / 4
+    assert rerr(math.inf, [[0, 1, 2], [5, 5, 5]], [[1, 0, 0], [1, 1, 0]]) == 2 / 3
 
 
 # Bootstrap
@@ -281,7 +265,7 @@ def test_rerr_of_no_threshold_is_robust_error() -> None:
 def test_bootstrap_of_a_mean_is_the_normal_interval() -> None:
     values = np.random.default_rng(1).normal(3, 2, 400)
     half = norm.ppf(0.975) * values.std() / math.sqrt(400)
-    low, high = bootstrap(np.mean, values, num_resamples=4000)
+    low, high = bootstrap(np.mean, (values,), num_resamples=4000)
     assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
 
 
@@ -311,9 +295,9 @@ def test_bootstrap_draws_samples_independently() -> None:
     def difference(first: np.ndarray, second: np.ndarray) -> float:
         return float(first.mean() - second.mean())
 
-    low, high = bootstrap(difference, values, values, num_resamples=50)
+    low, high = bootstrap(difference, (values,), (values,), num_resamples=50)
     assert low < 0 < high
-    assert bootstrap(difference, (values, values), num_resamples=50) == (0, 0)
+    assert bootstrap(difference, (values, values), num_resamples=50)[0] == 0, "never another value"
 
 
 # Bad input
@@ -336,14 +320,6 @@ def test_bootstrap_draws_samples_independently() -> None:
         lambda: augrc([1.0], [0.5]),
         lambda: accepting_threshold([]),
         lambda: accepting_threshold([1.0], 1.01),
-        lambda: rerr(math.nan, [1.0], [True], [1.0], [True]),
-        lambda: rerr(0.0, [1.0], [True], [1.0, 2.0], [True, True]),
-        lambda: rerr(0.0, [1.0], [True], [[1.0], [2.0]], [[True]]),
-        lambda: rerr(0.0, [1.0], [True, True], [1.0], [True]),
-        lambda: bootstrap(np.mean),
-        lambda: bootstrap(np.mean, []),
-        lambda: bootstrap(aurc, ([1.0, 2.0], [True])),
-        lambda: bootstrap(np.mean, [1.0], num_resamples=0),
     ],
 )
 def test_bad_input(call: Callable[[], object]) -> None:
@@ -351,10 +327,88 @@ def test_bad_input(call: Callable[[], object]) -> None:
         call()
 
 
-def test_imports_no_torch() -> None:
-    told = "import sys, nullclass.metrics.scores; "
-    told += "print(sorted({'torch', 'sklearn'} & set(sys.modules)))"
+# Tables
+
+
+def table(**groups: str) -> pd.DataFrame:
+    """Rows by attack: per image c, n or f for correct, null and fooled, with scores -1, 1, -1."""
+    lines = []
+    for attack, letters in groups.items():
+        for image, letter in enumerate(letters):
+            score = 1.0 if letter == "n" else -1.0 - image / 100
+            source = "other" if attack == "transfer" else "self"
+            eps = 0.0 if attack == "clean" else 0.1
+            lines.append((attack, "linf", False, image, eps, 0, source, 1.0, letter == "f", score))
+    columns = "attack norm has_own_eps image eps_pixels label source null_loss real_prediction"
+    return pd.DataFrame(lines, columns=[*columns.split(), "null_score"])
+
+
+NO_OOD = pd.DataFrame({"source": [], "prediction": [], "null_score": []})
+
+
+def lookup(scores: pd.DataFrame, metric: str, attack: str) -> dict[str, Any]:
+    (line,) = scores[(scores["metric"] == metric) & (scores["attack"] == attack)].to_dict("records")
+    return line
+
+
+def test_a_broken_model_looks_perfect_only_where_the_table_says_optimistic() -> None:
+    # Every image is fooled, but with a null score just above that of all clean ones.
+    rows = table(clean="c" * 40, pgd="f" * 40)
+    rows.loc[rows["attack"] == "pgd", "null_score"] = -0.001
+    scores = score_metrics(rows, table(clean="c" * 50), NO_OOD)
+    for metric, attack, value in (("auroc", "pgd", 1), ("fpr95", "pgd", 0), ("rerr99", "union", 0)):
+        line = lookup(scores, metric, attack)
+        assert line["value"] == value
+        assert line["is_optimistic"], "the attacker did not know this threshold"
+        assert line["low"] < line["high"], "no interval is zero wide"
+        assert line["low"] <= value <= line["high"]
+    own = lookup(scores, "rerr", "union")
+    assert (own["value"], own["is_optimistic"]) == (1, False)
+    for metric in ("aurc", "augrc"):
+        line = lookup(scores, metric, "clean")
+        assert (line["value"], line["is_optimistic"]) == (0, False)
+        assert 0 < line["high"] < 0.1
+
+
+def test_the_threshold_of_the_attack_itself_is_not_optimistic() -> None:
+    held_out = table(clean="c" * 99 + "n")
+    held_out["null_score"] = np.linspace(-1, 0, 100) - 0.0
+    held_out.loc[98:, "null_score"] = 0.0  # the 99 % threshold is the decision in force
+    rows = table(clean="ccnf", pgd="fcnf")
+    line = lookup(score_metrics(rows, held_out, NO_OOD), "rerr99", "union")
+    assert not line["is_optimistic"]
+    assert line["value"] == 2 / 3
+
+
+def test_transfers_know_no_threshold() -> None:
+    scores = score_metrics(table(clean="cccc", transfer="fccn"), table(), NO_OOD.head(0))
+    assert lookup(scores, "rerr", "union")["is_optimistic"]
+    both = score_metrics(table(clean="cccc", transfer="fccn", pgd="cccc"), table(), NO_OOD)
+    assert not lookup(both, "rerr", "union")["is_optimistic"]
+    assert set(both.loc[both["metric"] == "auroc", "attack"]) == {"pgd"}, "transfers are left out"
+
+
+def test_a_model_without_null_has_no_decision_of_its_own() -> None:
+    rows = table(clean="cc", pgd="fc").assign(null_loss=math.nan)
+    metrics = set(score_metrics(rows, table(), NO_OOD)["metric"])
+    assert metrics == {"aurc", "augrc", "auroc", "fpr95"}
+
+
+def test_inputs_of_no_class() -> None:
+    ood = pd.DataFrame({"source": "noise", "prediction": [-1, 3], "null_score": [2.0, -9.0]})
+    scores = score_metrics(table(clean="cccc"), table(), ood)
+    line = lookup(scores, "null_rate", "ood:noise")
+    assert (line["value"], line["is_optimistic"]) == (0.5, False)
+    assert (line["low"], line["high"]) == pytest.approx(wilson(1, 2))
+    assert lookup(scores, "auroc", "ood:noise")["value"] == 0.5
+
+
+def test_metrics_and_results_load_without_torch_and_scikit_learn() -> None:
+    code = (
+        "import sys, nullclass.metrics.scores, nullclass.metrics.claims, nullclass.results.store; "
+    )
+    code += "print(sorted({'torch', 'sklearn', 'scipy'} & set(sys.modules)))"
     ran = subprocess.run(
-        [sys.executable, "-c", told], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
     assert ran.stdout.strip() == "[]"

@@ -25,7 +25,7 @@ from nullclass.diagnostics.evidence import (
     is_many,
     names_of,
 )
-from nullclass.metrics.claims import hold
+from nullclass.metrics.claims import find_violations
 from nullclass.metrics.rates import SELF, wilson
 from nullclass.results.schema import CLEAN, Flag
 
@@ -219,12 +219,12 @@ def _proof_broken(evidence: Evidence) -> str | None:
     """One image is enough: a proof has no exceptions."""
     if evidence.certified.empty:
         return None
-    checked = hold(evidence.rows, evidence.certified)
-    if checked.broken.empty:
+    checked = find_violations(evidence.rows, evidence.certified)
+    if checked.violations.empty:
         return None
-    first = checked.broken.iloc[0]
-    claim = str(first["what"])
-    num = checked.broken.loc[checked.broken["what"] == claim, "image"].nunique()
+    first = checked.violations.iloc[0]
+    claim = str(first["claim"])
+    num = checked.violations.loc[checked.violations["claim"] == claim, "image"].nunique()
     by = "without any attack" if first["attack"] == CLEAN else f"by {first['attack']}"
     return (
         f"{num} of {checked.num_images[claim]} images proved to be {claim} were not: image "

@@ -13,7 +13,7 @@ import pandas as pd
 from nullclass.core.errors import UserError
 from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.metrics.rates import PROOF, UNION, proved_rates, summarise
-from nullclass.metrics.score_summary import score_metrics
+from nullclass.metrics.scores import score_metrics
 from nullclass.results.schema import (
     CERTIFIED,
     CERTIFIED_COLUMNS,
@@ -82,7 +82,7 @@ class Evaluation:
         return pd.concat([rates, proved[list(rates.columns)]], ignore_index=True)
 
     def scores(self) -> pd.DataFrame:
-        """Metrics of the null score: see :func:`nullclass.metrics.score_summary.score_metrics`."""
+        """Metrics of the null score: see :func:`nullclass.metrics.scores.score_metrics`."""
         return score_metrics(self.rows, self.held_out, self.ood)
 
     def rate(self, metric: str, eps: float = 0.0, *, attack: str | None = None) -> float:

@@ -1,1 +1,4 @@
-"""Rows -> rates, intervals, score metrics, checked claims. Imports no torch."""
+"""From rows to numbers: rates with intervals, metrics of the null score, checks of claims.
+
+Imports no torch: reports are drawn from rows alone.
+"""

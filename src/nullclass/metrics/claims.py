@@ -1,8 +1,7 @@
-"""Proofs held against what was seen: did an image ever do what was proved impossible?
+"""Checks proofs against outcomes: did an image do what is proved to be impossible?
 
-One rule for red flags, reports and the zoo. What is proved of an image within eps is held to every
-row of that image, in that norm, at that eps or below, clean ones included. One image is enough: a
-proof has no exceptions. Imports no torch.
+A proof about an image within eps is checked against every row of that image in that norm, at that
+eps or below, clean rows included. One violation refutes a proof.
 """
 
 from __future__ import annotations
@@ -15,45 +14,49 @@ import pandas as pd
 from nullclass.results.schema import CLEAN
 
 ROUNDING = 1e-9
-"""Two budgets that differ by this are the same."""
+"""Budgets that differ by this are equal."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What a column of proofs promises."""
+    """What a column of proofs claims."""
 
     column: str
     """Of :data:`nullclass.results.schema.CERTIFIED_COLUMNS`."""
-    told: str
-    """In words."""
-    when_attacked: tuple[str, ...]
-    """Outcomes of attacked images that break it."""
-    when_clean: tuple[str, ...]
-    """Outcomes of clean images that do."""
+    description: str
+    violated_by: tuple[str, ...]
+    """Outcomes of adversarial images that violate it."""
+    violated_when_clean_by: tuple[str, ...]
+    """Outcomes of clean images that violate it."""
 
 
-PROMISES = (
+CLAIMS = (
     Claim("is_never_fooled", "never fooled", ("fooled",), ("fooled",)),
-    Claim("is_correct_proved", "always right", ("fooled", "null"), ("fooled", "null")),
-    Claim("is_rar_proved", "right when clean and never fooled", ("fooled",), ("fooled", "null")),
+    Claim("is_correct_proved", "always correct", ("fooled", "null"), ("fooled", "null")),
+    Claim(
+        "is_rar_proved",
+        "correct when clean and never fooled",
+        ("fooled",),
+        ("fooled", "null"),
+    ),
 )
 
 
 @dataclass(frozen=True)
 class ClaimCheck:
-    """What came of holding proofs against rows."""
+    """The result of :func:`find_violations`."""
 
     num_rows: int
-    """Rows of an image of which something had been proved at that eps or beyond."""
+    """Rows that a claim is about."""
     num_images: dict[str, int]
-    """By a promise in words: images of which it was proved at some eps."""
-    broken: pd.DataFrame = field(repr=False)
-    """The rows that break a promise, each once, by promise, image and eps; with ``proved``, the
-    largest eps it was proved at, and ``what``, the promise in words."""
+    """Number of images by the description of what is claimed about them, at some eps."""
+    violations: pd.DataFrame = field(repr=False)
+    """The rows that violate a claim, each once, by claim, image and eps. Column ``proved`` is the
+    largest eps of the proof, ``claim`` the claim's description."""
 
 
-def hold(rows: pd.DataFrame, certified: pd.DataFrame) -> ClaimCheck:
-    """Hold what is proved of a model against what its images did.
+def find_violations(rows: pd.DataFrame, certified: pd.DataFrame) -> ClaimCheck:
+    """Find the rows of a model that contradict its proofs.
 
     Args:
         rows: Columns of :data:`nullclass.results.schema.ROW_COLUMNS`, of one model.
@@ -62,24 +65,25 @@ def hold(rows: pd.DataFrame, certified: pd.DataFrame) -> ClaimCheck:
     tables: list[pd.DataFrame] = []
     num_images: dict[str, int] = {}
     rows = rows.reset_index(drop=True)
-    is_held = np.zeros(len(rows), dtype=bool)
+    is_covered = np.zeros(len(rows), dtype=bool)
     is_clean = (rows["attack"] == CLEAN).to_numpy()
     eps = rows["eps_pixels"].to_numpy(dtype=float)
     images = pd.MultiIndex.from_frame(rows[["norm", "image"]])
-    for promise in PROMISES:
-        proved = certified[certified[promise.column].astype(bool)]
-        furthest = proved.groupby(["norm", "image"])["eps_pixels"].max()
-        num_images[promise.told] = len(furthest)
-        reach = furthest.reindex(images).to_numpy(dtype=float)  # NaN, so no promise, if unproved
-        holds = eps <= reach + ROUNDING
-        is_held |= holds
+    for claim in CLAIMS:
+        proofs = certified[certified[claim.column].astype(bool)]
+        largest = proofs.groupby(["norm", "image"])["eps_pixels"].max()
+        num_images[claim.description] = len(largest)
+        proved = largest.reindex(images).to_numpy(dtype=float)  # NaN without a proof
+        covered = eps <= proved + ROUNDING
+        is_covered |= covered
         is_bad = np.where(
             is_clean,
-            rows["outcome"].isin(promise.when_clean),
-            rows["outcome"].isin(promise.when_attacked),
+            rows["outcome"].isin(claim.violated_when_clean_by),
+            rows["outcome"].isin(claim.violated_by),
         )
-        breaks = holds & is_bad
-        told = rows[breaks].assign(proved=reach[breaks], what=promise.told)
-        tables.append(told.sort_values(["image", "eps_pixels"], kind="stable"))
-    broken = pd.concat(tables)
-    return ClaimCheck(int(is_held.sum()), num_images, broken[~broken.index.duplicated()])
+        found = covered & is_bad
+        table = rows[found].assign(proved=proved[found], claim=claim.description)
+        tables.append(table.sort_values(["image", "eps_pixels"], kind="stable"))
+    violations = pd.concat(tables)
+    violations = violations[~violations.index.duplicated()]
+    return ClaimCheck(int(is_covered.sum()), num_images, violations)

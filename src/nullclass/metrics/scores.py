@@ -1,146 +1,132 @@
-"""How well a null score parts images: curves, areas and errors, from arrays of scores alone.
+"""Metrics of the null score: how well it separates images that should be null.
 
-A larger score means *more null*. Images that should be null (no class, attacked, wrong) are the
-positive ones, clean images the negative ones. Imports neither torch nor scikit-learn, so that
-reports can draw these from rows.
+A larger score means more null. Images that should be null (adversarial, wrong or of no class) are
+the positive ones, clean images the negative ones.
 
     AUROC     Mann & Whitney 1947, interval by DeLong et al. 1988 as Sun & Xu 2014 compute it
     AURC      Geifman & El-Yaniv 2017 (curve), Geifman et al. 2019 (area)
     AUGRC     Traub et al. 2024
-    RErr      Stutz et al. 2020 (CCAT), robust test error among what is accepted
+    RErr      Stutz et al. 2020 (CCAT), robust test error among accepted images
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
-from nullclass.metrics.rates import wilson_of
+from nullclass.metrics.rates import wilson, wilson_of
+from nullclass.results.schema import CLEAN, SELF, UNION
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
+Line = dict[str, Any]
 
-Z_95 = 1.959964
-"""The normal quantile of a 95 % interval."""
+TPR = 0.99
+"""Share of correct held-out images that the threshold of ``rerr99`` accepts."""
+
+SCORE_COLUMNS = {
+    "attack": "str",  # clean, an attack, union, or ood:NAME
+    "norm": "str",  # none for inputs of no class
+    "eps_pixels": "float64",
+    "metric": "str",
+    "value": "float64",
+    "low": "float64",  # 95 % interval
+    "high": "float64",
+    "num_images": "int64",
+    "is_optimistic": "bool",  # the attacker did not know the threshold of this metric
+}
+"""Columns of :func:`score_metrics`."""
+
+# Arrays of scores
 
 
-def roc(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[Floats, Floats, Floats]:
-    """The ROC curve, one point for every score that occurs.
+def roc(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[Floats, Floats]:
+    """Return the ROC curve, one point per score that occurs.
 
     Args:
         positive: ``(M,)`` null scores of images that should be null.
         negative: ``(N,)`` null scores of images that should not.
 
     Returns:
-        ``fpr, tpr, thresholds``, all ``(T + 1,)`` for T different scores: the shares of negative
-        and of positive images with a score of at least the threshold. Thresholds fall from
-        infinity (0, 0) to the smallest score (1, 1).
+        ``fpr, tpr``, both ``(T + 1,)`` for T different scores, from (0, 0) to (1, 1).
 
     Raises:
-        ValueError: If there are no scores on one side, or one of them is NaN.
+        ValueError: If a side is empty, or a score is NaN.
     """
-    positive, negative = _scores(positive, "positive"), _scores(negative, "negative")
-    levels = np.unique(np.concatenate([positive, negative]))[::-1]
-    tpr, fpr = (
-        np.concatenate([[0.0], (len(side) - np.searchsorted(np.sort(side), levels)) / len(side)])
-        for side in (positive, negative)
-    )
-    return fpr, tpr, np.concatenate([[np.inf], levels])
+    from sklearn.metrics import roc_curve
+
+    positive, negative = _scores(positive), _scores(negative)
+    labels = np.repeat([1, 0], [len(positive), len(negative)])
+    curve = roc_curve(labels, np.concatenate([positive, negative]), drop_intermediate=False)
+    return curve[0], curve[1]
 
 
 def auroc(positive: npt.ArrayLike, negative: npt.ArrayLike) -> float:
-    """Probability that a positive image scores higher than a negative one; ties count half.
+    """Return the probability that a positive score is larger than a negative one.
 
-    Args:
-        positive: ``(M,)`` null scores of images that should be null.
-        negative: ``(N,)`` null scores of images that should not.
-
-    Returns:
-        The area in [0, 1]; 0.5 if the score knows nothing.
-
-    Raises:
-        ValueError: If there are no scores on one side, or one of them is NaN.
+    Ties count half. Arguments and errors are those of :func:`roc`.
     """
-    positive, negative = _scores(positive, "positive"), _scores(negative, "negative")
-    twice = int(_twice_below(positive, negative).sum())
-    return twice / (2 * len(positive) * len(negative))
+    positive, negative = _scores(positive), _scores(negative)
+    return int(_twice_below(positive, negative).sum()) / (2 * len(positive) * len(negative))
 
 
 def auroc_interval(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[float, float]:
-    """The 95 % interval of :func:`auroc`.
+    """Return the 95 % interval of :func:`auroc`.
 
-    DeLong et al. 1988, with every image's placement (V10, V01) found by sorting (Sun & Xu 2014):
+    DeLong et al. 1988, with the placements of all images found by sorting (Sun & Xu 2014):
 
         V10(x) = share of negatives below x,   V01(y) = share of positives above y
         AUROC +- 1.96 sqrt(var(V10) / M + var(V01) / N),   clipped to [0, 1]
 
-    Where the placements do not vary (all pairs in order, all tied) or there is a single image on
-    one side, that would be an interval of no width or none at all. There the variance is bounded
-    by ``A (1 - A) / min(M, N)`` (Birnbaum & Klose 1957), which gives a Wilson interval.
-
-    Args:
-        positive: ``(M,)`` null scores of images that should be null.
-        negative: ``(N,)`` null scores of images that should not.
-
-    Returns:
-        Both ends, in [0, 1].
-
-    Raises:
-        ValueError: If there are no scores on one side, or one of them is NaN.
+    Where that is zero wide (all pairs in order, all tied) or undefined (one image on a side), the
+    variance is bounded by ``A (1 - A) / min(M, N)`` (Birnbaum & Klose 1957): a Wilson interval.
     """
-    positive, negative = _scores(positive, "positive"), _scores(negative, "negative")
+    positive, negative = _scores(positive), _scores(negative)
     area = auroc(positive, negative)
-    sides = (_twice_below(positive, negative), _twice_below(negative, positive))
     variance = 0.0
     if min(len(positive), len(negative)) > 1:
-        for twice, num_others in zip(sides, (len(negative), len(positive)), strict=True):
-            variance += float(np.var(twice / (2 * num_others), ddof=1)) / len(twice)
+        for side, others in ((positive, negative), (negative, positive)):
+            placements = _twice_below(side, others) / (2 * len(others))
+            variance += float(np.var(placements, ddof=1)) / len(side)
     if variance == 0:
         return wilson_of(area, min(len(positive), len(negative)))
-    half = Z_95 * math.sqrt(variance)
+    half = 1.959964 * math.sqrt(variance)
     return max(0.0, area - half), min(1.0, area + half)
 
 
 def fpr_at_tpr(positive: npt.ArrayLike, negative: npt.ArrayLike, tpr: float = 0.95) -> float:
-    """Share of negative images refused by the highest threshold that refuses enough positive ones.
+    """Return the share of negatives rejected where at least ``tpr`` of the positives are.
 
-    Args:
-        positive: ``(M,)`` null scores of images that should be null.
-        negative: ``(N,)`` null scores of images that should not.
-        tpr: The least share of positive images to refuse, in (0, 1].
-
-    Returns:
-        The share in [0, 1]; nothing between the points of the curve is made up.
-
-    Raises:
-        ValueError: If a score is missing or NaN, or ``tpr`` is out of range.
+    The threshold is the highest such one; nothing is interpolated.
     """
-    positive, negative = _scores(positive, "positive"), _scores(negative, "negative")
-    place = len(positive) - _num_needed(tpr, len(positive))
-    threshold = np.partition(positive, place)[place]
-    return float(np.mean(negative >= threshold))
+    positive, negative = _scores(positive), _scores(negative)
+    index = len(positive) - _num_needed(tpr, len(positive))
+    return float(np.mean(negative >= np.partition(positive, index)[index]))
 
 
 def risk_coverage(scores: npt.ArrayLike, is_wrong: npt.ArrayLike) -> tuple[Floats, Floats]:
-    """The risk-coverage curve: accept in order of rising null score (Geifman & El-Yaniv 2017).
+    """Return the risk-coverage curve: images are accepted by increasing null score.
 
     Args:
         scores: ``(N,)`` null scores.
         is_wrong: ``(N,)`` booleans: whether the best real class is not the true one.
 
     Returns:
-        ``coverage, risk``, both ``(T,)`` for T different scores: the share accepted, rising to 1,
-        and the share of those that is wrong. Images of one score are accepted in one step.
+        ``coverage, risk``, both ``(T,)`` for T different scores: the share accepted, increasing to
+        1, and the share of those that is wrong.
 
     Raises:
         ValueError: If there are no images, a score is NaN, or the shapes differ.
     """
-    scores, is_wrong = _scores(scores, "the"), _booleans(is_wrong, "is_wrong")
-    _check_shapes(scores, is_wrong)
+    scores, is_wrong = _scores(scores), _booleans(is_wrong)
+    if scores.shape != is_wrong.shape:
+        raise ValueError(f"scores have shape {scores.shape}, but booleans {is_wrong.shape}")
     _, step_of, num_taken = np.unique(scores, return_inverse=True, return_counts=True)
     num_accepted = np.cumsum(num_taken)
     num_wrong = np.cumsum(np.bincount(step_of, weights=is_wrong))
@@ -148,219 +134,229 @@ def risk_coverage(scores: npt.ArrayLike, is_wrong: npt.ArrayLike) -> tuple[Float
 
 
 def aurc(scores: npt.ArrayLike, is_wrong: npt.ArrayLike) -> float:
-    """Area under the risk-coverage curve (Geifman et al. 2019); smaller is better.
+    """Return the area under the risk-coverage curve, ``1/N sum_i risk at the threshold s_i``.
 
-        AURC = 1/N sum_i risk at the threshold s_i
-
-    so every image's own score is a threshold once. It weighs the most certain images' errors
-    heavily; :func:`augrc` does not.
-
-    Args:
-        scores: ``(N,)`` null scores.
-        is_wrong: ``(N,)`` booleans: whether the best real class is not the true one.
-
-    Returns:
-        The area in [0, 1].
-
-    Raises:
-        ValueError: As :func:`risk_coverage`.
+    Smaller is better. It gives the errors of the most certain images a large weight;
+    :func:`augrc` does not.
     """
     coverage, risk = risk_coverage(scores, is_wrong)
     return float(np.diff(coverage, prepend=0) @ risk)
 
 
 def augrc(scores: npt.ArrayLike, is_wrong: npt.ArrayLike) -> float:
-    """Area under the *generalised* risk-coverage curve (Traub et al. 2024); smaller is better.
+    """Return the area under risk times coverage, the share of images accepted and wrong.
 
-    The generalised risk is the share of *all* images that is accepted and wrong, risk x coverage:
-    how many silent failures there are. The area is the trapezoids' from (0, 0) on, hence
-
-        AUGRC = (1 - AUROC) acc (1 - acc) + (1 - acc)^2 / 2
-
-    with the AUROC of wrong against right images.
-
-    Args:
-        scores: ``(N,)`` null scores.
-        is_wrong: ``(N,)`` booleans: whether the best real class is not the true one.
-
-    Returns:
-        The area in [0, 0.5].
-
-    Raises:
-        ValueError: As :func:`risk_coverage`.
+    Smaller is better. Trapezoids from (0, 0) on give
+    ``(1 - AUROC) acc (1 - acc) + (1 - acc)^2 / 2``, with the AUROC of wrong against right images.
     """
     coverage, risk = risk_coverage(scores, is_wrong)
     failures = np.concatenate([[0.0], coverage * risk])
     return float(np.diff(coverage, prepend=0) @ (failures[:-1] + failures[1:]) / 2)
 
 
-def accepting_threshold(scores: npt.ArrayLike, tpr: float = 0.99) -> float:
-    """The smallest of some scores such that at least a share of them is no larger.
+def accepting_threshold(scores: npt.ArrayLike, tpr: float = TPR) -> float:
+    """Return the smallest score such that at least a share ``tpr`` of all is not larger.
 
     Args:
-        scores: ``(N,)`` null scores of held-out clean images that are classified right.
-        tpr: The least share of them to accept, in (0, 1].
-
-    Returns:
-        The threshold: an image is accepted if its score is no larger.
-
-    Raises:
-        ValueError: If there are no scores, one is NaN, or ``tpr`` is out of range.
+        scores: ``(N,)`` null scores of correctly classified held-out images.
+        tpr: The share of them to accept, in (0, 1].
     """
-    scores = np.sort(_scores(scores, "held-out"))
+    scores = np.sort(_scores(scores))
     return float(scores[_num_needed(tpr, len(scores)) - 1])
 
 
-def rerr(
-    threshold: float,
-    clean_scores: npt.ArrayLike,
-    clean_is_wrong: npt.ArrayLike,
-    attacked_scores: npt.ArrayLike,
-    attacked_is_wrong: npt.ArrayLike,
-) -> float:
-    """Robust test error among what is accepted (Stutz et al. 2020, RErr(tau)).
+def rerr(threshold: float, scores: npt.ArrayLike, is_wrong: npt.ArrayLike) -> float:
+    """Return the robust test error among accepted images (Stutz et al. 2020, RErr(tau)).
 
                     sum_n max over x' of [f(x') != y_n and s(x') <= tau]
         RErr(tau) = ----------------------------------------------------
                             sum_n max over x' of [s(x') <= tau]
 
-    where x' runs over the clean image n and every attack's image of it, f is the best real class
-    and s the null score (the paper's confidence c is at least its threshold).
+    Here x' are the clean image n and its adversarial images, f is the best real class and s the
+    null score.
 
     Args:
-        threshold: tau; see :func:`accepting_threshold`.
-        clean_scores: ``(N,)`` null scores of the clean test images.
-        clean_is_wrong: ``(N,)`` booleans: whether their best real class is not the true one.
-        attacked_scores: ``(N,)``, or ``(A, N)`` for several attacks: of the same images, attacked.
-        attacked_is_wrong: Of the same shape.
+        threshold: tau.
+        scores: ``(A, N)`` null scores of A versions of N images, the clean ones included.
+        is_wrong: ``(A, N)`` booleans: whether the best real class is not the true one.
 
     Returns:
-        The error in [0, 1]; NaN if nothing is accepted, clean or attacked, as there is no share of
-        nothing (the authors' code has 0, which would make the model that refuses all the best).
-
-    Raises:
-        ValueError: If there are no images, a score or the threshold is NaN, or the shapes differ.
+        The error in [0, 1]; NaN if no version of any image is accepted (the authors' code has 0,
+        which makes a model that rejects everything the best).
     """
-    if math.isnan(threshold):
-        raise ValueError("the threshold is NaN")
-    clean, attacked = _scores(clean_scores, "clean"), _scores(attacked_scores, "attacked", 2)
-    clean_wrong = _booleans(clean_is_wrong, "clean_is_wrong")
-    attacked_wrong = _booleans(attacked_is_wrong, "attacked_is_wrong")
-    _check_shapes(clean, clean_wrong)
-    _check_shapes(attacked, attacked_wrong)
-    if attacked.shape[-1] != len(clean):
-        raise ValueError(f"there are {len(clean)} clean images, but {attacked.shape[-1]} attacked")
-    is_accepted = np.vstack([clean, attacked]) <= threshold
-    is_failure = is_accepted & np.vstack([clean_wrong, attacked_wrong])
+    is_accepted = np.asarray(scores) <= threshold
     num_accepted = int(is_accepted.any(axis=0).sum())
-    return int(is_failure.any(axis=0).sum()) / num_accepted if num_accepted else math.nan
-
-
-def rerr_at_tpr(
-    held_out_scores: npt.ArrayLike,
-    clean_scores: npt.ArrayLike,
-    clean_is_wrong: npt.ArrayLike,
-    attacked_scores: npt.ArrayLike,
-    attacked_is_wrong: npt.ArrayLike,
-    tpr: float = 0.99,
-) -> float:
-    """RErr@99TPR: :func:`rerr` at a threshold that held-out clean images choose.
-
-    Args:
-        held_out_scores: ``(H,)`` null scores of held-out clean images that are classified right;
-            none of them may be among the test images.
-        clean_scores: As :func:`rerr`.
-        clean_is_wrong: As :func:`rerr`.
-        attacked_scores: As :func:`rerr`.
-        attacked_is_wrong: As :func:`rerr`.
-        tpr: The least share of the held-out images to accept, in (0, 1].
-
-    Returns:
-        The error in [0, 1], or NaN, as :func:`rerr`.
-
-    Raises:
-        ValueError: As :func:`rerr` and :func:`accepting_threshold`.
-    """
-    threshold = accepting_threshold(held_out_scores, tpr)
-    return rerr(threshold, clean_scores, clean_is_wrong, attacked_scores, attacked_is_wrong)
+    num_failures = int((is_accepted & np.asarray(is_wrong)).any(axis=0).sum())
+    return num_failures / num_accepted if num_accepted else math.nan
 
 
 def bootstrap(
     statistic: Callable[..., float],
-    *samples: npt.ArrayLike | tuple[npt.ArrayLike, ...],
+    *samples: tuple[npt.NDArray[Any], ...],
     num_resamples: int = 500,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """A 95 % percentile interval (Efron 1979) of a statistic that has no closed form.
+    """Return the 95 % percentile interval (Efron 1979) of a statistic.
 
-    ``bootstrap(fpr_at_tpr, positive, negative)`` draws both sides independently;
-    ``bootstrap(aurc, (scores, is_wrong))`` draws images, each with all that is known of it.
+    Where all resamples agree (no error among n images), it is the Wilson interval of the value over
+    the images of the last sample.
 
     Args:
-        statistic: Called with all arrays, one after another.
-        samples: Arrays, or tuples of arrays about the same images; the last axis is images.
-        num_resamples: How many times to draw.
+        statistic: Called with all arrays, in order.
+        samples: Each a tuple of arrays about the same images, drawn together; the last axis is
+            images.
+        num_resamples: How many resamples to draw.
         seed: Seed of the draws.
-
-    Returns:
-        Both ends; NaN if the statistic was NaN for a draw.
-
-    Raises:
-        ValueError: If there is no sample, an empty one, or arrays of a tuple differ in length.
     """
-    groups = [
-        [np.asarray(array) for array in (sample if isinstance(sample, tuple) else (sample,))]
-        for sample in samples
-    ]
-    if not groups or num_resamples < 1:
-        raise ValueError("a bootstrap needs at least one sample and one resample")
-    for group in groups:
-        lengths = {array.shape[-1] if array.ndim else 0 for array in group}
-        if len(lengths) != 1 or 0 in lengths:
-            raise ValueError(f"a sample has arrays about {sorted(lengths)} images")
     generator = np.random.default_rng(seed)
     values = []
     for _ in range(num_resamples):
         drawn = []
-        for group in groups:
-            num_images = group[0].shape[-1]
+        for arrays in samples:
+            num_images = arrays[0].shape[-1]
             chosen = generator.integers(num_images, size=num_images)
-            drawn += [array[..., chosen] for array in group]
+            drawn += [array[..., chosen] for array in arrays]
         values.append(statistic(*drawn))
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    low, high = map(float, np.quantile(values, [0.025, 0.975]))
+    if low == high and 0 <= low <= 1:
+        return wilson_of(low, samples[-1][0].shape[-1])
+    return low, high
+
+
+def _scores(values: npt.ArrayLike) -> Floats:
+    scores = np.asarray(values, dtype=np.float64)
+    if scores.ndim != 1 or scores.size == 0 or np.isnan(scores).any():
+        raise ValueError(f"scores must be (N,) numbers, at least one, not {scores!r}")
+    return scores
+
+
+def _booleans(values: npt.ArrayLike) -> Booleans:
+    flags = np.asarray(values)
+    if not np.isin(flags, (0, 1)).all():
+        raise ValueError("is_wrong must hold booleans")
+    return flags.astype(np.bool_)
 
 
 def _twice_below(scores: Floats, others: Floats) -> npt.NDArray[np.int64]:
-    """Twice the number of others below each score, ties counted half: integers, so exact."""
+    """Return twice the number of others below each score, ties counted half: exact integers."""
     ordered = np.sort(others)
     return np.searchsorted(ordered, scores, "left") + np.searchsorted(ordered, scores, "right")
 
 
-def _scores(values: npt.ArrayLike, which: str, most_axes: int = 1) -> Floats:
-    scores = np.asarray(values, dtype=np.float64)
-    if not 1 <= scores.ndim <= most_axes or scores.size == 0:
-        raise ValueError(f"{which} scores have shape {scores.shape}: give at least one, as (N,)")
-    if np.isnan(scores).any():
-        raise ValueError(f"{which} scores hold NaN")
-    return scores
-
-
-def _booleans(values: npt.ArrayLike, name: str) -> Booleans:
-    flags = np.asarray(values)
-    if flags.dtype != np.bool_ and not np.isin(flags, (0, 1)).all():
-        raise ValueError(f"{name} must hold booleans")
-    return flags.astype(np.bool_)
-
-
-def _check_shapes(scores: Floats, flags: Booleans) -> None:
-    if scores.shape != flags.shape:
-        raise ValueError(f"scores have shape {scores.shape}, but booleans {flags.shape}")
-
-
 def _num_needed(share: float, num_images: int) -> int:
-    """The least number of images that is at least a share of them."""
+    """Return the smallest number of images that is at least a share of them."""
     if not 0 < share <= 1:
         raise ValueError(f"the true positive rate must be in (0, 1], not {share}")
     # As a decimal: 0.07 * 100 is a little more than 7 in floating point.
     return math.ceil(Fraction(str(float(share))) * num_images)
+
+
+# Tables
+
+
+def score_metrics(rows: pd.DataFrame, held_out: pd.DataFrame, ood: pd.DataFrame) -> pd.DataFrame:
+    """Return metrics of the null score with 95 % intervals, one per row.
+
+    - Clean images: ``aurc`` and ``augrc``.
+    - Every attack and eps: ``auroc`` and ``fpr95`` of its images against the clean ones; only
+      attacks on the model itself, if there are any.
+    - All attacks up to an eps together: ``rerr``, the error among images that the model accepts,
+      if it can answer null; with held-out images ``rerr99``, the same at the threshold that accepts
+      99 % of the correct held-out images.
+    - Inputs of no class: ``null_rate``, ``auroc`` and ``fpr95``.
+
+    Attacks are made against the model's own decision, a null score above 0. Metrics with any other
+    threshold are optimistic: an attacker who knew that threshold would aim at it.
+
+    Args:
+        rows: Columns of :data:`nullclass.results.schema.ROW_COLUMNS`, of one model.
+        held_out: The same columns, of clean held-out images; may be empty.
+        ood: Columns of :data:`nullclass.results.schema.OOD_COLUMNS`; may be empty.
+
+    Returns:
+        :data:`SCORE_COLUMNS`.
+    """
+    clean = rows[rows["attack"] == CLEAN]
+    attacked = rows[(rows["attack"] != CLEAN) & ~rows["has_own_eps"].astype(bool)]
+    lines = [
+        *_selective(clean),
+        *_detection(attacked, clean),
+        *_robust_error(attacked, clean, held_out),
+        *_outside(clean, ood),
+    ]
+    return pd.DataFrame(lines, columns=list(SCORE_COLUMNS)).astype(SCORE_COLUMNS)
+
+
+def _line(
+    keys: Line, metric: str, value: float, interval: tuple[float, float], num_images: int
+) -> Line:
+    low, high = interval
+    values = {"metric": metric, "value": value, "low": low, "high": high, "num_images": num_images}
+    return {"is_optimistic": False} | keys | values
+
+
+def _selective(clean: pd.DataFrame) -> Iterator[Line]:
+    if clean.empty:
+        return
+    score, is_wrong = _score_and_wrong(clean)
+    keys = {"attack": CLEAN, "norm": clean["norm"].iloc[0], "eps_pixels": 0.0}
+    for name, metric in (("aurc", aurc), ("augrc", augrc)):
+        interval = bootstrap(metric, (score, is_wrong))
+        yield _line(keys, name, metric(score, is_wrong), interval, len(clean))
+
+
+def _detection(attacked: pd.DataFrame, clean: pd.DataFrame) -> Iterator[Line]:
+    own = attacked[attacked["source"] == SELF]
+    attacked = own if len(own) else attacked
+    for (attack, norm, eps), group in attacked.groupby(["attack", "norm", "eps_pixels"]):
+        keys = {"attack": attack, "norm": norm, "eps_pixels": eps, "is_optimistic": True}
+        yield from _separation(keys, group["null_score"], clean["null_score"])
+
+
+def _outside(clean: pd.DataFrame, ood: pd.DataFrame) -> Iterator[Line]:
+    for source, group in ood.groupby("source", sort=False):
+        keys = {"attack": f"ood:{source}", "norm": "none", "eps_pixels": math.nan}
+        num_null = int((group["prediction"] == -1).sum())
+        interval = wilson(num_null, len(group))
+        yield _line(keys, "null_rate", num_null / len(group), interval, len(group))
+        yield from _separation(keys, group["null_score"], clean["null_score"])
+
+
+def _separation(keys: Line, positive: pd.Series, negative: pd.Series) -> Iterator[Line]:
+    above, below = positive.to_numpy(), negative.to_numpy()
+    if not len(above) or not len(below):
+        return
+    yield _line(keys, "auroc", auroc(above, below), auroc_interval(above, below), len(above))
+    interval = bootstrap(fpr_at_tpr, (above,), (below,))
+    yield _line(keys, "fpr95", fpr_at_tpr(above, below), interval, len(above))
+
+
+def _robust_error(
+    attacked: pd.DataFrame, clean: pd.DataFrame, held_out: pd.DataFrame
+) -> Iterator[Line]:
+    thresholds = {}
+    if clean["null_loss"].notna().any():
+        thresholds["rerr"] = 0.0
+    is_correct = held_out["real_prediction"] == held_out["label"]
+    if is_correct.any():
+        thresholds["rerr99"] = accepting_threshold(held_out.loc[is_correct, "null_score"])
+    for norm, of_norm in attacked.groupby("norm"):
+        per_attack = [set(group["image"]) for _, group in of_norm.groupby("attack")]
+        images = sorted(set.intersection(*per_attack, set(clean["image"])))
+        for eps in sorted(of_norm["eps_pixels"].unique()) if images else ():
+            within = of_norm[of_norm["eps_pixels"] <= eps]
+            groups = [clean, *(group for _, group in within.groupby(["attack", "eps_pixels"]))]
+            versions = [_score_and_wrong(g.set_index("image").loc[images]) for g in groups]
+            sample = tuple(map(np.stack, zip(*versions, strict=True)))
+            is_transfer = not (within["source"] == SELF).any()
+            for metric, tau in thresholds.items():
+                keys = {"attack": UNION, "norm": norm, "eps_pixels": eps}
+                keys["is_optimistic"] = is_transfer or tau != 0
+                value = rerr(tau, *sample)
+                interval = bootstrap(lambda s, w, tau=tau: rerr(tau, s, w), sample)
+                yield _line(keys, metric, value, interval, len(images))
+
+
+def _score_and_wrong(rows: pd.DataFrame) -> tuple[Floats, Booleans]:
+    is_wrong = (rows["real_prediction"] != rows["label"]).to_numpy()
+    return rows["null_score"].to_numpy(dtype=np.float64), is_wrong

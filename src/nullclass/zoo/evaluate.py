@@ -18,7 +18,7 @@ from nullclass.data import Dataset
 from nullclass.evaluation.plan import find_attacks
 from nullclass.evaluation.result import Evaluation
 from nullclass.evaluation.run import evaluate
-from nullclass.metrics.claims import hold
+from nullclass.metrics.claims import find_violations
 from nullclass.metrics.rates import PROVED, UNION
 from nullclass.scoring.proofs import prove
 from nullclass.scoring.rows import OnImages
@@ -91,7 +91,9 @@ def measure_proofs(
     data = dataset.test if num_images is None else dataset.test.first(num_images)
     model = load_member(member).double()
     proofs = prove(model, data, eps, verifier=verifier, on_images=on_images)
-    broken = 0 if attacked is None else hold(attacked, proofs).broken["image"].nunique()
+    broken = (
+        0 if attacked is None else find_violations(attacked, proofs).violations["image"].nunique()
+    )
     if broken:
         raise UserError(
             f"attacks on {member.name} broke the proofs of {broken} images: a bound is wrong, so "

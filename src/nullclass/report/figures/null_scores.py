@@ -137,7 +137,7 @@ def roc(run: Run) -> Drawing | None:
             axis = figure.subplots()
             axis.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8)
             for population in populations:
-                fpr, tpr, _ = scores.roc(population.scores, clean.scores)
+                fpr, tpr = scores.roc(population.scores, clean.scores)
                 area = f"{100 * score_of(trial, population, 'auroc'):.1f} %"
                 label = f"{population.name}: {area} ({len(population.scores):,})"
                 axis.plot(fpr, tpr, color=population.colour, label=label)

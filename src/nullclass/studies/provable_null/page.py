@@ -177,7 +177,7 @@ def _broken(held: Checked) -> list[str]:
     return [
         f"A PROOF IS BROKEN: {num} image{'s' if num > 1 else ''} did what had been proved "
         f"impossible, such as test image {first['image']} of {first['model']}, seed "
-        f"{first['seed']}, proved {first['what']} at ε {eps_text(first['proved'])} and "
+        f"{first['seed']}, proved {first['claim']} at ε {eps_text(first['proved'])} and "
         f"{first['outcome']} at ε {eps_text(first['eps_pixels'])} "
         f"({_by(str(first['attack']))}). Bounds, model or attack are wrong: believe no number here."
     ]
@@ -359,10 +359,10 @@ def _broken_section(held: Checked) -> list[Section]:
     if held.broken.empty:
         return []
     items = []
-    for (model, seed, what), of in held.broken.groupby(["model", "seed", "what"], sort=False):
+    for (model, seed, claim), of in held.broken.groupby(["model", "seed", "claim"], sort=False):
         first = of.iloc[0]
         message = (
-            f"{of['image'].nunique()} images proved {what} were not: image {first['image']}, "
+            f"{of['image'].nunique()} images proved {claim} were not: image {first['image']}, "
             f"proved at ε {eps_text(first['proved'])}, is {first['outcome']} at ε "
             f"{eps_text(first['eps_pixels'])} ({_by(str(first['attack']))})."
         )

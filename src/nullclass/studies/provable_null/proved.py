@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.metrics.claims import ROUNDING, hold
+from nullclass.metrics.claims import ROUNDING, find_violations
 from nullclass.metrics.rates import PROOF, UNION, wilson
 from nullclass.report.measures import Measure, Measures
 from nullclass.results.frames import read_frame
@@ -36,7 +36,7 @@ class Checked:
     """Attacked or clean images of which something had been proved at that eps or beyond."""
     broken: pd.DataFrame = field(repr=False)
     """Those that did what was proved impossible: model, seed, image, attack, eps_pixels, outcome,
-    proved (the eps of the proof) and what (:data:`nullclass.metrics.claims.PROMISES` in words)."""
+    proved (the eps of the proof) and claim (:data:`nullclass.metrics.claims.CLAIMS` in words)."""
 
 
 def bracket(measures: Measures, model: str) -> list[Point]:
@@ -66,12 +66,12 @@ def checked(run: Run) -> Checked:
     no RAR under attack can be below the proved one, whichever images both are taken over.
     """
     asked = [trial for trial in run.trials if len(trial.certified)]
-    held = [(trial, hold(trial.rows, trial.certified)) for trial in asked]
-    columns = ["model", "seed", "image", "attack", "eps_pixels", "outcome", "proved", "what"]
+    held = [(trial, find_violations(trial.rows, trial.certified)) for trial in asked]
+    columns = ["model", "seed", "image", "attack", "eps_pixels", "outcome", "proved", "claim"]
     found = [
-        of.broken.assign(model=trial.model, seed=trial.seed)[columns]
+        of.violations.assign(model=trial.model, seed=trial.seed)[columns]
         for trial, of in held
-        if len(of.broken)
+        if len(of.violations)
     ]
     return Checked(
         sum(of.num_rows for _, of in held),
