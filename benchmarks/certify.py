@@ -61,7 +61,7 @@ def measure(options: Options) -> str:
 
     def ours(_: int) -> Tensor:
         return torch.cat(
-            [interval(network, x, RADIUS, "linf", label_spec(y, 10, x.dtype)) for x, y in batches]
+            [interval(network, x, RADIUS, "linf")(label_spec(y, 10, x.dtype)) for x, y in batches]
         )
 
     contenders: dict[str, Callable[[int], Tensor]] = {"interval, ours": ours}

@@ -50,8 +50,8 @@ def test_bounds_hold_on_any_small_network(
     images, spec = random_images(3, seed), random_spec(3, seed)
     for verifier in VERIFIERS.values():
         assert worst_gap(verifier, network, model, images, radius, norm, spec, seed) >= 0
-    loose = interval_bounds(network, images, radius, norm, spec)
-    assert (crown_ibp_bounds(network, images, radius, norm, spec) >= loose).all()
+    loose = interval_bounds(network, images, radius, norm)(spec)
+    assert (crown_ibp_bounds(network, images, radius, norm)(spec) >= loose).all()
 
 
 class Cancelled(nn.Module):
@@ -67,8 +67,8 @@ class Cancelled(nn.Module):
 def test_crown_is_tighter_where_branches_cancel() -> None:
     _, network = read(Classifier(Cancelled(), 3, has_null=False), torch.float64)
     images, spec = random_images(2, 0).double(), random_spec(2, 0).double()
-    assert crown_ibp_bounds(network, images, 0.3, "linf", spec).abs().max() < 1e-9
-    assert interval_bounds(network, images, 0.3, "linf", spec).max() < -0.1
+    assert crown_ibp_bounds(network, images, 0.3, "linf")(spec).abs().max() < 1e-9
+    assert interval_bounds(network, images, 0.3, "linf")(spec).max() < -0.1
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -84,7 +84,7 @@ def test_linear_networks_are_bounded_exactly(norm: str) -> None:
     normal = spec @ (model(basis) - zero).T  # logits are matrix @ x + zero
     length = normal.abs().sum(dim=2) if norm == "linf" else normal.norm(dim=2)
     truth = torch.einsum("nml,nl->nm", spec, model(images)) - radius * length
-    bound = crown_ibp_bounds(network, images, radius, norm, spec)
+    bound = crown_ibp_bounds(network, images, radius, norm)(spec)
     assert (bound <= truth + 1e-12).all()
     torch.testing.assert_close(bound, truth, rtol=0, atol=1e-9)
 
@@ -101,7 +101,7 @@ def test_one_hidden_monotone_layer_is_bounded_exactly() -> None:
     spec = torch.tensor([[1.0, -1.0]], dtype=torch.float64)  # rises in every pixel
     truth = model((images - 0.1).clamp(min=0)) @ spec.T
     for verifier in VERIFIERS.values():
-        bound = verifier(network, images, 0.1, "linf", spec)
+        bound = verifier(network, images, 0.1, "linf")(spec)
         torch.testing.assert_close(bound, truth, rtol=0, atol=1e-9)
         assert (bound <= truth).all()
 
@@ -121,7 +121,7 @@ def test_brute_force_of_two_pixels() -> None:
         points = (image.flatten() + deltas).clamp(0, 1).view(-1, 1, 1, 2)
         truth = (model(points) @ spec.T).amin(dim=0)
         for verifier in VERIFIERS.values():
-            bound = verifier(network, image, 0.1, norm, spec)[0]
+            bound = verifier(network, image, 0.1, norm)(spec)[0]
             assert (bound <= truth).all()
             assert (bound >= truth - 0.5).all()
 
@@ -129,17 +129,17 @@ def test_brute_force_of_two_pixels() -> None:
 def test_batches_are_split_without_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:
     _, network = read(small_model(nn.ReLU(), seed=3))
     images, spec = random_images(7, 3), random_spec(7, 3)
-    bounds = crown_ibp_bounds(network, images, 0.05, "linf", spec)
+    bounds = crown_ibp_bounds(network, images, 0.05, "linf")(spec)
     monkeypatch.setattr(crown, "MAX_COEFFICIENTS", 108 * 4 * 2)  # two images at once
-    torch.testing.assert_close(crown_ibp_bounds(network, images, 0.05, "linf", spec), bounds)
-    assert crown_ibp_bounds(network, images[:0], 0.05, "linf", spec[:0]).shape == (0, 4)
+    torch.testing.assert_close(crown_ibp_bounds(network, images, 0.05, "linf")(spec), bounds)
+    assert crown_ibp_bounds(network, images[:0], 0.05, "linf")(spec[:0]).shape == (0, 4)
 
 
 @pytest.mark.parametrize("verifier", VERIFIERS)
 def test_gradients_reach_images_and_weights(verifier: str) -> None:
     model, network = read(small_model(nn.Tanh(), seed=4), torch.float64)
     images, spec = random_images(2, 4).double().requires_grad_(), random_spec(2, 4).double()
-    VERIFIERS[verifier](network, images, 0.05, "linf", spec).sum().backward()
+    VERIFIERS[verifier](network, images, 0.05, "linf")(spec).sum().backward()
     assert images.grad is not None
     assert images.grad.abs().sum() > 0
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -211,11 +211,11 @@ def test_float32_bounds_are_below_those_of_float64(layer: str) -> None:
     model, network = read(small_model(LAYERS[layer](), seed=8, scale=20))
     images, spec = random_images(5, 8), random_spec(5, 8)
     single = {
-        name: verify(network, images, 0.02, "linf", spec) for name, verify in VERIFIERS.items()
+        name: verify(network, images, 0.02, "linf")(spec) for name, verify in VERIFIERS.items()
     }
     _, network = read(model, torch.float64)
     for name, verify in VERIFIERS.items():
-        double = verify(network, images.double(), 0.02, "linf", spec.double())
+        double = verify(network, images.double(), 0.02, "linf")(spec.double())
         assert (single[name].double() <= double + 1e-9 * double.abs()).all()
         assert (double - single[name]).max() <= 1e-3 * double.abs().max()
 

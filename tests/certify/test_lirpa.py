@@ -31,7 +31,7 @@ def lirpa_bounds(model: Classifier, norm: str, method: str) -> torch.Tensor:
 @pytest.mark.parametrize("layer", sorted(set(LAYERS) - UNSUPPORTED))
 def test_interval_bounds_are_equal(layer: str) -> None:
     model, network = read(small_model(LAYERS[layer](), seed=0), torch.float64)
-    ours = interval_bounds(network, IMAGES, 0.05, "linf", SPEC)
+    ours = interval_bounds(network, IMAGES, 0.05, "linf")(SPEC)
     torch.testing.assert_close(ours, lirpa_bounds(model, "linf", "IBP"), rtol=0, atol=1e-4)
 
 
@@ -41,5 +41,5 @@ def test_crown_bounds_of_a_relu_network_are_not_looser(norm: str) -> None:
         nn.Flatten(), nn.Linear(72, 9), nn.ReLU(), nn.Linear(9, 5), nn.ReLU(), nn.Linear(5, 3)
     )
     model, network = read(Classifier(body, 3, has_null=False), torch.float64)
-    ours = crown_ibp_bounds(network, IMAGES, 0.05, norm, SPEC)
+    ours = crown_ibp_bounds(network, IMAGES, 0.05, norm)(SPEC)
     assert (ours >= lirpa_bounds(model, norm, "CROWN-IBP") - 1e-6).all()

@@ -151,18 +151,18 @@ def test_machines_without_exact_float32_products() -> None:
     _, network = read(small_model(nn.ReLU(), seed=0))
     images, spec = random_images(2, 0), random_spec(2, 0)
     for verifier in VERIFIERS.values():
-        bounds = verifier(network, images, 0.1, "linf", spec)
+        bounds = verifier(network, images, 0.1, "linf")(spec)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(verifier(network, images, 0.1, "linf", spec), bounds)
+            assert torch.equal(verifier(network, images, 0.1, "linf")(spec), bounds)
         with torch.backends.mkldnn.flags(enabled=False):
             assert proof_dtype(cpu, torch.float32) == torch.float64
-            double = verifier(network, images, 0.1, "linf", spec)
+            double = verifier(network, images, 0.1, "linf")(spec)
         torch.testing.assert_close(double, bounds, rtol=0, atol=1e-3)
         before = torch.get_float32_matmul_precision()
         try:
             torch.set_float32_matmul_precision("medium")
             with pytest.raises(UserError, match="fewer bits"):
-                verifier(network, images, 0.1, "linf", spec)
+                verifier(network, images, 0.1, "linf")(spec)
         finally:
             torch.set_float32_matmul_precision(before)
 
@@ -170,16 +170,16 @@ def test_machines_without_exact_float32_products() -> None:
 @pytest.mark.parametrize(
     ("radius", "norm", "message"),
     [
-        (-0.1, "linf", "negative"),
-        (1.5, "linf", r"\[0, 1\]"),
+        (-0.1, "linf", "from 0 to 1"),
+        (1.5, "linf", "from 0 to 1"),
         (0.1, "l1", "'l1'"),
-        (float("nan"), "l2", "finite"),
+        (float("nan"), "l2", "above 0"),
     ],
 )
 def test_invalid_balls_and_verifiers_are_refused(radius: float, norm: str, message: str) -> None:
     _, network = read(small_model(nn.ReLU(), seed=0))
     for verifier in VERIFIERS.values():
         with pytest.raises(UserError, match=message):
-            verifier(network, random_images(1, 0), radius, norm, random_spec(1, 0))
-    with pytest.raises(UserError, match="choose one of interval, crown-ibp"):
+            verifier(network, random_images(1, 0), radius, norm)(random_spec(1, 0))
+    with pytest.raises(UserError, match="verifier must be one of interval, crown-ibp"):
         find_verifier("magic")

@@ -163,7 +163,7 @@ def test_an_edited_or_foreign_file_is_refused(tmp_path: Path) -> None:
 def test_an_unsound_verifier_does_not_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its wrong bounds prove its certificates again; the bounds by corners contradict them."""
     sound = VERIFIERS["interval"]
-    monkeypatch.setitem(VERIFIERS, "interval", lambda *args: sound(*args) + 0.3)
+    monkeypatch.setitem(VERIFIERS, "interval", lambda *args: lambda spec: sound(*args)(spec) + 0.3)
     model, certificates = certify()
     with pytest.raises(UserError, match="two computations of a bound differ"):
         check_certificates(certificates, model, IMAGES)

@@ -127,7 +127,7 @@ def test_a_forged_number_of_votes_does_not_pass() -> None:
     forged = replace(certificates, labels=(0,), margins=(0.1,), settings=few)
     with pytest.raises(UserError, match="certificate 0"):
         check_certificates(forged, model, images)
-    with pytest.raises(UserError, match="settings that make no sense"):
+    with pytest.raises(UserError, match="need the settings"):
         check_certificates(replace(certificates, settings={}), model, images)
 
 

@@ -131,7 +131,7 @@ def worst_gap(
     gradient descent from both.
     """
     with torch.no_grad():
-        bounds = verifier(network, images, radius, norm, spec).double()
+        bounds = verifier(network, images, radius, norm)(spec).double()
     exact = deepcopy(model).double()
     rows = spec.double().expand(len(images), *spec.shape[-2:]).flatten(0, 1)
     center = images.double().repeat_interleave(bounds.shape[1], dim=0)

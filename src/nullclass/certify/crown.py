@@ -16,6 +16,8 @@ the result rounded down to the images' type.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -30,18 +32,22 @@ MAX_COEFFICIENTS = 2**24
 
 
 def crown_ibp_bounds(
-    network: Network, images: Tensor, radius: float, norm: str, spec: Tensor
-) -> Tensor:
+    network: Network, images: Tensor, radius: float, norm: str
+) -> Callable[[Tensor], Tensor]:
     """CROWN-IBP bounds, never below interval bounds; a :data:`nullclass.certify.Verifier`."""
-    bounds = interval_bounds(network, images, radius, norm, spec)
-    if not len(images):
-        return bounds
+    interval = interval_bounds(network, images, radius, norm)
     network = network.to(torch.float64)
-    specs = spec.double().expand(len(images), *spec.shape[-2:])
-    size = max(1, MAX_COEFFICIENTS // (_largest_width(network, images[:1]) * specs.shape[1]))
-    batches = zip(images.double().split(size), specs.split(size), strict=True)
-    crown = torch.cat([_crown(network, batch, radius, norm, rows) for batch, rows in batches])
-    return torch.maximum(bounds, round_down(crown, images.dtype))
+
+    def bounds(spec: Tensor) -> Tensor:
+        specs = spec.double().expand(len(images), *spec.shape[-2:])
+        if not len(images):
+            return interval(spec)
+        size = max(1, MAX_COEFFICIENTS // (_largest_width(network, images[:1]) * specs.shape[1]))
+        batches = zip(images.double().split(size), specs.split(size), strict=True)
+        crown = torch.cat([_crown(network, batch, radius, norm, rows) for batch, rows in batches])
+        return torch.maximum(interval(spec), round_down(crown, images.dtype))
+
+    return bounds
 
 
 @torch.no_grad()

@@ -26,26 +26,36 @@ Hook = Callable[[Step, list[Region], Box], None]
 
 
 def interval_bounds(
-    network: Network, images: Tensor, radius: float, norm: str, spec: Tensor
-) -> Tensor:
+    network: Network, images: Tensor, radius: float, norm: str, *, coarseness: float = 1
+) -> Callable[[Tensor], Tensor]:
     """Interval bounds; a :data:`nullclass.certify.Verifier`, with gradients.
 
     Computed in the images' type, or in float64 where float32 products may be rounded differently
     (:func:`nullclass.certify.proof_dtype`).
 
+    Args:
+        network: The network.
+        images: ``(N, C, H, W)`` in [0,1].
+        radius: In pixel units.
+        norm: ``linf`` or ``l2``.
+        coarseness: Unit roundoff to assume, in units of that of the type.
+
     Raises:
         UserError: If device, radius or norm is invalid, or C does not fit the number of logits.
     """
     dtype = proof_dtype(images.device, images.dtype)
-    if dtype != images.dtype:
-        network, rows = network.to(dtype), spec.to(dtype)
-        return round_down(
-            interval_bounds(network, images.to(dtype), radius, norm, rows), images.dtype
-        )
+    rounding = rounding_for(images.to(dtype))
+    rounding = Rounding(coarseness * rounding.unit, rounding.tiny)
     with torch.autocast(images.device.type, enabled=False):
-        rounding = rounding_for(images)
-        propagation = propagate(network, region_around(images, radius, norm, rounding), rounding)
-        return lower_bounds(propagation, spec, rounding)
+        region = region_around(images.to(dtype), radius, norm, rounding)
+        network = network if dtype == images.dtype else network.to(dtype)
+        propagation = propagate(network, region, rounding)
+
+    def bounds(spec: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, enabled=False):
+            return round_down(lower_bounds(propagation, spec.to(dtype), rounding), images.dtype)
+
+    return bounds
 
 
 @dataclass(frozen=True)

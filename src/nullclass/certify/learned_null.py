@@ -17,16 +17,11 @@ With several null logits the best one is used.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from nullclass.certify.interval import lower_bounds, propagate
 from nullclass.certify.network import Network
-from nullclass.certify.regions import region_around
-from nullclass.certify.rounding import Rounding, rounding_for
-from nullclass.certify.verifiers import VERIFIERS, Verifier
+from nullclass.certify.verifiers import Verifier
 
 NUM_BISECTIONS = 10
 """Of the 1024 steps of lambda."""
@@ -42,7 +37,6 @@ def not_fooled_margins(
     num_classes: int,
     norm: str = "linf",
     verifier: Verifier,
-    rounding: Rounding | None = None,
 ) -> Tensor:
     """Lower bounds ``(N,)`` of ``min_j max_lambda min_ball``; positive means never fooled.
 
@@ -54,9 +48,8 @@ def not_fooled_margins(
         num_classes: K.
         norm: ``linf`` or ``l2``.
         verifier: From :data:`nullclass.certify.VERIFIERS`.
-        rounding: Margins of interval bounds, if not those of the images' type.
     """
-    bounds = _bounds(network, images, radius, norm, verifier, rounding)
+    bounds = verifier(network, images, radius, norm)
     num_nulls = network.num_logits - num_classes
     eye = torch.eye(network.num_logits, dtype=images.dtype, device=images.device)
     classes = torch.arange(num_classes, device=images.device).expand(len(labels), -1)
@@ -81,19 +74,3 @@ def not_fooled_margins(
         rises = next_ > here
         low, high = torch.where(rises, middle + 1, low), torch.where(rises, high, middle)
     return best.view(len(labels), num_classes - 1, num_nulls).amax(dim=2).amin(dim=1)
-
-
-def _bounds(
-    network: Network,
-    images: Tensor,
-    radius: float,
-    norm: str,
-    verifier: Verifier,
-    rounding: Rounding | None,
-) -> Callable[[Tensor], Tensor]:
-    """Map C ``(N, M, L)`` to lower bounds ``(N, M)``; interval bounds share one propagation."""
-    if verifier is not VERIFIERS["interval"]:
-        return lambda spec: verifier(network, images, radius, norm, spec)
-    margin = rounding_for(images) if rounding is None else rounding
-    propagation = propagate(network, region_around(images, radius, norm, margin), margin)
-    return lambda spec: lower_bounds(propagation, spec, margin)

@@ -43,4 +43,4 @@ def label_margins(
         verifier: From :data:`nullclass.certify.VERIFIERS`.
     """
     spec = label_spec(labels, network.num_logits, images.dtype)
-    return verifier(network, images, radius, norm, spec).amin(dim=1)
+    return verifier(network, images, radius, norm)(spec).amin(dim=1)

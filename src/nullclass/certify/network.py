@@ -21,7 +21,7 @@ from nullclass.certify.layers import Layer, Linear, Reshape, Scale
 from nullclass.certify.operations import OPERATIONS, RESHAPING, SUPPORTED
 from nullclass.certify.rounding import proof_dtype
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, unwrap_logits
 
 
 @dataclass(frozen=True)
@@ -174,7 +174,8 @@ def read_network(model: Classifier, image_shape: Sequence[int]) -> Network:
         try:
             # Two images to read, three to compare: a view that mixes images fails for one of them.
             standardised = standardise.value(images[:2])
-            logits = model.body(_Activation.record(standardised, standardise, tape, -1))
+            image = _Activation.record(standardised, standardise, tape, -1)
+            logits = unwrap_logits(model.body(image))
             if not isinstance(logits, _Activation):
                 raise UserError("the network must return its logits, computed from the images")
             steps = tuple(tape[: logits.position + 1])

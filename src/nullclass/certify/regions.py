@@ -6,7 +6,6 @@ real vectors within ``radius`` of ``center``.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from nullclass.certify.rounding import Rounding
+from nullclass.core.checks import check_choice, check_positive, check_share
 from nullclass.core.errors import UserError
 
 
@@ -125,15 +125,13 @@ def check_images(images: Tensor, image_shape: Sequence[int] | None) -> None:
         )
 
 
-def check_radius(radius: float, norm: str) -> None:
+def check_radius(radius: object, norm: str) -> None:
     """Check a radius in pixel units and its norm.
 
     Raises:
         UserError: If the norm is unknown, or the radius is negative, not finite, or over 1 in L∞.
     """
-    if norm not in ("linf", "l2"):
-        raise UserError(f"there are no proofs in the norm {norm!r}: choose linf or l2")
-    if not math.isfinite(radius) or radius < 0:
-        raise UserError(f"the radius must be finite and not negative, not {radius}")
-    if norm == "linf" and radius > 1:
-        raise UserError(f"the radius must be in [0, 1] (pixel units) for linf, not {radius}")
+    if check_choice("the norm of a proof", norm, ("linf", "l2")) == "linf":
+        check_share("radius, in pixel units,", radius)
+    elif radius != 0:
+        check_positive("radius", radius)

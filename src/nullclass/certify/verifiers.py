@@ -9,12 +9,12 @@ from torch import Tensor
 from nullclass.certify.crown import crown_ibp_bounds
 from nullclass.certify.interval import interval_bounds
 from nullclass.certify.network import Network
-from nullclass.core.errors import UserError
+from nullclass.core.checks import check_choice
 
-Verifier = Callable[[Network, Tensor, float, str, Tensor], Tensor]
-"""Maps a network, images ``(N, C, H, W)`` in [0,1], a radius in pixel units, its norm and C,
-``(M, L)`` or ``(N, M, L)``, to lower bounds ``(N, M)`` of ``C z`` over the images of [0,1] within
-the radius, z the L logits. Sound in floating point."""
+Verifier = Callable[[Network, Tensor, float, str], Callable[[Tensor], Tensor]]
+"""Maps a network, images ``(N, C, H, W)`` in [0,1], a radius in pixel units and its norm to a
+function from C, ``(M, L)`` or ``(N, M, L)``, to lower bounds ``(N, M)`` of ``C z`` over the images
+of [0,1] within the radius, z the L logits. Sound in floating point."""
 
 VERIFIERS: dict[str, Verifier] = {"interval": interval_bounds, "crown-ibp": crown_ibp_bounds}
 """All verifiers."""
@@ -26,6 +26,4 @@ def find_verifier(name: str) -> Verifier:
     Raises:
         UserError: If there is none.
     """
-    if name not in VERIFIERS:
-        raise UserError(f"there is no verifier {name!r}: choose one of {', '.join(VERIFIERS)}")
-    return VERIFIERS[name]
+    return VERIFIERS[check_choice("verifier", name, VERIFIERS)]

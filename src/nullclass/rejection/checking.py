@@ -11,7 +11,6 @@ import copy
 import math
 import secrets
 from pathlib import Path
-from typing import Any
 
 import torch
 from scipy.special import bdtr
@@ -24,6 +23,7 @@ from nullclass.certify import (
     label_margins,
     read_network,
 )
+from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.models.classifier import Classifier
@@ -43,6 +43,9 @@ their rounding, far below the effect of any mistake."""
 
 CONTRADICTION = 1e-6
 """Probability of the fresh votes below which a certificate of smoothing is refused."""
+
+SETTINGS = {"sigma", "num_samples", "num_selection", "seed"}
+"""Settings that certificates of smoothing state."""
 
 MAX_SAMPLES = 10**8
 """Largest number of votes that a certificate may state."""
@@ -155,8 +158,14 @@ def _check_by_fresh_noise(
     another class gets most of the fresh votes, or if these have a probability of less than
     :data:`CONTRADICTION` under it. The seed is random, so that no certificate can be fitted to it.
     """
-    num_samples, sigma = _check_settings(certificates)
-    confidence = certificates.confidence
+    settings, confidence = certificates.settings, certificates.confidence
+    if set(settings) != SETTINGS or certificates.norm != "l2" or not confidence >= 0.5:
+        raise UserError(
+            f"certificates of smoothing need the settings {', '.join(sorted(SETTINGS))}, the norm "
+            "l2 and a confidence of at least 0.5: these were changed, make them again"
+        )
+    num_samples = check_count("num_samples", settings["num_samples"], 1, MAX_SAMPLES)
+    sigma = settings["sigma"]
     fresh = SmoothedNull(
         model,
         certificates.radius,
@@ -191,23 +200,3 @@ def _check_by_fresh_noise(
         certified = radius_of(hits, num_fresh, sigma, confidence)
         margins[index] = max(certified, UNPROVED) - certificates.radius
     return margins
-
-
-def _check_settings(certificates: Certificates) -> tuple[int, float]:
-    """The number of votes and sigma that the certificates state."""
-    settings: dict[str, Any] = dict(certificates.settings)
-    counts = [settings.get("num_samples"), settings.get("num_selection")]
-    sigma = settings.get("sigma")
-    if (
-        set(settings) != {"sigma", "num_samples", "num_selection", "seed"}
-        or not all(type(count) is int and 1 <= count <= MAX_SAMPLES for count in counts)
-        or not (isinstance(sigma, int | float) and 0 < sigma < math.inf)
-        or not 0.5 <= certificates.confidence < 1
-        or certificates.norm != "l2"
-    ):
-        raise UserError(
-            "these certificates of randomised smoothing have settings that make no sense (sigma "
-            f"positive, 1 to {MAX_SAMPLES} votes, a confidence from 0.5 to below 1, norm l2): "
-            "they were changed, make them again"
-        )
-    return int(settings["num_samples"]), float(sigma)

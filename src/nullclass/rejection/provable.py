@@ -136,7 +136,7 @@ class ProvableNull(Classifier):
 
     def _all_margins(self, network: Network, images: Tensor) -> Tensor:
         spec = pair_spec(self.num_classes, images.dtype, images.device)
-        lower = self._verify(network, images, self.radius, self.norm, spec)
+        lower = self._verify(network, images, self.radius, self.norm)(spec)
         same = torch.eye(self.num_classes, dtype=torch.bool, device=images.device)
         pairs = lower.view(len(images), self.num_classes, self.num_classes)
         return pairs.masked_fill(same, torch.inf).amin(dim=2)
@@ -146,7 +146,7 @@ class ProvableNull(Classifier):
         logits = network.values(images)
         top = logits.argmax(dim=1)
         spec = label_spec(top, self.num_classes, images.dtype)
-        proved = self._verify(network, images, self.radius, self.norm, spec).amin(dim=1)
+        proved = self._verify(network, images, self.radius, self.norm)(spec).amin(dim=1)
         others = (logits - logits.amax(dim=1, keepdim=True)).clamp(max=0)
         return others.scatter(1, top[:, None], proved[:, None])
 

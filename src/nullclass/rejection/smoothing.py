@@ -39,6 +39,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from nullclass.certify import check_images, check_radius
+from nullclass.core.checks import check_count, check_positive, check_seed, check_share
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.rejection.certificates import Certificates, image_hashes, make_certificates
@@ -88,19 +89,15 @@ class SmoothedNull(Classifier):
     ) -> None:
         check_without_null(model)
         check_radius(radius, "l2")
-        if not 0 < sigma < math.inf:
-            raise UserError(f"sigma, the noise's standard deviation, must be positive, not {sigma}")
-        if min(num_samples, num_selection) < 1:
-            raise UserError("num_samples and num_selection must be at least 1 noisy copy each")
-        if not 0 < confidence < 1:
-            raise UserError(f"the confidence must lie between 0 and 1, not {confidence}")
+        if not 0 < check_share("confidence", confidence) < 1:
+            raise UserError(f"confidence must be between 0 and 1, not {confidence}")
         super().__init__(model, model.num_classes, image_shape=model.image_shape)
         self.radius = float(radius)
-        self.sigma = sigma
-        self.num_samples = num_samples
-        self.num_selection = num_selection
+        self.sigma = check_positive("sigma", sigma)
+        self.num_samples = check_count("num_samples", num_samples)
+        self.num_selection = check_count("num_selection", num_selection)
         self.confidence = confidence
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.to(model.mean.device).eval()
 
     @property

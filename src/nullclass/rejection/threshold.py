@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nullclass.core.checks import check_share
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data import LabelledImages, tensors_or_loader
@@ -180,8 +181,8 @@ def calibrate(
         UserError: If the rate is out of range, there are too few images for it, some are labelled
             null, or the scores are not finite.
     """
-    if not 0 < clean_null_rate < 1:
-        raise UserError(f"the clean null rate must lie between 0 and 1, not {clean_null_rate}")
+    if not 0 < check_share("clean_null_rate", clean_null_rate) < 1:
+        raise UserError(f"clean_null_rate must be between 0 and 1, not {clean_null_rate}")
     data = tensors_or_loader(held_out)
     if int(data.labels.min()) < 0:
         raise UserError("held-out images must not be labelled null: the rate is of clean images")

@@ -20,6 +20,7 @@ arithmetic. For a learned null, ``interval`` proves the logits as the model comp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -27,22 +28,14 @@ import torch
 from torch import Tensor
 
 from nullclass.certify import (
-    VERIFIERS,
-    Network,
-    Rounding,
     Verifier,
     check_images,
     check_radius,
     find_verifier,
+    interval_bounds,
     label_margins,
-    label_spec,
-    lower_bounds,
     not_fooled_margins,
-    proof_dtype,
-    propagate,
     read_network,
-    region_around,
-    rounding_for,
 )
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
@@ -162,27 +155,33 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
             "there are no proofs for a model that refuses by a threshold: prove the model inside, "
             "which decides by its largest logit"
         )
+    if isinstance(model, ProvableNull) and model.norm != norm:
+        raise UserError(
+            f"the model proves its answers in {model.norm}, and nothing follows for {norm}: prove "
+            f"in {model.norm}"
+        )
     inner = model.model if isinstance(model, ProvableNull) else model
     network = read_network(inner, image_shape)
-    own = next(inner.parameters(), inner.mean)
-    dtype = proof_dtype(own.device, own.dtype)
-    if dtype != own.dtype:
-        network = network.to(dtype)
+    dtype = next(inner.parameters(), inner.mean).dtype
+    coarse = partial(interval_bounds, coarseness=COARSENESS)
 
-    def margins(images: Tensor, labels: Tensor, radius: float) -> Tensor:
-        return label_margins(network, images, labels, radius, norm=norm, verifier=verifier)
+    def prover(images: Tensor, labels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        images = images.to(dtype)
 
-    def coarse_margins(images: Tensor, labels: Tensor, radius: float) -> Tensor:
-        return _coarse_interval_margins(network, images, labels, radius, norm)
+        def margins(radius: float, verifier: Verifier = verifier) -> Tensor:
+            return label_margins(network, images, labels, radius, norm=norm, verifier=verifier)
 
-    def prove_plain(images: Tensor, labels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        found = margins(images.to(dtype), labels, _radius(eps, norm))
-        return found, found > 0
-
-    def prove_learned_null(images: Tensor, labels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        images, radius = images.to(dtype), _radius(eps, norm)
-        is_interval = verifier is VERIFIERS["interval"]
-        always = (coarse_margins if is_interval else margins)(images, labels, radius)
+        radius = _radius(eps, norm)
+        if isinstance(model, ProvableNull):
+            never = margins(_radius(eps, norm, -model.radius))
+            if model.verifier not in NEVER_LOOSER:
+                return never, torch.zeros_like(never, dtype=torch.bool)
+            return never, margins(_radius(eps, norm, model.radius), coarse) > 0
+        if not model.has_null:
+            always = margins(radius)
+            return always, always > 0
+        verify = coarse if verifier is interval_bounds else verifier
+        always = margins(radius, verify)
         never = not_fooled_margins(
             network,
             images,
@@ -190,45 +189,14 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
             radius,
             num_classes=model.num_classes,
             norm=norm,
-            verifier=verifier,
-            rounding=_coarse(images) if is_interval else None,
+            verifier=verify,
         )
         return torch.maximum(never, always), always > 0
 
-    def prove_provable_null(images: Tensor, labels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        assert isinstance(model, ProvableNull)
-        images = images.to(dtype)
-        never = margins(images, labels, _radius(eps, norm, -model.radius))
-        if model.verifier not in NEVER_LOOSER:
-            return never, torch.zeros_like(never, dtype=torch.bool)
-        return never, coarse_margins(images, labels, _radius(eps, norm, model.radius)) > 0
-
-    if not isinstance(model, ProvableNull):
-        return prove_learned_null if model.has_null else prove_plain
-    if model.norm != norm:
-        raise UserError(
-            f"the model proves its answers in {model.norm}, and nothing follows for {norm}: prove "
-            f"in {model.norm}"
-        )
-    return prove_provable_null
+    return prover
 
 
 def _radius(eps: float, norm: str, shift: float = 0.0) -> float:
     """Radius to prove for eps: eps + shift and the slack; at most 1 in L-infinity."""
     radius = max(0.0, eps + SLACK * max(1.0, eps) + shift)
     return min(radius, 1.0) if norm == "linf" else radius
-
-
-def _coarse(images: Tensor) -> Rounding:
-    own = rounding_for(images)
-    return Rounding(COARSENESS * own.unit, own.tiny)
-
-
-def _coarse_interval_margins(
-    network: Network, images: Tensor, labels: Tensor, radius: float, norm: str
-) -> Tensor:
-    """Interval margins of the labels, with a rounding coarser than the model's own."""
-    rounding = _coarse(images)
-    propagation = propagate(network, region_around(images, radius, norm, rounding), rounding)
-    spec = label_spec(labels, network.num_logits, images.dtype)
-    return lower_bounds(propagation, spec, rounding).amin(dim=1)
