@@ -171,7 +171,8 @@ def test_the_eps_of_an_epoch(
 # Proofs against attacks
 
 
-def test_a_broken_proof_comes_first(tmp_path: Path) -> None:
+def test_a_broken_proof_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nullclass.studies.provable_null.page.FIGURES", {})
     folder = write_fake_provable(tmp_path, models=(PROVED, "clean"), is_broken=True)
     page = draw_page(read_run(folder))
     assert page.findings[0].startswith("A PROOF IS BROKEN for 1 image, such as test image 20 of")

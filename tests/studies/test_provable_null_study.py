@@ -68,7 +68,7 @@ def test_the_data_choose_the_study() -> None:
     assert find_study("provable-null", "fashion-mnist") is fashion
     assert find_study("provable-null-fashion-mnist", "fashion-mnist") is fashion
     assert find_study("provable-null", "mnist") is find_study("provable-null")
-    with pytest.raises(UserError, match="ramps is made with ramps, not with fashion-mnist"):
+    with pytest.raises(UserError, match="the study ramps uses ramps, not fashion-mnist"):
         find_study("ramps", "fashion-mnist")
 
 
