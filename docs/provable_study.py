@@ -26,8 +26,8 @@ PAGE = Path(__file__).with_name("provable-null.md")
 BEGIN = "<!-- results: written by docs/provable_study.py, do not edit -->"
 END = "<!-- end of results -->"
 
-HEAD = """`nullclass study {study} --preset {preset}`: seed {seeds}, {data}, torch {torch}. In %, with
-95 % Wilson intervals over the images. Proved: {verifiers}. Attacked: the worst case per
+HEAD = """`nullclass study {study} --preset {preset}`: seed {seeds}, {data}, torch {torch}. In %,
+with 95 % Wilson intervals over the images. Proved: {verifiers}. Attacked: the worst case per
 image over {attacks} at that ε or below; {norm}, ε in pixel units.
 AER and null-DoS are lower bounds, attacked RAR and strict are upper bounds.
 """
