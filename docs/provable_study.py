@@ -3,108 +3,98 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from nullclass.core.files import write_text
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.measures import Measure, Measures, attack_name, eps_text, percent
+from nullclass.report.render import markdown_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, read_run
+from nullclass.studies.provable_null.measured import clean_outcomes, find_violations
 from nullclass.studies.provable_null.page import findings
-from nullclass.studies.provable_null.proof_tables import minutes_text, shown_budgets, verifiers_text
-from nullclass.studies.provable_null.proved import by_radius, checked, clean_triple, minutes
+from nullclass.studies.provable_null.tables import (
+    minutes_text,
+    num_images,
+    radius_table,
+    shown_budgets,
+    verifiers_text,
+)
 
 PAGE = Path(__file__).with_name("provable-null.md")
 BEGIN = "<!-- results: written by docs/provable_study.py, do not edit -->"
 END = "<!-- end of results -->"
 
-HEAD = """`{command}`: seed {seeds}, {data}, torch {torch}. In %, 95 % Wilson
-intervals over the images. Clean: {num_clean} test images. Proved: {verifiers}, {num_proved}
-test images. Attacks: the worst, image by image, of {attacks} at that ε or
-below, {num_attacked} test images; {norm}, ε in pixel units. AER and null-DoS are at least, RAR and
-strict under attack at most what is written.
+HEAD = """`nullclass study {study} --preset {preset}`: seed {seeds}, {data}, torch {torch}. In %,
+with 95 % Wilson intervals over the images. Proved: {verifiers}. Attacked: the worst case per
+image over {attacks} at that ε or below; {norm}, ε in pixel units.
+AER and null-DoS are lower bounds, attacked RAR and strict are upper bounds.
 """
 
-RATES = ("aer", "rar", "rar_proved", "strict", "null_dos")
-HEADINGS = ("AER", "RAR, attacks", "RAR, proved", "strict, attacks", "null-DoS")
+RATES = {
+    "AER, attacked": (UNION, "aer"),
+    "RAR, attacked": (UNION, "rar"),
+    "RAR, proved": (PROOF, "rar_proved"),
+    "strict, attacked": (UNION, "strict"),
+    "null-DoS, attacked": (UNION, "null_dos"),
+}
 
 
 def results(run: Run) -> str:
-    """What stands between the two marks."""
+    """The text between the two marks."""
     measures = Measures(run)
-    study, preset = run.info["study"], run.info["preset"]
-    attacks = " and ".join(map(attack_name, sorted(set(measures.attacks()) - {PROOF})))
     head = HEAD.format(
-        command=f"nullclass study {study} --preset {preset}",
+        study=run.info["study"],
+        preset=run.info["preset"],
         seeds=", ".join(map(str, measures.seeds)),
         data=run.info["data"]["name"],
         torch=run.info["versions"]["torch"],
-        num_clean=measures.num_images(CLEAN),
         verifiers=verifiers_text(run),
-        num_proved=measures.num_images(PROOF),
-        attacks=attacks,
-        num_attacked=measures.num_images(UNION),
+        attacks=" and ".join(map(attack_name, measures.attacks())),
         norm=measures.norm(UNION),
     )
-    told = [f"- {sentence}" for sentence in findings(run, measures, checked(run))]
-    parts = [head, *told, "", *_rates(run, measures), *_radii(run)]
-    return "\n".join(parts)
+    bullets = [f"- {sentence}\n" for sentence in findings(run, measures, find_violations(run))]
+    return "\n".join([head, "".join(bullets), *_rates(run, measures), *_radii(run)])
 
 
-def _rates(run: Run, measures: Measures) -> list[str]:
-    """One table an eps."""
-    lines = []
+def _rates(run: Run, measures: Measures) -> Iterator[str]:
+    """One table per ε."""
+    names = (f"{name}, {num_images(measures, attack)}" for name, (attack, _) in RATES.items())
+    clean = f"clean: correct / null / fooled, {num_images(measures, CLEAN)}"
+    headings = [clean, *names, "minutes"]
     for eps in shown_budgets(measures):
-        names = ["clean: correct / null / fooled", *HEADINGS, "minutes"]
-        lines += [f"| ε {eps_text(eps)} | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+        rows = []
         for model in measures.models:
-            triple = " / ".join(_short(measure) for measure in clean_triple(measures, model))
-            rates = [
-                _full(measures.find(model, PROOF if rate == "rar_proved" else UNION, rate, eps))
-                for rate in RATES
-            ]
-            took = minutes_text(minutes(run, model))
-            lines.append(f"| `{model}` | {triple} | {' | '.join(rates)} | {took} |")
-        lines.append("")
-    return lines
+            outcomes = clean_outcomes(measures, model)
+            triple = " / ".join("–" if m is None else percent(m.mean) for m in outcomes)
+            rates = [_rate(measures.find(model, *what, eps)) for what in RATES.values()]
+            rows.append([f"`{model}`", triple, *rates, minutes_text(run, model)])
+        yield markdown_table([f"ε {eps_text(eps)}", *headings], rows)
 
 
-def _radii(run: Run) -> list[str]:
-    table = by_radius(run)
-    if table.empty:
-        return []
-    lines = [
-        f"Clean images by radius, {int(table['num_images'].min()):,} of them, no attack: answered "
-        "rightly, which is the RAR proved at ε = 2r, / refused / answered wrongly.",
-        "",
-    ]
-    at = sorted(table["radius"].unique())
-    lines += [
-        f"| model | {' | '.join(f'r {eps_text(radius)}' for radius in at)} |",
-        "|---" * (len(at) + 1) + "|",
-    ]
-    for model, of in table.groupby("model", sort=False):
-        shares = of.set_index("radius")
-        cells = [
-            " / ".join(percent(shares.loc[radius, word]) for word in ("correct", "null", "fooled"))
-            if radius in shares.index
-            else "–"
-            for radius in at
-        ]
-        lines.append(f"| `{model}` | {' | '.join(cells)} |")
-    return [*lines, ""]
-
-
-def _short(measure: Measure | None) -> str:
-    return "–" if measure is None else percent(measure.mean)
-
-
-def _full(measure: Measure | None) -> str:
+def _rate(measure: Measure | None) -> str:
     if measure is None:
         return "–"
     if len(measure.values) > 1:
         return f"{percent(measure.mean)} ± {percent(measure.sd)}"
     return f"{percent(measure.mean)} ({percent(measure.low, 1)} – {percent(measure.high, 1)})"
+
+
+def _radii(run: Run) -> Iterator[str]:
+    table = radius_table(run)
+    if table is None:
+        return
+    n = table.caption.split(" test images")[0].removeprefix("%, ")
+    yield (
+        f"Clean images by radius, {n}, no attack: correct (the proved RAR at ε = 2r) / null / "
+        "fooled.\n"
+    )
+    rows = [
+        [f"`{name.text}`", *(" / ".join(filter(None, (c.text, c.small))) for c in cells)]
+        for name, *cells in table.rows
+    ]
+    yield markdown_table([cell.text for cell in table.columns], rows)
 
 
 def page(text: str, run: Run) -> str:
@@ -115,5 +105,5 @@ def page(text: str, run: Run) -> str:
 
 
 if __name__ == "__main__":
-    told = page(PAGE.read_text(encoding="utf-8"), read_run(Path(sys.argv[1])))
-    write_text(PAGE, told)
+    text = page(PAGE.read_text(encoding="utf-8"), read_run(Path(sys.argv[1])))
+    write_text(PAGE, text)

@@ -46,7 +46,7 @@ def test_provable_models_are_proved_at_twice_their_radius(preset: Any) -> None:
         assert trial.radius == PROVABLE.get(trial.model)
         assert trial.training.has_null == (trial.model in LEARNED)
         if trial.radius is not None:
-            assert trial.model.endswith(f"-{2 * trial.radius:g}")
+            assert trial.model == f"provable-r{trial.radius:g}"
             assert any(abs(eps - 2 * trial.radius) < 1e-9 for eps in trial.proofs[0].eps)
             robust = trial.training.robust
             assert robust is not None
@@ -68,12 +68,12 @@ def test_the_data_choose_the_study() -> None:
     assert find_study("provable-null", "fashion-mnist") is fashion
     assert find_study("provable-null-fashion-mnist", "fashion-mnist") is fashion
     assert find_study("provable-null", "mnist") is find_study("provable-null")
-    with pytest.raises(UserError, match="ramps is made with ramps, not with fashion-mnist"):
+    with pytest.raises(UserError, match="the study ramps uses ramps, not fashion-mnist"):
         find_study("ramps", "fashion-mnist")
 
 
 def test_only_models_with_a_null_class_have_one() -> None:
-    assert not training("provable-0.3", "mnist", 0, "full").has_null
+    assert not training("provable-r0.15", "mnist", 0, "full").has_null
     assert training("abstain", "mnist", 0, "full").has_null
 
 

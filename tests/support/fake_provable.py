@@ -28,16 +28,16 @@ RADII_ASKED = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 
 # Of 200 clean images: null, evenly spread from the fourth on, and fooled, the last.
 CLEAN = {
-    "provable-0.3": (6, 1),
-    "provable-0.4": (10, 1),
+    "provable-r0.15": (6, 1),
+    "provable-r0.2": (10, 1),
     "adversarial-null": (4, 2),
     "abstain": (8, 2),
     "clean": (0, 2),
 }
 # Of 40 attacked images, from the last: fooled at each eps.
 FOOLED = {
-    "provable-0.3": (0, 0, 0, 1),
-    "provable-0.4": (0, 0, 0, 0),
+    "provable-r0.15": (0, 0, 0, 1),
+    "provable-r0.2": (0, 0, 0, 0),
     "adversarial-null": (1, 2, 4, 20),
     "abstain": (1, 2, 3, 12),
     "clean": (20, 39, 40, 40),
@@ -45,8 +45,8 @@ FOOLED = {
 # Of 200 images, from the last attacked one down and then from the last: not proved never to be
 # fooled, at each eps of EPS_PROVED.
 UNPROVED = {
-    "provable-0.3": (0, 0, 0, 0, 1, 1, 5, 9, 20, 60),
-    "provable-0.4": (0, 0, 0, 0, 0, 0, 2, 2, 8, 20),
+    "provable-r0.15": (0, 0, 0, 0, 1, 1, 5, 9, 20, 60),
+    "provable-r0.2": (0, 0, 0, 0, 0, 0, 2, 2, 8, 20),
     "adversarial-null": (180, *[200] * 9),
     "abstain": (4, 8, 12, 20, 30, 44, 90, 140, 180, 200),
     "clean": (190, *[200] * 9),
@@ -242,7 +242,7 @@ def _radii(model: str) -> pd.DataFrame:
     tables = []
     for radius in RADII_ASKED:
         outcomes = np.array(["correct"] * NUM_CLEAN, dtype=object)
-        null = round(200 * radius) // (2 if model == "provable-0.4" else 1)
+        null = round(200 * radius) // (2 if model == "provable-r0.2" else 1)
         outcomes[:null] = "null"
         outcomes[NUM_CLEAN - max(0, 4 - round(20 * radius)) :] = "fooled"
         labels = np.arange(NUM_CLEAN) % 10

@@ -1,15 +1,13 @@
-"""A null that is proved, beside nulls that are learned.
+"""Trials of the study ``provable-null``: a proved null class beside learned ones.
 
-Claim tested: a classifier that answers only where it can prove its answer has a robust accuracy
-with rejection that no attack can go below, and that proof is worth more than the accuracy attacks
-leave to classifiers that learned to refuse. Imports no torch.
+Claim: a classifier that answers only what it can prove has a robust accuracy with rejection that no
+attack can lower, and more of it than classifiers with a learned null class keep under attack.
 
-Provable models are certified-trained for about half the ε they are named after: to answer within
-r = ε / 2 of every image they answer (:mod:`nullclass.rejection.provable`). Beside them: two
-networks that learned a null class, by adversarial training and as an abstain class, and one
-trained on clean images. All are attacked by the same ensemble, which knows of null, and of all
-the same bounds are asked. On MNIST, and as a study of its own on Fashion-MNIST, with the same
-radii.
+The provable models answer what is proved within a radius r (:mod:`nullclass.rejection.provable`),
+for ε = 2r. Beside them: two networks with a learned null class, by adversarial training and by the
+abstain class, and one trained on clean images. All are attacked by the same null-aware ensemble and
+verified with the same bounds. There is one study per dataset, with the same radii. Imports no
+torch.
 """
 
 from __future__ import annotations
@@ -29,64 +27,66 @@ from nullclass.experiments.config import (
 )
 from nullclass.training.recipes import Recipe
 
-PROVABLE: dict[str, float] = {"provable-0.3": 0.15, "provable-0.4": 0.2}
-"""The provable models, and the radius within which they prove their answers, in pixel units."""
+PROVABLE: dict[str, float] = {"provable-r0.15": 0.15, "provable-r0.2": 0.2}
+"""The provable models and their radii in pixel units. The zoo's ``provable-0.3`` and
+``provable-0.4`` are those of the full preset."""
 
 FIRST_EPS = 0.16
-SECOND_EPS: dict[str, float] = {"provable-0.3": 0.125, "provable-0.4": 0.175}
-"""What the stages of the provable models are trained for in ``full``, in pixel units."""
+SECOND_EPS: dict[str, float] = {"provable-r0.15": 0.125, "provable-r0.2": 0.175}
+"""Training ε of the two stages of the provable models in ``full``, in pixel units."""
 
 LEARNED_EPS = 0.3
-"""What the models with a learned null are trained for, in pixel units."""
+"""Training ε of the models with a learned null class, in pixel units."""
 
 LEARNED = ("adversarial-null", "abstain")
-"""The models with a null class of their own."""
+"""The models with a learned null class."""
 
 CLEAN = "clean"
 VARIANTS = (*PROVABLE, *LEARNED, CLEAN)
-"""The models, in the order of tables."""
 
 EPS = (0.1, 0.2, 0.3, 0.4)
 """Budgets of the attacks, in pixel units."""
 
 EPS_QUICK = (0.1, 0.3, 0.4)
-"""Those of the quick preset: an image that stands costs the whole ensemble at every one."""
+"""Budgets of the quick preset: each costs the ensemble in full on images that are not fooled."""
 
 EPS_PROVED = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5)
-"""Where something is proved, on all test images."""
+"""Budgets of the proofs, on all test images."""
 
 RADII = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.175, 0.2, 0.225, 0.25, 0.3)
-"""Radii with which the provable models are asked about all clean test images."""
+"""Radii at which the provable models answer all clean test images."""
 
 DATASETS = ("mnist", "fashion-mnist")
-"""What the study can be made with; the first unless told."""
+"""Datasets of the study; the first is the default."""
+
+FULL_EPOCHS = 50
 
 
 def seeds(preset: Preset) -> Sequence[int]:
-    """One: certified trainings take hours. More by the command line's ``--sets``."""
+    """One seed, since certified training takes hours; ``--sets`` runs more."""
     return range(1)
 
 
 def trials(dataset: str, preset: Preset, seeds: Sequence[int], names: Sequence[str]) -> list[Trial]:
-    """The wanted models, each attacked, denied where it can be, and asked for proofs."""
+    """One trial per model and seed."""
     return [_trial(name, dataset, seed, preset) for seed in seeds for name in names]
 
 
 def _trial(name: str, dataset: str, seed: int, preset: Preset) -> Trial:
     is_full = preset == "full"
     num_images = 1000 if is_full else 25
-    # Of few images some are refused when clean: those are to be seen too.
+    # Few images are null when clean, so that more examples are kept where they are shown.
     num_examples = min(num_images, 100) if name in PROVABLE else 8
     budgets = EPS if is_full else EPS_QUICK
     attacks = [AttackPlan("worst-case", budgets, num_images, num_examples=num_examples)]
     if name != CLEAN:
-        deny = AttackPlan("worst-case-force-null", budgets, num_images, num_examples=12)
-        if not is_full:  # the whole ensemble on what can hardly be denied takes minutes
-            goal = {"objective": "force-null"}
-            deny = AttackPlan(
-                "pgd", budgets, num_images, goal, label="pgd-force-null", num_examples=12
+        force_null = AttackPlan("worst-case-force-null", budgets, num_images, num_examples=12)
+        if not is_full:  # the ensemble takes minutes on images that never become null
+            settings = {"objective": "force-null"}
+            force_null = AttackPlan(
+                "pgd", budgets, num_images, settings, label="pgd-force-null", num_examples=12
             )
-        attacks.append(deny)
+        attacks.append(force_null)
     return Trial(
         training(name, dataset, seed, preset),
         tuple(attacks),
@@ -99,23 +99,28 @@ def _trial(name: str, dataset: str, seed: int, preset: Preset) -> Trial:
 
 
 def training(name: str, dataset: str, seed: int, preset: Preset) -> Training:
-    """The training of a model of this study.
+    """The training of a model.
 
-    In ``full`` all models are the same network on jittered images; the provable ones are trained in
-    two stages. The first is one for both: what was trained for the larger radius at once proved
-    less there (LOG.md). The second goes on from its weights with less jitter, ε the model's own.
+    In ``full`` all models are the same network on distorted images, and the provable models train
+    in two stages. Both share the first stage: trained for the larger radius at once, less was
+    proved there (LOG.md). The second stage has less distortion and the model's own ε.
     """
     if preset == "full" and name in PROVABLE:
-        rising = {"eps": FIRST_EPS, "warmup": 0.03, "ramp": 0.3}
-        plan = RobustPlan("interval", rising)
-        first = _training("provable-first", dataset, seed, True, _FULL_EPOCHS, plan)
-        # ε stands from the second step: it has risen in the first stage.
-        standing = {"eps": SECOND_EPS[name], "warmup": 0.0, "ramp": 0.001}
+        first = _training(
+            "provable-first",
+            dataset,
+            seed,
+            is_full=True,
+            epochs=FULL_EPOCHS,
+            robust=RobustPlan("interval", {"eps": FIRST_EPS, "warmup": 0.03, "ramp": 0.3}),
+        )
+        # ε is constant from the second step: it has increased in the first stage.
+        settings = {"eps": SECOND_EPS[name], "warmup": 0.0, "ramp": 0.001}
         recipe = replace(first.recipe, epochs=10, learning_rate=2e-3, jitter=0.5)
-        plan = RobustPlan("interval", standing)
+        plan = RobustPlan("interval", settings)
         return replace(first, name=name, start=first, robust=plan, recipe=recipe)
     is_full = preset == "full"
-    epochs = {"adversarial-null": (3, 12), "abstain": (5, _FULL_EPOCHS), CLEAN: (2, 10)}
+    epochs = {"adversarial-null": (3, 12), "abstain": (5, FULL_EPOCHS), CLEAN: (2, 10)}
     robust = None
     if name in PROVABLE:
         robust = RobustPlan("interval", {"eps": round(PROVABLE[name] + 0.01, 6)})
@@ -123,14 +128,12 @@ def training(name: str, dataset: str, seed: int, preset: Preset) -> Training:
         robust = RobustPlan("adversarial", {"eps": LEARNED_EPS})
     elif name == "abstain":
         robust = RobustPlan("abstain", {"eps": LEARNED_EPS})
-    return _training(name, dataset, seed, is_full, epochs.get(name, (7, 0))[is_full], robust)
-
-
-_FULL_EPOCHS = 50
+    num_epochs = epochs.get(name, (7, 0))[is_full]
+    return _training(name, dataset, seed, is_full=is_full, epochs=num_epochs, robust=robust)
 
 
 def _training(
-    name: str, dataset: str, seed: int, is_full: bool, epochs: int, robust: RobustPlan | None
+    name: str, dataset: str, seed: int, *, is_full: bool, epochs: int, robust: RobustPlan | None
 ) -> Training:
     return Training(
         name=name,
@@ -145,7 +148,7 @@ def _training(
             epochs=epochs,
             learning_rate=3e-3 if is_full else 2e-3,
             schedule="late-cosine",
-            jitter=0.8 if is_full else 0.0,  # else bounds fit the training images alone
+            jitter=0.8 if is_full else 0.0,  # against overfitting of the bounds in long trainings
         ),
         has_null=name in LEARNED,
         robust=robust,
@@ -153,13 +156,13 @@ def _training(
 
 
 def study_on(dataset: str) -> Study:
-    """The study on one of :data:`DATASETS`; on others than the first its name says which."""
+    """The study on one of :data:`DATASETS`; all names but the first end with the dataset."""
     return Study(
         name="provable-null" if dataset == DATASETS[0] else f"provable-null-{dataset}",
         package=__package__,
         claim=(
             "A classifier that answers only what it can prove keeps more robust accuracy with "
-            "rejection than classifiers that learned to refuse, and no attack can take it away."
+            "rejection than classifiers with a learned null class, and no attack can lower it."
         ),
         dataset=dataset,
         validation=0,

@@ -1,4 +1,4 @@
-"""The study of proved null: what no attack can take away, what attacks left, and the price."""
+"""Page of the study ``provable-null``: proved and attacked rates, and the price of the proof."""
 
 from __future__ import annotations
 
@@ -6,410 +6,299 @@ from collections.abc import Sequence
 from typing import Any
 
 from nullclass.metrics.rates import PROOF, UNION
-from nullclass.report.blocks import (
-    Block,
-    Cell,
-    FlagItem,
-    FlagList,
-    Page,
-    Section,
-    Table,
-    Terms,
-    Text,
-)
+from nullclass.report.blocks import FlagItem, FlagList, Page, Section, Table, Terms, Text, section
 from nullclass.report.measures import (
     WORST_CASE,
     Measure,
     Measures,
     attack_name,
+    differ,
     eps_text,
-    percent,
     rate_text,
 )
 from nullclass.report.sections import (
     NULL_AWARE_TEXT,
+    SCORED_TEXT,
     attack_terms,
-    definitions_section,
+    closing_sections,
     figure_sections,
+    fill,
     flags_section,
-    redraw_section,
-    settings_section,
+    notes_of,
     subtitle,
+    unfinished,
 )
 from nullclass.results.schema import CLEAN, Flag
 from nullclass.results.store import Run
 from nullclass.studies.provable_null.config import LEARNED, PROVABLE, VARIANTS
-from nullclass.studies.provable_null.figures import FIGURES as PROVABLE_NULL
-from nullclass.studies.provable_null.proof_tables import (
+from nullclass.studies.provable_null.figures import FIGURES
+from nullclass.studies.provable_null.measured import (
+    Violations,
+    clean_outcomes,
+    find_violations,
+    proved_on_attacked_images,
+    radii,
+    trained_for,
+    training_of,
+)
+from nullclass.studies.provable_null.tables import (
     bracket_table,
     radius_table,
     rates_table,
     shown_budgets,
-    spread_text,
-)
-from nullclass.studies.provable_null.proved import (
-    Checked,
-    checked,
-    clean_triple,
-    proved_where_attacked,
-    radii,
-    trained_for,
-    training_of,
+    summary_table,
+    verifiers_text,
 )
 
 MEANINGS = {
     **{
         name: (
-            f"Certified-trained, without a null class. It answers what interval bounds prove "
-            f"within {radius:g} of the image, and null elsewhere; made for ε {2 * radius:g}."
+            f"Trained with interval bounds, without a null class. It answers what interval bounds "
+            f"prove within {radius:g} of the image, else null; for ε {2 * radius:g}. The zoo's "
+            f"provable-{2 * radius:g} is this model of the full preset."
         )
         for name, radius in PROVABLE.items()
     },
     "adversarial-null": (
-        "Learned a null class by adversarial training: an attacked image may be answered rightly "
-        "or null, −log(p_label + p_null), under an attack that knows so."
+        "A null class learned by adversarial training: the label or null is correct on adversarial "
+        "images, −log(p_label + p_null)."
     ),
     "abstain": (
-        "Learned a null class as the abstain class of Sheikholeslami et al. 2021: trained so that "
-        "bounds prove that attacked images are not answered wrongly."
+        "The abstain class of Sheikholeslami et al. 2021: trained with bounds under which the "
+        "label or null beats every other class."
     ),
-    "clean": "Trained on clean images; always answers.",
+    "clean": "Trained on clean images; never null.",
 }
-"""The models, in a sentence."""
 
 TERMS = [
     (
         "radius, r",
-        "A model that proves its answers answers y only if its network is proved to say y on every "
-        "image within r.",
+        "A model that proves its answers answers y only if its network is proved to predict y on "
+        "every image within r.",
     ),
     (
         "proved",
-        "Holds against every attack there is, by bounds that are rounded outward. RAR, "
-        "strict robust accuracy: at least this. What is not proved may be true all the same.",
+        "True for every attack: the bounds include rounding. Proved rates are lower bounds; what "
+        "is not proved can still be true.",
     ),
     (
         "certified accuracy at r",
-        "Share of images of which the true label is proved within r; for a model that answers what "
-        "it proves it is the RAR proved at ε = 2r.",
+        "Share of images whose true label is proved within r. For a model that proves its answers "
+        "it is the proved RAR at ε = 2r.",
     ),
     (
         "margin",
-        "A lower bound of the logit of one class minus the largest other, on all images within the "
-        "radius.",
+        "A lower bound, over all images within the radius, of the logit of a class minus the "
+        "largest other logit.",
     ),
 ]
 
+SENTENCES = (
+    "No attack can lower the RAR (robust accuracy with rejection) below {proved} ({verifiers}, "
+    "{norm}, n = {num_proved}).",
+    "Under {attacker} the models with a learned null class keep at most {left} (n = "
+    "{num_attacked}).{same_images}{beyond}",
+    "Besides the loss, the trainings differ: {trainings}.",
+    "No proof is broken: {num_checked:,} rows, clean or attacked, were checked against a proof at "
+    "their ε or a larger one.",
+    "No attacked image has a proof, so no proof could be broken.{nothing_checked}",
+    "The price: {price}.",
+)
+
 
 def page(run: Run) -> Page:
-    """The page of the study ``provable-null``."""
-    measures = Measures(run)
-    held = checked(run)
-    sections = [
-        *_broken_section(held),
-        *_models_section(run, measures),
-        *figure_sections(run, PROVABLE_NULL, ("answered-refused", "training", "gallery")),
-        *flags_section(run),
-        _threat_model(measures, held),
-        settings_section(run),
-        definitions_section(TERMS),
-        redraw_section(),
-    ]
+    """The page of the study."""
+    measures, violations = Measures(run), find_violations(run)
+    models = [(model, MEANINGS[model]) for model in measures.models if model in MEANINGS]
     return Page(
-        "Is a null that is proved worth more than one that is learned?",
+        "Is a proved null worth more than a learned one?",
         f"Study {run.info.get('study', 'provable-null')} · {subtitle(run, measures)}",
-        findings(run, measures, held),
-        sections,
+        findings(run, measures, violations),
+        [
+            *_broken_section(violations),
+            *section(
+                "Models and rates",
+                Terms(models) if models else None,
+                *(rates_table(run, measures, eps) for eps in _main_budgets(run, measures)),
+                bracket_table(run, measures) if measures.budgets(PROOF) else None,
+                radius_table(run),
+                notes_of(run),
+            ),
+            *figure_sections(run, FIGURES, ("answered-refused", "training", "gallery")),
+            *flags_section(run),
+            _threat_model(measures),
+            *closing_sections(run, TERMS),
+        ],
     )
 
 
 def summary_tables(run: Run) -> list[Table]:
-    """Tables for the terminal: clean outcomes, then RAR proved and under attack."""
-    measures, own = Measures(run), radii(run)
-    rows = []
-    for model in measures.models:
-        radius = f" (r {eps_text(own[model])})" if model in own else ""
-        triple = "/".join(_percent(measure, 2) for measure in clean_triple(measures, model))
-        for index, eps in enumerate(
-            measures.union_budgets("rar") or measures.budgets(PROOF) or [0]
-        ):
-            rates = [_percent(measures.find(model, PROOF, "rar_proved", eps), 2)]
-            for metric in ("rar", "aer", "null_dos"):
-                rates.append(_percent(measures.find(model, UNION, metric, eps)))
-            names = ["", ""] if index else [model + radius, triple]
-            rows.append([Cell(text) for text in (*names, eps_text(eps), *rates)])
-    attacked = f", {measures.num_images(UNION)} attacked" if measures.budgets(UNION) else ""
-    proved = f", {measures.num_images(PROOF)} for proofs" if measures.budgets(PROOF) else ""
-    headings = ["model", "clean c/n/f", "ε", "RAR proved", "RAR", "AER", "null-DoS"]
-    return [
-        Table(
-            "Proved, and under attack",
-            [Cell(heading) for heading in headings],
-            rows,
-            f"%, images per seed: {measures.num_images(CLEAN)} clean{attacked}{proved}; "
-            f"{measures.seeds_text()}; ε in pixel units. RAR: correct when clean, never fooled; "
-            "proved against every attack. c/n/f: clean correct, null, fooled",
-        )
-    ]
+    """Tables for the terminal."""
+    return [summary_table(run, Measures(run))]
 
 
-def _percent(measure: Measure | None, digits: int = 1) -> str:
-    return "–" if measure is None else percent(measure.mean, digits)
-
-
-def findings(run: Run, measures: Measures, held: Checked) -> list[str]:
-    """What was found, in sentences with numbers from the rows."""
-    return [
-        *_broken(held),
-        *_lacking(run, measures),
-        *_proved(run, measures),
-        *_learned(run, measures),
-        *_never_below(held),
-        *_price(run, measures),
-    ]
-
-
-def _broken(held: Checked) -> list[str]:
-    if held.broken.empty:
-        return []
-    first = held.broken.iloc[0]
-    num = held.broken[["model", "seed", "image"]].drop_duplicates().shape[0]
-    return [
-        f"A PROOF IS BROKEN: {num} image{'s' if num > 1 else ''} did what had been proved "
-        f"impossible, such as test image {first['image']} of {first['model']}, seed "
-        f"{first['seed']}, proved {first['claim']} at ε {eps_text(first['proved'])} and "
-        f"{first['outcome']} at ε {eps_text(first['eps_pixels'])} "
-        f"({_by(str(first['attack']))}). Bounds, model or attack are wrong: believe no number here."
-    ]
-
-
-def _by(attack: str) -> str:
-    return "without any attack" if attack == CLEAN else f"by the {attack_name(attack)}"
-
-
-def _lacking(run: Run, measures: Measures) -> list[str]:
-    """What a partial run does not have."""
-    found = []
-    left_out = [name for name in VARIANTS if name not in (*measures.models, *measures.missing)]
-    if left_out:
-        found.append(f"This run has not all models: {', '.join(left_out)} were left out.")
-    seeds = run.info.get("seeds")
-    wanted = {
-        (model, int(seed))
-        for model in (*measures.models, *measures.missing)
-        for seed in (seeds if isinstance(seeds, list) else measures.seeds)
+def findings(run: Run, measures: Measures, violations: Violations) -> list[str]:
+    """Sentences of the first paragraph."""
+    is_broken = len(violations.rows) > 0
+    values: dict[str, Any] = {
+        "num_checked": None if is_broken else violations.num_checked or None,
+        "nothing_checked": None if violations.num_checked else "",
+        "trainings": _training_differences(run, measures),
     }
-    lacking = wanted - {(trial.model, trial.seed) for trial in run.trials}
-    if lacking:
-        nothing = f"; nothing yet of {', '.join(measures.missing)}" if measures.missing else ""
-        found.append(
-            f"This run is not finished: {len(lacking)} of {len(wanted)} evaluations are lacking"
-            f"{nothing}."
-        )
-    return found
+    values |= _proved(run, measures) | _learned(run, measures)
+    return [*_broken(violations), *unfinished(run, measures, VARIANTS), *fill(SENTENCES, values)]
 
 
-def _own(run: Run, measures: Measures) -> list[tuple[str, float, Measure]]:
-    """The models that prove their answers, the ε each is for, and the RAR proved there."""
-    found = []
-    for model, radius in radii(run).items():
-        measure = measures.find(model, PROOF, "rar_proved", 2 * radius)
-        if measure is not None:
-            found.append((model, 2 * radius, measure))
-    return found
+def _rate(measure: Measure) -> str:
+    return rate_text(measure, has_n=False)
 
 
-def _proved(run: Run, measures: Measures) -> list[str]:
-    own = _own(run, measures)
+def _own(run: Run, measures: Measures) -> list[Measure]:
+    """The proved RAR of each model with a radius, at twice the radius."""
+    found = (measures.find(m, PROOF, "rar_proved", 2 * r) for m, r in radii(run).items())
+    return [measure for measure in found if measure is not None]
+
+
+def _proved(run: Run, measures: Measures) -> dict[str, Any]:
+    """Proved RAR, and its price."""
+    own, prices = _own(run, measures), []
     if not own:
-        return []
-    told = "; ".join(
-        f"{model} on {rate_text(rar, False)} at ε {eps_text(eps)}" for model, eps, rar in own
-    )
-    return [
-        "Answering only what is proved keeps, against every attack there is, a robust accuracy "
-        f"with rejection (RAR) of: {told} ({measures.norm(PROOF)}, "
-        f"{measures.num_images(PROOF)} test images)."
-    ]
+        return {}
+    for rar in own:
+        _, null, fooled = clean_outcomes(measures, rar.model)
+        dos = measures.find(rar.model, UNION, "null_dos", rar.eps)
+        if null is not None and fooled is not None:
+            forced = (
+                f", and an attack within ε {eps_text(rar.eps)} makes it null on {_rate(dos)} (n = "
+                f"{dos.num_images:,})"
+                if dos is not None
+                else ""
+            )
+            prices.append(
+                f"{rar.model} is null on {_rate(null)} of clean images and fooled on "
+                f"{_rate(fooled)} (n = {null.num_images:,}){forced}"
+            )
+    rates = [f"{_rate(rar)} of {rar.model} at ε {eps_text(rar.eps)}" for rar in own]
+    return {
+        "proved": ", ".join(rates),
+        "verifiers": verifiers_text(run),
+        "norm": measures.norm(PROOF),
+        "num_proved": measures.num_images(PROOF),
+        "price": "; ".join(prices) or None,
+    }
 
 
-def _learned(run: Run, measures: Measures) -> list[str]:
-    """What attacks left to the models that learned to refuse, beside what is proved there."""
-    left, proved = [], []
-    shown: dict[str, float] = {}
-    for model, eps, everywhere in _own(run, measures):
-        found = [(name, measures.find(name, UNION, "rar", eps)) for name in LEARNED]
-        known = {name: rar for name, rar in found if rar is not None}
+def _learned(run: Run, measures: Measures) -> dict[str, Any]:
+    """RAR of the models with a learned null class under attack, and proved on the same images."""
+    left, same, last = [], [], 0.0
+    for proved in _own(run, measures):
+        known = measures.find_all(LEARNED, UNION, "rar", proved.eps)
         if not known:
             continue
-        text = ", ".join(f"{name} {rate_text(rar, False)}" for name, rar in known.items())
-        left.append(f"at ε {eps_text(eps)} {text}")
-        shown |= dict.fromkeys(known, eps)
-        best = max(known, key=lambda name: known[name].mean)
-        here = proved_where_attacked(run, everywhere, best)
-        if here is not None:
-            spread = rate_text(here, False)
-            counted = f"{spread[:-1]}, " if spread.endswith(")") else f"{spread} ("
-            proved.append(
-                f"at ε {eps_text(eps)} of {model} {counted}{here.num_images:,} images), "
-                f"{_compared(here, known[best], best)}"
-            )
-    if not left:
-        return []
-    told = [
-        f"What {measures.attacker()} left to the models that learned to refuse is, at most: "
-        f"{'; '.join(dict.fromkeys(left))} ({measures.num_images(UNION)} images)."
-    ]
-    if proved:
-        told.append(
-            f"Of the same images is proved, against every attack there is: {'; '.join(proved)}."
-        )
-    return [" ".join([*told, *_trained_for(run, shown)]), *_made_otherwise(run, measures)]
-
-
-def _compared(proved: Measure, left: Measure, name: str) -> str:
-    """More or less only where the intervals, or all seeds, are apart."""
-    (low, high), (least, most) = proved.interval, left.interval
-    if low > most:
-        return f"more than is left to {name}"
-    if high < least:
-        return f"less than is left to {name}"
-    return f"which the intervals do not tell from {name}"
-
-
-def _trained_for(run: Run, shown: dict[str, float]) -> list[str]:
-    """The ε the learned models are for; ``shown``: the largest they are told of at."""
-    made_for = {name: trained_for(run, name) for name in shown}
-    known = {name: eps for name, eps in made_for.items() if eps is not None}
-    if not known:
-        return []
-    told = ", ".join(f"{name} {eps_text(eps)}" for name, eps in known.items())
-    most = max(shown.values())
-    is_beyond = any(eps < most - 1e-9 for eps in known.values())
-    beyond = f"; ε {eps_text(most)} is beyond what they were trained for" if is_beyond else ""
-    return [f"The ε that these were trained for: {told}{beyond}."]
-
-
-def _made_otherwise(run: Run, measures: Measures) -> list[str]:
-    """What else than the loss is not the same in all models."""
-    configs = {model: training_of(run, model) for model in measures.models}
-    words: dict[str, list[str]] = {model: [] for model, config in configs.items() if config}
-    for told in (_network, _epochs, _jitter):
-        found = {model: told(configs[model]) for model in words}
-        if len(set(found.values())) > 1:
-            for model, word in found.items():
-                words[model].append(word)
-    alike: dict[str, list[str]] = {}
-    for model, said in words.items():
-        if said:
-            alike.setdefault(", ".join(said), []).append(model)
-    if not alike:
-        return []
-    text = "; ".join(f"{' and '.join(models)} with {said}" for said, models in alike.items())
-    return [f"Not the loss alone differs between the models: {text}."]
-
-
-def _network(training: dict[str, Any]) -> str:
-    return f"the network {training['architecture']}"
-
-
-def _epochs(training: dict[str, Any]) -> str:
-    return f"{training['recipe']['epochs']} epochs"
-
-
-def _jitter(training: dict[str, Any]) -> str:
-    return "jittered images" if training["recipe"].get("jitter") else "images as they are"
-
-
-def _never_below(held: Checked) -> list[str]:
-    if not held.num_pairs:
-        return ["Nothing was proved of any attacked image, so no attack could break a proof."]
-    if len(held.broken):
-        return []
-    return [
-        "RAR under attack is never below the proved RAR: none of "
-        f"{held.num_pairs:,} images, clean or attacked, of which something was proved did what had "
-        "been proved impossible."
-    ]
-
-
-def _price(run: Run, measures: Measures) -> list[str]:
-    told = []
-    for model, eps, _ in _own(run, measures):
-        _, null, fooled = clean_triple(measures, model)
-        if null is None or fooled is None:
+        last = proved.eps
+        rates = ", ".join(f"{rar.model} {_rate(rar)}" for rar in known)
+        left.append(f"at ε {eps_text(last)} {rates}")
+        best = max(known, key=lambda rar: rar.mean)
+        here = proved_on_attacked_images(run, proved, best.model)
+        if here is None:
             continue
-        dos = measures.find(model, UNION, "null_dos", eps)
-        denied = (
-            ""
-            if dos is None
-            else f", and an attacker within ε {eps_text(eps)} silences it on "
-            f"{rate_text(dos, False)}"
+        verdict = f"not distinguishable from {best.model}"
+        if differ(here, best):
+            verdict = f"{'more' if here.mean > best.mean else 'less'} than {best.model}"
+        same.append(
+            f"{_rate(here)} of {here.model} at ε {eps_text(here.eps)} (n = {here.num_images:,}), "
+            f"{verdict}"
         )
-        told.append(
-            f"{model} refuses {rate_text(null, False)} of clean images and answers "
-            f"{rate_text(fooled, False)} wrongly{denied}"
+    if not left:
+        return {}
+    for_eps = {name: trained_for(run, name) for name in LEARNED}
+    trained = {name: eps for name, eps in for_eps.items() if eps is not None}
+    beyond = [name for name, eps in trained.items() if eps < last - 1e-9]
+    names = " and ".join(f"{name} (ε {eps_text(trained[name])})" for name in beyond)
+    text = f" ε {eps_text(last)} is larger than the training ε of {names}."
+    return {
+        "attacker": measures.attacker(),
+        "left": "; ".join(dict.fromkeys(left)),
+        "num_attacked": measures.num_images(UNION),
+        "same_images": f" On the same images the proved RAR is {'; '.join(same)}." if same else "",
+        "beyond": text if beyond else "",
+    }
+
+
+def _training_differences(run: Run, measures: Measures) -> str | None:
+    """Network, epochs and distortion of the models, those in which they differ."""
+    trainings = {model: training_of(run, model) for model in measures.models}
+    trainings = {model: training for model, training in trainings.items() if training}
+    facts = {
+        model: (
+            f"network {training['architecture']}",
+            f"{training['recipe']['epochs']} epochs",
+            "distorted images" if training["recipe"].get("jitter") else "undistorted images",
         )
-    if not told:
+        for model, training in trainings.items()
+    }
+    differing = [n for n in range(3) if len({of[n] for of in facts.values()}) > 1]
+    if not differing:
+        return None
+    return "; ".join(f"{m} {', '.join(of[n] for n in differing)}" for m, of in facts.items())
+
+
+def _broken(violations: Violations) -> list[str]:
+    rows = violations.rows
+    if rows.empty:
         return []
-    return [f"The price: {'; '.join(told)} (null-DoS, of which nothing is promised)."]
+    first, num = rows.iloc[0], len(rows[["model", "seed", "image"]].drop_duplicates())
+    return [
+        f"A PROOF IS BROKEN for {num} image{'s' if num > 1 else ''}, such as test image "
+        f"{first['image']} of {first['model']}, seed {first['seed']}: {_violation(first)}. Bounds, "
+        "model or attack are wrong: do not trust any number of this page."
+    ]
 
 
-def _broken_section(held: Checked) -> list[Section]:
-    if held.broken.empty:
+def _violation(row: Any) -> str:
+    attack = str(row["attack"])
+    by = "without an attack" if attack == CLEAN else f"under the {attack_name(attack)}"
+    return (
+        f"proved {row['claim']} at ε {eps_text(row['proved'])}, but {row['outcome']} at ε "
+        f"{eps_text(row['eps_pixels'])} {by}"
+    )
+
+
+def _broken_section(violations: Violations) -> list[Section]:
+    if violations.rows.empty:
         return []
     items = []
-    for (model, seed, claim), of in held.broken.groupby(["model", "seed", "claim"], sort=False):
-        first = of.iloc[0]
-        message = (
-            f"{of['image'].nunique()} images proved {claim} were not: image {first['image']}, "
-            f"proved at ε {eps_text(first['proved'])}, is {first['outcome']} at ε "
-            f"{eps_text(first['eps_pixels'])} ({_by(str(first['attack']))})."
-        )
+    for keys, of in violations.rows.groupby(["model", "seed", "claim"], sort=False):
+        model, seed, _ = keys
+        num = of["image"].nunique()
+        message = f"{num} images; image {of.iloc[0]['image']} is {_violation(of.iloc[0])}."
         items.append(FlagItem(Flag("proof-broken", message), f"{model}, seed {seed}"))
-    told = Text("One image is enough: a proof has no exceptions. Nothing below can be believed.")
-    return [Section("A proof is broken", [told, FlagList(items)])]
+    text = Text("A proof has no exceptions: one image is enough to distrust this page.")
+    return [Section("A proof is broken", [text, FlagList(items)])]
 
 
-def _models_section(run: Run, measures: Measures) -> list[Section]:
-    models = [(model, MEANINGS[model]) for model in measures.models if model in MEANINGS]
-    blocks: list[Block] = [Terms(models)] if models else []
-    blocks += [rates_table(run, measures, eps) for eps in _main(run, measures)]
-    if measures.budgets(PROOF):
-        blocks.append(bracket_table(run, measures))
-    by_radius = radius_table(run)
-    if by_radius is not None:
-        blocks.append(by_radius)
-    return [Section("Models, and what holds of them", blocks)] if blocks else []
-
-
-def _main(run: Run, measures: Measures) -> Sequence[float]:
-    """The ε that models are made for, where they were attacked; all, if at none of these."""
+def _main_budgets(run: Run, measures: Measures) -> Sequence[float]:
+    """The ε that the models are made for, if they were attacked there; else all."""
     budgets = shown_budgets(measures)
     made_for = {round(2 * radius, 9) for radius in radii(run).values()}
     return [eps for eps in budgets if round(eps, 9) in made_for] or budgets
 
 
-def _threat_model(measures: Measures, held: Checked) -> Section:
-    attacks = [(name, told) for name, told in attack_terms(measures) if name != PROOF]
+def _threat_model(measures: Measures) -> Section:
     return Section(
         "Threat model",
         [
             Text(
-                "The attacker has the model: weights, null, gradients, and where a model answers "
-                f"what it proves, gradients through the bounds. The {attack_name(WORST_CASE)} is "
-                f"{NULL_AWARE_TEXT} It wins with a wrong class; what is denied, answered null, is "
-                "counted apart (null-DoS). Images stay in [0, 1] and within ε of the clean image, "
-                "L∞; every image is scored again outside the attack."
+                "White-box: the attacker knows the weights and the null class and takes gradients, "
+                "through the bounds where a model proves its answers. The "
+                f"{attack_name(WORST_CASE)} is {NULL_AWARE_TEXT} Success is a wrong class; images "
+                f"that are forced to null are counted apart (null-DoS). {SCORED_TEXT}"
             ),
             Text(
-                "What attacks left is an upper bound: a stronger attack may leave less. What is "
-                "proved is a lower bound, for these test images: no attack leaves less. Between "
-                f"the two nobody knows. {held.num_pairs:,} images, clean or attacked, were held "
-                "against a proof. Not promised: that images of other kinds are refused, other "
-                "norms, larger ε, and that the network is right."
+                "A proved rate is a lower bound on these test images, against every attack. No "
+                "claim is made about images of no class, other norms, larger ε, or the accuracy of "
+                "the network."
             ),
-            Terms(attacks),
-            Text(spread_text(measures)),
+            Terms([(name, text) for name, text in attack_terms(measures) if name != PROOF]),
         ],
     )
