@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 
 from nullclass.core.errors import UserError
-from nullclass.metrics.claims import ROUNDING, find_violations
+from nullclass.metrics import claims
+from nullclass.metrics.claims import ROUNDING
 from nullclass.metrics.rates import PROOF, UNION, wilson
 from nullclass.report.measures import OUTCOMES, Measure, Measures
 from nullclass.results.frames import read_frame
@@ -107,7 +108,7 @@ def find_violations(run: Run) -> Violations:
     num_checked, tables = 0, [pd.DataFrame(columns=columns)]
     for trial in run.trials:
         if len(trial.certified):
-            found = find_violations(trial.rows, trial.certified)
+            found = claims.find_violations(trial.rows, trial.certified)
             num_checked += found.num_rows
             broken = found.violations.assign(model=trial.model, seed=trial.seed)[columns]
             tables += [broken] if len(broken) else []
