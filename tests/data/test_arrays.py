@@ -56,7 +56,7 @@ def test_null_is_a_label() -> None:
 
 
 BAD: dict[str, tuple[Any, Any, int, str]] = {
-    "standardised": ((FLOATS - 0.13) / 0.31, LABELS, 4, "undo the standardisation"),
+    "standardised": ((FLOATS - 0.13) / 0.31, LABELS, 4, "let the model standardise"),
     "0 to 255": (FLOATS * 255, LABELS, 4, "divide by 255"),
     "nan": (FLOATS.clone().index_fill(0, torch.tensor([1]), torch.nan), LABELS, 4, "NaN"),
     "infinite": (FLOATS.clone().index_fill(0, torch.tensor([1]), torch.inf), LABELS, 4, "inf"),
@@ -116,7 +116,7 @@ def test_floats_are_taken_and_rounding_forgiven() -> None:
 
 BAD_DATA: dict[str, tuple[Any, str]] = {
     "standardised": (((FLOATS - 0.1307) / 0.3081, LABELS), "eps is in pixel units"),
-    "just outside": ((FLOATS + 1e-4, LABELS), "undo the standardisation"),
+    "just outside": ((FLOATS + 1e-4, LABELS), "let the model standardise"),
     "big integers": ((BYTES.int() + 1, LABELS), "pass 0 … 255"),
     "booleans": ((BYTES > 3, LABELS), "torch.bool"),
     "float labels": ((BYTES, LABELS.float()), "labels are torch.float32"),

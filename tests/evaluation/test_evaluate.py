@@ -345,7 +345,7 @@ def test_an_attack_that_leaves_its_budget(value: float, digits: Digits, small: S
     [
         (float("nan"), "images hold NaN"),
         (float("inf"), r"pixels run from 0 to inf, not within \[0, 1\]"),
-        (1.1, r"pixels run from 0 to 1\.1, not within \[0, 1\]"),
+        (1.1, r"pixels run from 0 to 1\.1, not within \[0, 1\]: divide by 255, or .* Classifier\("),
         (-0.2, r"pixels run from -0\.2 to 1, not within"),
     ],
 )

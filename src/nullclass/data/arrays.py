@@ -22,8 +22,8 @@ ROUNDING = 1e-5
 """How far outside [0,1] a pixel may be and still count as rounding (undone standardisation)."""
 
 _UNDO = (
-    "undo the standardisation (images * std + mean) or divide by 255 first, because eps is in "
-    "pixel units"
+    "divide by 255, or pass unstandardised images and let the model standardise them, "
+    "Classifier(body, num_classes, mean=..., std=...), because eps is in pixel units"
 )
 
 
