@@ -246,10 +246,10 @@ def test_sizes_tell_probabilities_and_answers(dataset: Dataset, folder: Path, fo
             np.testing.assert_allclose(rows["p_null"], shares[:, 3:].sum(dim=1), atol=1e-6)
             assert rows["prediction"].tolist() == model.predict(made).tolist()
             np.testing.assert_allclose(
-                rows["reached"], (made - images).flatten(1).abs().amax(dim=1), atol=1e-6
+                rows["actual_size"], (made - images).flatten(1).abs().amax(dim=1), atol=1e-6
             )
         noisy = trial.sizes.query("perturbation == 'noise'")
-        assert (noisy["reached"] <= 0.5).all()
+        assert (noisy["actual_size"] <= 0.5).all()
 
 
 def test_a_substitute_asked_no_more_than_it_may(found: Run) -> None:

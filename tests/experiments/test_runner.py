@@ -112,7 +112,7 @@ def test_rates_are_those_of_the_rows(finished: Path) -> None:
                 checked += 1
     assert checked == 4
     published = summary[summary["published"].notna()]
-    assert set(published["metric"]) == {"correct"}
+    assert set(published["metric"]) == {"correct_rate"}
 
 
 def test_attacks_at_thresholds_are_made_on_the_source(finished: Path, dataset: Dataset) -> None:
