@@ -15,7 +15,7 @@ from nullclass.attacks import PGD, DatasetAttack
 from nullclass.certify import VERIFIERS
 from nullclass.core.errors import UserError
 from nullclass.evaluation.run import evaluate
-from nullclass.metrics.claims import hold
+from nullclass.metrics.claims import find_violations
 from nullclass.metrics.rates import proved_rates, wilson
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull, with_threshold
@@ -141,7 +141,7 @@ def test_attacks_find_an_unsound_bound(num_nulls: int, monkeypatch: pytest.Monke
         found = evaluate(
             model, labelled(model), attacks=attacks, eps=[0.1, 0.3], proofs=verifier, checks="none"
         )
-        assert hold(found.rows, found.certified).broken.empty != is_found
+        assert find_violations(found.rows, found.certified).violations.empty != is_found
 
 
 def test_invalid_arguments_are_refused() -> None:
