@@ -9,6 +9,8 @@ from typing import (
     ClassVar,
     Literal,
     Protocol,
+    Required,
+    TypedDict,
     get_args,
     get_origin,
     get_type_hints,
@@ -84,6 +86,15 @@ class Attack(Protocol):
         ...
 
 
+class CallOptions(TypedDict, total=False):
+    """The keyword arguments of an attack's call."""
+
+    eps: Required[Eps]
+    norm: str
+    generator: torch.Generator | None
+    batch_size: int | None
+
+
 class BaseAttack(ABC):
     """An attack as a frozen dataclass: subclasses define :meth:`run`."""
 
@@ -128,9 +139,32 @@ class BaseAttack(ABC):
         Raises:
             UserError: If an argument is out of range or the attack does not support it.
         """
-        classifier = as_classifier(model, num_classes, images)
-        state = AttackState(
-            classifier,
+        state = self.begin(
+            as_classifier(model, num_classes, images),
+            images,
+            labels,
+            eps=eps,
+            norm=norm,
+            batch_size=batch_size,
+        )
+        if len(images):
+            with frozen(state.model):
+                self.run(state, generator)
+        return state.adv_images
+
+    def begin(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: Eps,
+        norm: str = "linf",
+        batch_size: int | None = None,
+    ) -> AttackState:
+        """Return the state in which the attack starts; arguments as in a call."""
+        return AttackState(
+            model,
             images,
             labels,
             eps=eps,
@@ -139,10 +173,6 @@ class BaseAttack(ABC):
             precision=getattr(self, "precision", "float32"),
             batch_size=batch_size,
         )
-        if len(images):
-            with frozen(classifier):
-                self.run(state, generator)
-        return state.adv_images
 
 
 @runtime_checkable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from nullclass.attacks.apgd import APGD
 from nullclass.attacks.base import (
     Access,
     Attack,
+    BaseAttack,
+    CallOptions,
     access_of,
     check_attack,
     supported_norms,
@@ -20,15 +22,14 @@ from nullclass.attacks.base import (
 )
 from nullclass.attacks.counters import count_passes
 from nullclass.attacks.dataset import DatasetAttack
-from nullclass.attacks.losses import ObjectiveName, find_objective, is_success
+from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.on_zero_gradient import OnZeroGradient
 from nullclass.attacks.pgd import PGD, MultiTargetedPGD
 from nullclass.attacks.square import Square
-from nullclass.attacks.state import Precision, check_images, logits_of
+from nullclass.attacks.state import AttackState, Precision
 from nullclass.attacks.steps import NoGradientError
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
-from nullclass.core.norms import Eps, check_eps
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier, as_classifier
 
@@ -70,7 +71,7 @@ class EnsembleResult:
 
 
 @dataclass(frozen=True)
-class AttackEnsemble:
+class AttackEnsemble(BaseAttack):
     """A sequence of attacks with one objective, cheapest first.
 
     A member that does not support the norm is skipped, as is one that needs gradients where the
@@ -83,7 +84,6 @@ class AttackEnsemble:
     """The members' names in tables; by default their positions and classes."""
     version: str = ""
     """Version of a published sequence; results of two versions are not comparable."""
-    is_iterative: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the members and their names."""
@@ -98,12 +98,12 @@ class AttackEnsemble:
             raise UserError(f"an ensemble of {len(self.members)} attacks needs as many names")
 
     @property
-    def objective(self) -> ObjectiveName:
+    def objective(self) -> ObjectiveName:  # type: ignore[override]
         """The members' objective."""
         return self.members[0].objective
 
     @property
-    def access(self) -> Access:
+    def access(self) -> Access:  # type: ignore[override]
         """The most that a member uses of the model."""
         order: tuple[Access, ...] = ("white-box", "scores", "labels")
         used = {member.access for member in self.members}
@@ -113,93 +113,75 @@ class AttackEnsemble:
         """See :class:`nullclass.attacks.base.TakesReferenceImages`; passed on to the members."""
         return replace(self, members=tuple(with_reference_images(m, images) for m in self.members))
 
-    def __call__(
-        self,
-        model: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
-        num_classes: int | None = None,
-        generator: torch.Generator | None = None,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """Return adversarial images; see :class:`nullclass.attacks.base.BaseAttack`."""
-        model = as_classifier(model, num_classes, images)
-        return self.run_members(
-            model,
-            images,
-            labels,
-            eps=eps,
-            norm=norm,
-            generator=generator,
-            batch_size=batch_size,
-        ).adv_images
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        self._run(state, generator)
 
     def run_members(
         self,
         model: nn.Module,
         images: Tensor,
         labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
         num_classes: int | None = None,
-        generator: torch.Generator | None = None,
-        batch_size: int | None = None,
+        **options: Unpack[CallOptions],
     ) -> EnsembleResult:
-        """Return adversarial images and the statistics of every member; see :meth:`__call__`."""
-        classifier = as_classifier(model, num_classes, images)
-        check_images(images, labels, classifier.num_classes)
-        eps = check_eps(eps, norm, images.shape)
-        objective, num_classes = find_objective(self.objective), classifier.num_classes
-        adv_images = images.detach().clone()
-        best = torch.full((len(images),), -torch.inf, device=images.device)
-        winning_member = torch.full((len(images),), -1, device=images.device)
-        active = torch.arange(len(images), device=images.device)
+        """Return adversarial images and the statistics of every member; takes what a call takes."""
+        state = self.begin(
+            as_classifier(model, num_classes, images),
+            images,
+            labels,
+            eps=options["eps"],
+            norm=options.get("norm", "linf"),
+            batch_size=options.get("batch_size"),
+        )
+        with frozen(state.model):
+            winning_member, member_stats = self._run(state, options.get("generator"))
+        return EnsembleResult(state.adv_images, winning_member, member_stats)
+
+    def _run(
+        self, state: AttackState, generator: torch.Generator | None
+    ) -> tuple[Tensor, tuple[MemberStats, ...]]:
+        margin, eps = state.loss("margin"), state.eps
+        winning_member = torch.full_like(state.labels, -1)
         member_stats = []
         for number, (member, name) in enumerate(zip(self.members, self.names, strict=True)):
-            started, num_active = time.perf_counter(), len(active)
-            status: MemberStatus = "ran" if norm in supported_norms(member) else "unsupported-norm"
-            tried = None
-            with count_passes(classifier) as passes:
-                if num_active and status == "ran":
+            started, active = time.perf_counter(), state.active.nonzero().squeeze(1)
+            status: MemberStatus = "ran"
+            if state.norm_name not in supported_norms(member):
+                status = "unsupported-norm"
+            with count_passes(state.model) as passes:
+                if len(active) and status == "ran":
                     try:
-                        tried = member(
-                            classifier,
-                            images[active],
-                            labels[active],
+                        adv_images = member(
+                            state.model,
+                            state.images[active],
+                            state.labels[active],
                             eps=eps[active] if isinstance(eps, Tensor) else eps,
-                            norm=norm,
+                            norm=state.norm_name,
                             generator=generator,
-                            batch_size=batch_size,
+                            batch_size=state.batch_size,
                         )
                     except NoGradientError:
                         status = "no-gradient"
-                if tried is not None:
-                    with frozen(classifier):
-                        logits = logits_of(classifier, tried, batch_size)
-                    margins = objective.loss(logits, labels[active], num_classes, "margin").to(best)
-                    succeeded = is_success(logits, labels[active], num_classes, objective)
-                    is_kept = succeeded | (margins > best[active])
-                    adv_images[active[is_kept]] = tried[is_kept]
-                    best[active[is_kept]] = margins[is_kept]
-                    winning_member[active[succeeded]] = number
-                    active = active[~succeeded]
-            stats = MemberStats(
-                member=name,
-                access=access_of(member),
-                is_iterative=member.is_iterative,
-                status=status,
-                num_images=num_active if status == "ran" else 0,
-                num_successes=num_active - len(active),
-                num_forwards=passes.forward,
-                num_backwards=passes.backward,
-                seconds=time.perf_counter() - started,
+                    else:
+                        for part in torch.arange(len(active)).split(state.batch_size):
+                            state.evaluate(active[part], adv_images[part], margin)
+            won = active[~state.active[active]]
+            winning_member[won] = number
+            member_stats.append(
+                MemberStats(
+                    member=name,
+                    access=access_of(member),
+                    is_iterative=member.is_iterative,
+                    status=status,
+                    num_images=len(active) if status == "ran" else 0,
+                    num_successes=len(won),
+                    num_forwards=passes.forward,
+                    num_backwards=passes.backward,
+                    seconds=time.perf_counter() - started,
+                )
             )
-            member_stats.append(stats)
-        return EnsembleResult(adv_images, winning_member, tuple(member_stats))
+        return winning_member, tuple(member_stats)
 
 
 def run_attack(
@@ -208,11 +190,7 @@ def run_attack(
     model: Classifier,
     images: Tensor,
     labels: Tensor,
-    *,
-    eps: Eps,
-    norm: str = "linf",
-    generator: torch.Generator | None = None,
-    batch_size: int | None = None,
+    **options: Unpack[CallOptions],
 ) -> EnsembleResult:
     """Return any attack's images with its statistics, as if it were an ensemble of one.
 
@@ -220,28 +198,12 @@ def run_attack(
     scoring decides.
     """
     if isinstance(attack, AttackEnsemble):
-        return attack.run_members(
-            model,
-            images,
-            labels,
-            eps=eps,
-            norm=norm,
-            generator=generator,
-            batch_size=batch_size,
-        )
+        return attack.run_members(model, images, labels, **options)
     started = time.perf_counter()
     with count_passes(model) as passes:
         adv_images = images.detach().clone()
         if len(images):
-            adv_images = attack(
-                model,
-                images,
-                labels,
-                eps=eps,
-                norm=norm,
-                generator=generator,
-                batch_size=batch_size,
-            )
+            adv_images = attack(model, images, labels, **options)
     stats = MemberStats(
         member=name,
         access=access_of(attack),
