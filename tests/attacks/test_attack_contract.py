@@ -279,7 +279,7 @@ def test_senseless_settings_are_refused(
 @pytest.mark.parametrize("name", ["fgsm", "mi-fgsm", "apgd", "fmn", "noise", "square", "ensemble",
                                   "dataset, own images", "rays, own images"])  # fmt: skip
 def test_inputs_are_checked(name: str) -> None:
-    attack, (model, images, label) = two_input_world(a=0.1, b=0.1)
+    attack, (model, images, label) = MAKERS[name](), two_input_world(a=0.1, b=0.1)
     images, labels = images.repeat(2, 1, 1, 1), label.repeat(2)
     standardise = r"\[0,1\].*Classifier\(body, num_classes, mean=\.\.\., std=\.\.\.\)"
     for wrong in ((images - 0.3) / 0.1, images * 255, images * math.nan):
