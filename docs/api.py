@@ -102,7 +102,7 @@ def entry(name: str) -> str:
     summary = (inspect.getdoc(item) or "").split("\n\n")[0].replace("\n", " ")
     if not callable(item):
         return f"`{name}`\n"
-    return f"{summary}\n\n```python\n{signature(name, item)}\n```\n"
+    return f"{summary}\n\n```py\n{signature(name, item)}\n```\n"
 
 
 def page() -> str:
@@ -117,7 +117,7 @@ def page() -> str:
         parts.append((inspect.getdoc(exported) or "").split("\n\n")[0].replace("\n", " ") + "\n")
         names = [name for name in exported.__all__ if inspect.isroutine(find(f"{module}.{name}"))]
         classes = [name for name in exported.__all__ if inspect.isclass(find(f"{module}.{name}"))]
-        parts += [f"```python\n{signature(f'{module}.{n}', find(f'{module}.{n}'))}\n```\n"
+        parts += [f"```py\n{signature(f'{module}.{n}', find(f'{module}.{n}'))}\n```\n"
                   for n in (*classes, *names)]  # fmt: skip
     return "\n".join(parts)
 

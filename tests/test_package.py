@@ -53,7 +53,7 @@ def load_api() -> ModuleType:
 def test_signatures_are_those_of_the_reference() -> None:
     """Every public signature is pinned: after a change on purpose run docs/api.py."""
     api = load_api()
-    blocks = re.compile(r"```python\n(.*?)```", re.DOTALL)
+    blocks = re.compile(r"```py\n(.*?)```", re.DOTALL)
     written = blocks.findall((DOCS / "api.md").read_text(encoding="utf-8"))
     assert blocks.findall(api.page()) == written
     listed = {name.split(".")[0] for names in api.GROUPS.values() for name in names}

@@ -390,7 +390,7 @@ def test_shares_that_fall_are_pooled() -> None:
     ("norm", "arguments", "message"),
     [
         ("l3", {}, "norm must be one of linf, l2, l1, l0, not 'l3'"),
-        ("l0", {}, "FGSMPerturbation cannot be told a size in 'l0': choose one of linf, l2"),
+        ("l0", {}, "FGSMPerturbation does not support l0: choose one of linf, l2"),
         ("linf", {"always": 0.0}, "always must be a rate in (0, 1], not 0.0"),
         ("linf", {"always": 1.01}, "always must be a rate in (0, 1], not 1.01"),
         ("linf", {"largest": 0}, "the largest size must be in (0, 1] in linf, not 0"),
@@ -399,7 +399,7 @@ def test_shares_that_fall_are_pooled() -> None:
         ("linf", {"num_sizes": 1}, "at least two sizes, not 1"),
     ],
 )
-def test_arguments_out_of_range_are_told(
+def test_arguments_out_of_range_are_refused(
     norm: str, arguments: dict[str, Any], message: str
 ) -> None:
     model, data, _ = two_class_world()

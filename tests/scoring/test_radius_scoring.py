@@ -67,5 +67,5 @@ def test_what_has_no_radius_is_refused() -> None:
         score_radii(model, images, (0.1,))
     with pytest.raises(UserError, match="at least one radius"):
         score_radii(ProvableNull(model, 0.1), images, ())
-    with pytest.raises(UserError, match="radius must be in"):
+    with pytest.raises(UserError, match="radius, in pixel units, must be a number from 0 to 1"):
         score_radii(ProvableNull(model, 0.1), images, (1.5,))
