@@ -37,7 +37,6 @@ import tyro
 from common import ROOT, mnist, say, table, training_of
 from gpu_checks import Checks, report_training, shrunk
 from nullclass.attacks import FGSM, PGD, Attack, worst_case
-from nullclass.attacks.base import TakesReferenceImages
 from nullclass.attacks.ensemble import run_attack
 from nullclass.attacks.state import logits_of
 from nullclass.core.devices import find_device
@@ -47,10 +46,10 @@ from nullclass.core.outcomes import OUTCOME_NAMES, Outcome, outcomes, prediction
 from nullclass.core.process import tune_process
 from nullclass.core.provenance import provenance
 from nullclass.data import LabelledImages
-from nullclass.experiments.trained import Trained
+from nullclass.experiments.trainings import Trainer
 from nullclass.metrics.rates import wilson
 from nullclass.rejection import ProvableNull
-from nullclass.scoring.prove import prove
+from nullclass.scoring.proofs import prove
 from nullclass.training.loop import train
 from nullclass.zoo import load_zoo
 
@@ -230,7 +229,7 @@ def train_forever(
             if mode.value != now:
                 raise StopError
 
-        trained = Trained(training, dataset, device=device)
+        trained = Trainer(training, dataset, device=device)
         with suppress(StopError):
             train(trained.model, data, trained.config, nulls=trained.nulls, on_step=on_step)
 
@@ -339,16 +338,16 @@ def attack_cell(name: str, eps: float, o: Options) -> Row:
     attacks: dict[str, Attack] = {"fgsm": FGSM("fool"), "pgd": PGD("fool")}
     attacks["worst-case"] = shrunk(worst_case()) if o.tiny else worst_case()
     for label, attack in attacks.items():
-        given = attack.given(data) if isinstance(attack, TakesReferenceImages) else attack
+        attack = with_reference_images(attack, data)
         stream, started = torch.Generator().manual_seed(0), time.perf_counter()
         told = {"eps": eps, "norm": "linf", "generator": stream}
-        trace = run_attack(given, label, model, images[chosen], labels[chosen], **told)
+        trace = run_attack(attack, label, model, images[chosen], labels[chosen], **told)
         seconds = time.perf_counter() - started
         fooled, is_right = clean == Outcome.FOOLED, clean == Outcome.CORRECT
-        allowed = is_allowed(trace.attacked, images[chosen], eps, "linf")
-        scored = outcomes(predictions(logits_of(model, trace.attacked), 10), labels[chosen])
+        allowed = is_allowed(trace.adv_images, images[chosen], eps, "linf")
+        scored = outcomes(predictions(logits_of(model, trace.adv_images), 10), labels[chosen])
         fooled[chosen[allowed & (scored == Outcome.FOOLED)]] = True
-        on_cpu, attacked = load_zoo(name), trace.attacked.cpu()
+        on_cpu, attacked = load_zoo(name), trace.adv_images.cpu()
         if isinstance(model, ProvableNull):  # on a GPU its bounds are in float64
             on_cpu, attacked = on_cpu.double(), attacked.double()
         again = outcomes(predictions(logits_of(on_cpu, attacked), 10), labels[chosen].cpu())

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from common import ROOT, mnist
 from nullclass.attacks import ATTACKS, PGD, Attack
-from nullclass.attacks.base import TakesReferenceImages, norms_of
+from nullclass.attacks.base import supported_norms
 from nullclass.certify import VERIFIERS
 from nullclass.cli.main import main as nullclass_command
 from nullclass.core.devices import find_device
@@ -32,17 +32,17 @@ from nullclass.data import FILE_NAMES, LabelledImages
 from nullclass.experiments.config import Training
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import NULL_SOURCES, make_nulls
-from nullclass.nulls.null_curve import NullCurve
-from nullclass.rejection.threshold import ProvableNull, SmoothedNull
-from nullclass.scoring.fgsm_thresholds import thresholds_of
-from nullclass.scoring.run_attack.proofs import prove
+from nullclass.rejection import ProvableNull, SmoothedNull
+from nullclass.results.null_curve import NullCurve
+from nullclass.scoring.fgsm_thresholds import find_thresholds
+from nullclass.scoring.proofs import prove
 from nullclass.studies import null_samples
 from nullclass.training.config import TrainConfig
 from nullclass.training.loop import train
 from nullclass.training.recipes import Recipe, find_recipe
 from nullclass.training.robust import ROBUST_LOSSES, make_robust
 from nullclass.training.steps import step_append_nulls, step_replace_with_nulls, step_robust
-from nullclass.zoo import ZOO, load_zoo
+from nullclass.zoo import load_zoo, read_zoo
 
 Row = dict[str, Any]
 
@@ -161,8 +161,7 @@ class Checks:
         for device in self.places:
             classifier, (images, labels) = load_zoo(model, device), self.batch(device)
             attack = shrunk(ATTACKS[name]())
-            if isinstance(attack, TakesReferenceImages):
-                attack = attack.given(self.few)
+            attack = with_reference_images(attack, self.few)
             stream = torch.Generator().manual_seed(5)
             told = {"eps": EPS[norm], "norm": norm, "generator": stream}
             made.append(attack(classifier, images, labels, **told))
@@ -277,7 +276,7 @@ class Checks:
         ends = []
         for device in self.places:
             model, (images, labels) = load_zoo("report-usm", device), self.batch(device)
-            ends.append(thresholds_of(model, images, labels).cpu())
+            ends.append(find_thresholds(model, images, labels).cpu())
         is_close = ends[0].isclose(ends[1], atol=2e-3, equal_nan=True)
         return judged(is_close.double().mean().item() > 0.95, f"{int((~is_close).sum())} differ")
 
@@ -307,10 +306,10 @@ class Checks:
     def items(self, folder: Path) -> dict[str, Callable[[], Row]]:
         """All checks by name."""
         items: dict[str, Callable[[], Row]] = {
-            f"logits of {name}": partial(self.logits, name) for name in ZOO
+            f"logits of {name}": partial(self.logits, name) for name in read_zoo()
         }
         for name, make in ATTACKS.items():
-            for norm in (norm for norm in EPS if norm in norms_of(make())):
+            for norm in (norm for norm in EPS if norm in supported_norms(make())):
                 items[f"attack {name}, {norm}"] = partial(self.attack, name, norm)
         for name in ("fgsm", "worst-case"):
             items[f"attack {name} on a proof"] = partial(self.attack, name, "linf", "provable-0.3")

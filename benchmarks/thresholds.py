@@ -21,7 +21,7 @@ import tyro
 from common import in_turns, median_seconds, mnist, table, verdict
 from nullclass.attacks import FGSM
 from nullclass.core.modules import frozen
-from nullclass.core.norms import along
+from nullclass.core.norms import step_along
 from nullclass.data import Dataset
 from nullclass.models import Classifier
 from nullclass.scoring.fgsm_thresholds import GRID, TOLERANCE, find_thresholds
@@ -129,7 +129,7 @@ def loop(model: Classifier, dataset: Dataset, num: int) -> list[float]:
                 label: torch.Tensor = label,
                 direction: torch.Tensor = direction,
             ) -> bool:
-                return bool(model.predict(along(direction, image, eps, "linf")) == label)
+                return bool(model.predict(step_along(direction, image, eps, "linf")) == label)
 
             threshold = _search(is_right)
             if not math.isnan(threshold):
