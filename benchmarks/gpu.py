@@ -37,6 +37,7 @@ import tyro
 from common import ROOT, mnist, say, table, training_of
 from gpu_checks import Checks, report_training, shrunk
 from nullclass.attacks import FGSM, PGD, Attack, worst_case
+from nullclass.attacks.base import with_reference_images
 from nullclass.attacks.ensemble import run_attack
 from nullclass.attacks.state import logits_of
 from nullclass.core.devices import find_device

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from common import ROOT, mnist
 from nullclass.attacks import ATTACKS, PGD, Attack
-from nullclass.attacks.base import supported_norms
+from nullclass.attacks.base import supported_norms, with_reference_images
 from nullclass.certify import VERIFIERS
 from nullclass.cli.main import main as nullclass_command
 from nullclass.core.devices import find_device
