@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and a disk that refuses is told in one sentence."""
+"""Reads and writes files. A file appears complete or not at all; disk errors give one sentence."""
 
 from __future__ import annotations
 

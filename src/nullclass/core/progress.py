@@ -82,21 +82,21 @@ class Stages(Bars):
 
         Args:
             name: What is running.
-            units: How many units :data:`Advance` will be told in all.
+            units: How many units :data:`Advance` reports in total.
             cost: The stage's share of the job's cost.
         """
         task = self._bars.add_task(name, total=units)
-        started, told = time.perf_counter(), 0.0
+        started, reported = time.perf_counter(), 0.0
 
         def advance(done: float) -> None:
-            nonlocal told
-            step = min(done, units - told)
-            told += step
+            nonlocal reported
+            step = min(done, units - reported)
+            reported += step
             self._bars.advance(task, done)
             self._bars.advance(self._whole, cost * step / units)
 
         yield advance
-        self._bars.advance(self._whole, cost * (units - told) / units)
+        self._bars.advance(self._whole, cost * (units - reported) / units)
         self._bars.remove_task(task)
         self._done += cost
         seconds, passed = time.perf_counter() - started, time.perf_counter() - self._started

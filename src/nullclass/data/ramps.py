@@ -1,6 +1,6 @@
 """The report's toy: ramps of two pixels, up or down, somewhere in a row of three (Roos 2020).
 
-Class 0 is the down ramp [.666, .333], class 1 the up ramp [.333, .666]; it stands at position 0
+Class 0 is the down ramp [.666, .333], class 1 the up ramp [.333, .666]; it is at position 0
 or 1, the third pixel is 0; U(-.05, .05) is added to every pixel, and pixels are clipped to [0,1]
 (study-facts section 2). The source draws afresh for every batch; here a training set is drawn once,
 as large as one of its epochs.

