@@ -64,6 +64,9 @@ def signature(name: str, item: Any) -> str:
     """The call as it is written, one argument per line if it is long."""
     if inspect.isclass(item) and issubclass(item, Enum):
         return "\n".join(f"{name}.{member.name} = {member.value}" for member in item)
+    # typing replaces the constructor of a protocol's subclass when it is first called
+    if inspect.isclass(item) and getattr(item.__init__, "__module__", "typing") == "typing":
+        return f"{name}()"
     try:
         call = inspect.signature(item)
     except ValueError:  # an exception without a signature of its own
