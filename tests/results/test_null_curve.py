@@ -328,7 +328,7 @@ class Turning:
     """Fools a share of the images, by size: the last ones are turned to the other side."""
 
     share: Callable[[float], float]
-    measures: ClassVar[tuple[str, ...]] = ("linf",)
+    norms: ClassVar[tuple[str, ...]] = ("linf",)
     needs_gradient: ClassVar[bool] = False
 
     def settings(self) -> dict[str, Any]:
