@@ -8,7 +8,8 @@ from pathlib import Path
 
 from nullclass.core.files import write_text
 from nullclass.metrics.rates import PROOF, UNION
-from nullclass.report.measures import Measure, Measures, attack_name, eps_text, percent
+from nullclass.report.formatting import attack_name, eps_text, percent
+from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, read_run

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nullclass.core.files import write_text
 from nullclass.metrics.rates import UNION
-from nullclass.report.measures import percent
+from nullclass.report.formatting import percent
 from nullclass.report.render import markdown_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, read_run

@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 from nullclass.core.files import write_text
-from nullclass.report.measures import FGSM, Measure, Measures, value_cell
+from nullclass.report.formatting import FGSM, value_cell
+from nullclass.report.measures import Measure, Measures
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, read_run
 from nullclass.studies.fgsm_null.config import PIXEL

@@ -37,7 +37,8 @@ from nullclass.report.figures.gallery import smallest_eps_images
 from nullclass.report.figures.null_scores import null_scores
 from nullclass.report.figures.security_curves import points, security_curves
 from nullclass.report.figures.smallest_eps import median_of, smallest_eps, smallest_of
-from nullclass.report.measures import SMALLEST, WORST_CASE, Measures, percent
+from nullclass.report.formatting import SMALLEST, WORST_CASE, percent
+from nullclass.report.measures import Measures
 from nullclass.report.render import on_terminal, render, write_page
 from nullclass.report.sections import trial_flags
 from nullclass.report.tables import outcome_table, union_table
@@ -618,7 +619,7 @@ def test_the_terminal_tables(run: Run, trial: Trial) -> None:
 def test_default_attacks_have_display_names() -> None:
     from nullclass.evaluation.record import DEFAULT_ATTACKS
     from nullclass.evaluation.run import SMALLEST as NAME_IN_ROWS
-    from nullclass.report.measures import NAMES
+    from nullclass.report.formatting import NAMES
 
     assert NAME_IN_ROWS == SMALLEST
     assert {name for names in DEFAULT_ATTACKS.values() for name in names} <= set(NAMES)

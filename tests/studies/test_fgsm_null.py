@@ -19,17 +19,15 @@ from nullclass.metrics.rates import summarise, wilson
 from nullclass.report.blocks import Cell, Page
 from nullclass.report.evaluation_page import findings as evaluation_findings
 from nullclass.report.figures.gallery import gallery
-from nullclass.report.measures import (
-    Measure,
-    Measures,
+from nullclass.report.formatting import (
     attack_name,
-    differ,
     eps_text,
     loss_text,
     percent,
     rate_text,
     value_cell,
 )
+from nullclass.report.measures import Measure, Measures, differ
 from nullclass.report.pictures import LARGEST_SIDE
 from nullclass.report.render import render, write_page
 from nullclass.report.sections import fill, flat

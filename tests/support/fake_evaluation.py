@@ -18,7 +18,7 @@ from fake_run import examples_of, rows_table
 
 from nullclass.core.files import write_json
 from nullclass.evaluation.result import Evaluation
-from nullclass.report.measures import SMALLEST
+from nullclass.report.formatting import SMALLEST
 from nullclass.results import schema, store
 from nullclass.results.schema import NO_MEMBER, Flag
 

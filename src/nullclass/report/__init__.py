@@ -1,8 +1,8 @@
 """Report of a run: rows in, one HTML page with its figures out. Loads no model.
 
 A sequence of steps: :mod:`~nullclass.report.measures` groups the summary over seeds,
-:mod:`~nullclass.report.tables` and :mod:`~nullclass.report.figures` turn measures and rows into
-:mod:`~nullclass.report.blocks`, a page puts blocks in sections, and
-:mod:`~nullclass.report.render` writes the page. ``figures`` is an open set. A study's own page,
-tables and figures are in the study's folder.
+:func:`~nullclass.report.tables.make_table` and :func:`~nullclass.report.style.panel` turn measures
+and rows into :mod:`~nullclass.report.blocks`, :func:`~nullclass.report.sections.study_page` puts
+blocks in sections, and :mod:`~nullclass.report.render` writes the page. ``figures`` is an open set.
+A study's own page, tables and figures are in the study's folder.
 """

@@ -173,6 +173,9 @@ class Page:
 
 
 def section(title: str, *blocks: Block | None) -> list[Section]:
-    """A section of the blocks that exist; no section without any."""
-    present = [block for block in blocks if block is not None]
+    """A section of the blocks, without those that are ``None`` and tables without rows.
+
+    No section if nothing is left.
+    """
+    present = [b for b in blocks if b is not None and not (isinstance(b, Table) and not b.rows)]
     return [Section(title, present)] if present else []

@@ -15,7 +15,8 @@ from nullclass.report.evaluation_tables import (
 )
 from nullclass.report.figures import EVALUATION_FIGURES
 from nullclass.report.figures.confusion import MOST_CLASSES, num_classes_of
-from nullclass.report.measures import OUTCOMES, Measures, attack_name, eps_text, rate_text
+from nullclass.report.formatting import attack_name, eps_text, rate_text
+from nullclass.report.measures import OUTCOMES, Measures
 from nullclass.report.sections import FLAGS_TITLE, closing_sections, fill, subtitle, trial_flags
 from nullclass.report.tables import clean_outcomes_table, outcome_table, union_table
 from nullclass.report.worst_case import only_trial

@@ -1,13 +1,11 @@
-"""Metrics of a run grouped over seeds, and how numbers are written."""
+"""Metrics of a run, grouped over seeds."""
 
 from __future__ import annotations
 
 import math
-import re
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -15,36 +13,17 @@ import pandas as pd
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.metrics.rates import PROOF, UNION
-from nullclass.report.blocks import Cell, Mark
+from nullclass.report.blocks import Mark
+from nullclass.report.formatting import FGSM, NORMS, SMALLEST, WORST_CASE
 from nullclass.results.schema import CLEAN, LAST, SUMMARY
 from nullclass.results.store import Run
 
-FGSM = "fgsm"
-WORST_CASE = "worst-case"
 NULL_AWARE = (WORST_CASE, "null-aware-pgd")
 """White-box attacks that take null into account, the stronger first."""
-SMALLEST = "smallest-eps"
-"""The search for each image's smallest ε that fools."""
 LOSSES = ("loss", "null_loss")
 RATES = (*OUTCOME_NAMES, "not_null")
 """Names of rates without their ending."""
 OUTCOMES = ("correct", "null", "fooled")
-NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
-NAMES = {
-    FGSM: "FGSM",
-    WORST_CASE: "worst-case ensemble",
-    f"{WORST_CASE}-force-null": "worst-case ensemble (force-null)",
-    "null-aware-pgd": "null-aware PGD",
-    SMALLEST: "search for the smallest ε",
-    "pgd": "PGD",
-    "pgd-force-null": "PGD (force-null)",
-    "multi-targeted-pgd": "multi-targeted PGD",
-    "mi-fgsm": "MI-FGSM",
-    "rays": "RayS",
-}
-"""Display names of attacks; others keep the name they have in the rows."""
-GOALS = {"fool": "a wrong class", "untargeted": "anything but the true class", "force-null": "null"}
-"""Answers that count as success, by objective."""
 
 TOLERANCE = 0.003
 """A published rate within 0.3 points of ours always counts as reproduced."""
@@ -324,73 +303,6 @@ def pixel_per_unit(info: dict[str, Any]) -> float | None:
     settings = info.get("settings")
     factor = settings.get("pixel_per_notebook_eps") if isinstance(settings, dict) else None
     return float(factor) if isinstance(factor, int | float) and factor > 0 else None
-
-
-def percent(share: float, digits: int = 2) -> str:
-    """A share in percent, without the sign."""
-    return f"{100 * share:.{digits}f}"
-
-
-def loss_text(loss: float) -> str:
-    """A loss with its significant digits."""
-    if 0 < loss < 5e-5:
-        return "<0.0001"
-    return f"{loss:.4f}" if loss < 10 else f"{loss:.2f}"
-
-
-def attack_name(attack: str) -> str:
-    """Display name of an attack; ``NAME-threshold`` and ``NAME-1.5-thresholds`` too."""
-    at_threshold = re.fullmatch(r"(.+?)(?:-([\d.]+))?-thresholds?", attack)
-    if at_threshold:
-        name, factor = at_threshold.groups()
-        return f"{attack_name(name)} at {f'{factor} thresholds' if factor else 'threshold'}"
-    return NAMES.get(attack, attack)
-
-
-def eps_text(eps: float) -> str:
-    """An ε with three significant digits."""
-    return "own threshold" if math.isnan(eps) else f"{eps:.3g}"
-
-
-def value_cell(measure: Measure | None, published: str | None = None, digits: int = 2) -> Cell:
-    """A measure as a table cell: mean, spread, published value with verdict.
-
-    Args:
-        measure: The measure; a dash if missing.
-        published: Published value as text, where it is not one number.
-        digits: Decimals of a rate in percent.
-    """
-    if measure is None:
-        return Cell("–")
-    write = partial(percent, digits=digits) if measure.is_rate else loss_text
-    small = ""
-    if len(measure.values) > 1:
-        # no more digits than the mean has, and none if the mean itself is below its last digit
-        sd = write(measure.sd) if measure.is_rate or measure.mean < 10 else f"{measure.sd:.2f}"
-        small = "" if not measure.is_rate and measure.mean < 5e-5 else f"± {sd}"
-    elif not math.isnan(measure.low):
-        small = f"{write(measure.low)} to {write(measure.high)}"
-    if measure.published is not None and published is None:
-        published = write(measure.published)
-    return Cell(write(measure.mean), small, published or "", measure.verdict)
-
-
-def rate_text(measure: Measure, has_n: bool = True, digits: int = 2) -> str:
-    """A measure in a sentence: mean, spread and number of images."""
-    cell = value_cell(measure, digits=digits)
-    sign = " %" if measure.is_rate else ""
-    n = f"n = {measure.num_images:,}" if has_n and measure.num_images else ""
-    if cell.small.startswith("±"):
-        return f"{cell.text} {cell.small}{sign}{f' ({n} per seed)' if n else ''}"
-    details = "; ".join(filter(None, (cell.small, n)))
-    return f"{cell.text}{sign}{f' ({details})' if details else ''}"
-
-
-def range_text(found: Sequence[Measure], digits: int = 1) -> str:
-    """Lowest and highest mean of several models in a sentence, with the number of images."""
-    low, high = (percent(end(m.mean for m in found), digits) for end in (min, max))
-    n = f"{min(m.num_images for m in found):,}"
-    return f"{low if low == high else f'{low} to {high}'} % (n = {n} per model)"
 
 
 def tolerance_note(num_seeds: int) -> str:

@@ -66,7 +66,7 @@ def on_terminal(tables: Sequence[Table]) -> Group:
     from rich.markup import escape
 
     shown = []
-    for table in tables:
+    for table in (table for table in tables if table.rows):
         grid = rich_table.Table(
             title=escape(table.title),
             caption=escape(table.caption),

@@ -15,18 +15,22 @@ from nullclass.report.blocks import (
     Drawing,
     FlagItem,
     FlagList,
+    Page,
     Section,
     Terms,
     Text,
     section,
 )
-from nullclass.report.measures import GOALS, Measures, attack_name, eps_text
+from nullclass.report.formatting import GOALS, attack_name, eps_text
+from nullclass.report.measures import Measures
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, Trial
 
 Figure = Callable[[Run], Drawing | None]
 """Draws a run; ``None`` if the run has nothing to show."""
 
+LAST_FIGURES = ("gallery", "training")
+"""Figures with a section of their own."""
 MOST_LISTED = 12
 """More budgets than this are given as a range."""
 FOLDED = {"crafted": "Images made on other models", "sizes": "Perturbations by size"}
@@ -136,7 +140,7 @@ def notes_of(run: Run) -> Block | None:
 
 
 def figure_sections(
-    run: Run, figures: Mapping[str, Figure], last: tuple[str, ...] = ("gallery", "training")
+    run: Run, figures: Mapping[str, Figure], last: tuple[str, ...] = LAST_FIGURES
 ) -> list[Section]:
     """A section with the figures of a run, then one section each for those in ``last``."""
     drawings = {name: draw(run) for name, draw in figures.items()}
@@ -151,6 +155,57 @@ def figure_sections(
 def closing_sections(run: Run, terms: Sequence[tuple[str, str]] = ()) -> list[Section]:
     """Settings, definitions and how to redraw: the end of every page."""
     return [settings_section(run), definitions_section(terms), redraw_section()]
+
+
+def study_page(
+    run: Run,
+    measures: Measures,
+    title: str,
+    findings: Sequence[str],
+    sections: Sequence[Section],
+    *,
+    figures: Mapping[str, Figure] | None = None,
+    last: tuple[str, ...] = LAST_FIGURES,
+    threat_model: Sequence[str] = (),
+    terms: Sequence[tuple[str, str]] = (),
+    definitions: Sequence[tuple[str, str]] = DEFINITIONS,
+    variants: Sequence[str] = (),
+    files: Mapping[str, bytes] | None = None,
+    word: str = "seed",
+) -> Page:
+    """The page of a study: findings, its sections, then what all studies have.
+
+    Args:
+        run: The run.
+        measures: Of the run.
+        title: The study's question.
+        findings: Sentences of the first paragraph, after those on an unfinished run.
+        sections: Sections of results.
+        figures: Figures by name.
+        last: Names of figures that get a section of their own.
+        threat_model: Paragraphs before the list of attacks; no section without any.
+        terms: Definitions of the study.
+        definitions: Definitions of all studies.
+        variants: All models of the study, to name those that the run leaves out.
+        files: Further files for the run's ``figures`` folder.
+        word: The source's name for a seed.
+    """
+    attacks = Terms(attack_terms(measures))
+    return Page(
+        title,
+        f"Study {run.info.get('study')} · {subtitle(run, measures, word)}",
+        [*unfinished(run, measures, variants), *findings],
+        [
+            *sections,
+            *figure_sections(run, figures or {}, last),
+            *flags_section(run),
+            *(section("Threat model", *map(Text, threat_model), attacks) if threat_model else []),
+            settings_section(run),
+            Section("Definitions", [Terms([*definitions, *terms])]),
+            redraw_section(),
+        ],
+        dict(files or {}),
+    )
 
 
 def settings_section(run: Run) -> Section:

@@ -106,6 +106,37 @@ def sheet(
             panels.append(Panel(inline, heading))
 
 
+@contextmanager
+def panel(
+    panels: list[Panel],
+    name: str,
+    alt: str,
+    height: float,
+    heading: str = "",
+    *,
+    width: float = WIDTH,
+    legend: int = 0,
+    is_file: bool = True,
+) -> Iterator[Axes]:
+    """Draw a figure of one pair of axes, and append its panel.
+
+    Args:
+        panels: List to append to.
+        name: See :func:`sheet`.
+        alt: Text alternative.
+        height: In inches.
+        heading: Heading of the panel.
+        width: In inches.
+        legend: Columns of the legend below the axes; 0 for none.
+        is_file: Whether the figure is also written to the run's ``figures`` folder.
+    """
+    with sheet(name, alt, (width, height), heading, is_file=is_file) as (figure, drawn):
+        yield figure.subplots()
+        if legend:
+            figure.legend(loc="outside lower center", ncols=legend)
+    panels += drawn
+
+
 def _saved(figure: Figure, kind: str) -> bytes:
     buffer = BytesIO()
     no_date: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}

@@ -6,13 +6,8 @@ from collections.abc import Iterable, Sequence
 
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Cell, Table
-from nullclass.report.measures import (
-    OUTCOMES,
-    Measures,
-    attack_name,
-    eps_text,
-    value_cell,
-)
+from nullclass.report.formatting import attack_name, eps_text, value_cell
+from nullclass.report.measures import OUTCOMES, Measure, Measures
 from nullclass.results.schema import CLEAN
 
 Key = tuple[str, str, str, float]
@@ -32,17 +27,57 @@ PERCENT = [Cell(name, "%") for name in OUTCOMES]
 """Headings of the three outcomes."""
 
 
+Value = Cell | Measure | str | int | tuple[str, str] | None
+"""Content of a cell: text and small print in a tuple; a dash if missing."""
+
+
+def as_cell(value: Value, digits: int = 2) -> Cell:
+    """A value as a table cell; ``digits`` are decimals of a rate in percent."""
+    if isinstance(value, Cell):
+        return value
+    if isinstance(value, tuple):
+        return Cell(*value)
+    if isinstance(value, int):
+        return Cell(f"{value:,}")
+    return Cell(value) if isinstance(value, str) else value_cell(value, digits=digits)
+
+
+def make_table(
+    title: str,
+    columns: Iterable[Value],
+    rows: Iterable[Iterable[Value]],
+    caption: str = "",
+    note: str = "",
+    *,
+    digits: int = 2,
+    holds_words: bool = False,
+) -> Table:
+    """A table of measures, texts and numbers.
+
+    Args:
+        title: Title.
+        columns: Headings, that of the row names first.
+        rows: Cells, the name of the row first.
+        caption: Caption: attack, number of images, seeds and unit of ε.
+        note: On the small print in cells (:meth:`Measures.spread_note`).
+        digits: Decimals of rates in percent.
+        holds_words: Whether cells are words.
+    """
+    cells = [[as_cell(value, digits) for value in row] for row in rows]
+    return Table(title, [as_cell(name) for name in columns], cells, caption, note, holds_words)
+
+
 def measure_table(
     measures: Measures,
     title: str,
-    columns: Sequence[Cell],
-    rows: Iterable[tuple[str | Cell, Sequence[Key]]],
+    columns: Iterable[Value],
+    rows: Iterable[tuple[Value, Sequence[Key]]],
     caption: str = "",
     *,
     has_n: bool = False,
     spread: str | None = None,
 ) -> Table:
-    """A table of measures; a missing one is a dash.
+    """A table whose cells are found by their keys.
 
     Args:
         measures: Of the run.
@@ -53,13 +88,16 @@ def measure_table(
         has_n: Whether a last column gives the number of images of each row's first attack.
         spread: Note on intervals, if not the usual one (:meth:`Measures.spread_note`).
     """
-    body = []
-    for name, keys in rows:
-        row = [name if isinstance(name, Cell) else Cell(name)]
-        row += [value_cell(measures.find(*key)) for key in keys]
-        body.append([*row, Cell(measures.num_images(keys[0][1]))] if has_n else row)
-    headings = [*columns, Cell("n")] if has_n else [*columns]
-    return Table(title, headings, body, caption, spread or measures.spread_note())
+    body = (
+        [name, *(measures.find(*key) for key in keys), *_n(measures, keys[0][1], has_n)]
+        for name, keys in rows
+    )
+    headings = [*columns, *["n"] * has_n]
+    return make_table(title, headings, body, caption, spread or measures.spread_note())
+
+
+def _n(measures: Measures, attack: str, has_n: bool) -> list[str]:
+    return [measures.num_images(attack)] if has_n else []
 
 
 def outcomes_of(model: str, attack: str = CLEAN, eps: float = 0.0) -> list[Key]:

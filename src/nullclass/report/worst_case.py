@@ -12,7 +12,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.report.measures import NULL_AWARE, attack_name, eps_text
+from nullclass.report.formatting import attack_name, eps_text
+from nullclass.report.measures import NULL_AWARE
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, Trial
 

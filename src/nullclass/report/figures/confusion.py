@@ -9,7 +9,8 @@ import pandas as pd
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.report.measures import Measures, eps_text
+from nullclass.report.formatting import eps_text
+from nullclass.report.measures import Measures
 from nullclass.report.style import INK, WIDE, WIDTH, sheet
 from nullclass.report.worst_case import can_refuse, only_trial, worst_case_table
 from nullclass.results.store import Run

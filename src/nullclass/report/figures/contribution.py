@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from nullclass.report.blocks import Drawing
-from nullclass.report.measures import GOALS, attack_name, eps_text
+from nullclass.report.formatting import GOALS, attack_name, eps_text
 from nullclass.report.style import WIDTH, sheet, stacked_bars
 from nullclass.report.worst_case import only_trial
 from nullclass.results.store import Run

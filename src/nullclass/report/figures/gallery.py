@@ -8,15 +8,8 @@ from markupsafe import Markup
 
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.report.measures import (
-    FGSM,
-    NORMS,
-    SMALLEST,
-    Measures,
-    attack_name,
-    eps_text,
-    pixel_per_unit,
-)
+from nullclass.report.formatting import FGSM, NORMS, SMALLEST, attack_name, eps_text
+from nullclass.report.measures import Measures, pixel_per_unit
 from nullclass.report.pictures import answer_text, card, change_in, shrink_note
 from nullclass.report.style import OUTCOME_LEGEND
 from nullclass.report.worst_case import only_trial, subsample

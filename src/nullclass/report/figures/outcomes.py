@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 from nullclass.report.blocks import Drawing
-from nullclass.report.measures import (
-    FGSM,
-    OUTCOMES,
-    Measures,
-    attack_name,
-    eps_text,
-    pixel_per_unit,
-)
+from nullclass.report.formatting import FGSM, attack_name, eps_text
+from nullclass.report.measures import OUTCOMES, Measures, pixel_per_unit
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOME_LEGEND, WIDTH, sheet, stacked_bars
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run

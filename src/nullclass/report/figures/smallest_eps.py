@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Drawing
-from nullclass.report.measures import NORMS, SMALLEST, Measures, eps_text, percent
+from nullclass.report.formatting import NORMS, SMALLEST, eps_text, percent
+from nullclass.report.measures import Measures
 from nullclass.report.sections import fill
 from nullclass.report.style import INK, OUTCOME_COLOURS, WIDTH, percent_axis, sheet
 from nullclass.report.worst_case import only_trial

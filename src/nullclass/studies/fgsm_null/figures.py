@@ -7,7 +7,8 @@ from nullclass.report.blocks import Drawing
 from nullclass.report.figures.gallery import gallery
 from nullclass.report.figures.outcomes import eps_label, outcomes
 from nullclass.report.figures.training import training
-from nullclass.report.measures import FGSM, Measures, attack_name
+from nullclass.report.formatting import FGSM, attack_name
+from nullclass.report.measures import Measures
 from nullclass.report.sections import Figure
 from nullclass.report.style import (
     OUTCOME_COLOURS,

@@ -6,18 +6,8 @@ from typing import Any
 
 from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Block, Page, Section, Table, Terms, Text, section
-from nullclass.report.measures import (
-    FGSM,
-    Measure,
-    Measures,
-    attack_name,
-    differ,
-    eps_text,
-    percent,
-    range_text,
-    rate_text,
-    tolerance_note,
-)
+from nullclass.report.formatting import FGSM, attack_name, eps_text, percent, range_text, rate_text
+from nullclass.report.measures import Measure, Measures, differ, tolerance_note
 from nullclass.report.sections import (
     NULL_AWARE_TEXT,
     SCORED_TEXT,

@@ -7,13 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from nullclass.report.blocks import Cell, Table
-from nullclass.report.measures import (
-    FGSM,
-    Measure,
-    Measures,
-    eps_text,
-    value_cell,
-)
+from nullclass.report.formatting import FGSM, eps_text, value_cell
+from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import MARKS
 from nullclass.report.tables import measure_table
 from nullclass.results.schema import CLEAN

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from nullclass.report.blocks import Cell, Table
-from nullclass.report.measures import Measure, percent
+from nullclass.report.formatting import percent
+from nullclass.report.measures import Measure
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import PROBABILITIES, QUERIED, VARIANTS
 

@@ -7,15 +7,8 @@ from typing import Any
 
 from nullclass.metrics.rates import UNION, wilson_of
 from nullclass.report.blocks import Block, Page, Section, Table, Terms, Text, section
-from nullclass.report.measures import (
-    GOALS,
-    WORST_CASE,
-    Measure,
-    Measures,
-    attack_name,
-    eps_text,
-    percent,
-)
+from nullclass.report.formatting import GOALS, WORST_CASE, attack_name, eps_text, percent
+from nullclass.report.measures import Measure, Measures
 from nullclass.report.sections import (
     NULL_AWARE_TEXT,
     SCORED_TEXT,

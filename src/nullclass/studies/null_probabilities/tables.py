@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Cell, Table
-from nullclass.report.measures import OUTCOMES, Measures, attack_name, eps_text, percent, value_cell
+from nullclass.report.formatting import attack_name, eps_text, percent, value_cell
+from nullclass.report.measures import OUTCOMES, Measures
 from nullclass.report.tables import clean_outcomes_table, measure_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.training import training
-from nullclass.report.measures import OUTCOMES, Measure, Measures, attack_name, eps_text
+from nullclass.report.formatting import attack_name, eps_text
+from nullclass.report.measures import OUTCOMES, Measure, Measures
 from nullclass.report.sections import Figure
 from nullclass.report.style import (
     LINE_COLOURS,

@@ -7,16 +7,8 @@ from typing import Any
 
 from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Block, Bullets, Page, Section, Table, Terms, Text, section
-from nullclass.report.measures import (
-    WORST_CASE,
-    Measure,
-    Measures,
-    attack_name,
-    differ,
-    eps_text,
-    on_common_seeds,
-    percent,
-)
+from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, percent
+from nullclass.report.measures import Measure, Measures, differ, on_common_seeds
 from nullclass.report.sections import (
     NULL_AWARE_TEXT,
     SCORED_TEXT,

@@ -12,15 +12,8 @@ import pandas as pd
 from nullclass.core.errors import UserError
 from nullclass.core.files import read_json
 from nullclass.report.blocks import Cell, Table
-from nullclass.report.measures import (
-    OWN_BUDGET,
-    Measure,
-    Measures,
-    eps_text,
-    on_common_seeds,
-    percent,
-    value_cell,
-)
+from nullclass.report.formatting import eps_text, percent, value_cell
+from nullclass.report.measures import OWN_BUDGET, Measure, Measures, on_common_seeds
 from nullclass.report.render import MARKS
 from nullclass.results.schema import CLEAN, RESULT
 from nullclass.results.store import Run

@@ -15,7 +15,8 @@ from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.gallery import gallery
 from nullclass.report.figures.training import training
-from nullclass.report.measures import Measure, Measures, attack_name, eps_text
+from nullclass.report.formatting import attack_name, eps_text
+from nullclass.report.measures import Measure, Measures
 from nullclass.report.pictures import answer_text
 from nullclass.report.sections import Figure
 from nullclass.report.style import (

@@ -7,15 +7,8 @@ from typing import Any
 
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import FlagItem, FlagList, Page, Section, Table, Terms, Text, section
-from nullclass.report.measures import (
-    WORST_CASE,
-    Measure,
-    Measures,
-    attack_name,
-    differ,
-    eps_text,
-    rate_text,
-)
+from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, rate_text
+from nullclass.report.measures import Measure, Measures, differ
 from nullclass.report.sections import (
     NULL_AWARE_TEXT,
     SCORED_TEXT,

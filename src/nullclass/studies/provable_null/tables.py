@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Cell, Table
-from nullclass.report.measures import (
-    OUTCOMES,
-    Measure,
-    Measures,
-    attack_name,
-    eps_text,
-    percent,
-    value_cell,
-)
+from nullclass.report.formatting import attack_name, eps_text, percent, value_cell
+from nullclass.report.measures import OUTCOMES, Measure, Measures
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.provable_null.measured import (

@@ -7,15 +7,8 @@ from typing import Any
 
 from nullclass.report.blocks import Cell, Page, Section, Table, Terms, Text, section
 from nullclass.report.figures.training import ACCURACY
-from nullclass.report.measures import (
-    Measure,
-    Measures,
-    loss_text,
-    percent,
-    rate_text,
-    tolerance_note,
-    value_cell,
-)
+from nullclass.report.formatting import loss_text, percent, rate_text, value_cell
+from nullclass.report.measures import Measure, Measures, tolerance_note
 from nullclass.report.sections import (
     DEFINITIONS,
     fill,
