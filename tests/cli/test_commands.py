@@ -211,7 +211,7 @@ def test_evaluate(
     assert set(trial.ood["source"]) == {"noise", "blank", "tiles"}
     assert len(trial.held_out) == 20, "what the training held out"
     assert {"auroc", "aurc", "rerr99"} <= set(trial.scores["metric"])
-    assert trial.result["threat"]["attacks"]["pgd"]["goal"] == "fool"
+    assert trial.result["threat"]["attacks"]["pgd"]["objective"] == "fool"
     assert all(f"  {flag.name}: " in printed for flag in trial.flags)
     assert list(run.summary.columns) == SUMMARY_COLUMNS
     assert run.info["study"] == "evaluate"

@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from worlds import Digits
 
-from nullclass.core.devices import find_device, supports_bfloat16
+import nullclass
+from nullclass.core.devices import exact_float32, find_device, supports_bfloat16
 from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages
+from nullclass.scoring.score import score_clean
 
 
 def test_the_cpu_is_always_there() -> None:
@@ -36,3 +40,60 @@ def test_cuda_and_mps_where_they_are_not(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bfloat16_is_a_yes_or_no() -> None:
     assert isinstance(supports_bfloat16(torch.device("cpu")), bool)
     assert supports_bfloat16(torch.device("meta")) is False
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_tf32_is_off_inside_the_block_and_as_before_after_it(before: bool) -> None:
+    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    defaults = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = before
+        with exact_float32():
+            assert not any(backend.allow_tf32 for backend in backends)
+        assert [backend.allow_tf32 for backend in backends] == [before, before]
+        with pytest.raises(KeyError), exact_float32():
+            raise KeyError
+        assert [backend.allow_tf32 for backend in backends] == [before, before]
+        assert torch.get_float32_matmul_precision() == ("high" if before else "highest")
+    finally:
+        for backend, default in zip(backends, defaults, strict=True):
+            backend.allow_tf32 = default
+
+
+def test_tf32_that_was_set_by_the_newer_api() -> None:
+    if not hasattr(torch.backends.cudnn, "conv"):
+        pytest.skip("this torch has one API only")
+    conv = torch.backends.cudnn.conv
+    before = conv.fp32_precision
+    try:
+        conv.fp32_precision = "ieee"  # now allow_tf32 cannot be read
+        with exact_float32():
+            assert torch.backends.cuda.matmul.fp32_precision != "tf32"
+            assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
+        assert conv.fp32_precision == "ieee"
+        assert torch.backends.cudnn.rnn.fp32_precision == "tf32"
+    finally:
+        conv.fp32_precision = before
+
+
+def test_evaluations_and_proofs_run_without_tf32(digits: Digits) -> None:
+    data = LabelledImages(digits.images[:4], digits.labels[:4], 10)
+    seen: list[bool] = []
+    hook = digits.plain.register_forward_hook(
+        lambda *_: seen.append(torch.backends.cudnn.allow_tf32)
+    )
+    before = torch.backends.cudnn.allow_tf32
+    try:
+        for run in (
+            lambda: nullclass.evaluate(digits.plain, data, attacks="fgsm", eps=0.1),
+            lambda: nullclass.prove(digits.plain, data, 0.1),
+            lambda: score_clean(digits.plain, data),
+        ):
+            seen.clear()
+            run()
+            assert seen
+            assert not any(seen)
+            assert torch.backends.cudnn.allow_tf32 == before
+    finally:
+        hook.remove()

@@ -9,7 +9,6 @@ from nullclass.core.outcomes import (
     NULL_LABEL,
     OUTCOME_NAMES,
     Outcome,
-    outcome_rates,
     outcomes,
     predictions,
 )
@@ -42,10 +41,6 @@ def test_outcomes_against_a_loop(pairs: list[tuple[int, int]]) -> None:
     predicted, labels = (torch.tensor(values) for values in zip(*pairs, strict=True))
     scored = outcomes(predicted, labels)
     assert [OUTCOME_NAMES[code] for code in scored.tolist()] == expected
-    rates = outcome_rates(scored)
-    assert sum(rates) == pytest.approx(1, abs=1e-12)
-    for rate, name in zip(rates, OUTCOME_NAMES, strict=True):
-        assert rate == pytest.approx(expected.count(name) / len(expected), abs=1e-12)
 
 
 def test_the_vocabulary() -> None:
@@ -62,8 +57,6 @@ def test_senseless_input_is_refused() -> None:
         outcomes(torch.zeros(2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64))
     with pytest.raises(ValueError, match="true labels must not be negative"):
         outcomes(torch.tensor([0, -1]), torch.tensor([0, -1]))
-    with pytest.raises(ValueError, match="no outcomes"):
-        outcome_rates(torch.zeros(0, dtype=torch.int64))
 
 
 def test_inputs_are_left_alone() -> None:

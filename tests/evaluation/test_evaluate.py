@@ -18,9 +18,10 @@ from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.evaluation import Evaluation
 from nullclass.models import Classifier
+from nullclass.rejection import calibrate, with_threshold
 from nullclass.results.schema import CLEAN, ROW_COLUMNS
-from nullclass.scoring import run_attack
-from nullclass.scoring.run_attack import score_attack
+from nullclass.scoring import score
+from nullclass.scoring.score import score_attack
 
 EPS = (0.03, 0.08)
 STEP = FGSM("untargeted")
@@ -212,12 +213,28 @@ def test_budgets_numbers_of_images_and_progress(
     assert lines == ["clean images", "a", "b", "checks"]
 
 
+def test_the_origin_of_a_threshold_is_that_of_the_model_itself(
+    digits: Digits, small: Small
+) -> None:
+    threshold = calibrate(digits.guarded, small, 0.1)
+    settings: dict[str, Any] = {"attacks": {"a": STEP}, "eps": 0.1}
+    passed = evaluate(digits.guarded, small, threshold=threshold, **settings)
+    inside = evaluate(with_threshold(digits.guarded, threshold), small, **settings)
+    pd.testing.assert_frame_equal(passed.rows, inside.rows)
+    for result in (passed, inside):
+        assert result.threat["threshold"]["num_overlapping"] == 60
+        assert result.threat["threshold"]["origin"] == "held-out"
+    number = evaluate(digits.guarded, small, threshold=0.3, **settings).threat["threshold"]
+    assert (number["value"], number["origin"]) == (0.3, "unknown")
+    assert evaluate(digits.guarded, small, **settings).threat["threshold"] is None
+
+
 # Batches
 
 
 @pytest.fixture
 def batches_of_96(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_attack, "BATCH_SIZE", 96)
+    monkeypatch.setattr(score, "BATCH_SIZE", 96)
 
 
 @pytest.mark.usefixtures("batches_of_96")

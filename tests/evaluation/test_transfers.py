@@ -21,10 +21,9 @@ from nullclass.data import LabelledImages
 from nullclass.evaluation.transfers import transfer_matrix, transfer_rates
 from nullclass.models import Classifier
 from nullclass.results.schema import COST_COLUMNS, NO_MEMBER
-from nullclass.scoring import run_attack
+from nullclass.scoring import score
 from nullclass.scoring.crafted import craft, score_crafted
-from nullclass.scoring.rows import sort_rows
-from nullclass.scoring.run_attack import score_attack
+from nullclass.scoring.score import score_attack, sort_rows
 
 
 def linear(weight: Tensor, bias: Tensor | None = None, *, has_null: bool = False) -> Classifier:
@@ -143,7 +142,7 @@ def test_every_rate_from_the_images_themselves(digits: Digits, attack: Any) -> N
 def test_the_same_rows_as_an_attack_with_a_source(
     digits: Digits, attack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_attack, "BATCH_SIZE", 40)  # each batch has its own seed
+    monkeypatch.setattr(score, "BATCH_SIZE", 40)  # each batch has its own seed
     data, budgets = LabelledImages(digits.images, digits.labels), [0.03, 0.2]
     crafted = craft(digits.plain, data, attack, budgets, num_images=100, seed=7, name="a")
     on_target = score_crafted(digits.guarded, data, crafted, name="a", source_name="plain")

@@ -11,7 +11,7 @@ from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull
 from nullclass.results.schema import RADIUS_COLUMNS
-from nullclass.scoring.by_radius import score_radii
+from nullclass.scoring.sweeps import score_radii
 
 PIXELS = (0.9, 0.6, 0.3, 0.55)
 LABELS = (0, 0, 1, 1)

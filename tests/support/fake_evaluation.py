@@ -291,7 +291,7 @@ def _threat(
         "selected_on": None,
         "attacks": {
             name: {
-                "goal": OBJECTIVES[name],
+                "objective": OBJECTIVES[name],
                 "takes": "white-box",
                 "source": "self",
                 "eps": list(eps),

@@ -32,6 +32,15 @@ OUTCOME_NAMES = tuple(outcome.name.lower() for outcome in Outcome)
 """``("correct", "null", "fooled")``, indexed by :class:`Outcome`."""
 
 
+def check_logits(logits: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless logits are ``(N, K)`` or ``(N, K + 1)``."""
+    if logits.ndim != 2 or logits.shape[1] not in (num_classes, num_classes + 1):
+        raise ValueError(
+            f"logits have shape {tuple(logits.shape)}; {num_classes} classes need "
+            f"(N, {num_classes}) or, with null, (N, {num_classes + 1})"
+        )
+
+
 def predictions(logits: Tensor, num_classes: int) -> Tensor:
     """Turn logits into labels, null as -1.
 
@@ -45,11 +54,7 @@ def predictions(logits: Tensor, num_classes: int) -> Tensor:
     Raises:
         ValueError: If the logits have neither K nor K + 1 columns.
     """
-    if logits.ndim != 2 or logits.shape[1] not in (num_classes, num_classes + 1):
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)}; {num_classes} classes need "
-            f"(N, {num_classes}) or, with null, (N, {num_classes + 1})"
-        )
+    check_logits(logits, num_classes)
     labels = logits.argmax(dim=1)
     return labels.masked_fill(labels == num_classes, NULL_LABEL)
 
@@ -76,16 +81,3 @@ def outcomes(predicted: Tensor, labels: Tensor) -> Tensor:
     scored[predicted == labels] = int(Outcome.CORRECT)
     scored[predicted == NULL_LABEL] = int(Outcome.NULL)
     return scored
-
-
-def outcome_rates(scored: Tensor) -> tuple[float, float, float]:
-    """Shares of correct, null and fooled among ``(N,)`` outcomes; they sum to 1.
-
-    Raises:
-        ValueError: If there is no outcome to count.
-    """
-    if scored.numel() == 0:
-        raise ValueError("no outcomes to count")
-    counts = scored.flatten().bincount(minlength=len(Outcome)).double() / scored.numel()
-    correct, null, fooled = counts.tolist()
-    return correct, null, fooled

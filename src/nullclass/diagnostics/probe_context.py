@@ -18,7 +18,7 @@ from nullclass.data import LabelledImages
 from nullclass.diagnostics.evidence import AttackRun, Evidence
 from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
-from nullclass.scoring.rows import batch_of
+from nullclass.scoring.score import batch_of
 
 Result = dict[str, Any] | None
 """Of a probe: JSON values, or None where it does not apply."""

@@ -22,7 +22,7 @@ from nullclass.diagnostics.probe_context import ProbeContext, Result
 from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import CLEAN, COST_COLUMNS
-from nullclass.scoring.rows import OnImages, ignore
+from nullclass.scoring.score import OnImages, ignore
 
 ProbeLevel = Literal["none", "quick", "full"]
 """Which probes run: none, those of a few passes, or also those that repeat attacks."""

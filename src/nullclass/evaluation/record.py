@@ -23,7 +23,7 @@ from nullclass.evaluation.run import evaluate
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull, calibrate, with_threshold
 from nullclass.results import schema, store
-from nullclass.scoring.rows import check_labels
+from nullclass.scoring.score import check_labels
 from nullclass.training.checkpoint import load_checkpoint
 
 NUM_EXAMPLES = 8

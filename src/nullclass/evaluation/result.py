@@ -56,7 +56,7 @@ class Evaluation:
     ood: pd.DataFrame
     """Images of no class: :data:`nullclass.results.schema.OOD_COLUMNS`; may be empty."""
     threat: dict[str, Any]
-    """The threat model: the attacker's goals, budgets and access (JSON values)."""
+    """The threat model: the attacker's objectives, budgets and access (JSON values)."""
     probes: dict[str, Any]
     """Measurements for the red flags (:mod:`nullclass.diagnostics.probes`); empty without checks.
     """

@@ -15,6 +15,7 @@ from nullclass.attacks import Attack, describe
 from nullclass.attacks.base import UNKNOWN, Access, with_reference_images
 from nullclass.attacks.fmn import FMN
 from nullclass.core.checks import check_choice, check_count, check_seed
+from nullclass.core.devices import exact_float32
 from nullclass.core.progress import Stages
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.diagnostics.evidence import Evidence
@@ -24,7 +25,7 @@ from nullclass.evaluation.plan import SMALLEST, Data, PlannedAttack, plan_attack
 from nullclass.evaluation.result import Evaluation
 from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier, as_classifier
-from nullclass.rejection import Threshold, overlap, with_threshold
+from nullclass.rejection import Threshold, ThresholdedClassifier, overlap, with_threshold
 from nullclass.results.schema import (
     CERTIFIED_COLUMNS,
     CLEAN,
@@ -35,14 +36,22 @@ from nullclass.results.schema import (
 from nullclass.scoring.batch_size import find_batch_size
 from nullclass.scoring.ood import check_ood, make_ood, score_ood
 from nullclass.scoring.proofs import prove
-from nullclass.scoring.rows import OnImages, check_labels, ignore, sort_rows
-from nullclass.scoring.run_attack import AttackResult, score_attack, score_clean
+from nullclass.scoring.score import (
+    AttackResult,
+    OnImages,
+    check_labels,
+    ignore,
+    score_attack,
+    score_clean,
+    sort_rows,
+)
 from nullclass.scoring.smallest import score_smallest
 
 NUM_OOD = 1000
 """Images per source of no class."""
 
 
+@exact_float32()
 def evaluate(
     model: nn.Module,
     data: Data,
@@ -117,16 +126,16 @@ def evaluate(
     for name in () if isinstance(ood, Mapping) else ood:
         check_ood(name)
     image = images.batch([0])[0]
-    classifier = as_classifier(model, num_classes, image, has_null=has_null)
-    attacked = None if source is None else as_classifier(source, num_classes, image)
+    model = as_classifier(model, num_classes, image, has_null=has_null)
     if threshold is not None:
-        classifier = with_threshold(classifier, threshold)
+        model = with_threshold(model, threshold)
+    attacked = model if source is None else as_classifier(source, num_classes, image)
     held = None if held_out is None else tensors_or_loader(held_out)
     for part in (images, held):
         if part is not None:
-            check_labels(part, classifier)
+            check_labels(part, model)
     if batch_size is None:
-        batch_size = find_batch_size(classifier, image)
+        batch_size = find_batch_size(model, image)
     smallest = images.first(min(num_smallest, len(images))) if num_smallest else None
     settings: dict[str, Any] = {
         "norm": norm,
@@ -140,22 +149,22 @@ def evaluate(
             budgets = sorted({eps for planned in plan.values() for eps in planned.budgets})
             with stage("proofs") as on_images:
                 certified = prove(
-                    classifier, images, budgets, norm=norm, verifier=proofs, on_images=on_images
+                    model, images, budgets, norm=norm, verifier=proofs, on_images=on_images
                 )
         with stage("clean images") as on_images:
-            clean = score_clean(classifier, images, **settings, on_images=on_images)
+            clean = score_clean(model, images, **settings, on_images=on_images)
         for name, planned in plan.items():
             with stage(name) as on_images:
                 result = score_attack(
-                    classifier,
+                    model,
                     images,
                     torch.arange(planned.num_images),
                     name,
                     with_reference_images(planned.attack, images),
                     planned.budgets,
                     **shown,
-                    source=attacked,
-                    source_name=SELF if attacked is None else "source",
+                    source=None if attacked is model else attacked,
+                    source_name=SELF if attacked is model else "source",
                     seed=seed,
                     on_images=on_images,
                 )
@@ -163,28 +172,28 @@ def evaluate(
         if smallest is not None:
             with stage(SMALLEST) as on_images:
                 result = score_smallest(
-                    classifier, smallest, SMALLEST, FMN(), **shown, on_images=on_images
+                    model, smallest, SMALLEST, FMN(), **shown, on_images=on_images
                 )
             results.append(result)
         if held is not None:
             with stage("held-out images") as on_images:
-                held_rows = score_clean(classifier, held, **settings, on_images=on_images)
+                held_rows = score_clean(model, held, **settings, on_images=on_images)
         with stage("checks") as on_images:
             return build_evaluation(
-                classifier,
+                model,
                 images,
                 clean,
                 results,
-                {name: p.attack for name, p in plan.items()} if attacked is None else {},
+                {name: p.attack for name, p in plan.items()} if attacked is model else {},
                 {
-                    "num_classes": classifier.num_classes,
+                    "num_classes": model.num_classes,
                     "data": data_name,
-                    "threshold": threshold_info(threshold, images),
+                    "threshold": threshold_info(model, images),
                     "selected_on": selected_on,
                     **settings,
                 },
                 held_out=held_rows,
-                ood=_score_ood(classifier, images, ood, seed, batch_size),
+                ood=_score_ood(model, images, ood, seed, batch_size),
                 certified=certified,
                 checks=checks,
                 seed=seed,
@@ -277,7 +286,7 @@ def threat_model(
         access = set(costs.loc[costs["attack"] == name, "access"])
         is_given = not group["has_own_eps"].iloc[0]
         described[str(name)] = {
-            "goal": group["objective"].iloc[0],
+            "objective": group["objective"].iloc[0],
             "takes": next((level for level in get_args(Access) if level in access), UNKNOWN),
             "source": group["source"].iloc[0],
             "eps": sorted(group["eps_pixels"].unique().tolist()) if is_given else None,
@@ -287,18 +296,14 @@ def threat_model(
     return {"units": "pixels in [0,1]", **info, "attacks": described}
 
 
-def threshold_info(
-    threshold: Threshold | float | None, images: LabelledImages
-) -> dict[str, Any] | None:
-    """Origin of a threshold, for the threat model and the red flags."""
-    if threshold is None:
+def threshold_info(model: Classifier, images: LabelledImages) -> dict[str, Any] | None:
+    """A model's threshold and its origin, for the threat model and the red flags."""
+    if not isinstance(model, ThresholdedClassifier):
         return None
-    if not isinstance(threshold, Threshold):
-        threshold = Threshold(float(threshold))
-    if not threshold.is_calibrated:
-        return threshold.to_dict() | {"origin": UNKNOWN, "num_overlapping": 0}
-    num_overlapping = overlap(threshold, images)
-    return threshold.to_dict() | {"origin": "held-out", "num_overlapping": num_overlapping}
+    return model.threshold.to_dict() | {
+        "origin": "held-out" if model.threshold.is_calibrated else UNKNOWN,
+        "num_overlapping": overlap(model.threshold, images),
+    }
 
 
 def _score_ood(

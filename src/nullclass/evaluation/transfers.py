@@ -31,8 +31,7 @@ from nullclass.evaluation.plan import Data, find_attacks, find_budgets
 from nullclass.metrics.rates import wilson
 from nullclass.models.classifier import as_classifier
 from nullclass.scoring.crafted import craft, score_crafted
-from nullclass.scoring.rows import check_labels
-from nullclass.scoring.run_attack import score_clean
+from nullclass.scoring.score import check_labels, score_clean
 
 
 def transfer_matrix(

@@ -319,7 +319,7 @@ class Trial:
     """What to prove of the model."""
     radii: tuple[float, ...] = ()
     """Other radii, in pixel units, at which a model with a radius answers the clean images
-    (:mod:`nullclass.scoring.by_radius`)."""
+    (:mod:`nullclass.scoring.sweeps`)."""
 
     def __post_init__(self) -> None:
         names = [plan.name for plan in self.attacks] + [craft.attack_name for craft in self.crafted]

@@ -41,7 +41,6 @@ from nullclass.nulls.estimate_curve import estimate_curve
 from nullclass.nulls.perturb import make_perturbation
 from nullclass.rejection import (
     ProvableNull,
-    Threshold,
     ThresholdedClassifier,
     calibrate,
     with_threshold,
@@ -49,13 +48,11 @@ from nullclass.rejection import (
 from nullclass.results import frames, schema, store
 from nullclass.results.null_curve import NullCurve, write_curve
 from nullclass.results.schema import LAST
-from nullclass.scoring.by_radius import score_radii
-from nullclass.scoring.by_size import score_sizes
 from nullclass.scoring.crafted import Crafted, craft, score_crafted
 from nullclass.scoring.fgsm_thresholds import find_thresholds
 from nullclass.scoring.proofs import prove
-from nullclass.scoring.rows import OnImages
-from nullclass.scoring.run_attack import AttackResult, score_attack, score_clean
+from nullclass.scoring.score import AttackResult, OnImages, score_attack, score_clean
+from nullclass.scoring.sweeps import score_radii, score_sizes
 from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
 from nullclass.training.queries import num_own
 from nullclass.training.substitutes import query_substitute
@@ -117,17 +114,16 @@ class RunContext:
         """Return a checkpoint of a finished training."""
         return load_checkpoint(self.folder_of(training) / selection, device=self.device)[0]
 
-    def load_model(self, spec: ModelSpec) -> tuple[Classifier, Threshold | None]:
-        """Return a trained model with its way to refuse, and its threshold if it has one."""
+    def load_model(self, spec: ModelSpec) -> Classifier:
+        """Return a trained model with its way to refuse."""
         model = self.load_trained(spec.training, spec.selection)
         if spec.radius is not None:
-            return ProvableNull(model, spec.radius), None
+            return ProvableNull(model, spec.radius)
         if spec.null_rate is None:
-            return model, None
+            return model
         if self.dataset.validation is None:
             raise UserError("a threshold needs held-out images, but the dataset has none")
-        threshold = calibrate(model, self.dataset.validation, spec.null_rate)
-        return with_threshold(model, threshold), threshold
+        return with_threshold(model, calibrate(model, self.dataset.validation, spec.null_rate))
 
 
 def _train(run: RunContext, training: Training, folder: Path, advance: Advance) -> None:
@@ -152,7 +148,7 @@ def _query(run: RunContext, training: Training, folder: Path) -> None:
     """Train a substitute on another model's answers; an interrupted one starts again."""
     assert training.queries is not None
     check_data(training, run.dataset)
-    target, _ = run.load_model(training.queries.target)
+    target = run.load_model(training.queries.target)
     started = time.perf_counter()
     test = run.dataset.test
     substitute, rounds = query_substitute(
@@ -175,7 +171,7 @@ def _estimate(run: RunContext, estimate: Estimate, folder: Path, advance: Advanc
     check_data(estimate.model.training, run.dataset)
     if run.dataset.validation is None:
         raise UserError("a null curve needs held-out images, but the dataset has none")
-    model, _ = run.load_model(estimate.model)
+    model = run.load_model(estimate.model)
     held_out = _first(run.dataset.validation, estimate.num_images)
     units = len(held_out) * (estimate.num_sizes + 12)  # the search for the range ends early
     curve = estimate_curve(
@@ -200,7 +196,7 @@ def _estimate(run: RunContext, estimate: Estimate, folder: Path, advance: Advanc
 
 
 def _craft(run: RunContext, config: Craft, folder: Path, advance: Advance) -> None:
-    model, _ = run.load_model(config.source)
+    model = run.load_model(config.source)
     plan, test = config.plan, run.dataset.test
     num_images = min(plan.num_images, len(test))
     units = num_images * len(plan.eps)
@@ -230,7 +226,7 @@ def _craft(run: RunContext, config: Craft, folder: Path, advance: Advance) -> No
 def _evaluate(run: RunContext, trial: Trial, folder: Path, advance: Advance) -> None:
     started = time.perf_counter()
     test = run.dataset.test
-    model, threshold = run.load_model(trial.model_spec)
+    model = run.load_model(trial.model_spec)
     indices, thresholds = _images_to_attack(run, trial, model, folder)
     if trial.decision_grid:
         _write_decisions(run, model, trial.decision_grid, folder)
@@ -267,7 +263,7 @@ def _evaluate(run: RunContext, trial: Trial, folder: Path, advance: Advance) -> 
         "num_classes": model.num_classes,
         "norm": trial.norm,
         "data": run.dataset.name,
-        "threshold": threshold_info(threshold, clean),
+        "threshold": threshold_info(model, clean),
         "selected_on": None if trial.selection == LAST else trial.selection,
     }
     evaluation = build_evaluation(

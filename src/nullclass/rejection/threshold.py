@@ -26,6 +26,7 @@ from torch import Tensor
 from nullclass.core.checks import check_share
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
+from nullclass.core.outcomes import check_logits
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models.classifier import Classifier
 
@@ -146,11 +147,7 @@ def null_scores(logits: Tensor, num_classes: int) -> Tensor:
     Raises:
         ValueError: If the logits have neither K nor K + 1 columns.
     """
-    if logits.ndim != 2 or logits.shape[1] not in (num_classes, num_classes + 1):
-        raise ValueError(
-            f"logits have shape {tuple(logits.shape)}; {num_classes} classes need "
-            f"(N, {num_classes}) or, with null, (N, {num_classes + 1})"
-        )
+    check_logits(logits, num_classes)
     logits = _at_least_float32(logits)
     top = logits[:, :num_classes].max(dim=1, keepdim=True)
     if logits.shape[1] > num_classes:

@@ -68,7 +68,7 @@ def _attacks_table(attacks: Mapping[str, Mapping[str, Any]]) -> Table:
         rows.append(
             [
                 Cell(attack_name(name), str(version or "")),
-                Cell(GOALS.get(info["goal"], info["goal"])),
+                Cell(GOALS.get(info["objective"], info["objective"])),
                 Cell(ACCESS.get(info["takes"], info["takes"])),
                 Cell("the model itself" if is_own else f"another model ({info['source_name']})"),
                 Cell(eps),

@@ -110,30 +110,11 @@ class NullCurve:
         return np.array([0.0, *self.sizes]), np.array([0.0, *self.probabilities])
 
 
-def isotonic(shares: Sequence[float] | Floats, weights: Sequence[float] | None = None) -> Floats:
-    """The sequence that never falls and is nearest to these in (weighted) least squares.
+def isotonic(shares: Sequence[float] | Floats) -> Floats:
+    """The sequence ``(N,)`` that never falls and is nearest to these in least squares."""
+    from scipy.optimize import isotonic_regression
 
-    By pooling adjacent violators: neighbours that fall are replaced by their mean, until none do.
-
-    Args:
-        shares: ``(N,)`` numbers.
-        weights: ``(N,)``, above 0; all alike without them.
-    """
-    means: list[float] = []
-    masses: list[float] = []
-    lengths: list[int] = []
-    for mean, mass in zip(
-        shares, np.ones(len(shares)) if weights is None else weights, strict=True
-    ):
-        mean, mass, length = float(mean), float(mass), 1
-        while means and means[-1] >= mean:
-            total = masses[-1] + mass
-            mean += (means.pop() - mean) * (masses.pop() / total)
-            mass, length = total, length + lengths.pop()
-        means.append(mean)
-        masses.append(mass)
-        lengths.append(length)
-    return np.repeat(np.array(means), lengths)
+    return np.asarray(isotonic_regression(shares).x, dtype=np.float64)
 
 
 def read_curve(path: Path, norm: str | None = None) -> NullCurve:

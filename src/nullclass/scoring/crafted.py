@@ -21,13 +21,14 @@ from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results import frames, schema
 from nullclass.results.schema import COST_COLUMNS
-from nullclass.scoring.rows import (
+from nullclass.scoring.score import (
+    AttackResult,
     OnImages,
     check_labels,
     ignore,
+    score_attack,
     sort_rows,
 )
-from nullclass.scoring.run_attack import AttackResult, score_attack
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from nullclass.core.modules import frozen
 from nullclass.core.norms import step_along
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
-from nullclass.scoring.rows import batch_of
+from nullclass.scoring.score import batch_of
 
 GRID = (0.0, *(10 ** (-3 + 3 * step / 8) for step in range(9)))
 """Initial values of eps, in pixel units."""

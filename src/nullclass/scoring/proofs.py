@@ -37,6 +37,7 @@ from nullclass.certify import (
     not_fooled_margins,
     read_network,
 )
+from nullclass.core.devices import exact_float32
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.core.norms import check_eps
@@ -45,7 +46,7 @@ from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import ProvableNull, SmoothedNull, ThresholdedClassifier
 from nullclass.results.schema import CERTIFIED_COLUMNS
-from nullclass.scoring.rows import OnImages, check_labels
+from nullclass.scoring.score import OnImages, batches_of, check_labels, ignore, table_of
 
 BATCH_SIZE = 128
 """Images per batch; larger batches do not fit a CPU's cache and are slower."""
@@ -66,6 +67,7 @@ Prover = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
 never fooled, and ``(N,)`` booleans: always correct."""
 
 
+@exact_float32()
 def prove(
     model: Classifier,
     data: LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
@@ -74,7 +76,7 @@ def prove(
     norm: str = "linf",
     verifier: str = "interval",
     num_images: int | None = None,
-    on_images: OnImages | None = None,
+    on_images: OnImages = ignore,
 ) -> pd.DataFrame:
     """Rows of what is proved, one per image and eps.
 
@@ -113,10 +115,9 @@ def prove(
     tables = []
     with frozen(model), torch.no_grad():
         prover = _prover(model, norm, verify, images.images.shape[1:])
-        for indices in torch.arange(len(images)).split(BATCH_SIZE):
-            batch, labels = images.batch(indices)
+        batches = batches_of(model, images, size=BATCH_SIZE, on_images=on_images)
+        for indices, batch, labels in batches:
             check_images(batch, model.image_shape)
-            batch, labels = batch.to(model.mean.device), labels.to(model.mean.device)
             predicted = predictions(model(batch), model.num_classes)
             for budget in budgets:
                 margins, is_always_correct = prover(batch, labels, budget)
@@ -130,10 +131,7 @@ def prove(
                     "is_rar_proved": is_never_fooled & (predicted == labels),
                     "is_never_fooled": is_never_fooled,
                 }
-                table = pd.DataFrame({name: of.cpu().numpy() for name, of in columns.items()})
-                tables.append(table.assign(eps_pixels=budget))
-            if on_images is not None:
-                on_images(len(indices))
+                tables.append(table_of(columns).assign(eps_pixels=budget))
     rows = pd.concat(tables).sort_values(["eps_pixels", "image"], kind="stable", ignore_index=True)
     status = np.select(
         [rows["is_correct_proved"], rows["is_never_fooled"]],

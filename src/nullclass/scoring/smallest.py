@@ -13,20 +13,21 @@ from torch import Tensor
 from nullclass.attacks.counters import count_passes
 from nullclass.attacks.ensemble import MemberStats
 from nullclass.attacks.fmn import FMN
-from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.norms import find_norm
 from nullclass.data import LabelledImages
 from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import NO_MEMBER
-from nullclass.scoring.rows import (
+from nullclass.scoring.score import (
+    AttackResult,
     OnImages,
-    batch_of,
+    batches_of,
     ignore,
     label_rows,
+    make_examples,
     score_batch,
+    sum_costs,
 )
-from nullclass.scoring.run_attack import AttackResult, make_examples, sum_costs
 
 
 def score_smallest(
@@ -50,8 +51,7 @@ def score_smallest(
     tables, costs = [], []
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     answers: list[tuple[pd.DataFrame, pd.DataFrame]] = []
-    for indices in torch.arange(len(data)).split(BATCH_SIZE):
-        images, labels = batch_of(model, data, indices)
+    for indices, images, labels in batches_of(model, data, on_images=on_images):
         started = time.perf_counter()
         with count_passes(model) as passes:
             adv_images, sizes = attack.smallest(
@@ -75,7 +75,6 @@ def score_smallest(
         tables.append(label_rows(attacked, indices, **keys, eps=eps, members=members))
         found.append((sizes, images, adv_images))
         answers.append((clean, attacked))
-        on_images(len(indices))
     examples = []
     sizes, images, adv_images = (torch.cat(parts) for parts in zip(*found, strict=True))
     clean, attacked = (pd.concat(parts, ignore_index=True) for parts in zip(*answers, strict=True))

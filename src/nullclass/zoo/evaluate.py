@@ -21,7 +21,7 @@ from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
 from nullclass.metrics.rates import PROVED, UNION
 from nullclass.scoring.proofs import prove
-from nullclass.scoring.rows import OnImages
+from nullclass.scoring.score import OnImages, ignore
 from nullclass.zoo.load import load_member
 from nullclass.zoo.members import Member
 from nullclass.zoo.results import ATTACK, CLEAN, METRICS, NO_VERSION, PROOF, join, result_rows
@@ -71,7 +71,7 @@ def measure_proofs(
     verifier: str = VERIFIER,
     num_images: int | None = None,
     attacked: pd.DataFrame | None = None,
-    on_images: OnImages | None = None,
+    on_images: OnImages = ignore,
 ) -> pd.DataFrame:
     """Return the rates that are proved.
 

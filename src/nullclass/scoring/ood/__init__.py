@@ -21,7 +21,7 @@ from nullclass.scoring.ood.blank import blank_images
 from nullclass.scoring.ood.fashion_mnist import fashion_mnist_images
 from nullclass.scoring.ood.noise import noise_images
 from nullclass.scoring.ood.tiles import tile_images
-from nullclass.scoring.rows import score_batch
+from nullclass.scoring.score import score_batch
 
 __all__ = ["OOD", "OODSource", "check_ood", "make_ood", "score_ood"]
 

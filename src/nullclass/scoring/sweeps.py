@@ -1,0 +1,146 @@
+"""Scores images at each of several settings: sizes of a perturbation, radii of a proof."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from nullclass.core.errors import UserError
+from nullclass.core.modules import frozen
+from nullclass.core.norms import find_norm, size_of
+from nullclass.core.outcomes import outcomes, predictions
+from nullclass.data import LabelledImages
+from nullclass.models.classifier import Classifier
+from nullclass.nulls.perturb import Perturbation, name_of
+from nullclass.nulls.perturb.base import check_support, gradient_of
+from nullclass.rejection import ProvableNull
+from nullclass.results.schema import RADIUS_COLUMNS, SIZE_COLUMNS
+from nullclass.scoring.score import (
+    OnImages,
+    batch_seed,
+    batches_of,
+    check_labels,
+    ignore,
+    table_of,
+)
+
+
+def score_sizes(
+    model: Classifier,
+    data: LabelledImages,
+    perturbation: Perturbation,
+    norm: str,
+    sizes: Sequence[float],
+    *,
+    answering: Classifier | None = None,
+    seed: int = 0,
+    on_images: OnImages = ignore,
+) -> pd.DataFrame:
+    """Score images perturbed by each of several sizes: does probability move to null?
+
+    Perturbations are computed on the model itself, against its cross-entropy, with the same random
+    draws for every size. They are not attacks: each has the full requested size.
+
+    Args:
+        model: The model whose probabilities are recorded.
+        data: Clean images with real labels.
+        perturbation: Makes the perturbations.
+        norm: Norm of the sizes; one that the perturbation supports.
+        sizes: Not negative; 0 is the clean image.
+        answering: The model that predicts, if it is the same model under a threshold.
+        seed: Seed of the perturbation's random draws.
+        on_images: Progress.
+
+    Returns:
+        One row per image and size: :data:`nullclass.results.schema.SIZE_COLUMNS`.
+
+    Raises:
+        UserError: If a size is out of range, or the perturbation does not support the norm.
+    """
+    check_support(perturbation, norm)
+    largest = find_norm(norm).largest(math.prod(data.images.shape[1:]))
+    if not sizes or not all(0 <= size <= largest for size in sizes):
+        raise UserError(f"give at least one size, all in [0, {largest:g}] in {norm}: {sizes}")
+    check_labels(data, model)
+    answering = answering or model
+    tables = []
+    for indices, images, labels in batches_of(model, data):
+        gradient = gradient_of(model, images, labels) if perturbation.needs_gradient else None
+        for size in sizes:
+            generator = torch.Generator().manual_seed(batch_seed(seed, int(indices[0])))
+            all_sizes = images.new_full((len(images),), size)
+            perturbed = perturbation(
+                model, images, labels, all_sizes, norm, generator, gradient=gradient
+            )
+            with frozen(model), torch.no_grad():
+                probabilities = model.all_logits(perturbed).float().softmax(dim=1)
+                predicted = answering.predict(perturbed)
+            columns = {
+                "image": indices,
+                "actual_size": size_of(perturbed, images, norm),
+                "label": labels,
+                "prediction": predicted,
+                "outcome": outcomes(predicted, labels),
+                "p_label": probabilities.gather(1, labels[:, None]).squeeze(1),
+                "p_null": probabilities[:, model.num_classes :].sum(dim=1),
+            }
+            tables.append(table_of(columns).assign(size=size))
+            on_images(len(indices))
+    rows = pd.concat(tables, ignore_index=True).assign(
+        perturbation=name_of(perturbation), norm=norm
+    )
+    return rows.sort_values(["size", "image"], kind="stable", ignore_index=True)[list(SIZE_COLUMNS)]
+
+
+@torch.no_grad()
+def score_radii(
+    model: Classifier,
+    data: LabelledImages,
+    radii: Sequence[float],
+    *,
+    on_images: OnImages = ignore,
+) -> pd.DataFrame:
+    """Score clean images of a model that answers only what it can prove, at other radii.
+
+    A larger radius r answers less, and proves more about each answer (up to eps = 2r). The share of
+    images answered correctly at r is the certified accuracy at r, a lower bound of RAR at 2r
+    (:mod:`nullclass.rejection.provable`). It takes one pass of bounds per radius.
+
+    Args:
+        model: A ``ProvableNull``; its own radius is scored only if it is among the others.
+        data: Images in [0,1] with labels.
+        radii: In pixel units.
+        on_images: Progress.
+
+    Returns:
+        One row per radius and image, :data:`nullclass.results.schema.RADIUS_COLUMNS`.
+
+    Raises:
+        UserError: If the model has no radius, or a radius is out of range.
+    """
+    if not isinstance(model, ProvableNull):
+        raise UserError("only a ProvableNull has a radius: wrap the model in one")
+    if not radii:
+        raise UserError("give at least one radius")
+    models = {
+        radius: ProvableNull(model.model, radius, norm=model.norm, verifier=model.verifier)
+        for radius in sorted(set(radii))
+    }
+    tables = []
+    for indices, images, labels in batches_of(model, data, on_images=on_images):
+        for radius, provable in models.items():
+            logits = provable(images)
+            predicted = predictions(logits, model.num_classes)
+            columns = {
+                "image": indices,
+                "prediction": predicted,
+                "outcome": outcomes(predicted, labels),
+                "margin": logits[:, : model.num_classes].amax(dim=1).double(),
+            }
+            tables.append(table_of(columns).assign(radius=radius))
+    rows = pd.concat(tables, ignore_index=True)
+    rows = rows.sort_values(["radius", "image"], kind="stable", ignore_index=True)
+    return rows[list(RADIUS_COLUMNS)].astype(RADIUS_COLUMNS)
