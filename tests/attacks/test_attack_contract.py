@@ -39,9 +39,9 @@ from nullclass.attacks import (
 )
 from nullclass.attacks.base import LinearAttack, supported_norms
 from nullclass.attacks.counters import count_passes
+from nullclass.attacks.ensemble import OnZeroGradient
 from nullclass.attacks.losses import find_objective, is_success
-from nullclass.attacks.on_zero_gradient import OnZeroGradient
-from nullclass.attacks.state import default_batch_size
+from nullclass.core.devices import default_batch_size
 from nullclass.core.errors import UserError
 from nullclass.core.norms import BALLS, Eps, is_allowed, step_along
 from nullclass.data import LabelledImages

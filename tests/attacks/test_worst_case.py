@@ -21,9 +21,8 @@ from nullclass.attacks import (
     worst_case,
 )
 from nullclass.attacks.counters import count_passes
-from nullclass.attacks.ensemble import VERSION, EnsembleResult, run_attack
+from nullclass.attacks.ensemble import VERSION, EnsembleResult, OnZeroGradient, run_attack
 from nullclass.attacks.losses import find_objective
-from nullclass.attacks.on_zero_gradient import OnZeroGradient
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 

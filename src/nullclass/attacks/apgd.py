@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import BaseAttack
+from nullclass.attacks.base import RestartedAttack
 from nullclass.attacks.losses import LossName, ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss, Precision
 from nullclass.attacks.steps import ascend, has_direction
@@ -34,29 +34,23 @@ RHO = 0.75
 
 
 @dataclass(frozen=True)
-class APGD(BaseAttack):
+class APGD(RestartedAttack):
     """Auto-PGD on the objective's loss."""
 
     objective: ObjectiveName = "fool"
-    """What the attacker wants."""
     loss: LossName = "logsumexp-margin"
-    """What the steps maximise (:mod:`nullclass.attacks.losses`)."""
     num_steps: int = 100
-    """Gradient steps per restart, and per target (N_iter in the paper)."""
+    """N_iter in the paper."""
     num_restarts: int = 1
-    """Independent starts: the clean image, then random points of the ball."""
     precision: Precision = "float32"
-    """As in :class:`nullclass.attacks.pgd.PGD`."""
 
     def losses(self, state: AttackState) -> list[IndexedLoss]:
-        """Return the losses to maximise, one after another."""
+        """Return the objective's loss."""
         return [state.loss(self.loss)]
 
-    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
-        """See :class:`nullclass.attacks.base.BaseAttack`."""
-        losses = self.losses(state)
-        for indices, start, loss in state.starts(losses, self.num_restarts, generator):
-            _run_steps(state, indices, start, loss, self.num_steps)
+    def climb(self, state: AttackState, indices: Tensor, start: Tensor, loss: IndexedLoss) -> None:
+        """See :class:`nullclass.attacks.base.RestartedAttack`."""
+        _run_steps(state, indices, start, loss, self.num_steps)
 
 
 @dataclass(frozen=True)
@@ -66,7 +60,6 @@ class MultiTargetedAPGD(APGD):
     loss: LossName = "dlr"
     """The paper's loss, which does not depend on the scale of the logits."""
     num_targets: int | None = None
-    """How many of the answers are targets; ``None`` is all of them."""
 
     def losses(self, state: AttackState) -> list[IndexedLoss]:
         """Return one loss per rank of target."""

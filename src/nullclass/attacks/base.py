@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.attacks.state import AttackState
+from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.core.checks import check_choice, check_count, check_share
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
@@ -96,7 +96,25 @@ class CallOptions(TypedDict, total=False):
 
 
 class BaseAttack(ABC):
-    """An attack as a frozen dataclass: subclasses define :meth:`run`."""
+    """An attack as a frozen dataclass: subclasses define :meth:`run`.
+
+    Settings that several attacks share:
+
+        objective         what the attacker wants
+        loss              what the steps maximise (:mod:`nullclass.attacks.losses`)
+        num_steps         gradient steps per restart, and per target
+        num_restarts      independent starts: the clean image, then random points of the ball
+        relative_step     step size as a share of eps; None is 2.5 / num_steps (Madry et al. 2018)
+        momentum          weight of earlier gradients (mu in Dong et al. 2018)
+        num_targets       how many of the winning answers are targets, largest clean logit first;
+                          None is all of them
+        precision         bfloat16 computes gradients under autocast, about twice as fast where it
+                          is native; successes are confirmed in float32 (comparison: LOG.md)
+        reference_images  images to start from, chosen by the model's prediction and not by their
+                          label; None takes the images under attack, and the result then depends on
+                          the batch. Evaluations give their test images.
+        num_candidates    reference images considered, at most; more are subsampled evenly
+    """
 
     objective: ObjectiveName
     is_iterative: ClassVar[bool] = True
@@ -121,34 +139,22 @@ class BaseAttack(ABC):
         eps: Eps,
         norm: str = "linf",
         num_classes: int | None = None,
+        has_null: bool = True,
         generator: torch.Generator | None = None,
         batch_size: int | None = None,
     ) -> Tensor:
         """Return adversarial images; see :class:`Attack`.
 
-        Args:
-            model: A :class:`nullclass.models.Classifier`, or any module with ``num_classes``.
-            images: ``(N, C, H, W)`` in [0,1].
-            labels: ``(N,)`` true labels.
-            eps: Budget in pixel units: one number, or ``(N,)`` with one value per image.
-            norm: One of ``norms``.
-            num_classes: K, the number of real classes, for a module that is no Classifier.
-            generator: Source of random numbers.
-            batch_size: Images per forward and backward pass.
+        A module that is no Classifier needs ``num_classes``, K. The last of its K + 1 logits is
+        null; with ``has_null=False`` it has K.
 
         Raises:
             UserError: If an argument is out of range or the attack does not support it.
         """
-        state = self.begin(
-            as_classifier(model, num_classes, images),
-            images,
-            labels,
-            eps=eps,
-            norm=norm,
-            batch_size=batch_size,
-        )
+        model = as_classifier(model, num_classes, images, has_null=has_null)
+        state = self.begin(model, images, labels, eps=eps, norm=norm, batch_size=batch_size)
         if len(images):
-            with frozen(state.model):
+            with frozen(model):
                 self.run(state, generator)
         return state.adv_images
 
@@ -173,6 +179,33 @@ class BaseAttack(ABC):
             precision=getattr(self, "precision", "float32"),
             batch_size=batch_size,
         )
+
+
+class RestartedAttack(BaseAttack):
+    """Climbs one loss after another, from the clean image and then from random points."""
+
+    num_restarts: int
+
+    @abstractmethod
+    def losses(self, state: AttackState) -> list[IndexedLoss]:
+        """Return the losses to maximise."""
+
+    @abstractmethod
+    def climb(self, state: AttackState, indices: Tensor, start: Tensor, loss: IndexedLoss) -> None:
+        """Maximise the loss for the images of one batch, and keep the results in the state."""
+
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`BaseAttack`. Images that succeed in between are left out."""
+        losses = self.losses(state)
+        for restart in range(self.num_restarts):
+            for loss in losses:
+                for indices in state.batches():
+                    start = state.images[indices]
+                    if restart:
+                        eps = state.eps_at(indices)
+                        noise = state.norm.random(start, eps, generator)
+                        start = state.norm.project(start + noise, start, eps)
+                    self.climb(state, indices, start, loss)
 
 
 @runtime_checkable

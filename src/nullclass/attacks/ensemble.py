@@ -20,14 +20,13 @@ from nullclass.attacks.base import (
     supported_norms,
     with_reference_images,
 )
-from nullclass.attacks.counters import count_passes
+from nullclass.attacks.counters import Passes, count_passes
 from nullclass.attacks.dataset import DatasetAttack
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.attacks.on_zero_gradient import OnZeroGradient
 from nullclass.attacks.pgd import PGD, MultiTargetedPGD
 from nullclass.attacks.square import Square
 from nullclass.attacks.state import AttackState, Precision
-from nullclass.attacks.steps import NoGradientError
+from nullclass.attacks.steps import NoGradientError, has_direction
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data.arrays import LabelledImages
@@ -123,25 +122,22 @@ class AttackEnsemble(BaseAttack):
         images: Tensor,
         labels: Tensor,
         num_classes: int | None = None,
+        has_null: bool = True,
         **options: Unpack[CallOptions],
     ) -> EnsembleResult:
         """Return adversarial images and the statistics of every member; takes what a call takes."""
-        state = self.begin(
-            as_classifier(model, num_classes, images),
-            images,
-            labels,
-            eps=options["eps"],
-            norm=options.get("norm", "linf"),
-            batch_size=options.get("batch_size"),
-        )
-        with frozen(state.model):
+        model = as_classifier(model, num_classes, images, has_null=has_null)
+        eps, norm = options["eps"], options.get("norm", "linf")
+        batch_size = options.get("batch_size")
+        state = self.begin(model, images, labels, eps=eps, norm=norm, batch_size=batch_size)
+        with frozen(model):
             winning_member, member_stats = self._run(state, options.get("generator"))
         return EnsembleResult(state.adv_images, winning_member, member_stats)
 
     def _run(
         self, state: AttackState, generator: torch.Generator | None
     ) -> tuple[Tensor, tuple[MemberStats, ...]]:
-        margin, eps = state.loss("margin"), state.eps
+        margin = state.loss("margin")
         winning_member = torch.full_like(state.labels, -1)
         member_stats = []
         for number, (member, name) in enumerate(zip(self.members, self.names, strict=True)):
@@ -152,35 +148,16 @@ class AttackEnsemble(BaseAttack):
             with count_passes(state.model) as passes:
                 if len(active) and status == "ran":
                     try:
-                        adv_images = member(
-                            state.model,
-                            state.images[active],
-                            state.labels[active],
-                            eps=eps[active] if isinstance(eps, Tensor) else eps,
-                            norm=state.norm_name,
-                            generator=generator,
-                            batch_size=state.batch_size,
-                        )
+                        adv_images = state.run_attack(member, state.model, active, generator)
                     except NoGradientError:
                         status = "no-gradient"
                     else:
-                        for part in torch.arange(len(active)).split(state.batch_size):
-                            state.evaluate(active[part], adv_images[part], margin)
+                        state.evaluate_all(active, adv_images, margin)
             won = active[~state.active[active]]
             winning_member[won] = number
-            member_stats.append(
-                MemberStats(
-                    member=name,
-                    access=access_of(member),
-                    is_iterative=member.is_iterative,
-                    status=status,
-                    num_images=len(active) if status == "ran" else 0,
-                    num_successes=len(won),
-                    num_forwards=passes.forward,
-                    num_backwards=passes.backward,
-                    seconds=time.perf_counter() - started,
-                )
-            )
+            num_images = len(active) if status == "ran" else 0
+            stats = _stats(member, name, status, num_images, len(won), passes, started)
+            member_stats.append(stats)
         return winning_member, tuple(member_stats)
 
 
@@ -204,18 +181,73 @@ def run_attack(
         adv_images = images.detach().clone()
         if len(images):
             adv_images = attack(model, images, labels, **options)
-    stats = MemberStats(
+    stats = _stats(attack, name, "ran", len(images), len(images), passes, started)
+    return EnsembleResult(adv_images, torch.zeros_like(labels), (stats,))
+
+
+def _stats(
+    attack: Attack,
+    name: str,
+    status: MemberStatus,
+    num_images: int,
+    num_successes: int,
+    passes: Passes,
+    started: float,
+) -> MemberStats:
+    return MemberStats(
         member=name,
         access=access_of(attack),
         is_iterative=attack.is_iterative,
-        status="ran",
-        num_images=len(images),
-        num_successes=len(images),
+        status=status,
+        num_images=num_images,
+        num_successes=num_successes,
         num_forwards=passes.forward,
         num_backwards=passes.backward,
         seconds=time.perf_counter() - started,
     )
-    return EnsembleResult(adv_images, torch.zeros_like(labels), (stats,))
+
+
+@dataclass(frozen=True)
+class OnZeroGradient(BaseAttack):
+    """Runs an attack on images without a gradient of the logsumexp margin, and on no others.
+
+    Gradients that are exactly zero are the simplest form of masking (Athalye et al. 2018): attacks
+    that follow gradients cannot move. Where there is a gradient, such attacks are far cheaper.
+    """
+
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        """Check the attack."""
+        check_attack(self.attack)
+
+    @property
+    def norms(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The norms the attack supports."""
+        return supported_norms(self.attack)
+
+    @property
+    def objective(self) -> ObjectiveName:  # type: ignore[override]
+        """The attack's objective."""
+        return self.attack.objective
+
+    @property
+    def access(self) -> Access:  # type: ignore[override]
+        """What the attack uses; the gradient only decides whether it runs."""
+        return self.attack.access
+
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        has_gradient, loss = torch.zeros_like(state.active), state.loss("logsumexp-margin")
+        try:
+            for indices in state.batches():
+                _, gradient, _ = state.forward_backward(indices, state.images[indices], loss)
+                has_gradient[indices] = has_direction(gradient)
+        except NoGradientError:
+            state.evaluate_clean(loss)
+        chosen = state.active & ~has_gradient
+        if bool(chosen.any()):
+            state.adv_images[chosen] = state.run_attack(self.attack, state.model, chosen, generator)
 
 
 def null_aware_pgd(

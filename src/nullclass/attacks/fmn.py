@@ -54,13 +54,11 @@ class FMN(BaseAttack):
     """
 
     objective: ObjectiveName = "fool"
-    """What the attacker wants."""
     loss: LossName = "logsumexp-margin"
     """What the steps maximise until the first success; after it, and for targets, the margin."""
     num_steps: int = 100
     """Gradient steps on the objective's loss, and as many towards each target."""
     num_targets: int | None = None
-    """How many of the winning answers are targets; ``None`` is all of them."""
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""

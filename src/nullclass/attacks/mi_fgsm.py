@@ -26,15 +26,10 @@ class MIFGSM(BaseAttack):
     """Momentum iterative FGSM; deterministic."""
 
     objective: ObjectiveName = "fool"
-    """What the attacker wants."""
     loss: LossName = "logsumexp-margin"
-    """What the steps maximise (:mod:`nullclass.attacks.losses`)."""
     num_steps: int = 10
-    """Gradient steps."""
     relative_step: float | None = None
-    """Step size as a share of eps; ``None`` is 2.5 / num_steps."""
     momentum: float = 1.0
-    """Weight of earlier gradients (mu)."""
     is_iterative: ClassVar[bool] = False
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:

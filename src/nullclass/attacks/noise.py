@@ -26,7 +26,6 @@ class Noise(BaseAttack):
     """The best of the clean image and some noisy ones."""
 
     objective: ObjectiveName = "fool"
-    """What the attacker wants."""
     num_draws: int = 10
     """Noisy images per image: uniform in the ball and on its boundary in turn."""
     access: ClassVar[Access] = "none"

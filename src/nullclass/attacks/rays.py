@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import Access, BaseAttack
-from nullclass.attacks.candidates import nearest_of_each, subsample
+from nullclass.attacks.dataset import nearest_of_each, subsample
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState
 from nullclass.core.norms import Eps, find_ball
@@ -53,15 +53,12 @@ class RayS(BaseAttack):
     """
 
     reference_images: LabelledImages | None = field(default=None, repr=False, compare=False)
-    """Images that rays start towards, as in :class:`nullclass.attacks.dataset.DatasetAttack`."""
     objective: ObjectiveName = "fool"
-    """What the attacker wants."""
     num_queries: int = 2000
     """Queries per image, at most. The clean image and the reference images are extra."""
     num_starts: int = field(default=5, metadata={"minimum": 0})
     """Reference images tried as first ends, each of another prediction, the nearest (L2) first."""
     num_candidates: int = 1000
-    """Reference images considered, at most; more are subsampled evenly."""
     tolerance: float = 1e-3
     """Accuracy of a radius in pixel units, as in the published code."""
     access: ClassVar[Access] = "labels"

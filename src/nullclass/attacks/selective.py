@@ -25,54 +25,50 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.attacks.pgd import run_steps
-from nullclass.attacks.state import AttackState
+from nullclass.attacks.pgd import PGDSteps
+from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.attacks.steps import input_gradient
 from nullclass.core.norms import expand_eps, find_ball
 
 
 @dataclass(frozen=True)
-class SelectivePGD(BaseAttack):
+class SelectivePGD(PGDSteps):
     """PGD on the loss of the classifier or of the detector, whichever is not yet positive."""
 
     variant: Literal["selective", "orthogonal"] = "selective"
     """``orthogonal`` needs a second forward and backward pass per step."""
     num_steps: int = 40
-    """Gradient steps per restart."""
     num_restarts: int = 1
-    """Independent starts: the clean image, then random points of the ball."""
     relative_step: float | None = None
-    """Step size as a share of eps; ``None`` is 2.5 / num_steps."""
     objective: ObjectiveName = field(default="fool", init=False)
 
-    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
-        """See :class:`nullclass.attacks.base.BaseAttack`."""
-        num_classes = state.model.num_classes
+    def losses(self, state: AttackState) -> list[IndexedLoss]:
+        """Return the loss that is not yet positive, the classifier's first."""
+        return [lambda logits, indices: self._losses(state, logits, indices)[0]]
 
-        def selected(logits: Tensor, indices: Tensor) -> Tensor:
-            classifier, detector = two_losses(logits, state.labels[indices], num_classes)
-            return torch.where(classifier > 0, detector, classifier)
+    def adjust(
+        self, state: AttackState, indices: Tensor, adv_images: Tensor, gradient: Tensor
+    ) -> Tensor:
+        """Return the gradients, or their parts that are orthogonal to those of the other loss."""
+        if self.variant == "selective" or not state.model.has_null:
+            return gradient
+        other, _ = input_gradient(
+            state.model, adv_images, lambda logits: self._losses(state, logits, indices)[1]
+        )
+        unit = find_ball("l2").steepest(other, other)
+        length = (gradient * unit).flatten(1).sum(dim=1)
+        return gradient - expand_eps(length, gradient) * unit
 
-        def orthogonal(indices: Tensor, adv_images: Tensor, gradient: Tensor) -> Tensor:
-            def other(logits: Tensor) -> Tensor:
-                classifier, detector = two_losses(logits, state.labels[indices], num_classes)
-                return torch.where(classifier > 0, classifier, detector)
-
-            return _orthogonal(gradient, input_gradient(state.model, adv_images, other)[0])
-
-        is_orthogonal = self.variant == "orthogonal" and state.model.has_null
-        for indices, start, loss in state.starts([selected], self.num_restarts, generator):
-            run_steps(
-                state,
-                indices,
-                start,
-                loss,
-                num_steps=self.num_steps,
-                relative_step=self.relative_step,
-                modify=orthogonal if is_orthogonal else None,
-            )
+    def _losses(self, state: AttackState, logits: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss to increase and the other one, ``(N,)`` each."""
+        labels, num_classes = state.labels[indices], state.model.num_classes
+        classifier, detector = two_losses(logits, labels, num_classes)
+        is_wrong = classifier > 0
+        return (
+            torch.where(is_wrong, detector, classifier),
+            torch.where(is_wrong, classifier, detector),
+        )
 
 
 def two_losses(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -88,10 +84,3 @@ def two_losses(logits: Tensor, labels: Tensor, num_classes: int) -> tuple[Tensor
     classifier = best - at_label.squeeze(1)
     has_null = logits.shape[1] > num_classes
     return classifier, best - logits[:, num_classes] if has_null else classifier
-
-
-def _orthogonal(gradient: Tensor, other: Tensor) -> Tensor:
-    """Return the part of each gradient ``(N, …)`` that is orthogonal to the other one."""
-    unit = find_ball("l2").steepest(other, other)
-    length = (gradient * unit).flatten(1).sum(dim=1)
-    return gradient - expand_eps(length, gradient) * unit

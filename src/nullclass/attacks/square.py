@@ -38,7 +38,6 @@ class Square(BaseAttack):
     """Random search on the objective's loss; black-box."""
 
     objective: ObjectiveName = "fool"
-    """What the attacker wants."""
     loss: LossName = "margin"
     """What the search maximises (:mod:`nullclass.attacks.losses`)."""
     num_queries: int = 5000

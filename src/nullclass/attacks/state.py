@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from nullclass.attacks.losses import LossName, ObjectiveName, find_objective, is_success
 from nullclass.attacks.steps import Loss, backward, forward
 from nullclass.core.checks import check_count
-from nullclass.core.devices import supports_bfloat16
+from nullclass.core.devices import default_batch_size, supports_bfloat16
 from nullclass.core.errors import UserError
 from nullclass.core.norms import Eps, check_eps, find_ball
 from nullclass.core.outcomes import NULL_LABEL, predictions
@@ -21,16 +21,6 @@ Precision = Literal["float32", "bfloat16"]
 
 IndexedLoss = Callable[[Tensor, Tensor], Tensor]
 """Logits ``(N, L)`` and the indices ``(N,)`` of their images to losses ``(N,)``."""
-
-
-def default_batch_size(images: Tensor) -> int:
-    """Return the number of images per forward and backward pass if the caller gives none.
-
-    On a CPU 64 MNIST images stay in the caches (LOG.md); large images get smaller batches.
-    """
-    is_cpu = images.device.type == "cpu"
-    most, num_values = (64, 2**22) if is_cpu else (1024, 2**24)
-    return max(1, min(most, num_values // max(1, images[:1].numel())))
 
 
 @torch.no_grad()
@@ -43,18 +33,8 @@ def logits_of(model: Classifier, images: Tensor, batch_size: int | None = None) 
 class AttackState:
     """Adversarial images, active images and best losses of one attack.
 
-    An image is active until its objective is reached; then it leaves the batches.
-
-    Args:
-        model: The model under attack.
-        images: ``(N, C, H, W)`` in [0,1].
-        labels: ``(N,)`` true labels.
-        eps: Budget in pixel units, one number or ``(N,)``.
-        norm: ``linf``, ``l2`` or ``l1``.
-        objective: What counts as success.
-        precision: ``bfloat16`` computes gradients under autocast; successes are confirmed in
-            float32.
-        batch_size: Images per pass.
+    An image is active until its objective is reached; then it leaves the batches. Arguments as in
+    an attack's call (:class:`nullclass.attacks.base.Attack`).
 
     Raises:
         UserError: If an argument is out of range.
@@ -103,25 +83,6 @@ class AttackState:
     def eps_at(self, indices: Tensor) -> Eps:
         """Return the budgets of some images."""
         return self.eps[indices] if isinstance(self.eps, Tensor) else self.eps
-
-    def starts(
-        self, losses: Iterable[IndexedLoss], num_restarts: int, generator: torch.Generator | None
-    ) -> Iterator[tuple[Tensor, Tensor, IndexedLoss]]:
-        """Yield (indices, starting points, loss) for every restart, loss and batch.
-
-        The first start is the clean image; the others are random points of the ball. Images that
-        succeed in between are left out.
-        """
-        losses = list(losses)
-        for restart in range(num_restarts):
-            for loss in losses:
-                for indices in self.batches():
-                    start = self.images[indices]
-                    if restart:
-                        eps = self.eps_at(indices)
-                        noise = self.norm.random(start, eps, generator)
-                        start = self.norm.project(start + noise, start, eps)
-                    yield indices, start, loss
 
     def loss(self, name: LossName) -> IndexedLoss:
         """Return the objective's loss as a function of logits and image indices."""
@@ -182,10 +143,36 @@ class AttackState:
         losses = loss(logits, indices)
         return losses, self._update(indices, adv_images, logits, losses)
 
+    def evaluate_all(self, indices: Tensor, adv_images: Tensor, loss: IndexedLoss) -> None:
+        """Evaluate any number of images, in batches."""
+        batches = indices.split(self.batch_size), adv_images.split(self.batch_size)
+        for part, images in zip(*batches, strict=True):
+            self.evaluate(part, images, loss)
+
     def evaluate_clean(self, loss: IndexedLoss) -> None:
         """Evaluate the clean images, so that those that succeed are not attacked."""
         for indices in self.batches():
             self.evaluate(indices, self.images[indices], loss)
+
+    def run_attack(
+        self,
+        attack: Callable[..., Tensor],
+        model: Classifier,
+        chosen: Tensor,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """Return an attack's images for some of the images, on any model of the same classes."""
+        device, eps = model.mean.device, self.eps_at(chosen)
+        adv_images = attack(
+            model,
+            self.images[chosen].to(device),
+            self.labels[chosen].to(device),
+            eps=eps.to(device) if isinstance(eps, Tensor) else eps,
+            norm=self.norm_name,
+            generator=generator,
+            batch_size=self.batch_size,
+        )
+        return adv_images.to(self.images)
 
     @torch.no_grad()
     def _update(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
 from nullclass.attacks.base import Access, Attack, BaseAttack, check_attack
 from nullclass.attacks.losses import ObjectiveName
@@ -56,16 +55,5 @@ class Transfer(BaseAttack):
             active = state.active.nonzero().squeeze(1)
             if not len(active):
                 break
-            eps, device = state.eps_at(active), source.mean.device
-            adv_images = state.images.clone()
-            adv_images[active] = self.attack(
-                source,
-                state.images[active].to(device),
-                state.labels[active].to(device),
-                eps=eps.to(device) if isinstance(eps, Tensor) else eps,
-                norm=state.norm_name,
-                generator=generator,
-                batch_size=state.batch_size,
-            ).to(adv_images)
-            for indices in state.batches():
-                state.evaluate(indices, adv_images[indices], loss)
+            adv_images = state.run_attack(self.attack, source, active, generator)
+            state.evaluate_all(active, adv_images, loss)

@@ -44,6 +44,7 @@ def transfer_matrix(
     norm: str = "linf",
     num_images: int | None = None,
     num_classes: int | None = None,
+    has_null: bool = True,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Attack every source once and score the adversarial images on every target.
@@ -61,6 +62,8 @@ def transfer_matrix(
         norm: ``linf``, ``l2`` or ``l1``.
         num_images: How many of the first images to attack. Default: all.
         num_classes: K, for modules that are not a ``Classifier``.
+        has_null: Whether the last logit of such modules is null. If they differ, wrap them:
+            ``Classifier(module, num_classes, has_null=False)``.
         seed: Seed of the attack's random starts.
 
     Returns:
@@ -81,7 +84,10 @@ def transfer_matrix(
     attack = _fooling(attack)
     image = images.batch([0])[0]
     source_models, target_models = (
-        {name: as_classifier(model, num_classes, image) for name, model in models.items()}
+        {
+            name: as_classifier(model, num_classes, image, has_null=has_null)
+            for name, model in models.items()
+        }
         for models in (sources, targets)
     )
     for source_name, source in source_models.items():

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.core.norms import find_norm
@@ -24,8 +25,6 @@ MIN_IMAGES = 50
 
 NUM_COARSE = 24
 """Sizes of the search for the range: from 1/2896 of the largest, each sqrt(2) times the last."""
-
-BATCH_SIZE = 500
 
 Batch = tuple[Tensor, Tensor, Tensor | None]
 """Images, labels and the gradient at the images, if the perturbation starts from it."""

@@ -24,6 +24,7 @@ from nullclass.certify import (
     read_network,
 )
 from nullclass.core.checks import check_count
+from nullclass.core.devices import default_batch_size
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.models.classifier import Classifier
@@ -49,9 +50,6 @@ SETTINGS = {"sigma", "num_samples", "num_selection", "seed"}
 
 MAX_SAMPLES = 10**8
 """Largest number of votes that a certificate may state."""
-
-BATCH_SIZE = 250
-"""Images per batch."""
 
 
 def check_certificates(
@@ -119,7 +117,8 @@ def _check_by_proof(certificates: Certificates, model: Classifier, images: Tenso
     all_labels = torch.tensor(certificates.labels, dtype=torch.long)
     all_claimed = torch.tensor(certificates.margins, dtype=torch.float64)
     proved = torch.full((len(images),), math.nan, dtype=torch.float64)
-    for indices in (all_labels >= 0).nonzero().squeeze(1).split(BATCH_SIZE):
+    claims = (all_labels >= 0).nonzero().squeeze(1)
+    for indices in claims.split(default_batch_size(images)):
         if not len(indices):
             break
         batch, labels, claimed = (

@@ -40,6 +40,7 @@ from nullclass.certify import (
     pair_spec,
     read_network,
 )
+from nullclass.core.devices import BATCH_SIZE, default_batch_size
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.rejection.certificates import Certificates, make_certificates
@@ -49,13 +50,6 @@ UNPROVED = -1e3
 
 MAX_PAIRED_CLASSES = 32
 """Up to this number of classes every pair of logits is bounded, so that each class has a margin."""
-
-BATCH_SIZE = 500
-"""Images per batch of certificates."""
-
-CPU_BATCH_SIZE = 64
-"""Images bounded at once on a CPU. The boxes of a small network then fit its cache, which takes
-half the time of 1000 images at once."""
 
 
 class ProvableNull(Classifier):
@@ -128,8 +122,9 @@ class ProvableNull(Classifier):
         margins_of = (
             self._all_margins if self.num_classes <= MAX_PAIRED_CLASSES else self._top_margin
         )
-        size = CPU_BATCH_SIZE if images.device.type == "cpu" else max(1, len(images))
-        margins = torch.cat([margins_of(network, part) for part in images.split(size)])
+        # The boxes of small batches fit a CPU's cache: half the time of 1000 images at once.
+        parts = images.split(default_batch_size(images))
+        margins = torch.cat([margins_of(network, part) for part in parts])
         margins = margins.where(margins.isfinite() & is_valid[:, None], UNPROVED)
         null = margins.new_full((len(images), 1), torch.finfo(margins.dtype).tiny)
         return torch.cat([margins, null], dim=1)

@@ -40,6 +40,7 @@ from torch import Tensor
 
 from nullclass.certify import check_images, check_radius
 from nullclass.core.checks import check_count, check_positive, check_seed, check_share
+from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.rejection.certificates import Certificates, image_hashes, make_certificates
@@ -47,9 +48,6 @@ from nullclass.rejection.provable import UNPROVED, check_without_null
 
 SMOOTHING = "smoothing"
 """Verifier of certificates by randomised smoothing."""
-
-BATCH_SIZE = 500
-"""Noisy copies per batch."""
 
 NORMAL = NormalDist()
 

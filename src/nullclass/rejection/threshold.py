@@ -24,14 +24,12 @@ import torch
 from torch import Tensor
 
 from nullclass.core.checks import check_share
+from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.core.outcomes import check_logits
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models.classifier import Classifier
-
-BATCH_SIZE = 256
-"""Images per batch."""
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import os
 import torch
 from torch import Tensor
 
-from nullclass.attacks.state import default_batch_size
 from nullclass.attacks.steps import NoGradientError, forward
+from nullclass.core.devices import default_batch_size
 from nullclass.core.modules import frozen
 from nullclass.models.classifier import Classifier
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks import FGSM
+from nullclass.core.devices import default_batch_size
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.core.norms import step_along
@@ -33,9 +34,6 @@ NUM_REFINED = 10
 
 TOLERANCE = 1e-3
 """Largest difference of the last correct and the first wrong eps at the end, in pixel units."""
-
-BATCH_SIZE = 64
-"""Images per forward pass: small enough for a CPU's caches."""
 
 
 def find_thresholds(
@@ -59,8 +57,9 @@ def find_thresholds(
     found: list[Tensor] = []
     thresholds: list[Tensor] = []
     missing, start = num_images, 0
+    batch_size = default_batch_size(data.images)
     while missing and start < len(order):
-        indices = order[start : start + max(missing, BATCH_SIZE)]
+        indices = order[start : start + max(missing, batch_size)]
         start += len(indices)
         images, labels = batch_of(model, data, indices)
         eps = thresholds_of(model, images, labels).cpu()
@@ -79,16 +78,12 @@ def find_thresholds(
 def thresholds_of(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
     """Thresholds ``(N,)`` of images ``(N, C, H, W)`` in pixel units; NaN where there is none."""
     with frozen(model):
-        directions = torch.cat(
-            [
-                FGSM("untargeted").direction(model, *part, norm="linf")
-                for part in zip(images.split(BATCH_SIZE), labels.split(BATCH_SIZE), strict=True)
-            ]
-        )
+        directions = FGSM("untargeted").direction(model, images, labels, norm="linf")
+        size = default_batch_size(images)
 
         def is_correct(indices: Tensor, eps: Tensor) -> Tensor:
             correct = []
-            for part, budget in zip(indices.split(BATCH_SIZE), eps.split(BATCH_SIZE), strict=True):
+            for part, budget in zip(indices.split(size), eps.split(size), strict=True):
                 adv_images = step_along(directions[part], images[part], budget, "linf")
                 correct.append(model.predict(adv_images) == labels[part])
             return torch.cat(correct)

@@ -49,7 +49,7 @@ from nullclass.results.schema import CERTIFIED_COLUMNS
 from nullclass.scoring.score import OnImages, batches_of, check_labels, ignore, table_of
 
 BATCH_SIZE = 128
-"""Images per batch; larger batches do not fit a CPU's cache and are slower."""
+"""Images per batch: bounds take far more memory than logits, and a CPU's cache is small."""
 
 SLACK = 1e-6
 """How far a proof extends beyond eps, relative to max(1, eps)."""

@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from nullclass.attacks import Attack
+from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
 from nullclass.data import Dataset
@@ -34,8 +35,6 @@ VERIFIER = "interval"
 
 JOIN = " + "
 """Separates names of attacks in a row."""
-
-BATCH_SIZE = 500
 
 
 def check_dataset(member: Member, dataset: Dataset) -> None:

@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.candidates import subsample
-from nullclass.attacks.dataset import ORDERS
+from nullclass.attacks.dataset import ORDERS, subsample
 from nullclass.attacks.external.base import LibraryInput, NamedAttack
 from nullclass.attacks.external.library import Library
 from nullclass.attacks.state import AttackState, logits_of
