@@ -323,6 +323,12 @@ def test_plain_modules_are_attacked_with_their_number_of_classes(digits: Digits)
         assert torch.equal(found, wanted)
         with pytest.raises(UserError, match="num_classes"):
             run(attack, module, images, labels, 0.1, "linf")
+        # K logits where K + 1 are expected are an error that says the fix, as in evaluate.
+        k_logits = digits.plain.body
+        with pytest.raises(UserError, match=r"10 logits .*pass has_null=False .*with_null_class"):
+            run(attack, k_logits, images, labels, 0.1, "linf", num_classes=10)
+        found = run(attack, k_logits, images, labels, 0.1, "linf", num_classes=10, has_null=False)
+        assert torch.equal(found, run(attack, digits.plain, images, labels, 0.1, "linf"))
         with pytest.raises(UserError, match="10 classes, not 7"):
             run(attack, digits.guarded, images, labels, 0.1, "linf", num_classes=7)
 

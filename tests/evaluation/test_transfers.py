@@ -289,3 +289,14 @@ def test_slips(changed: dict[str, Any], says: str) -> None:
     }
     with pytest.raises(UserError, match=says):
         transfer_matrix(**(settings | changed))
+
+
+def test_plain_modules_without_null_need_a_word() -> None:
+    first, second, data = halves()
+    plain: dict[str, Any] = {"sources": {"a": first.body}, "targets": {"b": second.body}}
+    with pytest.raises(UserError, match=r"2 logits .*pass has_null=False .*with_null_class"):
+        transfer_matrix(**plain, data=data, eps=0.1, num_classes=2)
+    matrix = transfer_matrix(**plain, data=data, eps=0.1, num_classes=2, has_null=False)
+    pd.testing.assert_frame_equal(
+        matrix, transfer_matrix({"a": first}, {"b": second}, data, eps=0.1)
+    )

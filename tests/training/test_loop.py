@@ -354,7 +354,7 @@ def test_null_images_and_labels_that_the_model_cannot_learn() -> None:
     for model in (without, per_class):
         refused("labels of -1 need a model with one null logit", model, data=with_null)
     refused("labels of -1 need", without, data=with_null, uniform_targets=True)
-    refused("null images need a model with a null class", without, UniformNulls())
+    refused("null class: add one by nullclass.with_null_class", without, UniformNulls())
     for model in (fresh_model(), per_class):
         refused(
             "uniform_targets is for models without", model, UniformNulls(), uniform_targets=True

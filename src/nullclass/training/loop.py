@@ -239,8 +239,8 @@ def _check_nulls(model: Classifier, nulls: NullSource | None, config: TrainConfi
         raise UserError("a robust loss takes no null images: train with one or the other")
     if not model.has_null and not config.uniform_targets:
         raise UserError(
-            "null images need a model with a null class: nullclass.with_null_class(model) adds one; "
-            "or set uniform_targets, to refuse by a threshold later"
+            "null images need a model with a null class: add one by nullclass.with_null_class, or "
+            "set uniform_targets to refuse by a threshold later"
         )
     if model.has_null and config.uniform_targets:
         raise UserError("uniform_targets is for models without a null class: this one has one")
