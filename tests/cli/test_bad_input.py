@@ -269,6 +269,7 @@ def test_bad_options_of_study(option: str, value: str, says: str, refused: Refus
 
 def test_unknown_names(refused: Refused, data_dir: Path, checkpoint: Path) -> None:
     refused("study", "fgsm", says="no study 'fgsm': choose one of fgsm-null")
+    refused("nosuch", says="no command 'nosuch': choose one of data, train")
     refused("data", "cifar", says="'cifar'.*mnist")
     refused("data", "idx", says="--data-dir|data_dir")
     refused(

@@ -346,23 +346,30 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
 
 
 def test_help_and_version_do_not_load_torch() -> None:
+    """In a fresh process; the same one lists the zoo and the datasets."""
     code = (
         "import sys\n"
         "from nullclass.cli.main import main\n"
-        f"for command in [[], *([name] for name in {list(COMMANDS)})]:\n"
+        "assert main(['--help']) == main(['--version']) == 0\n"
+        "assert 'tyro' not in sys.modules\n"
+        f"for name in {list(COMMANDS)}:\n"
         "    try:\n"
-        "        main([*command, '--help'])\n"
+        "        main([name, '--help'])\n"
         "    except SystemExit as stopped:\n"
         "        assert stopped.code == 0, stopped.code\n"
-        "assert main(['--version']) == 0\n"
-        "slow = {'torch', 'pandas', 'numpy', 'matplotlib'} & set(sys.modules)\n"
+        "slow = {'torch', 'pandas', 'numpy', 'scipy', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
         "assert not slow, slow\n"
+        "from nullclass.data import DATASETS, fetch\n"
+        "assert main(['zoo', 'list']) == 0\n"
+        "assert 'torch' not in sys.modules\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in COMMANDS:
-        assert f"nullclass {name}" in done.stdout
-    assert done.stdout.splitlines()[-1].startswith("nullclass ")
+    summaries, _, helps = done.stdout.partition("nullclass 0.")
+    for name, summary in COMMANDS.items():
+        assert f"  {name} " in summaries
+        assert summary in summaries
+        assert f"usage: nullclass {name} " in helps
 
 
 @pytest.mark.slow

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import torch
 from idx_files import idx_bytes, tiny_arrays, write_dataset
 
 from nullclass.core.errors import UserError
-from nullclass.data import FILE_NAMES, LabelledImages, load_dataset
+from nullclass.data import FILE_NAMES, Dataset, LabelledImages, load_dataset
 from nullclass.data.loading import pixel_statistics, split
 
 ARRAYS = tiny_arrays(num_train=40, num_test=12, num_classes=4)
@@ -38,19 +36,17 @@ def test_any_folder_of_idx_files(folder: Path) -> None:
     assert str(folder) in data.source
 
 
-def test_gzip_and_plain_are_the_same_data(folder: Path, tmp_path: Path) -> None:
-    zipped = write_dataset(tmp_path / "zipped", ARRAYS, end=".gz", dotted=True)
-    one = load_dataset("idx", data_dir=folder, validation=5)
-    two = load_dataset("idx", data_dir=zipped, validation=5)
-    assert torch.equal(one.train.images, two.train.images)
-    assert torch.equal(one.train.labels, two.train.labels)
-    assert one.checksum == two.checksum
-
-
-def test_the_checksum_is_what_it_says_and_sees_every_byte(folder: Path, tmp_path: Path) -> None:
+def test_the_checksum_covers_every_byte_of_the_uncompressed_files(
+    folder: Path, tmp_path: Path
+) -> None:
     digests = [hashlib.sha256(idx_bytes(ARRAYS[name])).hexdigest() for name in FILE_NAMES]
     expected = hashlib.sha256("\n".join(digests).encode()).hexdigest()
-    assert load_dataset("idx", data_dir=folder, validation=0).checksum == expected
+    plain = load_dataset("idx", data_dir=folder, validation=5)
+    zipped = load_dataset(
+        "idx", data_dir=write_dataset(tmp_path / "zipped", ARRAYS, end=".gz"), validation=5
+    )
+    assert plain.checksum == zipped.checksum == expected
+    assert torch.equal(plain.train.images, zipped.train.images)
     for name in FILE_NAMES:
         changed = {key: array.copy() for key, array in ARRAYS.items()}
         changed[name].flat[0] ^= 1
@@ -58,8 +54,9 @@ def test_the_checksum_is_what_it_says_and_sees_every_byte(folder: Path, tmp_path
         assert load_dataset("idx", data_dir=other, validation=0).checksum != expected
 
 
-def test_the_split_is_fixed_by_the_seed_and_loses_nothing() -> None:
-    # Every image is its own number, so that images can be told apart.
+def test_the_split() -> None:
+    state = torch.get_rng_state()
+    # Every image is its own number.
     images = torch.arange(200, dtype=torch.uint8).reshape(200, 1, 1, 1)
     data = LabelledImages(images, torch.zeros(200, dtype=torch.int64), 2)
 
@@ -73,18 +70,12 @@ def test_the_split_is_fixed_by_the_seed_and_loses_nothing() -> None:
     assert sorted(rest + held_out) == list(range(200))
     assert (rest, held_out) == numbers(0)
     assert held_out != numbers(1)[1]
-    assert held_out != list(range(50)), "drawn, not cut off"
+    assert held_out != list(range(50)), "random"
     assert rest == sorted(rest), "the order of the file"
+    assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
 
 
-def test_the_split_does_not_touch_the_global_generator() -> None:
-    data = LabelledImages(torch.zeros(9, 1, 1, 1), torch.zeros(9, dtype=torch.int64))
-    state = torch.get_rng_state()
-    split(data, 3, 0)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_validation_may_be_nothing_but_not_all(folder: Path) -> None:
+def test_sizes_of_the_validation_set(folder: Path) -> None:
     data = load_dataset("idx", data_dir=folder, validation=0)
     assert data.validation is None
     assert torch.equal(data.train.images[:, 0], torch.from_numpy(ARRAYS[FILE_NAMES[0]]))
@@ -116,7 +107,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
             load_dataset("idx", data_dir=folder, validation=0)
 
 
-def test_a_class_seen_in_the_test_file_only_counts(tmp_path: Path) -> None:
+def test_classes_of_the_test_file_count(tmp_path: Path) -> None:
     test_labels = ARRAYS[FILE_NAMES[3]].copy()
     test_labels[0] = 6
     data = load_dataset("idx", data_dir=changed(tmp_path, test_labels=test_labels), validation=0)
@@ -130,40 +121,30 @@ def test_pixel_statistics_are_exact_over_many_parts() -> None:
     assert pixel_statistics(images) == (pytest.approx(0.4), pytest.approx(0.2))
 
 
-def test_listing_the_datasets_does_not_wait_for_torch() -> None:
-    code = (
-        "import sys; from nullclass.data import DATASETS, fetch; assert 'torch' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+def test_mnist(mnist: Dataset) -> None:
+    assert (len(mnist.train), len(mnist.test)) == (60000, 10000)
+    assert mnist.image_shape == (1, 28, 28)
+    assert mnist.class_names == tuple("0123456789")
+    assert torch.bincount(mnist.test.labels).tolist() == [
+        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009
+    ]  # fmt: skip
+    # The published constants are those of the whole training file.
+    mean, std = pixel_statistics(mnist.train.images)
+    assert (round(mean, 4), round(std, 4)) == (mnist.mean, mnist.std) == (0.1307, 0.3081)
 
 
-def test_unknown_attribute() -> None:
-    import nullclass.data
-
-    with pytest.raises(AttributeError, match="load_datasets"):
-        _ = nullclass.data.load_datasets
-
-
-def test_mnist_comes_through_the_real_chain(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.slow
+def test_mnist_from_its_sources(
+    mnist: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("NULLCLASS_CACHE", str(tmp_path))
     data = load_dataset("mnist", validation=5000)
-    assert (len(data.train), len(data.test)) == (55000, 10000)
-    assert data.validation is not None
-    assert len(data.validation) == 5000
-    assert data.image_shape == (1, 28, 28)
-    assert (data.num_classes, data.class_names) == (10, tuple("0123456789"))
-    assert (data.mean, data.std) == (0.1307, 0.3081)
-    assert torch.bincount(data.test.labels).tolist() == [
-        980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009
-    ]  # fmt: skip
     assert "fetching 4 files" in capsys.readouterr().err
-    everything = load_dataset("mnist", validation=0)
-    assert len(everything.train) == 60000
-    # The published constants are those of the whole training file.
-    mean, std = pixel_statistics(everything.train.images)
-    assert (round(mean, 4), round(std, 4)) == (data.mean, data.std)
-    assert everything.source == "MNIST from the cache, checksums verified"
-    assert everything.checksum == data.checksum
+    assert data.checksum == mnist.checksum
+    assert (len(data.train), len(data.validation or ())) == (55000, 5000)
+    again = load_dataset("mnist", validation=0)
+    assert again.source == "MNIST from the cache, checksums verified"
     assert capsys.readouterr().err == ""

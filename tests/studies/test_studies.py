@@ -13,8 +13,7 @@ import torch
 
 from nullclass.attacks import ATTACKS
 from nullclass.core.errors import UserError
-from nullclass.data import DATASETS
-from nullclass.data.loading import RAMPS
+from nullclass.data import DATASETS, RAMPS
 from nullclass.experiments.jobs import folder_of, jobs_of
 from nullclass.models import ARCHITECTURES
 from nullclass.nulls import check_settings

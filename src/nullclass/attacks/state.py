@@ -15,6 +15,7 @@ from nullclass.core.devices import default_batch_size, supports_bfloat16
 from nullclass.core.errors import UserError
 from nullclass.core.norms import Eps, check_eps, find_ball
 from nullclass.core.outcomes import NULL_LABEL, predictions
+from nullclass.data.arrays import check_pixels
 from nullclass.models.classifier import Classifier
 
 Precision = Literal["float32", "bfloat16"]
@@ -213,13 +214,7 @@ def check_images(images: Tensor, labels: Tensor, num_classes: int) -> None:
         raise UserError(f"there are {len(images)} images, but labels of {tuple(labels.shape)}")
     if not len(images):
         return
-    low, high = (value.item() for value in images.detach().aminmax())
-    if not (low >= 0 and high <= 1):  # comparisons with NaN are false
-        raise UserError(
-            f"images must be in [0,1], but range from {low:.4g} to {high:.4g}: undo any scaling, "
-            "and let the model standardise its input: Classifier(body, num_classes, mean=..., "
-            "std=...)"
-        )
+    check_pixels(images.detach())
     low, high = (int(value) for value in labels.aminmax())
     if low < 0 or high >= num_classes:
         raise UserError(

@@ -1,34 +1,21 @@
-"""The commands: an open set of dataclasses of options with a method ``run``.
+"""The commands, an open set: ``nullclass.cli.NAME`` defines a dataclass of options ``NameCommand``.
 
-A new command: one file, one line in :data:`COMMANDS`. Commands import torch inside ``run`` only, so
-that ``--help`` is fast.
+A new command: one file, one line in :data:`COMMANDS`. Its method ``run`` returns the exit status,
+or None, and imports torch, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from nullclass.cli.certify import CertifyCommand
-from nullclass.cli.curve import CurveCommand
-from nullclass.cli.data import DataCommand
-from nullclass.cli.evaluate import EvaluateCommand
-from nullclass.cli.report import ReportCommand
-from nullclass.cli.study import StudyCommand
-from nullclass.cli.substitute import SubstituteCommand
-from nullclass.cli.train import TrainCommand
-from nullclass.cli.transfer import TransferCommand
-from nullclass.cli.zoo import ZooCommand
-
-COMMANDS: dict[str, Callable[..., object]] = {
-    "data": DataCommand,
-    "train": TrainCommand,
-    "curve": CurveCommand,
-    "substitute": SubstituteCommand,
-    "transfer": TransferCommand,
-    "evaluate": EvaluateCommand,
-    "certify": CertifyCommand,
-    "study": StudyCommand,
-    "report": ReportCommand,
-    "zoo": ZooCommand,
+COMMANDS = {
+    "data": "Fetch a dataset, verify its checksums, and print its source and size.",
+    "train": "Train one model and write its checkpoint: weights and card.",
+    "curve": "Estimate a null curve: the share of images fooled by perturbations of each size.",
+    "substitute": "Train a substitute on a model's answers, as the source of transfer attacks.",
+    "transfer": "Attack some models and score the adversarial images on others.",
+    "evaluate": "Attack a model; write a run folder with rows, rates, red flags and a report.",
+    "certify": "Prove per image what no attack within eps can do; save or check certificates.",
+    "study": "Run a study: train its models, attack them, draw its report.",
+    "report": "Draw the report of a run folder again, from its rows.",
+    "zoo": "List, show, evaluate and check the models of the zoo; write their leaderboard.",
 }
-"""Name to command, in the order of the help."""
+"""Name to summary, in the order of the help."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CertifyCommand:
-    """Prove per image what no attack within eps can do; save or check certificates."""
+    """Options of ``nullclass certify``."""
 
     checkpoint: Checkpoint
     eps: Eps = (0.1, 0.2, 0.3, 0.4)

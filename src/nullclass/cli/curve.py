@@ -13,7 +13,7 @@ from nullclass.core.errors import UserError
 
 @dataclass(frozen=True)
 class CurveCommand:
-    """Estimate a null curve: the share of held-out images fooled by perturbations of each size."""
+    """Options of ``nullclass curve``."""
 
     checkpoint: Checkpoint
     out: Path

@@ -10,7 +10,7 @@ import tyro
 
 @dataclass(frozen=True)
 class DataCommand:
-    """Fetch a dataset, verify its checksums, and print its source and size."""
+    """Options of ``nullclass data``."""
 
     name: tyro.conf.Positional[str]
     """mnist, fashion-mnist, or idx for any folder of four IDX files."""

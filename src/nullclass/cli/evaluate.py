@@ -22,7 +22,7 @@ from nullclass.core.checks import check_count, check_seed
 
 @dataclass(frozen=True)
 class EvaluateCommand:
-    """Attack a model; write a run folder with rows, rates, red flags and a report."""
+    """Options of ``nullclass evaluate``."""
 
     checkpoint: Checkpoint
     attack: tuple[str, ...] | None = None

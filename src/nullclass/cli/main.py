@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
-import tyro
-
 from nullclass.cli import COMMANDS
-from nullclass.cli.study import StudyCommand
-from nullclass.cli.train import TrainCommand
 from nullclass.core.errors import UserError
 from nullclass.core.process import tune_process
+
+HELP = """usage: nullclass COMMAND [OPTIONS]
+
+Image classifiers that may answer null: train, attack, evaluate, prove.
+
+commands:
+{commands}
+
+nullclass COMMAND --help explains the options; nullclass --version prints the version."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,33 +32,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Exit status: 0; 1 if jobs of a study failed or ``--strict`` found a red flag; 2 for bad
         input; 130 if interrupted.
     """
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments == ["--version"]:
+    name, *options = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    if name in ("-h", "--help"):
+        lines = (f"  {command:<12}{summary}" for command, summary in COMMANDS.items())
+        print(HELP.format(commands="\n".join(lines)))
+        return 0
+    if name == "--version":
         from importlib.metadata import version
 
         print(f"nullclass {version('nullclass')}")
         return 0
+    if name not in COMMANDS:
+        print(
+            f"nullclass: there is no command {name!r}: choose one of {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
+        return 2
     tune_process()
-    command: Any = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS,
-        prog="nullclass",
-        description="Image classifiers that may answer null: train, attack, evaluate, prove. "
-        "nullclass --version prints the version.",
-        args=arguments,
-    )
     try:
-        return int(command.run() or 0)
+        return int(_parse(name, options).run() or 0)
     except UserError as error:
         print(f"nullclass: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        is_resumed = isinstance(command, TrainCommand | StudyCommand)
-        later = "the same command resumes it" if is_resumed else "run it again"
+        later = "the same command resumes it" if name in ("train", "study") else "run it again"
         print(f"nullclass: interrupted; {later}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of the output is gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _parse(name: str, options: list[str]) -> Any:
+    """Return a command with its options; exits for ``--help`` and options that do not exist."""
+    import tyro
+
+    command = getattr(import_module(f"nullclass.cli.{name}"), f"{name.capitalize()}Command")
+    return tyro.cli(command, prog=f"nullclass {name}", description=COMMANDS[name], args=options)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from nullclass.cli.common import print_report
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """Draw the report of a run folder again, from its rows."""
+    """Options of ``nullclass report``."""
 
     folder: tyro.conf.Positional[Path]
     """Run folder of a study or an evaluation."""

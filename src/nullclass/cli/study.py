@@ -16,7 +16,7 @@ from nullclass.core.errors import UserError
 
 @dataclass(frozen=True)
 class StudyCommand:
-    """Run a study: train its models, attack them, draw its report. The same command resumes it."""
+    """Options of ``nullclass study``."""
 
     name: tyro.conf.Positional[str]
     """fgsm-null (the notebook), ramps or null-samples (the report), null-probabilities, or

@@ -12,7 +12,7 @@ from nullclass.core.errors import UserError
 
 @dataclass(frozen=True)
 class SubstituteCommand:
-    """Train a substitute on the labels that a model answers, as the source of transfer attacks."""
+    """Options of ``nullclass substitute``."""
 
     checkpoint: Checkpoint
     out: Path

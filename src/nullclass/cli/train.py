@@ -23,7 +23,7 @@ WEIGHTS = {NULL_PROBABILITIES: 2.0, "ccat": 0.5}
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train one model and write its checkpoint: weights and card."""
+    """Options of ``nullclass train``."""
 
     out: Path
     """Folder for the checkpoint. The same command resumes an interrupted training."""

@@ -27,7 +27,7 @@ HEADINGS = (
 
 @dataclass(frozen=True)
 class TransferCommand:
-    """Attack some models and score the adversarial images on others."""
+    """Options of ``nullclass transfer``."""
 
     sources: tuple[str, ...]
     """Attacked checkpoints: folders, or names of zoo models."""

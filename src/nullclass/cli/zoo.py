@@ -249,7 +249,7 @@ Action = (
 
 @dataclass(frozen=True)
 class ZooCommand:
-    """List, show, evaluate and check small models with a null class; write their leaderboard."""
+    """Options of ``nullclass zoo``."""
 
     action: tyro.conf.OmitArgPrefixes[Action] = field(default_factory=ListZoo)
     zoo: Path | None = None

@@ -1,11 +1,12 @@
-"""Labelled images in memory, from wherever they come.
+"""Labelled images in memory.
 
-Pixels are in [0,1] for everybody who looks: IDX bytes are *stored* as bytes (a quarter of the
-memory) and leave :meth:`LabelledImages.batch` as ``float32 / 255``.
+IDX bytes are stored as bytes, in a quarter of the memory, and leave :meth:`LabelledImages.batch` as
+``float32 / 255``.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -21,19 +22,14 @@ Indices: TypeAlias = Tensor | Sequence[int] | slice
 ROUNDING = 1e-5
 """How far outside [0,1] a pixel may be and still count as rounding (undone standardisation)."""
 
-_UNDO = (
-    "divide by 255, or pass unstandardised images and let the model standardise them, "
-    "Classifier(body, num_classes, mean=..., std=...), because eps is in pixel units"
-)
-
 
 @dataclass(frozen=True, eq=False)
 class LabelledImages:
-    """Images and their labels, checked when made.
+    """Images and their labels.
 
     Raises:
-        UserError: If there are no images, the lengths differ, a pixel is outside [0,1] or not
-            a number, or a label is neither a class nor null.
+        UserError: If there are no images, the lengths differ, a pixel is outside [0,1] or NaN, all
+            bytes are 0 or 1, or a label is neither a class nor null.
     """
 
     images: Tensor
@@ -41,7 +37,7 @@ class LabelledImages:
     labels: Tensor
     """``(N,)`` int64 in 0 … K - 1, or -1 for null."""
     num_classes: int = 0
-    """K, the number of real classes; 0 takes the largest label + 1."""
+    """K, the number of real classes; 0 for the largest label + 1."""
 
     def __post_init__(self) -> None:
         _check_images(self.images)
@@ -53,58 +49,65 @@ class LabelledImages:
         return len(self.labels)
 
     def batch(self, indices: Indices) -> tuple[Tensor, Tensor]:
-        """Some of the images, ready for a model.
+        """Return images and labels, ready for a model.
 
         Args:
             indices: Positions in 0 … N - 1: a slice, a sequence or an int64 tensor.
 
         Returns:
-            ``(B, C, H, W)`` float32 in [0,1] and ``(B,)`` int64, not views unless `indices` is
-            a slice of float images.
+            ``(B, C, H, W)`` float32 in [0,1] and ``(B,)`` int64; copies, except for a slice of
+            float images.
         """
-        where = _index(indices)
-        return _to_float(self.images[where]), self.labels[where]
+        index = _index(indices)
+        return _to_float(self.images[index]), self.labels[index]
 
     def subset(self, indices: Indices) -> LabelledImages:
-        """The images at some positions, in the order of the positions; K stays.
+        """Return the images at some positions, in their order, with the same K.
 
         Raises:
             UserError: If there are no positions.
         """
-        where = _index(indices)
-        return LabelledImages(self.images[where], self.labels[where], self.num_classes)
+        index = _index(indices)
+        return self._with(self.images[index], self.labels[index])
 
     def first(self, n: int) -> LabelledImages:
-        """The first `n` images.
+        """Return the first ``n`` images.
 
         Raises:
-            UserError: If `n` is less than 1 or more than there are.
+            UserError: If ``n`` is less than 1 or more than there are.
         """
         if not 1 <= n <= len(self):
-            raise UserError(f"asked for the first {n} images: choose 1 to {len(self)}")
+            raise UserError(f"there are no {n} images to take: choose 1 to {len(self)}")
         return self.subset(slice(0, n))
 
     def as_float(self) -> LabelledImages:
-        """The same images stored as float32 in [0,1]; itself if they already are."""
-        if self.images.dtype == torch.float32:
-            return self
-        return LabelledImages(_to_float(self.images), self.labels, self.num_classes)
+        """Return the same images stored as float32 in [0,1]."""
+        return self._with(_to_float(self.images), self.labels)
+
+    def _with(self, images: Tensor, labels: Tensor) -> LabelledImages:
+        """Return a copy with some of the images, whose values have been checked."""
+        if not len(images):
+            raise UserError(f"there are no images (shape {tuple(images.shape)}): pass at least one")
+        part = copy.copy(self)
+        object.__setattr__(part, "images", images)
+        object.__setattr__(part, "labels", labels)
+        return part
 
 
 def tensors_or_loader(data: Any, num_classes: int = 0) -> LabelledImages:
-    """Take labelled images as library users have them.
+    """Return labelled images from a pair of tensors or a loader.
 
     Args:
         data: ``LabelledImages``; a pair ``(images, labels)`` of tensors; or a ``DataLoader`` or
             other finite iterable of such pairs. Images are ``(N, C, H, W)`` or ``(N, H, W)``:
-            integers in 0 … 255 (kept as bytes), or floats in [0,1]. Labels are integers.
-        num_classes: K; 0 takes what the data say (the largest label + 1).
+            integers in 0 … 255 (stored as bytes), or floats in [0,1]. Labels are integers.
+        num_classes: K; 0 for that of the data (the largest label + 1).
 
     Returns:
-        All the images, on the device where they were.
+        All images, on their device.
 
     Raises:
-        UserError: If `data` is none of these, or its values are out of range.
+        UserError: If ``data`` is none of these, or its values are out of range.
     """
     if isinstance(data, LabelledImages):
         if num_classes in (0, data.num_classes):
@@ -118,7 +121,7 @@ def tensors_or_loader(data: Any, num_classes: int = 0) -> LabelledImages:
     for batch in data:
         if not _is_pair(batch) or batch[1].ndim == 0:
             raise UserError(_not_data(batch))
-        if len(batch[0]) != len(batch[1]):  # here, since two wrong batches could add up to right
+        if len(batch[0]) != len(batch[1]):  # checked per batch: two errors could cancel out
             raise UserError(_lengths_differ(len(batch[0]), len(batch[1])))
         images.append(_stored_images(batch[0].detach()))
         labels.append(_stored_labels(batch[1]))
@@ -129,6 +132,17 @@ def tensors_or_loader(data: Any, num_classes: int = 0) -> LabelledImages:
             "the batches differ in the shape or type of their images: make all images alike"
         )
     return LabelledImages(torch.cat(images), torch.cat(labels), num_classes)
+
+
+def check_pixels(images: Tensor) -> None:
+    """Raise UserError unless all values of float images are in [0,1]."""
+    low, high = _range(images)
+    if not (low >= 0 and high <= 1):  # comparisons with NaN are false
+        raise UserError(
+            f"images must be in [0,1], but range from {low:.4g} to {high:.4g}: divide by 255, or "
+            "pass unstandardised images and let the model standardise them, Classifier(body, "
+            "num_classes, mean=..., std=...), because eps is in pixel units"
+        )
 
 
 def _is_pair(data: Any) -> bool:
@@ -147,11 +161,11 @@ def _not_data(data: Any) -> str:
 
 
 def _lengths_differ(num_images: int, num_labels: int) -> str:
-    return f"there are {num_images} images but {num_labels} labels: pass one label an image"
+    return f"there are {num_images} images but {num_labels} labels: pass one label per image"
 
 
 def _stored_images(images: Tensor) -> Tensor:
-    """Bytes or float32 in [0,1], with a channel dimension."""
+    """Return images as bytes or float32, with a channel dimension."""
     if images.ndim == 3:
         images = images.unsqueeze(1)
     if images.dtype == torch.uint8 or images.numel() == 0:
@@ -159,9 +173,8 @@ def _stored_images(images: Tensor) -> Tensor:
     if images.is_floating_point():
         images = images.float()
         low, high = _range(images)
-        if low >= -ROUNDING and high <= 1 + ROUNDING and (low < 0 or high > 1):
-            images = images.clamp(0, 1)
-        return images
+        is_rounding = low >= -ROUNDING and high <= 1 + ROUNDING and (low < 0 or high > 1)
+        return images.clamp(0, 1) if is_rounding else images
     if images.dtype == torch.bool or images.is_complex():
         raise UserError(f"images are {images.dtype}: pass integers in 0 … 255 or floats in [0, 1]")
     low, high = _range(images)
@@ -183,15 +196,15 @@ def _check_images(images: Tensor) -> None:
         raise UserError(f"images have shape {tuple(images.shape)}: pass (N, C, H, W)")
     if images.numel() == 0:
         raise UserError(f"there are no images (shape {tuple(images.shape)}): pass at least one")
-    if images.dtype == torch.uint8:
-        return
-    if images.dtype != torch.float32:
+    if images.dtype == torch.float32:
+        check_pixels(images)
+    elif images.dtype != torch.uint8:
         raise UserError(f"images are {images.dtype}: pass uint8 in 0 … 255 or float32 in [0, 1]")
-    low, high = _range(images)
-    if low != low or high != high:
-        raise UserError("images hold NaN: remove or repair those images")
-    if low < 0 or high > 1:
-        raise UserError(f"pixels run from {low:g} to {high:g}, not within [0, 1]: {_UNDO}")
+    elif images.numel() >= 64 and images.max() == 1:
+        raise UserError(
+            "images are bytes of 0 and 1, which would be divided by 255: pass images.float() if "
+            "1 is white, images * 255 if 255 is"
+        )
 
 
 def _check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
@@ -208,10 +221,7 @@ def _check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
             f"{num_classes} classes, and {NULL_LABEL} for null only"
         )
     if num_classes < 1:
-        raise UserError(
-            f"num_classes is {num_classes}: say how many real classes there are, at least 1 "
-            f"(labels that are all null cannot tell)"
-        )
+        raise UserError(f"num_classes is {num_classes}: give the number of real classes")
 
 
 def _range(values: Tensor) -> tuple[float, float]:

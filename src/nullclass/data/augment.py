@@ -1,4 +1,4 @@
-"""Images moved a little at random, so that a network learns digits and not these digits."""
+"""Random rotations, stretches, shears and shifts of training images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SHIFT = 1.0
 
 
 def jittered(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    """Each image turned, stretched, sheared and shifted by uniform random amounts.
+    """Rotate, stretch, shear and shift each image by uniform random amounts.
 
-    Resampled bilinearly; what comes in from outside is 0.
+    Images are resampled bilinearly, with zeros outside.
 
     Args:
         images: ``(N, C, H, W)`` in [0,1].
-        strength: Factor on the largest amounts, not negative.
-        generator: Stream of the amounts.
+        strength: Factor of the largest amounts, at least 0.
+        generator: Draws the amounts.
 
     Returns:
         Images of the same shape, in [0,1].

@@ -1,8 +1,8 @@
-"""Get the four files of a dataset: from the user's folder, the cache, or a source (no torch).
+"""Finds the four files of a dataset: in a folder, in the cache, or from a source. Imports no torch.
 
-A file is known by the checksum of its uncompressed contents, wherever it came from. The cache
-holds uncompressed files; each is written beside its place, checked, and only then renamed, so
-neither an interrupted download nor a second process leaves half a file under a name that counts.
+A file is recognised by the checksum of its uncompressed content. The cache holds uncompressed
+files; each is written under another name, checked and renamed, so that neither an interrupted
+download nor a second process leaves half a file.
 """
 
 from __future__ import annotations
@@ -12,113 +12,94 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from nullclass.core.errors import UserError
-from nullclass.data.fashion_mnist import FASHION_MNIST
 from nullclass.data.idx import GZIP_MAGIC, content_chunks
-from nullclass.data.known import FILE_NAMES, KnownDataset, SourceError
-from nullclass.data.mnist import MNIST
-
-DATASETS: dict[str, KnownDataset] = {
-    MNIST.name: MNIST,
-    FASHION_MNIST.name: FASHION_MNIST,
-}
-"""The datasets known by name. To add one: a file that describes it, and a line here."""
+from nullclass.data.known import DATASETS, FILE_NAMES, KnownDataset
+from nullclass.data.sources import SourceError
 
 ANY_IDX = "idx"
 """The name under which a folder of any four IDX files is loaded."""
 
 Progress = Callable[[str], None]
+"""Receives one line whenever there is something to wait for."""
 
 
-def say(message: str) -> None:
-    """Tell the user what is being waited for: one line to standard error."""
-    print(message, file=sys.stderr, flush=True)
+def print_line(line: str) -> None:
+    """Print a line to standard error."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def fetch(
-    name: str, data_dir: Path | None = None, progress: Progress = say
+    name: str, data_dir: Path | None = None, progress: Progress = print_line
 ) -> tuple[dict[str, Path], str]:
-    """Find the four files of a dataset, fetching those that are not here yet.
-
-    A folder the user names is used or refused, never passed over. Without one: the cache, then
-    its sources in their order. The cache is the folder ``nullclass`` of the user's
-    cache folder, or what the environment variable ``NULLCLASS_CACHE`` names.
+    """Return the four files of a dataset; download those that are missing.
 
     Args:
-        name: A key of :data:`DATASETS`, or ``"idx"`` for any four IDX files in `data_dir`.
-        data_dir: Folder with the files, gzipped or not, named like
-            ``train-images-idx3-ubyte`` or ``train-images.idx3-ubyte``; torchvision's
-            ``MNIST/raw`` inside it is found too.
-        progress: Called with one line whenever there is something to wait for.
+        name: A key of :data:`DATASETS`, or ``"idx"`` for any four IDX files in ``data_dir``.
+        data_dir: Folder with the files, gzipped or not, named ``train-images-idx3-ubyte`` or
+            ``train-images.idx3-ubyte``, or torchvision's folder around them. Without it, the files
+            come from the cache, which is filled from the dataset's sources: the folder
+            ``nullclass`` of the user's cache folder, or the environment variable
+            ``NULLCLASS_CACHE``.
+        progress: Receives one line whenever there is something to wait for.
 
     Returns:
-        The files by the names in ``FILE_NAMES``, each with the right checksum if the dataset
-        has a name; and a sentence that says where they came from.
+        The files by their names in ``FILE_NAMES``, with verified checksums if the dataset is known,
+        and a sentence that says where they came from.
 
     Raises:
-        UserError: If the name is unknown, the folder lacks files or holds wrong ones, the
-            cache cannot be written, or no source could be reached.
+        UserError: If the name is unknown, the folder lacks files or has wrong ones, the cache
+            cannot be written, or no source has the files.
     """
-    known = _known(name)
+    if name != ANY_IDX and name not in DATASETS:
+        known = [*DATASETS, ANY_IDX]
+        close = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        raise UserError(f"there is no dataset {name!r}{hint}: choose one of {', '.join(known)}")
     if data_dir is not None:
-        return _from_folder(known, Path(data_dir).expanduser())
-    if known is None:
-        raise UserError(f'the dataset "{ANY_IDX}" is a folder of yours: name it with data_dir')
-    return _from_cache(known, cache_folder() / known.name, progress)
+        return _from_folder(DATASETS.get(name), Path(data_dir).expanduser())
+    if name == ANY_IDX:
+        raise UserError(f'the dataset "{ANY_IDX}" is a folder of yours: give data_dir')
+    return _from_cache(DATASETS[name], cache_folder() / name, progress)
 
 
 def cache_folder() -> Path:
-    """Where fetched files are kept; nothing is created."""
-    named = os.environ.get("NULLCLASS_CACHE")
-    if named:
-        return Path(named).expanduser()
-    import pooch  # here, not above: it takes a moment, and a named folder does not need it
+    """Return the folder that keeps fetched files, without creating it."""
+    chosen = os.environ.get("NULLCLASS_CACHE")
+    if chosen:
+        return Path(chosen).expanduser()
+    import pooch  # slow to import, and seldom needed
 
     return Path(pooch.os_cache("nullclass"))
 
 
-def hex_digest(path: Path, algorithm: str, *, gzipped: bool | None = None) -> str:
-    """Hash of a file's uncompressed contents, in hex.
+def hex_digest(path: Path, algorithm: str) -> str:
+    """Return the hash of a file's uncompressed content.
 
     Raises:
         UserError: If the file cannot be read.
     """
     digest = hashlib.new(algorithm, usedforsecurity=False)
-    for chunk in content_chunks(path, gzipped=gzipped):
+    for chunk in content_chunks(path):
         digest.update(chunk)
     return digest.hexdigest()
 
 
-def _known(name: str) -> KnownDataset | None:
-    """The dataset of a name; None for any IDX files."""
-    if name == ANY_IDX:
-        return None
-    if name not in DATASETS:
-        known = [*DATASETS, ANY_IDX]
-        close = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"there is no dataset {name!r}{hint}: choose one of {', '.join(known)}")
-    return DATASETS[name]
-
-
-# The folder of the user
-
-
 def _from_folder(known: KnownDataset | None, folder: Path) -> tuple[dict[str, Path], str]:
+    """Return the files in a folder of the user."""
     if not os.path.isdir(folder):
-        raise UserError(f"{folder} is not a folder: name one that holds the four IDX files")
+        raise UserError(f"{folder} is not a folder: give one that holds the four IDX files")
     subfolders = known.subfolders if known else (".", "raw", "MNIST/raw")
-    found = [_idx_files(folder / subfolder) for subfolder in subfolders]
-    # The first that is complete; else the fullest, to say what is missing.
-    paths = max(found, key=len)
+    # The first complete subfolder; else the fullest, to say what is missing.
+    paths = max((_idx_files(folder / subfolder) for subfolder in subfolders), key=len)
     missing = [name for name in FILE_NAMES if name not in paths]
     if missing:
         raise UserError(
-            f"the folder {folder} lacks {', '.join(missing)}: put the file there (.gz or not), "
-            f"or name no folder to have a known dataset fetched"
+            f"the folder {folder} lacks {', '.join(missing)}: add the file (.gz or not), "
+            f"or give no folder, to fetch a known dataset"
         )
     if known is None:
         return paths, f"four IDX files in the folder {folder}"
@@ -132,7 +113,7 @@ def _from_folder(known: KnownDataset | None, folder: Path) -> tuple[dict[str, Pa
 
 
 def _idx_files(folder: Path) -> dict[str, Path]:
-    """The IDX files of one folder, under either spelling, uncompressed ones first."""
+    """Return the IDX files of one folder, in either spelling, uncompressed ones first."""
     paths = {}
     for name in FILE_NAMES:
         dotted = name.replace("-idx", ".idx")
@@ -143,68 +124,58 @@ def _idx_files(folder: Path) -> dict[str, Path]:
     return paths
 
 
-# The cache
-
-
 def _from_cache(
     known: KnownDataset, folder: Path, progress: Progress
 ) -> tuple[dict[str, Path], str]:
-    paths = {name: folder / name for name in FILE_NAMES}
-    missing = _missing(known, folder, progress)
-    if not missing:
-        return paths, f"{known.title} from the cache, checksums verified"
-    brought_by = _fill_cache(known, folder, missing, progress)
-    return paths, f"{known.title} from {' and '.join(brought_by)}, checksums verified"
-
-
-def _missing(known: KnownDataset, folder: Path, progress: Progress) -> list[str]:
-    """The files that the cache lacks; a damaged one counts as lacking."""
+    """Return the files in the cache; fetch those that are missing or damaged."""
     missing = []
     for name in FILE_NAMES:
         path = folder / name
-        if os.path.isfile(path):  # unlike Path.is_file, False where we may not look
-            if hex_digest(path, "md5", gzipped=False) == known.md5[name]:
+        if os.path.isfile(path):  # unlike Path.is_file, False without permission
+            if hex_digest(path, "md5") == known.md5[name]:
                 continue
             progress(f"{known.title}: {name} in the cache is damaged and will be replaced")
         missing.append(name)
-    return missing
+    origins = _download(known, folder, missing, progress) if missing else ["the cache"]
+    paths = {name: folder / name for name in FILE_NAMES}
+    return paths, f"{known.title} from {' and '.join(origins)}, checksums verified"
 
 
-def _fill_cache(
+def _download(
     known: KnownDataset, folder: Path, missing: list[str], progress: Progress
 ) -> list[str]:
-    """Fetch the missing files, from as few sources as will do; the labels of those."""
-    wanted: list[str] = list(missing)
-    brought_by: list[str] = []
+    """Fetch verified files into the cache, and return the labels of the sources used."""
+    origins: list[str] = []
     failures: list[str] = []
 
     def accept(name: str, path: Path) -> None:
         try:
             _install(path, folder / name, known.md5[name])
-        except OSError as error:
+        except OSError as error:  # of the cache, not of the source
             raise _cannot_write(folder, error) from error
-        wanted.remove(name)
+        missing.remove(name)
 
     for source in known.sources:
-        progress(f"{known.title}: fetching {_count(wanted)} from {source.label}")
-        before = len(wanted)
+        count = "1 file" if len(missing) == 1 else f"{len(missing)} files"
+        progress(f"{known.title}: fetching {count} from {source.label}")
+        before = len(missing)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             # Inside the cache, so that renaming stays within one file system.
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as workplace:
-                source.bring(tuple(wanted), Path(workplace), accept)
+                source.bring(tuple(missing), Path(workplace), accept)
         except SourceError as error:
             failures.append(f"{source.label}: {error}")
             progress(f"{known.title}: {error}")
         except OSError as error:
             raise _cannot_write(folder, error) from error
-        if len(wanted) < before:
-            brought_by.append(source.label)
-        if not wanted:
-            return brought_by
+        if len(missing) < before:
+            origins.append(source.label)
+        if not missing:
+            return origins
     raise UserError(
         f"{known.title} could not be fetched ({'; '.join(failures)}): go online, or put "
-        f"{', '.join(FILE_NAMES)} into a folder and name it with data_dir"
+        f"{', '.join(FILE_NAMES)} into a folder and give it as data_dir"
     )
 
 
@@ -216,32 +187,22 @@ def _cannot_write(folder: Path, error: OSError) -> UserError:
 
 
 def _install(path: Path, target: Path, md5: str) -> None:
-    """Move the contents of a fetched file into the cache, if they are the right ones.
-
-    Goes by the contents, not the name, because some servers gunzip what they send.
+    """Move the uncompressed content of a fetched file into the cache.
 
     Raises:
-        SourceError: If they are not.
+        SourceError: If the content is not the right one.
     """
     with path.open("rb") as stream:
-        gzipped = stream.read(2) == GZIP_MAGIC
+        is_gzipped = stream.read(2) == GZIP_MAGIC  # some servers decompress what they send
     digest = hashlib.new("md5", usedforsecurity=False)
     part = path.with_name(path.name + ".part")
     try:
-        _write(part, content_chunks(path, gzipped=gzipped), digest.update)
-    except UserError as error:  # of a broken gzip stream; not the user's mistake here
+        with part.open("wb") as stream:
+            for chunk in content_chunks(path, is_gzipped=is_gzipped):
+                stream.write(chunk)
+                digest.update(chunk)
+    except UserError as error:  # a broken gzip stream
         raise SourceError(f"{target.name} arrived damaged") from error
     if digest.hexdigest() != md5:
         raise SourceError(f"{target.name} arrived with another checksum than {md5}")
     os.replace(part, target)
-
-
-def _write(path: Path, chunks: Iterable[bytes], also: Callable[[bytes], None]) -> None:
-    with path.open("wb") as stream:
-        for chunk in chunks:
-            stream.write(chunk)
-            also(chunk)
-
-
-def _count(names: list[str]) -> str:
-    return "1 file" if len(names) == 1 else f"{len(names)} files"

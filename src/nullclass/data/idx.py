@@ -1,9 +1,9 @@
-"""IDX, the file format of MNIST: a short header, then the bytes of one array.
+"""Reads IDX, the file format of MNIST: a short header, then the bytes of one array.
 
-The header is two zero bytes, a code for the type of the numbers (8 = unsigned bytes, the only
-one read here), the number of dimensions, and each dimension as a big-endian 32-bit integer
-(Y. LeCun, "The MNIST database", section "File formats"). A header is believed only once the
-file has shown as many bytes as it promises; nothing is allocated for it before.
+The header is two zero bytes, a code for the type of the numbers (8 for unsigned bytes, the only
+one supported), the number of dimensions, and each dimension as a big-endian 32-bit integer
+(Y. LeCun, "The MNIST database", section "File formats"). Memory is allocated for the bytes that the
+file has, never for those that its header promises.
 """
 
 from __future__ import annotations
@@ -66,32 +66,31 @@ def read_pair(images_path: Path, labels_path: Path) -> tuple[Bytes, Bytes]:
     if len(images) != len(labels):
         raise UserError(
             f"{images_path} holds {len(images)} images but {labels_path} holds {len(labels)} "
-            f"labels: put two files together that belong together"
+            f"labels: use two files of the same dataset"
         )
     return images, labels
 
 
-def content_chunks(path: Path, *, gzipped: bool | None = None) -> Iterator[bytes]:
-    """The uncompressed contents of a file, at most 1 MiB at a time.
+def content_chunks(path: Path, *, is_gzipped: bool | None = None) -> Iterator[bytes]:
+    """Yield the uncompressed content of a file, at most 1 MiB at a time.
 
     Args:
         path: The file.
-        gzipped: Whether the file is gzipped; None goes by its name.
+        is_gzipped: Default: whether its name ends in ``.gz``.
 
     Raises:
         UserError: If the file cannot be read or its gzip stream is broken.
     """
-    with _contents(path, gzipped) as stream:
+    with _open(path, is_gzipped) as stream:
         while chunk := stream.read(CHUNK):
             yield chunk
 
 
 @contextmanager
-def _contents(path: Path, gzipped: bool | None = None) -> Iterator[BinaryIO]:
-    """Open a file for reading its uncompressed contents; all that goes wrong is a UserError."""
-    gzipped = path.suffix == ".gz" if gzipped is None else gzipped
+def _open(path: Path, is_gzipped: bool | None = None) -> Iterator[BinaryIO]:
+    """Open a file to read its uncompressed content; errors inside the block become UserErrors."""
     try:
-        if gzipped:
+        if path.suffix == ".gz" if is_gzipped is None else is_gzipped:
             with path.open("rb") as raw:
                 if raw.read(2) != GZIP_MAGIC:
                     raise UserError(
@@ -112,12 +111,11 @@ def _contents(path: Path, gzipped: bool | None = None) -> Iterator[BinaryIO]:
 
 
 def _read(path: Path, num_dims: int) -> Bytes:
-    with _contents(path) as stream:
+    with _open(path) as stream:
         shape = _read_header(stream, path, num_dims)
         expected = math.prod(shape)
         body = bytearray()
-        # By chunks and one byte too far: memory follows what the file really holds, and
-        # trailing bytes show.
+        # In chunks, and one byte too many, to notice trailing bytes.
         while len(body) <= expected:
             chunk = stream.read(min(CHUNK, expected + 1 - len(body)))
             if not chunk:
@@ -137,7 +135,7 @@ def _read(path: Path, num_dims: int) -> Bytes:
 
 
 def _read_header(stream: BinaryIO, path: Path, num_dims: int) -> tuple[int, ...]:
-    """Read and check the header; the dimensions, all of them at least 1."""
+    """Return the dimensions, all of them at least 1."""
     magic = stream.read(4)
     if magic != bytes((0, 0, UNSIGNED_BYTES, num_dims)):
         raise UserError(_wrong_magic(path, magic, num_dims))
@@ -148,7 +146,7 @@ def _read_header(stream: BinaryIO, path: Path, num_dims: int) -> tuple[int, ...]
     if 0 in shape:
         raise UserError(
             f"{path} holds no {_KIND[num_dims]}s (its header says {_by(shape)}): "
-            f"name a file that holds some"
+            f"give a file that holds some"
         )
     return shape
 
@@ -168,7 +166,7 @@ def _wrong_magic(path: Path, magic: bytes, num_dims: int) -> str:
             )
         return (
             f"{path} is an IDX array of {magic[3]} dimensions where {wanted}s have {num_dims}: "
-            f"name a file of {wanted}s"
+            f"give a file of {wanted}s"
         )
     return f"{path} is not an IDX file of {wanted}s (it starts with {magic!r}): fetch it again"
 

@@ -1,9 +1,8 @@
-"""The report's toy: ramps of two pixels, up or down, somewhere in a row of three (Roos 2020).
+"""The report's toy dataset: ramps of two pixels, up or down, in images of three (Roos 2020).
 
-Class 0 is the down ramp [.666, .333], class 1 the up ramp [.333, .666]; it is at position 0
-or 1, the third pixel is 0; U(-.05, .05) is added to every pixel, and pixels are clipped to [0,1]
-(study-facts section 2). The source draws afresh for every batch; here a training set is drawn once,
-as large as one of its epochs.
+Class 0 is the down ramp [.666, .333], class 1 the up ramp [.333, .666], at position 0 or 1; the
+third pixel is 0. U(-.05, .05) is added to every pixel, and pixels are clipped to [0,1]. The report
+draws new images for every batch; here a training set of the size of one epoch is drawn once.
 """
 
 from __future__ import annotations
@@ -27,20 +26,20 @@ _SEED = 2020
 
 
 def draw_ramps(num: int, generator: torch.Generator) -> LabelledImages:
-    """Random ramps ``(N, 1, 1, 3)`` with their labels."""
+    """Draw ramps ``(N, 1, 1, 3)`` with their labels."""
     labels = torch.randint(2, (num,), generator=generator)
-    places = torch.randint(2, (num,), generator=generator)
+    positions = torch.randint(2, (num,), generator=generator)
     images = torch.zeros(num, 3)
     rows = torch.arange(num)
     ramps = torch.tensor(RAMPS)[labels]
-    images[rows, places] = ramps[:, 0]
-    images[rows, places + 1] = ramps[:, 1]
+    images[rows, positions] = ramps[:, 0]
+    images[rows, positions + 1] = ramps[:, 1]
     images += (2 * torch.rand(num, 3, generator=generator) - 1) * NOISE
     return LabelledImages(images.clamp(0, 1).view(num, 1, 1, 3), labels, 2)
 
 
 def ramps() -> tuple[LabelledImages, LabelledImages, str]:
-    """Training and test images, always the same, and their SHA-256."""
+    """Return training and test images, always the same, and their SHA-256."""
     generator = torch.Generator().manual_seed(_SEED)
     train, test = draw_ramps(NUM_TRAIN, generator), draw_ramps(NUM_TEST, generator)
     parts: list[Tensor] = [train.images, train.labels, test.images, test.labels]

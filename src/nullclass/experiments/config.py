@@ -98,11 +98,6 @@ class Training:
                 "selections, no initial weights and no robust loss"
             )
 
-    @property
-    def variant(self) -> str:
-        """Name and seed."""
-        return f"{self.name}, seed {self.seed}"
-
 
 @dataclass(frozen=True)
 class ModelSpec:

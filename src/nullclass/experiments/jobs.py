@@ -41,13 +41,13 @@ class Job:
         """Shown while the job runs."""
         config = self.config
         if isinstance(config, Training):
-            return f"training {config.variant}"
+            return f"training {config.name}, seed {config.seed}"
         if isinstance(config, Estimate):
             return f"estimating {config.name}, seed {config.seed}"
         if isinstance(config, Craft):
             return f"crafting {config.name}, seed {config.seed}"
         picked = "" if config.selection == LAST else f", selected on {config.selection}"
-        return f"attacking {config.training.variant}{picked}"
+        return f"attacking {config.model}, seed {config.seed}{picked}"
 
 
 def jobs_of(trials: Sequence[Trial], data_checksum: str) -> list[Job]:

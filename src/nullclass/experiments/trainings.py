@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,10 @@ from nullclass.results.schema import LAST
 from nullclass.training.checkpoint import save_checkpoint
 from nullclass.training.config import TrainConfig
 from nullclass.training.loop import train
+from nullclass.training.queries import num_own
 from nullclass.training.robust import make_robust
 from nullclass.training.selection import BestCheckpoints
+from nullclass.training.substitutes import query_substitute
 
 
 class Trainer:
@@ -149,16 +152,42 @@ class Trainer:
             save_checkpoint(self.model, folder / name, metadata=card | {"epoch": epochs[name]})
         self.model.load_state_dict(last)
         frames.write_frame(folder / schema.HISTORY, history)
-        finish_training(self.training, folder, self.dataset, epochs)
+        _finish(self.training, folder, self.dataset, epochs)
         (folder / schema.STATE).unlink(missing_ok=True)  # last: a kill before loses no training
 
     def card(self, seconds: float) -> dict[str, Any]:
         """Return the part of the model's card that describes its training."""
-        card = training_card(self.training, seconds, self.dataset, self.device)
+        card = _card(self.training, seconds, self.dataset, self.device)
         return card | {"nulls": None if self.nulls is None else self.nulls.settings()}
 
 
-def training_card(
+def train_substitute(
+    training: Training, target: Classifier, dataset: Dataset, folder: Path, device: torch.device
+) -> None:
+    """Train a substitute on a model's answers and write its job; it is not resumed.
+
+    Raises:
+        UserError: If the data are not those of the config, or the folder cannot be written.
+    """
+    assert training.queries is not None
+    check_data(training, dataset)
+    started = time.perf_counter()
+    substitute, rounds = query_substitute(
+        target,
+        dataset.test.subset(slice(-num_own(len(dataset.test)), None)),
+        training.queries.plan,
+        architecture=training.architecture,
+        recipe=training.recipe,
+        seed=training.seed,
+        device=device,
+    )
+    card = _card(training, time.perf_counter() - started, dataset, device)
+    frames.write_frame(folder / schema.QUERIES, pd.DataFrame([asdict(entry) for entry in rounds]))
+    save_checkpoint(substitute, folder / LAST, metadata=card)
+    _finish(training, folder, dataset, {})
+
+
+def _card(
     training: Training, seconds: float, dataset: Dataset, device: torch.device
 ) -> dict[str, Any]:
     """Return the part of a model's card that describes a training without null images."""
@@ -172,9 +201,7 @@ def training_card(
     }
 
 
-def finish_training(
-    training: Training, folder: Path, dataset: Dataset, epochs: dict[str, int]
-) -> None:
+def _finish(training: Training, folder: Path, dataset: Dataset, epochs: dict[str, int]) -> None:
     """Write ``result.json`` of a training job; ``epochs`` maps a selection to its epoch."""
     result = {"config": asdict(training), "epochs": epochs, "data_checksum": dataset.checksum}
     store.finalize(folder, result | provenance())

@@ -57,7 +57,6 @@ def load(source: DataSource) -> Dataset:
         source.name,
         data_dir=None if source.data_dir is None else Path(source.data_dir),
         validation=source.validation,
-        progress=lambda line: print(line, file=sys.stderr),
     )
 
 

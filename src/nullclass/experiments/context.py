@@ -1,0 +1,72 @@
+"""What the jobs of a run share: its folder, data and device, and the models trained so far."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nullclass.attacks import ATTACKS, Attack
+from nullclass.attacks.base import TakesReferenceImages
+from nullclass.core.errors import UserError
+from nullclass.core.provenance import provenance
+from nullclass.data import Dataset, LabelledImages
+from nullclass.experiments.config import AttackPlan, Config, ModelSpec, Training
+from nullclass.experiments.jobs import folder_of
+from nullclass.models import Classifier
+from nullclass.rejection import ProvableNull, calibrate, with_threshold
+from nullclass.results.schema import LAST
+from nullclass.training.checkpoint import load_checkpoint
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Where the jobs of a run read, and what they compute on."""
+
+    run_folder: Path
+    dataset: Dataset
+    device: torch.device
+
+    def folder_of(self, config: Config) -> Path:
+        """Return the folder of a job."""
+        return self.run_folder / folder_of(config, self.dataset.checksum)
+
+    def load_trained(self, training: Training, selection: str = LAST) -> Classifier:
+        """Return a checkpoint of a finished training."""
+        return load_checkpoint(self.folder_of(training) / selection, device=self.device)[0]
+
+    def load_model(self, spec: ModelSpec) -> Classifier:
+        """Return a trained model with its way to refuse."""
+        model = self.load_trained(spec.training, spec.selection)
+        if spec.radius is not None:
+            return ProvableNull(model, spec.radius)
+        if spec.null_rate is None:
+            return model
+        if self.dataset.validation is None:
+            raise UserError("a threshold needs held-out images, but the dataset has none")
+        return with_threshold(model, calibrate(model, self.dataset.validation, spec.null_rate))
+
+    def describe(self, config: Config) -> dict[str, Any]:
+        """Return config, seed, data, device and versions, for ``result.json``."""
+        return {
+            "seed": config.seed,
+            "config": asdict(config),
+            "data_checksum": self.dataset.checksum,
+            "device": str(self.device),
+            **provenance(),
+        }
+
+
+def first(images: LabelledImages, count: int) -> LabelledImages:
+    """Return the first images, at most all."""
+    return images.first(min(count, len(images)))
+
+
+def make_attack(plan: AttackPlan, candidates: LabelledImages) -> Attack:
+    """Return the attack of a plan; ``candidates`` are its reference images if it takes any."""
+    attack = ATTACKS[plan.attack](**plan.settings)
+    if isinstance(attack, TakesReferenceImages):
+        attack = attack.with_reference_images(candidates)
+    return attack

@@ -1,0 +1,204 @@
+"""Evaluates the model of a trial: clean images, proofs, attacks, crafted images, perturbations."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from nullclass.attacks import ATTACKS, Attack
+from nullclass.core.progress import Advance
+from nullclass.core.tensor_files import save_tensors
+from nullclass.evaluation.run import build_evaluation, threshold_info
+from nullclass.experiments.config import Trial
+from nullclass.experiments.context import RunContext, first, make_attack
+from nullclass.experiments.jobs import folder_of
+from nullclass.models import Classifier
+from nullclass.nulls.perturb import make_perturbation
+from nullclass.rejection import ThresholdedClassifier
+from nullclass.results import frames, schema, store
+from nullclass.results.schema import LAST, SELF
+from nullclass.scoring.crafted import Crafted, score_crafted
+from nullclass.scoring.fgsm_thresholds import find_thresholds
+from nullclass.scoring.proofs import prove
+from nullclass.scoring.score import AttackResult, OnImages, score_attack, score_clean
+from nullclass.scoring.sweeps import score_radii, score_sizes
+
+
+def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance) -> None:
+    """Evaluate the model of a trial and write the trial's folder."""
+    started = time.perf_counter()
+    test = run.dataset.test
+    model = run.load_model(trial.model_spec)
+    indices, thresholds = _images_to_attack(run, trial, model, folder)
+    if trial.decision_grid:
+        _write_decisions(run, model, trial.decision_grid, folder)
+    units = _num_images(trial, len(indices))
+
+    def on_images(count: int) -> None:
+        advance(count / units)
+
+    clean = first(test, trial.num_clean)
+    clean_rows = score_clean(model, clean, norm=trial.norm, on_images=on_images)
+    # Before the attacks, which take hours: a layer without bounds is refused at once.
+    proved = [
+        prove(
+            model,
+            test,
+            plan.eps,
+            norm=plan.norm,
+            verifier=plan.verifier,
+            num_images=plan.num_images,
+            on_images=on_images,
+        )
+        for plan in trial.proofs
+    ]
+    if trial.radii:
+        radii = score_radii(model, clean, trial.radii, on_images=on_images)
+        frames.write_frame(folder / schema.RADII, radii)
+    attacks = {plan.name: make_attack(plan, clean) for plan in trial.attacks}
+    results = _score_attacks(run, trial, model, attacks, indices, thresholds, on_images)
+    results += _score_crafted(run, trial, model, on_images)
+    if trial.sizes:
+        sizes = pd.concat(_score_sizes(run, trial, model, on_images), ignore_index=True)
+        frames.write_frame(folder / schema.SIZES, sizes)
+    info = {
+        "num_classes": model.num_classes,
+        "norm": trial.norm,
+        "data": run.dataset.name,
+        "threshold": threshold_info(model, clean),
+        "selected_on": None if trial.selection == LAST else trial.selection,
+    }
+    evaluation = build_evaluation(
+        model,
+        test,
+        clean_rows,
+        results,
+        {plan.name: attacks[plan.name] for plan in trial.attacks if not plan.is_transfer},
+        info,
+        certified=pd.concat(proved, ignore_index=True) if proved else None,
+        checks="full" if trial.is_checked else "none",
+        seed=trial.seed,
+    )
+    result = {
+        "model": trial.model,
+        "selection": trial.selection,
+        "trained_in": folder_of(trial.training, run.dataset.checksum),
+        "evaluation_seconds": round(time.perf_counter() - started, 1),
+    }
+    evaluation.write(folder, result | run.describe(trial))
+
+
+def _num_images(trial: Trial, num_attacked: int) -> int:
+    """Return the number of images that a trial scores, for its progress."""
+    attacks = (min(plan.num_images, num_attacked) * max(len(plan.eps), 1) for plan in trial.attacks)
+    crafted = (len(craft.plan.eps) * craft.plan.num_images for craft in trial.crafted)
+    sizes = (len(plan.sizes) * plan.num_images for plan in trial.sizes)
+    proofs = sum(plan.num_images for plan in trial.proofs)
+    clean = trial.num_clean * (2 if trial.radii else 1)
+    return clean + proofs + sum(attacks) + sum(crafted) + sum(sizes)
+
+
+def _score_attacks(
+    run: RunContext,
+    trial: Trial,
+    model: Classifier,
+    attacks: dict[str, Attack],
+    indices: Tensor,
+    thresholds: Tensor,
+    on_images: OnImages,
+) -> list[AttackResult]:
+    source = None
+    if trial.source is not None:
+        source = run.load_trained(trial.source.training, trial.source.selection)
+    results = []
+    for plan in trial.attacks:
+        part = slice(0, min(plan.num_images, len(indices)))
+        result = score_attack(
+            model,
+            run.dataset.test,
+            indices[part],
+            plan.name,
+            attacks[plan.name],
+            plan.eps or (plan.factor * thresholds[part]).clamp(max=1),
+            norm=trial.norm,
+            source=source if plan.is_transfer else None,
+            source_name=trial.source.model if plan.is_transfer and trial.source else SELF,
+            num_examples=plan.num_examples,
+            seed=trial.seed,
+            on_images=on_images,
+        )
+        results.append(result)
+    return results
+
+
+def _score_crafted(
+    run: RunContext, trial: Trial, model: Classifier, on_images: OnImages
+) -> list[AttackResult]:
+    results = []
+    for config in trial.crafted:
+        attack = ATTACKS[config.plan.attack](**config.plan.settings)
+        crafted = Crafted.load(run.folder_of(config), attack, config.plan.norm)
+        result = score_crafted(
+            model,
+            run.dataset.test,
+            crafted,
+            name=config.attack_name,
+            source_name=SELF if config.source == trial.model_spec else config.source_name,
+            on_images=on_images,
+        )
+        results.append(result)
+    return results
+
+
+def _score_sizes(
+    run: RunContext, trial: Trial, model: Classifier, on_images: OnImages
+) -> list[pd.DataFrame]:
+    # The probabilities are the network's own: a threshold changes the prediction, not them.
+    network = model.model if isinstance(model, ThresholdedClassifier) else model
+    return [
+        score_sizes(
+            network,
+            first(run.dataset.test, plan.num_images),
+            make_perturbation(plan.perturbation, plan.settings),
+            plan.norm,
+            plan.sizes,
+            answering=model,
+            seed=trial.seed,
+            on_images=on_images,
+        )
+        for plan in trial.sizes
+    ]
+
+
+def _images_to_attack(
+    run: RunContext, trial: Trial, model: Classifier, folder: Path
+) -> tuple[Tensor, Tensor]:
+    """Return indices of test images, and their thresholds in pixel units (empty if unknown)."""
+    if trial.thresholds is not None:
+        plan = trial.thresholds
+        indices, thresholds = find_thresholds(
+            model, run.dataset.test, first_image=plan.first_image, num_images=plan.num_images
+        )
+        # All digits: a trial that reads the file attacks at the same eps.
+        table = pd.DataFrame({"image": indices.numpy(), "threshold": thresholds.double().numpy()})
+        frames.write_frame(folder / schema.THRESHOLDS, table)
+        return indices, thresholds
+    if trial.images_from is not None:
+        table = store.read_trial(run.folder_of(trial.images_from)).thresholds
+        indices = torch.tensor(table["image"].to_numpy(dtype="int64"))
+        return indices, torch.tensor(table["threshold"].to_numpy(dtype="float32"))
+    return torch.arange(len(run.dataset.test)), torch.empty(0)
+
+
+@torch.no_grad()
+def _write_decisions(run: RunContext, model: Classifier, side: int, folder: Path) -> None:
+    """Write the predictions on a grid over the unit cube, whose axes are the three pixels."""
+    axis = torch.linspace(0, 1, side)
+    grid = torch.cartesian_prod(axis, axis, axis).view(-1, 1, 1, 3)
+    predictions = [model.predict(part.to(run.device)).cpu() for part in grid.split(8192)]
+    cube = torch.cat(predictions).view(side, side, side).to(torch.int8)
+    save_tensors(folder / schema.DECISIONS, {"predictions": cube})
