@@ -14,9 +14,16 @@ from torch import Tensor
 
 from nullclass.core.errors import UserError
 from nullclass.data.arrays import LabelledImages
-from nullclass.data.fetching import DATASETS, Progress, fetch, hex_digest, print_line
+from nullclass.data.fetching import Progress, fetch, hex_digest, print_line
 from nullclass.data.idx import Bytes, read_pair
-from nullclass.data.known import FILE_NAMES, TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS
+from nullclass.data.known import (
+    DATASETS,
+    FILE_NAMES,
+    TEST_IMAGES,
+    TEST_LABELS,
+    TRAIN_IMAGES,
+    TRAIN_LABELS,
+)
 from nullclass.data.ramps import CLASS_NAMES as RAMP_NAMES
 from nullclass.data.ramps import ramps
 

@@ -20,7 +20,7 @@ NOISE = 0.05
 RAMPS = ((0.666, 0.333), (0.333, 0.666))
 """The two pixels of a down ramp (class 0) and of an up ramp (class 1)."""
 
-CLASS_NAMES = ("down", "up")
+CLASS_NAMES: tuple[str, ...] = ("down", "up")
 NUM_TRAIN, NUM_TEST = 32_000, 4_000
 _SEED = 2020
 
