@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 from nullclass.core.files import write_text
-from nullclass.report.formatting import FGSM, value_cell
+from nullclass.report.formatting import FGSM
 from nullclass.report.measures import Measure, Measures
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, read_run
 from nullclass.studies.fgsm_null.config import PIXEL
-from nullclass.studies.fgsm_null.tables import compared, name_of, reproduced
+from nullclass.studies.fgsm_null.tables import compared, compared_cell, name_of, reproduced
 
 HEAD = """# The notebook's figures, reproduced
 
@@ -24,8 +24,8 @@ Seeds: {seeds}.
 Rates in %, mean ± standard deviation over the seeds. A single seed has no ±, and its losses get no
 verdict. A published value counts as reproduced (yes) if it is within two standard deviations of
 ours, or within 0.3 points (0.003 for a loss) if that is more. ε in the notebook's units, {pixel}
-pixel units each. Published values are from one run each; of null-0.5 the middle of two runs (98.71
-and 98.80 %, losses 0.0474 and 0.0481).
+pixel units each. Published values are from one run each; null-0.5 has
+two on clean images, and the verdict is on their middle.
 
 {rates[0]} of {rates[1]} rates and {losses[0]} of {losses[1]} losses are reproduced.
 
@@ -37,7 +37,7 @@ VERDICTS = {"within": "yes", "outside": "**no**", "": "–"}
 
 def line(measure: Measure) -> str:
     """One row of the table."""
-    cell = value_cell(measure)
+    cell = compared_cell(measure)
     spread = f" {cell.small}" if cell.small.startswith("±") else ""
     verdict = VERDICTS[measure.verdict]
     figure = f"{cell.text}{spread} | {cell.published}"

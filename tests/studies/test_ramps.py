@@ -55,7 +55,8 @@ FIGURES = [
     "fig_decision_space_baseline",
     "fig_decision_space_uniform",
     "fig_decision_space_shuffled",
-    "fig_ramp_training_histories",
+    "fig_ramp_training_histories-loss",
+    "fig_ramp_training_histories-train_accuracy",
 ]
 
 small_spaces = st.integers(2, 6).flatmap(
@@ -285,6 +286,7 @@ def write_ramp_run(
         build_evaluation(rows, []).write(trial, result | config)
     store.write_summary(folder, "ramps")
     info = {"study": "ramps", "preset": "quick", "models": planned, "seeds": list(seeds)}
+    info["data"] = {"name": "ramps", "num_training_images": 32_000}
     write_json(folder / schema.RUN, info)
     return folder
 
@@ -337,6 +339,8 @@ def test_tables_and_findings_over_seeds(two_seeds: Path) -> None:
     assert "uniform 97.50 ± 0.00 2.50 ± 0.00 0.00 ± 0.00" in text
     assert "at least 97.50 ± 0.00 % (n = 40 per seed) of the test ramps correctly" in text
     assert "2 seeds (0–1)" in text
+    assert f"uniform {2 * boxes + mean:.2f} ± {sd:.2f} % (n = 729 per seed)" in text
+    assert "ours at 93.17 ± 0.71 % (n = 32,000 per seed) and" in text
     assert "no model can be correct on more than 66.7 %" in text
 
 
@@ -345,7 +349,6 @@ def test_a_run_with_one_variant_or_a_hostile_name_has_a_page(tmp_path: Path) -> 
     text = text_of(render(page(read_run(tmp_path / "a"))))
     assert "not finished: 2 of 3 evaluations are missing, all of base, shuffled." in text
     assert "Models of seed 3." in text
-    assert "without dropout" in text
     name = '"><b>x'
     write_ramp_run(tmp_path / "b", models=[name], planned=[name])
     html = render(page(read_run(tmp_path / "b")))

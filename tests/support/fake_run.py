@@ -22,7 +22,7 @@ from nullclass.results.schema import CLEAN, NO_MEMBER, Flag
 from nullclass.studies import find_study
 from nullclass.studies.fgsm_null.config import PIXEL, TEST_EPS, VARIANTS, WHITE_BOX_EPS, pixels
 
-MODELS = [variant.name for variant in VARIANTS]
+MODELS = list(VARIANTS)
 BUDGETS = [
     *(("fgsm", "untargeted", pixels(eps)) for eps in TEST_EPS),
     *(("worst-case", "fool", eps) for eps in WHITE_BOX_EPS),

@@ -248,6 +248,12 @@ class Measures:
             return "Below each rate: its 95 % Wilson interval over the images."
         return f"Mean over {word}s ± standard deviation."
 
+    def interval_note(self) -> str:
+        """What bands and error bars of a figure mean (:attr:`Measure.interval`)."""
+        if len(self.seeds) == 1:
+            return "error bars: 95 % Wilson intervals over the images"
+        return "bands: lowest to highest seed"
+
 
 def _grouped(summary: pd.DataFrame, tolerance: Tolerance) -> list[Measure]:
     """Measures over seeds, sorted by name and ε."""

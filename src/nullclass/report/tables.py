@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.formatting import attack_name, eps_text, value_cell
-from nullclass.report.measures import OUTCOMES, Measure, Measures
+from nullclass.report.measures import OUTCOMES, Measures
 from nullclass.results.schema import CLEAN
 
 Key = tuple[str, str, str, float]
@@ -23,16 +25,17 @@ MEANINGS = {
 }
 PROVED = {"aer": "aer_bound", "rar": "rar_proved", "strict": "strict_proved"}
 """Rates of the union and the proved bound of each."""
-PERCENT = [Cell(name, "%") for name in OUTCOMES]
+PERCENT = [(name, "%") for name in OUTCOMES]
 """Headings of the three outcomes."""
 
 
-Value = Cell | Measure | str | int | tuple[str, str] | None
-"""Content of a cell: text and small print in a tuple; a dash if missing."""
+def as_cell(value: Any, digits: int = 2) -> Cell:
+    """A measure, text, number, pair of text and small print, or cell as a cell; ``None`` is a dash.
 
-
-def as_cell(value: Value, digits: int = 2) -> Cell:
-    """A value as a table cell; ``digits`` are decimals of a rate in percent."""
+    Args:
+        value: The value.
+        digits: Decimals of a rate in percent.
+    """
     if isinstance(value, Cell):
         return value
     if isinstance(value, tuple):
@@ -44,8 +47,8 @@ def as_cell(value: Value, digits: int = 2) -> Cell:
 
 def make_table(
     title: str,
-    columns: Iterable[Value],
-    rows: Iterable[Iterable[Value]],
+    columns: Iterable[Any],
+    rows: Iterable[Iterable[Any]],
     caption: str = "",
     note: str = "",
     *,
@@ -56,8 +59,8 @@ def make_table(
 
     Args:
         title: Title.
-        columns: Headings, that of the row names first.
-        rows: Cells, the name of the row first.
+        columns: Headings (:func:`as_cell`), that of the row names first.
+        rows: Cells (:func:`as_cell`), the name of the row first.
         caption: Caption: attack, number of images, seeds and unit of ε.
         note: On the small print in cells (:meth:`Measures.spread_note`).
         digits: Decimals of rates in percent.
@@ -70,14 +73,11 @@ def make_table(
 def measure_table(
     measures: Measures,
     title: str,
-    columns: Iterable[Value],
-    rows: Iterable[tuple[Value, Sequence[Key]]],
+    columns: Iterable[Any],
+    rows: Iterable[tuple[Any, Sequence[Key]]],
     caption: str = "",
-    *,
-    has_n: bool = False,
-    spread: str | None = None,
 ) -> Table:
-    """A table whose cells are found by their keys.
+    """A table whose cells are found by their keys; no rows without keys.
 
     Args:
         measures: Of the run.
@@ -85,19 +85,9 @@ def measure_table(
         columns: Headings, that of the row names first.
         rows: Name and keys of the cells of each row.
         caption: Caption.
-        has_n: Whether a last column gives the number of images of each row's first attack.
-        spread: Note on intervals, if not the usual one (:meth:`Measures.spread_note`).
     """
-    body = (
-        [name, *(measures.find(*key) for key in keys), *_n(measures, keys[0][1], has_n)]
-        for name, keys in rows
-    )
-    headings = [*columns, *["n"] * has_n]
-    return make_table(title, headings, body, caption, spread or measures.spread_note())
-
-
-def _n(measures: Measures, attack: str, has_n: bool) -> list[str]:
-    return [measures.num_images(attack)] if has_n else []
+    body = ([name, *(measures.find(*key) for key in keys)] for name, keys in rows if keys)
+    return make_table(title, columns, body, caption, measures.spread_note())
 
 
 def outcomes_of(model: str, attack: str = CLEAN, eps: float = 0.0) -> list[Key]:
@@ -107,21 +97,24 @@ def outcomes_of(model: str, attack: str = CLEAN, eps: float = 0.0) -> list[Key]:
 
 def outcome_table(measures: Measures, model: str) -> Table:
     """Outcomes of one model, clean and under every attack and budget."""
-    rows: list[tuple[str | Cell, Sequence[Key]]] = []
-    for attack in [CLEAN, *measures.attacks()]:
-        for eps in measures.budgets(attack):
-            name = "clean" if attack == CLEAN else f"{attack_name(attack)}, ε {eps_text(eps)}"
-            rows.append((name, outcomes_of(model, attack, eps)))
+    rows = [
+        [
+            "clean" if attack == CLEAN else f"{attack_name(attack)}, ε {eps_text(eps)}",
+            *(measures.find(*key) for key in outcomes_of(model, attack, eps)),
+            measures.num_images(attack),
+        ]
+        for attack in [CLEAN, *measures.attacks()]
+        for eps in measures.budgets(attack)
+    ]
     caption = f"{model}, {measures.seeds_text()}; ε in pixel units."
-    return measure_table(
-        measures, "Outcomes", [Cell("images"), *PERCENT], rows, caption, has_n=True
-    )
+    headings = ["images", *PERCENT, "n"]
+    return make_table("Outcomes", headings, rows, caption, measures.spread_note())
 
 
 def clean_outcomes_table(measures: Measures, title: str, caption: str) -> Table:
     """Clean outcomes of every model."""
     rows = [(model, outcomes_of(model)) for model in measures.models]
-    return measure_table(measures, title, [Cell("model"), *PERCENT], rows, caption)
+    return measure_table(measures, title, ["model", *PERCENT], rows, caption)
 
 
 def white_box_table(measures: Measures, metric: str) -> Table:
@@ -132,107 +125,90 @@ def white_box_table(measures: Measures, metric: str) -> Table:
         metric: ``aer`` or ``rar``.
     """
     budgets = measures.union_budgets()
-    is_rar = metric == "rar"
-    rows = [
-        (
-            model,
-            [
-                *(outcomes_of(model) if is_rar else []),
-                *((model, UNION, metric, eps) for eps in budgets),
-            ],
-        )
-        for model in measures.models
-    ]
-    title = (
-        "RAR: share correct when clean and never fooled, %, with the clean outcomes"
-        if is_rar
-        else f"AER: share fooled by {measures.attacker()}, %"
-    )
-    clean = f"; clean outcomes on {measures.num_images(CLEAN)}" if is_rar else ""
-    columns = [
-        Cell("model"),
-        *(Cell(name, "clean") for name in OUTCOMES if is_rar),
-        *(Cell(f"ε {eps_text(eps)}", "px") for eps in budgets),
-    ]
+    outcomes = OUTCOMES if metric == "rar" else ()
+    rows = []
+    for model in measures.models:
+        clean = (measures.find(model, CLEAN, outcome) for outcome in outcomes)
+        rates = (measures.find(model, UNION, metric, eps) for eps in budgets)
+        # published values of clean images are in another table
+        row = [measure and replace(measure, published=None) for measure in (*clean, *rates)]
+        rows.append([model, *row])
+    title = f"AER: share fooled by {measures.attacker()}, %"
+    if outcomes:
+        title = "RAR: share correct when clean and never fooled, %, with the clean outcomes"
+    n = f"; clean outcomes on {measures.num_images(CLEAN)}" if outcomes else ""
     caption = (
         f"{measures.norm(UNION)}, ε in pixel units (px). Worst case per image over all attacks at "
-        f"that ε or below, {measures.num_images(UNION)} test images{clean}, "
+        f"that ε or below, {measures.num_images(UNION)} test images{n}, "
         f"{measures.seeds_text()}."
     )
-    return measure_table(measures, title, columns, rows, caption)
+    columns: list[Any] = ["model", *((name, "clean") for name in outcomes)]
+    columns += [(f"ε {eps_text(eps)}", "px") for eps in budgets]
+    return make_table(title, columns, rows if budgets else [], caption, measures.spread_note())
 
 
-def union_columns(measures: Measures) -> list[tuple[str, str]]:
-    """Rates of the union, each followed by its proved bound: attack and metric of those known.
+def _union_columns(measures: Measures) -> dict[tuple[str, str], tuple[str, str]]:
+    """Attack and metric to heading: rates of the union, each followed by its proved bound.
 
     An attack bounds the true rate from one side, a proof from the other.
     """
     proved = {m.name for m in measures.all if m.attack == PROOF}
-    columns = []
-    for metric in RATES:
+    columns = {}
+    for metric, name in RATES.items():
         if measures.union_budgets(metric):
-            columns.append((UNION, metric))
+            columns[UNION, metric] = (name, "%")
         if PROVED.get(metric) in proved:
-            columns.append((PROOF, PROVED[metric]))
+            sign = "≤" if metric == "aer" else "≥"
+            columns[PROOF, PROVED[metric]] = (f"{name} {sign}", "proved, %")
     return columns
 
 
-def union_heading(attack: str, metric: str) -> Cell:
-    """Heading of a rate of the union or of the proofs."""
-    if attack == UNION:
-        return Cell(RATES[metric], "%")
-    (rate,) = (rate for rate, proved in PROVED.items() if proved == metric)
-    return Cell(f"{RATES[rate]} {'≤' if rate == 'aer' else '≥'}", "proved, %")
-
-
-def union_table(measures: Measures) -> Table | None:
+def union_table(measures: Measures) -> Table:
     """Rates of the union and proved bounds, one row per model and ε."""
-    columns = union_columns(measures)
-    budgets = sorted({*measures.budgets(UNION), *measures.budgets(PROOF)})
-    if not budgets:
-        return None
-    is_proved = bool(measures.budgets(PROOF))
-    several = len(measures.models) > 1
-    rows: list[list[Cell]] = []
+    columns = _union_columns(measures)
+    is_proved, several = bool(measures.budgets(PROOF)), len(measures.models) > 1
+    rows: list[list[Any]] = []
     for model in measures.models:
+        budgets = sorted({*measures.budgets(UNION), *measures.budgets(PROOF)})
         for index, eps in enumerate(budgets):
-            found = [measures.find(model, attack, metric, eps) for attack, metric in columns]
-            row = [Cell("" if index else model)] if several else []
-            row += [Cell(f"ε {eps_text(eps)}"), *map(value_cell, found)]
+            row: list[Any] = [f"ε {eps_text(eps)}"]
+            row += [measures.find(model, *column, eps) for column in columns]
             if is_proved:
-                row.append(value_cell(measures.find(model, CLEAN, "null")))
-            rows.append([*row, Cell(_num_judged(measures))])
+                row.append(measures.find(model, CLEAN, "null"))
+            rows.append([*["" if index else model] * several, *row, _num_judged(measures)])
     meanings = [MEANINGS[metric] for attack, metric in columns if attack == UNION]
     caption = (
         "Worst case per image over all attacks at that ε or below, including the search for the "
         f"smallest ε, and the clean image; {measures.norm(UNION) or measures.norm(PROOF)}, ε in "
-        f"pixel units. {'. '.join(meanings)}. "
+        f"pixel units. {'. '.join(meanings)}."
     )
     if is_proved:
         caption += (
-            "Proved bounds hold against every attack; the true rate lies between the two. Null-DoS "
-            "has no proved bound; clean null is the share of clean images answered null. "
+            " Proved bounds hold against every attack; the true rate lies between the two. "
+            "Null-DoS has no proved bound; clean null is the share of clean images answered null."
         )
-    return Table(
-        "Worst case over all attacks" + (", and proved bounds" if is_proved else ""),
+    return make_table(
+        "Worst case over all attacks" + ", and proved bounds" * is_proved,
         [
-            *([Cell("model")] if several else []),
-            Cell("budget"),
-            *(union_heading(*column) for column in columns),
-            *([Cell("clean null", "%")] if is_proved else []),
-            Cell("n"),
+            *["model"] * several,
+            "budget",
+            *columns.values(),
+            *[("clean null", "%")] * is_proved,
+            "n",
         ],
         rows,
-        caption.strip(),
+        caption,
         measures.spread_note(),
     )
 
 
 def _num_judged(measures: Measures) -> str:
     """Number of attacked images and, if different, of images with proofs."""
-    counts = {name: measures.num_images(name) for name in (UNION, PROOF) if measures.budgets(name)}
+    counts = {
+        word: measures.num_images(name)
+        for name, word in ((UNION, "attacked"), (PROOF, "proved"))
+        if measures.budgets(name)
+    }
     if len(set(counts.values())) == 1:
         return next(iter(counts.values()))
-    return ", ".join(
-        f"{count} {'attacked' if name == UNION else 'proved'}" for name, count in counts.items()
-    )
+    return ", ".join(f"{count} {word}" for word, count in counts.items())

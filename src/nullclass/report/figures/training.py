@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from nullclass.report.blocks import Drawing
-from nullclass.report.style import WIDTH, line_style, percent_axis, sheet
-from nullclass.results.store import Run, Trial
+from nullclass.report.blocks import Drawing, Panel
+from nullclass.report.style import line_style, panel, percent_axis
+from nullclass.results.store import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
 
 ACCURACY = "train_accuracy"
 COLUMNS = {
@@ -31,92 +30,58 @@ def training(run: Run, columns: Mapping[str, str] = COLUMNS, file: str = "") -> 
         columns: Columns of the histories and their headings.
         file: Beginning of the names of files, if the panels are also written to files.
     """
-    history = histories(run, columns)
-    if history.empty:
+    tables = [
+        trial.history.assign(model=trial.model)
+        for trial in run.trials
+        if {"epoch", *columns} <= set(trial.history)
+    ]
+    if not tables:
         return None
-    num_epochs = int(history["epoch"].max())
+    history = pd.concat(tables)
+    is_one = int(history["epoch"].max()) == 1
     models = [*dict.fromkeys(trial.model for trial in run.trials)]
-    panels = []
+    panels: list[Panel] = []
     for column, heading in columns.items():
         known = history[["model", "epoch", column]].dropna()
         if known.empty:
             continue
         shown = [model for model in models if model in set(known["model"])]
-        height = 0.7 + 0.36 * len(shown) if num_epochs == 1 else 3.2
-        size = (WIDTH, height)
-        with sheet(
+        by = known.groupby(["model", "epoch"])[column].agg(["mean", "min", "max"])
+        with panel(
+            panels,
             f"{file or 'training'}-{column}",
             f"{heading} against epochs",
-            size,
+            0.7 + 0.36 * len(shown) if is_one else 3.2,
             heading,
+            legend=0 if is_one else 3,
             is_file=bool(file),
-        ) as (
-            figure,
-            drawn,
-        ):
-            axis = figure.subplots()
-            by = known.groupby(["model", "epoch"])[column].agg(["mean", "min", "max"])
-            if num_epochs == 1:
+        ) as axis:
+            if is_one:
                 _dots(axis, by, shown, models, column)
             else:
-                for model in shown:
-                    of, style = known[known["model"] == model], line_style(models, model)
-                    epoch_curve(axis, of, column, label=model, **style)
-                axis.set_xlabel("epoch")
-                axis.grid(axis="y")
-                _scale(axis, axis.yaxis, "y", by, column)
-                figure.legend(loc="outside lower center", ncols=3)
-        panels += drawn
-    one = "One epoch, so one dot per model. " if num_epochs == 1 else ""
+                _curves(axis, by, shown, models)
+            _scale(axis, "x" if is_one else "y", by, column)
+    seeds = len({trial.seed for trial in run.trials})
     return Drawing(
         "Training",
-        f"{one}Means over the steps of an epoch on the training images, with the null source's "
-        f"images. {seeds_note(run)}",
+        f"{'One epoch, so one dot per model. ' * is_one}Means over the steps of an epoch on the "
+        "training images, with the null source's images. "
+        f"{'1 seed.' if seeds == 1 else f'{seeds} seeds; bands: lowest to highest seed.'}",
         panels,
     )
 
 
-def histories(
-    run: Run, columns: Mapping[str, str], offset: Callable[[Trial], int] = lambda _: 0
-) -> pd.DataFrame:
-    """Training histories with a column ``model``; empty without any.
-
-    Args:
-        run: The run.
-        columns: Required columns.
-        offset: Number of epochs before the first one of a trial.
-    """
-    tables = [
-        trial.history.assign(model=trial.model, epoch=trial.history["epoch"] + offset(trial))
-        for trial in run.trials
-        if {"epoch", *columns} <= set(trial.history)
-    ]
-    return pd.concat(tables) if tables else pd.DataFrame()
-
-
-def seeds_note(run: Run) -> str:
-    """Number of seeds and the meaning of the band."""
-    seeds = len({trial.seed for trial in run.trials})
-    return "1 seed." if seeds == 1 else f"{seeds} seeds; bands: lowest to highest seed."
-
-
-def epoch_curve(
-    axis: Axes, history: pd.DataFrame, column: str, by: str = "epoch", **style: Any
-) -> None:
-    """Draw the mean over seeds of one model's column against epochs, with its range."""
+def _curves(axis: Axes, by: pd.DataFrame, shown: list[str], models: list[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    by_epoch = history.groupby(by)[column].agg(["mean", "min", "max"])
-    axis.fill_between(
-        by_epoch.index,
-        by_epoch["min"],
-        by_epoch["max"],
-        color=style["color"],
-        alpha=0.18,
-        linewidth=0,
-    )
-    axis.plot(by_epoch.index, by_epoch["mean"], **style)
+    for model in shown:
+        of, style = by.xs(model), line_style(models, model)
+        axis.fill_between(of.index, of["min"], of["max"], color=style["color"], alpha=0.18, lw=0)
+        markers = 1 + len(of) // 10
+        axis.plot(of.index, of["mean"], label=model, markevery=markers, **style)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_xlabel("epoch")
+    axis.grid(axis="y")
 
 
 def _dots(axis: Axes, by: pd.DataFrame, shown: list[str], models: list[str], column: str) -> None:
@@ -133,13 +98,13 @@ def _dots(axis: Axes, by: pd.DataFrame, shown: list[str], models: list[str], col
     axis.set_ylim(len(shown) - 0.5, -0.8)
     axis.margins(x=0.16)
     axis.grid()
-    _scale(axis, axis.xaxis, "x", by, column)
 
 
-def _scale(axis: Axes, of: Axis, name: str, by: pd.DataFrame, column: str) -> None:
+def _scale(axis: Axes, name: str, by: pd.DataFrame, column: str) -> None:
     """Percent for a rate; a logarithmic scale for losses that differ by more than tenfold."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+    of = axis.xaxis if name == "x" else axis.yaxis
     low, high = by["min"].min(), by["max"].max()
     of.set_major_locator(MaxNLocator(5 - (column == ACCURACY)))
     if column == ACCURACY:

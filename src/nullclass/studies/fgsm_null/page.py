@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from nullclass.metrics.rates import UNION
-from nullclass.report.blocks import Block, Page, Section, Table, Terms, Text, section
+from nullclass.report.blocks import Page, Table, Text, section
 from nullclass.report.formatting import FGSM, attack_name, eps_text, percent, range_text, rate_text
-from nullclass.report.measures import Measure, Measures, differ, tolerance_note
-from nullclass.report.sections import (
-    NULL_AWARE_TEXT,
-    SCORED_TEXT,
-    attack_terms,
-    closing_sections,
-    figure_sections,
-    fill,
-    flags_section,
-    notes_of,
-    subtitle,
-    unfinished,
-)
+from nullclass.report.measures import Measures, differ, tolerance_note
+from nullclass.report.sections import NULL_AWARE_TEXT, SCORED_TEXT, fill, notes_of, study_page
 from nullclass.report.tables import union_table, white_box_table
 from nullclass.results.store import Run
 from nullclass.studies.fgsm_null.config import PIXEL
@@ -56,23 +46,12 @@ SENTENCES = (
 
 def page(run: Run) -> Page:
     """The page of the study."""
-    measures = Measures(run)
-    counts = undetected(run)
-    outside = [measure for measure in compared(measures) if measure.verdict == "outside"]
-    has_fgsm, has_union = bool(measures.budgets(FGSM)), bool(measures.union_budgets())
-    open_questions: list[Block] = [
-        *(white_box_table(measures, metric) for metric in ("aer", "rar") if has_union),
-        *([undetected_table(measures, counts)] if len(counts) else []),
-    ]
-    question = Text(
-        "The notebook leaves two questions open. How robust is the null class against a null-aware "
-        "attacker (AER and RAR)? Are the FGSM images that are not detected too weak to matter, as "
-        "it concludes (last table)?"
-    )
-    return Page(
+    measures, counts = Measures(run), undetected(run)
+    return study_page(
+        run,
+        measures,
         "Does a null class recognise attacked images?",
-        f"Study fgsm-null · {subtitle(run, measures)}",
-        [*unfinished(run, measures), *fill(SENTENCES, numbers(run, measures))],
+        fill(SENTENCES, numbers(run, measures)),
         [
             *section(
                 "Measured and published",
@@ -82,29 +61,33 @@ def page(run: Run) -> Page:
                 ),
                 Text(tolerance_note(len(measures.seeds))),
                 clean_table(measures),
-                *(fgsm_table(measures, metric) for metric in ("null", "null_loss") if has_fgsm),
-                *([published_table(measures, outside)] if outside else []),
+                fgsm_table(measures, "null"),
+                fgsm_table(measures, "null_loss"),
                 notes_of(run),
             ),
-            *(
-                [Section("Two open questions", [question, *open_questions])]
-                if open_questions
-                else []
+            *section(
+                "Two open questions",
+                Text(
+                    "The notebook leaves two questions open. How robust is the null class against "
+                    "a null-aware attacker (AER and RAR)? Are the FGSM images that are not "
+                    "detected too weak to matter, as it concludes (last table)?"
+                )
+                if measures.attacks()
+                else None,
+                white_box_table(measures, "aer"),
+                white_box_table(measures, "rar"),
+                undetected_table(measures, counts),
             ),
-            *figure_sections(run, FIGURES),
-            *flags_section(run),
-            _threat_model(measures),
-            *closing_sections(run),
         ],
+        figures=FIGURES,
+        threat_model=_threat_model(measures),
     )
 
 
 def summary_tables(run: Run) -> list[Table]:
     """Tables for the terminal."""
     measures = Measures(run)
-    rates = [measure for measure in compared(measures) if measure.is_rate]
-    union = union_table(measures)
-    return [published_table(measures, rates), *([union] if union else [])]
+    return [published_table(measures), union_table(measures)]
 
 
 def numbers(run: Run, measures: Measures) -> dict[str, Any]:
@@ -117,34 +100,26 @@ def numbers(run: Run, measures: Measures) -> dict[str, Any]:
         is_quick = run.info.get("preset") == "quick"
         recipe = " The quick preset uses the fast recipe, the full preset the notebook's own."
         losses = f" and {near} of {judged} losses" if judged else ""
-        values |= {"within": within, "num": num, "losses": losses}
-        values["recipe"] = recipe if is_quick else ""
+        values |= {"within": within, "num": num, "losses": losses, "recipe": recipe * is_quick}
     return (
         values | _detection(measures, nulls) | _white_box(measures, nulls) | _weakness(run, nulls)
     )
 
 
 def _detection(measures: Measures, nulls: list[str]) -> dict[str, Any]:
-    """The best null rate under FGSM, and AER at the same ε."""
-    budgets = measures.union_budgets()
-
-    def same_budget(measure: Measure) -> float | None:
-        return next((eps for eps in budgets if abs(eps / measure.eps - 1) < 0.05), None)
-
-    def rank(measure: Measure) -> tuple[float, bool, bool, float]:
-        # among equal rates: published ones that can be compared, then the smallest ε
-        is_comparable = same_budget(measure) is not None
-        is_published = measure.published is not None and is_comparable
-        return round(measure.mean, 3), is_published, is_comparable, -measure.eps
-
-    found = [
-        m for eps in measures.budgets(FGSM) for m in measures.find_all(nulls, FGSM, "null", eps)
+    """The best null rate under FGSM at an ε of the white-box attack, and AER there."""
+    pairs = [
+        (null, budget)
+        for eps in measures.budgets(FGSM)
+        for budget in measures.union_budgets()
+        if math.isclose(eps, budget, rel_tol=0.05)
+        for null in measures.find_all(nulls, FGSM, "null", eps)
     ]
-    if not found:
+    if not pairs:
         return {}
-    best = max(found, key=rank)
-    eps = same_budget(best)
-    aer = None if eps is None else measures.find(best.model, UNION, "aer", eps)
+    # among equal rates a published one
+    best, eps = max(pairs, key=lambda p: (round(p[0].mean, 3), p[0].published is not None))
+    aer = measures.find(best.model, UNION, "aer", eps)
     return {
         "model": best.model,
         "null": rate_text(best),
@@ -174,7 +149,7 @@ def _white_box(measures: Measures, nulls: list[str]) -> dict[str, Any]:
     ]
     if pairs:
         null, clean = max(pairs, key=lambda pair: abs(pair[0].mean - pair[1].mean))
-        is_one = len(measures.seeds) == 1
+        caveat = " One seed does not show the variation between trainings."
         values |= {
             "other_eps": eps_text(null.eps),
             "null_model": null.model,
@@ -182,9 +157,7 @@ def _white_box(measures: Measures, nulls: list[str]) -> dict[str, Any]:
             "less_or_more": "a lower" if null.mean < clean.mean else "a higher",
             "null_aer": rate_text(null),
             "clean_aer": rate_text(clean),
-            "one_seed": " One seed does not show the variation between trainings."
-            if is_one
-            else "",
+            "one_seed": caveat * (len(measures.seeds) == 1),
         }
     return values
 
@@ -206,23 +179,15 @@ def _weakness(run: Run, nulls: list[str]) -> dict[str, Any]:
     }
 
 
-def _threat_model(measures: Measures) -> Section:
+def _threat_model(measures: Measures) -> list[str]:
     attack = measures.null_aware()
     null_aware = f"The {attack_name(attack)} is null-aware: {NULL_AWARE_TEXT} " if attack else ""
-    return Section(
-        "Threat model",
-        [
-            Text(
-                "White-box: the attacker knows the model's weights, its null class and its "
-                "training, and takes gradients through it. Each model is attacked itself, once per "
-                f"seed. Success is a wrong class; null is a failure. {SCORED_TEXT}"
-            ),
-            Text(
-                "FGSM is the notebook's attack: one gradient-sign step on cross-entropy. It "
-                f"ignores null, so many of its images are answered null. {null_aware}AER and RAR "
-                "take the worst case per image over all attacks and the clean image. The notebook "
-                f"adds its ε to standardised images: one of its units is {PIXEL:g} pixel units."
-            ),
-            Terms(attack_terms(measures)),
-        ],
-    )
+    return [
+        "White-box: the attacker knows the model's weights, its null class and its training, and "
+        "takes gradients through it. Each model is attacked itself, once per seed. Success is a "
+        f"wrong class; null is a failure. {SCORED_TEXT}",
+        "FGSM is the notebook's attack: one gradient-sign step on cross-entropy. It ignores null, "
+        f"so many of its images are answered null. {null_aware}AER and RAR take the worst case per "
+        "image over all attacks and the clean image. The notebook adds its ε to standardised "
+        f"images: one of its units is {PIXEL:g} pixel units.",
+    ]

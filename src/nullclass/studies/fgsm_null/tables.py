@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from nullclass.report.blocks import Cell, Table
-from nullclass.report.formatting import FGSM, eps_text, value_cell
+from nullclass.report.formatting import FGSM, eps_text, loss_text, percent, value_cell
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import MARKS
-from nullclass.report.tables import measure_table
+from nullclass.report.tables import make_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
-from nullclass.studies.fgsm_null.config import PIXEL
+from nullclass.studies.fgsm_null.config import PIXEL, PUBLISHED_CLEAN
 
 METRICS = {
     "correct": "accuracy",
@@ -27,16 +27,10 @@ METRICS = {
 
 def compared(measures: Measures) -> list[Measure]:
     """Measures with a published value: by model, clean images first, ε descending."""
-    order = list(METRICS)
-    published = [measure for measure in measures.all if measure.published is not None]
+    models, metrics = measures.models, list(METRICS)
     return sorted(
-        published,
-        key=lambda m: (
-            measures.models.index(m.model),
-            m.attack != CLEAN,
-            order.index(m.name),
-            -m.eps,
-        ),
+        (measure for measure in measures.all if measure.published is not None),
+        key=lambda m: (models.index(m.model), m.attack != CLEAN, metrics.index(m.name), -m.eps),
     )
 
 
@@ -49,37 +43,47 @@ def reproduced(found: Sequence[Measure], *, are_rates: bool) -> tuple[int, int]:
 def name_of(measure: Measure) -> str:
     """Metric and budget, in the notebook's units."""
     metric = METRICS[measure.name]
-    return (
-        f"clean {metric}" if measure.attack == CLEAN else f"{metric} at ε {_notebook(measure.eps)}"
-    )
+    if measure.attack == CLEAN:
+        return f"clean {metric}"
+    return f"{metric} at ε {eps_text(measure.eps / PIXEL)}"
 
 
-def _notebook(eps: float) -> str:
-    return eps_text(eps / PIXEL)
+def compared_cell(measure: Measure | None) -> Cell:
+    """A measure with the notebook's value, or the range of its values."""
+    if measure is None or measure.attack != CLEAN:
+        return value_cell(measure)
+    known = PUBLISHED_CLEAN.get(measure.model, {}).get(measure.name)
+    if not isinstance(known, tuple):
+        return value_cell(measure)
+    write = percent if measure.is_rate else loss_text
+    return value_cell(measure, " to ".join(map(write, known)))
 
 
 def eps_heading(eps: float) -> Cell:
     """ε in the notebook's units, pixel units below."""
-    return Cell(f"ε {_notebook(eps)}", f"{eps_text(eps)} px")
+    return Cell(f"ε {eps_text(eps / PIXEL)}", f"{eps_text(eps)} px")
 
 
 def clean_table(measures: Measures) -> Table:
     """Clean accuracy, share not null and loss, with the published values."""
-    rows = []
-    for model in measures.models:
-        row = [Cell(model)]
-        for metric in ("correct", "not_null", "loss"):
-            is_shown = metric != "not_null" or measures.has_null(model)
-            measure = measures.find(model, CLEAN, metric) if is_shown else None
-            row.append(value_cell(measure))
-        rows.append(row)
-    return Table(
+    rows = [
+        [
+            model,
+            compared_cell(measures.find(model, CLEAN, "correct")),
+            compared_cell(
+                measures.find(model, CLEAN, "not_null") if measures.has_null(model) else None
+            ),
+            compared_cell(measures.find(model, CLEAN, "loss")),
+        ]
+        for model in measures.models
+    ]
+    return make_table(
         "Clean images, measured and published",
-        [Cell("model"), Cell("accuracy", "%"), Cell("not null", "%"), Cell("loss")],
+        ["model", ("accuracy", "%"), ("not null", "%"), "loss"],
         rows,
         f"{measures.num_images(CLEAN)} test images, {measures.seeds_text()}. "
-        f"{measures.spread_note()} “pub.”: the notebook's value, from one run each. The notebook "
-        "ran null-0.5 twice (98.71 and 98.80 %, losses 0.0474 and 0.0481): the middle counts.",
+        f"{measures.spread_note()} “pub.”: the notebook's value, from one run each; null-0.5 has "
+        "two, and the verdict is on their middle.",
     )
 
 
@@ -87,18 +91,18 @@ def fgsm_table(measures: Measures, metric: str) -> Table:
     """Null rate or null loss under FGSM at every test ε, with the published values."""
     budgets = measures.budgets(FGSM)[::-1]
     what = "Null rate of FGSM images, %" if metric == "null" else "Null loss on FGSM images"
-    return measure_table(
-        measures,
+    is_interval = metric == "null" or len(measures.seeds) > 1
+    return make_table(
         f"{what}, measured and published",
-        [Cell("model"), *map(eps_heading, budgets)],
+        ["model", *map(eps_heading, budgets)],
         [
-            (model, [(model, FGSM, metric, eps) for eps in budgets])
+            [model, *(measures.find(model, FGSM, metric, eps) for eps in budgets)]
             for model in measures.models
-            if measures.has_null(model)
+            if measures.has_null(model) and budgets
         ],
         f"FGSM on the model itself, {measures.num_images(FGSM)} test images, "
         f"{measures.seeds_text()}; ε in the notebook's units, pixel units (px) below.",
-        spread=None if metric == "null" or len(measures.seeds) > 1 else "Mean over the images.",
+        measures.spread_note() if is_interval else "Mean over the images.",
     )
 
 
@@ -109,7 +113,6 @@ def undetected(run: Run) -> pd.DataFrame:
         Columns model, eps_pixels, num_images, num_fooled and num_turned (fooled, and correct when
         clean), summed over seeds.
     """
-    columns = ["model", "eps_pixels", "num_images", "num_fooled", "num_turned"]
     tables = []
     for trial in run.trials:
         clean = trial.rows[trial.rows["attack"] == CLEAN].set_index("image")["outcome"]
@@ -120,49 +123,51 @@ def undetected(run: Run) -> pd.DataFrame:
             attacked[["eps_pixels"]].assign(
                 model=trial.model,
                 num_images=1,
-                num_fooled=is_fooled.astype(int),
-                num_turned=(is_fooled & was_correct).astype(int),
+                num_fooled=is_fooled,
+                num_turned=is_fooled & was_correct,
             )
         )
-    if not tables:
-        return pd.DataFrame(columns=columns)
-    rows = pd.concat(tables)
-    return rows.groupby(columns[:2], as_index=False, sort=False)[columns[2:]].sum()
+    keys, columns = ["model", "eps_pixels"], ["num_images", "num_fooled", "num_turned"]
+    rows = pd.concat(tables) if tables else pd.DataFrame(columns=[*keys, *columns])
+    return rows.groupby(keys, as_index=False, sort=False)[columns].sum()
 
 
 def undetected_table(measures: Measures, counts: pd.DataFrame) -> Table:
     """FGSM images that are neither null nor correct, by model and ε, over all seeds."""
     budgets = measures.budgets(FGSM)[::-1]
-    rows = []
-    for model in measures.models:
-        row = [Cell(model)]
-        for eps in budgets:
-            of = counts[(counts["model"] == model) & ((counts["eps_pixels"] - eps).abs() < 1e-6)]
-            fooled, turned = int(of["num_fooled"].sum()), int(of["num_turned"].sum())
-            row.append(Cell(f"{fooled:,}", f"{turned:,} turned") if len(of) else Cell("–"))
-        rows.append(row)
-    return Table(
+    cells = {
+        (model, round(eps, 6)): (f"{fooled:,}", f"{turned:,} turned")
+        for model, eps, _, fooled, turned in counts.itertuples(index=False)
+    }
+    rows = [
+        [model, *(cells.get((model, round(eps, 6))) for eps in budgets)]
+        for model in measures.models
+        if cells
+    ]
+    return make_table(
         "FGSM images that are neither null nor correct",
-        [Cell("model"), *map(eps_heading, budgets)],
+        ["model", *map(eps_heading, budgets)],
         rows,
-        f"Number of images, out of {int(counts['num_images'].max()):,} in each cell: "
-        f"{measures.num_images(FGSM)} test images, {measures.seeds_text()}. “Turned”: correct when "
-        "clean. ε in the notebook's units, pixel units (px) below.",
+        f"Number of images, out of {counts['num_images'].max() if len(counts) else 0:,} in each "
+        f"cell: {measures.num_images(FGSM)} test images, {measures.seeds_text()}. “Turned”: "
+        "correct when clean. ε in the notebook's units, pixel units (px) below.",
     )
 
 
-def published_table(measures: Measures, found: Sequence[Measure]) -> Table:
-    """Measured and published values, one per row."""
+def published_table(measures: Measures) -> Table:
+    """Measured and published rates, one per row, for the terminal."""
+    found = compared(measures)
     within, num = reproduced(found, are_rates=True)
     rows = []
     for measure in found:
-        cell = value_cell(measure)
-        spread = f" {cell.small}" if cell.small.startswith("±") else ""
-        texts = (measure.model, name_of(measure), cell.text + spread, cell.published)
-        rows.append([*map(Cell, texts), Cell(MARKS[cell.mark])])
-    return Table(
+        cell = compared_cell(measure)
+        if measure.is_rate:
+            spread = f" {cell.small}" if cell.small.startswith("±") else ""
+            texts = (measure.model, name_of(measure), cell.text + spread, cell.published)
+            rows.append([*texts, MARKS[cell.mark]])
+    return make_table(
         f"Measured and published: {within} of {num} rates reproduced",
-        [Cell("model"), Cell("figure"), Cell("measured"), Cell("published"), Cell("")],
+        ["model", "figure", "measured", "published", ""],
         rows,
         f"Rates in %, {measures.seeds_text()}, {measures.num_images(CLEAN)} clean images and "
         f"{measures.num_images(FGSM)} for FGSM; ε in the notebook's units.",

@@ -6,15 +6,17 @@ Decision spaces show the exposed faces of the two classes; null is empty.
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from nullclass.report.blocks import Drawing, Panel, Scene
-from nullclass.report.figures.training import ACCURACY, epoch_curve, histories, seeds_note
-from nullclass.report.style import INK, WIDTH, line_style, percent_axis, sheet
-from nullclass.results.store import Run, Trial
+from nullclass.report.figures.training import ACCURACY, training
+from nullclass.report.sections import Figure
+from nullclass.report.style import WIDTH, panel, sheet
+from nullclass.results.store import Run
 from nullclass.studies.ramps.config import GRID
 from nullclass.studies.ramps.cube import (
     CENTRES,
@@ -65,15 +67,14 @@ def spaces(run: Run) -> dict[str, Space]:
 def decision_spaces(run: Run) -> Drawing:
     """One sheet per model: both classes, and each alone."""
     found = spaces(run)
-    side = found[OPTIMAL].shape[0]
-    seed = min((t.seed for t in run.trials if t.decisions is not None), default=None)
-    of_seed = "" if seed is None else f" Models of seed {seed}."
+    seeds = [trial.seed for trial in run.trials if trial.decisions is not None]
     return Drawing(
         "Decision spaces",
-        f"Every image of three pixels is a point of the cube; predictions on a grid of {side}³ "
-        "points. Colour: down or up; empty: null. The large picture shows both classes and their "
-        "shadows on the floor, the small ones each class alone. Optimal: the class in the boxes of "
-        f"its noisy ramps, null elsewhere.{of_seed}",
+        "Every image of three pixels is a point of the cube; predictions on a grid of "
+        f"{len(found[OPTIMAL])}³ points. Colour: down or up; empty: null. The large picture shows "
+        "both classes and their shadows on the floor, the small ones each class alone. Optimal: "
+        "the class in the boxes of its noisy ramps, null elsewhere."
+        f"{f' Models of seed {min(seeds)}.' if seeds else ''}",
         [_sheet(model, space) for model, space in found.items()],
         list(zip(CLASS_NAMES, CLASS_COLOURS, strict=True)),
         is_large=True,
@@ -174,7 +175,6 @@ def _faces(space: Space, labels: tuple[int, ...]) -> tuple[Floats, Floats]:
 
 NUM_SHOWN = 7
 """Images per kind."""
-SEED = 2020
 ROW = 1.75
 """Height of a row of images."""
 
@@ -186,10 +186,12 @@ def sample_kinds(rng: np.random.Generator, num: int = NUM_SHOWN) -> dict[str, Fl
         noise = rng.uniform(-HALF_WIDTH, HALF_WIDTH, centres.shape)
         return np.asarray((centres + noise).clip(0, 1))
 
-    kinds = {}
-    for label, centre in CENTRES:
-        side = "left" if centre[2] == 0 else "right"
-        kinds[f"{CLASS_NAMES[label]}, {side}"] = ramps(np.tile(centre, (num, 1)))
+    kinds = {
+        f"{CLASS_NAMES[label]}, {'right' if centre[2] else 'left'}": ramps(
+            np.tile(centre, (num, 1))
+        )
+        for label, centre in CENTRES
+    }
     kinds["null, uniform"] = rng.uniform(0, 1, (num, 3))
     chosen = np.array([centre for _, centre in CENTRES])[rng.integers(len(CENTRES), size=num)]
     kinds["null, shuffled"] = rng.permuted(ramps(chosen), axis=1)
@@ -198,10 +200,10 @@ def sample_kinds(rng: np.random.Generator, num: int = NUM_SHOWN) -> dict[str, Fl
 
 def ramp_samples() -> Drawing:
     """One row per kind: bars as high as the pixel values, the pixels below."""
-    kinds = sample_kinds(np.random.default_rng(SEED))
+    kinds = sample_kinds(np.random.default_rng(2020))
+    panels: list[Panel] = []
     alt = f"{NUM_SHOWN} images each of {'; '.join(kinds)}"
-    with sheet("fig_ramp_samples", alt, (WIDTH, 3.4)) as (figure, drawn):
-        axes = figure.subplots()
+    with panel(panels, "fig_ramp_samples", alt, 3.4) as axes:
         for row, (kind, images) in enumerate(kinds.items()):
             bottom, values = -row * ROW, images.ravel()
             left = (4.0 * np.arange(len(images))[:, None] + np.arange(3)).ravel()
@@ -221,78 +223,29 @@ def ramp_samples() -> Drawing:
         "pixels below. Drawn for this figure by the rules of the study with a fixed seed; they are "
         "not images of the run. A shuffled image is a ramp with its pixels in one of six orders; "
         "four of the six are ramps again.",
-        drawn,
+        panels,
         is_large=True,
     )
-
-
-SHOWN = {"loss": "Training loss", ACCURACY: "Training accuracy"}
-PUBLISHED = {("base", ACCURACY): 1.0, ("uniform", "loss"): 0.168, ("uniform", ACCURACY): 0.943}
-"""Final values of the source's models, to the digits it gives ("near")."""
-
-
-def start_epochs(trial: Trial) -> int:
-    """Epochs of the trainings that a model continues from."""
-    epochs = 0
-    training: Any = trial.result.get("config", {}).get("training", {})
-    while training.get("start"):
-        training = training["start"]
-        epochs += int(training["recipe"]["epochs"])
-    return epochs
 
 
 def ramp_training(run: Run) -> Drawing | None:
-    """Loss and accuracy against epochs counted from base's first; means over seeds."""
-    from matplotlib.ticker import FuncFormatter, NullFormatter
-
-    history = histories(run, SHOWN, start_epochs)
-    if history.empty:
+    """Training loss and accuracy against epochs."""
+    columns = {"loss": "Training loss", ACCURACY: "Training accuracy"}
+    drawing = training(run, columns, "fig_ramp_training_histories")
+    if drawing is None:
         return None
-    models = [*dict.fromkeys(trial.model for trial in run.trials)]
-    shown = [model for model in models if model in set(history["model"])]
-    starts = {start_epochs(trial) for trial in run.trials} - {0}
-    alt = f"Training loss and accuracy against epochs of {', '.join(shown)}"
-    with sheet("fig_ramp_training_histories", alt, (WIDTH, 4.0)) as (figure, drawn):
-        upper, lower = figure.subplots(2, 1, sharex=True)
-        handles: dict[str, Any] = {}
-        for axes, (column, title) in zip((upper, lower), SHOWN.items(), strict=True):
-            for model in shown:
-                of = history[history["model"] == model]
-                style = line_style(models, model) | {"markevery": 1 + of["epoch"].nunique() // 10}
-                epoch_curve(axes, of, column, label=model, **style)
-                if (model, column) in PUBLISHED:
-                    axes.plot(
-                        of["epoch"].max(),
-                        PUBLISHED[model, column],
-                        "*",
-                        label="published",
-                        color="#CC79A7",
-                        markersize=11,
-                        markeredgecolor=INK,
-                        markeredgewidth=0.7,
-                        zorder=3,
-                    )
-            for start in starts:
-                axes.axvline(start + 0.5, color="#999999", linewidth=0.8, linestyle="--")
-            axes.set_title(title, loc="left", fontsize=9)
-            axes.grid(axis="y")
-            handles |= {
-                handle.get_label(): handle for handle in axes.get_legend_handles_labels()[0]
-            }
-        upper.set_yscale("log")
-        upper.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        upper.yaxis.set_minor_formatter(NullFormatter())
-        lower.set_ylim(top=1.02)
-        percent_axis(lower.yaxis)
-        lower.set_xlabel("epoch")
-        ordered = [handles[name] for name in (*shown, "published") if name in handles]
-        figure.legend(handles=ordered, loc="outside lower center", ncols=4)
-    after = " Null models continue from base at the dashed line." if starts else ""
-    return Drawing(
-        "Training",
-        "Means over the steps of an epoch on ramps and null images, with dropout. "
-        f"{seeds_note(run)}{after} Stars: approximate final values of the source's models, drawn "
-        "at the end of ours.",
-        drawn,
-        is_large=True,
+    n = num_training_images(run)
+    caption = (
+        f"{drawing.caption} {f'n = {n:,} images per epoch and seed. ' if n else ''}With dropout. "
+        "The null models continue from the trained base."
     )
+    return replace(drawing, caption=caption)
+
+
+def num_training_images(run: Run) -> int:
+    """Training images per epoch; 0 if not recorded."""
+    data = run.info.get("data")
+    return int(data.get("num_training_images", 0)) if isinstance(data, dict) else 0
+
+
+FIGURES: dict[str, Figure] = {"training": ramp_training, "samples": lambda _: ramp_samples()}

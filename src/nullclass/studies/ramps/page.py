@@ -3,37 +3,30 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
-from nullclass.report.blocks import Cell, Page, Section, Table, Terms, Text, section
+from nullclass.report.blocks import Page, Table, Text, section
 from nullclass.report.figures.training import ACCURACY
 from nullclass.report.formatting import loss_text, percent, rate_text, value_cell
-from nullclass.report.measures import Measure, Measures, tolerance_note
-from nullclass.report.sections import (
-    DEFINITIONS,
-    fill,
-    notes_of,
-    redraw_section,
-    settings_section,
-    subtitle,
-    unfinished,
-)
-from nullclass.report.tables import clean_outcomes_table
+from nullclass.report.measures import OUTCOMES, Measure, Measures, tolerance_note
+from nullclass.report.sections import DEFINITIONS, fill, notes_of, study_page
+from nullclass.report.tables import clean_outcomes_table, make_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.ramps.config import NULL_SHARE
-from nullclass.studies.ramps.cube import BOX_VOLUME, optimal, shares
+from nullclass.studies.ramps.cube import BOX_VOLUME, NULL, shares
 from nullclass.studies.ramps.figures import (
+    FIGURES,
     OPTIMAL,
-    PUBLISHED,
     decision_spaces,
-    ramp_samples,
-    ramp_training,
+    num_training_images,
     scene,
+    spaces,
 )
 
 Found = dict[tuple[str, str], Measure]
-"""Measures by model and name."""
+"""Measures by model and name: those of :func:`shares`, ``loss`` and :data:`ACCURACY`."""
 
 BASE, UNIFORM, SHUFFLED = "base", "uniform", "shuffled"
 COLUMNS = {
@@ -44,6 +37,8 @@ COLUMNS = {
     "right": "boxes correct",
 }
 """Shares of the cube (:func:`shares`) and their headings."""
+PUBLISHED = {(BASE, ACCURACY): 1.0, (UNIFORM, "loss"): 0.168, (UNIFORM, ACCURACY): 0.943}
+"""Final values of the source's models, to the digits it gives ("near")."""
 
 TERMS = [
     (
@@ -71,92 +66,82 @@ TERMS = [
         "The best result of a model that knows how training images are drawn: ramps and null "
         "images that are equal cannot be distinguished.",
     ),
-    *(pair for pair in DEFINITIONS if pair[0] in ("correct", "null", "fooled")),
 ]
 
 SENTENCES = (
-    "The boxes of the ramps fill {box} % of the cube. The models answer a class on {claimed} of "
-    "it.",
+    "The boxes of the ramps fill {box} % of the cube. Share of it that the models answer "
+    "with a class: {claimed}.",
     "Every model answers at least {least} of the test ramps correctly.",
     "Shuffled null images cannot keep the classes small: in four of six orders the pixels of a "
     "ramp are a ramp again, so no model can be correct on more than {best} % of the training "
     "images. This one ends at {shuffled_end}.",
     "The source's uniform model ends training near {source_accuracy} % accuracy and a loss of "
     "{source_loss}, ours at {accuracy} and {loss}.{quick}",
-    "Uniform null images inside the boxes cost at most {inside} points of accuracy; without "
-    "dropout, the trained model is correct on about {mixed} % of the training mix.",
 )
 
 
 def page(run: Run) -> Page:
     """The page of the study."""
-    measures = Measures(run)
-    cubes, ends = cube_measures(run), end_measures(run)
-    samples, training = ramp_samples(), ramp_training(run)
+    measures, found = Measures(run), measured(run)
     clean = (
         f"{measures.num_images(CLEAN)} noisy ramps that were not trained on, not attacked, "
         f"{measures.seeds_text()}."
     )
-    redraw = redraw_section()
-    more = Text("trials/*/decisions.safetensors holds the answers at every point of the grid.")
-    return Page(
+    return study_page(
+        run,
+        measures,
         "Do null images keep the real classes small?",
-        f"Study ramps · {subtitle(run, measures)}",
-        [*unfinished(run, measures), *fill(SENTENCES, numbers(run, measures, cubes, ends))],
+        fill(SENTENCES, numbers(run, measures, found)),
         [
             *section(
                 "Decision spaces of the models",
-                cube_table(run, cubes, measures),
+                cube_table(run, found, measures),
                 decision_spaces(run),
                 scene(run),
             ),
             *section(
                 "Measured and published",
                 clean_outcomes_table(measures, "Test ramps", clean),
-                *([end_table(ends, measures)] if ends else []),
-                *([Text(tolerance_note(len(measures.seeds)))] if ends else []),
+                end_table(run, found, measures),
+                Text(tolerance_note(len(measures.seeds))),
                 notes_of(run),
             ),
-            *section("Training", training),
-            *section(samples.title, samples),
-            settings_section(run),
-            Section("Definitions", [Terms(TERMS)]),
-            Section(redraw.title, [*redraw.blocks, more]),
         ],
+        figures=FIGURES,
+        last=tuple(FIGURES),
+        terms=TERMS,
+        definitions=[pair for pair in DEFINITIONS if pair[0] in OUTCOMES],
     )
 
 
-def cube_measures(run: Run) -> Found:
-    """Shares of the cube over seeds."""
-    found: dict[tuple[str, str], list[float]] = {}
-    num_points = 0
+def measured(run: Run) -> Found:
+    """Shares of the cube, and loss and accuracy of the last epoch, over seeds."""
+    values: dict[tuple[str, str], list[float]] = {}
+    nums = {name: num_training_images(run) for name in ("loss", ACCURACY)}
     for trial in run.trials:
+        of: dict[str, float] = {}
         if trial.decisions is not None:
-            num_points = trial.decisions.size
-            for name, share in shares(trial.decisions).items():
-                found.setdefault((trial.model, name), []).append(share)
+            of |= shares(trial.decisions)
+            nums |= dict.fromkeys(of, trial.decisions.size)
+        if len(trial.history):
+            of |= {name: float(trial.history[name].iloc[-1]) for name in ("loss", ACCURACY)}
+        for name, value in of.items():
+            values.setdefault((trial.model, name), []).append(value)
     return {
-        (model, name): Measure(model, CLEAN, name, tuple(values), num_images=num_points)
-        for (model, name), values in found.items()
-    }
-
-
-def end_measures(run: Run) -> Found:
-    """Loss and accuracy of the last epoch over seeds."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for trial in run.trials:
-        if {"loss", ACCURACY} <= set(trial.history) and len(trial.history):
-            for name in ("loss", ACCURACY):
-                value = float(trial.history[name].iloc[-1])
-                found.setdefault((trial.model, name), []).append(value)
-    return {
-        key: Measure(key[0], CLEAN, key[1], tuple(values), published=PUBLISHED.get(key))
-        for key, values in found.items()
+        (model, name): Measure(
+            model,
+            CLEAN,
+            name,
+            tuple(of),
+            published=PUBLISHED.get((model, name)),
+            num_images=nums[name],
+        )
+        for (model, name), of in values.items()
     }
 
 
 def best_possible(model: str) -> dict[str, float]:
-    """Training loss and accuracy that no model can improve on.
+    """Training loss and accuracy that no model can improve on; empty for an unknown model.
 
     Uniform null images equal ramps only inside the boxes, and there only ramps whose dark pixel is
     not clipped to exactly 0 (half of them). Shuffled ones are ramps in four of six orders.
@@ -166,90 +151,74 @@ def best_possible(model: str) -> dict[str, float]:
     hidden, ramps = {
         UNIFORM: (NULL_SHARE * BOX_VOLUME, (1 - NULL_SHARE) / 2),
         SHUFFLED: (NULL_SHARE * 4 / 6, 1 - NULL_SHARE),
-    }.get(model, (math.nan, math.nan))
+    }.get(model, (0.0, 0.0))
+    if not hidden:
+        return {}
     loss = -sum(part * math.log(part / (hidden + ramps)) for part in (hidden, ramps))
     return {"loss": loss, ACCURACY: 1 - hidden}
 
 
-def cube_table(run: Run, cubes: Found, measures: Measures) -> Table:
+def cube_table(run: Run, found: Found, measures: Measures) -> Table:
     """Shares of the cube, the true regions first."""
-    sides = sorted({t.decisions.shape[0] for t in run.trials if t.decisions is not None})
-    true = [shares(optimal(side)) for side in sides]
-    rows = [[Cell(OPTIMAL), *(Cell(percent(share[name])) for name in COLUMNS)] for share in true]
-    rows += [
-        [Cell(model), *(value_cell(cubes.get((model, name))) for name in COLUMNS)]
-        for model in measures.models
-    ]
-    grid = f"{sides[-1]}³ points" if sides else "points"
-    spread = f" {measures.spread_note()}" if len(measures.seeds) > 1 else ""
-    return Table(
+    true = spaces(run)[OPTIMAL]
+    best = shares(true)
+    rows: list[list[Any]] = [[OPTIMAL, *(percent(best[name]) for name in COLUMNS)]]
+    rows += [[m, *(found.get((m, name)) for name in COLUMNS)] for m in measures.models]
+    return make_table(
         "Shares of the cube",
-        [Cell("model"), *(Cell(column, "%") for column in COLUMNS.values())],
+        ["model", *((column, "%") for column in COLUMNS.values())],
         rows,
-        f"Shares of a grid of {grid}, {measures.seeds_text()}. Optimal: the true regions on the "
-        f"same grid; their volume is {percent(BOX_VOLUME)} % of the cube. Boxes correct: of the "
-        f"points in boxes. Base has a null logit but no null images in training.{spread}",
+        f"n = {true.size:,} points of a grid per seed, {measures.seeds_text()}; boxes correct: of "
+        f"the {(true != NULL).sum():,} points in boxes. Optimal: the true regions on the same "
+        f"grid; their volume is {percent(BOX_VOLUME)} % of the cube. Base has a null logit but no "
+        "null images in training. trials/*/decisions.safetensors holds the answers at every point.",
+        measures.spread_note() if len(measures.seeds) > 1 else "",
     )
 
 
-def end_table(ends: Found, measures: Measures) -> Table:
+def end_table(run: Run, found: Found, measures: Measures) -> Table:
     """Accuracy and loss at the end of training, published values and the best possible."""
-    rows = []
+    rows: list[list[Any]] = []
     for model in measures.models:
-        row, best = [Cell(model)], best_possible(model)
-        for name, write, near in (
-            (ACCURACY, percent, "near {:.1%}"),
-            ("loss", loss_text, "near {:.3f}"),
-        ):
+        row: list[Any] = [model]
+        best = best_possible(model)
+        for name, write, factor in ((ACCURACY, percent, 100), ("loss", loss_text, 1)):
             known = PUBLISHED.get((model, name))
-            text = None if known is None else near.format(known).removesuffix("%")
-            row.append(value_cell(ends.get((model, name)), text))
-            row.append(Cell("–" if math.isnan(best[name]) else write(best[name])))
+            near = None if known is None else f"near {factor * known:g}"
+            row.append(value_cell(found.get((model, name)), near))
+            row.append(write(best[name]) if best else None)
         rows.append(row)
-    return Table(
+    n = num_training_images(run)
+    return make_table(
         "The end of training",
-        [
-            Cell("model"),
-            Cell("accuracy", "%"),
-            Cell("best possible", "%"),
-            Cell("loss"),
-            Cell("best possible"),
-        ],
-        rows,
-        "Mean over the last epoch on ramps and null images, with dropout, "
-        f"{measures.seeds_text()}. “pub.”: read from the source, one model each; it gives none for "
-        "shuffled null images.",
+        ["model", ("accuracy", "%"), ("best possible", "%"), "loss", "best possible"],
+        rows if any((model, ACCURACY) in found for model in measures.models) else [],
+        f"Mean over the last epoch on ramps and null images{f' (n = {n:,} per seed)' if n else ''}"
+        f", with dropout, {measures.seeds_text()}. “pub.”: read from the source, one model each; "
+        "it gives none for shuffled null images.",
+        measures.spread_note() if len(measures.seeds) > 1 else "",
     )
 
 
-def numbers(run: Run, measures: Measures, cubes: Found, ends: Found) -> dict[str, Any]:
+def numbers(run: Run, measures: Measures, found: Found) -> dict[str, Any]:
     """Values of :data:`SENTENCES`."""
-    claimed = []
-    for model in measures.models:
-        null = cubes.get((model, "null"))
-        if null is not None:
-            share = Measure(model, CLEAN, "claimed", tuple(1 - v for v in null.values))
-            claimed.append(f"{rate_text(share)} ({model})")
+    nulls = [found[model, "null"] for model in measures.models if (model, "null") in found]
+    claimed = [replace(null, values=tuple(1 - share for share in null.values)) for null in nulls]
     correct = measures.find_all(measures.models, CLEAN, "correct")
     least = min(correct, key=lambda m: m.mean, default=None)
-    accuracy, loss = (ends.get((UNIFORM, name)) for name in (ACCURACY, "loss"))
-    shuffled_end = ends.get((SHUFFLED, ACCURACY))
+    ends = {
+        "accuracy": found.get((UNIFORM, ACCURACY)),
+        "loss": found.get((UNIFORM, "loss")),
+        "shuffled_end": found.get((SHUFFLED, ACCURACY)),
+        "least": least,
+    }
     is_quick = run.info.get("preset") == "quick"
-    values: dict[str, Any] = {
+    return {
         "box": percent(BOX_VOLUME, 1),
-        "claimed": ", ".join(claimed) or None,
-        "least": least and rate_text(least),
+        "claimed": ", ".join(f"{m.model} {rate_text(m)}" for m in claimed) or None,
         "best": percent(best_possible(SHUFFLED)[ACCURACY], 1),
-        "shuffled_end": shuffled_end and rate_text(shuffled_end),
         "source_accuracy": percent(PUBLISHED[UNIFORM, ACCURACY], 1),
         "source_loss": f"{PUBLISHED[UNIFORM, 'loss']:.3f}",
-        "accuracy": accuracy and rate_text(accuracy),
-        "loss": loss and rate_text(loss),
         "quick": " The quick preset takes fewer and larger steps than the source." * is_quick,
-        "inside": percent(NULL_SHARE * BOX_VOLUME, 1),
+        **{name: measure and rate_text(measure) for name, measure in ends.items()},
     }
-    null, clean = cubes.get((UNIFORM, "null")), measures.find(UNIFORM, CLEAN, "correct")
-    if null and clean and accuracy:
-        mixed = (1 - NULL_SHARE) * clean.mean + NULL_SHARE * null.mean
-        values["mixed"] = percent(mixed, 1)
-    return values
