@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -64,14 +62,14 @@ def flip_bit(model: Classifier, name: str) -> None:
         dict(model.named_parameters())[name].view(torch.int32).flatten()[3] ^= 1
 
 
-@pytest.mark.parametrize("name", ["body.1.weight", "body.1.bias", "body.3.weight"])
-def test_one_bit_of_one_weight_is_noticed(name: str) -> None:
+def test_one_bit_of_one_weight_is_noticed() -> None:
     model, certificates = certify()
-    flip_bit(model, name)
-    with pytest.raises(UserError, match="weights are not those"):
+    for name in ("body.1.weight", "body.1.bias", "body.3.weight"):
+        flip_bit(model, name)
+        with pytest.raises(UserError, match="weights are not those"):
+            check_certificates(certificates, model, IMAGES)
+        flip_bit(model, name)
         check_certificates(certificates, model, IMAGES)
-    flip_bit(model, name)
-    check_certificates(certificates, model, IMAGES)
 
 
 def test_standardisation_and_statistics_belong_to_the_weights() -> None:
@@ -89,23 +87,16 @@ def test_standardisation_and_statistics_belong_to_the_weights() -> None:
     assert weights_sha256(other) != digest
 
 
-def changed(values: tuple[Any, ...], index: int, value: Any) -> tuple[Any, ...]:
-    return (*values[:index], value, *values[index + 1 :])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda images: images.flip(0), "image 0 is not the image"),
-        (lambda images: images[:-1], "144 certificates, but 143 images"),
-        (lambda images: torch.cat([images[:7], images[7:] + 1e-3]), "image 7 is not the image"),
-        (lambda images: images.view(-1, 1, 2, 1), "image 0 is not the image"),
-    ],
-)
-def test_other_images_are_refused(change: Callable[[Tensor], Tensor], message: str) -> None:
+def test_other_images_are_refused() -> None:
     model, certificates = certify()
-    with pytest.raises(UserError, match=message):
-        check_certificates(certificates, model, change(IMAGES))
+    for images, message in (
+        (IMAGES.flip(0), "image 0 is not the image"),
+        (IMAGES[:-1], "144 certificates, but 143 images"),
+        (torch.cat([IMAGES[:7], IMAGES[7:] + 1e-3]), "image 7 is not the image"),
+        (IMAGES.view(-1, 1, 2, 1), "image 0 is not the image"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_certificates(certificates, model, images)
 
 
 def test_a_changed_claim_is_refused() -> None:
@@ -115,10 +106,9 @@ def test_a_changed_claim_is_refused() -> None:
     other = (given_.labels[proved] + 1) % 3
 
     def claim(index: int, label: int, margin: float) -> Certificates:
-        labels, margins = given_.labels, given_.margins
-        return replace(
-            given_, labels=changed(labels, index, label), margins=changed(margins, index, margin)
-        )
+        labels, margins = list(given_.labels), list(given_.margins)
+        labels[index], margins[index] = label, margin
+        return replace(given_, labels=tuple(labels), margins=tuple(margins))
 
     label, margin = given_.labels[proved], given_.margins[proved]
     for false in (

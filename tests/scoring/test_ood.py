@@ -100,41 +100,28 @@ def test_blank_images_run_from_black_to_white() -> None:
 
 def test_tiles_come_from_several_images_and_other_positions() -> None:
     """Pixels hold their image, row and column."""
-    num, size = 5, 12
-    grid = torch.stack(
-        torch.meshgrid(torch.arange(num), torch.arange(size), torch.arange(size), indexing="ij"),
-        dim=1,
-    )
-    data = LabelledImages(grid.to(torch.uint8), torch.arange(num), num)
-    pixels = (make("tiles", data, 300) * 255).round().long()
-    seen_sides = set()
-    for owner, row, column in pixels:
-        assert len(owner.unique()) > 1
-        fits = []
-        for side in (2, 3, 4, 6):
-            tiles = [
-                (
-                    owner[y : y + side, x : x + side],
-                    row[y : y + side, x : x + side] - y,
-                    column[y : y + side, x : x + side] - x,
-                )
-                for y in range(0, size, side)
-                for x in range(0, size, side)
-            ]
-            inner = torch.arange(side)
-            is_complete = all(
-                len(own.unique()) == 1
-                and torch.equal(r, r[0, 0] + inner[:, None].expand(side, side))
-                and torch.equal(c, c[0, 0] + inner[None, :].expand(side, side))
-                and (y0 := int(r[0, 0])) % side == 0
-                and int(c[0, 0]) % side == 0
-                and (y0, int(c[0, 0])) != (0, 0)
-                for own, r, c in tiles
-            )
-            fits.append(is_complete)
-        assert any(fits)
-        seen_sides.add((2, 3, 4, 6)[max(i for i, fit in enumerate(fits) if fit)])
-    assert seen_sides == {2, 3, 4, 6}
+    num, size, sides = 5, 12, (2, 3, 4, 6)
+    axes = torch.arange(num), torch.arange(size), torch.arange(size)
+    pixels = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=1).to(torch.uint8)
+    data = LabelledImages(pixels, torch.arange(num), num)
+    owner, row, column = (make("tiles", data, 300) * 255).round().long().unbind(dim=1)
+    assert (owner.flatten(1).amin(dim=1) < owner.flatten(1).amax(dim=1)).all()
+    fits = []
+    for side in sides:
+        start = torch.arange(size) // side * side  # of the tile that holds a row or column
+        inner = torch.arange(size) - start
+        from_row, from_column = row - inner[:, None], column - inner[None, :]
+        is_whole = torch.ones(300, dtype=torch.bool)
+        for values in (owner, from_row, from_column):  # the same in all pixels of a tile
+            is_whole &= (values == values[:, start][:, :, start]).flatten(1).all(dim=1)
+        for origin in (from_row, from_column):
+            is_whole &= (origin % side == 0).flatten(1).all(dim=1)
+        is_moved = (from_row != start[:, None]) | (from_column != start[None, :])
+        fits.append(is_whole & is_moved.flatten(1).all(dim=1))
+    assert torch.stack(fits).any(dim=0).all()
+    by_image = torch.stack(fits, dim=1).tolist()
+    largest = {max(s for s, fit in zip(sides, image, strict=True) if fit) for image in by_image}
+    assert largest == set(sides)
 
 
 def test_tiles_of_two_images_use_both() -> None:
@@ -184,6 +171,9 @@ def test_rows_of_scores(digits: Digits, kind: str) -> None:
     assert rows.columns.tolist() == ["source", "image", *answers]
     assert (rows["source"] == "noise").all()
     assert rows["image"].tolist() == list(range(300))
+    assert rows.equals(score_ood(model.train(), images, "noise"))
+    assert model.training, "left as it was"
+    model.eval()
     with torch.no_grad():
         logits = model(images)
     assert rows["prediction"].tolist() == predictions(logits, 10).tolist()
@@ -192,16 +182,6 @@ def test_rows_of_scores(digits: Digits, kind: str) -> None:
     np.testing.assert_allclose(rows["null_score"], null_scores(logits, 10), atol=1e-4)
     if kind != "plain":
         assert ((rows["null_score"] > 0) == (rows["prediction"] == -1)).all()
-
-
-def test_scoring_leaves_the_model_as_it_was(digits: Digits) -> None:
-    model = digits.guarded.train()
-    try:
-        score_ood(model, digits.images[:3], "digits")
-        assert model.training
-        assert all(parameter.requires_grad for parameter in model.parameters())
-    finally:
-        model.eval()
 
 
 def test_scoring_refuses(digits: Digits) -> None:

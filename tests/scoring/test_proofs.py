@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from proof_worlds import line_world, square_grid, tiny_net, within
+from proof_worlds import distances, line_world, square_grid, tiny_net
 from torch import Tensor
 
 from nullclass.attacks import PGD, DatasetAttack
@@ -51,10 +51,7 @@ def test_on_a_line_every_radius_is_exact() -> None:
     assert rows["is_rar_proved"].tolist() == [0, 1, 1, 1, 0, 1, 1, 1, 0, 0, 1, 1]
     assert rows["is_correct_proved"].tolist() == [0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1]
     assert rows["status"][8:].tolist() == ["undecided", "undecided", "not-fooled", "correct"]
-
-
-def test_a_proof_counts_for_rar_only_if_the_image_is_answered() -> None:
-    """With r above eps / 2 an image may be safe from fooling, and null when clean."""
+    # With r above eps / 2 an image may be safe from fooling, and null when clean.
     (row,) = prove(ProvableNull(line_world(), 0.2), line_images(0.62), 0.25).to_dict("records")
     assert (row["prediction"], row["is_never_fooled"], row["is_rar_proved"]) == (-1, True, False)
 
@@ -76,7 +73,7 @@ def test_rows_of_a_learned_null_and_of_none(seed: int, num_nulls: int) -> None:
     assert not rows["is_rar_proved"][rows["prediction"] != rows["label"]].any()
     if not num_nulls:
         assert (rows["is_correct_proved"] == rows["is_never_fooled"]).all()
-    is_near, predicted = within(GRID, 0.1), model.predict(GRID)
+    is_near, predicted = distances(GRID) <= 0.1 + 1e-9, model.predict(GRID)
     is_wrong = predicted[None] != data[1][:, None]
     for column, violates in (
         ("is_never_fooled", is_wrong & (predicted >= 0)),
@@ -112,7 +109,7 @@ def test_float64_and_training_mode_change_only_the_rounding() -> None:
 def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
     guarded = ProvableNull(tiny_net(0), 0.03)
     data = labelled(guarded)
-    attacks = {"pgd": PGD(num_steps=5), "dataset": DatasetAttack()}
+    attacks = {"pgd": PGD(num_steps=5)}
     found = evaluate(
         guarded, data, attacks=attacks, eps=[0.03, 0.06], proofs="interval", checks="none"
     )
@@ -124,7 +121,7 @@ def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(stored, found.certified.drop(columns="margin"))
     store.write_summary(tmp_path, "a")
     assert (frames.read_frame(tmp_path / schema.SUMMARY)["metric"] == "rar_proved").sum() == 2
-    without = evaluate(guarded, data, attacks={"dataset": DatasetAttack()}, eps=0.1, checks="none")
+    without = evaluate(guarded, data, attacks={}, eps=0.1, checks="none")
     without.write(folder, {"model": "a", "seed": 0})
     assert not (folder / schema.CERTIFIED).exists()
     assert store.read_trial(folder).certified.empty
@@ -136,12 +133,11 @@ def test_attacks_find_an_unsound_bound(num_nulls: int, monkeypatch: pytest.Monke
     monkeypatch.setitem(VERIFIERS, "hopeful", lambda *args: lambda spec: sound(*args)(spec) + 3.0)
     model = tiny_net(0, num_nulls=num_nulls)
     model = model if num_nulls else ProvableNull(model, 0.03)
-    attacks = {"pgd": PGD(num_steps=20), "dataset": DatasetAttack()}
+    attacks, eps = {"pgd": PGD(num_steps=20), "dataset": DatasetAttack()}, [0.1, 0.3]
+    rows = evaluate(model, labelled(model), attacks=attacks, eps=eps, checks="none").rows
     for verifier, is_found in (("interval", False), ("hopeful", True)):
-        found = evaluate(
-            model, labelled(model), attacks=attacks, eps=[0.1, 0.3], proofs=verifier, checks="none"
-        )
-        assert find_violations(found.rows, found.certified).violations.empty != is_found
+        proofs = prove(model, labelled(model), eps, verifier=verifier)
+        assert find_violations(rows, proofs).violations.empty != is_found
 
 
 def test_invalid_arguments_are_refused() -> None:

@@ -17,7 +17,7 @@ PIXELS = (0.9, 0.6, 0.3, 0.55)
 LABELS = (0, 0, 1, 1)
 
 
-def side(pixels: tuple[float, ...] = PIXELS) -> tuple[Classifier, LabelledImages]:
+def side() -> tuple[Classifier, LabelledImages]:
     """One pixel x, logits x and 1 - x.
 
     Class 0 is proved within r if and only if x - r > 1/2, class 1 if and only if x + r < 1/2.
@@ -27,13 +27,17 @@ def side(pixels: tuple[float, ...] = PIXELS) -> tuple[Classifier, LabelledImages
         layer.weight.copy_(torch.tensor([[1.0], [-1.0]]))
         layer.bias.copy_(torch.tensor([0.0, 1.0]))
     model = Classifier(nn.Sequential(nn.Flatten(), layer), num_classes=2, has_null=False)
-    images = torch.tensor(pixels).view(-1, 1, 1, 1)
+    images = torch.tensor(PIXELS).view(-1, 1, 1, 1)
     return model, LabelledImages(images, torch.tensor(LABELS))
 
 
 def test_answers_are_those_that_can_be_proved() -> None:
     model, images = side()
-    rows = score_radii(ProvableNull(model, 0.15), images, (0.3, 0.0, 0.15))
+    answering, seen = ProvableNull(model, 0.15), []
+    rows = score_radii(answering, images, (0.3, 0.0, 0.15), on_images=seen.append)
+    assert sum(seen) == len(images)
+    own = rows.loc[rows["radius"] == 0.15, "prediction"]
+    assert own.tolist() == answering.predict(images.images).tolist()
     outcomes = {radius: of["outcome"].tolist() for radius, of in rows.groupby("radius")}
     assert outcomes == {
         0.0: ["correct", "correct", "correct", "fooled"],
@@ -45,20 +49,6 @@ def test_answers_are_those_that_can_be_proved() -> None:
     at = rows[(rows["radius"] == 0.15) & (rows["image"] == 0)]
     assert at["margin"].item() == pytest.approx(0.5, abs=1e-4)
     assert at["margin"].item() <= 0.5
-
-
-def test_its_own_radius_answers_as_the_model_does() -> None:
-    model, images = side()
-    answering = ProvableNull(model, 0.15)
-    rows = score_radii(answering, images, (0.15,))
-    assert rows["prediction"].tolist() == answering.predict(images.images).tolist()
-
-
-def test_progress_adds_up_to_the_images() -> None:
-    model, images = side()
-    seen: list[int] = []
-    score_radii(ProvableNull(model, 0.1), images, (0.0, 0.1), on_images=seen.append)
-    assert sum(seen) == len(images)
 
 
 def test_what_has_no_radius_is_refused() -> None:

@@ -292,7 +292,7 @@ def _threat(
         "attacks": {
             name: {
                 "objective": OBJECTIVES[name],
-                "takes": "white-box",
+                "access": "white-box",
                 "source": "self",
                 "eps": list(eps),
                 "num_images": num_images,

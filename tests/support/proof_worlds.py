@@ -48,14 +48,17 @@ def square_grid(side: int) -> Tensor:
     return torch.cartesian_prod(axis, axis).view(-1, 1, 1, 2)
 
 
-def within(images: Tensor, eps: float) -> Tensor:
-    """``(N, N)`` booleans: which images are within eps of each other in L∞."""
+def distances(images: Tensor) -> Tensor:
+    """``(N, N)`` L∞ distances."""
     points = images.flatten(1).double()
-    return torch.cdist(points, points, p=torch.inf) <= eps + 1e-9
+    return torch.cdist(points, points, p=torch.inf)
 
 
-def random_moves(images: Tensor, eps: float, norm: str, generator: torch.Generator) -> Tensor:
-    """Images moved to random points of the ball, in L2 to its surface."""
+def random_moves(
+    images: Tensor, eps: float, norm: str, generator: torch.Generator, num: int
+) -> Tensor:
+    """``num`` random points of each image's ball, in L2 of its surface: ``(num * N, C, H, W)``."""
+    images = images.repeat(num, 1, 1, 1)
     delta = 2 * torch.rand(images.shape, generator=generator) - 1
     if norm == "l2":
         delta = delta / delta.flatten(1).norm(dim=1).view(-1, 1, 1, 1)

@@ -18,8 +18,12 @@ from nullclass.certify.interval import (
     propagate,
 )
 from nullclass.certify.layers import Monotone
-from nullclass.certify.learned_null import not_fooled_margins
-from nullclass.certify.margins import label_margins, label_spec, pair_spec
+from nullclass.certify.margins import (
+    label_margins,
+    label_spec,
+    not_fooled_margins,
+    pair_spec,
+)
 from nullclass.certify.network import Network, Step, read_network
 from nullclass.certify.regions import (
     Box,

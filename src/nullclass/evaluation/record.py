@@ -98,26 +98,11 @@ def record_evaluation(
 ) -> Evaluation:
     """Evaluate a model on the first test images and write rows, summary and ``run.json``.
 
-    Args:
-        model: The model, on its device.
-        card: Its card, stored in the run's settings.
-        dataset: Test images, and held-out images for thresholds.
-        folder: The run folder; an earlier evaluation in it is replaced.
-        name: The model's name in tables.
-        attacks: Names in :data:`nullclass.attacks.ATTACKS`. Default: FGSM and the worst case of
-            ``fool`` and, with a null class, of ``force-null``.
-        eps: Budgets in pixel units.
-        norm: ``linf``, ``l2`` or ``l1``.
-        num_images: How many of the first test images are scored and attacked.
-        clean_null_rate: Answer null by a threshold, calibrated on the held-out images to this null
-            rate. Default: the largest logit decides.
-        proofs: Verifier that also proves what attacks cannot do.
-        radius: Answer only what is proved within this radius; for a model without null.
-        ood: Names in :data:`nullclass.scoring.ood.OOD`.
-        num_smallest: For how many images to search the smallest eps that fools.
-        selected_on: ``test`` or ``held-out``: the images by which the weights were selected.
-        checks: As for :func:`nullclass.evaluation.run.evaluate`.
-        seed: Seed of the attacks' random starts.
+    An earlier evaluation in the folder is replaced. The default attacks are FGSM and the worst case
+    of ``fool`` and, with a null class, of ``force-null``. ``clean_null_rate`` answers null by a
+    threshold that is calibrated on the held-out images to this rate; ``radius`` wraps a model
+    without null into a :class:`nullclass.rejection.ProvableNull`. The other arguments are those of
+    :func:`nullclass.evaluation.run.evaluate`.
 
     Raises:
         UserError: If the dataset does not fit the model, or as for

@@ -218,29 +218,19 @@ def build_evaluation(
 ) -> Evaluation:
     """Assemble an evaluation: sorted rows, threat model, probes and red flags.
 
-    Args:
-        model: The model that was scored.
-        data: The test images.
-        clean: Rows of the clean images.
-        results: The scored attacks.
-        attacks: The attacks that were made on the model itself, by name.
-        info: Metadata for the threat model and red flags: ``num_classes``, ``norm``, ``data``,
-            ``threshold``, ``selected_on`` and, if known, ``batch_size``.
-        held_out: Rows of clean held-out images.
-        ood: Rows of images of no class.
-        certified: Rows of proofs.
-        checks: As for :func:`evaluate`.
-        seed: Seed of the probes.
-        on_images: Progress of the probes.
+    It takes the model, the test images, the rows of the clean ones, the scored attacks, the attacks
+    made on the model itself by name, and metadata for the threat model and the red flags
+    (``num_classes``, ``norm``, ``data``, ``threshold``, ``selected_on`` and, if known,
+    ``batch_size``). Further rows are those of held-out images, of images of no class, of proofs.
     """
     rows = sort_rows([clean, *(result.rows for result in results)])
     costs = _join([result.costs for result in results], COST_COLUMNS)
     certified = _join([certified], CERTIFIED_COLUMNS)
-    evidence = Evidence(rows, costs, {"has_null": model.has_null}, info, certified)
+    threat = threat_model(rows, costs, attacks, info)
+    probes: dict[str, Any] = {}
     flags = []
-    if checks == "none":
-        evidence = replace(evidence, probes={})
-    else:
+    if checks != "none":
+        evidence = Evidence(rows, costs, {"has_null": model.has_null}, info, certified)
         probes, probe_costs = probe(
             model,
             data,
@@ -251,8 +241,7 @@ def build_evaluation(
             batch_size=info.get("batch_size"),
             on_images=on_images,
         )
-        evidence = replace(evidence, probes=probes)
-        flags = find_flags(evidence)
+        flags = find_flags(replace(evidence, probes=probes))
         costs = _join([costs, probe_costs], COST_COLUMNS)
     return Evaluation(
         rows=rows,
@@ -261,8 +250,8 @@ def build_evaluation(
         held_out=_join([held_out], ROW_COLUMNS),
         ood=_join([ood], OOD_COLUMNS),
         certified=certified,
-        threat=threat_model(rows, costs, attacks, info),
-        probes=dict(evidence.probes),
+        threat=threat,
+        probes=probes,
         flags=flags,
     )
 
@@ -273,21 +262,14 @@ def threat_model(
     attacks: Mapping[str, Attack],
     info: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What the attacker wants, may change and knows, as JSON values.
-
-    Args:
-        rows: The evaluation's rows.
-        costs: Its costs.
-        attacks: Attacks by name, for their settings.
-        info: As for :func:`build_evaluation`.
-    """
+    """What the attacker wants, may change and knows, as JSON values."""
     described = {}
     for name, group in rows[rows["attack"] != CLEAN].groupby("attack", sort=False):
         access = set(costs.loc[costs["attack"] == name, "access"])
         is_given = not group["has_own_eps"].iloc[0]
         described[str(name)] = {
             "objective": group["objective"].iloc[0],
-            "takes": next((level for level in get_args(Access) if level in access), UNKNOWN),
+            "access": next((level for level in get_args(Access) if level in access), UNKNOWN),
             "source": group["source"].iloc[0],
             "eps": sorted(group["eps_pixels"].unique().tolist()) if is_given else None,
             "num_images": int(group["image"].nunique()),

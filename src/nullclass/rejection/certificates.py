@@ -11,10 +11,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import torch
 from torch import Tensor
 
+from nullclass.certify import check_radius
 from nullclass.core.errors import UserError
 from nullclass.core.files import read_json, write_json
 from nullclass.core.outcomes import NULL_LABEL, predictions
@@ -22,6 +24,71 @@ from nullclass.models.classifier import Classifier
 
 KIND = "nullclass certificates"
 VERSION = 1
+
+
+UNPROVED = -1e3
+"""Margin of a class without any bound: finite, because logits must be."""
+
+
+class CertifiedNull(Classifier):
+    """A classifier that predicts what is certified within a radius, and null otherwise.
+
+    Args:
+        model: K classes, without null; shared, not copied, and always in evaluation mode.
+        radius: r, in pixel units.
+        norm: ``linf`` or ``l2``.
+
+    Raises:
+        UserError: If the model has null, or radius or norm is invalid.
+    """
+
+    body: Classifier
+    verifier: str
+
+    def __init__(self, model: Classifier, radius: float, norm: str) -> None:
+        if model.has_null:
+            raise UserError(
+                "here null means not proved, so the model must have no null of its own (K logits): "
+                "train one without null, or prove this one as it is with "
+                "nullclass.scoring.proofs.prove"
+            )
+        check_radius(radius, norm)
+        super().__init__(model, model.num_classes, image_shape=model.image_shape)
+        self.radius, self.norm = float(radius), norm
+        self.to(model.mean.device).eval()
+
+    @property
+    def model(self) -> Classifier:
+        """The classifier inside."""
+        return self.body
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode; the model inside stays in evaluation mode, which the bounds are of."""
+        super().train(mode)
+        self.model.eval()
+        return self
+
+    def with_null_logit(self, margins: Tensor) -> Tensor:
+        """Margins ``(N, K)`` and the logit of null.
+
+        That is the smallest positive number, so that null wins against a margin of 0.
+        """
+        null = margins.new_full((len(margins), 1), torch.finfo(margins.dtype).tiny)
+        return torch.cat([margins, null], dim=1)
+
+    def make_certificates(self, images: Tensor, logits: Tensor, **settings: Any) -> Certificates:
+        """Certificates from the margins and null ``(N, K + 1)`` of images ``(N, C, H, W)``."""
+        return Certificates(
+            labels=tuple(predictions(logits, self.num_classes).tolist()),
+            margins=tuple(logits[:, : self.num_classes].amax(dim=1).tolist()),
+            images_sha256=tuple(image_hashes(images)),
+            radius=self.radius,
+            norm=self.norm,
+            verifier=self.verifier,
+            dtype=str(logits.dtype).removeprefix("torch."),
+            weights_sha256=weights_sha256(self.model),
+            **settings,
+        )
 
 
 @dataclass(frozen=True)
@@ -93,27 +160,6 @@ class Certificates:
             )
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return cls(**(values | lists))
-
-
-def make_certificates(
-    model: Classifier, images: Tensor, logits: Tensor, **settings: Any
-) -> Certificates:
-    """Certificates from the margins of a model that proves its answers.
-
-    Args:
-        model: The classifier inside, whose answers are proved.
-        images: ``(N, C, H, W)``.
-        logits: ``(N, K + 1)``, proved margins and null.
-        settings: The remaining fields of :class:`Certificates`.
-    """
-    return Certificates(
-        labels=tuple(predictions(logits, model.num_classes).tolist()),
-        margins=tuple(logits[:, : model.num_classes].amax(dim=1).tolist()),
-        images_sha256=tuple(image_hashes(images)),
-        dtype=str(logits.dtype).removeprefix("torch."),
-        weights_sha256=weights_sha256(model),
-        **settings,
-    )
 
 
 def weights_sha256(model: Classifier) -> str:

@@ -24,12 +24,16 @@ from nullclass.certify import (
     read_network,
 )
 from nullclass.core.checks import check_count
-from nullclass.core.devices import default_batch_size
+from nullclass.core.devices import default_batch_size, exact_float32
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.models.classifier import Classifier
-from nullclass.rejection.certificates import Certificates, image_hashes, weights_sha256
-from nullclass.rejection.provable import UNPROVED
+from nullclass.rejection.certificates import (
+    UNPROVED,
+    Certificates,
+    image_hashes,
+    weights_sha256,
+)
 from nullclass.rejection.smoothing import (
     NORMAL,
     SMOOTHING,
@@ -52,6 +56,7 @@ MAX_SAMPLES = 10**8
 """Largest number of votes that a certificate may state."""
 
 
+@exact_float32()
 def check_certificates(
     certificates: Certificates | Path | str,
     model: Classifier,

@@ -25,7 +25,6 @@ does not matter, because g uses only bounds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +32,6 @@ from torch import Tensor, nn
 from nullclass.certify import (
     Network,
     check_images,
-    check_radius,
     find_verifier,
     in_range,
     label_spec,
@@ -41,18 +39,14 @@ from nullclass.certify import (
     read_network,
 )
 from nullclass.core.devices import BATCH_SIZE, default_batch_size
-from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
-from nullclass.rejection.certificates import Certificates, make_certificates
-
-UNPROVED = -1e3
-"""Margin of a class without any bound: finite, because logits must be."""
+from nullclass.rejection.certificates import UNPROVED, Certificates, CertifiedNull
 
 MAX_PAIRED_CLASSES = 32
 """Up to this number of classes every pair of logits is bounded, so that each class has a margin."""
 
 
-class ProvableNull(Classifier):
+class ProvableNull(CertifiedNull):
     """A classifier that predicts what it proves within a radius, and null otherwise.
 
     It has K + 1 logits, so every attack, threshold and evaluation takes it; gradients flow through
@@ -70,33 +64,15 @@ class ProvableNull(Classifier):
             be bounded (:func:`nullclass.certify.read_network`).
     """
 
-    body: Classifier
-
     def __init__(
         self, model: Classifier, radius: float, *, norm: str = "linf", verifier: str = "interval"
     ) -> None:
-        check_without_null(model)
-        check_radius(radius, norm)
-        super().__init__(model, model.num_classes, image_shape=model.image_shape)
-        self.radius = float(radius)
-        self.norm = norm
+        super().__init__(model, radius, norm)
         self.verifier = verifier
         self._verify = find_verifier(verifier)
         self._read: tuple[Network, list[object], list[nn.Module | Tensor]] | None = None
-        self.to(model.mean.device).eval()
         if model.image_shape is not None:  # fails now if the model cannot be bounded
             self._network(model.image_shape)
-
-    @property
-    def model(self) -> Classifier:
-        """f, the classifier inside."""
-        return self.body
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; the model inside stays in evaluation mode, which the bounds are of."""
-        super().train(mode)
-        self.model.eval()
-        return self
 
     def _network(self, image_shape: Sequence[int]) -> Network:
         """The layers of the model, read again after a layer, weight or buffer has changed."""
@@ -112,9 +88,8 @@ class ProvableNull(Classifier):
         """``(N, K + 1)``: the proved margin c_k of each class, then null's 0.
 
         c_k is a lower bound of ``min_j z_k - z_j`` over the ball. At most one is positive, and then
-        k is proved, so the largest logit is null's exactly if nothing is proved. (Null's is the
-        smallest positive number, so that it wins against c_k = 0.) If a bound is not finite, or the
-        image is outside [0,1], nothing is proved: all c_k are :data:`UNPROVED`.
+        k is proved, so the largest logit is null's exactly if nothing is proved. If a bound is not
+        finite, or the image is outside [0,1], nothing is proved: all c_k are ``UNPROVED``.
         """
         network = self._network(images.shape[1:])
         is_valid = in_range(images.detach())
@@ -126,8 +101,7 @@ class ProvableNull(Classifier):
         parts = images.split(default_batch_size(images))
         margins = torch.cat([margins_of(network, part) for part in parts])
         margins = margins.where(margins.isfinite() & is_valid[:, None], UNPROVED)
-        null = margins.new_full((len(images), 1), torch.finfo(margins.dtype).tiny)
-        return torch.cat([margins, null], dim=1)
+        return self.with_null_logit(margins)
 
     def _all_margins(self, network: Network, images: Tensor) -> Tensor:
         spec = pair_spec(self.num_classes, images.dtype, images.device)
@@ -169,9 +143,7 @@ class ProvableNull(Classifier):
         check_images(images, self.image_shape)
         batches = images.split(batch_size)
         logits = torch.cat([self(batch.to(self.mean.device)) for batch in batches])
-        return make_certificates(
-            self.model, images, logits, radius=self.radius, norm=self.norm, verifier=self.verifier
-        )
+        return self.make_certificates(images, logits)
 
 
 def _state(owner: nn.Module | Tensor) -> tuple[object, ...]:
@@ -181,16 +153,3 @@ def _state(owner: nn.Module | Tensor) -> tuple[object, ...]:
     # Inference tensors have no version counter: treated as changed each time.
     version = object() if owner.is_inference() else owner._version
     return id(owner), version, owner.data_ptr(), owner.dtype, owner.device
-
-
-def check_without_null(model: Classifier) -> None:
-    """Check that a model has no null.
-
-    Raises:
-        UserError: If it has.
-    """
-    if model.has_null:
-        raise UserError(
-            "here null means not proved, so the model must have no null of its own (K logits): "
-            "train one without null, or prove this one as it is with nullclass.scoring.proofs.prove"
-        )

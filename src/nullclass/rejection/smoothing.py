@@ -32,19 +32,17 @@ import hashlib
 import math
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Self
 
 import torch
 from scipy.special import betaincinv
 from torch import Tensor
 
-from nullclass.certify import check_images, check_radius
+from nullclass.certify import check_images
 from nullclass.core.checks import check_count, check_positive, check_seed, check_share
-from nullclass.core.devices import BATCH_SIZE
+from nullclass.core.devices import BATCH_SIZE, exact_float32
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
-from nullclass.rejection.certificates import Certificates, image_hashes, make_certificates
-from nullclass.rejection.provable import UNPROVED, check_without_null
+from nullclass.rejection.certificates import UNPROVED, Certificates, CertifiedNull, image_hashes
 
 SMOOTHING = "smoothing"
 """Verifier of certificates by randomised smoothing."""
@@ -52,7 +50,7 @@ SMOOTHING = "smoothing"
 NORMAL = NormalDist()
 
 
-class SmoothedNull(Classifier):
+class SmoothedNull(CertifiedNull):
     """A classifier that predicts where an L2 radius is certified with a confidence, else null.
 
     The interface is that of :class:`~nullclass.rejection.ProvableNull`.
@@ -70,8 +68,6 @@ class SmoothedNull(Classifier):
         UserError: If the model has null, or a number is out of range.
     """
 
-    body: Classifier
-    norm = "l2"
     verifier = SMOOTHING
 
     def __init__(
@@ -85,29 +81,14 @@ class SmoothedNull(Classifier):
         confidence: float = 0.999,
         seed: int = 0,
     ) -> None:
-        check_without_null(model)
-        check_radius(radius, "l2")
         if not 0 < check_share("confidence", confidence) < 1:
             raise UserError(f"confidence must be between 0 and 1, not {confidence}")
-        super().__init__(model, model.num_classes, image_shape=model.image_shape)
-        self.radius = float(radius)
+        super().__init__(model, radius, "l2")
         self.sigma = check_positive("sigma", sigma)
         self.num_samples = check_count("num_samples", num_samples)
         self.num_selection = check_count("num_selection", num_selection)
         self.confidence = confidence
         self.seed = check_seed(seed)
-        self.to(model.mean.device).eval()
-
-    @property
-    def model(self) -> Classifier:
-        """The network that votes."""
-        return self.body
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; the network that votes stays in evaluation mode."""
-        super().train(mode)
-        self.model.eval()
-        return self
 
     def all_logits(self, images: Tensor) -> Tensor:
         """``(N, K + 1)``: certified radius minus the required one, then null's 0.
@@ -124,9 +105,8 @@ class SmoothedNull(Classifier):
                 mean = self._mean_probabilities(image)
                 row = row + (mean - mean.detach())
             rows.append(row)
-        null = images.new_full((len(images), 1), torch.finfo(images.dtype).tiny)
         margins = torch.stack(rows) if rows else images.new_empty((0, self.num_classes))
-        return torch.cat([margins, null], dim=1)
+        return self.with_null_logit(margins)
 
     @torch.no_grad()
     def certified_radius(self, image: Tensor) -> tuple[int, float]:
@@ -145,6 +125,7 @@ class SmoothedNull(Classifier):
         """``(K,)`` votes on ``num_samples`` noisy copies of an image ``(C, H, W)``."""
         return self._votes(image, self.num_samples, self._generator(image))
 
+    @exact_float32()
     @torch.no_grad()
     def certificates(self, images: Tensor) -> Certificates:
         """Certificates of each image, with their confidence.
@@ -156,13 +137,9 @@ class SmoothedNull(Classifier):
             UserError: If an image is outside [0,1], or of the wrong shape.
         """
         check_images(images, self.image_shape)
-        return make_certificates(
-            self.model,
+        return self.make_certificates(
             images,
             self(images.to(self.mean.device)),
-            radius=self.radius,
-            norm=self.norm,
-            verifier=self.verifier,
             confidence=self.confidence,
             settings={
                 "sigma": self.sigma,

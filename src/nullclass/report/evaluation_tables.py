@@ -69,7 +69,7 @@ def _attacks_table(attacks: Mapping[str, Mapping[str, Any]]) -> Table:
             [
                 Cell(attack_name(name), str(version or "")),
                 Cell(GOALS.get(info["objective"], info["objective"])),
-                Cell(ACCESS.get(info["takes"], info["takes"])),
+                Cell(ACCESS.get(info["access"], info["access"])),
                 Cell("the model itself" if is_own else f"another model ({info['source_name']})"),
                 Cell(eps),
                 Cell(f"{info['num_images']:,}"),

@@ -9,7 +9,7 @@ s is the fraction of ε reached, so that the bounds enter as ε increases. Durin
 0, L is CE(z(x), y), whatever natural_weight is. w are the worst logits if null is wrong too
 (:mod:`nullclass.training.robust.interval`); without them everything may become null. The paper
 bounds the best convex combination of the two differences. Training uses its end points, and
-certification the combination (:mod:`nullclass.certify.learned_null`).
+certification the combination (:mod:`nullclass.certify.margins`).
 """
 
 from __future__ import annotations
