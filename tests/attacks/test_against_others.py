@@ -78,18 +78,6 @@ def test_their_cross_entropy_hides_what_ours_finds(digits: Digits, norm: str) ->
     assert aware > stock + 0.2
 
 
-def test_the_cascade_is_at_least_its_members(digits: Digits) -> None:
-    model, images, labels = digits.guarded, digits.images[:200], digits.labels[:200]
-    for eps in (0.05, 0.1):
-        cascade = fooled(model, null_aware_pgd(20, 20)(model, images, labels, eps=eps), labels)
-        first = fooled(model, PGD(num_steps=20)(model, images, labels, eps=eps), labels)
-        assert (cascade | ~first).all(), "the first member sees every image"
-        second = fooled(
-            model, MultiTargetedPGD(num_steps=20)(model, images, labels, eps=eps), labels
-        )
-        assert (cascade == (first | second)).all(), "the union, image by image"
-
-
 def test_reduced_precision_claims_nothing_and_loses_little(digits: Digits) -> None:
     model, images, labels = digits.guarded, digits.images[:300], digits.labels[:300]
     for eps in (0.05, 0.1):

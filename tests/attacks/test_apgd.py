@@ -131,10 +131,10 @@ def test_the_authors_code_takes_the_same_steps(digits: Digits, norm: str) -> Non
     assert is_same.double().mean() > 0.9
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize("norm", ["linf", "l2", pytest.param("l1", marks=pytest.mark.slow)])
 def test_no_weaker_than_the_authors_attack(digits: Digits, norm: str) -> None:
     theirs = pytest.importorskip("pyautoattack.autopgd_base")
-    model, images, labels = digits.plain, digits.images[:80], digits.labels[:80]
+    model, images, labels = digits.plain, digits.images[:40], digits.labels[:40]
     eps = {"linf": 0.06, "l2": 0.35, "l1": 1.2}[norm]
     setting = {"eps": eps, "norm": norm.capitalize(), "device": "cpu", "verbose": False}
     with torch.random.fork_rng():
@@ -145,7 +145,7 @@ def test_no_weaker_than_the_authors_attack(digits: Digits, norm: str) -> None:
         adv_images = ours(model, images, labels, eps=eps, norm=norm)
         assert is_allowed(adv_images, images, eps, norm).all()
         counts = [int(fooled(model, tried, labels).sum()) for tried in (adv_images, other)]
-        assert 5 < counts[1] < 75, "a budget that decides something"
+        assert 4 < counts[1] < 36, "a budget that decides something"
         assert counts[0] >= counts[1] - 1, counts  # theirs starts at random
 
 
@@ -216,12 +216,3 @@ def test_steps_shrink_to_what_is_needed() -> None:
     label = torch.zeros(1, dtype=torch.int64)
     adv_images = APGD(loss="margin")(model, image, label, eps=0.4)
     assert outcome_of(model, adv_images, label) == ["fooled"]
-
-
-def test_reduced_precision_claims_nothing_and_loses_little(digits: Digits) -> None:
-    model, images, labels = digits.guarded, digits.images[:200], digits.labels[:200]
-    exact, reduced = (
-        fooled(model, APGD(num_steps=30, precision=p)(model, images, labels, eps=0.08), labels)
-        for p in ("float32", "bfloat16")  # type: ignore[arg-type]
-    )
-    assert abs(int(reduced.sum()) - int(exact.sum())) <= 4

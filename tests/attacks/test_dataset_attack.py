@@ -9,7 +9,7 @@ import pytest
 import torch
 from disturbed import small_batch
 from torch import Tensor, nn
-from worlds import Digits, outcome_of
+from worlds import Affine, Digits, outcome_of
 
 from nullclass.attacks import ATTACKS, PGD, DatasetAttack, RayS, describe
 from nullclass.attacks.base import TakesReferenceImages
@@ -62,14 +62,12 @@ def test_force_null_takes_images_that_are_null(digits: Digits, norm: str) -> Non
     assert torch.equal(adv_images, images)
 
 
-def test_a_model_that_answers_one_class_is_not_fooled() -> None:
-    class Always(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return torch.tensor([0.0, 1.0, 0.0]).expand(len(images), 3) + 0 * images.sum()
-
+def test_a_model_with_one_answer_is_not_fooled() -> None:
     images, _ = small_batch()
-    model, labels = Classifier(Always(), 2), torch.ones(9, dtype=torch.int64)
-    assert torch.equal(DatasetAttack(small_reference())(model, images, labels, eps=1.0), images)
+    one_answer = Affine(torch.zeros(3, 36), torch.tensor([0.0, 1.0, 0.0]))
+    model, labels = Classifier(one_answer, 2), torch.ones(9, dtype=torch.int64)
+    for attack in (DatasetAttack(small_reference()), RayS(small_reference(), num_queries=50)):
+        assert torch.equal(attack(model, images, labels, eps=1.0), images)
     with count_passes(model) as passes:
         DatasetAttack(small_reference())(model, images, 1 - labels, eps=1.0)
     assert passes.forward == 9, "all succeed when clean: no candidate is needed"
@@ -151,17 +149,6 @@ def test_small_budgets_are_brute_force(objective: str, norm: str) -> None:
                         )
                     torch.testing.assert_close(mine, margins, atol=1e-4, rtol=1e-4)
     assert 20 < num_reached < 300, "budgets that decide something"
-
-
-def test_with_reference_images_the_result_does_not_depend_on_batches() -> None:
-    model, images, labels, reference = tiny_world(0)
-    attack = DatasetAttack().with_reference_images(reference)
-    together = attack(model, images, labels, eps=0.2)
-    alone = [attack(model, images[n : n + 1], labels[n : n + 1], eps=0.2) for n in range(40)]
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-6, rtol=0)
-    assert not torch.equal(together, DatasetAttack()(model, images, labels, eps=0.2)), (
-        "the reference images matter"
-    )
 
 
 @pytest.mark.parametrize("attack", [DatasetAttack(), RayS()])

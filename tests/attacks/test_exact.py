@@ -16,7 +16,6 @@ from nullclass.attacks import (
     APGD,
     ATTACKS,
     FGSM,
-    FMN,
     PGD,
     Attack,
     MultiTargetedAPGD,
@@ -51,7 +50,6 @@ NULL_AWARE: dict[str, Attack] = {
     "apgd, margin": APGD(loss="margin"),
     "apgd, dlr": APGD(loss="dlr"),
     "apgd, targeted": MultiTargetedAPGD(),
-    "fmn": FMN(),
     "selective": SelectivePGD(),
     "square": Square(num_queries=100),
 }
@@ -84,7 +82,7 @@ def test_two_inputs(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["margin", "null-aware-pgd", "apgd, margin", "apgd, targeted", "fmn", "selective"]
+    "name", ["margin", "null-aware-pgd", "apgd, margin", "apgd, targeted", "selective"]
 )
 def test_two_inputs_with_flat_logits(name: str) -> None:
     for norm in ("l2", "l1"):
@@ -165,10 +163,9 @@ def test_linear_models_are_fooled_within_a_quarter_of_the_optimum(name: str, nor
         MultiTargetedPGD,
         lambda objective: APGD(objective, loss="margin"),
         MultiTargetedAPGD,
-        FMN,
         lambda objective: Square(objective, num_queries=100),
     ],
-    ids=["pgd", "multi-targeted-pgd", "apgd", "multi-targeted-apgd", "fmn", "square"],
+    ids=["pgd", "multi-targeted-pgd", "apgd", "multi-targeted-apgd", "square"],
 )
 def test_other_objectives_have_their_own_optimum(make: Callable[[str], Attack], norm: str) -> None:
     # From the origin null is reached along x1 alone after a / 3, the other class along x2 after b:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import torch
-from disturbed import small_model
+from disturbed import left_as_found, relatives, small_batch, small_model
 from torch import Tensor, nn
 from worlds import Affine, Digits, outcome_of, two_input_world
 
@@ -20,30 +20,11 @@ from nullclass.models import Classifier, build_model
 ALL_NORMS = ["linf", "l2", "l1"]
 
 
-def sources(has_null: bool = True) -> tuple[Classifier, ...]:
-    """Two relatives of the model under attack."""
-    relatives = small_model(has_null), small_model(has_null)
-    generator = torch.Generator().manual_seed(0)
-    for relative in relatives:
-        weight = relative.body[5].weight.data
-        weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=generator)
-    return relatives
-
-
 def test_sources_are_left_as_found() -> None:
-    first, second = sources()
-    model = small_model()
-    before = [copy.deepcopy(source.state_dict()) for source in (first, second)]
-    modes = [[m.training for m in source.modules()] for source in (first, second)]
-    images = torch.rand(5, 1, 6, 6, generator=torch.Generator().manual_seed(0))
-    labels = torch.zeros(5, dtype=torch.int64)
-    Transfer((first, second), PGD(num_steps=3))(model, images, labels, eps=0.01)
-    for source, state, was in zip((first, second), before, modes, strict=True):
-        assert [m.training for m in source.modules()] == was
-        assert source.body[5].weight.requires_grad
-        assert not source.body[0].weight.requires_grad
-        for key, value in source.state_dict().items():
-            assert torch.equal(value, state[key])
+    first, second = relatives()
+    batch = small_batch()
+    with left_as_found(first, *batch), left_as_found(second, *batch):
+        Transfer((first, second), PGD(num_steps=3))(small_model(), *batch, eps=0.01)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from nullclass.attacks import (
 )
 from nullclass.attacks.counters import count_passes
 from nullclass.attacks.ensemble import VERSION, EnsembleResult, OnZeroGradient, run_attack
-from nullclass.attacks.losses import find_objective
+from nullclass.attacks.losses import ObjectiveName, find_objective
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
@@ -54,19 +54,15 @@ def test_it_is_exact_on_linear_models(norm: str) -> None:
     assert torch.equal(result.winning_member >= 0, is_above)
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
-def test_two_inputs_both_sides(norm: str) -> None:
-    model, image, label = two_input_world(a=0.1, b=0.1)
+@pytest.mark.parametrize(("objective", "a", "b"), [("fool", 0.1, 0.1), ("force-null", 0.3, 0.05)])
+def test_two_inputs_both_sides(objective: ObjectiveName, a: float, b: float) -> None:
+    # The other class lies along x2 after b, null along x1 after a / 3: in both worlds after 0.1.
+    model, image, label = two_input_world(a, b)
     images, labels, eps = image.repeat(2, 1, 1, 1), label.repeat(2), torch.tensor([0.095, 0.105])
-    adv_images = worst_case()(model, images, labels, eps=eps, norm=norm, generator=seeded())
-    assert fooled(model, adv_images, labels).tolist() == [False, True]
-
-
-def test_forcing_null_has_its_own_optimum() -> None:
-    model, image, label = two_input_world(a=0.3, b=0.05)  # null along x1 after a / 3
-    images, labels, eps = image.repeat(2, 1, 1, 1), label.repeat(2), torch.tensor([0.095, 0.105])
-    adv_images = worst_case("force-null")(model, images, labels, eps=eps, generator=seeded())
-    assert [scored == "null" for scored in outcome_of(model, adv_images, labels)] == [False, True]
+    adv_images = worst_case(objective)(model, images, labels, eps=eps, generator=seeded())
+    succeeded = {"fool": "fooled", "force-null": "null"}[objective]
+    scored = outcome_of(model, adv_images, labels)
+    assert [outcome == succeeded for outcome in scored] == [False, True]
 
 
 FEW = AttackEnsemble(

@@ -26,10 +26,10 @@ from nullclass.nulls.perturb import (
     PGDPerturbation,
     SparsePerturbation,
     check_norm,
+    gradient_of,
     make_perturbation,
     name_of,
 )
-from nullclass.nulls.perturb.base import gradient_of
 
 CASES = [(name, norm) for name, kind in PERTURBATIONS.items() for norm in kind.norms]
 SIZE = {"linf": 0.2, "l2": 1.5, "l0": 0.4}

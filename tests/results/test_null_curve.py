@@ -28,7 +28,7 @@ from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 from nullclass.nulls.estimate_curve import MIN_IMAGES, NUM_COARSE, estimate_curve
-from nullclass.nulls.perturb import make_perturbation
+from nullclass.nulls.perturb import Perturbation, make_perturbation
 from nullclass.results.null_curve import NullCurve, isotonic, read_curve, write_curve
 
 TABLE = NullCurve("linf", (0.1, 0.2, 0.4), (0.0, 0.5, 1.0))
@@ -313,27 +313,20 @@ def test_isotonic_is_that_of_scikit_learn(values: list[float]) -> None:
 
 
 @dataclass(frozen=True)
-class Turning:
+class Turning(Perturbation):
     """Fools a share of the images, by size: the last ones are turned to the other side."""
 
     share: Callable[[float], float]
     norms: ClassVar[tuple[str, ...]] = ("linf",)
     needs_gradient: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        pass
+
     def settings(self) -> dict[str, Any]:
         return {}
 
-    def __call__(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        sizes: Tensor,
-        norm: str,
-        generator: torch.Generator | None = None,
-        *,
-        gradient: Tensor | None = None,
-    ) -> Tensor:
+    def perturb(self, images: Tensor, sizes: Tensor, *_: Any) -> Tensor:
         num_kept = round(len(images) * (1 - self.share(float(sizes[0]))))
         return torch.cat([images[:num_kept], 1 - images[num_kept:]])
 

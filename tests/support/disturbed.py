@@ -35,6 +35,16 @@ def small_model(has_null: bool = True) -> Classifier:
     return model
 
 
+def relatives() -> tuple[Classifier, Classifier]:
+    """Two models whose weights differ a little from those of :func:`small_model`."""
+    models = small_model(), small_model(has_null=False)
+    for model in models:
+        weight = model.body[5].weight.data
+        generator = torch.Generator().manual_seed(0)
+        weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=generator)
+    return models
+
+
 def small_batch() -> tuple[Tensor, Tensor]:
     images = torch.rand(9, 1, 6, 6, generator=torch.Generator().manual_seed(1))
     images[0], images[1] = 0, 1  # corners of the box
@@ -44,7 +54,7 @@ def small_batch() -> tuple[Tensor, Tensor]:
 @contextmanager
 def left_as_found(model: Classifier, images: Tensor, labels: Tensor) -> Iterator[None]:
     """Assert that the model, the inputs and the world are as they were."""
-    before = copy.deepcopy((images, labels, model.state_dict()))
+    before = copy.deepcopy((images, labels, model.state_dict(), images.grad))
     modes = [module.training for module in model.modules()]
     wanted = [p.requires_grad for p in model.parameters()]
     grads = [copy.deepcopy(p.grad) for p in model.parameters()]
@@ -52,12 +62,17 @@ def left_as_found(model: Classifier, images: Tensor, labels: Tensor) -> Iterator
     yield
     assert torch.equal(images, before[0])
     assert torch.equal(labels, before[1])
-    assert images.grad is None
+    assert_same_gradient(images, before[3])
     for key, value in model.state_dict().items():
         assert torch.equal(value, before[2][key]), key
     assert [module.training for module in model.modules()] == modes
     assert [p.requires_grad for p in model.parameters()] == wanted
     for parameter, grad in zip(model.parameters(), grads, strict=True):
-        same = parameter.grad is None if grad is None else torch.equal(parameter.grad, grad)
-        assert same
+        assert_same_gradient(parameter, grad)
     assert torch.equal(torch.get_rng_state(), stream)
+
+
+def assert_same_gradient(tensor: Tensor, gradient: Tensor | None) -> None:
+    assert (tensor.grad is None) == (gradient is None)
+    if gradient is not None:
+        assert torch.equal(tensor.grad, gradient)

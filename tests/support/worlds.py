@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 
@@ -241,6 +242,28 @@ def train_digits() -> Digits:
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def small_network(
+    num_nulls: int = 1, *, shape: tuple[int, ...] = (1, 6, 6), hidden: int = 12
+) -> Classifier:
+    """Four classes, one hidden layer, and weights drawn from a fixed seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        inputs, outputs = nn.Linear(math.prod(shape), hidden), nn.Linear(hidden, 4 + num_nulls)
+    return Classifier(
+        nn.Sequential(nn.Flatten(), inputs, nn.ReLU(), outputs),
+        4,
+        has_null=num_nulls > 0,
+        num_nulls=max(1, num_nulls),
+        mean=(0.5,),
+        std=(0.25,),
+    )
+
+
+def noise_images(num: int = 8, shape: tuple[int, ...] = (1, 6, 6)) -> tuple[Tensor, Tensor]:
+    """Random images and labels of the four classes in turn."""
+    return torch.rand(num, *shape, generator=seeded(1)), torch.arange(num) % 4
 
 
 def wide_colour_world() -> tuple[Classifier, Tensor, Tensor]:

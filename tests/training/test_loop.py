@@ -32,6 +32,7 @@ from nullclass.nulls import (
     NullSource,
     UniformNulls,
 )
+from nullclass.nulls.perturb import Perturbation
 from nullclass.results.null_curve import NullCurve
 from nullclass.training.batches import steps_per_epoch
 from nullclass.training.config import TrainConfig
@@ -413,7 +414,7 @@ def test_uniform_targets_end_in_no_confidence() -> None:
     assert history[-1].null_loss == pytest.approx(math.log(3), abs=0.01), "its minimum"
 
 
-class Grey:
+class Brighter(Perturbation):
     """Adds the size to every pixel."""
 
     norms: ClassVar[tuple[str, ...]] = ("linf",)
@@ -422,10 +423,7 @@ class Grey:
     def settings(self) -> dict[str, Any]:
         return {}
 
-    def __call__(
-        self, model: Classifier, images: Tensor, labels: Tensor, sizes: Tensor, norm: str,
-        generator: Any, *, gradient: Any,
-    ) -> Tensor:  # fmt: skip
+    def perturb(self, images: Tensor, sizes: Tensor, *_: Any) -> Tensor:
         return (images + sizes[:, None, None, None]).clamp(0, 1)
 
 
@@ -434,7 +432,7 @@ def test_probabilities_of_null_follow_the_curve() -> None:
     model, data = fresh_model(), learnable_images(seed=2)
     curve = NullCurve("linf", (0.1, 0.3), (0.1, 1.0))
     recipe = replace(LEARNING, epochs=40)
-    source = NullProbabilities(model, curve, Grey())
+    source = NullProbabilities(model, curve, Brighter())
     train(model, learnable_images(), TrainConfig(recipe, null_weight=2.0), nulls=source)
     null_probs = []
     for size in (0.0, 0.05, 0.1, 0.15, 0.2, 0.25):

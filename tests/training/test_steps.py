@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from training_cases import MadeBy
+from worlds import noise_images, seeded, small_network
 
 from nullclass.models import Classifier
 from nullclass.nulls import (
@@ -39,27 +40,12 @@ NUM_CLASSES = 4
 
 
 def small_model(num_nulls: int = 1) -> Classifier:
-    with torch.random.fork_rng():
-        torch.manual_seed(3)
-        output = nn.Linear(12, NUM_CLASSES + num_nulls)
-        body = nn.Sequential(nn.Flatten(), nn.Linear(36, 12), nn.ReLU(), output)
-    return Classifier(
-        body,
-        NUM_CLASSES,
-        has_null=num_nulls > 0,
-        num_nulls=max(1, num_nulls),
-        mean=(0.5,),
-        std=(0.25,),
-    ).double()
+    return small_network(num_nulls).double()
 
 
 def batch(num: int = 12) -> tuple[Tensor, Tensor]:
-    images = torch.rand(num, 1, 6, 6, generator=torch.Generator().manual_seed(1))
-    return images.double(), torch.arange(num) % NUM_CLASSES
-
-
-def stream(seed: int = 7) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    images, labels = noise_images(num)
+    return images.double(), labels
 
 
 def append(
@@ -67,14 +53,14 @@ def append(
     weight: float = 1.0, fraction: float = 1.0, **recipe: Any,
 ) -> StepLosses:  # fmt: skip
     config = TrainConfig(Recipe(nulls_per_image=fraction, **recipe), null_weight=weight)
-    context = StepContext(model, config, nulls, stream())
+    context = StepContext(model, config, nulls, seeded(7))
     return step_append_nulls(context, images.clone(), labels)
 
 
 def replace(
     model: Classifier, images: Tensor, labels: Tensor, nulls: NullSource | None, **recipe: Any
 ) -> StepLosses:
-    context = StepContext(model, TrainConfig(Recipe(**recipe), replace_rate=0.5), nulls, stream())
+    context = StepContext(model, TrainConfig(Recipe(**recipe), replace_rate=0.5), nulls, seeded(7))
     return step_replace_with_nulls(context, images, labels)
 
 
@@ -97,7 +83,7 @@ NUMBERED = MadeBy(lambda images: 1 - images / 2)
 @pytest.mark.parametrize("rate", [0.1, 0.35, 0.5])
 def test_the_number_of_null_images_is_binomial(rate: float) -> None:
     images, labels = batch(32)
-    generator, draws, source = stream(), 4000, MadeBy()
+    generator, draws, source = seeded(7), 4000, MadeBy()
     source.calls = _Forgetful()
     counts = [replace_with_nulls(images, labels, source, generator, rate)[2] for _ in range(draws)]
     drawn = torch.tensor(counts, dtype=torch.float64)
@@ -124,7 +110,7 @@ def test_null_images_are_at_the_end_in_the_place_of_real_ones() -> None:
     images, labels = batch()
     before = images.clone(), labels.clone()
     numbers = set()
-    generator = stream()
+    generator = seeded(7)
     for _ in range(30):
         mixed, targets, num_nulls = replace_with_nulls(images, labels, NUMBERED, generator, 0.5)
         num_real = len(images) - num_nulls
@@ -155,7 +141,7 @@ def test_replacing_the_gradient_is_that_of_the_mean_loss_over_the_mixed_batch(
 
     mixed, mixed_labels, num_nulls = images, labels, 0
     if source is not None:
-        mixed, mixed_labels, num_nulls = replace_with_nulls(images, labels, source, stream(), 0.5)
+        mixed, mixed_labels, num_nulls = replace_with_nulls(images, labels, source, seeded(7), 0.5)
         assert num_nulls > 0
     logits = plain(mixed)
     targets = [4 if label < 0 else label for label in mixed_labels.tolist()]
@@ -226,7 +212,7 @@ def test_appending_the_gradient_is_that_of_the_loss_written_out(
     part = images[:num].clone()
     if source.needs_image_gradient:
         part.grad = gradient[:num]
-    made = SOURCES[name](plain)(part, labels[:num], stream())
+    made = SOURCES[name](plain)(part, labels[:num], seeded(7))
     null_loss = null_loss_by_hand(plain, made.images, labels[:num], made.null_probs).mean()
     (loss + weight * null_loss).backward()
     assert_same_gradients(model, plain)

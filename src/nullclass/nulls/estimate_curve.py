@@ -16,8 +16,7 @@ from nullclass.core.norms import find_norm
 from nullclass.core.outcomes import Outcome, outcomes
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
-from nullclass.nulls.perturb import Perturbation, name_of
-from nullclass.nulls.perturb.base import gradient_of
+from nullclass.nulls.perturb import Perturbation, gradient_of, name_of
 from nullclass.results.null_curve import Floats, NullCurve, isotonic
 
 MIN_IMAGES = 50

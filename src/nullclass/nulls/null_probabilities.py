@@ -20,8 +20,7 @@ from torch import Tensor
 from nullclass.core.norms import size_of
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.base import NullImages, NullSource
-from nullclass.nulls.perturb import Perturbation, make_perturbation, name_of
-from nullclass.nulls.perturb.base import check_support
+from nullclass.nulls.perturb import Perturbation, check_support, make_perturbation, name_of
 from nullclass.results.null_curve import NullCurve
 
 

@@ -14,8 +14,7 @@ from nullclass.core.norms import find_norm, size_of
 from nullclass.core.outcomes import outcomes, predictions
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
-from nullclass.nulls.perturb import Perturbation, name_of
-from nullclass.nulls.perturb.base import check_support, gradient_of
+from nullclass.nulls.perturb import Perturbation, check_support, gradient_of, name_of
 from nullclass.rejection import ProvableNull
 from nullclass.results.schema import RADIUS_COLUMNS, SIZE_COLUMNS
 from nullclass.scoring.score import (
