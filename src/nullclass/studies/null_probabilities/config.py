@@ -33,7 +33,8 @@ from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 
 CLEAN = "clean"
 PROBABILITIES = ("np-linf", "np-l2", "np-l0")
-VARIANTS = (CLEAN, "hard", *PROBABILITIES, "ccat", "background", "twins")
+PER_CLASS = "per-class-null"
+VARIANTS = (CLEAN, "hard", *PROBABILITIES, "ccat", "background", PER_CLASS)
 """The models, all of one architecture; ``np-`` is NULL probabilities by the argument of f."""
 
 SUBSTITUTES = ("sub-clean", "sub-null")
@@ -41,6 +42,12 @@ SUBSTITUTES = ("sub-clean", "sub-null")
 
 QUERIED = "sub-queries"
 """Substitutes that are trained on a target's answers."""
+
+SUBSTITUTE_SEED = 1000
+"""Added to a model's seed for the seed of its substitutes."""
+
+ON = " on "
+"""Separates attack and source in the ``attack`` column of a transferred attack."""
 
 NUM_SEED_IMAGES = 600
 """The attacker's own images. With the paper's 150 fewer attacks transfer (LOG.md)."""
@@ -64,8 +71,8 @@ VALIDATION = 5_000
 EPS = (0.1, 0.2, 0.3)
 """Budgets of transfers and of the worst case, in pixel units."""
 
-HARD_EPS = 0.154
-"""Budget of hard null images, in pixel units: the notebook's 0.5."""
+HARD = NullPlan("adversarial", {"eps": 0.154, "num_steps": 1}, weight=1 / 11)
+"""Hard null images; ε is in pixel units, the notebook's 0.5."""
 
 BACKGROUND = "fashion-mnist"
 """Dataset of null images of the background class."""
@@ -139,7 +146,7 @@ def _attacks(is_full: bool, *, has_null: bool) -> tuple[AttackPlan, ...]:
 
 def from_substitute(attack: str) -> str:
     """Value of the ``attack`` column of an attack on the clean substitute."""
-    return f"{attack} on {SUBSTITUTES[0]}"
+    return f"{attack}{ON}{SUBSTITUTES[0]}"
 
 
 def craft(source: ModelSpec, attack: str, preset: Preset) -> Craft:
@@ -166,7 +173,7 @@ def training(name: str, seed: int, preset: Preset) -> Training:
         nulls=_nulls(name, seed, preset),
         recipe=_recipe(name, preset),
         has_null=name not in (CLEAN, "ccat"),
-        per_class_null=name == "twins",
+        per_class_null=name == PER_CLASS,
         uniform_targets=name == "ccat",
     )
 
@@ -185,11 +192,10 @@ def _nulls(name: str, seed: int, preset: Preset) -> NullPlan | None:
         )
         values = {"perturbation": maker, "perturbation_settings": settings}
         return NullPlan("null-probabilities", values, weight=WEIGHT, estimate=estimate)
-    hard = {"eps": HARD_EPS, "num_steps": 1}
     return {
         CLEAN: None,
-        "hard": NullPlan("adversarial", hard, weight=1 / 11),
-        "twins": NullPlan("adversarial", hard, weight=1.0),
+        "hard": HARD,
+        PER_CLASS: replace(HARD, weight=1.0),
         "ccat": NullPlan("ccat", {"eps": CCAT_EPS, "num_steps": 10, "power": 10.0}, weight=0.5),
         "background": NullPlan("background", {"dataset": BACKGROUND}, weight=0.5),
     }[name]
@@ -207,15 +213,14 @@ def _recipe(name: str, preset: Preset) -> Recipe:
 
 def substitute(name: str, seed: int, preset: Preset) -> Training:
     """A model of another architecture that the attacker trains on the same data."""
-    nulls = NullPlan("adversarial", {"eps": HARD_EPS, "num_steps": 1}, weight=1 / 11)
     return Training(
         name=name,
         architecture="small",
         dataset="mnist",
         validation=VALIDATION,
-        seed=seed + 1000,
+        seed=seed + SUBSTITUTE_SEED,
         weight_decay=0.0,
-        nulls=nulls if name == "sub-null" else None,
+        nulls=HARD if name == "sub-null" else None,
         recipe=replace(FAST["notebook"], epochs=10 if preset == "full" else 3),
         has_null=name == "sub-null",
     )
@@ -229,7 +234,7 @@ def queried(target: ModelSpec, preset: Preset) -> Training:
         architecture="small",
         dataset="mnist",
         validation=VALIDATION,
-        seed=seed + 1000,
+        seed=seed + SUBSTITUTE_SEED,
         weight_decay=0.0,
         nulls=None,
         recipe=Recipe(batch_size=32, epochs=10, learning_rate=1e-3),

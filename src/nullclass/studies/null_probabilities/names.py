@@ -2,58 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.formatting import percent
 from nullclass.report.measures import Measure
 from nullclass.results.store import Run
-from nullclass.studies.null_probabilities.config import PROBABILITIES, QUERIED, VARIANTS
+from nullclass.studies.null_probabilities.config import QUERIED, VARIANTS
 
-
-@dataclass(frozen=True)
-class Norm:
-    """How the size of a perturbation is measured."""
-
-    short: str
-    what: str
-    """In a sentence, after “the”."""
-    axis: str
-    """Label of an axis."""
-    end: str
-    """Name of the smallest size where f is 1."""
-
-
-NORMS = {
-    "linf": Norm("L∞", "largest change", "largest pixel change, pixel units", "ε_max"),
-    "l2": Norm("L2", "Euclidean length", "Euclidean length, pixel units", "ε_max"),
-    "l0": Norm("L0", "share of pixels changed", "share of pixels changed", "N_max"),
+NORMS = {"linf": "L∞", "l2": "L2", "l0": "L0"}
+"""Norms of perturbations (:mod:`nullclass.nulls.perturb`)."""
+SIZES = {
+    "linf": "largest pixel change",
+    "l2": "Euclidean length",
+    "l0": "share of pixels changed",
 }
-"""By their names in :mod:`nullclass.nulls.perturb`."""
+"""The size of a perturbation, by norm."""
 
 NAMES = {
-    "clean": ("clean", "no null class"),
-    "hard": ("hard null", "the notebook's"),
-    **{f"np-{name}": (f"NULL prob. {n.short}", f"f of the {n.what}") for name, n in NORMS.items()},
-    "ccat": ("CCAT", "null by a threshold"),
-    "background": ("background", "Fashion-MNIST is null"),
-    "twins": ("2N labels", "one null label per class"),
-    "sub-clean": ("clean substitute", "same data, other network"),
-    "sub-null": ("null substitute", "same data, other network"),
-    QUERIED: ("by queries", "each target's own substitute"),
+    "clean": "clean",
+    "hard": "hard null",
+    **{f"np-{norm}": f"NULL prob. {name}" for norm, name in NORMS.items()},
+    "ccat": "CCAT",
+    "background": "background",
+    "per-class-null": "null per class",
+    "sub-clean": "clean substitute",
+    "sub-null": "null substitute",
+    QUERIED: "by queries",
 }
-"""Name and description of each model and source."""
+"""Name of each model and source."""
 
 MEANINGS = {
     "clean": "No null class; trained on clean images only, for comparison.",
     "hard": "The notebook's: one FGSM image per clean image, labelled null whatever its size.",
     **{
-        f"np-{name}": (
+        f"np-{norm}": (
             "NULL probabilities (Hosseini et al. 2017): perturbed images of random size. Their "
-            f"target moves from the true class to null by the null curve f of the {norm.what}."
+            f"target moves from the true class to null by the null curve f of the {size}."
         )
-        for name, norm in NORMS.items()
+        for norm, size in SIZES.items()
     },
     "ccat": (
         "Confidence-calibrated adversarial training (Stutz et al. 2020): the target moves to the "
@@ -61,18 +49,13 @@ MEANINGS = {
         "threshold that is chosen on held-out images."
     ),
     "background": "Images of Fashion-MNIST are null; no perturbed images.",
-    "twins": "2N labels: one null label per class, learnt from FGSM images.",
+    "per-class-null": "One null label per class (2N labels), learnt from FGSM images.",
 }
 
 
 def short(model: str) -> str:
     """The name of a model or source."""
-    return NAMES.get(model, (model, ""))[0]
-
-
-def model_cell(model: str) -> Cell:
-    """Name and description of a model or source as a table cell."""
-    return Cell(*NAMES.get(model, (model, "")))
+    return NAMES.get(model, model)
 
 
 def names_of(models: Iterable[str]) -> str:
@@ -82,7 +65,7 @@ def names_of(models: Iterable[str]) -> str:
 
 def named(table: Table) -> Table:
     """The table with the names of its rows' models."""
-    return replace(table, rows=[[model_cell(row[0].text), *row[1:]] for row in table.rows])
+    return replace(table, rows=[[Cell(short(row[0].text)), *row[1:]] for row in table.rows])
 
 
 def with_names(run: Run) -> Run:
@@ -96,25 +79,13 @@ def defences(models: Iterable[str]) -> list[str]:
     return [model for model in models if model != VARIANTS[0]]
 
 
-def own_norm(model: str) -> str:
-    """The norm of the null curve that a model was trained with; empty without one."""
-    return model.removeprefix("np-") if model in PROBABILITIES else ""
-
-
 def size_text(size: float, norm: str) -> str:
     """A size with its unit."""
     return f"{100 * size:.3g} % of pixels" if norm == "l0" else f"{size:.3g}"
 
 
-def range_of(found: list[Measure], digits: int = 1) -> str:
-    """Lowest and highest mean, with their models."""
-    by: dict[str, list[str]] = {}
-    for measure in sorted(found, key=lambda m: m.mean):
-        by.setdefault(percent(measure.mean, digits), []).append(short(measure.model))
-    if len(by) == 1:
-        return f"{next(iter(by))} %"
-    ends = (next(iter(by.items())), next(reversed(by.items())))
-    return " to ".join(
-        f"{rate} % ({of[0]}{f' and {len(of) - 1} more' if len(of) > 1 else ''})"
-        for rate, of in ends
-    )
+def range_of(found: Sequence[Measure]) -> str:
+    """Lowest and highest mean in percent, each with a model that has it."""
+    low, high = (end(found, key=lambda measure: measure.mean) for end in (min, max))
+    text = f"{percent(low.mean, 1)} % ({short(low.model)})"
+    return text if low is high else f"{text} to {percent(high.mean, 1)} % ({short(high.model)})"

@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
+
+import pandas as pd
 
 from nullclass.metrics.rates import UNION, wilson_of
 from nullclass.report.blocks import Block, Page, Section, Table, Terms, Text, section
-from nullclass.report.formatting import GOALS, WORST_CASE, attack_name, eps_text, percent
+from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.sections import (
     NULL_AWARE_TEXT,
     SCORED_TEXT,
-    budgets_text,
-    closing_sections,
-    figure_sections,
+    attack_terms,
     fill,
-    flags_section,
     notes_of,
-    subtitle,
-    unfinished,
+    study_page,
 )
 from nullclass.report.tables import union_table, white_box_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import CLEAN as BASE
-from nullclass.studies.null_probabilities.config import PROBABILITIES, QUERIED, VARIANTS
+from nullclass.studies.null_probabilities.config import (
+    ON,
+    PROBABILITIES,
+    QUERIED,
+    SUBSTITUTES,
+    TRANSFERS,
+    VARIANTS,
+    from_substitute,
+)
 from nullclass.studies.null_probabilities.figures import FIGURES
 from nullclass.studies.null_probabilities.measured import (
-    SUBSTITUTE,
-    Criterion,
-    Transfers,
     by_size,
     criteria,
     curve_fits,
+    strongest_transfer,
+    transfer_budgets,
+    transfer_table,
 )
 from nullclass.studies.null_probabilities.names import (
     MEANINGS,
@@ -48,9 +53,8 @@ from nullclass.studies.null_probabilities.tables import (
     clean_table,
     criteria_table,
     label_attack_table,
-    matrix_table,
-    mean_text,
     queries_table,
+    spread_text,
     strict_table,
     substitute_table,
     summary_table,
@@ -62,9 +66,9 @@ HOLDS = 0.9
 TABLE_FILE = "table_transfers.csv"
 
 SENTENCES = (
-    "Under {attacker} an RAR (robust accuracy with rejection) of {line} % is kept, by the whole "
-    "95 % Wilson interval, by these defences: {holding}. Undecided with {num} images: {undecided}.",
     "At ε {eps} the worst case fools the defences on {aers}{base} (AER, n = {num}).",
+    "RAR (robust accuracy with rejection) under {attacker} is at least {line} %, by the whole 95 % "
+    "Wilson interval, for: {holding}. Undecided with {num} images: {undecided}.",
     "Adversarial images of the clean substitute, of another architecture, fool {transferred} (ε "
     "{budgets}, n = {num_transferred}).",
     "The best other source at ε {last} fools {worst_sources} (n = {num_transferred}).",
@@ -80,7 +84,7 @@ TERMS = [
         "Target probability of null by the size of a perturbation: how often perturbations of that "
         "size fool the clean model.",
     ),
-    ("ε_max, N_max", "The smallest size where f is 1; training uses sizes up to it."),
+    ("trained range", "Sizes up to the smallest where f is 1; training uses no larger ones."),
     (
         "size",
         "L∞: the largest change of a pixel; L2: the Euclidean length of the change, both in pixel "
@@ -99,72 +103,51 @@ TERMS = [
     ),
 ]
 
-OWN_ATTACKS = {
-    LABEL_ATTACK: "fool",
-    WORST_CASE: "fool",
-    "pgd-force-null": "force-null",
-    f"{WORST_CASE}-force-null": "force-null",
-}
-"""Attacks on each model itself and their objectives."""
-
 
 def page(run: Run) -> Page:
     """The page of the study."""
     measures = Measures(run)
-    transfers = Transfers(run, measures)
-    fits = curve_fits(run, by_size(run))
-    found = criteria(measures, transfers, fits)
+    fits = curve_fits(by_size(run))
+    found = criteria(measures, fits)
+    transfers = transfer_table(run, measures)
     has_union = bool(measures.union_budgets("rar"))
-    white_box: list[Block] = [
-        *(named(white_box_table(measures, m)) for m in ("aer", "rar") if has_union),
-        *([strict_table(measures)] if has_union else []),
-    ]
-    matrices = [
-        matrix_table(transfers, measures, attack, eps)
-        for attack in transfers.attacks[::-1]
-        for eps in transfers.budgets
-    ]
-    files = {TABLE_FILE: _csv(transfers)} if matrices else {}
+    files = {}
+    if len(transfers):
+        csv = transfers.to_csv(index=False, float_format="%.7g", lineterminator="\n")
+        files[TABLE_FILE] = csv.encode()
     models = [(short(model), MEANINGS[model]) for model in measures.models if model in MEANINGS]
-    return Page(
+    return study_page(
+        run,
+        measures,
         "Do NULL probabilities reject adversarial images of a substitute?",
-        f"Study null-probabilities · {subtitle(run, measures)}",
-        findings(run, measures, transfers, found),
+        findings(measures, transfers, found),
         [
             *section(
                 "Models and criteria",
                 Terms(models) if models else None,
                 _epochs(run),
-                criteria_table(measures, found, transfers, fits) if found else None,
+                criteria_table(measures, found, fits),
                 clean_table(measures) if measures.budgets(CLEAN) else None,
                 notes_of(run),
             ),
-            *section("White-box attacks", *white_box),
+            *section(
+                "White-box attacks",
+                *(named(white_box_table(measures, m)) for m in ("aer", "rar") if has_union),
+                strict_table(measures),
+            ),
             *section(
                 "Attackers without the model",
-                substitute_table(transfers, measures) if SUBSTITUTE in transfers.sources else None,
-                label_attack_table(measures) if measures.budgets(LABEL_ATTACK) else None,
+                substitute_table(measures),
+                label_attack_table(measures),
                 queries_table(run, measures),
             ),
-            *figure_sections(run, FIGURES),
-            *(section("Transfers in full", Text(_MATRICES), *matrices) if matrices else []),
-            *flags_section(run),
             _threat_model(measures, transfers),
-            *closing_sections(run, TERMS),
         ],
-        files,
+        figures=FIGURES,
+        terms=TERMS,
+        variants=VARIANTS,
+        files=files,
     )
-
-
-_MATRICES = (
-    "The numbers of the heat maps, with transfer rates. Intervals are in "
-    f"{TABLE_FILE}, in the run's folder of figures."
-)
-
-
-def _csv(transfers: Transfers) -> bytes:
-    table = transfers.table()
-    return table.to_csv(index=False, float_format="%.7g", lineterminator="\n").encode()
 
 
 def summary_tables(run: Run) -> list[Table]:
@@ -174,12 +157,10 @@ def summary_tables(run: Run) -> list[Table]:
     return [summary_table(measures), *([union] if union else [])]
 
 
-def findings(
-    run: Run, measures: Measures, transfers: Transfers, found: Sequence[Criterion]
-) -> list[str]:
+def findings(measures: Measures, transfers: pd.DataFrame, found: pd.DataFrame) -> list[str]:
     """Sentences of the first paragraph."""
     values = _worst_case(measures) | _transferred(measures, transfers) | _criteria(found)
-    return [*unfinished(run, measures, VARIANTS), *fill(SENTENCES, values)]
+    return fill(SENTENCES, values)
 
 
 def holds(rar: Measure) -> bool | None:
@@ -196,11 +177,15 @@ def _worst_case(measures: Measures) -> dict[str, Any]:
     models, budgets = defences(measures.models), measures.union_budgets("rar")
     if not budgets or not models:
         return {}
-    of = {eps: measures.find_all(models, UNION, "rar", eps) for eps in budgets}
 
     def listed(verdict: bool | None) -> str:
-        names = {eps: [m.model for m in found if holds(m) is verdict] for eps, found in of.items()}
-        return "; ".join(f"ε {eps_text(eps)}: {names_of(names[eps])}" for eps in budgets)
+        found = {
+            eps: [
+                m.model for m in measures.find_all(models, UNION, "rar", eps) if holds(m) is verdict
+            ]
+            for eps in budgets
+        }
+        return "; ".join(f"ε {eps_text(eps)}: {names_of(of)}" for eps, of in found.items())
 
     eps = budgets[-1]
     base = measures.find(BASE, UNION, "aer", eps)
@@ -213,37 +198,36 @@ def _worst_case(measures: Measures) -> dict[str, Any]:
         "num": measures.num_images(UNION),
         "eps": eps_text(eps),
         "aers": range_of(aers) if aers else None,
-        "base": f", the clean model on {mean_text(base.values, 1)} %" if base else "",
+        "base": f", the clean model on {spread_text(base.mean, base.sd)} %" if base else "",
     }
 
 
-def _transferred(measures: Measures, transfers: Transfers) -> dict[str, Any]:
+def _transferred(measures: Measures, transfers: pd.DataFrame) -> dict[str, Any]:
     """Rates of attacks by attackers who do not have the model."""
     values: dict[str, Any] = {}
-    budgets = transfers.budgets
-    targets = [model for model in transfers.targets if model in (BASE, *PROBABILITIES)]
+    budgets = transfer_budgets(measures)
     parts, worst = [], []
-    for target in targets:
-        found = [transfers.strongest(SUBSTITUTE, target, eps) for eps in budgets]
-        rates = [mean_text(measure.values, 1) for measure in found if measure is not None]
+    for target in (BASE, *PROBABILITIES):
+        found = [strongest_transfer(measures, target, eps) for eps in budgets]
+        rates = [spread_text(rate.mean, rate.sd) for rate in found if rate is not None]
         if rates:
             name = "the clean model" if target == BASE else short(target)
             parts.append(f"{name} on {' / '.join(rates)} %")
-        others = [source for source in transfers.sources if source not in (SUBSTITUTE, target)]
-        pairs = (
-            [(s, transfers.strongest(s, target, budgets[-1])) for s in others] if budgets else []
-        )
-        known = [(source, measure) for source, measure in pairs if measure is not None]
-        if known and target != BASE:
-            source, measure = max(known, key=lambda pair: pair[1].mean)
-            origin = "its substitute by queries" if source == QUERIED else short(source)
-            worst.append(f"{short(target)} on {mean_text(measure.values, 1)} % ({origin})")
+        is_other = ~transfers["source"].isin([SUBSTITUTES[0], target])
+        is_last = transfers["eps_pixels"] == transfers["eps_pixels"].max()
+        others = transfers[is_other & is_last & (transfers["target"] == target)]
+        if len(others) and target != BASE:
+            best = others.loc[others["fooled_rate"].idxmax()]
+            text = spread_text(best["fooled_rate"], best["fooled_sd"])
+            is_own = best["source"] == QUERIED
+            origin = "its substitute by queries" if is_own else short(best["source"])
+            worst.append(f"{short(target)} on {text} % ({origin})")
     if parts:
         values |= {
             "transferred": ", ".join(parts),
             "budgets": " / ".join(map(eps_text, budgets)),
             "last": eps_text(budgets[-1]),
-            "num_transferred": transfers.num_images,
+            "num_transferred": measures.num_images(from_substitute(TRANSFERS[0])),
             "worst_sources": ", ".join(worst) or None,
         }
     for eps in measures.budgets(LABEL_ATTACK)[-1:]:
@@ -257,61 +241,39 @@ def _transferred(measures: Measures, transfers: Transfers) -> dict[str, Any]:
     return values
 
 
-def _criteria(found: Sequence[Criterion]) -> dict[str, Any]:
+def _criteria(found: pd.DataFrame) -> dict[str, Any]:
     """Number of criteria that are met."""
-    if not found:
+    if found.empty:
         return {}
-    parts = []
-    for model in dict.fromkeys(criterion.model for criterion in found):
-        of = [criterion.is_met for criterion in found if criterion.model == model]
-        parts.append(f"{short(model)}: {sum(of)} of {len(of)}")
-    met = sum(criterion.is_met for criterion in found)
+    by_model = found.groupby("model", sort=False)["is_met"].agg(["sum", "size"])
+    parts = (f"{short(str(model))}: {met} of {num}" for model, met, num in by_model.itertuples())
+    met = found["is_met"].sum()
     return {"met": met, "num_criteria": len(found), "by_model": ", ".join(parts)}
 
 
 def _epochs(run: Run) -> Block | None:
     """Number of epochs, if models differ."""
-    by: dict[int, list[str]] = {}
-    for trial in run.trials:
-        of = by.setdefault(len(trial.history), [])
-        if trial.model not in of:
-            of.append(trial.model)
-    by.pop(0, None)
-    if len(by) < 2:
+    epochs = {trial.model: len(trial.history) for trial in run.trials if len(trial.history)}
+    if len(set(epochs.values())) < 2:
         return None
-    parts = (f"{num} epoch{'s' * (num > 1)}: {names_of(of)}" for num, of in sorted(by.items()))
+    parts = [
+        f"{num} epoch{'s' * (num > 1)}: {names_of(m for m in epochs if epochs[m] == num)}"
+        for num in sorted(set(epochs.values()))
+    ]
     return Text(f"Training lengths differ, which also affects clean accuracy. {'; '.join(parts)}.")
 
 
-def _threat_model(measures: Measures, transfers: Transfers) -> Section:
-    pairs = [
+def _threat_model(measures: Measures, transfers: pd.DataFrame) -> Section:
+    budgets = ", ".join(map(eps_text, transfer_budgets(measures)))
+    crafted = [
         (
-            f"{attack_name(attack)}, transferred",
-            f"made on {len(transfers.sources)} sources, L∞, ε "
-            f"{', '.join(map(eps_text, transfers.budgets))} in pixel units, "
-            f"{transfers.num_images} test images per seed; success on the source: a wrong class",
+            f"{attack_name(str(attack))}, transferred",
+            f"made on {of['source'].nunique()} sources, L∞, ε {budgets} in pixel units, "
+            f"{of['num_images'].min():,} test images per seed; success on the source: a wrong "
+            "class",
         )
-        for attack in transfers.attacks
+        for attack, of in transfers.groupby("attack")
     ]
-    pairs += [
-        (
-            attack_name(attack),
-            f"made on the scored model, {measures.norm(attack)}, "
-            f"{budgets_text(measures, attack)}, {measures.num_images(attack)} test images per "
-            f"seed; success: {GOALS[objective]}",
-        )
-        for attack, objective in OWN_ATTACKS.items()
-        if measures.budgets(attack)
-    ]
-    if measures.budgets(UNION):
-        pairs.append(
-            (
-                "union",
-                "AER, RAR, strict and null-DoS: the worst case per image over all these attacks at "
-                "that ε or below and the clean image, over the images that every attack was run "
-                f"on: {measures.num_images(UNION)} per seed",
-            )
-        )
     return Section(
         "Threat model",
         [
@@ -327,6 +289,6 @@ def _threat_model(measures: Measures, transfers: Transfers) -> Section:
                 f"The white-box attack is the {attack_name(WORST_CASE)}, {NULL_AWARE_TEXT} "
                 f"{SCORED_TEXT}"
             ),
-            Terms(pairs),
+            Terms([*crafted, *(pair for pair in attack_terms(measures) if ON not in pair[0])]),
         ],
     )
