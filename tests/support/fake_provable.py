@@ -1,30 +1,25 @@
-"""A run of the study ``provable-null`` that nobody trained, to be counted by hand.
+"""A made-up run of the study ``provable-null``, with numbers that can be counted by hand.
 
-``python tests/report/fake_provable.py DIR NUM_SEEDS`` writes one to look at.
+``python tests/support/fake_provable.py DIR NUM_SEEDS`` writes one to look at.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fake_probabilities import Unscored
-from fake_run import digit
+from fake_study import examples, group, predictions_of, write_run, write_training, write_trial
 
-from nullclass.core.files import write_json
 from nullclass.experiments.config import Trial
-from nullclass.results import frames, schema, store
-from nullclass.results.schema import RADII, RADIUS_COLUMNS
+from nullclass.results import frames, schema
 from nullclass.studies import find_study
 from nullclass.studies.provable_null.config import EPS, EPS_PROVED, PROVABLE, VARIANTS
 
 NUM_CLEAN, NUM_ATTACKED, NUM_SHOWN = 200, 40, 40
-RADII_ASKED = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
+RADII = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25)
 
 # Of 200 clean images: null, evenly spread from the fourth on, and fooled, the last.
 CLEAN = {
@@ -62,108 +57,66 @@ def write_fake_provable(
     has_proofs: bool = True,
     has_radii: bool = True,
     is_broken: bool = False,
-    data: str = "made up",
 ) -> Path:
     """Write a run folder.
 
     Args:
-        folder: Where.
-        num_seeds: How many seeds; each has one image fooled more than the one before.
+        folder: The run folder.
+        num_seeds: Number of seeds; each has one image fooled more than the one before.
         models: Variants of the study.
         lacking: Model and seed of evaluations it lacks.
-        has_proofs: Whether something was proved.
-        has_radii: Whether other radii were asked.
-        is_broken: Whether an image of the first model does what was proved impossible.
-        data: Name of the dataset.
+        has_proofs: Whether there are proofs.
+        has_radii: Whether there are results at other radii.
+        is_broken: Whether an image of the first model contradicts its proof.
     """
     study, left_out = find_study("provable-null"), set(lacking)
     for trial in study.trials("quick", range(num_seeds), models):
-        _write_training(folder, trial)
+        num = trial.training.recipe.epochs
+        epochs = np.arange(1, num + 1)
+        losses = {"loss": 0.6 / epochs + 0.1, "train_accuracy": 0.99 - 0.1 * epochs / num}
+        history = {"epoch": epochs, **losses, "seconds": 60.0 * (1 + trial.seed)}
+        write_training(folder, trial.training, history, last=num)
         if (trial.model, trial.seed) not in left_out:
+            path = folder / schema.TRIALS / f"{trial.model}-seed{trial.seed}"
+            if has_radii and trial.radius is not None:
+                path.mkdir(parents=True, exist_ok=True)
+                frames.write_frame(path / schema.RADII, _radii(trial.model))
             breaks = is_broken and trial.model == models[0]
-            _write_trial(folder, trial, has_proofs, has_radii, breaks)
-    write_json(
-        folder / schema.RUN,
-        {
-            "study": study.name,
-            "preset": "quick",
-            "models": list(models),
-            "seeds": list(range(num_seeds)),
-            "selections": ["last"],
-            "settings": {"attacks": [], "trainings": {}},
-            "data": {"name": data, "num_training_images": 60_000},
-            "versions": {"torch": "2.13.0"},
-            "started": "2030-01-02T03:04:05+00:00",
-        },
-    )
-    store.write_summary(folder, study.name, study.published)
-    return folder
+            _write_trial(path, trial, has_proofs, breaks)
+    return write_run(folder, study, models, num_seeds)
 
 
-def _write_training(folder: Path, trial: Trial) -> None:
-    place = folder / schema.MODELS / f"{trial.model}-seed{trial.seed}"
-    num = trial.training.recipe.epochs
-    epochs = np.arange(1, num + 1)
-    history = pd.DataFrame(
-        {
-            "epoch": epochs,
-            "loss": 0.6 / epochs + 0.1,
-            "null_loss": math.nan,
-            "train_accuracy": 0.99 - 0.1 * epochs / num,
-            "validation_accuracy": math.nan,
-            "seconds": 60.0 * (1 + trial.seed),
-        }
-    )
-    frames.write_frame(place / schema.HISTORY, history)
-    store.finalize(place, {"config": asdict(trial.training), "epochs": {"last": num}})
-
-
-def _write_trial(
-    folder: Path, trial: Trial, has_proofs: bool, has_radii: bool, breaks: bool
-) -> None:
-    model = trial.model
-    place = folder / schema.TRIALS / f"{model}-seed{trial.seed}"
-    clean = _clean_outcomes(model)
-    tables = [_rows("clean", "clean", 0.0, clean)]
-    for eps, num in zip(EPS, FOOLED[model], strict=True):
+def _write_trial(path: Path, trial: Trial, has_proofs: bool, breaks: bool) -> None:
+    clean = _clean_outcomes(trial.model)
+    tables = [group("clean", 0.0, clean)]
+    for eps, num in zip(EPS, FOOLED[trial.model], strict=True):
         fooled = min(NUM_ATTACKED, num + (trial.seed if num else 0))
-        outcomes = np.where(clean[:NUM_ATTACKED] == "correct", "correct", clean[:NUM_ATTACKED])
+        outcomes = clean[:NUM_ATTACKED].copy()
         outcomes[NUM_ATTACKED - fooled :] = "fooled"
-        tables.append(_rows("worst-case", "fool", eps, outcomes))
-        if model != "clean":
-            denied = np.where(np.arange(NUM_ATTACKED) % 4 == 3, "correct", "null")
-            tables.append(_rows("pgd-force-null", "force-null", eps, denied))
-    rows = pd.concat(tables, ignore_index=True)
-    nothing = pd.DataFrame(columns=list(schema.CERTIFIED_COLUMNS))
-    certified = _certified(trial, clean) if has_proofs else nothing
-    if breaks:
-        at = (rows["attack"] == "worst-case") & (rows["image"] == 20) & (rows["eps_pixels"] > 0.15)
-        rows.loc[at, "outcome"] = "fooled"
-        rows.loc[at, "prediction"] = (rows.loc[at, "label"] + 1) % 10
-    if has_radii and trial.radius is not None:
-        place.mkdir(parents=True, exist_ok=True)
-        frames.write_frame(place / RADII, _radii(model))
-    rng = np.random.default_rng([trial.seed, VARIANTS.index(model)])
-    Unscored(
-        rows=rows,
-        costs=pd.DataFrame(columns=list(schema.COST_COLUMNS)),
-        examples=_examples(trial, rows, rng),
-        held_out=pd.DataFrame(columns=list(schema.ROW_COLUMNS)),
-        ood=pd.DataFrame(columns=list(schema.OOD_COLUMNS)),
-        certified=certified,
-        threat={},
-        probes={},
-        flags=[],
-    ).write(
-        place,
-        {
-            "model": model,
-            "seed": trial.seed,
-            "selection": trial.selection,
-            "config": asdict(trial),
-            "trained_in": f"{schema.MODELS}/{model}-seed{trial.seed}",
-        },
-    )
+        if breaks and eps > 0.15:
+            outcomes[20] = "fooled"
+        tables.append(group("worst-case", eps, outcomes))
+        if trial.model != "clean":
+            forced = np.where(np.arange(NUM_ATTACKED) % 4 == 3, "correct", "null")
+            tables.append(group("pgd-force-null", eps, forced, objective="force-null"))
+    for table in tables:
+        is_null = table["outcome"] == "null"
+        table["null_score"] = np.where(is_null, 0.25, -2.0 + table["eps_pixels"])
+    rng = np.random.default_rng([trial.seed, VARIANTS.index(trial.model)])
+    shown = NUM_SHOWN if trial.radius is not None else 8
+    answers = tables[0]["prediction"][:shown]
+    sets = [
+        examples(
+            table["attack"].iloc[0],
+            float(table["eps_pixels"].iloc[0]),
+            table["prediction"][:shown],
+            rng,
+            clean_predictions=answers,
+        )
+        for table in tables[1:]
+    ]
+    proofs = {"certified": _certified(trial, clean)} if has_proofs else {}
+    write_trial(path, trial, tables, sets, **proofs)
 
 
 def _clean_outcomes(model: str) -> np.ndarray:
@@ -175,120 +128,48 @@ def _clean_outcomes(model: str) -> np.ndarray:
     return outcomes
 
 
-def _rows(attack: str, objective: str, eps: float, outcomes: np.ndarray) -> pd.DataFrame:
-    num = len(outcomes)
-    labels = np.arange(num) % 10
-    predicted = np.select(
-        [outcomes == "null", outcomes == "fooled"], [np.full(num, -1), (labels + 1) % 10], labels
-    )
-    return pd.DataFrame(
-        {
-            "image": np.arange(num),
-            "label": labels,
-            "attack": attack,
-            "objective": objective,
-            "source": "clean" if attack == "clean" else "self",
-            "norm": "linf",
-            "has_own_eps": False,
-            "eps_pixels": eps,
-            "member": "clean" if attack == "clean" else "no-success",
-            "prediction": predicted,
-            "outcome": outcomes,
-            "confidence": 0.9,
-            "loss": 0.5,
-            "null_loss": 2.0,
-            "real_prediction": np.where(predicted < 0, labels, predicted),
-            "null_score": np.where(predicted < 0, 0.25, -2.0 + eps),
-        }
-    )
-
-
 def _certified(trial: Trial, clean: np.ndarray) -> pd.DataFrame:
-    labels = np.arange(NUM_CLEAN) % 10
-    predicted = np.select(
-        [clean == "null", clean == "fooled"], [np.full(NUM_CLEAN, -1), (labels + 1) % 10], labels
-    )
-    rank = (NUM_ATTACKED - 1 - np.arange(NUM_CLEAN)) % NUM_CLEAN
+    images = np.arange(NUM_CLEAN)
+    rank = (NUM_ATTACKED - 1 - images) % NUM_CLEAN
     tables = []
     for eps, num in zip(EPS_PROVED, UNPROVED[trial.model], strict=True):
-        # What is answered wrongly when clean can never be proved.
+        # what is wrong when clean can never be proved
         never = (rank >= num) & (clean != "fooled")
+        # pgd-force-null makes images null from eps 0.1 on, so only 0.05 may be proved correct
         always = never & (clean == "correct") & (eps < 0.075) & (trial.model in PROVABLE)
-        tables.append(
-            pd.DataFrame(
-                {
-                    "image": np.arange(NUM_CLEAN),
-                    "label": labels,
-                    "norm": "linf",
-                    "eps_pixels": eps,
-                    "verifier": "interval",
-                    "prediction": predicted,
-                    "margin": np.where(never, 1.0, -1.0),
-                    # pgd-force-null makes images null from eps 0.1 on: 0.05 may be always right
-                    "is_correct_proved": always,
-                    "is_rar_proved": never & (clean == "correct"),
-                    "is_never_fooled": never,
-                    "status": np.where(
-                        always, "correct", np.where(never, "not-fooled", "undecided")
-                    ),
-                }
-            )
-        )
+        columns = {
+            "image": images,
+            "label": images % 10,
+            "norm": "linf",
+            "eps_pixels": eps,
+            "verifier": "interval",
+            "prediction": predictions_of(clean),
+            "margin": np.where(never, 1.0, -1.0),
+            "is_correct_proved": always,
+            "is_rar_proved": never & (clean == "correct"),
+            "is_never_fooled": never,
+            "status": np.select([always, never], ["correct", "not-fooled"], "undecided"),
+        }
+        tables.append(pd.DataFrame(columns))
     return pd.concat(tables, ignore_index=True)
 
 
 def _radii(model: str) -> pd.DataFrame:
     """Of 200 images twice as many null as the radius is in hundredths, and wrong 4 and fewer."""
     tables = []
-    for radius in RADII_ASKED:
+    for radius in RADII:
         outcomes = np.array(["correct"] * NUM_CLEAN, dtype=object)
-        null = round(200 * radius) // (2 if model == "provable-r0.2" else 1)
-        outcomes[:null] = "null"
+        outcomes[: round(200 * radius) // (2 if model == "provable-r0.2" else 1)] = "null"
         outcomes[NUM_CLEAN - max(0, 4 - round(20 * radius)) :] = "fooled"
-        labels = np.arange(NUM_CLEAN) % 10
-        table = pd.DataFrame(
-            {
-                "radius": radius,
-                "image": np.arange(NUM_CLEAN),
-                "prediction": np.select(
-                    [outcomes == "null", outcomes == "fooled"],
-                    [np.full(NUM_CLEAN, -1), (labels + 1) % 10],
-                    labels,
-                ),
-                "outcome": outcomes,
-                "margin": np.where(outcomes == "null", -0.5, 1.5),
-            }
-        )
-        tables.append(table[list(RADIUS_COLUMNS)])
+        columns = {
+            "radius": radius,
+            "image": np.arange(NUM_CLEAN),
+            "prediction": predictions_of(outcomes),
+            "outcome": outcomes,
+            "margin": np.where(outcomes == "null", -0.5, 1.5),
+        }
+        tables.append(pd.DataFrame(columns)[list(schema.RADIUS_COLUMNS)])
     return pd.concat(tables, ignore_index=True)
-
-
-def _examples(trial: Trial, rows: pd.DataFrame, rng: np.random.Generator) -> list[schema.Examples]:
-    sets = []
-    labels = [n % 10 for n in range(NUM_SHOWN)]
-    pictures = np.stack([digit(label, rng) for label in labels])
-    clean = rows[rows["attack"] == "clean"].set_index("image")["prediction"]
-    attacked = rows[rows["attack"] != "clean"]
-    for (attack, told), of in attacked.groupby(["attack", "eps_pixels"]):
-        eps = float(str(told))
-        num = min(NUM_SHOWN if trial.radius is not None else 8, len(of))
-        noise = np.sign(rng.normal(size=pictures[:num].shape)).astype(np.float32)
-        sets.append(
-            schema.Examples(
-                attack=str(attack),
-                norm="linf",
-                eps_pixels=eps,
-                budgets=[eps] * num,
-                labels=labels[:num],
-                clean_predictions=clean.loc[: num - 1].tolist(),
-                clean_confidences=[0.9] * num,
-                predictions=of.set_index("image")["prediction"].loc[: num - 1].tolist(),
-                confidences=[0.8] * num,
-                clean=pictures[:num],
-                adv_images=(pictures[:num] + np.float32(eps) * noise).clip(0, 1),
-            )
-        )
-    return sets
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Table
 from nullclass.report.formatting import attack_name, eps_text, value_cell
 from nullclass.report.measures import OUTCOMES, Measures
-from nullclass.report.tables import Value, clean_outcomes_table, make_table, measure_table
+from nullclass.report.tables import clean_outcomes_table, make_table, measure_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import CLEAN as BASE
@@ -49,9 +50,9 @@ def criteria_table(measures: Measures, found: pd.DataFrame, fits: pd.DataFrame) 
     budgets = transfer_budgets(measures)
     columns = [(LOST, 0.0), (CLEAN_NULL, 0.0), *((TRANSFERRED, eps) for eps in budgets)]
     columns += [(DISTANCE, 0.0), (FALL, 0.0)]
-    rows: list[list[Value]] = []
+    rows: list[list[Any]] = []
     for model, of in found.groupby("model", sort=False):
-        cells: dict[tuple[str, float], Value] = dict.fromkeys(columns)
+        cells: dict[tuple[str, float], Any] = dict.fromkeys(columns)
         for line in of.to_dict("records"):
             note = "✓ met" if line["is_met"] else "✗ missed"
             if line["criterion"] == DISTANCE:
@@ -115,7 +116,7 @@ def rates_table(
         measures,
         title,
         ["model", *(heading for heading, _ in columns)],
-        [(m, [(m, *key) for _, key in columns]) for m in measures.models if columns],
+        [(m, [(m, *key) for _, key in columns]) for m in measures.models],
         f"{caption} {measures.norm(attack)}, ε in pixel units (px), n = "
         f"{measures.num_images(attack)}, {measures.seeds_text()}.",
     )
@@ -157,7 +158,7 @@ def label_attack_table(measures: Measures) -> Table:
 
 def queries_table(run: Run, measures: Measures) -> Table:
     """Substitutes that were trained on the answers of their targets."""
-    rows: list[list[Value]] = []
+    rows: list[list[Any]] = []
     for target in measures.models:
         logs = [log for (name, _), log in run.queried.items() if name == f"{QUERIED}-{target}"]
         if not logs:
