@@ -26,11 +26,11 @@ from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
 from nullclass.data import LabelledImages
 from nullclass.diagnostics.attack_probes import NUM_DOUBLED, NUM_REPEATED, double
 from nullclass.diagnostics.evidence import MIN_IMAGES, Evidence
-from nullclass.diagnostics.probe_context import evenly
+from nullclass.diagnostics.probe_context import ProbeContext, evenly
 from nullclass.diagnostics.probes import ATTACK_PROBES, QUICK_PROBES, probe
 from nullclass.models import Classifier
 
-ALL_PROBES = [*QUICK_PROBES, *ATTACK_PROBES]
+PROBES: dict[str, Any] = QUICK_PROBES | ATTACK_PROBES
 STEP = FGSM("untargeted")
 WEAK = {"pgd": PGD(num_steps=3)}
 
@@ -62,31 +62,28 @@ def rows_of(
     return pd.concat(tables, ignore_index=True)
 
 
-def run(
+def context(
     model: Classifier,
     data: LabelledImages,
     rows: pd.DataFrame,
     attacks: dict[str, Attack],
     norm: str = "linf",
-    seed: int = 0,
-    **settings: Any,
-) -> dict[str, Any]:
+) -> ProbeContext:
     evidence = Evidence(rows, pd.DataFrame(), {"has_null": model.has_null}, {"norm": norm})
-    results, costs = probe(model, data, evidence, attacks, seed=seed, **settings)
-    assert json.loads(json.dumps(results, allow_nan=False)) == results
-    assert set(costs["member"]) == set(results) - {"has_null", "expected_seconds"}
-    return results
+    return ProbeContext(model, data, evidence, attacks, seed=0, batch_size=None)
 
 
-def run_on(
+def run(
+    name: str,
     model: Classifier,
     data: LabelledImages,
     attacks: dict[str, Attack],
     eps: tuple[float, ...] = (0.1,),
     norm: str = "linf",
-    **settings: Any,
-) -> dict[str, Any]:
-    return run(model, data, rows_of(model, data, attacks, eps, norm), attacks, norm, **settings)
+) -> Any:
+    """The result of one probe."""
+    rows = rows_of(model, data, attacks, eps, norm)
+    return PROBES[name](context(model, data, rows, attacks, norm))
 
 
 @pytest.fixture(scope="module")
@@ -95,43 +92,55 @@ def data(digits: Digits) -> LabelledImages:
 
 
 @pytest.mark.parametrize("name", ["plain", "guarded"])
-def test_an_ordinary_model(name: str, digits: Digits, data: LabelledImages) -> None:
-    results = run_on(getattr(digits, name), data, WEAK)
-    assert list(results) == ["has_null", *ALL_PROBES]
+def test_probes_of_an_ordinary_model_are_repeatable_and_change_nothing(
+    name: str, digits: Digits, data: LabelledImages
+) -> None:
+    model = getattr(digits, name)
+    rows = rows_of(model, data, WEAK, (0.1,))
+    before, state = data.images.clone(), torch.get_rng_state()
+    counts: list[int] = []
+
+    def probe_all(**settings: Any) -> tuple[dict[str, Any], pd.DataFrame]:
+        evidence = Evidence(rows, pd.DataFrame(), {}, {"norm": "linf"})
+        return probe(model, data, evidence, WEAK, seed=3, **settings)
+
+    results, costs = probe_all(on_images=counts.append)
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    assert list(results) == ["has_null", *PROBES]
+    assert costs["member"].tolist() == list(PROBES)
+    assert (costs["seconds"] > 0).all()
+    assert len(counts) == len(PROBES)
+    assert sum(counts) == costs["num_images"].sum() > 200
     assert results["has_null"] == (name == "guarded")
     forward = {"num_images": 64, "num_predictions": 0, "largest_difference": 0}
     assert results["forward"] == forward | {"are_probabilities": False}
-    gradients = results["gradients"]
-    assert (gradients.pop("num_images"), gradients.pop("has_gradients")) == (64, True)
-    assert set(gradients.values()) == {0}
+    gradients = {"num_images": 64, "has_gradients": True}
+    assert results["gradients"] == dict.fromkeys(results["gradients"], 0) | gradients
     assert (results["noise"] is None) == (name == "plain")
-
-
-def test_quick_probes_take_a_few_passes(digits: Digits, data: LabelledImages) -> None:
-    rows = rows_of(digits.guarded, data, WEAK, (0.1,))
-    evidence = Evidence(rows, pd.DataFrame(), {}, {"norm": "linf"})
-    results, costs = probe(digits.guarded, data, evidence, WEAK, level="quick", seed=0)
-    assert list(results) == ["has_null", *QUICK_PROBES, "expected_seconds"]
+    quick, costs = probe_all(level="quick")
+    assert quick.pop("expected_seconds") >= 0
+    assert quick == {key: results[key] for key in ("has_null", *QUICK_PROBES)}
     assert costs["member"].tolist() == list(QUICK_PROBES)
     assert 0 < costs["num_forwards"].sum() < 1500
     assert costs["num_backwards"].sum() == 3 * 64
-    assert (costs["seconds"] > 0).all()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(data.images, before)
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_masked_gradients(digits: Digits, data: LabelledImages) -> None:
-    def quick(wrapper: Any) -> dict[str, Any]:
-        return run_on(around(wrapper, digits.guarded), data, WEAK, level="quick")
+    def result(wrapper: Any, name: str) -> dict[str, Any]:
+        return run(name, around(wrapper, digits.guarded), data, {})
 
-    scaled = quick(Scaled)["gradients"]
+    scaled = result(Scaled, "gradients")
     assert scaled["num_zero_cross_entropy"] > 0.9 * scaled["num_images"]
     assert scaled["num_zero_margin"] == 0  # the margin does not saturate
     for mask in (Quantised, Saturated):
-        results = quick(mask)["gradients"]
-        assert results["num_zero_margin"] > 0.9 * results["num_images"]
-    assert quick(Softmaxed)["forward"]["are_probabilities"]
-    noisy = quick(Noisy)
-    assert noisy["forward"]["largest_difference"] > 0.01
-    assert noisy["gradients"]["largest_difference"] > 0.01
+        gradients = result(mask, "gradients")
+        assert gradients["num_zero_margin"] > 0.9 * gradients["num_images"]
+    assert result(Softmaxed, "forward")["are_probabilities"]
+    for name in ("forward", "gradients"):
+        assert result(Noisy, name)["largest_difference"] > 0.01
 
 
 class Detached(nn.Module):
@@ -147,10 +156,10 @@ class Detached(nn.Module):
 
 def test_a_model_without_gradients(digits: Digits, data: LabelledImages) -> None:
     model = Classifier(Detached(digits.guarded), 10)
-    results = run_on(model, data, {"square": Square(num_queries=20)})
-    assert not results["gradients"]["has_gradients"]
-    assert results["reference"] is None
-    assert results["doubling"]["steps"] is not None
+    square: dict[str, Attack] = {"square": Square(num_queries=20)}
+    assert not run("gradients", model, data, square)["has_gradients"]
+    assert run("reference", model, data, square) is None
+    assert run("doubling", model, data, square)["steps"] is not None
 
 
 class NotANumber(nn.Module):
@@ -166,7 +175,7 @@ class NotANumber(nn.Module):
 
 def test_gradients_that_are_not_finite(digits: Digits, data: LabelledImages) -> None:
     model = Classifier(NotANumber(digits.guarded), 10)
-    gradients = run_on(model, data, {"dataset": DatasetAttack()}, level="quick")["gradients"]
+    gradients = run("gradients", model, data, {})
     assert gradients["num_non_finite"] == gradients["num_images"]
 
 
@@ -175,12 +184,12 @@ def test_noise_counts_nulls() -> None:
     model = Classifier(Affine(weight, torch.tensor([0.0, -9.0, 0.9])), 2)  # null iff x1 < 0.45
     images = torch.full((90, 1, 1, 2), 0.5)
     flat = LabelledImages(images, torch.zeros(90, dtype=torch.int64), 2)
-    noise = run_on(model, flat, WEAK, (0.1, 0.6), level="quick")["noise"]
+    noise = run("noise", model, flat, WEAK, (0.1, 0.6))
     assert noise["eps"] == 0.1  # at 0.6 noise may hide the image
     assert noise["num_images"] == 90
     assert 30 <= noise["num_null_signs"] <= 60  # one half: the sign of x1's noise
     assert 9 <= noise["num_null_uniform"] <= 36  # one quarter
-    assert run_on(model, flat, WEAK, (0.04,), level="quick")["noise"]["num_null_signs"] == 0
+    assert run("noise", model, flat, WEAK, (0.04,))["num_null_signs"] == 0
 
 
 @dataclass(frozen=True)
@@ -217,96 +226,82 @@ class FoolsOne(Still):
 
 
 def test_the_largest_eps_counts_the_union(digits: Digits, data: LabelledImages) -> None:
-    still = {"still": Still()}
-    results = run_on(digits.guarded, data, still)["largest_eps"]
-    assert results["eps"] == 1.0
-    assert results["num_images"] == 50
-    assert results["num_fooled"] <= 3  # those that are fooled when clean
-    both = run_on(digits.guarded, data, still | {"dataset": DatasetAttack()})["largest_eps"]
+    still: dict[str, Attack] = {"still": Still()}
+    result = run("largest_eps", digits.guarded, data, still)
+    assert (result["eps"], result["num_images"]) == (1.0, 50)
+    assert result["num_fooled"] <= 3  # those that are fooled when clean
+    both = run("largest_eps", digits.guarded, data, still | {"dataset": DatasetAttack()})
     assert both["num_fooled"] >= both["num_accepted"] >= 48
-    assert run_on(digits.guarded, data, still, (1.0,), "l2")["largest_eps"]["eps"] == 8.0
+    assert run("largest_eps", digits.guarded, data, still, (1.0,), "l2")["eps"] == 8.0
 
 
 def test_images_out_of_budget_do_not_count(digits: Digits, data: LabelledImages) -> None:
     rows = rows_of(digits.plain, data, {"still": Still()}, (0.05, 0.1))
     attacks: dict[str, Attack] = {"still": OutOfBudget()}
-    results = run(digits.plain, data, rows, attacks)
-    assert results["doubling"]["steps"] is None
-    assert results["rerun"]["num_images"] == 0
+    honest = context(digits.plain, data, rows, attacks)
+    assert PROBES["doubling"](honest)["steps"] is None
+    assert PROBES["rerun"](honest)["num_images"] == 0
     moved = rows.assign(outcome=rows["outcome"].where(rows["eps_pixels"] != 0.05, "fooled"))
-    rerun = run(digits.plain, data, moved, attacks)["rerun"]
+    rerun = PROBES["rerun"](context(digits.plain, data, moved, attacks))
     assert (rerun["num_images"], rerun["num_fooled"]) == (NUM_REPEATED, 0)
 
 
 def test_the_reference_finds_what_a_weak_attack_misses(
     digits: Digits, data: LabelledImages
 ) -> None:
-    weak = run_on(digits.guarded, data, {"still": Still()}, (0.15,))["reference"]
+    weak = run("reference", digits.guarded, data, {"still": Still()}, (0.15,))
     assert weak["num_images"] == NUM_REPEATED
     assert weak["num_more"] > 50
     assert weak["num_null_by_stock"] > 50  # stock PGD counts null as success
-    sound = {"pgd": AttackEnsemble((PGD(), MultiTargetedPGD()))}
-    results = run_on(digits.guarded, data, sound, (0.15,))["reference"]
-    assert results["num_more"] == 0
-    assert abs(results["num_fooled"] - weak["num_fooled"] - weak["num_more"]) <= 2
+    sound: dict[str, Attack] = {"pgd": AttackEnsemble((PGD(), MultiTargetedPGD()))}
+    result = run("reference", digits.guarded, data, sound, (0.15,))
+    assert result["num_more"] == 0
+    assert abs(result["num_fooled"] - weak["num_fooled"] - weak["num_more"]) <= 2
 
 
 def test_doubling_finds_what_more_steps_find(digits: Digits, data: LabelledImages) -> None:
-    doubling = run_on(digits.guarded, data, {"pgd": PGD(num_steps=1)}, (0.05, 0.15))["doubling"]
+    doubling = run("doubling", digits.guarded, data, {"pgd": PGD(num_steps=1)}, (0.05, 0.15))
     assert (doubling["attack"], doubling["eps"]) == ("pgd", 0.15)
     assert doubling["steps"]["num_successes"] >= MIN_IMAGES
     assert doubling["steps"]["num_images"] == min(doubling["num_active"], NUM_DOUBLED[0])
-    steady = run_on(digits.plain, data, {"pgd": PGD(num_steps=40)}, (0.1,))["doubling"]
+    steady = run("doubling", digits.plain, data, {"pgd": PGD(num_steps=40)}, (0.1,))
     num_images = min(steady["num_active"], NUM_DOUBLED[0])
     assert steady["steps"] == {"num_images": num_images, "num_successes": 0}
     # One success among the first images is too few: it attacks more images.
-    single = run_on(digits.plain, data, {"one": FoolsOne()}, (0.4,))["doubling"]
+    single = run("doubling", digits.plain, data, {"one": FoolsOne()}, (0.4,))
     assert single["steps"] == {"num_images": single["num_active"], "num_successes": 2}
     assert single["restarts"] is None
     assert single["num_active"] > NUM_DOUBLED[0]
 
 
 def test_the_strongest_attack_at_the_middle_eps(digits: Digits, data: LabelledImages) -> None:
-    attacks: dict[str, Attack] = {
-        "still": Still(),
-        "pgd": PGD(num_steps=20),
-        "one": STEP,
-    }
-    results = run_on(digits.plain, data, attacks, (0.01, 0.1, 0.4))
-    assert results["doubling"]["eps"] == results["reference"]["eps"] == 0.1
-    assert results["doubling"]["attack"] == results["rerun"]["attack"] == "pgd"
-    assert results["rerun"]["eps"] == 0.4
-    assert results["rerun"]["num_fooled"] == results["rerun"]["num_images"] > 50
+    attacks: dict[str, Attack] = {"still": Still(), "pgd": PGD(num_steps=20), "one": STEP}
+    rows = rows_of(digits.plain, data, attacks, (0.01, 0.1, 0.4))
+    shared = context(digits.plain, data, rows, attacks)
+    assert shared.middle_eps() == 0.1
+    doubling, rerun = PROBES["doubling"](shared), PROBES["rerun"](shared)
+    assert doubling["eps"] == 0.1
+    assert doubling["attack"] == rerun["attack"] == "pgd"
+    assert rerun["eps"] == 0.4
+    assert rerun["num_fooled"] == rerun["num_images"] > 50
 
 
 def test_attacks_that_a_probe_does_not_apply_to(digits: Digits, data: LabelledImages) -> None:
-    single_step = run_on(digits.plain, data, {"fgsm": STEP}, (0.1, 0.2))
-    assert single_step["largest_eps"] is not None
-    assert single_step["doubling"] is None  # nothing to double
-    assert single_step["rerun"] is None  # no search, so no promise at a larger eps
+    rows = rows_of(digits.plain, data, {"fgsm": STEP}, (0.1, 0.2))
+    single_step = context(digits.plain, data, rows, {"fgsm": STEP})
+    assert PROBES["largest_eps"](single_step) is not None
+    assert PROBES["doubling"](single_step) is None  # nothing to double
+    assert PROBES["rerun"](single_step) is None  # no search, so no promise at a larger eps
     force_null: dict[str, Attack] = {"force-null": PGD(objective="force-null", num_steps=3)}
-    results = run_on(digits.guarded, data, force_null)
-    assert [results[name] for name in ("largest_eps", "doubling", "rerun")] == [None] * 3
-    assert results["reference"]["num_images"] == NUM_REPEATED
+    rows = rows_of(digits.guarded, data, force_null, (0.1,))
+    denied = context(digits.guarded, data, rows, force_null)
+    assert [PROBES[name](denied) for name in ("largest_eps", "doubling", "rerun")] == [None] * 3
     rows = rows_of(digits.guarded, data, WEAK, (0.1,))
     rows.loc[rows["attack"] == "pgd", "source"] = "source"  # a transfer
-    assert run(digits.guarded, data, rows, WEAK)["largest_eps"] is None
-    clean = run_on(digits.guarded, data, {})
-    assert clean["gradients"]["num_images"] == 64
-    assert all(clean[name] is None for name in ("noise", *ATTACK_PROBES))
-
-
-def test_probes_are_repeatable_and_change_nothing(digits: Digits, data: LabelledImages) -> None:
-    rows = rows_of(digits.guarded, data, WEAK, (0.15,))
-    before, state = data.images.clone(), torch.get_rng_state()
-    counts: list[int] = []
-    first = run(digits.guarded, data, rows, WEAK, seed=3, on_images=counts.append)
-    assert run(digits.guarded, data, rows, WEAK, seed=3) == first
-    assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(data.images, before)
-    assert len(counts) == len(ALL_PROBES)
-    assert sum(counts) > 200
-    assert all(parameter.requires_grad for parameter in digits.guarded.parameters())
+    assert PROBES["largest_eps"](context(digits.guarded, data, rows, WEAK)) is None
+    clean = context(digits.guarded, data, rows[rows["attack"] == "clean"], {})
+    assert PROBES["gradients"](clean)["num_images"] == 64
+    assert all(PROBES[name](clean) is None for name in ("noise", *ATTACK_PROBES))
 
 
 def test_double() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,7 @@ from worlds import Digits
 
 from nullclass.diagnostics.evidence import Evidence
 from nullclass.diagnostics.red_flags import CHECKS, Flag, find_flags
-from nullclass.metrics.rates import UNION, wilson
+from nullclass.metrics.rates import UNION
 from nullclass.results.schema import CLEAN
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "red-flags.md"
@@ -185,7 +183,7 @@ def probed(name: str = "forward", certified: Any = None, **changes: Any) -> Evid
     return evidence(pgd=HEALTHY, probes={name: PROBES[name] | changes}, certified=certified)
 
 
-def about(**info: Any) -> Evidence:
+def with_info(**info: Any) -> Evidence:
     return evidence(pgd=HEALTHY, info=info)
 
 
@@ -298,7 +296,7 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         evidence(pgd=at(NUM - 22, 0.5)),
     ),
     ("strict-above-chance", evidence(pgd=at(10, 0.5)), evidence(pgd=at(10, 0.49))),
-    ("better-than-known", known(20), known(40)),  # nobody is known to have 98 % at 0.3
+    ("better-than-known", known(20), known(40)),  # no model is known to reach 98 % at 0.3
     (
         "no-gradients",
         probed("gradients", has_gradients=False, num_zero_margin=64),
@@ -350,8 +348,8 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     ),
     (
         "proof-broken",  # null breaks only a proof of always correct
-        evidence(deny=search(0, 0, rest="n"), certified=proofs(NUM, 1)),
-        evidence(deny=search(0, 0, rest="n"), certified=proofs(NUM, 0)),
+        evidence(null=search(0, 0, rest="n"), certified=proofs(NUM, 1)),
+        evidence(null=search(0, 0, rest="n"), certified=proofs(NUM, 0)),
     ),
     ("null-on-noise", probed("noise", num_null_signs=30), probed("noise")),  # 15 and 13 %
     (
@@ -361,15 +359,15 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     ),
     (
         "threshold-on-test",
-        about(threshold=THRESHOLD | {"num_overlapping": 3}),
-        about(threshold=THRESHOLD | {"num_overlapping": 2}),
+        with_info(threshold=THRESHOLD | {"num_overlapping": 3}),
+        with_info(threshold=THRESHOLD | {"num_overlapping": 2}),
     ),
     (
         "threshold-unknown",
-        about(threshold=THRESHOLD | {"origin": "unknown"}),
-        about(threshold=THRESHOLD),
+        with_info(threshold=THRESHOLD | {"origin": "unknown"}),
+        with_info(threshold=THRESHOLD),
     ),
-    ("weights-on-test", about(selected_on="test"), about(selected_on="held-out")),
+    ("weights-on-test", with_info(selected_on="test"), with_info(selected_on="held-out")),
 ]
 
 
@@ -410,7 +408,7 @@ EMPTY = [
     evidence(fgsm=at(5, objective="untargeted", is_iterative=False)),
     evidence(pgd=at(5, 0.0)),
     evidence(pgd=at(5)),
-    evidence(deny=Run({0.1: some("n", 5)}, "force-null")),
+    evidence(null=Run({0.1: some("n", 5)}, "force-null")),
     evidence(clean="f" * NUM, pgd=Run({0.1: "f" * NUM})),
     evidence(clean="n" * NUM, pgd=Run({0.6: "n" * NUM}), info={"data": "mnist"}),
     evidence(clean="c", pgd=Run({0.1: "c"}), info={"data": "mnist"}),
@@ -443,24 +441,9 @@ def test_which_attacks_and_images_are_judged() -> None:
     assert len(both.fooled(0.2)) == 120
 
 
-def test_better_than_known_uses_the_lower_end() -> None:
-    assert wilson(980, 1000)[0] > 0.9634
-    assert wilson(960, 1000)[0] < 0.9634
-
-
-def test_checks_need_no_torch() -> None:
-    code = "import sys, nullclass.diagnostics.red_flags; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 @pytest.fixture(scope="module")
 def models(digits: Digits) -> Models:
     return train_models(digits)
-
-
-def test_there_are_thirteen_planted_failures_and_six_sound_evaluations() -> None:
-    assert len(PLANTED) == 13
-    assert len(SOUND) == 6
 
 
 @pytest.mark.parametrize("name", PLANTED)

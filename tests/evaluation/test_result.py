@@ -73,7 +73,7 @@ def test_plot_draws_security_curves(evaluation: Evaluation) -> None:
 
 
 def test_checks_are_levels_with_costs(digits: Digits) -> None:
-    data = (digits.images[:60], digits.labels[:60])
+    data = (digits.images[:30], digits.labels[:30])
     attacks = {"pgd": PGD(num_steps=5)}
     for level, probes in (
         ("none", []),
@@ -108,7 +108,7 @@ class NoGrad(Twice):
 
 
 def test_flags_of_a_model_that_is_wired_wrongly(digits: Digits) -> None:
-    data = (digits.images[:100], digits.labels[:100])
+    data = (digits.images[:60], digits.labels[:60])
 
     def flags(body: nn.Module) -> set[str]:
         steps = (PGD(num_steps=5), MultiTargetedPGD(num_steps=5))

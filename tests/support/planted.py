@@ -27,7 +27,7 @@ from nullclass.data import LabelledImages
 from nullclass.evaluation import run
 from nullclass.evaluation.run import Evaluation
 from nullclass.models import Classifier
-from nullclass.rejection import calibrate
+from nullclass.rejection import calibrate, with_threshold
 
 evaluate = partial(run.evaluate, checks="full")
 
@@ -257,75 +257,68 @@ SOUND: dict[str, Callable[[Models], Evaluation]] = {
 """Six evaluations in which nothing is wrong."""
 
 
-def unsoundly_proved(models: Models) -> Evaluation:
-    """Interval bounds, but far too high: a minus sign lost would do."""
-    VERIFIERS["hopeful"] = lambda *args: lambda spec: interval_bounds(*args)(spec) + 1000
-    try:
-        return evaluate(models.refusing, models.test, attacks=weak(), eps=0.2, proofs="hopeful")
-    finally:
-        del VERIFIERS["hopeful"]
-
-
 def weak(**settings: Any) -> dict[str, Attack]:
     """PGD as many people run it."""
     return {"pgd": PGD(**({"num_steps": 20} | settings))}
 
 
+def of(
+    model: Callable[[Models], Classifier], *, eps: Any = 0.1, **settings: Any
+) -> Callable[[Models], Evaluation]:
+    """An evaluation of a model with a weak attack, or with other settings."""
+    return lambda m: evaluate(model(m), m.test, **({"attacks": weak(), "eps": eps} | settings))
+
+
+def refusing(models: Models) -> Classifier:
+    return models.refusing
+
+
+def unsoundly_proved(models: Models) -> Evaluation:
+    """Interval bounds, but far too high: a minus sign lost would do."""
+    VERIFIERS["hopeful"] = lambda *args: lambda spec: interval_bounds(*args)(spec) + 1000
+    try:
+        return of(refusing, eps=0.2, proofs="hopeful")(models)
+    finally:
+        del VERIFIERS["hopeful"]
+
+
 PLANTED: dict[str, tuple[str, Callable[[Models], Evaluation]]] = {
     "gradients masked by scaled logits": (
         "zero-gradients",
-        lambda m: evaluate(
-            around(Scaled, m.robust), m.test, attacks={"fgsm": FGSM("untargeted")}, eps=0.2
-        ),
+        of(lambda m: around(Scaled, m.robust), attacks={"fgsm": FGSM("untargeted")}, eps=0.2),
     ),
     "gradients masked by quantised input": (
         "zero-gradients",
-        lambda m: evaluate(around(Quantised, m.refusing), m.test, attacks=weak(), eps=0.1),
+        of(lambda m: around(Quantised, m.refusing)),
     ),
     "gradients masked by a hard saturation": (
         "zero-gradients",
-        lambda m: evaluate(around(Saturated, m.refusing), m.test, attacks=weak(), eps=0.1),
+        of(lambda m: around(Saturated, m.refusing)),
     ),
-    "random forward pass": (
-        "random-forward",
-        lambda m: evaluate(around(Noisy, m.refusing), m.test, attacks=weak(), eps=0.1),
-    ),
-    "softmax as logits": (
-        "softmax-as-logits",
-        lambda m: evaluate(around(Softmaxed, m.refusing), m.test, attacks=weak(), eps=0.1),
-    ),
-    "zero steps": (
-        "attack-moves-nothing",
-        lambda m: evaluate(m.refusing, m.test, attacks={"pgd": ZeroSteps()}, eps=0.1),
-    ),
+    "random forward pass": ("random-forward", of(lambda m: around(Noisy, m.refusing))),
+    "softmax as logits": ("softmax-as-logits", of(lambda m: around(Softmaxed, m.refusing))),
+    "zero steps": ("attack-moves-nothing", of(refusing, attacks={"pgd": ZeroSteps()})),
     "step size too small": (
         "reference-finds-more",
-        lambda m: evaluate(m.refusing, m.test, attacks=weak(relative_step=0.002), eps=0.1),
+        of(refusing, attacks=weak(relative_step=0.002)),
     ),
     "one restart on a bumpy loss": (
         "doubling-finds-more",
-        lambda m: evaluate(around(Bumpy, m.refusing), m.test, attacks=weak(), eps=0.15),
+        of(lambda m: around(Bumpy, m.refusing), eps=0.15),
     ),
-    "eps in wrong units": (
-        "eps-units",
-        lambda m: evaluate(m.refusing, m.test, attacks=weak(), eps=[0.1 / 255, 0.3 / 255]),
-    ),
+    "eps in wrong units": ("eps-units", of(refusing, eps=[0.1 / 255, 0.3 / 255])),
     "null-only success": (
         "failures-all-null",
-        lambda m: evaluate(
-            m.digits.guarded, m.test, attacks=weak(objective="untargeted"), eps=0.15
-        ),
+        of(lambda m: m.digits.guarded, attacks=weak(objective="untargeted"), eps=0.15),
     ),
     "threshold tuned on test": (
         "threshold-on-test",
-        lambda m: evaluate(
-            m.robust, m.test, attacks=weak(), eps=0.1, threshold=calibrate(m.robust, m.test, 0.02)
-        ),
+        of(lambda m: with_threshold(m.robust, calibrate(m.robust, m.test, 0.02))),
     ),
     "transfer labelled white-box": (
         "transfer-as-white-box",
-        lambda m: evaluate(m.refusing, m.test, attacks={"pgd": SecretTransfer(m.robust)}, eps=0.1),
+        lambda m: of(refusing, attacks={"pgd": SecretTransfer(m.robust)})(m),
     ),
-    "bounds that are not sound": ("proof-broken", lambda m: unsoundly_proved(m)),
+    "bounds that are not sound": ("proof-broken", unsoundly_proved),
 }
 """Thirteen evaluations or models that are broken, and the flag that must go up."""
