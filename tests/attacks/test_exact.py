@@ -70,8 +70,8 @@ def both_sides(
 @pytest.mark.parametrize("name", NULL_AWARE)
 def test_two_inputs(name: str) -> None:
     attack = NULL_AWARE[name]
-    for b in (0.01, 0.1, 0.3):
-        for ratio in (0.2, 1.0, 2.9):
+    for b in (0.01, 0.3):
+        for ratio in (0.2, 2.9):
             below, above = both_sides(attack, two_input_world(a=ratio * b, b=b), b, "linf")
             assert (below != "fooled", above) == (True, "fooled"), (b, ratio)
         # Along x2 alone the distance is b in L2 and L1 too. A logsumexp margin spends part of such

@@ -43,9 +43,9 @@ def smallest(request: pytest.FixtureRequest, digits: Digits) -> Smallest:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("ratio", [0.2, 1.0, 2.9])
+@pytest.mark.parametrize("ratio", [0.2, 2.9])
 def test_two_inputs(ratio: float, norm: str) -> None:
-    for b in (0.01, 0.1, 0.3):
+    for b in (0.01, 0.3):
         model, image, label = two_input_world(a=ratio * b, b=b)
         adv_images, sizes = FMN().smallest(model, image, label, norm=norm)
         assert outcome_of(model, adv_images, label) == ["fooled"]

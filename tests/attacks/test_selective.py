@@ -33,9 +33,9 @@ def test_an_image_is_fooled_where_both_losses_are_positive(z: list[float], y: in
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
-@pytest.mark.parametrize("ratio", [0.2, 1.0, 2.9])
+@pytest.mark.parametrize("ratio", [0.2, 2.9])
 def test_selective_steps_are_exact_on_two_inputs(ratio: float, norm: str) -> None:
-    for b in (0.01, 0.1, 0.3):
+    for b in (0.01, 0.3):
         model, image, label = two_input_world(a=ratio * b, b=b)
         for share, may_fool in ((0.95, False), (1.05, True)):
             adv_images = SelectivePGD()(model, image, label, eps=share * b, norm=norm)

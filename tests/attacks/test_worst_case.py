@@ -41,7 +41,7 @@ def test_a_change_of_the_ensemble_is_a_new_version() -> None:
         assert {member.objective for member in ensemble.members} == {goal}
 
 
-@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("norm", ["linf", pytest.param("l2", marks=pytest.mark.slow)])
 def test_it_is_exact_on_linear_models(norm: str) -> None:
     """Half of the images just below their optimum, half just above, in one run."""
     world = linear_batch(0)

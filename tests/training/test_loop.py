@@ -15,12 +15,10 @@ from training_cases import (
     NUM_CLASSES,
     RECIPE,
     MadeBy,
-    assert_same_bits,
     fresh_model,
     learnable_images,
 )
 
-from nullclass.core.devices import supports_bfloat16
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier, build_model
@@ -37,8 +35,7 @@ from nullclass.results.null_curve import NullCurve
 from nullclass.training.batches import steps_per_epoch
 from nullclass.training.config import TrainConfig
 from nullclass.training.loop import train
-from nullclass.training.recipes import FAITHFUL, FAST, Recipe, find_recipe
-from nullclass.training.selection import BestCheckpoints
+from nullclass.training.recipes import Recipe
 
 STEPS_PER_EPOCH = 5  # 80 images in batches of 16
 CURVE = NullCurve("linf", (0.1, 0.3), (0.4, 1.0), perturbation="fgsm")
@@ -194,16 +191,6 @@ def test_null_images_that_replace_others_keep_the_batch_size_and_are_counted() -
     assert history[-1].null_loss < history[0].null_loss
 
 
-def test_without_a_source_null_settings_change_nothing() -> None:
-    plain = fresh_model()
-    history = train(plain, learnable_images(), RECIPE)
-    assert math.isnan(history[-1].null_loss)
-    for settings in ({"replace_rate": 0.5}, {"uniform_targets": True}, {"null_weight": 9.0}):
-        other = fresh_model()
-        train(other, learnable_images(), TrainConfig(RECIPE, **settings))
-        assert_same_bits(other, plain)
-
-
 def test_the_dropout_factor_applies_during_training_only() -> None:
     levels: list[list[int]] = []
     model = fresh_model("report", has_null=False)
@@ -251,48 +238,6 @@ def test_history() -> None:
     accuracy = (model.predict(data.images) == data.labels).float().mean()
     assert history[-1].validation_accuracy == pytest.approx(float(accuracy))
     assert not model.training
-
-
-@pytest.mark.parametrize("schedule", ["constant", "triangle", "late-cosine"])
-def test_the_learning_rate_follows_the_schedule(
-    schedule: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rates: list[float] = []
-    original = torch.optim.Adam.step
-
-    def step(self: torch.optim.Adam, *args: Any, **kwargs: Any) -> Any:
-        rates.append(self.param_groups[0]["lr"])
-        return original(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
-    recipe = Recipe(batch_size=16, epochs=4, learning_rate=0.01, schedule=schedule)
-    selections = BestCheckpoints({"test": learnable_images(30, seed=1)}, None)
-    history = train(fresh_model(has_null=False), learnable_images(), recipe, selections=selections)
-    factors = [rate / 0.01 for rate in rates]
-    if schedule == "constant":
-        assert factors == [1.0] * 20
-    elif schedule == "late-cosine":
-        late = [(1 + math.cos(math.pi * (i / 20 - 0.4) / 0.6)) / 2 for i in range(8, 20)]
-        assert factors == pytest.approx([1e-3, *[1.0] * 7, *late])
-    else:
-        expected = [min(i / 4, (20 - i) / 16) for i in range(20)]
-        assert factors == pytest.approx([max(factor, 1e-3) for factor in expected])
-    # Where the learning rate falls to zero, only the last epoch can be selected.
-    candidates = [bool(record.selection_losses) for record in history]
-    assert candidates == [schedule == "constant"] * 3 + [True]
-
-
-def test_bfloat16_learns_and_keeps_float32_weights() -> None:
-    model, data = fresh_model(), learnable_images(80)
-    dtypes = set()
-    model.body.output.register_forward_hook(lambda m, a, out: dtypes.add(out.dtype))
-    recipe = Recipe(batch_size=16, epochs=8, learning_rate=3e-3, precision="bfloat16")
-    history = train(model, data, recipe, nulls=AdversarialNulls(model, 0.1))
-    native = supports_bfloat16(torch.device("cpu"))
-    assert dtypes == {torch.bfloat16 if native else torch.float32}
-    assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert history[-1].train_accuracy > 0.9
-    assert model(data.images[:1]).dtype == torch.float32
 
 
 # What must not pass as a result
@@ -443,18 +388,3 @@ def test_probabilities_of_null_follow_the_curve() -> None:
         assert null_probs[-1] == pytest.approx(float(curve(size)), abs=0.12)
         assert float((probabilities[:, -1] + of_label[:, 0]).mean()) > 0.97, "the rest"
     assert null_probs == sorted(null_probs)
-
-
-# Recipes
-
-
-def test_recipes() -> None:
-    assert FAITHFUL["notebook"] == Recipe(64, 5, 1e-3, "constant", "float32", 1.0, 1.0)
-    assert FAITHFUL["report"] == Recipe(32, 20, 1e-3, "constant", "float32", 1.0, 1.0)
-    assert find_recipe("faithful", "notebook") is FAITHFUL["notebook"]
-    assert find_recipe("fast", "report") is FAST["report"]
-    assert find_recipe("fast", "anything") == Recipe() == TrainConfig().recipe
-    with pytest.raises(UserError, match="recipe must be one of fast, faithful, not 'slow'"):
-        find_recipe("slow", "notebook")
-    with pytest.raises(UserError, match="no published recipe for 'own'"):
-        find_recipe("faithful", "own")

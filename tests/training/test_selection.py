@@ -43,14 +43,17 @@ def some_images(num: int = 30, seed: int = 0) -> LabelledImages:
     return LabelledImages(images, torch.arange(num) % NUM_CLASSES, NUM_CLASSES)
 
 
+def logs_by_hand(model: Classifier, image: Tensor) -> list[float]:
+    """Log-probabilities of one image, without dropout."""
+    weight, bias = model.body[2].weight.double(), model.body[2].bias.double()
+    logits = (weight @ image.flatten().double() + bias).tolist()
+    return [z - math.log(sum(map(math.exp, logits))) for z in logits]
+
+
 def loss_by_hand(model: Classifier, images: Tensor, targets: list[int]) -> float:
     """Mean cross-entropy in a plain loop, without dropout."""
-    weight, bias = model.body[2].weight.double(), model.body[2].bias.double()
-    total = 0.0
-    for image, target in zip(images.flatten(1).double(), targets, strict=True):
-        logits = (weight @ image + bias).tolist()
-        total += math.log(sum(map(math.exp, logits))) - logits[target]
-    return total / len(images)
+    pairs = zip(images, targets, strict=True)
+    return -sum(logs_by_hand(model, image)[target] for image, target in pairs) / len(images)
 
 
 @pytest.mark.parametrize("num", [30, 620])  # one batch, and several
@@ -88,13 +91,6 @@ def test_null_in_part_is_measured_by_the_loss_that_is_trained(
         }[num_nulls]
         total -= clean[label] + (1 - share) * null[label] + share * of_null
     assert found == pytest.approx(total / 60, rel=1e-5)
-
-
-def logs_by_hand(model: Classifier, image: Tensor) -> list[float]:
-    """Log-probabilities of one image, without dropout."""
-    weight, bias = model.body[2].weight.double(), model.body[2].bias.double()
-    logits = (weight @ image.flatten().double() + bias).tolist()
-    return [z - math.log(sum(map(math.exp, logits))) for z in logits]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -235,7 +234,7 @@ SLIPS: dict[str, tuple[dict[str, Any], str]] = {
     "a number": ({"data": 3}, "expected a pair"),
     "pixels of a loader": (
         {"data": [(torch.full((4, 1, 8, 8), 2.0), torch.zeros(4).long())]},
-        "pixels run from 2 to 2",
+        r"\[0,1\], but range from 2 to 2",
     ),
     "labels of a loader": (
         {"data": [(torch.zeros(4, 1, 8, 8), torch.full((4,), 3))]},
@@ -291,52 +290,3 @@ def test_slips_get_one_sentence(slip: str) -> None:
     rest = {key: value for key, value in arguments.items() if key != "model"}
     with pytest.raises(UserError, match=says):
         train(model, **({"data": learnable_images(), "config": RECIPE} | rest))
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"batch_size": 0}, "batch_size must be a whole number"),
-        ({"epochs": 0}, "epochs must be a whole number"),
-        *(({"learning_rate": rate}, "learning_rate must be in") for rate in (0.0, 1e3, math.nan)),
-        *(
-            ({"nulls_per_image": share}, "nulls_per_image must be")
-            for share in (0.0, 1.5, math.nan)
-        ),
-        ({"schedule": "cosine"}, "schedule must be one of constant, triangle, late-cosine"),
-        ({"precision": "float16"}, "precision must be one of"),
-        *(({"dropout": factor}, "dropout must be") for factor in (-0.1, 1.5, math.nan)),
-        ({"jitter": -1.0}, "jitter must be in"),
-        ({"stem_epochs": 0}, "stem_epochs must be"),
-    ],
-)
-def test_recipes_out_of_range(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        replace(RECIPE, **settings)
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"recipe": "fast"}, "recipe must be a Recipe, not str"),
-        ({"weight_decay": -1.0}, "weight_decay must be finite and at least 0"),
-        *(({"null_weight": w}, "null_weight must be finite") for w in (math.nan, math.inf)),
-        *(
-            ({"replace_rate": r}, r"replace_rate must be in \[0, 1\)")
-            for r in (-0.1, 1.0, math.nan)
-        ),
-        *(({"seed": seed}, "seed must be a whole number") for seed in (-1, 2**63, True, 0.5)),
-        ({"robust": "interval"}, "robust must be a robust loss"),
-        (
-            {"optimizer": SGD([nn.Parameter(torch.zeros(1))], lr=0.1)},
-            "optimizer must be a function",
-        ),
-        ({"optimizer": SGD, "weight_decay": 0.1}, "weight_decay is for the default optimizer"),
-        ({"scheduler": 3}, "scheduler must be a function"),
-        ({"scheduler": StepLR, "recipe": RECIPE}, "the recipe has the schedule 'triangle'"),
-        ({"scheduler_interval": "batch"}, "scheduler_interval must be one of epoch, step"),
-    ],
-)
-def test_configs_out_of_range(settings: dict[str, Any], says: str) -> None:
-    with pytest.raises(UserError, match=says):
-        TrainConfig(**settings)

@@ -54,16 +54,16 @@ def test_argmax_of_the_view_is_fooled(
     assert not (smooth & ~truth).any(), "one-sided"
 
 
-def test_the_margin_and_its_gradient_are_the_hard_margins() -> None:
+def test_its_margin_and_gradient_are_those_of_the_objective() -> None:
     generator = torch.Generator().manual_seed(3)
     images = torch.randn(20, 1, 1, 5, generator=generator).requires_grad_()
     labels = torch.full((20,), 2)
     model = mirror(4)
-    hard = find_objective("fool").loss(model(images), labels, 4, "hard")
+    margin = find_objective("fool").loss(model(images), labels, 4, "margin")
     w = KClassView(model, 2)(images)
     others = w[:, [0, 1, 3]].amax(dim=1)
-    torch.testing.assert_close(others - w[:, 2], hard)
-    (ours,) = torch.autograd.grad(hard.sum(), images, retain_graph=True)
+    torch.testing.assert_close(others - w[:, 2], margin)
+    (ours,) = torch.autograd.grad(margin.sum(), images, retain_graph=True)
     (theirs,) = torch.autograd.grad((others - w[:, 2]).sum(), images)
     assert torch.equal(ours, theirs)
 

@@ -14,14 +14,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from nullclass.attacks.losses import find_objective
+from nullclass.attacks.steps import ascend, input_gradient
 from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
+from nullclass.core.modules import frozen
+from nullclass.core.norms import find_ball
 from nullclass.core.outcomes import Outcome, outcomes, predictions
 from nullclass.models.classifier import Classifier
 from nullclass.training.eps_schedule import ADVERSARIAL_RAMP
 from nullclass.training.robust.base import LossOutput, RobustLoss, StepLoss
-from nullclass.training.robust.perturbed import perturbed
 
 
 @dataclass(frozen=True)
@@ -60,3 +63,32 @@ class AdversarialLoss(RobustLoss):
             return LossOutput((adv_loss + clean_loss) / 2, num_robust)
 
         return loss
+
+
+def perturbed(
+    model: Classifier,
+    images: Tensor,
+    labels: Tensor,
+    eps: float,
+    num_steps: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return images ``(N, C, H, W)`` in [0,1] within L∞ ``eps`` that are likely to fool.
+
+    ``num_steps`` steps of ``2.5 eps / num_steps`` (Madry et al. 2018) from a random start maximise
+    the logsumexp margin, in which null is a defence.
+    """
+    objective, ball = find_objective("fool"), find_ball("linf")
+
+    def loss(logits: Tensor) -> Tensor:
+        return objective.loss(logits, labels, model.num_classes, "logsumexp-margin")
+
+    adv_images = (images + ball.random(images, eps, generator)).clamp(0, 1)
+    step_size = 2.5 * eps / num_steps
+    with frozen(model):
+        for _ in range(num_steps):
+            gradient, _ = input_gradient(model, adv_images, loss)
+            adv_images = ascend(
+                adv_images, gradient, images, eps=eps, step_size=step_size, norm=ball
+            )
+    return adv_images

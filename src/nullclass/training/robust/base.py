@@ -79,16 +79,15 @@ def bounded_network(model: Classifier) -> Callable[[Tensor], Network]:
     The layers are read now if the model's ``image_shape`` is known, else with the first images.
 
     Raises:
-        UserError: If a layer has no bounds, or is batch norm, whose output during training depends
-            on the other images of the batch.
+        UserError: If a layer has no bounds, or is batch norm: in training its output depends on
+            the other images of the batch.
     """
     for name, module in model.body.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             raise UserError(
-                f"layer {name!r} is batch norm: in training its output depends on the other images "
-                "of the batch, so that interval bounds of one image do not hold. Train a network "
-                "without batch norm, such as 'certifiable', or fold it into the layer before it "
-                "first (torch.nn.utils.fusion.fuse_conv_bn_eval)"
+                f"layer {name!r} is batch norm, through which no bounds can be trained: fold it "
+                "into the layer before it, torch.nn.utils.fusion.fuse_conv_bn_eval(conv.eval(), "
+                "norm.eval()), or train a network without it, such as 'certifiable'"
             )
     shape = model.image_shape
     network = None if shape is None else read_network(model, shape)

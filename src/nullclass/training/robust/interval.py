@@ -42,6 +42,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
 from nullclass.training.eps_schedule import CERTIFIED_RAMP
+from nullclass.training.robust.adversarial import perturbed
 from nullclass.training.robust.base import (
     LossOutput,
     RobustLoss,
@@ -49,7 +50,6 @@ from nullclass.training.robust.base import (
     bounded_network,
     clean_output,
 )
-from nullclass.training.robust.perturbed import perturbed
 
 _TOLERANCE = 0.5
 """tau of Shi et al. 2021."""
