@@ -77,7 +77,7 @@ def test_json_round_trip(tmp_path: Path) -> None:
         (None, "is missing, so there is no model card there"),
         ("{", "cannot be read as the model card"),
         ("", "cannot be read as the model card"),
-        ("[1]", "does not hold a model card"),
+        ("[1]", "is not a model card"),
         ("\udcff", "cannot be read as the model card"),
     ],
 )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pandas_defaults import check_tables
 from safetensors.numpy import load_file
 
 from nullclass import load_checkpoint
@@ -35,7 +36,7 @@ from nullclass.nulls import NullProbabilities
 from nullclass.nulls.perturb import FGSMPerturbation
 from nullclass.rejection import calibrate, with_threshold
 from nullclass.results.null_curve import NullCurve
-from nullclass.results.schema import IMAGES, RESULT, ROWS, SIZE_COLUMNS
+from nullclass.results.schema import CURVE, IMAGES, QUERIES, RESULT, ROWS, SIZE_COLUMNS, SIZES
 from nullclass.results.store import Run, read_run
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe
@@ -43,7 +44,7 @@ from nullclass.training.recipes import Recipe
 CPU = torch.device("cpu")
 VALIDATION = 60
 EPS = (0.1, 0.3)
-SIZES = (0.0, 0.2, 0.8)
+EPS_SIZES = (0.0, 0.2, 0.8)
 
 CLEAN = Training(
     name="clean",
@@ -63,27 +64,27 @@ SOFT = replace(
     nulls=NullPlan("null-probabilities", {"perturbation": "fgsm"}, 1.0, estimate=ESTIMATE),
     has_null=True,
 )
-TWINS = replace(
+PER_CLASS = replace(
     CLEAN,
-    name="twins",
+    name="per-class",
     nulls=NullPlan("adversarial", {"eps": 0.4}, 1.0),
     has_null=True,
     per_class_null=True,
 )
-SPREAD = replace(CLEAN, name="spread", nulls=NullPlan("uniform", {}, 1.0), uniform_targets=True)
+UNIFORM = replace(CLEAN, name="uniform", nulls=NullPlan("uniform", {}, 1.0), uniform_targets=True)
 NULL_RATE = 0.1
-ASKING = replace(
-    CLEAN, name="asking", queries=Queries(ModelSpec(SOFT), QueryPlan(20, 40, step=0.1))
+SUBSTITUTE = replace(
+    CLEAN, name="substitute", queries=Queries(ModelSpec(SOFT), QueryPlan(20, 40, step=0.1))
 )
 PLAN = AttackPlan("mi-fgsm", EPS, 12, {"num_steps": 3})
 CRAFTS = (
     Craft(ModelSpec(CLEAN), PLAN),
     Craft(ModelSpec(SOFT), PLAN),
-    Craft(ModelSpec(ASKING), PLAN),
-    Craft(ModelSpec(SPREAD, null_rate=NULL_RATE), PLAN),
+    Craft(ModelSpec(SUBSTITUTE), PLAN),
+    Craft(ModelSpec(UNIFORM, null_rate=NULL_RATE), PLAN),
 )
-LOOKED_AT = (SizePlan("fgsm", "linf", SIZES, 10), SizePlan("noise", "l0", (0.5,), 5))
-VARIANTS = {"soft": SOFT, "twins": TWINS, "spread": SPREAD}
+SIZE_PLANS = (SizePlan("fgsm", "linf", EPS_SIZES, 10), SizePlan("noise", "l0", (0.5,), 5))
+VARIANTS = {"soft": SOFT, "per-class": PER_CLASS, "uniform": UNIFORM}
 
 
 def trials(preset: object, seeds: object, variants: object) -> list[Trial]:
@@ -92,9 +93,9 @@ def trials(preset: object, seeds: object, variants: object) -> list[Trial]:
             VARIANTS[name],
             (AttackPlan("fgsm", EPS, 12),),
             num_clean=40,
-            null_rate=NULL_RATE if name == "spread" else None,
+            null_rate=NULL_RATE if name == "uniform" else None,
             crafted=CRAFTS,
-            sizes=LOOKED_AT,
+            sizes=SIZE_PLANS,
         )
         for name in variants  # type: ignore[attr-defined]
     ]
@@ -137,6 +138,7 @@ def found(folder: Path) -> Run:
 def test_nothing_is_done_twice_and_what_is_lost_is_done_again(
     dataset: Dataset, folder: Path
 ) -> None:
+    assert check_tables(folder) >= {CURVE, QUERIES, SIZES, ROWS}
     assert run(dataset, folder).num_done == 0
     craft = folder / folder_of(CRAFTS[0], dataset.checksum)
     before = {name: (craft / name).read_bytes() for name in (IMAGES, ROWS)}
@@ -151,9 +153,7 @@ def test_nothing_is_done_twice_and_what_is_lost_is_done_again(
     assert again["curve"] == json.loads(result)["curve"]
 
 
-def test_the_curve_trained_with_is_the_estimated_one(
-    dataset: Dataset, folder: Path, found: Run
-) -> None:
+def test_the_training_uses_the_estimated_curve(dataset: Dataset, folder: Path, found: Run) -> None:
     (curve,) = found.curves
     assert (curve.model, curve.seed) == ("clean", 0)
     assert curve.curve.num_images >= 50
@@ -161,23 +161,21 @@ def test_the_curve_trained_with_is_the_estimated_one(
     _, card = load_checkpoint(folder / folder_of(SOFT, dataset.checksum) / "last")
     assert NullCurve.from_dict(card["nulls"]["curve"]) == curve.curve
     source = NullProbabilities(None, card["nulls"]["curve"])  # type: ignore[arg-type]
-    assert source.settings() == card["nulls"], "the card tells all that decides the null images"
+    assert source.settings() == card["nulls"], "the card has all settings of the null images"
 
 
-def test_crafted_images_are_in_budget_and_the_rows_tell_what_became_of_them(
-    dataset: Dataset, folder: Path, found: Run
-) -> None:
+def test_crafted_images_and_their_rows(dataset: Dataset, folder: Path, found: Run) -> None:
     clean = dataset.test.first(12).batch(slice(None))[0].numpy()
     for craft in CRAFTS:
-        place = folder / folder_of(craft, dataset.checksum)
-        images = load_file(place / IMAGES)
+        crafted = folder / folder_of(craft, dataset.checksum)
+        images = load_file(crafted / IMAGES)
         assert sorted(map(float, images)) == list(EPS)
-        for eps, made in images.items():
-            assert made.min() >= 0
-            assert made.max() <= 1
-            assert np.abs(made - clean).max() <= float(eps) + 1e-6
-        assert (place / ROWS).exists()
-    assert {source.model for source in found.sources} == {"clean", "soft", "asking", "spread"}
+        for eps, adv_images in images.items():
+            assert adv_images.min() >= 0
+            assert adv_images.max() <= 1
+            assert np.abs(adv_images - clean).max() <= float(eps) + 1e-6
+        assert (crafted / ROWS).exists()
+    assert {source.model for source in found.sources} == {"clean", "soft", "substitute", "uniform"}
     by_model = {trial.model: trial for trial in found.trials}
     for trial in found.trials:
         rows = trial.rows
@@ -187,72 +185,72 @@ def test_crafted_images_are_in_budget_and_the_rows_tell_what_became_of_them(
             assert set(of["source"]) == {"self" if is_own else craft.source_name}
             assert len(of) == 12 * len(EPS)
     # A model's own images have the same outcomes in the rows of the source and of the target.
-    for name in ("soft", "spread"):
+    for name in ("soft", "uniform"):
         (source,) = (source for source in found.sources if source.model == name)
         rows = by_model[name].rows
         target = rows[rows["attack"] == f"mi-fgsm on {name}"]
         assert list(target["prediction"]) == list(source.rows["prediction"])
 
 
-def test_transferred_images_are_scored_as_by_hand(
+def test_transferred_images_are_scored_on_the_target(
     dataset: Dataset, folder: Path, found: Run
 ) -> None:
-    model, _ = load_checkpoint(folder / folder_of(TWINS, dataset.checksum) / "last")
-    (trial,) = (trial for trial in found.trials if trial.model == "twins")
+    model, _ = load_checkpoint(folder / folder_of(PER_CLASS, dataset.checksum) / "last")
+    (trial,) = (trial for trial in found.trials if trial.model == "per-class")
     images = load_file(folder / folder_of(CRAFTS[2], dataset.checksum) / IMAGES)
-    for eps, made in images.items():
-        rows = trial.rows.query("attack == 'mi-fgsm on asking'")
+    for eps, adv_images in images.items():
+        rows = trial.rows.query("attack == 'mi-fgsm on substitute'")
         rows = rows[rows["eps_pixels"] == float(eps)]
-        assert rows["prediction"].tolist() == model.predict(torch.from_numpy(made)).tolist()
+        assert rows["prediction"].tolist() == model.predict(torch.from_numpy(adv_images)).tolist()
 
 
 def test_a_threshold_is_calibrated_on_the_held_out_images(
     dataset: Dataset, folder: Path, found: Run
 ) -> None:
-    network, _ = load_checkpoint(folder / folder_of(SPREAD, dataset.checksum) / "last")
+    network, _ = load_checkpoint(folder / folder_of(UNIFORM, dataset.checksum) / "last")
     assert not network.has_null
     assert dataset.validation is not None
     threshold = calibrate(network, dataset.validation, NULL_RATE)
-    (trial,) = (trial for trial in found.trials if trial.model == "spread")
+    (trial,) = (trial for trial in found.trials if trial.model == "uniform")
     clean = trial.rows[trial.rows["attack"] == "clean"]
     images = dataset.test.batch(slice(None))[0]
-    answers = with_threshold(network, threshold).predict(images)
-    assert clean["prediction"].tolist() == answers.tolist()
+    predicted = with_threshold(network, threshold).predict(images)
+    assert clean["prediction"].tolist() == predicted.tolist()
     info = trial.result["threat"]["threshold"]
     assert info["value"] == threshold.value
     assert info["origin"] == "held-out"
     # The probabilities are the network's own.
-    looked = trial.sizes.query("norm == 'linf' and size == 0")
+    clean_sizes = trial.sizes.query("norm == 'linf' and size == 0")
     own = network(images[:10]).softmax(dim=1)
     labels = dataset.test.labels[:10]
-    np.testing.assert_allclose(looked["p_label"], own[range(10), labels].detach(), rtol=1e-5)
-    assert (looked["p_null"] == 0).all()
-    assert looked["prediction"].tolist() == answers[:10].tolist()
+    np.testing.assert_allclose(clean_sizes["p_label"], own[range(10), labels].detach(), rtol=1e-5)
+    assert (clean_sizes["p_null"] == 0).all()
+    assert clean_sizes["prediction"].tolist() == predicted[:10].tolist()
 
 
-def test_sizes_tell_probabilities_and_answers(dataset: Dataset, folder: Path, found: Run) -> None:
+def test_sizes(dataset: Dataset, folder: Path, found: Run) -> None:
     images, labels = dataset.test.first(10).batch(slice(None))
-    for name, training in (("soft", SOFT), ("twins", TWINS)):
+    for name, training in (("soft", SOFT), ("per-class", PER_CLASS)):
         (trial,) = (trial for trial in found.trials if trial.model == name)
         assert list(trial.sizes) == list(SIZE_COLUMNS)
-        assert len(trial.sizes) == 10 * len(SIZES) + 5
+        assert len(trial.sizes) == 10 * len(EPS_SIZES) + 5
         model, _ = load_checkpoint(folder / folder_of(training, dataset.checksum) / "last")
-        for size in SIZES:
-            made = FGSMPerturbation()(model, images, labels, torch.full((10,), size), "linf")
-            shares = model.all_logits(made).softmax(dim=1).detach()
+        for size in EPS_SIZES:
+            adv_images = FGSMPerturbation()(model, images, labels, torch.full((10,), size), "linf")
+            shares = model.all_logits(adv_images).softmax(dim=1).detach()
             rows = trial.sizes.query("perturbation == 'fgsm' and size == @size")
             assert rows["image"].tolist() == list(range(10))
             np.testing.assert_allclose(rows["p_label"], shares[range(10), labels], atol=1e-6)
             np.testing.assert_allclose(rows["p_null"], shares[:, 3:].sum(dim=1), atol=1e-6)
-            assert rows["prediction"].tolist() == model.predict(made).tolist()
+            assert rows["prediction"].tolist() == model.predict(adv_images).tolist()
             np.testing.assert_allclose(
-                rows["actual_size"], (made - images).flatten(1).abs().amax(dim=1), atol=1e-6
+                rows["actual_size"], (adv_images - images).flatten(1).abs().amax(dim=1), atol=1e-6
             )
         noisy = trial.sizes.query("perturbation == 'noise'")
         assert (noisy["actual_size"] <= 0.5).all()
 
 
-def test_a_substitute_asked_no_more_than_it_may(found: Run) -> None:
+def test_a_substitute_keeps_its_query_budget(found: Run) -> None:
     (rounds,) = found.queried.values()
     assert isinstance(rounds, pd.DataFrame)
     assert rounds["num_queries"].sum() <= 40
@@ -260,7 +258,9 @@ def test_a_substitute_asked_no_more_than_it_may(found: Run) -> None:
     assert rounds["agreement_after"].between(0, 1).all()
 
 
-def test_the_data_to_learn_are_no_background(dataset: Dataset, tmp_path: Path) -> None:
+def test_background_images_of_the_same_dataset_are_refused(
+    dataset: Dataset, tmp_path: Path
+) -> None:
     mnist = replace(dataset, name="fashion-mnist")
     nulls = NullPlan("background", {}, 1.0)
     training = replace(SOFT, nulls=nulls, dataset="fashion-mnist")
@@ -269,9 +269,9 @@ def test_the_data_to_learn_are_no_background(dataset: Dataset, tmp_path: Path) -
             Trainer(replace(training, nulls=plan), mnist, device=CPU)
 
 
-def test_the_run_tells_its_black_box_attacks(found: Run) -> None:
+def test_settings_of_the_run(found: Run) -> None:
     settings = found.info["settings"]
     assert [plan["source"] for plan in settings["crafted"]] == [
-        "clean", "soft", "asking", "spread"
+        "clean", "soft", "substitute", "uniform"
     ]  # fmt: skip
     assert [plan["norm"] for plan in settings["sizes"]] == ["linf", "l0"]

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from pandas_defaults import check_tables
 from tiny_study import CPU, NUM_JOBS, TINY, VALIDATION, results, run_here, trials
 
 from nullclass import load_checkpoint
@@ -58,6 +59,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 
 def test_run_folder(finished: Path, dataset: Dataset) -> None:
+    assert check_tables(finished) >= {ROWS, SUMMARY, schema.HISTORY, schema.THRESHOLDS}
     info = store.read_info(finished)
     assert (info["study"], info["models"], info["seeds"]) == ("tiny", list(TINY.variants), [0, 1])
     assert info["data"]["checksum"] == dataset.checksum

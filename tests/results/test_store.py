@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,7 @@ def example(seed: int = 0) -> Examples:
     )
 
 
-def write_run(folder: Path, *models: tuple[str, int]) -> Path:
-    """Write a run, and return the folder of its first trial."""
+def write_run(folder: Path, *models: tuple[str, int]) -> None:
     for model, seed in models:
         trained_in = f"{schema.MODELS}/{model}-seed{seed}"
         history = pd.DataFrame({"epoch": [1], "seconds": [2.0], "test_loss": [0.25]})
@@ -87,13 +87,32 @@ def write_run(folder: Path, *models: tuple[str, int]) -> Path:
         )
     write_json(folder / schema.RUN, {"study": "x", "models": ["b", "a"]})
     write_summary(folder, "x")
-    return store.trial_folder(folder, *models[0])
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three trials. Tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("written") / "run"
+    write_run(folder, ("a", 0), ("b", 1), ("b", 0))
+    return folder
+
+
+@pytest.fixture
+def run(written: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(written, tmp_path / "run"))
+
+
+@pytest.fixture
+def trial(run: Path) -> Path:
+    """The folder of a trial in that copy."""
+    return store.trial_folder(run, "a", 0)
 
 
 # Tables
 
 
-def test_tables_come_back_as_they_were(tmp_path: Path) -> None:
+def test_tables_survive_writing_and_reading(tmp_path: Path) -> None:
     path = tmp_path / schema.ROWS
     write_frame(path, ROWS)
     found = read_frame(path)
@@ -110,17 +129,17 @@ def test_tables_come_back_as_they_were(tmp_path: Path) -> None:
         assert found.dtypes.astype(str).to_dict() == schema.TABLES[name]
 
 
-def test_pandas_reads_every_table_with_its_defaults(tmp_path: Path) -> None:
-    trial = write_run(tmp_path, ("a", 0), ("b", 1))
-    names = check_tables(tmp_path)
+def test_pandas_reads_every_table_with_its_defaults(written: Path) -> None:
+    names = check_tables(written)
     assert names == {schema.ROWS, schema.COSTS, schema.SUMMARY, schema.SCORES, schema.HISTORY}
-    assert pd.read_csv(trial / schema.COSTS)["access"].tolist() == ["none"]
-    summary = pd.read_csv(tmp_path / schema.SUMMARY)
+    costs = pd.read_csv(store.trial_folder(written, "a", 0) / schema.COSTS)
+    assert costs["access"].tolist() == ["none"]
+    summary = pd.read_csv(written / schema.SUMMARY)
     assert {"correct_rate", "null_rate", "fooled_rate"} <= set(summary["metric"])
 
 
 @pytest.mark.parametrize("word", ["null", "None", "NA", "nan", ""])
-def test_words_that_pandas_takes_for_missing_are_refused(tmp_path: Path, word: str) -> None:
+def test_words_that_pandas_reads_as_missing_are_refused(tmp_path: Path, word: str) -> None:
     path = tmp_path / "t.csv"
     with pytest.raises(UserError, match=f"pandas reads the model {word!r} in t.csv as missing"):
         write_frame(path, pd.DataFrame({"model": ["a", word]}))
@@ -131,9 +150,8 @@ def test_words_that_pandas_takes_for_missing_are_refused(tmp_path: Path, word: s
 # Runs and trials
 
 
-def test_a_run_comes_back_in_the_order_of_its_models(tmp_path: Path) -> None:
-    write_run(tmp_path, ("a", 0), ("b", 1), ("b", 0))
-    run = read_run(tmp_path)
+def test_a_run_in_the_order_of_its_models(written: Path) -> None:
+    run = read_run(written)
     assert [(trial.model, trial.seed) for trial in run.trials] == [("b", 0), ("b", 1), ("a", 0)]
     assert run.info["study"] == "x"
     trial = run.trials[0]
@@ -174,8 +192,7 @@ def test_a_trial_with_thresholds_decisions_and_own_budgets(tmp_path: Path) -> No
         _ = dataclasses.replace(trial).decisions
 
 
-def test_tables_are_read_on_first_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_run(tmp_path, ("a", 0), ("b", 0))
+def test_tables_are_read_on_first_use(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths: list[Path] = []
     original = frames.read_frame
 
@@ -184,7 +201,7 @@ def test_tables_are_read_on_first_use(tmp_path: Path, monkeypatch: pytest.Monkey
         return original(path)
 
     monkeypatch.setattr(store, "read_frame", counting)
-    run = read_run(tmp_path)
+    run = read_run(written)
     assert [path.name for path in paths] == [schema.SUMMARY]
     _ = run.trials[0].rows, run.trials[0].rows
     assert [path.name for path in paths[1:]] == [schema.ROWS], "once"
@@ -214,42 +231,38 @@ def test_the_summary_joins_the_trials_with_published_figures(tmp_path: Path) -> 
     assert found["metric"] == "fooled_rate"
     assert np.isnan(found["eps_pixels"])
     assert len(calls) == len(summary)
-
-
-def test_the_summary_of_no_trials_has_its_columns(tmp_path: Path) -> None:
-    write_summary(tmp_path, "x")
-    assert list(read_frame(tmp_path / schema.SUMMARY).columns) == SUMMARY_COLUMNS
+    write_summary(tmp_path / "no trials", "x")
+    assert list(read_frame(tmp_path / "no trials" / schema.SUMMARY).columns) == SUMMARY_COLUMNS
 
 
 # Completeness and damage
 
 
-def test_only_trials_with_a_result_that_are_planned_count(tmp_path: Path) -> None:
-    trial = write_run(tmp_path, ("a", 0), ("b", 0), ("c", 0))
-    (store.trial_folder(tmp_path, "c", 0) / schema.RESULT).unlink()
-    assert [trial.model for trial in read_run(tmp_path).trials] == ["b", "a"]
-    write_json(tmp_path / schema.RUN, {"study": "x", "trials": {"a, seed 0": "trials/a-seed0"}})
-    (store.trial_folder(tmp_path, "b", 0) / schema.ROWS).write_bytes(b"garbage")
-    assert [trial.model for trial in read_run(tmp_path).trials] == ["a"]
-    write_summary(tmp_path, "x")
-    assert set(read_frame(tmp_path / schema.SUMMARY)["model"]) == {"a"}
+def test_trials_without_a_result_or_a_plan_do_not_count(run: Path, trial: Path) -> None:
+    (store.trial_folder(run, "b", 1) / schema.RESULT).unlink()
+    assert [(trial.model, trial.seed) for trial in read_run(run).trials] == [("b", 0), ("a", 0)]
+    write_json(run / schema.RUN, {"study": "x", "trials": {"a, seed 0": "trials/a-seed0"}})
+    (store.trial_folder(run, "b", 0) / schema.ROWS).write_bytes(b"garbage")
+    assert [trial.model for trial in read_run(run).trials] == ["a"]
+    write_summary(run, "x")
+    assert set(read_frame(run / schema.SUMMARY)["model"]) == {"a"}
     invalidate(trial)
     invalidate(trial)
     assert not is_complete(trial)
-    assert list(recorded_trials(tmp_path)) == []
+    assert list(recorded_trials(run)) == []
     with pytest.raises(CannotWriteError, match="cannot write to"):
-        invalidate(tmp_path / schema.RUN)
+        invalidate(run / schema.RUN)
 
 
-def test_the_result_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = write_run(tmp_path, ("a", 0))
-
+def test_the_result_is_written_last(
+    run: Path, trial: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(path: Path, examples: list[Examples]) -> None:
         raise UserError("disk full")
 
     monkeypatch.setattr(store, "write_examples", full)
     with pytest.raises(UserError, match="disk full"):
-        write_run(tmp_path, ("a", 0))
+        write_run(run, ("a", 0))
     assert not (trial / schema.RESULT).exists(), "the old result does not cover new rows"
 
 
@@ -270,50 +283,45 @@ DAMAGES = ["missing", "truncated", "empty", "garbage", "flipped"]
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_damage_is_reported_in_one_sentence(tmp_path: Path, how: str) -> None:
-    names = [schema.ROWS, schema.EXAMPLES, schema.SUMMARY, schema.RESULT, schema.RUN]
-    for name in names:
-        trial = write_run(tmp_path / name, ("a", 0))
-        path = (tmp_path / name if name == schema.RUN else trial) / name
-        damage(path, how)
+def test_damage_is_reported_in_one_sentence(written: Path, tmp_path: Path, how: str) -> None:
+    for name in (schema.ROWS, schema.EXAMPLES, schema.SUMMARY, schema.RESULT, schema.RUN):
+        run = Path(shutil.copytree(written, tmp_path / name))
+        damage((run if name == schema.RUN else store.trial_folder(run, "a", 0)) / name, how)
         if (name, how) == (schema.RESULT, "missing"):
-            assert read_run(tmp_path / name).trials == [], "to be done again"
+            assert {trial.model for trial in read_run(run).trials} == {"b"}, "to be done again"
             continue
         sentence = name if name in (schema.RUN, schema.RESULT) else "trials/a-seed0 is damaged"
         with pytest.raises(UserError, match=sentence.replace(".", r"\.")) as refused:
-            read_run(tmp_path / name)
+            read_run(run)
         assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_damage_after_the_check_is_reported_on_reading(tmp_path: Path, how: str) -> None:
-    write_run(tmp_path, ("a", 0))
-    (trial,) = read_run(tmp_path).trials
+def test_damage_after_the_check_is_reported_on_reading(trial: Path, how: str) -> None:
+    stored = read_trial(trial)
     for name in (schema.ROWS, schema.EXAMPLES, schema.COSTS):
-        damage(trial.folder / name, how)
+        damage(trial / name, how)
     with pytest.raises(UserError, match=r"rows\.parquet is (damaged|missing)"):
-        _ = trial.rows
+        _ = stored.rows
     if how == "missing":
-        assert trial.examples == [], "nothing to show is no error"
+        assert stored.examples == [], "examples are optional"
         return
     with pytest.raises(UserError, match=r"examples\.safetensors is damaged"):
-        _ = trial.examples
+        _ = stored.examples
     with pytest.raises(UserError, match=r"costs\.csv (is damaged|lacks the column)"):
-        _ = trial.costs
+        _ = stored.costs
 
 
-def test_rows_that_do_not_fit_the_result_are_damaged(tmp_path: Path) -> None:
-    trial = write_run(tmp_path, ("a", 0))
-    changes = {
-        "is damaged": (ROWS.iloc[:2], ROWS.assign(outcome=["correct", "null", "misread"])),
-        "lacks the column 'attack'": (ROWS.drop(columns="attack"),),
-    }
+def test_rows_that_do_not_fit_the_result_are_damaged(trial: Path) -> None:
     stored = read_trial(trial)
-    for message, tables in changes.items():
-        for table in tables:
-            table.to_parquet(trial / schema.ROWS)
-            with pytest.raises(UserError, match=rf"rows\.parquet {message}"):
-                _ = dataclasses.replace(stored).rows
+    for table, message in (
+        (ROWS.iloc[:2], "is damaged"),
+        (ROWS.assign(outcome=["correct", "null", "misread"]), "is damaged"),
+        (ROWS.drop(columns="attack"), "lacks the column 'attack'"),
+    ):
+        table.to_parquet(trial / schema.ROWS)
+        with pytest.raises(UserError, match=rf"rows\.parquet {message}"):
+            _ = dataclasses.replace(stored).rows
 
 
 def test_no_run_folder(tmp_path: Path) -> None:
@@ -326,8 +334,7 @@ def test_no_run_folder(tmp_path: Path) -> None:
         read_trial(tmp_path / "trial")
 
 
-def test_any_changed_or_lost_file_makes_a_folder_incomplete(tmp_path: Path) -> None:
-    trial = write_run(tmp_path, ("a", 0))
+def test_any_changed_or_lost_file_makes_a_folder_incomplete(trial: Path) -> None:
     (trial / "last").mkdir()
     (trial / "last" / "model.bin").write_bytes(b"weights")
     finalize(trial, {"model": "a", "seed": 0})
@@ -353,8 +360,7 @@ def test_any_changed_or_lost_file_makes_a_folder_incomplete(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"files": null}', '{"files": ["rows"]}'])
-def test_a_result_without_digests_completes_nothing(content: str, tmp_path: Path) -> None:
-    trial = write_run(tmp_path, ("a", 0))
+def test_a_result_without_digests_completes_nothing(content: str, trial: Path) -> None:
     (trial / schema.RESULT).write_text(content)
     assert not is_complete(trial)
-    assert not is_complete(tmp_path / "nowhere")
+    assert not is_complete(trial / "nowhere")

@@ -1,4 +1,4 @@
-"""Reads and writes files. A file appears complete or not at all; disk errors give one sentence."""
+"""Reads and writes files atomically, with disk errors as one sentence."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from nullclass.core.errors import CannotWriteError, UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside ``path`` to write to; it takes the name only when all went well.
+    """Yield a temporary path in the same folder; without an error it is renamed to ``path``.
 
     Raises:
-        CannotWriteError: If the folder cannot be made or written to, or the disk is full.
+        CannotWriteError: If the folder cannot be created or written to, or the disk is full.
     """
     temporary: Path | None = None
     try:
@@ -35,11 +35,11 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp made it private
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files
         with temporary.open("rb") as written:
-            os.fsync(written.fileno())  # the name must not survive a power cut without the content
+            os.fsync(written.fileno())  # content before name, in case of a power cut
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # safetensors tells of the disk in its own way
+    except (OSError, SafetensorError) as error:  # safetensors has its own disk errors
         reason = getattr(error, "strerror", None) or error
         raise CannotWriteError(
             f"cannot write {path}: {reason}; choose another output folder or make room there"
@@ -50,19 +50,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole; raises like :func:`replacing`."""
+    """Write a text file atomically; raises like :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file whole; raises like :func:`replacing`."""
+    """Write a file atomically; raises like :func:`replacing`."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write indented JSON whole; raises like :func:`replacing`."""
+    """Write indented JSON atomically; raises like :func:`replacing`."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -70,7 +70,8 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        UserError: If the file is missing, unreadable or not a JSON object; ``what`` names it.
+        UserError: If the file is missing, unreadable or not a JSON object. The message calls the
+            file ``what``.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -79,20 +80,20 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as the {what}: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(f"{path} does not hold a {what}: expected a JSON object")
+        raise UserError(f"{path} is not a {what}: expected a JSON object")
     return content
 
 
 def make_folder(folder: Path) -> Path:
-    """Make a folder that can be written to, before any work is done for it.
+    """Create a folder and return it.
 
     Raises:
-        CannotWriteError: If it cannot be made or written to.
+        CannotWriteError: If it cannot be created or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as trial:
-            trial.write(bytes(4096))  # a full disk still takes empty files
+            trial.write(bytes(4096))  # an empty file fits on a full disk
     except OSError as error:
         raise CannotWriteError(
             f"cannot write to the folder {folder}: {error.strerror or error}; choose another --out"
@@ -106,7 +107,7 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder. The system releases it when the process ends, in whatever way.
+    """Hold the lock of a folder; the system releases it when the process ends, even if killed.
 
     Raises:
         UserError: If another process holds it, or the folder cannot be locked.
@@ -129,6 +130,6 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file's content, in hexadecimal."""
+    """Return the SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

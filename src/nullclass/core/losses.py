@@ -1,4 +1,4 @@
-"""What training minimises, and what the notebook's FGSM climbs."""
+"""Cross-entropy with null, and training targets on null."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ def soft_cross_entropy(logits: Tensor, targets: Tensor, *, reduction: Reduction 
 
     Args:
         logits: ``(N, L)``. Computed in float32.
-        targets: ``(N, L)``, each line a distribution (:func:`null_targets` makes some).
+        targets: ``(N, L)``, each row a distribution (see :func:`null_targets`).
         reduction: As in :func:`torch.nn.functional.cross_entropy`.
     """
     return F.cross_entropy(logits.float(), targets.float(), reduction=reduction)
 
 
 def null_targets(labels: Tensor, shares: Tensor | None, num_classes: int, num_nulls: int) -> Tensor:
-    """Targets with a share on null and the rest on the true label.
+    """Return targets with a share on null and the rest on the true label.
 
         t = (1 - p) onehot(y) + p null         (Hosseini et al. 2017, step 3)
 
-    Where null's share goes hangs on how many null logits there are: the one there is; the label's
-    own twin, of one a class (2N labelling); without any, evenly over all classes (outlier exposure,
-    Hendrycks et al. 2019; CCAT, Stutz et al. 2020), which a threshold refuses later.
+    The share of null goes to the null logit; with one null logit per class (2N labelling), to that
+    of the label; without null logits, uniformly to all classes (outlier exposure, Hendrycks et al.
+    2019; CCAT, Stutz et al. 2020), for a threshold to refuse.
 
     Args:
-        labels: ``(N,)`` true labels in 0 … K - 1; a negative one is all null, and has no twin.
+        labels: ``(N,)`` true labels in 0 … K - 1; negative for null, with p = 1.
         shares: ``(N,)`` in [0,1], p; ``None`` for 1.
         num_classes: K.
         num_nulls: 0, 1 or K null logits, after those of the classes.
 
     Returns:
-        ``(N, K + num_nulls)`` float32, each line a distribution.
+        ``(N, K + num_nulls)`` float32, each row a distribution.
 
     Raises:
         ValueError: If a label is negative and there are several null logits.
     """
     if num_nulls > 1 and bool((labels < 0).any()):
-        raise ValueError("a negative label, null, is the twin of no class")
-    whole = torch.ones(labels.shape, device=labels.device)
-    shares = whole if shares is None else shares.float().where(labels >= 0, 1.0)
+        raise ValueError("a negative label belongs to no class, so it has no null logit of its own")
+    ones = torch.ones(labels.shape, device=labels.device)
+    shares = ones if shares is None else shares.float().where(labels >= 0, 1.0)
     targets = torch.zeros(len(labels), num_classes + num_nulls, device=labels.device)
     if num_nulls == 0:
         targets += shares[:, None] / num_classes
     else:
-        places = num_classes + (labels if num_nulls > 1 else torch.zeros_like(labels))
-        targets.scatter_(1, places[:, None], shares[:, None])
+        columns = num_classes + (labels if num_nulls > 1 else torch.zeros_like(labels))
+        targets.scatter_(1, columns[:, None], shares[:, None])
     return targets.scatter_add_(1, labels.clamp(min=0)[:, None], 1 - shares[:, None])

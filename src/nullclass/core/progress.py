@@ -1,4 +1,4 @@
-"""What is running and how long it will take: bars on a terminal, lines elsewhere."""
+"""Progress bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from rich.progress import (
 )
 
 Advance = Callable[[float], None]
-"""Told how many more of a stage's units are done."""
+"""Receives the number of units done since its last call."""
 
 
 class Bars:
-    """Bars on standard error while the block lasts, with lines above them.
+    """A context manager that shows bars on standard error, with lines above them.
 
     Args:
-        columns: What each bar shows.
-        settings: Others of :class:`rich.progress.Progress`.
+        columns: Columns of each bar.
+        settings: Further arguments of :class:`rich.progress.Progress`.
     """
 
     def __init__(self, *columns: ProgressColumn, **settings: Any) -> None:
@@ -56,11 +56,11 @@ class Bars:
 
 
 class Stages(Bars):
-    """A job of several stages, each with an expected cost, shown as one bar over another.
+    """A bar for a job of several stages, and one for the current stage.
 
     Args:
-        title: What the whole job is called.
-        cost: Expected cost of all its stages, in any one unit.
+        title: Name of the job.
+        cost: Expected cost of all stages, in any unit.
     """
 
     def __init__(self, title: str, cost: float) -> None:
@@ -78,12 +78,12 @@ class Stages(Bars):
 
     @contextmanager
     def stage(self, name: str, *, units: float, cost: float) -> Iterator[Advance]:
-        """Show one stage.
+        """Show one stage; the result receives the units done since its last call.
 
         Args:
-            name: What is running.
-            units: How many units :data:`Advance` reports in total.
-            cost: The stage's share of the job's cost.
+            name: Name of the stage.
+            units: Number of units in total.
+            cost: Expected cost of the stage.
         """
         task = self._bars.add_task(name, total=units)
         started, reported = time.perf_counter(), 0.0
@@ -106,7 +106,7 @@ class Stages(Bars):
 
 
 def duration(seconds: float) -> str:
-    """A time as a person says it."""
+    """Return a duration in a unit that is easy to read."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:

@@ -1,4 +1,4 @@
-"""What made a result: versions, commit, machine. Every card and run.json carries it."""
+"""Versions, commit and machine, recorded in every model card and ``run.json``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ import torch
 
 @cache
 def _commit() -> str | None:
-    """Commit of the source tree this package runs from, with ``+changes`` if it was edited."""
+    """Return the commit of the source tree, with ``+changes`` if it was edited, or None."""
     package = Path(__file__).parents[1]
-    if not (package.parents[1] / ".git").exists():  # installed, not a checkout
+    if not (package.parents[1] / ".git").exists():  # installed
         return None
 
     def git(*words: str) -> str:
@@ -45,14 +45,14 @@ def _processor() -> str:
 
 
 def provenance() -> dict[str, Any]:
-    """Versions, commit and machine, as JSON values."""
+    """Return versions, commit and machine, as JSON values."""
     try:
-        ours = version("nullclass")
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        ours = "not installed"
+        own_version = version("nullclass")
+    except PackageNotFoundError:  # a source tree that was never installed
+        own_version = "not installed"
     return {
         "versions": {
-            "nullclass": ours,
+            "nullclass": own_version,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
@@ -67,10 +67,7 @@ def provenance() -> dict[str, Any]:
 
 
 def run_origin(data: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """What every ``run.json`` tells of where its results come from, as JSON values.
-
-    ``started`` is the time of the call: make it before the work.
-    """
+    """Return data, device, :func:`provenance` and the time, for ``run.json``, as JSON values."""
     return {
         "data": data,
         "device": str(device),

@@ -1,4 +1,4 @@
-"""Randomness is an argument; where torch insists on its global stream, it is borrowed."""
+"""Seeds for code that draws from torch's global generators."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 
 @contextmanager
 def fork_rng(seed: int) -> Iterator[None]:
-    """Seed torch's global streams inside the block and put them back after it.
+    """Seed torch's global generators inside the block, and restore their states after it.
 
-    Initialisation and dropout draw from the global stream; the caller's own draws
-    go on after the block as if it had not been there.
+    Initialisation and dropout draw from them; other randomness takes a generator as an argument.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)

@@ -1,4 +1,4 @@
-"""Tensors on disk: safetensors, whole or not at all."""
+"""Writes tensors as safetensors."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from nullclass.core.files import replacing
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> None:
-    """Write tensors by name, from whatever device and in whatever layout they are.
+    """Write tensors of any device and layout atomically.
 
     Raises:
-        UserError: As :func:`nullclass.core.files.replacing`.
+        CannotWriteError: As :func:`nullclass.core.files.replacing`.
     """
     # Cloned, since safetensors refuses tensors that share memory (tied layers).
     copies = {

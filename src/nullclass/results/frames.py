@@ -30,7 +30,7 @@ def empty_table(name: str) -> pd.DataFrame:
     return pd.DataFrame(columns=list(columns)).astype(columns)
 
 
-def write_frame(path: Path, frame: pd.DataFrame, float_format: str = "%.7g") -> None:
+def write_frame(path: Path, frame: pd.DataFrame, float_format: str | None = "%.7g") -> None:
     """Write a table atomically, as Parquet or CSV by the ending of the name.
 
     Equal tables give equal bytes. ``pandas.read_parquet`` and ``pandas.read_csv`` with their
@@ -40,7 +40,7 @@ def write_frame(path: Path, frame: pd.DataFrame, float_format: str = "%.7g") -> 
         path: Where. A name in :data:`nullclass.results.schema.TABLES` decides the columns, their
             order and types.
         frame: The table; its index is not written.
-        float_format: How CSV writes numbers; Parquet is exact.
+        float_format: How CSV writes numbers, exactly if None; Parquet is exact.
 
     Raises:
         UserError: If a value of a CSV would be read as missing, such as a model named "null".

@@ -1,12 +1,11 @@
-"""The null curve f: how likely an image perturbed by some size should be called null.
+"""The null curve f: the probability of null of an image perturbed by some size.
 
-Hosseini et al. 2017 (step 2): f(size) rises with how often the clean model is fooled by
-perturbations of that size, and is 1 from the smallest size on that always fools it (N_max for a
-count of pixels). Here the shares are those of held-out images, made monotone by isotonic
-regression. "Always" is a share near 1, since one stubborn image should not decide N_max; f is the
-share fooled over that, cut at 1.
+Hosseini et al. 2017 (step 2): f(size) increases with the share of images that perturbations of that
+size fool, and is 1 from the smallest size that always fools (N_max for a count of pixels). Here the
+shares are those of held-out images, made monotone by isotonic regression. "Always" is a share near
+1, since one robust image should not decide N_max; f is the share fooled divided by it, at most 1.
 
-Reading and drawing a curve needs no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from nullclass.core.checks import check_choice
 from nullclass.core.errors import UserError
-from nullclass.core.files import write_text
+from nullclass.results.frames import write_frame
 
 Floats = npt.NDArray[np.float64]
 
@@ -37,51 +37,56 @@ LARGEST_SIZE = {"linf": 1.0, "l2": math.inf, "l1": math.inf, "l0": 1.0}
 
 @dataclass(frozen=True)
 class NullCurve:
-    """A curve given by points, with straight lines between them.
+    """A piecewise linear curve through points.
 
     Raises:
-        UserError: If the points are no such curve.
+        UserError: If the points are not those of a null curve.
     """
 
     norm: str
     """Norm of the sizes: a key of :data:`LARGEST_SIZE`."""
     sizes: tuple[float, ...]
-    """Rising, above 0; at size 0 the curve is 0."""
+    """Increasing, above 0; at size 0 the curve is 0."""
     probabilities: tuple[float, ...]
-    """f at these sizes: never falling, in [0,1]."""
+    """f at these sizes: never decreasing, in [0,1]."""
     fooled: tuple[float, ...] = ()
-    """The raw shares fooled that f was fitted to, if it was."""
+    """Shares of images fooled that f was fitted to, if it was."""
     num_images: int = 0
-    """Held-out images it was estimated on; 0 for one that was given."""
+    """Number of held-out images of the estimate; 0 for a curve that was not estimated."""
     perturbation: str = ""
-    """The maker it was estimated with: a name in :data:`nullclass.nulls.perturb.PERTURBATIONS`."""
+    """Perturbation of the estimate: a name in :data:`nullclass.nulls.perturb.PERTURBATIONS`."""
     perturbation_settings: dict[str, Any] = field(default_factory=dict, hash=False)
-    """That maker's settings, by name (JSON values)."""
+    """Settings of the perturbation, by name (JSON values)."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no curve."""
+        """Check the points."""
         check_choice("norm", self.norm, LARGEST_SIZE)
-        for name in ("sizes", "probabilities", "fooled"):  # numpy's numbers too, but kept as plain
+        for name in ("sizes", "probabilities", "fooled"):  # NumPy's numbers become plain ones
             object.__setattr__(self, name, tuple(map(float, getattr(self, name))))
-        _check_points(self.sizes, self.probabilities, LARGEST_SIZE[self.norm])
+        _check_sizes(self.sizes, LARGEST_SIZE[self.norm])
+        _check_shares(self.sizes, self.probabilities, "probabilities of null")
+        if any(later < before for before, later in itertools.pairwise(self.probabilities)):
+            raise UserError(
+                "the probabilities of a null curve fall with size: give ones that never fall "
+                "(nullclass.results.null_curve.isotonic makes them so)"
+            )
         if self.fooled:
-            _check_lengths(self.sizes, self.fooled, "shares fooled")
-            _check_shares(self.fooled, "share fooled")
+            _check_shares(self.sizes, self.fooled, "shares fooled")
 
     def __call__(self, sizes: npt.ArrayLike) -> Floats:
-        """Probabilities of null, shaped like the sizes; beyond the last point that point's."""
+        """Return probabilities of null, shaped like the sizes; constant after the last point."""
         known, values = self._points
         probabilities: Floats = np.interp(np.asarray(sizes, dtype=np.float64), known, values)
         return probabilities
 
     @property
     def largest(self) -> float:
-        """The smallest size where f is 1 (N_max), or else the last size: the range to train on."""
+        """The smallest size where f is 1 (N_max), or the last size: the range to train on."""
         pairs = zip(self.sizes, self.probabilities, strict=True)
         return next((size for size, probability in pairs if probability == 1), self.sizes[-1])
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """Return the curve as JSON values."""
         return {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
@@ -95,11 +100,7 @@ class NullCurve:
             UserError: If the values do not describe a null curve.
         """
         try:
-            fields: dict[str, Any] = {
-                name: tuple(map(float, value)) if isinstance(value, list) else value
-                for name, value in values.items()
-            }
-            return cls(**fields)
+            return cls(**values)
         except UserError:
             raise
         except (TypeError, ValueError, AttributeError) as error:
@@ -111,7 +112,7 @@ class NullCurve:
 
 
 def isotonic(shares: Sequence[float] | Floats) -> Floats:
-    """The sequence ``(N,)`` that never falls and is nearest to these in least squares."""
+    """Return the never decreasing sequence ``(N,)`` that is nearest to another in least squares."""
     from scipy.optimize import isotonic_regression
 
     return np.asarray(isotonic_regression(shares).x, dtype=np.float64)
@@ -120,28 +121,25 @@ def isotonic(shares: Sequence[float] | Floats) -> Floats:
 def read_curve(path: Path, norm: str | None = None) -> NullCurve:
     """Read a curve from a CSV file with the columns size and probability.
 
-    It may also have the columns fooled, norm, perturbation, perturbation_settings (as JSON) and
-    num_images, the last four alike in every line, as :func:`write_curve` writes them. A first line
-    of size 0 and probability 0 says what is understood, and is passed over.
+    The file may also have the columns that :func:`write_curve` writes: fooled, and norm,
+    perturbation, perturbation_settings (JSON) and num_images, constant over the rows. A first row
+    of size 0 and probability 0 is ignored.
 
     Args:
         path: The file.
-        norm: How it tells sizes, if it does not say so itself.
+        norm: Norm of the sizes, if the file does not have it.
 
     Raises:
-        UserError: If the file cannot be read so, its points are no curve, or it tells sizes in
-            another norm, or nobody says in which.
+        UserError: If the file cannot be read, its points are not those of a null curve, or the norm
+            is missing or another one.
     """
     try:
-        lines = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-        first = lines[0] if lines else {}
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+        first = rows[0] if rows else {}
         names = ["size", "probability", *(["fooled"] if "fooled" in first else [])]
-        rows = [[float(line[name]) for name in names] for line in lines]
-        about = {
-            "num_images": int(first.get("num_images") or 0),
-            "perturbation": first.get("perturbation") or "",
-            "perturbation_settings": json.loads(first.get("perturbation_settings") or "{}"),
-        }
+        points = [[float(row[name]) for name in names] for row in rows]
+        num_images = int(first.get("num_images") or 0)
+        settings = json.loads(first.get("perturbation_settings") or "{}")
     except OSError as error:
         raise UserError(f"the null curve {path} cannot be read: {error.strerror}") from None
     except KeyError as error:
@@ -150,57 +148,50 @@ def read_curve(path: Path, norm: str | None = None) -> NullCurve:
         ) from None
     except (TypeError, ValueError, csv.Error) as error:
         raise UserError(f"the null curve {path} must hold numbers only: {error}") from None
-    stored_norm = first.get("norm") or None
-    if None not in (stored_norm, norm) and stored_norm != norm:
-        raise UserError(f"the null curve {path} tells sizes in {stored_norm}, not in {norm}")
-    if stored_norm is None and norm is None:
+    stored_norm = first.get("norm") or norm
+    if stored_norm is None:
         raise UserError(
-            f"the null curve {path} does not say how it tells sizes: say so, as one of "
+            f"the null curve {path} does not give the norm of its sizes: give it, as one of "
             f"{', '.join(LARGEST_SIZE)}"
         )
-    if rows and rows[0][:2] == [0, 0]:
-        rows = rows[1:]
-    columns = dict(zip(names, zip(*rows, strict=True), strict=False))
+    if norm not in (None, stored_norm):
+        raise UserError(f"the null curve {path} has sizes in {stored_norm}, not in {norm}")
+    if points and points[0][:2] == [0, 0]:
+        points = points[1:]
+    columns = list(zip(*points, strict=True)) or [(), ()]
+    perturbation = first.get("perturbation") or ""
     try:
         return NullCurve(
-            str(stored_norm or norm),
-            columns.get("size", ()),
-            columns.get("probability", ()),
-            columns.get("fooled", ()),
-            **about,
+            stored_norm,
+            *columns,
+            num_images=num_images,
+            perturbation=perturbation,
+            perturbation_settings=settings,
         )
     except UserError as error:
-        raise UserError(f"the null curve {path} is none: {error}") from None
+        raise UserError(f"the null curve {path} is invalid: {error}") from None
 
 
 def write_curve(path: Path, curve: NullCurve) -> None:
-    """Write a curve as CSV that :func:`read_curve` reads back, whole or not at all.
+    """Write a curve atomically as CSV that :func:`read_curve` reads back.
 
     Raises:
-        CannotWriteError: If the disk refuses.
+        CannotWriteError: If the file cannot be written.
     """
-    columns: dict[str, Sequence[float]] = {"size": curve.sizes, "probability": curve.probabilities}
+    table = pd.DataFrame({"size": curve.sizes, "probability": curve.probabilities})
     if curve.fooled:
-        columns["fooled"] = curve.fooled
-    about = {
-        "norm": curve.norm,
-        "perturbation": curve.perturbation,
-        "perturbation_settings": json.dumps(curve.perturbation_settings),
-        "num_images": curve.num_images,
-    }
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*columns, *about])
-    for row in zip(*columns.values(), strict=True):
-        writer.writerow([*map(repr, row), *about.values()])
-    write_text(path, text.getvalue())
+        table["fooled"] = curve.fooled
+    table["norm"] = curve.norm
+    table["num_images"] = curve.num_images
+    if curve.perturbation:  # an empty cell would be read as missing
+        table["perturbation"] = curve.perturbation
+        table["perturbation_settings"] = json.dumps(curve.perturbation_settings)
+    write_frame(path, table, float_format=None)
 
 
-def _check_points(sizes: Sequence[float], probabilities: Sequence[float], largest: float) -> None:
-    _check_lengths(sizes, probabilities, "probabilities")
+def _check_sizes(sizes: Sequence[float], largest: float) -> None:
     if not sizes:
         raise UserError("a null curve needs at least one size and its probability")
-    _check_shares(probabilities, "probability of null")
     if any(math.isnan(size) for size in sizes):
         raise UserError("the sizes of a null curve hold NaN: give a number each")
     if any(later <= size for size, later in itertools.pairwise((0.0, *sizes))):
@@ -210,19 +201,11 @@ def _check_points(sizes: Sequence[float], probabilities: Sequence[float], larges
             f"the sizes of this null curve go up to {sizes[-1]:g}, but none is above {largest:g} "
             "in its norm: pixels are in [0, 1], and counts of pixels are shares"
         )
-    if any(later < before for before, later in itertools.pairwise(probabilities)):
-        raise UserError(
-            "the probabilities of a null curve fall with size: give ones that never fall "
-            "(nullclass.results.null_curve.isotonic makes them so)"
-        )
 
 
-def _check_lengths(sizes: Sequence[float], values: Sequence[float], what: str) -> None:
-    if len(sizes) != len(values):
-        raise UserError(f"a null curve has {len(sizes)} sizes but {len(values)} {what}")
-
-
-def _check_shares(values: Sequence[float], what: str) -> None:
-    for value in values:
-        if not 0 <= value <= 1:
-            raise UserError(f"a {what} of {value:g} is outside [0, 1]: give a share of 1")
+def _check_shares(sizes: Sequence[float], shares: Sequence[float], what: str) -> None:
+    if len(sizes) != len(shares):
+        raise UserError(f"a null curve has {len(sizes)} sizes but {len(shares)} {what}")
+    for share in shares:
+        if not 0 <= share <= 1:
+            raise UserError(f"{share:g} is outside [0, 1], the range of {what}: give shares of 1")

@@ -29,9 +29,23 @@ from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import Examples, Flag
 
 
+def _optional(name: str) -> cached_property[pd.DataFrame]:
+    """Return a property that reads a table of a trial; without its file it has no rows."""
+
+    def read(trial: Trial) -> pd.DataFrame:
+        path = trial.folder / name
+        return read_frame(path) if path.exists() else empty_table(name)
+
+    return cached_property(read)
+
+
 @dataclass(frozen=True)
 class Trial:
-    """One evaluated model of a run. Files are read on first use."""
+    """One evaluated model of a run. Files are read on first use.
+
+    Raises:
+        UserError: On first use, if a file is damaged.
+    """
 
     folder: Path
     model: str
@@ -43,11 +57,7 @@ class Trial:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """One row per image and attack: :data:`nullclass.results.schema.ROW_COLUMNS`.
-
-        Raises:
-            UserError: If the file is damaged.
-        """
+        """One row per image and attack: :data:`nullclass.results.schema.ROW_COLUMNS`."""
         path = self.folder / schema.ROWS
         rows = read_frame(path)
         is_complete = len(rows) == self.result.get("num_rows", len(rows))
@@ -66,45 +76,20 @@ class Trial:
         path = self.folder / schema.SCORES
         return read_frame(path) if path.exists() else pd.DataFrame()
 
-    @cached_property
-    def costs(self) -> pd.DataFrame:
-        """What each attack did and cost: :data:`nullclass.results.schema.COST_COLUMNS`."""
-        return self._table(schema.COSTS)
-
-    @cached_property
-    def held_out(self) -> pd.DataFrame:
-        """Clean held-out images: :data:`nullclass.results.schema.ROW_COLUMNS`."""
-        return self._table(schema.HELD_OUT)
-
-    @cached_property
-    def ood(self) -> pd.DataFrame:
-        """Inputs of no class: :data:`nullclass.results.schema.OOD_COLUMNS`."""
-        return self._table(schema.OOD)
-
-    @cached_property
-    def certified(self) -> pd.DataFrame:
-        """Proofs per image: :data:`nullclass.results.schema.CERTIFIED_COLUMNS`."""
-        return self._table(schema.CERTIFIED)
-
-    @cached_property
-    def radii(self) -> pd.DataFrame:
-        """Answers with other radii: :data:`nullclass.results.schema.RADIUS_COLUMNS`."""
-        return self._table(schema.RADII)
-
-    @cached_property
-    def sizes(self) -> pd.DataFrame:
-        """Answers by size of perturbation: :data:`nullclass.results.schema.SIZE_COLUMNS`."""
-        return self._table(schema.SIZES)
-
-    @cached_property
-    def thresholds(self) -> pd.DataFrame:
-        """The smallest eps per image: :data:`nullclass.results.schema.THRESHOLD_COLUMNS`."""
-        return self._table(schema.THRESHOLDS)
-
-    def _table(self, name: str) -> pd.DataFrame:
-        """Read an optional table; without its file it has no rows."""
-        path = self.folder / name
-        return read_frame(path) if path.exists() else empty_table(name)
+    costs = _optional(schema.COSTS)
+    """What each attack did and cost: :data:`nullclass.results.schema.COST_COLUMNS`."""
+    held_out = _optional(schema.HELD_OUT)
+    """Clean held-out images: :data:`nullclass.results.schema.ROW_COLUMNS`."""
+    ood = _optional(schema.OOD)
+    """Inputs of no class: :data:`nullclass.results.schema.OOD_COLUMNS`."""
+    certified = _optional(schema.CERTIFIED)
+    """Proofs per image: :data:`nullclass.results.schema.CERTIFIED_COLUMNS`."""
+    radii = _optional(schema.RADII)
+    """Answers with other radii: :data:`nullclass.results.schema.RADIUS_COLUMNS`."""
+    sizes = _optional(schema.SIZES)
+    """Answers by size of perturbation: :data:`nullclass.results.schema.SIZE_COLUMNS`."""
+    thresholds = _optional(schema.THRESHOLDS)
+    """The smallest eps per image: :data:`nullclass.results.schema.THRESHOLD_COLUMNS`."""
 
     @cached_property
     def history(self) -> pd.DataFrame:
@@ -164,7 +149,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder. Curves, sources and tables of trials are read on first use."""
+    """A run folder. Curves, sources and tables of trials are read on first use.
+
+    Raises:
+        UserError: On first use, if a file is damaged.
+    """
 
     folder: Path
     info: dict[str, Any]
@@ -174,11 +163,7 @@ class Run:
 
     @cached_property
     def curves(self) -> list[Curve]:
-        """The null curves estimated in the run.
-
-        Raises:
-            UserError: If one is damaged.
-        """
+        """The null curves estimated in the run."""
         return [
             Curve(result["model"], result["seed"], NullCurve.from_dict(result["curve"]), result)
             for _, result in _results(self.folder / schema.ESTIMATES)
@@ -186,11 +171,7 @@ class Run:
 
     @cached_property
     def sources(self) -> list[Source]:
-        """The models that transferred images were made on.
-
-        Raises:
-            UserError: If the files of one are damaged.
-        """
+        """The models that transferred images were made on."""
         return [
             Source(
                 result["model"],
