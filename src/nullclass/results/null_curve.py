@@ -158,15 +158,16 @@ def read_curve(path: Path, norm: str | None = None) -> NullCurve:
         raise UserError(f"the null curve {path} has sizes in {stored_norm}, not in {norm}")
     if points and points[0][:2] == [0, 0]:
         points = points[1:]
-    columns = list(zip(*points, strict=True)) or [(), ()]
-    perturbation = first.get("perturbation") or ""
+    columns = dict(zip(names, zip(*points, strict=True), strict=False))
     try:
         return NullCurve(
             stored_norm,
-            *columns,
-            num_images=num_images,
-            perturbation=perturbation,
-            perturbation_settings=settings,
+            columns.get("size", ()),
+            columns.get("probability", ()),
+            columns.get("fooled", ()),
+            num_images,
+            first.get("perturbation") or "",
+            settings,
         )
     except UserError as error:
         raise UserError(f"the null curve {path} is invalid: {error}") from None
