@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,7 @@ from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Block, Cell, Table, Terms, Text
 from nullclass.report.formatting import GOALS, NORMS, attack_name, eps_text, percent
 from nullclass.report.sections import SCORED_TEXT
+from nullclass.report.tables import make_table
 from nullclass.report.worst_case import OOD, can_refuse
 from nullclass.results.schema import CLEAN, COST_COUNTS
 from nullclass.results.store import Trial
@@ -36,6 +37,7 @@ SELECTED_ON = {
 }
 OPTIMISTIC = "optimistic: the attacker did not know this threshold"
 """Below the name of a metric that depends on a threshold the attack was not made against."""
+SELECTIVE = {"aurc": "AURC", "augrc": "AUGRC", "rerr": "RErr", "rerr99": "RErr at 99 % TPR"}
 INTERVAL = "Below each value: its 95 % interval over the images."
 
 
@@ -55,28 +57,22 @@ def threat_model(trial: Trial) -> list[Block]:
         ("data", f"{threat['data'] or 'not named'}, {threat['num_classes']} classes"),
         ("weights selected on", SELECTED_ON.get(threat["selected_on"], "nothing, as recorded")),
     ]
-    attacks = [_attacks_table(threat["attacks"])] if threat["attacks"] else []
-    return [*attacks, Terms(terms), Text(SCORED_TEXT)]
-
-
-def _attacks_table(attacks: Mapping[str, Mapping[str, Any]]) -> Table:
-    rows = []
-    for name, info in attacks.items():
-        version = (info["settings"] or {}).get("version")
-        eps = ", ".join(map(eps_text, info["eps"])) if info["eps"] else "each image's own"
-        is_own = info["source"] == "self"
-        rows.append(
-            [
-                Cell(attack_name(name), str(version or "")),
-                Cell(GOALS.get(info["objective"], info["objective"])),
-                Cell(ACCESS.get(info["access"], info["access"])),
-                Cell("the model itself" if is_own else f"another model ({info['source_name']})"),
-                Cell(eps),
-                Cell(f"{info['num_images']:,}"),
-            ]
-        )
+    rows = [_attack_row(name, info) for name, info in threat["attacks"].items()]
     headings = ["attack", "success", "access", "made on", "ε", "test images"]
-    return Table("The attacks", [Cell(heading) for heading in headings], rows, holds_words=True)
+    attacks = make_table("The attacks", headings, rows, holds_words=True)
+    return [attacks, Terms(terms), Text(SCORED_TEXT)]
+
+
+def _attack_row(name: str, info: Mapping[str, Any]) -> list[Any]:
+    is_own = info["source"] == "self"
+    return [
+        (attack_name(name), str((info["settings"] or {}).get("version") or "")),
+        GOALS.get(info["objective"], info["objective"]),
+        ACCESS.get(info["access"], info["access"]),
+        "the model itself" if is_own else f"another model ({info['source_name']})",
+        ", ".join(map(eps_text, info["eps"])) if info["eps"] else "each image's own",
+        info["num_images"],
+    ]
 
 
 def _null_rule(threshold: Mapping[str, Any] | None, has_null: bool) -> str:
@@ -95,37 +91,31 @@ def _null_rule(threshold: Mapping[str, Any] | None, has_null: bool) -> str:
     return f"{rule}; {overlap:,} of them are also test images" if overlap else rule
 
 
-def cost_table(trial: Trial) -> Table | None:
+def cost_table(trial: Trial) -> Table:
     """Successes and cost of each attack and of each member of an ensemble."""
     is_check = trial.costs["attack"] == CHECKS_NAME
     costs, check_seconds = trial.costs[~is_check], trial.costs.loc[is_check, "seconds"].sum()
-    if costs.empty:
-        return None
-    budgets = sorted(costs["eps_pixels"].dropna().unique())
-    budgets += [math.nan] * bool(costs["eps_pixels"].isna().any())
+    eps = costs["eps_pixels"].drop_duplicates().sort_values().tolist()  # NaN last
     num_images = trial.rows.groupby("attack")["image"].nunique()
     rows = []
     for attack, of_attack in costs.groupby("attack", sort=False):
-        num, name = int(num_images[attack]), attack_name(str(attack))
-        members = of_attack.groupby("member", sort=False)
+        num = int(num_images[attack])
         by_eps = of_attack.groupby("eps_pixels", dropna=False, sort=False)
-        total = by_eps[COST_COUNTS].sum().reset_index()
+        total = by_eps[COST_COUNTS].sum()
         # the first member gets all active images, the others those that remain
-        total["num_images"] = by_eps["num_images"].first().to_numpy()
-        rows.append(_cost_row(name, total, budgets, num))
+        total["num_images"] = by_eps["num_images"].first()
+        rows.append(_cost_row(attack_name(str(attack)), total.reset_index(), eps, num))
+        members = of_attack.groupby("member", sort=False)
         if len(members) > 1:
-            rows += [_cost_row(f"· {member}", of, budgets, num) for member, of in members]
-    return Table(
+            rows += [_cost_row(f"· {member}", of, eps, num) for member, of in members]
+    return make_table(
         "Successes and cost of each attack",
         [
-            Cell("attack", "· member"),
-            *(
-                Cell("own ε" if math.isnan(eps) else f"ε {eps_text(eps)}", "successes")
-                for eps in budgets
-            ),
-            Cell("forward", "passes per image"),
-            Cell("backward", "passes per image"),
-            Cell("time", "seconds"),
+            ("attack", "· member"),
+            *(("own ε" if math.isnan(e) else f"ε {eps_text(e)}", "successes") for e in eps),
+            ("forward", "passes per image"),
+            ("backward", "passes per image"),
+            ("time", "seconds"),
         ],
         rows,
         "Successes: images that become what the attack aims at; below, the number of images given. "
@@ -137,82 +127,67 @@ def cost_table(trial: Trial) -> Table | None:
     )
 
 
-def _cost_row(name: str, costs: pd.DataFrame, budgets: Sequence[float], num: int) -> list[Cell]:
-    cells = []
-    for eps in budgets:
-        is_eps = costs["eps_pixels"].isna() if math.isnan(eps) else costs["eps_pixels"] == eps
-        given, successes = costs.loc[is_eps, ["num_images", "num_successes"]].sum().astype(int)
-        cells.append(Cell(f"{successes:,}", f"of {given:,}") if given else Cell("–"))
+def _cost_row(name: str, costs: pd.DataFrame, eps: list[float], num: int) -> list[Any]:
+    at_eps = costs.groupby("eps_pixels", dropna=False)[["num_images", "num_successes"]].sum()
+    given = at_eps.reindex(eps, fill_value=0).astype(int).itertuples(index=False)
+    counts = [(f"{successes:,}", f"of {n:,}") if n else None for n, successes in given]
     passes = (costs[column].sum() / num for column in ("num_forwards", "num_backwards"))
-    seconds = Cell(f"{costs['seconds'].sum():,.1f}")
-    return [Cell(name), *cells, *(Cell(f"{each:,.1f}") for each in passes), seconds]
+    return [name, *counts, *(f"{each:,.1f}" for each in (*passes, costs["seconds"].sum()))]
 
 
-def separation_table(trial: Trial) -> Table | None:
+def separation_table(trial: Trial) -> Table:
     """AUROC and FPR95 of the null score, attacked against clean images."""
     scores = trial.scores
     is_ood = scores["attack"].astype(str).str.startswith(OOD)
     attacked = scores[~is_ood & ~scores["attack"].isin([CLEAN, UNION])]
-    rows = [
-        [
-            Cell(f"{attack_name(str(attack))}, ε {eps_text(float(str(eps)))}", _optimism(lines)),
-            *_metrics(lines, "auroc", "fpr95"),
-        ]
-        for (attack, eps), lines in attacked.groupby(["attack", "eps_pixels"], sort=True)
-    ]
-    if not rows:
-        return None
-    return Table(
+    return make_table(
         "Attacked against clean images by the null score",
-        [Cell("images"), Cell("AUROC", "%"), Cell("FPR95", "%"), Cell("n")],
-        rows,
+        ["images", ("AUROC", "%"), ("FPR95", "%"), "n"],
+        [
+            [
+                (f"{attack_name(str(attack))}, ε {eps_text(float(str(eps)))}", _optimism(lines)),
+                *_metrics(lines, "auroc", "fpr95"),
+            ]
+            for (attack, eps), lines in attacked.groupby(["attack", "eps_pixels"], sort=True)
+        ],
         "AUROC: probability that an attacked image has a higher null score than a clean one. 50 % "
         "is chance; below, attacked images get lower null scores than clean ones. FPR95: share of "
         f"clean images rejected at the threshold that rejects 95 % of attacked ones. {INTERVAL}",
     )
 
 
-def selective_table(trial: Trial) -> Table | None:
+def selective_table(trial: Trial) -> Table:
     """Areas under risk against coverage, and the robust error among accepted images."""
-    names = {"aurc": "AURC", "augrc": "AUGRC", "rerr": "RErr", "rerr99": "RErr at 99 % TPR"}
     rows = []
-    for metric, name in names.items():
+    for metric, name in SELECTIVE.items():
+        is_robust = metric.startswith("rerr")
         for _, line in trial.scores[trial.scores["metric"] == metric].iterrows():
             where = "clean" if line["attack"] == CLEAN else f"ε {eps_text(line['eps_pixels'])}"
-            value = _score_cell(line, 2 if metric.startswith("rerr") else 3)
-            small = _optimism(line.to_frame().T) if metric.startswith("rerr") else ""
-            rows.append([Cell(f"{name}, {where}", small), value, Cell(f"{line['num_images']:,}")])
-    if not rows:
-        return None
-    robust = (
-        " RErr: error among the accepted images, clean or under any attack up to ε, by the model's "
-        "own decision, or at the threshold that accepts 99 % of the correct held-out images."
-    )
-    has_robust = bool(trial.scores["metric"].str.startswith("rerr").any())
-    return Table(
+            small = _optimism(line.to_frame().T) if is_robust else ""
+            value = _score_cell(line, 2 if is_robust else 3)
+            rows.append([(f"{name}, {where}", small), value, int(line["num_images"])])
+    return make_table(
         "Rejection by the null score",
-        [Cell("metric"), Cell("value", "%"), Cell("n")],
+        ["metric", ("value", "%"), "n"],
         rows,
         "AURC and AUGRC: areas under the curves of risk, and of risk times coverage, against "
-        "coverage. An error is a wrong best real class; smaller is better."
-        f"{robust if has_robust else ''} {INTERVAL}",
+        "coverage. An error is a wrong best real class; smaller is better. RErr: error among the "
+        "accepted images, clean or under any attack up to ε, by the model's own decision, or at "
+        f"the threshold that accepts 99 % of the correct held-out images. {INTERVAL}",
     )
 
 
-def ood_table(trial: Trial) -> Table | None:
+def ood_table(trial: Trial) -> Table:
     """Inputs of no class: null rate, AUROC and FPR95."""
     scores = trial.scores
     ood = scores[scores["attack"].astype(str).str.startswith(OOD)]
-    rows = [
-        [Cell(str(source).removeprefix(OOD)), *_metrics(lines, "null_rate", "auroc", "fpr95")]
-        for source, lines in ood.groupby("attack", sort=False)
-    ]
-    if not rows:
-        return None
-    return Table(
+    return make_table(
         "Inputs of no class",
-        [Cell("source"), Cell("null", "%"), Cell("AUROC", "%"), Cell("FPR95", "%"), Cell("n")],
-        rows,
+        ["source", ("null", "%"), ("AUROC", "%"), ("FPR95", "%"), "n"],
+        [
+            [str(source).removeprefix(OOD), *_metrics(lines, "null_rate", "auroc", "fpr95")]
+            for source, lines in ood.groupby("attack", sort=False)
+        ],
         "Null: share answered null, the only correct answer. AUROC and FPR95: the null score "
         "against clean test images (FPR95: share of clean images rejected at the threshold that "
         f"rejects 95 % of these). {INTERVAL}",
@@ -224,12 +199,12 @@ def _optimism(lines: pd.DataFrame) -> str:
     return OPTIMISTIC if lines.get("is_optimistic", pd.Series([True])).any() else ""
 
 
-def _metrics(lines: pd.DataFrame, *metrics: str) -> Iterator[Cell]:
+def _metrics(lines: pd.DataFrame, *metrics: str) -> Iterator[Cell | int]:
     """One cell per metric, then the number of images."""
     for metric in metrics:
         of = lines[lines["metric"] == metric]
         yield _score_cell(of.iloc[0]) if len(of) else Cell("–")
-    yield Cell(f"{int(lines['num_images'].max()):,}")
+    yield int(lines["num_images"].max())
 
 
 def _score_cell(line: pd.Series, digits: int = 2) -> Cell:

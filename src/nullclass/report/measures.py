@@ -6,7 +6,6 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pandas as pd
 
@@ -140,22 +139,27 @@ class Measures:
         tolerance: When a published value counts as reproduced.
 
     Raises:
-        UserError: If the summary is empty or holds impossible numbers.
+        UserError: If the summary is empty.
     """
 
     def __init__(
         self, run: Run, selection: str | None = None, tolerance: Tolerance = own_spread
     ) -> None:
-        summary = _checked(run)
-        of_run, present = run.info.get("selections", [LAST]), [*summary["selection"].unique()]
-        self.selections: list[str] = [name for name in of_run if name in present] or present
+        summary = run.summary[run.summary["value"].notna()]
+        if summary.empty:
+            raise UserError(
+                f"{run.folder / SUMMARY} holds no results yet: run the study again to resume it"
+            )
+        known = [*summary["selection"].unique()]
+        of_run = [name for name in run.info.get("selections", [LAST]) if name in known]
+        self.selections: list[str] = of_run or known
         self.selection: str = self.selections[0] if selection is None else selection
         summary = summary[summary["selection"] == self.selection]
         planned = [str(name) for name in run.info.get("models", [])]
-        present = [*summary["model"].unique()]
-        self.models: list[str] = [name for name in planned if name in present]
-        self.models += [name for name in present if name not in planned]
-        self.missing: list[str] = [name for name in planned if name not in present]
+        known = [*summary["model"].unique()]
+        self.models: list[str] = [name for name in planned if name in known]
+        self.models += [name for name in known if name not in planned]
+        self.missing: list[str] = [name for name in planned if name not in known]
         self.seeds: list[int] = sorted(int(seed) for seed in summary["seed"].unique())
         self.all: list[Measure] = _grouped(summary, tolerance)
         self._by_name: dict[tuple[str, str, str], list[Measure]] = {}
@@ -260,55 +264,28 @@ def _grouped(summary: pd.DataFrame, tolerance: Tolerance) -> list[Measure]:
     keys = ["model", "attack", "objective", "norm", "eps_pixels", "metric", "source"]
     ordered = summary.sort_values([*keys, "seed"], na_position="last")
     measures = []
-    for (model, attack, objective, norm, eps, metric, source), lines in ordered.groupby(
-        keys, sort=False, dropna=False
-    ):
+    for _, lines in ordered.groupby(keys, sort=False, dropna=False):
+        first, is_one = lines.iloc[0], len(lines) == 1
         published = lines["published"].dropna()
-        low, high = lines["low"].iloc[0], lines["high"].iloc[0]
         measures.append(
             Measure(
-                model=str(model),
-                attack=str(attack),
-                metric=str(metric),
+                model=str(first["model"]),
+                attack=str(first["attack"]),
+                metric=str(first["metric"]),
                 values=tuple(map(float, lines["value"])),
-                objective=str(objective),
-                norm=str(norm),
-                eps=float(str(eps)),
+                objective=str(first["objective"]),
+                norm=str(first["norm"]),
+                eps=float(first["eps_pixels"]),
                 published=float(published.iloc[0]) if len(published) else None,
-                low=float(low) if len(lines) == 1 else math.nan,
-                high=float(high) if len(lines) == 1 else math.nan,
+                low=float(first["low"]) if is_one else math.nan,
+                high=float(first["high"]) if is_one else math.nan,
                 num_images=int(lines["num_images"].min()),
-                source_name=str(source),
+                source_name=str(first["source"]),
                 seeds=tuple(map(int, lines["seed"])),
                 tolerance=tolerance,
             )
         )
     return measures
-
-
-def _checked(run: Run) -> pd.DataFrame:
-    """The summary without missing losses."""
-    path, numbers = run.folder / SUMMARY, run.summary.copy()
-    if numbers.empty:
-        raise UserError(f"{path} holds no results yet: run the study again to resume it")
-    try:
-        for column in ("seed", "eps_pixels", "value", "published", "low", "high", "num_images"):
-            numbers[column] = pd.to_numeric(numbers[column])
-    except KeyError as error:
-        raise UserError(f"{path} lacks the column {error}: run the study again") from None
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path} is damaged ({error}): run the study again") from None
-    is_rate = ~numbers["metric"].isin(LOSSES)
-    if not numbers.loc[is_rate, "value"].between(0, 1).all():
-        raise UserError(f"{path} is damaged (a rate outside [0, 1]): run the study again")
-    return numbers[numbers["value"].notna()]
-
-
-def pixel_per_unit(info: dict[str, Any]) -> float | None:
-    """Pixel units per unit of ε in the source, if the run's settings define one."""
-    settings = info.get("settings")
-    factor = settings.get("pixel_per_notebook_eps") if isinstance(settings, dict) else None
-    return float(factor) if isinstance(factor, int | float) and factor > 0 else None
 
 
 def tolerance_note(num_seeds: int) -> str:

@@ -33,8 +33,6 @@ LAST_FIGURES = ("gallery", "training")
 """Figures with a section of their own."""
 MOST_LISTED = 12
 """More budgets than this are given as a range."""
-FOLDED = {"crafted": "Images made on other models", "sizes": "Perturbations by size"}
-"""Settings shown as one collapsed list each, and its heading."""
 FLAGS_TITLE = "Red flags"
 
 NULL_AWARE_TEXT = (
@@ -152,9 +150,22 @@ def figure_sections(
     return sections
 
 
-def closing_sections(run: Run, terms: Sequence[tuple[str, str]] = ()) -> list[Section]:
+def closing_sections(
+    run: Run,
+    terms: Sequence[tuple[str, str]] = (),
+    definitions: Sequence[tuple[str, str]] = DEFINITIONS,
+) -> list[Section]:
     """Settings, definitions and how to redraw: the end of every page."""
-    return [settings_section(run), definitions_section(terms), redraw_section()]
+    redraw = (
+        "This page is drawn from the rows in its folder; no model is loaded. “nullclass report "
+        "DIR” draws it again, where DIR is that folder. summary.csv there holds every number, "
+        "trials/*/rows.parquet every image."
+    )
+    return [
+        settings_section(run),
+        *section("Definitions", Terms([*definitions, *terms])),
+        *section("How to draw this again", Text(redraw)),
+    ]
 
 
 def study_page(
@@ -200,62 +211,33 @@ def study_page(
             *figure_sections(run, figures or {}, last),
             *flags_section(run),
             *(section("Threat model", *map(Text, threat_model), attacks) if threat_model else []),
-            settings_section(run),
-            Section("Definitions", [Terms([*definitions, *terms])]),
-            redraw_section(),
+            *closing_sections(run, terms, definitions),
         ],
         dict(files or {}),
     )
 
 
 def settings_section(run: Run) -> Section:
-    """The contents of ``run.json``, settings first."""
+    """The contents of ``run.json``, settings first; nested ones are collapsed."""
     info = {key: value for key, value in run.info.items() if key not in ("settings", "notes")}
-    settings = run.info.get("settings")
-    settings = dict(settings) if isinstance(settings, dict) else {}
-    trainings = settings.pop("trainings", None) or {}
-    card, attacks = settings.pop("card", None), settings.pop("attacks", None) or []
-    others = {name: settings.pop(key, None) for key, name in FOLDED.items()}
-    lists = [
-        *((f"Attack {_name(attack)}", flat(attack)) for attack in attacks),
-        *((name, flat(value, "plan")) for name, value in others.items() if value),
-        *((f"Training of {model}", flat(value)) for model, value in trainings.items()),
-        *([("The checkpoint's card", flat(card))] if isinstance(card, dict) else []),
-    ]
+    settings = run.info.get("settings") or {}
+    plain = {key: value for key, value in settings.items() if not _is_nested(value)}
+    nested = {key: value for key, value in settings.items() if _is_nested(value)}
     return Section(
         "Settings in full",
         [
             Text("The settings that determine the numbers above, as recorded by the run."),
-            Terms(flat(settings)),
-            *(Terms(pairs, name) for name, pairs in lists),
+            Terms(flat(plain)),
+            *(Terms(flat(value), key) for key, value in nested.items()),
             Text("Data, code and machine:"),
             Terms(flat(info)),
         ],
     )
 
 
-def _name(attack: Any) -> str:
-    info = attack if isinstance(attack, dict) else {}
-    return attack_name(str(info.get("label") or info.get("attack") or "without a name"))
-
-
-def definitions_section(further: Sequence[tuple[str, str]] = ()) -> Section:
-    """Definitions, those of a study last."""
-    return Section("Definitions", [Terms([*DEFINITIONS, *further])])
-
-
-def redraw_section() -> Section:
-    """How to draw the page again."""
-    return Section(
-        "How to draw this again",
-        [
-            Text(
-                "This page is drawn from the rows in its folder; no model is loaded. “nullclass "
-                "report DIR” draws it again, where DIR is that folder. summary.csv there holds "
-                "every number, trials/*/rows.parquet every image."
-            )
-        ],
-    )
+def _is_nested(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return any(isinstance(item, dict) for item in items)
 
 
 def trial_flags(trial: Trial) -> list[Block]:

@@ -11,9 +11,9 @@ from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import eps_text
 from nullclass.report.measures import Measures
-from nullclass.report.style import INK, WIDE, WIDTH, sheet
-from nullclass.report.worst_case import can_refuse, only_trial, worst_case_table
-from nullclass.results.store import Run
+from nullclass.report.style import INK, WIDE, WIDTH, panel
+from nullclass.report.worst_case import can_refuse, worst_case_table
+from nullclass.results.store import Trial
 
 MOST_CLASSES = 20
 """A matrix of more classes is not readable."""
@@ -21,17 +21,12 @@ NARROW = 12
 """Two matrices of up to so many classes fit side by side."""
 
 
-def confusion(run: Run) -> Drawing | None:
-    """Two matrices of counts, shaded by the share of their row."""
-    trial = only_trial(run)
-    num_classes = num_classes_of(run)
-    if trial is None or num_classes > MOST_CLASSES:
+def confusion(trial: Trial, measures: Measures) -> Drawing | None:
+    """Two matrices of counts, shaded by the share of their row; ``None`` for many classes."""
+    table, num_classes = worst_case_table(trial.rows), num_classes_of(trial)
+    labels, has_null = table.clean["label"], can_refuse(trial.rows)
+    if num_classes > MOST_CLASSES:
         return None
-    table = worst_case_table(trial.rows)
-    if table.clean.empty:
-        return None
-    measures, has_null = Measures(run), can_refuse(trial.rows)
-    labels = table.clean["label"]
     matrices = [("clean", "Clean", table.clean["prediction"])]
     note = f"{len(labels):,} test images"
     budgets = measures.union_budgets() or measures.budgets(UNION)
@@ -46,21 +41,18 @@ def confusion(run: Run) -> Drawing | None:
         )
     return Drawing(
         "Confusion matrices",
-        f"Rows: true class; columns: answer{', null last' if has_null else ''}. Numbers of images, "
-        f"shaded by their share of the row; 0 is left empty. {note}.",
+        f"Rows: true class; columns: answer{', null last' * has_null}. Numbers of images, shaded "
+        f"by their share of the row; 0 is left empty. {note}.",
         [
-            _panel(name, heading, counted(labels, answers, num_classes, has_null))
+            _matrix(name, heading, counted(labels, answers, num_classes, has_null))
             for name, heading, answers in matrices
         ],
         is_large=num_classes <= NARROW,
     )
 
 
-def num_classes_of(run: Run) -> int:
+def num_classes_of(trial: Trial) -> int:
     """K of the threat model; without one, the largest class in the rows plus one."""
-    trial = only_trial(run)
-    if trial is None:
-        return 0
     known = (trial.result.get("threat") or {}).get("num_classes")
     columns = ["label", "prediction", "real_prediction"]
     return int(known or 1 + trial.rows[columns].to_numpy().max())
@@ -76,18 +68,18 @@ def counted(
     return table
 
 
-def _panel(name: str, heading: str, table: npt.NDArray[np.int64]) -> Panel:
+def _matrix(name: str, heading: str, table: npt.NDArray[np.int64]) -> Panel:
     from matplotlib.colors import LinearSegmentedColormap
 
     num_classes, num_columns = table.shape
     has_null = num_columns > num_classes
     width = WIDTH if num_classes <= NARROW else WIDE
+    height = 0.75 + (width - 0.7) / num_columns * num_classes
     shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     colours = LinearSegmentedColormap.from_list("shares", ["#FFFFFF", "#9CC9E5", "#005A8C"])
     alt = f"{heading}: numbers of images by true class and answer"
-    size = (width, 0.75 + (width - 0.7) / num_columns * num_classes)
-    with sheet(f"fig_confusion_{name}", alt, size, heading) as (figure, drawn):
-        axis = figure.subplots()
+    panels: list[Panel] = []
+    with panel(panels, f"fig_confusion_{name}", alt, height, heading, width=width) as axis:
         axis.pcolormesh(shares, cmap=colours, vmin=0, vmax=1, edgecolor="#E8EAEC", linewidth=0.4)
         for (row, column), count in np.ndenumerate(table):
             if count:
@@ -109,4 +101,4 @@ def _panel(name: str, heading: str, table: npt.NDArray[np.int64]) -> Panel:
         axis.set(xlim=(0, num_columns), ylim=(num_classes, 0), aspect="equal")
         axis.set(xlabel="answer", ylabel="true class")
         axis.spines[:].set_visible(False)
-    return drawn[0]
+    return panels[0]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from itertools import groupby
 
 from markupsafe import Markup
 
-from nullclass.core.outcomes import NULL_LABEL
 from nullclass.report.blocks import Drawing, Panel
-from nullclass.report.formatting import FGSM, NORMS, SMALLEST, attack_name, eps_text
-from nullclass.report.measures import Measures, pixel_per_unit
+from nullclass.report.formatting import FGSM, NORMS, attack_name, eps_text
 from nullclass.report.pictures import answer_text, card, change_in, shrink_note
 from nullclass.report.style import OUTCOME_LEGEND
-from nullclass.report.worst_case import only_trial, subsample
+from nullclass.report.worst_case import subsample
 from nullclass.results.schema import Examples
 from nullclass.results.store import Run, Trial
 
@@ -24,11 +23,15 @@ MAX_BYTES = 2_000_000
 """Limit for all images together."""
 
 
-def gallery(run: Run) -> Drawing | None:
-    """Example images of the first seed, one collapsed panel per model."""
+def gallery(run: Run, unit: float | None = None) -> Drawing | None:
+    """Example images of the first seed, one collapsed panel per model.
+
+    Args:
+        run: The run.
+        unit: Pixel units per unit of FGSM's ε in the source, if it has units of its own.
+    """
     seed = min((trial.seed for trial in run.trials if trial.examples), default=None)
     trials = [trial for trial in run.trials if trial.seed == seed]
-    unit = pixel_per_unit(run.info)
     num_left = MAX_BYTES
     panels = []
     for trial in trials:
@@ -42,7 +45,8 @@ def gallery(run: Run) -> Drawing | None:
         return None
     return Drawing(
         "Gallery",
-        "Clean, attacked and difference images: the first test images, not selected by outcome, "
+        "Clean, attacked and difference images: the first test images, not selected by outcome "
+        "(of a search for the smallest ε, those with the smallest), "
         f"seed {seed}, up to {NUM_BUDGETS} budgets per attack. Borders: outcome. Below: prediction "
         "and its probability. Difference: attacked minus clean, mean over channels; purple is "
         "darker, orange brighter, white unchanged, with the scale given per attack. An iterative "
@@ -61,8 +65,7 @@ def _chosen(trial: Trial) -> list[Examples]:
     def order(examples: Examples) -> tuple[bool, str, str]:
         return examples.attack != FGSM, examples.attack, examples.norm
 
-    shown = sorted((e for e in trial.examples if e.attack != SMALLEST), key=order)
-    for _, group in groupby(shown, key=order):
+    for _, group in groupby(sorted(trial.examples, key=order), key=order):
         of = sorted(group, key=lambda e: e.eps_pixels)
         of = [e for e in of if e.norm != "linf" or 0.02 <= e.eps_pixels <= 0.35] or of
         chosen += subsample(of, NUM_BUDGETS)
@@ -70,20 +73,27 @@ def _chosen(trial: Trial) -> list[Examples]:
 
 
 def _example_set(examples: Examples, unit: float | None) -> Markup:
-    eps = f"{eps_text(examples.eps_pixels)} in pixel units"
-    if unit is not None and examples.attack == FGSM:
-        eps = f"{eps_text(examples.eps_pixels / unit)}, {eps}"
-    count = min(NUM_IMAGES, len(examples.labels))
-    scale = examples.eps_pixels
-    if examples.norm != "linf" or not scale > 0:
-        scale = max(_largest_change(examples, index) for index in range(count))
+    """Heading and cards; where each image has its own ε, each has its own scale too."""
+    name = f"{attack_name(examples.attack)}, {NORMS.get(examples.norm, examples.norm)}"
+    indices = range(min(NUM_IMAGES, len(examples.labels)))
+    largest = [_largest_change(examples, index) for index in indices]
+    if math.isnan(examples.eps_pixels):
+        heading = f"{name}, each image's ε in pixel units"
+        scales, note = largest, "difference scaled per image"
+    else:
+        eps = f"{eps_text(examples.eps_pixels)} in pixel units"
+        if unit is not None and examples.attack == FGSM:
+            eps = f"{eps_text(examples.eps_pixels / unit)}, {eps}"
+        is_exact = examples.norm == "linf" and examples.eps_pixels > 0
+        scale = examples.eps_pixels if is_exact else max(largest)
+        heading, scales = f"{name}, ε {eps}", [scale for _ in indices]
+        note = f"difference from −{eps_text(scale)} to +{eps_text(scale)}"
     cards = Markup("").join(
-        card(examples, index, scale, _caption(examples, index)) for index in range(count)
+        card(examples, index, scales[index], _caption(examples, index)) for index in indices
     )
-    heading = f"{attack_name(examples.attack)}, {NORMS.get(examples.norm, examples.norm)}, ε {eps}"
-    return Markup(
-        '<h4>{} <small>difference from −{} to +{}</small></h4><div class="cards">{}</div>'
-    ).format(heading, eps_text(scale), eps_text(scale), cards)
+    return Markup('<h4>{} <small>{}</small></h4><div class="cards">{}</div>').format(
+        heading, note, cards
+    )
 
 
 def _largest_change(examples: Examples, index: int) -> float:
@@ -101,41 +111,6 @@ def _caption(examples: Examples, index: int) -> Markup:
         )
         for prediction, probability in pairs
     )
+    if math.isnan(examples.eps_pixels):
+        answers += f" at ε {eps_text(examples.budgets[index])}"
     return Markup("true {} <span>{}</span>").format(examples.labels[index], answers)
-
-
-def smallest_eps_images(run: Run) -> Drawing | None:
-    """The images that the smallest ε fools, ascending; without those wrong when clean."""
-    trial = only_trial(run)
-    examples = next((e for e in trial.examples if e.attack == SMALLEST), None) if trial else None
-    if examples is None:
-        return None
-    results = zip(examples.labels, examples.predictions, examples.budgets, strict=True)
-    fooled = [
-        index
-        for index, (label, answer, eps) in enumerate(results)
-        if eps > 0 and answer not in (label, NULL_LABEL)
-    ]
-    if not fooled:
-        return None
-    cards = []
-    for index in sorted(fooled, key=lambda index: examples.budgets[index]):
-        largest = _largest_change(examples, index)
-        caption = Markup("{} → {} at ε {} <span>difference × {}</span>").format(
-            examples.labels[index],
-            answer_text(examples.predictions[index]),
-            eps_text(examples.budgets[index]),
-            f"{1 / largest:.3g}",
-        )
-        cards.append(card(examples, index, largest, caption))
-    return Drawing(
-        "Images with the smallest ε",
-        "Clean image, the image that fools the model at the smallest ε found, and their difference "
-        "(purple is darker, orange brighter), scaled so that the largest change has the full "
-        f"colour; the number is the factor. {NORMS.get(examples.norm, examples.norm)}, ε in pixel "
-        f"units, {Measures(run).seeds_text()}. Images that the model gets wrong when clean are "
-        f"left out.{shrink_note([examples])}",
-        [Panel(Markup('<div class="cards">{}</div>').format(Markup("").join(cards)))],
-        OUTCOME_LEGEND,
-        is_large=True,
-    )

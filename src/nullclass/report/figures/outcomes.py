@@ -2,56 +2,60 @@
 
 from __future__ import annotations
 
-from nullclass.report.blocks import Drawing
+from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import FGSM, attack_name, eps_text
-from nullclass.report.measures import OUTCOMES, Measures, pixel_per_unit
+from nullclass.report.measures import OUTCOMES, Measures
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOME_LEGEND, WIDTH, sheet, stacked_bars
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 
 
-def outcomes(run: Run) -> Drawing | None:
-    """One panel per model, one axis per attack, one bar per ε; means over seeds."""
+def outcomes(run: Run, unit: float | None = None) -> Drawing | None:
+    """One panel per model, one axis per attack, one bar per ε; means over seeds.
+
+    Args:
+        run: The run.
+        unit: Pixel units per unit of FGSM's ε in the source, if it has units of its own.
+    """
     measures = Measures(run)
-    attacks, factor = measures.attacks(), pixel_per_unit(run.info)
+    attacks = measures.attacks()
     shown = attacks or [CLEAN]
-    panels = []
+    panels: list[Panel] = []
     for model in measures.models:
         alt = f"{model}: shares of correct, null and fooled against ε under {', '.join(shown)}"
         size = (WIDTH, 0.35 + 1.75 * len(shown))
         with sheet(f"outcomes-{model}", alt, size, model, is_file=False) as (figure, drawn):
             axes = figure.subplots(len(shown), squeeze=False)[:, 0]
             for axis, attack in zip(axes, shown, strict=True):
-                unit = factor if attack == FGSM else None
+                own = unit if attack == FGSM else None
                 bars = [(CLEAN, 0.0), *((attack, eps) for eps in measures.budgets(attack) if eps)]
                 parts = []
                 for outcome in OUTCOMES:
                     found = [measures.find(model, of, outcome, eps) for of, eps in bars]
                     heights = [0.0 if measure is None else measure.mean for measure in found]
                     parts.append((heights, {"color": OUTCOME_COLOURS[outcome]}))
-                stacked_bars(axis, [eps_label(eps, unit) for _, eps in bars], parts)
+                stacked_bars(axis, [_label(eps, own) for _, eps in bars], parts)
                 axis.set_xlim(-0.6, len(bars) - 0.4)
-                units = "notebook units, pixel units below" if unit else "pixel units"
+                units = "notebook units, pixel units below" if own else "pixel units"
                 title = "clean" if attack == CLEAN else f"{attack_name(attack)} · ε in {units}"
                 axis.set_title(title, loc="left", fontsize=8.5)
         panels += drawn
-    images = "; ".join(
+    images = [f"Clean: {measures.num_images(CLEAN)} images"]
+    images += [
         f"{attack_name(attack)}: {measures.num_images(attack)} images, {measures.norm(attack)}"
         for attack in attacks
-    )
-    units = "ε of FGSM in the notebook's units, pixel units below; others" if factor else "ε"
-    mean = "Mean over" if len(measures.seeds) > 1 else "From"
+    ]
     return Drawing(
         "Outcomes against ε",
-        "Share of test images that are correct, null and fooled, clean and under attack. Clean: "
-        f"{measures.num_images(CLEAN)} images{f'; {images}' if images else ''}. {units} in pixel "
-        f"units. {mean} {measures.seeds_text()}.",
+        "Share of test images that are correct, null and fooled, clean and under attack. "
+        f"{'; '.join(images)}. {'Mean over' if len(measures.seeds) > 1 else 'From'} "
+        f"{measures.seeds_text()}.",
         panels,
         OUTCOME_LEGEND,
     )
 
 
-def eps_label(eps: float, unit: float | None) -> str:
+def _label(eps: float, unit: float | None) -> str:
     """A tick label: the source's unit with pixel units below, or pixel units alone."""
     if eps == 0:
         return "clean"

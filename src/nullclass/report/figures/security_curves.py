@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from nullclass.metrics.rates import PROOF, UNION, wilson
-from nullclass.report.blocks import Drawing
+from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.measures import Measure, Measures
-from nullclass.report.style import WIDTH, curve, rate_axes, sheet
+from nullclass.report.style import curve, panel, rate_axes
 from nullclass.report.tables import MEANINGS, RATES
-from nullclass.report.worst_case import WorstCaseTable, only_trial, worst_case_table
-from nullclass.results.store import Run
+from nullclass.report.worst_case import worst_case_table
+from nullclass.results.store import Trial
 
 STYLES: dict[str, dict[str, Any]] = {
     "aer": {"color": "#D55E00", "linestyle": "solid", "marker": "o"},
@@ -26,48 +28,41 @@ PROVED_NOTE = (
 )
 
 
-def security_curves(run: Run) -> Drawing | None:
+def security_curves(trial: Trial, measures: Measures) -> Drawing | None:
     """One line per rate with its interval as a band; ε 0 is the clean image alone."""
-    trial = only_trial(run)
-    if trial is None:
-        return None
-    measures = Measures(run)
+    model, clean = trial.model, worst_case_table(trial.rows).clean["outcome"]
     shown = [metric for metric in RATES if measures.union_budgets(metric)]
     if not shown:
         return None
-    model, table = trial.model, worst_case_table(trial.rows)
     bounds = [measures.find(model, PROOF, "rar_proved", eps) for eps in measures.budgets(PROOF)]
     proved = [measure for measure in bounds if measure is not None]
+    panels: list[Panel] = []
     alt = f"{', '.join(RATES[metric] for metric in shown)} of {model} against ε"
-    with sheet("fig_security_curves", alt, (WIDTH, 3.9)) as (figure, drawn):
-        axis = figure.subplots()
+    with panel(panels, "fig_security_curves", alt, 3.9, legend=1) as axis:
         for metric in shown:
-            found = points(measures, table, model, metric)
-            label = MEANINGS[metric]
-            curve(axis, found, band=True, alpha=0.15, label=label, **STYLES[metric])
+            found = points(measures, clean, model, metric)
+            curve(axis, found, band=True, alpha=0.15, label=MEANINGS[metric], **STYLES[metric])
         if proved:
             label = "RAR, proved lower bound"
             curve(axis, proved, band=True, alpha=0.08, label=label, **PROVED_STYLE)
         rate_axes(axis)
         axis.margins(x=0.02)
-        figure.legend(loc="outside lower center", ncols=1)
     return Drawing(
         "Security curves",
         f"Worst case per image over all attacks at that ε or below, {measures.norm(UNION)}, "
         f"{measures.num_images(UNION)} images, {measures.seeds_text()}. Points: the tested ε, and "
         "at 0 the clean images; bands: 95 % Wilson intervals over the images. Between two points "
         f"the rates are between theirs.{PROVED_NOTE if proved else ''}",
-        drawn,
+        panels,
         is_large=True,
     )
 
 
-def points(measures: Measures, table: WorstCaseTable, model: str, metric: str) -> list[Measure]:
-    """A rate at every ε, ascending, from the clean images on."""
-    outcomes = table.clean["outcome"]
-    counts = {"aer": int((outcomes == "fooled").sum()), "null_dos": 0}
-    count, total = counts.get(metric, int((outcomes == "correct").sum())), len(outcomes)
+def points(measures: Measures, clean: pd.Series, model: str, metric: str) -> list[Measure]:
+    """A rate at every ε, ascending, from the outcomes of the clean images on."""
+    at_zero = {"aer": clean == "fooled", "null_dos": clean == "never"}
+    count, total = int(at_zero.get(metric, clean == "correct").sum()), len(clean)
     low, high = wilson(count, total)
-    clean = Measure(model, UNION, metric, (count / total,), low=low, high=high, num_images=total)
+    first = Measure(model, UNION, metric, (count / total,), low=low, high=high, num_images=total)
     found = [measures.find(model, UNION, metric, eps) for eps in measures.union_budgets(metric)]
-    return [clean, *(measure for measure in found if measure is not None)]
+    return [first, *(measure for measure in found if measure is not None)]

@@ -12,6 +12,7 @@ from nullclass.report.measures import Measures
 from nullclass.report.sections import Figure
 from nullclass.report.style import curve, line_style, panel, rate_axes
 from nullclass.results.store import Run
+from nullclass.studies.fgsm_null.config import PIXEL
 
 
 def security(run: Run) -> Drawing | None:
@@ -55,8 +56,8 @@ def security(run: Run) -> Drawing | None:
 
 
 FIGURES: dict[str, Figure] = {
-    "outcomes": outcomes,
+    "outcomes": lambda run: outcomes(run, PIXEL),
     "security": security,
-    "gallery": gallery,
+    "gallery": lambda run: gallery(run, PIXEL),
     "training": training,
 }
