@@ -30,10 +30,7 @@ from nullclass.report.evaluation_tables import (
     separation_table,
     threat_model,
 )
-from nullclass.report.figures import EVALUATION_FIGURES
 from nullclass.report.figures.confusion import MOST_CLASSES, confusion, counted
-from nullclass.report.figures.contribution import BEFORE, success_shares
-from nullclass.report.figures.gallery import smallest_eps_images
 from nullclass.report.figures.null_scores import null_scores
 from nullclass.report.figures.security_curves import points, security_curves
 from nullclass.report.figures.smallest_eps import median_of, smallest_eps, smallest_of
@@ -128,8 +125,7 @@ def test_rates_image_by_image(run: Run, trial: Trial) -> None:
         [*clean_outcomes(trial).values()].count(name) for name in ("correct", "null", "fooled")
     ]
     assert clean[1:] == [*map(share_cell, counts), Cell(str(NUM))]
-    table, worst = union_table(measures), worst_case_table(trial.rows)
-    assert table is not None
+    table, clean_rows = union_table(measures), worst_case_table(trial.rows).clean["outcome"]
     assert [cell.text for cell in table.columns[1:5]] == ["AER", "RAR", "strict", "null-DoS"]
     for eps in EPS:
         assert row(table, f"ε {eps}")[1:] == [
@@ -137,7 +133,7 @@ def test_rates_image_by_image(run: Run, trial: Trial) -> None:
             Cell(str(NUM)),
         ]
     for metric in ("aer", "rar", "strict", "null_dos"):
-        curve = points(measures, worst, "made-up", metric)
+        curve = points(measures, clean_rows, "made-up", metric)
         assert [point.eps for point in curve] == [0, *EPS]  # from the clean images on
         for point in curve:
             num = rates(trial, point.eps)[metric]
@@ -147,8 +143,8 @@ def test_rates_image_by_image(run: Run, trial: Trial) -> None:
 
 def test_proved_bounds_next_to_the_rates_under_attack(proved: Run) -> None:
     (trial,) = proved.trials
-    table = union_table(Measures(proved))
-    assert table is not None
+    measures = Measures(proved)
+    table = union_table(measures)
     headings = [cell.text for cell in table.columns]
     assert headings[1:8] == ["AER", "AER ≤", "RAR", "RAR ≥", "strict", "strict ≥", "null-DoS"]
     assert headings[8:] == ["clean null", "n"]
@@ -165,9 +161,9 @@ def test_proved_bounds_next_to_the_rates_under_attack(proved: Run) -> None:
     only_proved, only_attacked = row(table, "ε 0.4"), row(table, "ε 0.2")
     assert [cell.text == "–" for cell in only_proved[1:8]] == [True, False] * 3 + [True]
     assert [cell.text == "–" for cell in only_attacked[1:8]] == [False, True] * 3 + [False]
-    sentences = findings(Measures(proved), "made-up")
+    sentences = findings(measures, "made-up")
     assert any("The proved lower bound of RAR at that ε" in text for text in sentences)
-    curves = security_curves(proved)
+    curves = security_curves(trial, measures)
     assert curves is not None
     assert "the proved lower bound of RAR" in curves.caption
     assert "RAR, proved lower bound" in texts(curves.panels[0].html)
@@ -237,7 +233,8 @@ def test_matrices_count_the_answers(page: Page, trial: Trial) -> None:
 @pytest.mark.parametrize("num_classes", [2, MOST_CLASSES])
 def test_matrices_of_few_and_many_classes(num_classes: int, tmp_path: Path) -> None:
     write_fake_evaluation(tmp_path, num_classes=num_classes, num_images=40, **SMALL)
-    assert confusion(read_run(tmp_path)) is not None
+    run = read_run(tmp_path)
+    assert confusion(run.trials[0], Measures(run)) is not None
 
 
 # Successes and cost
@@ -261,7 +258,6 @@ def new_successes(trial: Trial, attack: str, aim: str, member: str | None) -> li
 )
 def test_successes_of_each_member(attack: str, aim: str, trial: Trial) -> None:
     table = cost_table(trial)
-    assert table is not None
     names = [cells[0].text for cells in table.rows]
     start = names.index("worst-case ensemble" + " (force-null)" * (aim == "null"))
     assert names[start + 1 : start + 4] == [f"· {member}" for member in MEMBERS]
@@ -282,14 +278,6 @@ def test_successes_of_each_member(attack: str, aim: str, trial: Trial) -> None:
     for column in (6, 7, 8):
         added = sum(float(cells[column].text) for cells in parts)
         assert added == pytest.approx(float(total[column].text), abs=0.2)
-    if aim == "fooled":
-        shares = success_shares(costs, NUM)
-        assert list(shares.columns) == [BEFORE, "margin", "targets"]  # square has no success
-        for eps in EPS:
-            is_it = (trial.rows["attack"] == attack) & np.isclose(trial.rows["eps_pixels"], eps)
-            fooled = int((trial.rows.loc[is_it, "outcome"] == "fooled").sum())
-            assert shares.loc[eps].sum() == pytest.approx(fooled / NUM)
-        assert shares[BEFORE].iloc[1] == pytest.approx(shares.iloc[0].sum())
 
 
 def test_single_attacks_are_one_row_each(trial: Trial) -> None:
@@ -331,14 +319,12 @@ def test_areas_are_those_of_all_pairs(page: Page, trial: Trial) -> None:
         assert cells[3].text == percent(float((clean >= threshold).mean()))
 
 
-def test_rejection_by_the_null_score(page: Page, trial: Trial) -> None:
+def test_rejection_by_the_null_score(trial: Trial) -> None:
     clean = trial.rows[trial.rows["attack"] == CLEAN].sort_values("null_score")
     wrong = (clean["real_prediction"] != clean["label"]).to_numpy()
     risks = wrong.cumsum() / np.arange(1, NUM + 1)
     table = selective_table(trial)
     assert row(table, "AURC, clean")[1].text == percent(float(risks.mean()), 3)
-    legend = texts(drawing(page, "Risk against coverage").panels[0].html)
-    assert any(text.startswith(f"clean: AURC {100 * risks.mean():.3g} %") for text in legend)
     held_out = trial.held_out
     correct = held_out[held_out["real_prediction"] == held_out["label"]]["null_score"]
     threshold = np.sort(correct)[math.ceil(0.99 * len(correct)) - 1]
@@ -352,15 +338,14 @@ def test_rejection_by_the_null_score(page: Page, trial: Trial) -> None:
         assert (cells[0].small, cells[1].text) == (OPTIMISTIC, percent(expected))
     informed = with_files(trial, scores=trial.scores.assign(is_optimistic=False))
     for known in (separation_table(informed), selective_table(informed)):
-        assert known is not None
         assert not any(cells[0].small for cells in known.rows)
 
 
 @pytest.mark.parametrize("scores", [[5.0] * 9, [0.0] * 9, [-1e4, 0, 1, 2, 3, 4, 5, 6, 1e4]])
 def test_histograms_of_unusual_scores(scores: list[float], run: Run, trial: Trial) -> None:
     clean = trial.rows[trial.rows["attack"] == CLEAN].head(9).assign(null_score=scores)
-    odd = replace(run, trials=[with_files(trial, rows=clean, ood=trial.ood.head(0))])
-    histograms = null_scores(odd)
+    odd = with_files(trial, rows=clean, ood=trial.ood.head(0))
+    histograms = null_scores(odd, Measures(run))
     assert histograms is not None
     assert "clean (9)" in texts(histograms.panels[0].html)
 
@@ -390,20 +375,16 @@ def test_the_distribution_of_the_smallest_eps(page: Page, run: Run, trial: Trial
         eps if member == SMALLEST else math.inf
         for eps, member in zip(rows["eps_pixels"], rows["member"], strict=True)
     )
-    found = smallest_of(run)
-    assert found is not None
-    assert found[0].tolist() == sizes
+    assert smallest_of(trial).tolist() == sizes
     shown = drawing(page, "The smallest ε that fools")
     never = sum(map(math.isinf, sizes))
     assert never > 0
     assert f"Not fooled by any ε: {percent(never / 40)} %" in shown.caption
     assert f"ε {sizes[19]:.3g} or less (median)" in shown.caption
-    assert f"median ε {sizes[19]:.3g}" in texts(shown.panels[0].html)
     none = rows.assign(member=NO_MEMBER, eps_pixels=1.0)
-    nothing = smallest_eps(replace(run, trials=[with_files(trial, rows=none)]))
+    nothing = smallest_eps(with_files(trial, rows=none), Measures(run))
     assert nothing is not None
     assert "More than half of the images are never fooled" in nothing.caption
-    assert "median ε" not in " ".join(texts(nothing.panels[0].html))
 
 
 @pytest.mark.parametrize("sizes", [[0.3], [0.1, 0.2], [0.1, 0.2, math.inf], [0.1, *[math.inf] * 2]])
@@ -413,23 +394,18 @@ def test_half_of_the_images_are_fooled_at_the_median(sizes: list[float]) -> None
     assert np.mean(values < median_of(values)) < 0.5
 
 
-def test_images_with_the_smallest_eps_ascend(page: Page, run: Run, trial: Trial) -> None:
-    (panel,) = drawing(page, "Images with the smallest ε").panels
-    cards = re.findall(r"(\d) → (\w+) at ε ([\d.e-]+) <span>difference × ([\d.]+)<", panel.html)
+def test_the_gallery_names_the_smallest_eps_of_each_image(page: Page, trial: Trial) -> None:
+    (panel,) = drawing(page, "Gallery").panels
+    answer = r"(\w+) <small>0.\d+</small>"
+    shown = re.findall(
+        rf"true (\d) <span>\w+ <small>0.95</small> → {answer} at ε ([\d.e-]+)", panel.html
+    )
     rows = trial.rows[(trial.rows["attack"] == SMALLEST) & (trial.rows["member"] == SMALLEST)]
-    assert len(cards) == 8 - int((rows["eps_pixels"] == 0).sum())  # the others: wrong when clean
-    expected = rows[rows["eps_pixels"] > 0].sort_values("eps_pixels").head(len(cards))
-    for (label, answer, eps, factor), line in zip(cards, expected.itertuples(), strict=True):
+    expected = rows.sort_values("eps_pixels", kind="stable").head(len(shown))
+    assert len(shown) == 6
+    for (label, answer, eps), line in zip(shown, expected.itertuples(), strict=True):
         assert (int(label), int(answer)) == (line.label, line.prediction)
         assert float(eps) == pytest.approx(line.eps_pixels, rel=5e-3)
-        # the made-up attack changes pixels by exactly ε
-        assert float(factor) == pytest.approx(1 / line.eps_pixels, rel=0.02)
-    examples = next(e for e in trial.examples if e.attack == SMALLEST)
-    clean_errors = replace(examples, budgets=[0.0] * len(examples.labels))
-    not_fooled = replace(examples, predictions=examples.labels)
-    for nothing in (clean_errors, not_fooled):
-        bare = replace(run, trials=[with_files(trial, examples=[nothing])])
-        assert smallest_eps_images(bare) is None
 
 
 # Red flags and the threat model
@@ -509,15 +485,14 @@ def test_the_threshold_and_its_origin(changes: dict[str, Any], expected: str, tr
                 "Inputs of no class",
                 "RErr at 99",
                 "smallest ε that",
-                "with the smallest ε",
                 "Rows: ",
             ],
         ),
         (
-            {"attacks": ("fgsm",), "norm": "l2"},
-            ["Successes per member", "(force-null)", "L∞, "],
+            SMALL | {"attacks": ("fgsm",), "norm": "l2"},
+            ["(force-null)", "L∞, "],
         ),
-        ({"attacks": ("worst-case-force-null",)}, ["AER</", "RAR</", "AER:"]),
+        (SMALL | {"attacks": ("worst-case-force-null",)}, ["AER</", "RAR</", "AER:"]),
         (
             {"has_null": False, "attacks": ("worst-case",), "eps": (0.0, 0.3)},
             ["dashed line", "(null-DoS).", "the model's own decision", "(force-null)", ">null</t"],
@@ -536,7 +511,7 @@ def test_missing_parts_leave_nothing_empty(
     assert [text for text in missing if text in html and not text.startswith(">null")] == []
     if ">null</t" in missing:
         assert all("null" not in texts(p.html) for p in drawing(shown, "Confusion matrices").panels)
-    assert ("No matrix is drawn for 21 classes" in html) == ("num_classes" in settings)
+    assert ("No matrix is drawn" in html) == ("num_classes" in settings)
     summary_table(run)
 
 
@@ -559,8 +534,6 @@ def test_damaged_rows_are_reported(tmp_path: Path) -> None:
 
 FILES = [
     "fig_security_curves",
-    "fig_contribution_worst-case",
-    "fig_contribution_worst-case-force-null",
     "fig_confusion_clean",
     "fig_confusion_attacked",
     "fig_null_scores",
@@ -587,14 +560,9 @@ def test_the_written_page(folder: Path, page: Page) -> None:
     assert max(positions) < html.index("<h2>Threat model</h2>") < html.index("<h2>Results</h2>")
     for flag in FLAGS:
         assert f"{flag.message} See docs/red-flags.md#{flag.name}" in text_of(html)
-    titles = {block.title for block in page.blocks() if isinstance(block, Drawing)}
-    assert len(titles) == len(EVALUATION_FIGURES)
     scores = texts(drawing(page, "The null score").panels[0].html)
     names = ["clean", *(f"worst-case ensemble, ε {eps}" for eps in EPS), "noise", "blank", "tiles"]
     assert [text for text in scores if "(120)" in text] == [f"{name} (120)" for name in names]
-    for panel in drawing(page, "Successes per member").panels:
-        assert {BEFORE, "margin", "targets"} <= set(texts(panel.html))
-        assert "square" not in texts(panel.html)
 
 
 def test_the_terminal_tables(run: Run, trial: Trial) -> None:
