@@ -13,9 +13,10 @@ from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, read_run
-from nullclass.studies.provable_null.measured import clean_outcomes, find_violations
+from nullclass.studies.provable_null.measured import find_violations
 from nullclass.studies.provable_null.page import findings
 from nullclass.studies.provable_null.tables import (
+    clean_outcomes,
     minutes_text,
     num_images,
     radius_table,
@@ -55,7 +56,7 @@ def results(run: Run) -> str:
         attacks=" and ".join(map(attack_name, measures.attacks())),
         norm=measures.norm(UNION),
     )
-    bullets = [f"- {sentence}\n" for sentence in findings(run, measures, find_violations(run))]
+    bullets = [f"- {sentence}\n" for sentence in findings(run, measures, *find_violations(run))]
     return "\n".join([head, "".join(bullets), *_rates(run, measures), *_radii(run)])
 
 
@@ -84,7 +85,7 @@ def _rate(measure: Measure | None) -> str:
 
 def _radii(run: Run) -> Iterator[str]:
     table = radius_table(run)
-    if table is None:
+    if not table.rows:
         return
     n = table.caption.split(" test images")[0].removeprefix("%, ")
     yield (

@@ -10,24 +10,25 @@ import pytest
 from fake_provable import NUM_SHOWN, write_fake_provable
 from fake_run import with_files
 from page_checks import check_blocks, check_html, check_same_bytes, row
+from pandas_defaults import check_tables
 
 from nullclass.core.files import read_json, write_json
 from nullclass.metrics.rates import wilson
-from nullclass.report.blocks import Drawing
+from nullclass.report.blocks import Cell, Drawing
 from nullclass.report.measures import Measures
 from nullclass.results import schema
 from nullclass.results.store import Run, read_run
 from nullclass.studies.provable_null.figures import (
     FIGURES,
-    mean_eps,
     picture_rows,
     proved_and_attacked,
 )
 from nullclass.studies.provable_null.measured import (
-    bracket,
+    brackets,
     by_radius,
     find_violations,
     radii,
+    training_eps,
     training_minutes,
     zoo_brackets,
 )
@@ -57,7 +58,7 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def sentences(run: Run) -> str:
-    return " ".join(findings(run, Measures(run), find_violations(run)))
+    return " ".join(findings(run, Measures(run), *find_violations(run)))
 
 
 # Numbers
@@ -81,7 +82,6 @@ def test_sentences(run: Run) -> None:
     low, high = wilson(6, 200)
     assert f"null on 3.00 % ({100 * low:.2f} to {100 * high:.2f}) of clean images" in text
     assert "makes it null on 72.50 %" in text  # 29 of 40
-    assert "leaves out provable-r0.2, adversarial-null" in text
     assert "A PROOF IS BROKEN" not in text
 
 
@@ -103,14 +103,14 @@ def test_more_and_less_need_disjoint_intervals(
 
 
 def test_the_bracket_has_proved_and_attacked_rates(run: Run) -> None:
-    of = bracket(Measures(run), "abstain")
-    proved, attacked = ({m.eps: m.mean for m in found} for found in (of.proved, of.attacked))
-    assert sorted(proved) == [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5]
+    rates = brackets(Measures(run)).set_index(["model", "kind", "eps"]).loc["abstain"]["rate"]
+    assert sorted(rates["proved"].index) == pytest.approx([0.05 * n for n in range(1, 11)])
     # unproved: images 39 … 0 and 199 … 196; null when clean 8, one of every 25 from the fourth on,
     # of which images 3 and 28 are unproved too; 199 and 198 are fooled
-    assert proved[0.3] == (200 - 44 - 6) / 200
-    assert attacked[0.3] == 35 / 40
-    assert 0.5 not in attacked
+    assert rates["proved", 0.3] == (200 - 44 - 6) / 200
+    assert rates["attacked", 0.3] == 35 / 40
+    assert rates["clean", 0.0] == 190 / 200
+    assert ("attacked", 0.5) not in rates.index
 
 
 def test_tables_of_two_seeds(seeds: Run) -> None:
@@ -123,7 +123,7 @@ def test_tables_of_two_seeds(seeds: Run) -> None:
     assert cells[names.index("RAR")].text == "91.25"
     assert cells[names.index("RAR")].small.startswith("±")
     assert cells[-1].text == "10"  # 7 epochs of 1 minute, and of 2
-    assert training_minutes(seeds, PROVED) == 10.5
+    assert training_minutes(seeds)[PROVED] == 10.5
 
 
 def test_tables_have_clean_null_null_dos_and_n_next_to_rar(run: Run) -> None:
@@ -144,28 +144,21 @@ def test_other_radii(run: Run) -> None:
     assert (at["correct"], at["null"], at["fooled"]) == (169 / 200, 30 / 200, 1 / 200)
     assert at["num_images"] == 200
     assert radii(run) == {PROVED: 0.15}
-    table = radius_table(run)
-    assert table is not None
-    assert [cells[0].text for cells in table.rows] == [PROVED]
+    assert row(radius_table(run), PROVED)[4] == Cell("84.50", "15.00 / 0.50")
 
 
 @pytest.mark.parametrize(
-    ("settings", "begin", "end", "eps"),
+    ("settings", "eps"),
     [
-        # the loss's own schedule: from 0.04 to 0.4 of all steps
-        ({}, 0.0, 0.04, 0.0),
-        ({}, 0.04, 0.4, 0.1),
-        ({}, 0.22, 0.4, 0.15),
-        ({}, 0.4, 1.0, 0.2),
-        ({"warmup": 0.0, "ramp": 1.0}, 0.0, 1.0, 0.1),
+        # the loss's own schedule: 0 up to 0.04 of all steps, then linear up to 0.4
+        ({}, [0.2 * 0.8 * 0.16 / 0.36 / 2, 0.2 * (0.16 + 0.36) / 0.36 / 2, 0.2, 0.2, 0.2]),
+        ({"warmup": 0.0, "ramp": 1.0}, [0.02, 0.06, 0.1, 0.14, 0.18]),
     ],
 )
-def test_the_eps_of_an_epoch(
-    settings: dict[str, float], begin: float, end: float, eps: float
-) -> None:
+def test_the_eps_of_an_epoch(settings: dict[str, float], eps: list[float]) -> None:
     robust = {"loss": "interval", "settings": {"eps": 0.2} | settings}
-    assert mean_eps({"robust": robust}, begin, end) == pytest.approx(eps)
-    assert mean_eps({"robust": None}, begin, end) == 0
+    assert training_eps({"robust": robust}, 5) == pytest.approx(eps)
+    assert list(training_eps({"robust": None}, 3)) == [0, 0, 0]
 
 
 # Proofs against attacks
@@ -175,7 +168,9 @@ def test_a_broken_proof_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("nullclass.studies.provable_null.page.FIGURES", {})
     folder = write_fake_provable(tmp_path, models=(PROVED, "clean"), is_broken=True)
     page = draw_page(read_run(folder))
-    assert page.findings[0].startswith("A PROOF IS BROKEN for 1 image, such as test image 20 of")
+    assert page.findings[0].startswith(
+        "A PROOF IS BROKEN (images: 1). The first is test image 20 of"
+    )
     assert "No proof is broken" not in " ".join(page.findings)
     assert page.sections[0].title == "A proof is broken"
 
@@ -209,17 +204,18 @@ def test_what_breaks_a_proof(
     )
     certified[column] = True
     one = replace(run, trials=[with_files(trial, rows=rows, certified=certified)])
-    found = find_violations(one)
-    assert (len(found.rows) == 1) == is_broken
-    assert found.num_checked == (eps <= proved)
+    num_checked, violations = find_violations(one)
+    assert (len(violations) == 1) == is_broken
+    assert num_checked == (eps <= proved)
 
 
 def test_a_proof_of_another_image_does_not_count(run: Run) -> None:
     (trial,) = [t for t in run.trials if t.model == PROVED]
     other = trial.certified[trial.certified["image"] != 5]
     rows = trial.rows[trial.rows["image"] == 5].assign(outcome="fooled")
-    found = find_violations(replace(run, trials=[with_files(trial, rows=rows, certified=other)]))
-    assert (found.num_checked, len(found.rows)) == (0, 0)
+    one = replace(run, trials=[with_files(trial, rows=rows, certified=other)])
+    num_checked, violations = find_violations(one)
+    assert (num_checked, len(violations)) == (0, 0)
 
 
 # The zoo
@@ -246,20 +242,24 @@ def test_models_of_the_zoo(run: Run, tmp_path: Path) -> None:
     member(tmp_path, "clean")
     member(tmp_path, "elsewhere", "fashion-mnist")
     on_mnist = replace(run, info=run.info | {"data": {"name": "mnist"}})
-    (found,) = zoo_brackets(on_mnist, {"clean"}, tmp_path)
-    assert found.model == "other"
-    assert found.clean is not None
-    assert found.clean.mean == 0.99
-    assert [(m.eps, m.mean) for m in found.attacked] == [(0.1, 0.6), (0.3, 0.1)]
-    assert [(m.eps, m.mean, m.num_images) for m in found.proved] == [(0.1, 0.2, 100)]
+    found = zoo_brackets(on_mnist, {"clean"}, tmp_path)
+    assert set(found["model"]) == {"other"}
+    of = found.set_index(["kind", "eps"])
+    assert of["rate"].to_dict() == {
+        ("clean", 0.0): 0.99,
+        ("attacked", 0.1): 0.6,
+        ("attacked", 0.3): 0.1,
+        ("proved", 0.1): 0.2,
+    }
+    assert of.loc[("proved", 0.1), "num_images"] == 100, "the rate of most images"
     drawing = proved_and_attacked(on_mnist, tmp_path)
     assert drawing is not None
     assert "Models of the zoo (n): other 100." in drawing.caption
-    assert zoo_brackets(run, set(), tmp_path) == [], "they are for another dataset"
+    assert zoo_brackets(run, set(), tmp_path).empty, "they are for another dataset"
     path = tmp_path / CHECKPOINTS / "other" / "card.json"
     card = read_json(path, "card") | {"weights_sha256": "others"}
     write_json(path, card)
-    assert zoo_brackets(on_mnist, {"clean"}, tmp_path) == [], "results of other weights"
+    assert zoo_brackets(on_mnist, {"clean"}, tmp_path).empty, "results of other weights"
 
 
 # Page and figures
@@ -275,10 +275,10 @@ def test_pictures_by_answer(run: Run) -> None:
         f"clean, null (of the first {NUM_SHOWN})",
         "the same, worst-case ensemble, ε 0.3",
     ]
-    assert [one.label for one in rows["clean, answered"]] == [0, 1, 2, 4, 5, 6, 7, 8]
-    assert {one.margin for one in rows["clean, answered"]} == {2.0}
+    assert [*rows["clean, answered"]["label"]] == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert set(rows["clean, answered"]["margin"]) == {2.0}
     refused = rows[f"clean, null (of the first {NUM_SHOWN})"]
-    assert [(one.prediction, one.margin) for one in refused] == [(-1, -0.25), (-1, -0.25)]
+    assert refused[["prediction", "margin"]].to_numpy().tolist() == [[-1, -0.25], [-1, -0.25]]
 
 
 def test_the_page(tmp_path: Path) -> None:
@@ -290,6 +290,8 @@ def test_the_page(tmp_path: Path) -> None:
     drawings = [block for block in page.blocks() if isinstance(block, Drawing)]
     assert len(drawings) == len(FIGURES)
     drawn = {path.stem for path in (folder / schema.FIGURES).glob("*.png")}
+    assert "leaves out provable-r0.2, adversarial-null, clean" in " ".join(page.findings)
+    assert check_tables(folder) >= {"summary.csv", "rows.parquet", "certified.parquet"}
     names = ("proved_and_attacked", "radius", f"answered_refused_{PROVED}")
     assert drawn == {f"fig_{name}" for name in names}
     check_same_bytes(report)
@@ -313,7 +315,7 @@ def test_the_results_of_the_docs(run: Run) -> None:
     assert script["PAGE"].read_text(encoding="utf-8").count(script["BEGIN"]) == 1
 
 
-def test_an_unfinished_run(tmp_path: Path) -> None:
+def test_an_unfinished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = read_run(
         write_fake_provable(
             tmp_path,
@@ -323,7 +325,8 @@ def test_an_unfinished_run(tmp_path: Path) -> None:
             has_radii=False,
         )
     )
-    text = sentences(run)
+    monkeypatch.setattr("nullclass.studies.provable_null.page.FIGURES", {})
+    text = " ".join(draw_page(run).findings)
     assert "1 of 2 evaluations are missing, all of clean" in text
     assert "No attacked image has a proof" in text
     for name in ("proved-and-attacked", "radius", "answered-refused"):
@@ -336,4 +339,4 @@ def test_the_terminal_table(run: Run) -> None:
     console = Console(width=150, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(summary_table(run))
     lines = [line.split() for line in console.export_text().splitlines()]
-    assert ["0.3", "96.00", "95.0", "0.0", "72.5"] in lines
+    assert ["0.3", "96.00", "95.00", "0.00", "72.50"] in lines

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from nullclass.core.errors import UserError
@@ -17,93 +19,74 @@ from nullclass.metrics.rates import PROOF, UNION, wilson
 from nullclass.report.measures import OUTCOMES, Measure, Measures
 from nullclass.results.frames import read_frame
 from nullclass.results.schema import CLEAN, RADII, RADIUS_COLUMNS
-from nullclass.results.store import Run, Trial
-from nullclass.zoo import FOLDER, Member, read_zoo
+from nullclass.results.store import Run
+from nullclass.training.eps_schedule import RAMPS, EpsSchedule
+from nullclass.zoo import FOLDER, read_zoo
 from nullclass.zoo import results as zoo_results
 
-
-@dataclass(frozen=True)
-class Bracket:
-    """RAR of one model by ε: proved from below, attacked from above."""
-
-    model: str
-    clean: Measure | None
-    """Clean images answered correctly."""
-    proved: list[Measure]
-    """RAR that no attack can lower, ε ascending."""
-    attacked: list[Measure]
-    """RAR under the attacks of the run; a stronger attack may lower it."""
-
-
-def bracket(measures: Measures, model: str) -> Bracket:
-    """The bracket of a model of the run."""
-    kinds = ((PROOF, "rar_proved"), (UNION, "rar"))
-    proved, attacked = (
-        [m for m in measures.all if (m.model, m.attack, m.metric) == (model, attack, metric)]
-        for attack, metric in kinds
-    )
-    return Bracket(model, measures.find(model, CLEAN, "correct"), proved, attacked)
+BRACKET = ["model", "kind", "eps", "rate", "low", "high", "num_images"]
+"""Columns of RAR by ε. The kind is ``clean`` (correct at ε 0), ``proved`` (a lower bound) or
+``attacked`` (an upper bound)."""
+KINDS = {
+    (CLEAN, "correct_rate"): "clean",
+    (PROOF, "rar_proved"): "proved",
+    (UNION, "rar"): "attacked",
+}
+ZOO_KINDS = {
+    (zoo_results.CLEAN, "correct_rate"): "clean",
+    (zoo_results.PROOF, "rar_proved"): "proved",
+    (zoo_results.ATTACK, "rar"): "attacked",
+}
 
 
-def zoo_brackets(run: Run, known: Collection[str], folder: Path = FOLDER) -> list[Bracket]:
-    """Brackets of the zoo's models for the run's dataset, from the zoo's recorded results.
+def brackets(measures: Measures) -> pd.DataFrame:
+    """RAR of the run's models, with the columns of :data:`BRACKET`."""
+    rows = [
+        (m.model, KINDS[m.attack, m.metric], m.eps, m.mean, *m.interval, m.num_images)
+        for m in measures.all
+        if (m.attack, m.metric) in KINDS
+    ]
+    return pd.DataFrame(rows, columns=BRACKET)
+
+
+def zoo_brackets(run: Run, known: Collection[str], folder: Path = FOLDER) -> pd.DataFrame:
+    """RAR of the zoo's models for the run's dataset, from the zoo's recorded results.
 
     Args:
         run: The run.
         known: Names of models to leave out.
         folder: Folder of the zoo.
+
+    Returns:
+        The columns of :data:`BRACKET`; the rates of most images. No rows if the zoo is damaged,
+        which must not prevent the report of a run.
     """
-    data = run.info.get("data")
-    name = data.get("name") if isinstance(data, dict) else None
+    dataset = run.info["data"]["name"]
     try:
-        members = [m for m in read_zoo(folder).values() if m.dataset == name]
-        found = [_zoo_bracket(member) for member in members if member.name not in known]
-    except UserError:  # a damaged zoo must not prevent the report of a run
-        return []
-    return [one for one in found if one.proved or one.attacked]
-
-
-def _zoo_bracket(member: Member) -> Bracket:
-    rows = zoo_results.read_results(member)
-
-    def of(kind: str, metric: str) -> list[Measure]:
-        found = rows[(rows["kind"] == kind) & (rows["metric"] == metric)]
-        found = found.sort_values(["eps_pixels", "num_images"])
-        return [
-            Measure(
-                member.name,
-                kind,
-                metric,
-                (row["rate"],),
-                eps=row["eps_pixels"],
-                low=row["low"],
-                high=row["high"],
-                num_images=row["num_images"],
-            )
-            for row in found.drop_duplicates("eps_pixels", keep="last").to_dict("records")
+        tables = [
+            zoo_results.read_results(member)
+            for member in read_zoo(folder).values()
+            if member.dataset == dataset and member.name not in known
         ]
-
-    clean = of(zoo_results.CLEAN, "correct_rate")
-    return Bracket(
-        member.name,
-        clean[0] if clean else None,
-        of(zoo_results.PROOF, "rar_proved"),
-        of(zoo_results.ATTACK, "rar"),
-    )
-
-
-@dataclass(frozen=True)
-class Violations:
-    """Images that contradict a proof."""
-
-    num_checked: int
-    """Rows, clean or attacked, of images with a proof at that ε or a larger one."""
-    rows: pd.DataFrame = field(repr=False)
-    """Columns model, seed, image, attack, eps_pixels, outcome, proved (ε of the proof), what."""
+    except UserError:
+        tables = []
+    if not tables:
+        return pd.DataFrame(columns=BRACKET)
+    rows = pd.concat(tables).rename(columns={"member": "model", "eps_pixels": "eps"})
+    kinds = [ZOO_KINDS.get(pair, "") for pair in zip(rows["kind"], rows["metric"], strict=True)]
+    rows = rows.assign(kind=kinds).sort_values(["eps", "num_images"])
+    rows = rows[rows["kind"] != ""]
+    return rows.drop_duplicates(["model", "kind", "eps"], keep="last")[BRACKET]
 
 
-def find_violations(run: Run) -> Violations:
-    """Check all rows of a run against the proofs of their images."""
+def find_violations(run: Run) -> tuple[int, pd.DataFrame]:
+    """Check all rows of a run against the proofs of their images.
+
+    Returns:
+        Number of rows, clean or attacked, of images with a proof at that ε or a larger one; and the
+        rows that contradict a proof: model, seed, image, attack, eps_pixels, outcome, proved (ε of
+        the proof), claim.
+    """
     columns = ["model", "seed", "image", "attack", "eps_pixels", "outcome", "proved", "claim"]
     num_checked, tables = 0, [pd.DataFrame(columns=columns)]
     for trial in run.trials:
@@ -112,12 +95,7 @@ def find_violations(run: Run) -> Violations:
             num_checked += found.num_rows
             broken = found.violations.assign(model=trial.model, seed=trial.seed)[columns]
             tables += [broken] if len(broken) else []
-    return Violations(num_checked, pd.concat(tables[1:] or tables, ignore_index=True))
-
-
-def clean_outcomes(measures: Measures, model: str) -> list[Measure | None]:
-    """Rates of correct, null and fooled on clean images."""
-    return [measures.find(model, CLEAN, outcome) for outcome in OUTCOMES]
+    return num_checked, pd.concat(tables[1:] or tables, ignore_index=True)
 
 
 def by_radius(run: Run) -> pd.DataFrame:
@@ -144,36 +122,41 @@ def by_radius(run: Run) -> pd.DataFrame:
     return both.agg(means)[columns]
 
 
-def radius_of(trial: Trial) -> float | None:
-    """The radius within which the model proves its answers, if it does."""
-    radius = (trial.result.get("config") or {}).get("radius")
-    return float(radius) if isinstance(radius, int | float) else None
+def configs(run: Run) -> dict[str, dict[str, Any]]:
+    """The config of each model's trials (:class:`nullclass.experiments.config.Trial`)."""
+    return {trial.model: trial.result["config"] for trial in run.trials}
 
 
 def radii(run: Run) -> dict[str, float]:
     """The radii of the models that prove their answers."""
-    found = {trial.model: radius_of(trial) for trial in run.trials}
+    found = {model: config["radius"] for model, config in configs(run).items()}
     return {model: radius for model, radius in found.items() if radius is not None}
 
 
-def training_minutes(run: Run, model: str) -> float | None:
-    """Mean duration of a model's trainings in minutes, if recorded."""
-    histories = [trial.history for trial in run.trials if trial.model == model]
-    seconds = [float(h["seconds"].sum()) for h in histories if "seconds" in h]
-    return sum(seconds) / len(seconds) / 60 if seconds else None
+def training_minutes(run: Run) -> pd.Series[float]:
+    """Duration of each model's training in minutes, mean over seeds."""
+    seconds = [(t.model, t.history["seconds"].sum()) for t in run.trials if len(t.history)]
+    table = pd.DataFrame(seconds, columns=["model", "seconds"])
+    return table.groupby("model")["seconds"].mean() / 60
 
 
-def training_of(run: Run, model: str) -> dict[str, Any]:
-    """A model's training config (:class:`nullclass.experiments.config.Training`), if recorded."""
-    configs = (t.result.get("config") or {} for t in run.trials if t.model == model)
-    found = (config["training"] for config in configs if isinstance(config.get("training"), dict))
-    return next(found, {})
+def training_eps(training: dict[str, Any], num_epochs: int) -> npt.NDArray[np.float64]:
+    """Mean ε of the steps of each epoch in pixel units; 0 without a robust loss.
 
-
-def trained_for(run: Run, model: str) -> float | None:
-    """The ε of a model's robust loss in pixel units, if it has one."""
-    robust = training_of(run, model).get("robust")
-    return float(robust["settings"]["eps"]) if isinstance(robust, dict) else None
+    Args:
+        training: A training config (:class:`nullclass.experiments.config.Training`).
+        num_epochs: Number of epochs.
+    """
+    robust = training["robust"]
+    if robust is None:
+        return np.zeros(num_epochs)
+    (warmup, ramp), settings = RAMPS[robust["loss"]], robust["settings"]
+    schedule = EpsSchedule(
+        settings["eps"], settings.get("warmup", warmup), settings.get("ramp", ramp)
+    )
+    steps = (np.arange(200 * num_epochs) + 0.5) / (200 * num_epochs)
+    fractions = np.array([schedule.fraction(step) for step in steps])
+    return np.asarray(schedule.eps * fractions.reshape(num_epochs, 200).mean(axis=1))
 
 
 def proved_on_attacked_images(run: Run, proved: Measure, attacked: str) -> Measure | None:
@@ -188,25 +171,24 @@ def proved_on_attacked_images(run: Run, proved: Measure, attacked: str) -> Measu
     def at_eps(rows: pd.DataFrame) -> pd.DataFrame:
         return rows[(rows["eps_pixels"] - proved.eps).abs() <= ROUNDING]
 
-    images: set[int] = set()
-    for trial in run.trials:
-        if trial.model == attacked:
-            images |= set(at_eps(trial.rows[trial.rows["attack"] != CLEAN])["image"])
+    tables = [at_eps(t.rows[t.rows["attack"] != CLEAN]) for t in run.trials if t.model == attacked]
+    images = pd.concat(tables)["image"].unique()
     hits = {}
     for trial in run.trials:
         rows = at_eps(trial.certified)
         of = rows[rows["image"].isin(images)].groupby("image")["is_rar_proved"].any()
         if trial.model == proved.model and len(of):
-            hits[trial.seed] = (int(of.sum()), len(of))
+            hits[trial.seed] = of
     if not hits:
         return None
     (first, *_) = hits.values()
-    low, high = wilson(*first) if len(hits) == 1 else (math.nan, math.nan)
+    is_one = len(hits) == 1
+    low, high = wilson(int(first.sum()), len(first)) if is_one else (math.nan, math.nan)
     return replace(
         proved,
-        values=tuple(num / total for num, total in hits.values()),
+        values=tuple(float(of.mean()) for of in hits.values()),
         seeds=tuple(hits),
         low=low,
         high=high,
-        num_images=min(total for _, total in hits.values()),
+        num_images=min(map(len, hits.values())),
     )

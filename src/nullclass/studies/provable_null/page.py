@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+import pandas as pd
 
 from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import FlagItem, FlagList, Page, Section, Table, Terms, Text, section
 from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, rate_text
 from nullclass.report.measures import Measure, Measures, differ
-from nullclass.report.sections import (
-    NULL_AWARE_TEXT,
-    SCORED_TEXT,
-    attack_terms,
-    closing_sections,
-    figure_sections,
-    fill,
-    flags_section,
-    notes_of,
-    subtitle,
-    unfinished,
-)
+from nullclass.report.sections import NULL_AWARE_TEXT, SCORED_TEXT, fill, notes_of, study_page
 from nullclass.results.schema import CLEAN, Flag
 from nullclass.results.store import Run
 from nullclass.studies.provable_null.config import LEARNED, PROVABLE, VARIANTS
 from nullclass.studies.provable_null.figures import FIGURES
 from nullclass.studies.provable_null.measured import (
-    Violations,
-    clean_outcomes,
+    configs,
     find_violations,
     proved_on_attacked_images,
     radii,
-    trained_for,
-    training_of,
 )
 from nullclass.studies.provable_null.tables import (
     bracket_table,
+    clean_outcomes,
     radius_table,
     rates_table,
     shown_budgets,
@@ -87,6 +76,8 @@ TERMS = [
 ]
 
 SENTENCES = (
+    "A PROOF IS BROKEN (images: {num_broken}). The first is {first_broken}. Bounds, model or "
+    "attack are wrong: do not trust any number of this page.",
     "No attack can lower the RAR (robust accuracy with rejection) below {proved} ({verifiers}, "
     "{norm}, n = {num_proved}).",
     "Under {attacker} the models with a learned null class keep at most {left} (n = "
@@ -98,15 +89,26 @@ SENTENCES = (
     "The price: {price}.",
 )
 
+THREAT_MODEL = (
+    "White-box: the attacker knows the weights and the null class and takes gradients, through the "
+    f"bounds where a model proves its answers. The {attack_name(WORST_CASE)} is {NULL_AWARE_TEXT} "
+    "Success is a wrong class; images that are forced to null are counted apart (null-DoS). "
+    f"{SCORED_TEXT}",
+    "A proved rate is a lower bound on these test images, against every attack. No claim is made "
+    "about images of no class, other norms, larger ε, or the accuracy of the network.",
+)
+
 
 def page(run: Run) -> Page:
     """The page of the study."""
-    measures, violations = Measures(run), find_violations(run)
+    measures = Measures(run)
+    num_checked, violations = find_violations(run)
     models = [(model, MEANINGS[model]) for model in measures.models if model in MEANINGS]
-    return Page(
+    drawn = study_page(
+        run,
+        measures,
         "Is a proved null worth more than a learned one?",
-        f"Study {run.info.get('study', 'provable-null')} · {subtitle(run, measures)}",
-        findings(run, measures, violations),
+        findings(run, measures, num_checked, violations),
         [
             *_broken_section(violations),
             *section(
@@ -117,12 +119,16 @@ def page(run: Run) -> Page:
                 radius_table(run),
                 notes_of(run),
             ),
-            *figure_sections(run, FIGURES, ("answered-refused", "training", "gallery")),
-            *flags_section(run),
-            _threat_model(measures),
-            *closing_sections(run, TERMS),
         ],
+        figures=FIGURES,
+        last=("answered-refused", "training", "gallery"),
+        threat_model=THREAT_MODEL,
+        terms=TERMS,
+        variants=VARIANTS,
     )
+    # a broken proof comes before everything else
+    in_order = sorted(drawn.findings, key=lambda sentence: not sentence.startswith("A PROOF IS"))
+    return replace(drawn, findings=in_order)
 
 
 def summary_tables(run: Run) -> list[Table]:
@@ -130,122 +136,104 @@ def summary_tables(run: Run) -> list[Table]:
     return [summary_table(run, Measures(run))]
 
 
-def findings(run: Run, measures: Measures, violations: Violations) -> list[str]:
+def findings(run: Run, measures: Measures, num_checked: int, violations: pd.DataFrame) -> list[str]:
     """Sentences of the first paragraph."""
-    is_broken = len(violations.rows) > 0
+    own = [measures.find(m, PROOF, "rar_proved", 2 * r) for m, r in radii(run).items()]
+    proved = [rate for rate in own if rate is not None]
     values: dict[str, Any] = {
-        "num_checked": None if is_broken else violations.num_checked or None,
-        "nothing_checked": None if violations.num_checked else "",
-        "trainings": _training_differences(run, measures),
+        "num_checked": (num_checked or None) if violations.empty else None,
+        "nothing_checked": None if num_checked else "",
+        "trainings": _training_differences(run),
     }
-    values |= _proved(run, measures) | _learned(run, measures)
-    return [*_broken(violations), *unfinished(run, measures, VARIANTS), *fill(SENTENCES, values)]
+    if len(violations):
+        values["num_broken"] = len(violations[["model", "seed", "image"]].drop_duplicates())
+        first = violations.iloc[0]
+        name = f"test image {first['image']} of {first['model']}, seed {first['seed']}"
+        values["first_broken"] = f"{name}: {_violation(first)}"
+    if proved:
+        rates = (f"{_rate(rar)} of {rar.model} at ε {eps_text(rar.eps)}" for rar in proved)
+        values |= {
+            "proved": ", ".join(rates),
+            "verifiers": verifiers_text(run),
+            "norm": measures.norm(PROOF),
+            "num_proved": measures.num_images(PROOF),
+            "price": "; ".join(_price(measures, rar) for rar in proved),
+        }
+    return fill(SENTENCES, values | _learned(run, measures, proved))
 
 
 def _rate(measure: Measure) -> str:
     return rate_text(measure, has_n=False)
 
 
-def _own(run: Run, measures: Measures) -> list[Measure]:
-    """The proved RAR of each model with a radius, at twice the radius."""
-    found = (measures.find(m, PROOF, "rar_proved", 2 * r) for m, r in radii(run).items())
-    return [measure for measure in found if measure is not None]
+def _price(measures: Measures, rar: Measure) -> str:
+    """Null and fooled on clean images, and null forced by an attack."""
+    model, eps = rar.model, rar.eps
+    _, null, fooled = clean_outcomes(measures, model)
+    dos = measures.find(model, UNION, "null_dos", eps)
+    if null is None or fooled is None:
+        return f"not measured for {model}"
+    text = (
+        f"{model} is null on {_rate(null)} of clean images and fooled on {_rate(fooled)} (n = "
+        f"{null.num_images:,})"
+    )
+    if dos is None:
+        return text
+    forced = f"an attack within ε {eps_text(eps)} makes it null on {_rate(dos)}"
+    return f"{text}, and {forced} (n = {dos.num_images:,})"
 
 
-def _proved(run: Run, measures: Measures) -> dict[str, Any]:
-    """Proved RAR, and its price."""
-    own, prices = _own(run, measures), []
-    if not own:
-        return {}
-    for rar in own:
-        _, null, fooled = clean_outcomes(measures, rar.model)
-        dos = measures.find(rar.model, UNION, "null_dos", rar.eps)
-        if null is not None and fooled is not None:
-            forced = (
-                f", and an attack within ε {eps_text(rar.eps)} makes it null on {_rate(dos)} (n = "
-                f"{dos.num_images:,})"
-                if dos is not None
-                else ""
-            )
-            prices.append(
-                f"{rar.model} is null on {_rate(null)} of clean images and fooled on "
-                f"{_rate(fooled)} (n = {null.num_images:,}){forced}"
-            )
-    rates = [f"{_rate(rar)} of {rar.model} at ε {eps_text(rar.eps)}" for rar in own]
-    return {
-        "proved": ", ".join(rates),
-        "verifiers": verifiers_text(run),
-        "norm": measures.norm(PROOF),
-        "num_proved": measures.num_images(PROOF),
-        "price": "; ".join(prices) or None,
-    }
-
-
-def _learned(run: Run, measures: Measures) -> dict[str, Any]:
+def _learned(run: Run, measures: Measures, proved: list[Measure]) -> dict[str, Any]:
     """RAR of the models with a learned null class under attack, and proved on the same images."""
     left, same, last = [], [], 0.0
-    for proved in _own(run, measures):
-        known = measures.find_all(LEARNED, UNION, "rar", proved.eps)
+    for rar in proved:
+        known = measures.find_all(LEARNED, UNION, "rar", rar.eps)
         if not known:
             continue
-        last = proved.eps
-        rates = ", ".join(f"{rar.model} {_rate(rar)}" for rar in known)
-        left.append(f"at ε {eps_text(last)} {rates}")
-        best = max(known, key=lambda rar: rar.mean)
-        here = proved_on_attacked_images(run, proved, best.model)
+        last = rar.eps
+        left.append(f"at ε {eps_text(last)} {', '.join(f'{m.model} {_rate(m)}' for m in known)}")
+        best = max(known, key=lambda measure: measure.mean)
+        here = proved_on_attacked_images(run, rar, best.model)
         if here is None:
             continue
-        verdict = f"not distinguishable from {best.model}"
-        if differ(here, best):
-            verdict = f"{'more' if here.mean > best.mean else 'less'} than {best.model}"
+        verdict = f"{'more' if here.mean > best.mean else 'less'} than {best.model}"
+        if not differ(here, best):
+            verdict = f"not distinguishable from {best.model}"
         same.append(
             f"{_rate(here)} of {here.model} at ε {eps_text(here.eps)} (n = {here.num_images:,}), "
             f"{verdict}"
         )
     if not left:
         return {}
-    for_eps = {name: trained_for(run, name) for name in LEARNED}
-    trained = {name: eps for name, eps in for_eps.items() if eps is not None}
-    beyond = [name for name, eps in trained.items() if eps < last - 1e-9]
-    names = " and ".join(f"{name} (ε {eps_text(trained[name])})" for name in beyond)
-    text = f" ε {eps_text(last)} is larger than the training ε of {names}."
+    trainings = {model: config["training"] for model, config in configs(run).items()}
+    trained = {m: trainings[m]["robust"]["settings"]["eps"] for m in LEARNED if m in trainings}
+    smaller = [f"{m} (ε {eps_text(eps)})" for m, eps in trained.items() if eps < last - 1e-9]
+    beyond = f" ε {eps_text(last)} is larger than the training ε of {' and '.join(smaller)}."
     return {
         "attacker": measures.attacker(),
         "left": "; ".join(dict.fromkeys(left)),
         "num_attacked": measures.num_images(UNION),
         "same_images": f" On the same images the proved RAR is {'; '.join(same)}." if same else "",
-        "beyond": text if beyond else "",
+        "beyond": beyond if smaller else "",
     }
 
 
-def _training_differences(run: Run, measures: Measures) -> str | None:
+def _training_differences(run: Run) -> str | None:
     """Network, epochs and distortion of the models, those in which they differ."""
-    trainings = {model: training_of(run, model) for model in measures.models}
-    trainings = {model: training for model, training in trainings.items() if training}
-    facts = {
-        model: (
-            f"network {training['architecture']}",
-            f"{training['recipe']['epochs']} epochs",
-            "distorted images" if training["recipe"].get("jitter") else "undistorted images",
-        )
-        for model, training in trainings.items()
-    }
-    differing = [n for n in range(3) if len({of[n] for of in facts.values()}) > 1]
-    if not differing:
+    facts = {}
+    for model, config in configs(run).items():
+        training = config["training"]
+        recipe = training["recipe"]
+        facts[model] = {
+            "network": f"network {training['architecture']}",
+            "epochs": f"{recipe['epochs']} epochs",
+            "images": "distorted images" if recipe["jitter"] else "undistorted images",
+        }
+    table = pd.DataFrame.from_dict(facts, orient="index")
+    table = table.loc[:, table.nunique() > 1]
+    if table.empty:
         return None
-    return "; ".join(f"{m} {', '.join(of[n] for n in differing)}" for m, of in facts.items())
-
-
-def _broken(violations: Violations) -> list[str]:
-    rows = violations.rows
-    if rows.empty:
-        return []
-    first, num = rows.iloc[0], len(rows[["model", "seed", "image"]].drop_duplicates())
-    return [
-        f"A PROOF IS BROKEN for {num} image{'s' if num > 1 else ''}, such as test image "
-        f"{first['image']} of {first['model']}, seed {first['seed']}: {_violation(first)}. Bounds, "
-        "model or attack are wrong: do not trust any number of this page."
-    ]
+    return "; ".join(f"{model} {', '.join(of)}" for model, of in table.T.items())
 
 
 def _violation(row: Any) -> str:
@@ -257,41 +245,20 @@ def _violation(row: Any) -> str:
     )
 
 
-def _broken_section(violations: Violations) -> list[Section]:
-    if violations.rows.empty:
+def _broken_section(violations: pd.DataFrame) -> list[Section]:
+    if violations.empty:
         return []
     items = []
-    for keys, of in violations.rows.groupby(["model", "seed", "claim"], sort=False):
-        model, seed, _ = keys
-        num = of["image"].nunique()
-        message = f"{num} images; image {of.iloc[0]['image']} is {_violation(of.iloc[0])}."
+    for (model, seed, _), of in violations.groupby(["model", "seed", "claim"], sort=False):
+        num, first = of["image"].nunique(), of.iloc[0]
+        message = f"Images: {num}. Image {first['image']} is {_violation(first)}."
         items.append(FlagItem(Flag("proof-broken", message), f"{model}, seed {seed}"))
     text = Text("A proof has no exceptions: one image is enough to distrust this page.")
     return [Section("A proof is broken", [text, FlagList(items)])]
 
 
-def _main_budgets(run: Run, measures: Measures) -> Sequence[float]:
+def _main_budgets(run: Run, measures: Measures) -> list[float]:
     """The ε that the models are made for, if they were attacked there; else all."""
     budgets = shown_budgets(measures)
     made_for = {round(2 * radius, 9) for radius in radii(run).values()}
     return [eps for eps in budgets if round(eps, 9) in made_for] or budgets
-
-
-def _threat_model(measures: Measures) -> Section:
-    return Section(
-        "Threat model",
-        [
-            Text(
-                "White-box: the attacker knows the weights and the null class and takes gradients, "
-                "through the bounds where a model proves its answers. The "
-                f"{attack_name(WORST_CASE)} is {NULL_AWARE_TEXT} Success is a wrong class; images "
-                f"that are forced to null are counted apart (null-DoS). {SCORED_TEXT}"
-            ),
-            Text(
-                "A proved rate is a lower bound on these test images, against every attack. No "
-                "claim is made about images of no class, other norms, larger ε, or the accuracy of "
-                "the network."
-            ),
-            Terms([(name, text) for name, text in attack_terms(measures) if name != PROOF]),
-        ],
-    )

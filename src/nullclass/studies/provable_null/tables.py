@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from nullclass.metrics.rates import PROOF, UNION
-from nullclass.report.blocks import Cell, Table
-from nullclass.report.formatting import attack_name, eps_text, percent, value_cell
+from nullclass.report.blocks import Table
+from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import OUTCOMES, Measure, Measures
+from nullclass.report.tables import make_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
-from nullclass.studies.provable_null.measured import (
-    bracket,
-    by_radius,
-    clean_outcomes,
-    radii,
-    training_minutes,
-)
+from nullclass.studies.provable_null.measured import by_radius, radii, training_minutes
 
 RATES: dict[str, tuple[str, str]] = {
     "aer": (UNION, "AER"),
@@ -29,9 +24,9 @@ RATES: dict[str, tuple[str, str]] = {
 VERIFIER_NAMES = {"interval": "interval bounds", "crown-ibp": "CROWN-IBP bounds"}
 
 
-def model_cell(model: str, radius_of: dict[str, float]) -> Cell:
-    """A model, with its radius if it has one."""
-    return Cell(model, f"r {eps_text(radius_of[model])}" if model in radius_of else "")
+def clean_outcomes(measures: Measures, model: str) -> list[Measure | None]:
+    """Rates of correct, null and fooled on clean images."""
+    return [measures.find(model, CLEAN, outcome) for outcome in OUTCOMES]
 
 
 def shown_budgets(measures: Measures) -> list[float]:
@@ -41,90 +36,90 @@ def shown_budgets(measures: Measures) -> list[float]:
 
 def num_images(measures: Measures, attack: str) -> str:
     """Number of images per seed as ``n = …``."""
-    return f"n = {measures.num_images(attack)}" if measures.budgets(attack) else "n = 0"
+    return f"n = {measures.num_images(attack)}"
+
+
+def model_names(run: Run) -> dict[str, tuple[str, str]]:
+    """Cell of each model: its name, and its radius if it has one."""
+    own = radii(run)
+    return {t.model: (t.model, f"r {own[t.model]:g}" if t.model in own else "") for t in run.trials}
 
 
 def rates_table(run: Run, measures: Measures, eps: float) -> Table:
     """All rates of every model at one ε."""
-    own, rows = radii(run), []
-    for model in measures.models:
-        rates = [measures.find(model, a, metric, eps) for metric, (a, _) in RATES.items()]
-        cells = map(value_cell, [*clean_outcomes(measures, model), *rates])
-        rows.append([model_cell(model, own), *cells, Cell(minutes_text(run, model))])
-    return Table(
-        f"All models at ε {eps_text(eps)}",
+    names = model_names(run)
+    rows = [
         [
-            Cell("model"),
-            *(Cell(outcome, f"clean, {num_images(measures, CLEAN)}") for outcome in OUTCOMES),
-            *(
-                Cell(name, f"{'proved' if a == PROOF else 'attacked'}, {num_images(measures, a)}")
-                for a, name in RATES.values()
-            ),
-            Cell("training", "minutes"),
-        ],
-        rows,
+            names[model],
+            *clean_outcomes(measures, model),
+            *(measures.find(model, a, metric, eps) for metric, (a, _) in RATES.items()),
+            minutes_text(run, model),
+        ]
+        for model in measures.models
+    ]
+    headings = [
+        "model",
+        *((outcome, f"clean, {num_images(measures, CLEAN)}") for outcome in OUTCOMES),
+        *(
+            (name, f"{'proved' if a == PROOF else 'attacked'}, {num_images(measures, a)}")
+            for a, name in RATES.values()
+        ),
+        ("training", "minutes"),
+    ]
+    caption = (
         f"%. {sources_text(run, measures)} RAR and strict: attacks give upper bounds, proofs lower "
-        "bounds. AER and null-DoS under attack are lower bounds.",
-        measures.spread_note(),
+        "bounds. AER and null-DoS under attack are lower bounds."
     )
+    title = f"All models at ε {eps_text(eps)}"
+    return make_table(title, headings, rows, caption, measures.spread_note())
 
 
 def bracket_table(run: Run, measures: Measures) -> Table:
     """Proved and attacked RAR at every ε."""
-    own = radii(run)
+    names, rows = model_names(run), []
     budgets = sorted({*measures.budgets(PROOF), *measures.union_budgets("rar")})
-    rows = []
     for model in measures.models:
-        of = bracket(measures, model)
-        proved, attacked = ({m.eps: m for m in found} for found in (of.proved, of.attacked))
-        cells = [
-            Cell(
-                percent(proved[eps].mean) if eps in proved else "–",
-                f"≤ {percent(attacked[eps].mean, 1)}" if eps in attacked else "",
-            )
-            for eps in budgets
-        ]
-        rows.append([model_cell(model, own), *cells])
-    return Table(
+        cells = []
+        for eps in budgets:
+            proved = measures.find(model, PROOF, "rar_proved", eps)
+            attacked = measures.find(model, UNION, "rar", eps)
+            below = f"≤ {percent(attacked.mean, 1)}" if attacked else ""
+            cells.append((percent(proved.mean) if proved else "–", below))
+        rows.append([names[model], *cells])
+    return make_table(
         "RAR by ε: proved, and below it attacked",
-        [Cell("model"), *(Cell(f"ε {eps_text(eps)}", "px") for eps in budgets)],
-        rows,
+        ["model", *((f"ε {eps_text(eps)}", "px") for eps in budgets)],
+        rows if measures.budgets(PROOF) else [],
         f"%. Proved {num_images(measures, PROOF)}, attacked {num_images(measures, UNION)}. "
         f"{sources_text(run, measures)} The attacked rate (≤) is from fewer images, so it may be "
         "below the proved one without breaking a proof.",
     )
 
 
-def radius_table(run: Run) -> Table | None:
+def radius_table(run: Run) -> Table:
     """Outcomes of clean images by radius."""
     table = by_radius(run)
-    if table.empty:
-        return None
+    text = table.set_index(["model", "radius"])[[*OUTCOMES]].map(percent)
     at = sorted(table["radius"].unique())
     rows = []
-    for model, of in table.groupby("model", sort=False):
-        rates = {row["radius"]: row for row in of.to_dict("records")}
-        rows.append([Cell(str(model)), *(_radius_cell(rates.get(radius)) for radius in at)])
-    return Table(
+    for model in table["model"].unique():
+        of = text.loc[model].reindex(at).fillna("–")
+        cells = zip(of["correct"], of["null"] + " / " + of["fooled"], strict=True)
+        rows.append([model, *cells])
+    n = f"{int(table['num_images'].min()):,}" if len(table) else "0"
+    return make_table(
         "Clean images by radius",
-        [Cell("model"), *(Cell(f"r {eps_text(r)}", f"ε {eps_text(2 * r)}") for r in at)],
+        ["model", *((f"r {eps_text(r)}", f"ε {eps_text(2 * r)}") for r in at)],
         rows,
-        f"%, n = {int(table['num_images'].min()):,} test images, no attack. Above: correct when "
-        "only answers proved within r are given; this is the proved RAR at ε = 2r. Below: null / "
-        "fooled. Null-DoS is in the tables by ε.",
+        f"%, n = {n} test images, no attack. Above: correct when only answers proved within r are "
+        "given; this is the proved RAR at ε = 2r. Below: null / fooled. Null-DoS is in the tables "
+        "by ε.",
     )
-
-
-def _radius_cell(rates: dict[object, float] | None) -> Cell:
-    if rates is None:
-        return Cell("–")
-    correct, null, fooled = (percent(rates[outcome]) for outcome in OUTCOMES)
-    return Cell(correct, f"{null} / {fooled}")
 
 
 def minutes_text(run: Run, model: str) -> str:
     """Minutes of training, mean over seeds."""
-    minutes = training_minutes(run, model)
+    minutes = training_minutes(run).get(model)
     return "–" if minutes is None else f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
 
 
@@ -150,27 +145,21 @@ def verifiers_text(run: Run) -> str:
 
 def summary_table(run: Run, measures: Measures) -> Table:
     """Clean outcomes, proved and attacked rates for the terminal."""
-    own, rows = radii(run), []
+    names, rows = model_names(run), []
+    columns = {"rar_proved": PROOF, "rar": UNION, "aer": UNION, "null_dos": UNION}
     for model in measures.models:
-        radius = f" (r {eps_text(own[model])})" if model in own else ""
-        clean = "/".join(_percent(measure, 2) for measure in clean_outcomes(measures, model))
+        found = clean_outcomes(measures, model)
+        clean = "/".join("–" if rate is None else percent(rate.mean) for rate in found)
         for index, eps in enumerate(shown_budgets(measures) or [0.0]):
-            rates = [_percent(measures.find(model, PROOF, "rar_proved", eps), 2)]
-            for metric in ("rar", "aer", "null_dos"):
-                rates.append(_percent(measures.find(model, UNION, metric, eps)))
-            names = ["", ""] if index else [model + radius, clean]
-            rows.append([Cell(text) for text in (*names, eps_text(eps), *rates)])
-    headings = ("model", "clean c/n/f", "ε", "RAR proved", "RAR", "AER", "null-DoS")
-    counts = {CLEAN: "clean", UNION: "attacked", PROOF: "proved"}
-    images = ", ".join(f"{num_images(measures, a)} {name}" for a, name in counts.items())
-    return Table(
+            rates = (measures.find(model, a, metric, eps) for metric, a in columns.items())
+            first = ["", ""] if index else [" ".join(names[model]).strip(), clean]
+            rows.append([*first, eps_text(eps), *rates])
+    words = {CLEAN: "clean", UNION: "attacked", PROOF: "proved"}
+    images = (f"{num_images(measures, attack)} {word}" for attack, word in words.items())
+    return make_table(
         "Proved, and under attack",
-        [Cell(heading) for heading in headings],
+        ["model", "clean c/n/f", "ε", "RAR proved", "RAR", "AER", "null-DoS"],
         rows,
-        f"%, {images}; {measures.seeds_text()}; ε in pixel units. RAR: correct when clean, never "
-        "fooled; proved against every attack. c/n/f: clean correct, null, fooled",
+        f"%, {', '.join(images)}; {measures.seeds_text()}; L∞, ε in pixel units. RAR: correct when "
+        "clean, never fooled; proved against every attack. c/n/f: clean correct, null, fooled",
     )
-
-
-def _percent(measure: Measure | None, digits: int = 1) -> str:
-    return "–" if measure is None else percent(measure.mean, digits)
