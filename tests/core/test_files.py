@@ -3,19 +3,29 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from nullclass.core.errors import CannotWriteError, UserError
-from nullclass.core.files import make_folder, read_json, replacing, sha256, write_json, write_text
+from nullclass.core.files import (
+    locked,
+    make_folder,
+    read_json,
+    replacing,
+    sha256,
+    write_json,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_file_appears_whole(tmp_path: Path) -> None:
+def test_a_file_appears_complete(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "file.txt"
     write_text(path, "ε\n")
     assert path.read_text(encoding="utf-8") == "ε\n"
@@ -26,9 +36,7 @@ def test_a_file_appears_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, OSError])
-def test_what_fails_leaves_the_old_file_and_no_other(
-    tmp_path: Path, error: type[BaseException]
-) -> None:
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")
 
@@ -59,16 +67,34 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
-def test_make_folder_leaves_it_empty(tmp_path: Path) -> None:
+def test_make_folder_and_json(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "a" / "b")
-    assert names(folder) == []
-    assert make_folder(folder) == folder
-
-
-def test_json_round_trip(tmp_path: Path) -> None:
+    assert names(make_folder(folder)) == []
     content = {"ε": [1, 2.5, None], "nested": {"yes": True}}
-    write_json(tmp_path / "x.json", content)
-    assert read_json(tmp_path / "x.json", "test") == content
+    write_json(folder / "x.json", content)
+    assert read_json(folder / "x.json", "test") == content
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
+    code = (
+        "import pathlib, sys, time\n"
+        "from nullclass.core.files import locked\n"
+        "with locked(pathlib.Path(sys.argv[1])):\n"
+        "    print('locked', flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "locked\n"
+        with (
+            pytest.raises(UserError, match="another process is writing to"),
+            locked(tmp_path),
+        ):
+            pass
+        other.kill()
+    with locked(tmp_path):
+        pass
 
 
 @pytest.mark.parametrize(

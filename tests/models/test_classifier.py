@@ -53,7 +53,7 @@ def test_images_are_standardised_inside(kind: Any) -> None:
     expected = torch.stack([(images[:, 0] - 0.5) / 0.5, (images[:, 1] - 0.25) / 0.1], dim=1)
     torch.testing.assert_close(inputs[0], expected)
     state = model.state_dict()
-    assert sorted(state) == ["mean", "std"], "the state dict standardises alike"
+    assert sorted(state) == ["mean", "std"], "standardisation is part of the state dict"
     other = Classifier(FirstPixels(2), 2, has_null=False, mean=(0.0, 0.0), std=(1.0, 1.0))
     other.load_state_dict(state)
     assert torch.equal(other.mean, model.mean)
@@ -73,7 +73,7 @@ def test_images_are_standardised_inside(kind: Any) -> None:
         ({"mean": np.zeros((2, 2))}, "mean must be one number, or one per channel"),
     ],
 )
-def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Classifier(FirstPixels(2), **{"num_classes": 2, **settings})
 
@@ -125,7 +125,7 @@ def test_outputs_without_logits_are_refused(output: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_bodies_take_and_give_float32(dtype: torch.dtype) -> None:
+def test_half_precision_bodies(dtype: torch.dtype) -> None:
     body = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).to(dtype)
     images = torch.rand(5, 1, 2, 2).requires_grad_()
     for model in (Classifier(body, 2), as_classifier(body, 2, images), Classifier(body, 2).half()):
@@ -138,7 +138,7 @@ def test_half_precision_bodies_take_and_give_float32(dtype: torch.dtype) -> None
 
 @pytest.mark.parametrize("num_nulls", [1, 2])
 @pytest.mark.parametrize("num", [2, 5])
-def test_another_number_of_logits_is_refused(num: int, num_nulls: int) -> None:
+def test_wrong_numbers_of_logits(num: int, num_nulls: int) -> None:
     images = torch.rand(4, 1, 2, 3)
     model = Classifier(FirstPixels(num), 2, num_nulls=num_nulls)
     for use in (model, model.predict, model.all_logits):
@@ -200,7 +200,7 @@ def test_wrapping_leaves_the_module_as_it_was() -> None:
         (Classifier(FirstPixels(4), 3), {}, "has 3 classes, not 2"),
     ],
 )
-def test_what_cannot_be_wrapped(model: Any, arguments: dict[str, Any], message: str) -> None:
+def test_bad_modules(model: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         as_classifier(model, **({"num_classes": 2, "images": torch.rand(1, 1, 2, 3)} | arguments))
 
@@ -218,20 +218,16 @@ def test_several_null_logits_are_merged_into_the_largest(num_nulls: int) -> None
     assert torch.equal(model.all_logits(images), drawn)
     rows = drawn.tolist()
     assert model(images).tolist() == [[*row[:3], max(row[3:])] for row in rows]
-    answers = [max(range(len(row)), key=row.__getitem__) for row in rows]
-    assert model.predict(images).tolist() == [-1 if a >= num_classes else a for a in answers]
-    assert {-1, 0, 1, 2} == set(model.predict(images).tolist()), "a fair case"
+    predicted = [max(range(len(row)), key=row.__getitem__) for row in rows]
+    assert model.predict(images).tolist() == [-1 if a >= num_classes else a for a in predicted]
+    assert {-1, 0, 1, 2} == set(model.predict(images).tolist()), "every kind occurs"
 
 
-def test_the_gradient_of_merged_nulls_is_that_of_the_largest() -> None:
+def test_gradients_and_models_without_null() -> None:
     images = images_of([[0.1, 0.2, 0.9, 0.3]]).requires_grad_()
     Classifier(FirstPixels(4), 2, num_nulls=2)(images)[0, 2].backward()
     assert images.grad is not None
-    assert images.grad.flatten().tolist() == [0, 0, 1, 0]
-
-
-def test_a_model_without_null_has_no_null_logits() -> None:
+    assert images.grad.flatten().tolist() == [0, 0, 1, 0], "of the largest null logit"
     model = Classifier(FirstPixels(2), 2, has_null=False, num_nulls=5)
     assert (model.num_nulls, model.num_outputs) == (0, 2)
-    images = images_of([[0.3, 0.1]])
     assert torch.equal(model(images), model.all_logits(images))

@@ -21,7 +21,7 @@ def layer(p: float) -> Dropout:
 
 
 @pytest.mark.parametrize("p", [0.0, 0.25, 0.5, 0.9])
-def test_the_share_kept_is_binomial_and_the_others_are_scaled(p: float) -> None:
+def test_dropped_units_are_independent_and_the_others_scaled(p: float) -> None:
     num = 1_000_003  # no multiple of eight
     values = torch.rand(num) + 0.5
     out = layer(p)(values)
@@ -33,7 +33,7 @@ def test_the_share_kept_is_binomial_and_the_others_are_scaled(p: float) -> None:
     assert abs(int(kept.sum()) - num * share) <= 4 * spread
     torch.testing.assert_close(out[kept], values[kept] / share)
     if p:
-        for lag in (1, 8, 64):  # eight units share a draw, and must not know of each other
+        for lag in (1, 8, 64):  # eight units share a draw
             pairs = torch.stack([kept[:-lag], kept[lag:]]).double()
             assert abs(float(torch.corrcoef(pairs)[0, 1])) < 4.5 / math.sqrt(num), lag
 
@@ -46,20 +46,16 @@ def test_the_expectation_is_preserved(p: float) -> None:
     assert ((mean - values).abs() <= 4.5 * spread + 1e-6).all()
 
 
-def test_evaluation_changes_nothing_and_draws_nothing() -> None:
-    values, stream = torch.rand(5, 7), torch.get_rng_state()
+def test_evaluation_and_gradients() -> None:
+    values, state = torch.rand(50, 50).requires_grad_(), torch.get_rng_state()
     assert layer(0.5).eval()(values) is values
-    assert torch.equal(torch.get_rng_state(), stream)
-
-
-def test_gradients_flow_through_what_is_kept_only() -> None:
-    values = torch.rand(50, 50).requires_grad_()
+    assert torch.equal(torch.get_rng_state(), state)
     out = layer(0.5)(values)
     out.sum().backward()
-    assert torch.equal(values.grad, torch.where(out != 0, 2.0, 0.0))
+    assert torch.equal(values.grad, torch.where(out != 0, 2.0, 0.0)), "of kept units only"
 
 
-def test_the_same_seed_drops_the_same_units_and_a_step_later_others() -> None:
+def test_masks_depend_on_the_seed_and_change_with_every_call() -> None:
     dropout, values = layer(0.5), torch.ones(300)
     torch.manual_seed(1)
     first, second = dropout(values), dropout(values)
@@ -76,7 +72,7 @@ def test_values_keep_their_type() -> None:
         assert set(out.tolist()) == {0.0, 2.0}
 
 
-def test_scaled_dropout_drops_less_inside_and_as_before_after() -> None:
+def test_scaled_dropout_scales_inside_the_block_only() -> None:
     model = nn.Sequential(Dropout(0.25), nn.ReLU(), nn.Sequential(Dropout(0.5)), nn.Dropout(0.5))
     layers = [model[0], model[2][0]]
     values = torch.ones(200_000)
@@ -91,15 +87,12 @@ def test_scaled_dropout_drops_less_inside_and_as_before_after() -> None:
         assert dropped() == pytest.approx([0.25, 0.5], abs=0.006)
     with pytest.raises(KeyError), scaled_dropout(model, 0.0):
         raise KeyError
-    assert [one.level for one in layers] == [64, 128], "whatever happens"
-    assert model[3].p == 0.5, "torch's own is left alone"
+    assert [one.level for one in layers] == [64, 128], "after an error too"
+    assert model[3].p == 0.5, "not of this class"
 
 
-@pytest.mark.parametrize("p", [-0.1, 1.0, 1.5, float("nan")])
-def test_a_share_out_of_range_is_refused(p: float) -> None:
-    with pytest.raises(ValueError, match="the dropout probability must be in"):
-        Dropout(p)
-
-
-def test_it_tells_what_it_drops() -> None:
+def test_settings() -> None:
     assert repr(Dropout(0.25)) == "Dropout(p=0.25)"
+    for p in (-0.1, 1.0, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="the dropout probability must be in"):
+            Dropout(p)

@@ -1,4 +1,4 @@
-"""Rounded weights: how far they are from those trained, and that what is stored is used."""
+"""Rounded weights: their error, their size, and what loading gives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def model_of(seed: int = 0) -> Classifier:
 
 
 @given(st.integers(0, 10_000), st.sampled_from([1e-30, 1e-3, 1.0, 1e4]))
-def test_bytes_are_the_nearest_of_255_steps_a_row(seed: int, scale: float) -> None:
+def test_bytes_are_the_nearest_of_255_steps_per_row(seed: int, scale: float) -> None:
     generator = torch.Generator().manual_seed(seed)
     weight = scale * torch.randn(5, 3, 2, generator=generator)
     weight[2] = 0
@@ -35,9 +35,7 @@ def test_bytes_are_the_nearest_of_255_steps_a_row(seed: int, scale: float) -> No
 
 
 @pytest.mark.parametrize("stored", ["float16", "int8"])
-def test_what_is_loaded_is_what_is_stored_and_rounding_twice_changes_nothing(
-    stored: str, tmp_path: Path
-) -> None:
+def test_rounded_checkpoints(stored: str, tmp_path: Path) -> None:
     model = model_of()
     save_checkpoint(model, tmp_path / "exact")
     save_checkpoint(model, tmp_path / "small", stored=stored)

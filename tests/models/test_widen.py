@@ -44,9 +44,9 @@ def last_linear(module: nn.Module) -> nn.Linear:
 def test_widening(name: str) -> None:
     module = MAKERS[name]().eval()
     before = copy.deepcopy(module.state_dict())
-    stream = torch.get_rng_state()
+    state = torch.get_rng_state()
     wider = with_null_class(module)
-    assert torch.equal(torch.get_rng_state(), stream), "the world's stream is not ours to draw from"
+    assert torch.equal(torch.get_rng_state(), state)
 
     dtype = last_linear(module).weight.dtype
     images = torch.randn(400, 12, dtype=dtype, generator=torch.Generator().manual_seed(1))
@@ -63,7 +63,7 @@ def test_widening(name: str) -> None:
     if was.bias is not None:
         assert torch.equal(now.bias[:K], was.bias)
     assert now.weight.dtype == dtype
-    # The source is as it was, and shares nothing with the copy.
+    # The module is unchanged, and shares nothing with the copy.
     assert module(images).shape == (400, K)
     with torch.no_grad():
         for parameter in wider.parameters():
@@ -74,34 +74,21 @@ def test_widening(name: str) -> None:
     assert [m.training for m in wider.modules()] == [False for _ in module.modules()]
 
 
-def test_what_has_no_linear_layer_is_refused() -> None:
-    with pytest.raises(UserError, match="no linear layer to widen"):
-        with_null_class(nn.Sequential(nn.Conv2d(1, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
-
-
-def test_a_classifier_of_ours_knows_that_it_has_null_now() -> None:
-    model = build_model("notebook", image_shape=(1, 8, 8), num_classes=K, has_null=False)
-    wider = with_null_class(model)
-    assert isinstance(wider, Classifier)
-    assert (wider.has_null, wider.num_outputs) == (True, K + 1)
-    images = torch.rand(6, 1, 8, 8)
-    assert torch.equal(wider.predict(images), model.predict(images))
-    assert not model.has_null
-    with pytest.raises(UserError, match="has a null class already"):
-        with_null_class(wider)
-
-
-def test_the_null_class_that_is_added_has_one_logit() -> None:
-    for num_nulls in (1, 3):  # what is said of nulls that are not there says nothing
+def test_widening_a_classifier() -> None:
+    for num_nulls in (1, 3):  # without null, the number of null logits does not matter
         model = build_model(
             "notebook", image_shape=(1, 8, 8), num_classes=K, has_null=False, num_nulls=num_nulls
         )
         wider = with_null_class(model)
         assert isinstance(wider, Classifier)
-        assert (wider.num_nulls, model.num_nulls) == (1, 0)
-        images = torch.rand(3, 1, 8, 8)
-        assert wider(images).shape == (3, K + 1)
+        assert (wider.has_null, wider.num_outputs, wider.num_nulls) == (True, K + 1, 1)
+        images = torch.rand(6, 1, 8, 8)
+        assert torch.equal(wider.predict(images), model.predict(images))
         assert torch.equal(wider(images), wider.all_logits(images))
-    twins = build_model("notebook", image_shape=(1, 8, 8), num_classes=K, num_nulls=K)
-    with pytest.raises(UserError, match="has a null class already"):
-        with_null_class(twins)
+        assert (model.has_null, model.num_nulls) == (False, 0)
+    per_class = build_model("notebook", image_shape=(1, 8, 8), num_classes=K, num_nulls=K)
+    for has_null in (wider, per_class):
+        with pytest.raises(UserError, match="has a null class already"):
+            with_null_class(has_null)
+    with pytest.raises(UserError, match="no linear layer to widen"):
+        with_null_class(nn.Sequential(nn.Conv2d(1, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
