@@ -29,8 +29,10 @@ from nullclass.diagnostics.evidence import MIN_IMAGES, Evidence
 from nullclass.diagnostics.probe_context import ProbeContext, evenly
 from nullclass.diagnostics.probes import ATTACK_PROBES, QUICK_PROBES, probe
 from nullclass.models import Classifier
+from nullclass.results.schema import COST_COLUMNS
 
 PROBES: dict[str, Any] = QUICK_PROBES | ATTACK_PROBES
+NO_COSTS = pd.DataFrame(columns=list(COST_COLUMNS))
 STEP = FGSM("untargeted")
 WEAK = {"pgd": PGD(num_steps=3)}
 
@@ -69,7 +71,7 @@ def context(
     attacks: dict[str, Attack],
     norm: str = "linf",
 ) -> ProbeContext:
-    evidence = Evidence(rows, pd.DataFrame(), {"has_null": model.has_null}, {"norm": norm})
+    evidence = Evidence(rows, NO_COSTS, {"has_null": model.has_null}, {"norm": norm})
     return ProbeContext(model, data, evidence, attacks, seed=0, batch_size=None)
 
 
@@ -101,7 +103,7 @@ def test_probes_of_an_ordinary_model_are_repeatable_and_change_nothing(
     counts: list[int] = []
 
     def probe_all(**settings: Any) -> tuple[dict[str, Any], pd.DataFrame]:
-        evidence = Evidence(rows, pd.DataFrame(), {}, {"norm": "linf"})
+        evidence = Evidence(rows, NO_COSTS, {"has_null": model.has_null}, {"norm": "linf"})
         return probe(model, data, evidence, WEAK, seed=3, **settings)
 
     results, costs = probe_all(on_images=counts.append)

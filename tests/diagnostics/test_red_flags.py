@@ -16,7 +16,7 @@ from worlds import Digits
 from nullclass.diagnostics.evidence import Evidence
 from nullclass.diagnostics.red_flags import CHECKS, Flag, find_flags
 from nullclass.metrics.rates import UNION
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, COST_COLUMNS, ROW_COLUMNS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "red-flags.md"
 LETTERS = {"c": "correct", "n": "null", "f": "fooled"}
@@ -108,8 +108,8 @@ def evidence(
     defaults = {"num_classes": 10, "norm": "linf", "data": None, "threshold": None}
     return Evidence(
         pd.concat(rows, ignore_index=True),
-        pd.DataFrame(costs),
-        probes or {},
+        pd.DataFrame(costs, columns=list(COST_COLUMNS)),
+        {"has_null": True} | (probes or {}),
         defaults | {"selected_on": None} | (info or {}),
         pd.DataFrame() if certified is None else certified,
     )
@@ -401,9 +401,10 @@ def test_a_sound_table_raises_nothing() -> None:
     assert find_flags(evidence(pgd=HEALTHY, probes=probes, info=info)) == []
 
 
-NOTHING = pd.DataFrame()
+NO_ROWS, NO_COSTS = (pd.DataFrame(columns=list(names)) for names in (ROW_COLUMNS, COST_COLUMNS))
+HAS_NULL = {"has_null": True}
 EMPTY = [
-    Evidence(NOTHING, NOTHING, {}, {}),
+    Evidence(NO_ROWS, NO_COSTS, HAS_NULL, {}),
     evidence(),
     evidence(fgsm=at(5, objective="untargeted", is_iterative=False)),
     evidence(pgd=at(5, 0.0)),
@@ -412,8 +413,8 @@ EMPTY = [
     evidence(clean="f" * NUM, pgd=Run({0.1: "f" * NUM})),
     evidence(clean="n" * NUM, pgd=Run({0.6: "n" * NUM}), info={"data": "mnist"}),
     evidence(clean="c", pgd=Run({0.1: "c"}), info={"data": "mnist"}),
-    Evidence(evidence(pgd=HEALTHY).rows, NOTHING, {}, {"norm": "linf"}),
-    Evidence(evidence(pgd=HEALTHY).rows, NOTHING, dict.fromkeys(PROBES), {"norm": "l2"}),
+    Evidence(evidence(pgd=HEALTHY).rows, NO_COSTS, HAS_NULL, {"norm": "linf"}),
+    Evidence(NO_ROWS, NO_COSTS, HAS_NULL | dict.fromkeys(PROBES), {"norm": "l2"}),
     probed("doubling", steps=None, num_images=0, num_active=0),
     probed("rerun", num_images=0, num_successes=0, num_fooled=0),
 ]
@@ -433,8 +434,8 @@ def test_one_image_raises_no_flag() -> None:
 def test_which_attacks_and_images_are_judged() -> None:
     rows = evidence(pgd=HEALTHY).rows
     own = rows.assign(has_own_eps=rows["attack"] != CLEAN)
-    assert Evidence(own, NOTHING, {}, {"norm": "linf"}).attacks == []
-    assert Evidence(rows, NOTHING, {}, {"norm": "l2"}).attacks == []
+    assert Evidence(own, NO_COSTS, HAS_NULL, {"norm": "linf"}).attacks == []
+    assert Evidence(rows, NO_COSTS, HAS_NULL, {"norm": "l2"}).attacks == []
     both = evidence(pgd=HEALTHY, few=Run({0.2: some("f", 3, total=20)}))
     assert both.judged(0.2) == set(range(20))
     assert both.judged(0.1) == set(range(NUM))  # the other attack was not made there

@@ -18,7 +18,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.data import LabelledImages
-from nullclass.evaluation.transfers import transfer_matrix, transfer_rates
+from nullclass.evaluation.transfers import transfer_matrix
 from nullclass.models import Classifier
 from nullclass.results.schema import COST_COLUMNS, NO_MEMBER
 from nullclass.scoring import score
@@ -173,41 +173,12 @@ def test_the_same_rows_as_an_attack_with_a_source(
         pd.testing.assert_frame_equal(result.costs[same], expected.costs[same])
 
 
-def test_every_eps_is_attacked_from_scratch(digits: Digits) -> None:
-    data = LabelledImages(digits.images[:60], digits.labels[:60])
-    crafted = craft(digits.plain, data, PGD(num_steps=5), [0.1, 0.3], num_images=60)
-    alone = PGD(num_steps=5)(digits.plain, *data.batch(slice(None)), eps=0.3)
-    assert torch.equal(crafted.images[0.3], alone)
-    correct = digits.plain.predict(data.images) == data.labels
-    at_small = crafted.rows.query("eps_pixels == 0.1")["outcome"].eq("fooled")
-    fooled = correct & torch.tensor(at_small.tolist())
-    is_further = (crafted.images[0.3] != crafted.images[0.1]).flatten(1).any(dim=1)
-    assert is_further[fooled].all()
-    assert fooled.sum() > 10
-
-
 def test_an_attack_gets_all_reference_images(digits: Digits) -> None:
     data = LabelledImages(digits.images, digits.labels)
     crafted = craft(digits.plain, data, DatasetAttack(), [0.5], num_images=10)
     attack = DatasetAttack().with_reference_images(data)
     wanted = attack(digits.plain, *data.batch(slice(0, 10)), eps=0.5)
     assert torch.equal(crafted.images[0.5], wanted)
-
-
-def test_rates_by_hand() -> None:
-    def rows(*outcomes: str, first: int = 0) -> pd.DataFrame:
-        return pd.DataFrame({"image": range(first, first + len(outcomes)), "outcome": outcomes})
-
-    on_source = rows("fooled", "fooled", "fooled", "null", "fooled")
-    on_target = rows("correct", "fooled", "fooled", "fooled", "null").iloc[::-1]
-    clean = rows("correct", "correct", "null", "correct", "correct", "null")
-    rates = transfer_rates(on_source, on_target, clean)  # of images 0, 1 and 4, image 1 transfers
-    assert rates["num_transferable"] == 3
-    assert rates["transfer_rate"] == pytest.approx(1 / 3)
-    assert (rates["correct_rate"], rates["null_rate"], rates["fooled_rate"]) == (0.2, 0.2, 0.6)
-    none = transfer_rates(rows("correct"), rows("fooled"), rows("correct"))
-    assert (none["num_transferable"], none["fooled_rate"]) == (0, 1)
-    assert math.isnan(none["transfer_rate"])
 
 
 # Invalid input
@@ -234,7 +205,7 @@ def test_images_that_do_not_belong_to_the_data(digits: Digits) -> None:
             score(wrong)
     with pytest.raises(UserError, match="are not within"):
         score(to=data.subset(range(29, -1, -1)))
-    with pytest.raises(UserError, match="asked for the first 20 images: choose 1 to 10"):
+    with pytest.raises(UserError, match="no 20 images to take: choose 1 to 10"):
         score(to=data.first(10))
 
 
@@ -242,48 +213,22 @@ def test_images_that_do_not_belong_to_the_data(digits: Digits) -> None:
     ("changed", "says"),
     [
         ({"sources": {}}, "at least one source and one target"),
-        ({"targets": {}}, "at least one source and one target"),
         ({"targets": [1]}, "at least one source and one target"),
-        (
-            {"targets": {"b": linear(torch.rand(3, 16))}},
-            "but the target 'b' has 3",
-        ),
+        ({"targets": {"b": linear(torch.rand(3, 16))}}, "but the target 'b' has 3"),
         ({"eps": []}, "at least one eps"),
-        ({"eps": "0.1"}, "eps must be a number"),
-        ({"eps": [0.1, 1.5]}, r"eps 1.5 is outside \[0, 1\]"),
-        ({"num_images": 0}, "asked for the first 0 images: choose 1 to 40"),
-        ({"num_images": 41}, "asked for the first 41 images: choose 1 to 40"),
+        ({"num_images": 41}, "no 41 images to take: choose 1 to 40"),
         ({"norm": "l7"}, "norm must be one of"),
         ({"seed": -1}, "seed must be a whole number"),
-        ({"attack": "nonsense"}, "attack must be one of"),
         ({"attack": 3}, "is no attack"),
         ({"attack": FGSM("untargeted")}, "untargeted counts a source's null as a success"),
         ({"attack": "worst-case-force-null"}, "objective force-null counts"),
         ({"num_classes": 3}, "the model has 2 classes, not 3"),
-        ({"labels": torch.full((40,), 4)}, "labels run from 4 to 4"),
-        ({"labels": -torch.ones(40).long()}, "labels run from -1 to -1"),
+        ({"data": (torch.rand(40, 1, 4, 4), torch.full((40,), 4))}, "labels run from 4 to 4"),
     ],
 )
 def test_slips(changed: dict[str, Any], says: str) -> None:
     first, second, data = halves()
-    labels = changed.pop("labels", data.labels)
-    settings: dict[str, Any] = {
-        "sources": {"a": first},
-        "targets": {"b": second},
-        "data": LabelledImages(data.images, labels, 5),
-        "eps": [0.1],
-        "num_images": 10,
-    }
+    settings: dict[str, Any] = {"sources": {"a": first}, "targets": {"b": second}, "data": data}
+    settings |= {"eps": [0.1], "num_images": 10}
     with pytest.raises(UserError, match=says):
         transfer_matrix(**(settings | changed))
-
-
-def test_plain_modules_without_null_need_a_word() -> None:
-    first, second, data = halves()
-    plain: dict[str, Any] = {"sources": {"a": first.body}, "targets": {"b": second.body}}
-    with pytest.raises(UserError, match=r"2 logits .*pass has_null=False .*with_null_class"):
-        transfer_matrix(**plain, data=data, eps=0.1, num_classes=2)
-    matrix = transfer_matrix(**plain, data=data, eps=0.1, num_classes=2, has_null=False)
-    pd.testing.assert_frame_equal(
-        matrix, transfer_matrix({"a": first}, {"b": second}, data, eps=0.1)
-    )

@@ -32,10 +32,6 @@ CHECKS_NAME = "checks"
 """Value of the ``attack`` column of the costs for the probes."""
 
 _ACCESS = ("unknown", "white-box", "scores", "labels", "none")
-_ROWS = ["image", "label", "attack", "objective", "source", "norm", "has_own_eps", "eps_pixels"]
-_ROWS += ["prediction", "outcome", "confidence", "loss", "null_loss"]
-_COSTS = ["attack", "source", "norm", "eps_pixels", "member", "access", "is_iterative"]
-_COSTS += ["num_images", "num_successes", "num_forwards", "num_backwards", "seconds"]
 
 
 def is_many(num: int, total: int, share: float = MIN_POINTS) -> bool:
@@ -91,7 +87,8 @@ class Evidence:
     costs: pd.DataFrame = field(repr=False)
     """:data:`nullclass.results.schema.COST_COLUMNS`."""
     probes: Mapping[str, Any]
-    """From :func:`nullclass.diagnostics.probes.probe`; may be empty."""
+    """From :func:`nullclass.diagnostics.probes.probe`; at least ``has_null``, whether the model can
+    answer null."""
     info: Mapping[str, Any]
     """``norm``; ``data``, the dataset's name; ``threshold``, None or a mapping with ``value``,
     ``origin`` (``held-out`` or ``unknown``) and ``num_overlapping``, the test images that it was
@@ -105,36 +102,30 @@ class Evidence:
         return str(self.info.get("norm"))
 
     @cached_property
-    def _rows(self) -> pd.DataFrame:
-        return self.rows.reindex(columns=_ROWS)
-
-    @cached_property
     def clean(self) -> pd.DataFrame:
         """Rows of the clean images, indexed by image."""
-        rows = self._rows[self._rows["attack"] == CLEAN]
+        rows = self.rows[self.rows["attack"] == CLEAN]
         return rows.drop_duplicates("image").set_index("image")
 
     def clean_with(self, outcome: str) -> set[int]:
         """Images with an outcome when clean."""
         return set(self.clean.index[self.clean["outcome"] == outcome])
 
-    @cached_property
+    @property
     def has_null(self) -> bool:
         """Whether the model can answer null."""
-        if "has_null" in self.probes:
-            return bool(self.probes["has_null"])
-        return bool((self._rows["prediction"] == -1).any() or self._rows["null_loss"].notna().any())
+        return bool(self.probes["has_null"])
 
     @cached_property
     def own_costs(self) -> pd.DataFrame:
         """Costs of attacks on the model itself."""
-        costs = self.costs.reindex(columns=_COSTS)
+        costs = self.costs
         return costs[(costs["source"] == SELF) & (costs["attack"] != CHECKS_NAME)]
 
     @cached_property
     def attacks(self) -> list[AttackRun]:
         """The attacks in the norm, with one budget for all images."""
-        rows, costs = self._rows, self.costs.reindex(columns=_COSTS)
+        rows, costs = self.rows, self.costs
         is_given = (rows["attack"] != CLEAN) & ~rows["has_own_eps"]
         runs = []
         for (name, source), group in rows[is_given & (rows["norm"] == self.norm)].groupby(

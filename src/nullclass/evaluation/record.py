@@ -127,11 +127,8 @@ def record_evaluation(
     plan = plan_attacks(attacks, eps, norm, None, test)
     if not plan:
         raise UserError("give at least one --attack")
-    threshold = None
     if clean_null_rate is not None:
-        if dataset.validation is None:
-            raise UserError(NOTHING_HELD_OUT.format("--null-rate needs them"))
-        threshold = calibrate(model, dataset.validation, clean_null_rate)
+        model = refuse_at_rate(model, dataset, clean_null_rate)
     make_folder(folder)
     _check_free(folder)
     origin, started = run_origin(dataset.describe(), model.mean.device), time.perf_counter()
@@ -141,7 +138,6 @@ def record_evaluation(
         attacks=attacks,
         eps=eps,
         norm=norm,
-        threshold=threshold,
         held_out=dataset.validation,
         ood=ood,
         num_smallest=num_smallest,
