@@ -30,6 +30,7 @@ from nullclass.core.modules import frozen
 from nullclass.core.outcomes import check_logits
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models.classifier import Classifier
+from nullclass.rejection.certificates import image_hashes
 
 
 @dataclass(frozen=True)
@@ -222,8 +223,7 @@ def overlap(threshold: Threshold, data: LabelledImages) -> int:
 
 def _hashes(data: LabelledImages) -> Iterator[str]:
     for images in _batches(data):
-        for image in images.cpu().contiguous().numpy():
-            yield hashlib.sha256(image.tobytes()).hexdigest()
+        yield from image_hashes(images)
 
 
 def _batches(data: LabelledImages) -> Iterator[Tensor]:
