@@ -435,7 +435,7 @@ def test_a_reader_that_goes_away_is_no_error(data_dir: Path) -> None:
 
 
 class Engines:
-    """Replaces the worker processes, and records what was asked for."""
+    """Replaces the worker processes, and records the arguments."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.calls: list[tuple[str, DataSource, dict[str, Any]]] = []

@@ -13,9 +13,9 @@ def test_lines_say_what_ran_and_what_is_left(capsys: pytest.CaptureFixture[str])
         with stages.stage("second", units=3, cost=25) as advance:
             advance(5)  # more than was expected is no error
         stages.say("all done")
-    told = capsys.readouterr()
-    lines = told.err.splitlines()
-    assert told.out == "", "progress never mixes with results"
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert printed.out == "", "progress never mixes with results"
     assert [line.split(":")[0] for line in lines] == ["first", "second", "all done"]
 
 

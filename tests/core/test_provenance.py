@@ -11,13 +11,13 @@ from nullclass.core.provenance import provenance
 
 
 def test_it_says_what_ran() -> None:
-    told = provenance()
-    assert json.loads(json.dumps(told)) == told
-    assert told["versions"]["torch"] == torch.__version__
-    assert told["machine"]["num_threads"] == torch.get_num_threads()
+    found = provenance()
+    assert json.loads(json.dumps(found)) == found
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["machine"]["num_threads"] == torch.get_num_threads()
     root = Path(nullclass.__file__).parents[2]
     if (root / ".git").exists():
         head = subprocess.run(
             ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True
         ).stdout.strip()
-        assert len(told["commit"].removesuffix("+changes")) == len(head) == 40
+        assert len(found["commit"].removesuffix("+changes")) == len(head) == 40

@@ -278,7 +278,7 @@ def test_a_trial_in_l2(dataset: Dataset, tmp_path: Path) -> None:
     run_here(dataset, tmp_path, trials=[replace(base, attacks=(plan,), is_checked=True)])
     (trial,) = read_run(tmp_path).trials
     assert set(trial.rows["norm"]) == {"l2"}
-    assert trial.result["probes"], "red flags were looked for"
+    assert trial.result["probes"], "the probes ran"
 
 
 # Refusals

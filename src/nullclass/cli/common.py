@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -36,6 +36,15 @@ NullRate = Annotated[
     tyro.conf.arg(
         help="Answer null by a threshold on the null score that refuses this share of clean "
         "held-out images. Default: the largest logit decides."
+    ),
+]
+Images = Annotated[int, tyro.conf.arg(help="Number of attacked test images, from the first.")]
+AttackNorm = Annotated[str, tyro.conf.arg(help="linf, l2 or l1.")]
+AttackSeed = Annotated[int, tyro.conf.arg(help="Seed of the attacks' random starts.")]
+Checks = Annotated[
+    Literal["none", "quick", "full"],
+    tyro.conf.arg(
+        help="Red flags: none, from the rows, or also from attacks with more effort (slow)."
     ),
 ]
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:N or mps.")]

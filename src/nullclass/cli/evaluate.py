@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from nullclass.cli.common import (
+    AttackNorm,
+    AttackSeed,
     Checkpoint,
+    Checks,
     DataDir,
     Device,
     Eps,
+    Images,
     NullRate,
     OtherDataset,
     load_model,
@@ -29,10 +32,8 @@ class EvaluateCommand:
     """Names of attacks, such as worst-case, apgd, square, autoattack (all: docs/attacks.md).
     Default: fgsm, worst-case and, for a model that can answer null, worst-case-force-null."""
     eps: Eps = (0.05, 0.1, 0.2, 0.3)
-    norm: str = "linf"
-    """linf, l2 or l1."""
-    images: int = 1000
-    """Number of attacked test images, from the first."""
+    norm: AttackNorm = "linf"
+    images: Images = 1000
     null_rate: NullRate = None
     proofs: str | None = None
     """Also prove what no attack can do, with this verifier: interval or crown-ibp."""
@@ -43,16 +44,14 @@ class EvaluateCommand:
     """Inputs of no class: noise, blank, tiles, fashion-mnist; or none."""
     smallest: int = 50
     """For how many images to search the smallest eps that fools."""
-    checks: Literal["none", "quick", "full"] = "full"
-    """Red flags: none, from the rows, or also from attacks with more effort (slow)."""
+    checks: Checks = "full"
     strict: bool = False
     """Exit with status 1 if there is a red flag."""
     dataset: OtherDataset = None
     data_dir: DataDir = None
     out: Path | None = None
     """Run folder. Default: runs/evaluate/NAME-HASH, with the hash of the weights."""
-    seed: int = 0
-    """Seed of the attacks' random starts."""
+    seed: AttackSeed = 0
     device: Device = "auto"
 
     def run(self) -> int:

@@ -7,7 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nullclass.cli.common import DataDir, Device, Eps, NullRate, load_model, print_table
+from nullclass.cli.common import (
+    AttackNorm,
+    AttackSeed,
+    DataDir,
+    Device,
+    Eps,
+    Images,
+    NullRate,
+    OtherDataset,
+    load_model,
+    print_table,
+)
 from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
 
@@ -34,20 +45,16 @@ class TransferCommand:
     targets: tuple[str, ...]
     """Checkpoints on which the images are scored."""
     eps: Eps = (0.1, 0.2, 0.3)
-    norm: str = "linf"
-    """linf, l2 or l1."""
+    norm: AttackNorm = "linf"
     attack: str = "mi-fgsm"
     """Attack with the objective fool (docs/attacks.md)."""
-    images: int = 1000
-    """Number of attacked test images, from the first."""
+    images: Images = 1000
     null_rate: NullRate = None
-    dataset: str | None = None
-    """Dataset. Default: that of the checkpoints."""
+    dataset: OtherDataset = None
     data_dir: DataDir = None
     out: Path | None = None
     """CSV file for the transfer matrix."""
-    seed: int = 0
-    """Seed of the attacks' random starts."""
+    seed: AttackSeed = 0
     device: Device = "auto"
 
     def run(self) -> None:

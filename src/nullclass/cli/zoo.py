@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from nullclass.cli.common import DataDir, print_flags, print_table, progress
+from nullclass.cli.common import (
+    AttackSeed,
+    Checks,
+    DataDir,
+    print_flags,
+    print_table,
+    progress,
+)
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
 
@@ -89,11 +97,9 @@ class EvaluateMembers:
     """Names of attacks, one with the objective fool; or none."""
     proofs: str = "interval"
     """Verifier: interval or crown-ibp; or none."""
-    checks: Literal["none", "quick", "full"] = "full"
-    """Red flags: none, from the rows, or also from attacks with more effort (slow)."""
+    checks: Checks = "full"
     data_dir: DataDir = None
-    seed: int = 0
-    """Seed of the attacks' random starts."""
+    seed: AttackSeed = 0
     device: str = "auto"
     """Device of the attacks: auto, cpu, cuda, cuda:N or mps. Proofs run on the CPU in float64."""
 
@@ -202,20 +208,21 @@ class CheckMembers:
         from nullclass.zoo.check import check_member
 
         device, load_data = find_device(self.device), _data_loader(self.data_dir)
-        failed, num = [], 0
+        comparisons = []
         for member in members:
             for item in check_member(member, load_data, attacks=self.attack, device=device):
-                num += 1
-                mark, text = ("agrees ", item.found) if item.agrees else ("DIFFERS", item.reason)
+                comparisons.append(item)
+                mark = "DIFFERS" if item.reason else "agrees "
+                text = item.reason or item.found
                 print(f"{mark}  {item.member}  {item.what}: {text}", flush=True)
-                failed += [] if item.agrees else [item]
-        if failed:
-            first = failed[0]
+        different = [item for item in comparisons if item.reason]
+        if different:
+            first = different[0]
             raise UserError(
-                f"{len(failed)} of {num} differ; the first is {first.member} {first.what}: "
-                f"{first.reason}"
+                f"{len(different)} of {len(comparisons)} differ; the first is {first.member} "
+                f"{first.what}: {first.reason}"
             )
-        print(f"all {num} agree")
+        print(f"all {len(comparisons)} agree")
 
 
 @dataclass(frozen=True)
@@ -266,15 +273,8 @@ def _data_loader(data_dir: Path | None) -> Callable[[Member], Dataset]:
     """Return a function that loads each dataset once."""
     from nullclass.data import load_dataset
 
-    known: dict[str, Dataset] = {}
-
-    def load(member: Member) -> Dataset:
-        name = member.dataset
-        if name not in known:
-            known[name] = load_dataset(name, data_dir=data_dir, validation=0)
-        return known[name]
-
-    return load
+    load = cache(lambda name: load_dataset(name, data_dir=data_dir, validation=0))
+    return lambda member: load(member.dataset)
 
 
 def _card_lines(member: Member) -> Iterator[tuple[str, str]]:
@@ -303,25 +303,18 @@ def _card_lines(member: Member) -> Iterator[tuple[str, str]]:
 
 def _table_rows(members: Sequence[Member]) -> Iterator[list[str]]:
     """Return one row per model: rates in percent, with the number of images."""
-    from nullclass.zoo.results import (
-        ATTACK,
-        CLEAN,
-        METRICS,
-        PROOF,
-        budgets,
-        find_rate,
-        read_results,
-    )
+    from nullclass.zoo import results
 
     for member in members:
-        rows = read_results(member)
-        clean = [find_rate(rows, CLEAN, metric) for metric in METRICS[CLEAN]]
+        rows = results.read_results(member)
+        metrics = results.METRICS[results.CLEAN]
+        clean = [results.find_rate(rows, results.CLEAN, metric) for metric in metrics]
         rates = "/".join(f"{100 * row['rate']:.2f}" for row in clean if row is not None)
         cells = [f"{rates} ({clean[0]['num_images']:,})" if clean[0] else "–"]
-        eps = budgets(rows)
+        eps = results.budgets(rows)
         cells.append("\n".join(f"{budget:g}" for budget in eps) or "–")
-        for kind, metric in ((ATTACK, "rar"), (PROOF, "rar_proved")):
-            found = [find_rate(rows, kind, metric, budget) for budget in eps]
+        for kind, metric in ((results.ATTACK, "rar"), (results.PROOF, "rar_proved")):
+            found = [results.find_rate(rows, kind, metric, budget) for budget in eps]
             lines = [
                 "–" if row is None else f"{100 * row['rate']:.2f} ({row['num_images']:,})"
                 for row in found

@@ -28,11 +28,6 @@ class Comparison:
     found: str
     """What was measured."""
 
-    @property
-    def agrees(self) -> bool:
-        """Whether the recorded rates are confirmed."""
-        return not self.reason
-
 
 def check_member(
     member: Member,
@@ -73,7 +68,7 @@ def check_member(
             elif kind == PROOF:
                 found = measure_proofs(member, dataset, eps, verifier=method, num_images=num_images)
             else:
-                found, _ = attack_member(
+                found = attack_member(
                     member,
                     dataset,
                     eps,

@@ -27,12 +27,6 @@ from nullclass.zoo.load import load_member
 from nullclass.zoo.members import Member
 from nullclass.zoo.results import ATTACK, CLEAN, METRICS, NO_VERSION, PROOF, join, result_rows
 
-ATTACKS = ("worst-case", "worst-case-force-null")
-"""Default attacks."""
-
-VERIFIER = "interval"
-"""Default verifier."""
-
 JOIN = " + "
 """Separates names of attacks in a row."""
 
@@ -67,7 +61,7 @@ def measure_proofs(
     dataset: Dataset,
     eps: Sequence[float],
     *,
-    verifier: str = VERIFIER,
+    verifier: str,
     num_images: int | None = None,
     attacked: pd.DataFrame | None = None,
     on_images: OnImages = ignore,
@@ -90,13 +84,11 @@ def measure_proofs(
     data = dataset.test if num_images is None else dataset.test.first(num_images)
     model = load_member(member).double()
     proofs = prove(model, data, eps, verifier=verifier, on_images=on_images)
-    broken = (
-        0 if attacked is None else find_violations(attacked, proofs).violations["image"].nunique()
-    )
-    if broken:
+    violations = None if attacked is None else find_violations(attacked, proofs).violations
+    if violations is not None and len(violations):
         raise UserError(
-            f"attacks on {member.name} broke the proofs of {broken} images: a bound is wrong, so "
-            "please report it"
+            f"attacks on {member.name} broke the proofs of {violations['image'].nunique()} images: "
+            "a bound is wrong, so please report it"
         )
     tables = []
     for budget in sorted(eps):
@@ -124,40 +116,27 @@ def attack_member(
     dataset: Dataset,
     eps: Sequence[float],
     *,
-    attacks: Sequence[str] = ATTACKS,
-    num_images: int = 1000,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-) -> tuple[pd.DataFrame, Evaluation]:
-    """Attack the first test images.
-
-    Args:
-        member: The member.
-        dataset: Its dataset.
-        eps: Budgets in pixel units.
-        attacks: Names of attacks.
-        num_images: Number of test images, from the first.
-        seed: Seed of the attacks' random starts.
-        device: Device of the attacks.
-
-    Returns:
-        The rates, and the evaluation without red flags.
+    attacks: Sequence[str],
+    num_images: int,
+    seed: int,
+    device: torch.device | str,
+) -> pd.DataFrame:
+    """Return the rates of the first test images under attacks, at budgets in pixel units.
 
     Raises:
         UserError: If the attacks are unknown, or none has the objective ``fool``.
     """
     check_dataset(member, dataset)
-    data = dataset.test.first(min(num_images, len(dataset.test)))
     evaluation = evaluate(
         load_member(member, device),
-        data,
+        dataset.test.first(num_images),
         attacks=find_fooling_attacks(attacks),
         eps=eps,
         data_name=dataset.name,
         seed=seed,
         checks="none",
     )
-    return attack_rows(member, evaluation, attacks, seed, device), evaluation
+    return attack_rows(member, evaluation, attacks, seed, device)
 
 
 def attack_rows(
