@@ -23,16 +23,12 @@ NUM_STEPS = 20
 
 @pytest.mark.parametrize(
     ("norm", "budgets"),
-    [
-        ("linf", (0.03, 0.06, 0.1, 0.15)),
-        ("l2", (0.2, 0.4, 0.7, 1.0)),
-        ("l1", (0.8, 1.2, 2.0)),
-    ],
+    [("linf", (0.06, 0.1)), ("l2", (0.4, 0.7)), ("l1", (1.2, 2.0))],
 )
 def test_pgd_is_no_weaker_than_foolbox(
     digits: Digits, norm: str, budgets: tuple[float, ...]
 ) -> None:
-    model, images, labels = digits.plain, digits.images, digits.labels
+    model, images, labels = digits.plain, digits.images[:150], digits.labels[:150]
     theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     maker = {
         "linf": foolbox.attacks.LinfPGD,
@@ -45,7 +41,7 @@ def test_pgd_is_no_weaker_than_foolbox(
         their_success = fooled(model, clipped, labels)
         adv_images = PGD(num_steps=NUM_STEPS)(model, images, labels, eps=eps, norm=norm)
         assert is_allowed(adv_images, images, eps, norm).all()
-        # Without null the smooth margin is the log-odds against the truth, whose gradient has the
+        # Without null the logsumexp margin is the log-odds of being wrong, whose gradient has the
         # direction of cross-entropy's: the same walk, but success on the way counts too.
         ours = fooled(model, adv_images, labels)
         assert ours.sum() >= their_success.sum(), eps
@@ -79,15 +75,12 @@ def test_their_cross_entropy_hides_what_ours_finds(digits: Digits, norm: str) ->
 
 
 def test_reduced_precision_claims_nothing_and_loses_little(digits: Digits) -> None:
-    model, images, labels = digits.guarded, digits.images[:300], digits.labels[:300]
-    for eps in (0.05, 0.1):
-        exact, reduced = (
-            fooled(
-                model, null_aware_pgd(20, 20, precision=p)(model, images, labels, eps=eps), labels
-            )
-            for p in ("float32", "bfloat16")
-        )
-        assert abs(int(reduced.sum()) - int(exact.sum())) <= 6, eps
+    model, images, labels = digits.guarded, digits.images[:150], digits.labels[:150]
+    exact, reduced = (
+        fooled(model, null_aware_pgd(20, 20, precision=p)(model, images, labels, eps=0.1), labels)
+        for p in ("float32", "bfloat16")
+    )
+    assert abs(int(reduced.sum()) - int(exact.sum())) <= 3
 
 
 def test_restarts_and_targets_only_add(digits: Digits) -> None:

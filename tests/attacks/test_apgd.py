@@ -7,12 +7,12 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
-from worlds import Digits, fooled, outcome_of
+from worlds import Digits, fooled, outcome_of, seeded
 
 from nullclass.attacks import APGD, MultiTargetedAPGD
 from nullclass.attacks.apgd import ALPHA, RHO, _run_steps, checkpoints
 from nullclass.attacks.counters import count_passes
-from nullclass.attacks.losses import ObjectiveName, find_objective
+from nullclass.attacks.losses import LossName, find_objective
 from nullclass.attacks.state import AttackState
 from nullclass.core.norms import BALLS, is_allowed
 from nullclass.models import Classifier
@@ -134,7 +134,7 @@ def test_the_authors_code_takes_the_same_steps(digits: Digits, norm: str) -> Non
 @pytest.mark.parametrize("norm", ["linf", "l2", pytest.param("l1", marks=pytest.mark.slow)])
 def test_no_weaker_than_the_authors_attack(digits: Digits, norm: str) -> None:
     theirs = pytest.importorskip("pyautoattack.autopgd_base")
-    model, images, labels = digits.plain, digits.images[:40], digits.labels[:40]
+    model, images, labels = digits.plain, digits.images[:25], digits.labels[:25]
     eps = {"linf": 0.06, "l2": 0.35, "l1": 1.2}[norm]
     setting = {"eps": eps, "norm": norm.capitalize(), "device": "cpu", "verbose": False}
     with torch.random.fork_rng():
@@ -145,40 +145,37 @@ def test_no_weaker_than_the_authors_attack(digits: Digits, norm: str) -> None:
         adv_images = ours(model, images, labels, eps=eps, norm=norm)
         assert is_allowed(adv_images, images, eps, norm).all()
         counts = [int(fooled(model, tried, labels).sum()) for tried in (adv_images, other)]
-        assert 4 < counts[1] < 36, "a budget that decides something"
+        assert 3 < counts[1] < 23, "a budget that decides something"
         assert counts[0] >= counts[1] - 1, counts  # theirs starts at random
 
 
-@pytest.mark.parametrize("form", ["logsumexp-margin", "margin", "dlr"])
-def test_restarts_targets_and_steps_only_add(digits: Digits, form: str) -> None:
+@pytest.mark.parametrize("loss", ["logsumexp-margin", "margin", "dlr"])
+def test_restarts_targets_and_steps_only_add(digits: Digits, loss: LossName) -> None:
     model, images, labels = digits.guarded, digits.images[:100], digits.labels[:100]
 
     def found(attack: APGD | MultiTargetedAPGD) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        return fooled(model, attack(model, images, labels, eps=0.08, generator=generator), labels)
+        adv_images = attack(model, images, labels, eps=0.08, generator=seeded())
+        return fooled(model, adv_images, labels)
 
-    once, thrice = (found(APGD(loss=form, num_steps=10, num_restarts=n)) for n in (1, 3))  # type: ignore[arg-type]
+    once, thrice = (found(APGD(loss=loss, num_steps=10, num_restarts=n)) for n in (1, 3))
     assert (thrice | ~once).all()
     few, many = (
-        found(MultiTargetedAPGD(loss=form, num_steps=10, num_targets=t)) for t in (1, None)
-    )  # type: ignore[arg-type]
+        found(MultiTargetedAPGD(loss=loss, num_steps=10, num_targets=t)) for t in (1, None)
+    )
     assert (many | ~few).all()
     assert many.sum() > few.sum()
-    short, long = (found(APGD(loss=form, num_steps=n)) for n in (5, 100))  # type: ignore[arg-type]
-    assert long.sum() >= short.sum()  # another schedule, so not image by image
+    long = found(APGD(loss=loss, num_steps=100))
+    assert long.sum() >= once.sum()  # another schedule, so not image by image
 
 
 @pytest.mark.parametrize("norm", EPS)
 def test_null_does_not_stop_it(digits: Digits, norm: str) -> None:
-    model, images, labels = digits.guarded, digits.images[:100], digits.labels[:100]
-    blind: ObjectiveName = "untargeted"
-    rates = {
-        objective: fooled(
-            model, APGD(objective)(model, images, labels, eps=EPS[norm], norm=norm), labels
-        ).sum()
-        for objective in (blind, "fool")
-    }
-    assert rates["fool"] >= rates[blind] + 5
+    model, images, labels = digits.guarded, digits.images[:60], digits.labels[:60]
+    untargeted, fool = (
+        fooled(model, APGD(goal)(model, images, labels, eps=EPS[norm], norm=norm), labels).sum()
+        for goal in ("untargeted", "fool")  # type: ignore[arg-type]
+    )
+    assert fool >= untargeted + 3
 
 
 def test_successes_and_images_without_a_gradient_cost_one_pass() -> None:

@@ -49,8 +49,8 @@ def test_it_is_exact_where_the_ball_is_the_box(digits: Digits, name: str, norm: 
 def test_force_null_takes_images_that_are_null(digits: Digits, norm: str) -> None:
     model, images, labels = digits.guarded, digits.images[:200], digits.labels[:200]
     others, their_labels = digits.train_images[:200], digits.train_labels[:200]
-    denied = PGD("force-null")(model, others, their_labels, eps=0.1)
-    reference = LabelledImages(torch.cat([others, denied]), their_labels.repeat(2))
+    nulls = PGD("force-null")(model, others, their_labels, eps=0.1)
+    reference = LabelledImages(torch.cat([others, nulls]), their_labels.repeat(2))
     is_null = model.predict(reference.images) == -1
     assert 50 < is_null.sum() < 250
     eps = {"linf": 1.0, "l2": 8.0, "l1": 64.0}[norm]

@@ -37,7 +37,7 @@ class Smallest:
 
 @pytest.fixture(scope="module", params=NORMS)
 def smallest(request: pytest.FixtureRequest, digits: Digits) -> Smallest:
-    model, images, labels = digits.guarded, digits.images[:50], digits.labels[:50]
+    model, images, labels = digits.guarded, digits.images[:30], digits.labels[:30]
     adv_images, sizes = FMN().smallest(model, images, labels, norm=request.param)
     return Smallest(request.param, model, images, labels, adv_images, sizes)
 
@@ -124,7 +124,7 @@ def test_smallest_is_no_weaker_than_pgd(smallest: Smallest) -> None:
         for attack in (PGD(loss="margin"), MultiTargetedPGD()):
             adv_images = attack(model, images, labels, eps=eps, norm=smallest.norm)
             is_fooled = fooled(model, adv_images, labels)
-            assert is_fooled.sum() > 10
+            assert is_fooled.sum() > 5
             assert (smallest.sizes <= 1.02 * eps)[is_fooled].double().mean() > 0.97
 
 
@@ -172,7 +172,7 @@ def test_no_further_than_the_box(norm: str) -> None:
     assert adv_images.max() <= 1
 
 
-def test_what_is_fooled_already_is_size_zero_and_costs_one_look(digits: Digits) -> None:
+def test_images_fooled_when_clean_have_size_zero_and_cost_two_passes(digits: Digits) -> None:
     model, images = digits.guarded, digits.images[:40]
     with torch.no_grad():
         answers = model(images).argmax(1)
@@ -184,7 +184,7 @@ def test_what_is_fooled_already_is_size_zero_and_costs_one_look(digits: Digits) 
         adv_images, sizes = FMN().smallest(model, images, wrong, norm="l2")
     assert torch.equal(adv_images, images)
     assert torch.equal(sizes, torch.zeros(len(images)))
-    assert passes.forward == 2 * len(images), "a look, and one to rank the targets"
+    assert passes.forward == 2 * len(images), "one to score them, and one to rank the targets"
     assert passes.backward == 0
 
 

@@ -111,13 +111,13 @@ def test_null_on_both_sides_of_what_is_looked_for() -> None:
         else:
             assert outcome_of(model, adv_images, label) == ["fooled"], eps
     # Towards white, as in the paper, nothing is ever found, and nothing is done.
-    blind = RayS(reference, num_starts=0, num_queries=100)
-    assert torch.equal(blind(model, image, label, eps=1.0), image)
-    # Deny goes for null itself, from an image that is null or towards white.
+    from_white = RayS(reference, num_starts=0, num_queries=100)
+    assert torch.equal(from_white(model, image, label, eps=1.0), image)
+    # force-null looks for null itself, from an image that is null or towards white.
     for starts in (0, 5):
-        denied = RayS(reference, "force-null", num_starts=starts, num_queries=100)
-        assert outcome_of(model, denied(model, image, label, eps=0.043), label) == ["null"]
-        assert outcome_of(model, denied(model, image, label, eps=0.039), label) == ["correct"]
+        force_null = RayS(reference, "force-null", num_starts=starts, num_queries=100)
+        assert outcome_of(model, force_null(model, image, label, eps=0.043), label) == ["null"]
+        assert outcome_of(model, force_null(model, image, label, eps=0.039), label) == ["correct"]
 
 
 # The same search, one image at a time, in plain loops.

@@ -84,17 +84,17 @@ def test_without_null_it_is_plain_pgd(digits: Digits, norm: str, variant: str) -
 @pytest.mark.parametrize("norm", EPS)
 def test_taking_turns_finds_what_cross_entropy_does_not(digits: Digits, norm: str) -> None:
     model, images, labels = digits.guarded, digits.images[:100], digits.labels[:100]
-    blind = PGD(objective="untargeted")(model, images, labels, eps=EPS[norm], norm=norm)
+    untargeted = PGD(objective="untargeted")(model, images, labels, eps=EPS[norm], norm=norm)
     counts = {}
     for variant in ("selective", "orthogonal"):
         attack = SelectivePGD(variant=variant)  # type: ignore[arg-type]
         adv_images = attack(model, images, labels, eps=EPS[norm], norm=norm)
         assert is_allowed(adv_images, images, EPS[norm], norm).all()
         counts[variant] = int(fooled(model, adv_images, labels).sum())
-        assert counts[variant] > int(fooled(model, blind, labels).sum()), variant
-    # On a linear piece the two margins' turns are the hard margin's own steps.
-    hard = PGD(loss="margin")(model, images, labels, eps=EPS[norm], norm=norm)
-    assert abs(counts["selective"] - int(fooled(model, hard, labels).sum())) <= 3
+        assert counts[variant] > int(fooled(model, untargeted, labels).sum()), variant
+    # On a linear piece, alternating between the two margins is following the objective's margin.
+    margin = PGD(loss="margin")(model, images, labels, eps=EPS[norm], norm=norm)
+    assert abs(counts["selective"] - int(fooled(model, margin, labels).sum())) <= 3
 
 
 def test_restarts_only_add_and_turns_cost_what_they_say(digits: Digits) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -83,13 +84,18 @@ def test_restarts_only_add(digits: Digits) -> None:
     assert thrice.sum() > once.sum()
 
 
+def steps(largest_eps: float, smallest_side: int) -> dict[str, Any]:
+    sides = st.integers(smallest_side, 9)
+    return {
+        "share": st.floats(0.001, 1.0),
+        "eps": st.floats(0.01, largest_eps),
+        "shape": st.tuples(st.integers(1, 3), sides, sides),
+        "seed": st.integers(0, 1000),
+    }
+
+
 @settings(max_examples=60)
-@given(
-    share=st.floats(0.001, 1.0),
-    eps=st.floats(0.01, 0.6),
-    shape=st.tuples(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9)),
-    seed=st.integers(0, 1000),
-)
+@given(**steps(0.6, 1))
 def test_a_linf_step_sets_one_square_to_the_edge_of_the_ball(
     share: float, eps: float, shape: tuple[int, int, int], seed: int
 ) -> None:
@@ -132,12 +138,7 @@ def windows_around(
 
 
 @settings(max_examples=60)
-@given(
-    share=st.floats(0.001, 1.0),
-    eps=st.floats(0.01, 0.3),
-    shape=st.tuples(st.integers(1, 3), st.integers(3, 9), st.integers(3, 9)),
-    seed=st.integers(0, 1000),
-)
+@given(**steps(0.3, 3))
 def test_an_l2_step_moves_what_two_squares_held_and_spends_the_whole_budget(
     share: float, eps: float, shape: tuple[int, int, int], seed: int
 ) -> None:

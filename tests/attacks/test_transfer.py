@@ -55,8 +55,8 @@ def test_two_inputs() -> None:
             assert (outcome_of(model, adv_images, label) == ["fooled"]) is may_fool
     # One that sees the first input only has nothing to teach.
     weight = torch.tensor([[0.0, 0.0], [1.0, 0.0]])
-    blind = Classifier(Affine(weight, torch.zeros(2)), 2, has_null=False)
-    adv_images = Transfer((blind,), PGD())(model, image, label, eps=0.2)
+    first_only = Classifier(Affine(weight, torch.zeros(2)), 2, has_null=False)
+    adv_images = Transfer((first_only,), PGD())(model, image, label, eps=0.2)
     assert outcome_of(model, adv_images, label) != ["fooled"]
 
 

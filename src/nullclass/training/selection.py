@@ -20,6 +20,7 @@ from nullclass.nulls import NullSource
 from nullclass.training.steps import Autocast, null_cross_entropy
 
 _BATCH_SIZE = 250
+"""Part of what the seed means: null images are drawn batch by batch."""
 
 
 class BestCheckpoints:

@@ -50,8 +50,8 @@ def test_argmax_of_the_view_is_fooled(
     assert torch.equal(is_other[~is_tied], truth[~is_tied])
     assert not (is_other & ~truth).any()
 
-    smooth = KClassView(model, label, "logsumexp")(images).argmax(dim=1) != label
-    assert not (smooth & ~truth).any(), "one-sided"
+    summed = KClassView(model, label, "logsumexp")(images).argmax(dim=1) != label
+    assert not (summed & ~truth).any(), "one-sided"
 
 
 def test_its_margin_and_gradient_are_those_of_the_objective() -> None:
@@ -70,8 +70,8 @@ def test_its_margin_and_gradient_are_those_of_the_objective() -> None:
 
 def test_logsumexp_lets_both_logits_be_seen() -> None:
     images = torch.tensor([1.0, 0.5, 0.9]).view(1, 1, 1, 3).requires_grad_()
-    for form, num_moved in (("max", 1), ("logsumexp", 2)):
-        w = KClassView(mirror(2), 0, form)(images)  # type: ignore[arg-type]
+    for merge, num_moved in (("max", 1), ("logsumexp", 2)):
+        w = KClassView(mirror(2), 0, merge)(images)  # type: ignore[arg-type]
         (gradient,) = torch.autograd.grad(w[:, 0].sum(), images)
         assert int((gradient != 0).sum()) == num_moved
     assert torch.isclose(w[0, 0], torch.logaddexp(torch.tensor(1.0), torch.tensor(0.9)))
