@@ -14,19 +14,24 @@ from torch import Tensor
 
 from nullclass.attacks import Attack
 from nullclass.attacks.base import access_of, with_reference_images
+from nullclass.core.devices import exact_float32
 from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 from nullclass.core.tensor_files import save_tensors
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results import frames, schema
-from nullclass.results.schema import COST_COLUMNS
+from nullclass.results.schema import COST_COLUMNS, NO_MEMBER
 from nullclass.scoring.score import (
     AttackResult,
     OnImages,
+    batches_of,
     check_labels,
     ignore,
+    is_success,
+    label_rows,
     score_attack,
+    score_batch,
     sort_rows,
 )
 
@@ -130,30 +135,7 @@ def craft(
     return Crafted(attack, norm, result.adv_images, sort_rows([result.rows]), result.costs)
 
 
-class _Stored:
-    """An attack that returns the images of :class:`Crafted`, batch by batch, in their order."""
-
-    is_iterative = False  # so that every image is attacked at every eps
-
-    def __init__(self, crafted: Crafted, name: str) -> None:
-        self.images, self.norm, self.name = crafted.images, crafted.norm, name
-        self.objective, self.access = crafted.attack.objective, access_of(crafted.attack)
-        self.start = dict.fromkeys(crafted.images, 0)
-
-    def __call__(
-        self, model: Classifier, images: Tensor, labels: Tensor, *, eps: float, **_: object
-    ) -> Tensor:
-        start, self.start[eps] = self.start[eps], self.start[eps] + len(images)
-        adv_images = self.images[eps][start : start + len(images)].to(images.device)
-        has_shape = adv_images.shape == images.shape
-        if not has_shape or not bool(is_allowed(adv_images, images, eps, self.norm).all()):
-            raise UserError(
-                f"the images of attack {self.name!r} are not within {self.norm} eps {eps:g} of "
-                "these images, or not in [0,1]: pass the images that it was made from"
-            )
-        return adv_images
-
-
+@exact_float32()
 def score_crafted(
     target: Classifier,
     data: LabelledImages,
@@ -181,22 +163,38 @@ def score_crafted(
     Raises:
         UserError: If a label is not a class of the target, or the images do not belong to ``data``.
     """
-    num_images = len(next(iter(crafted.images.values())))
-    part = data.first(num_images)
-    check_labels(part, target)
-    result = score_attack(
-        target,
-        part,
-        torch.arange(num_images),
-        name,
-        _Stored(crafted, name),  # type: ignore[arg-type]
-        list(crafted.images),
-        norm=crafted.norm,
-        source_name=source_name,
-        batch_size=batch_size,
-        on_images=on_images,
-    )
+    data = data.first(len(next(iter(crafted.images.values()))))
+    check_labels(data, target)
+    attack, norm = crafted.attack, crafted.norm
+    keys = {"attack": name, "objective": attack.objective, "source": source_name, "norm": norm}
+    tables = []
+    for indices, images, labels in batches_of(target, data):
+        for eps, stored in crafted.images.items():
+            adv_images = stored[indices].to(images.device)
+            has_shape = adv_images.shape == images.shape
+            if not has_shape or not bool(is_allowed(adv_images, images, eps, norm).all()):
+                raise UserError(
+                    f"the images of attack {name!r} are not within {norm} eps {eps:g} of these "
+                    "images, or not in [0,1]: pass the images that it was made from"
+                )
+            answers = score_batch(target, adv_images, labels, batch_size)
+            succeeded = is_success(answers, attack.objective).tolist()
+            members = [name if success else NO_MEMBER for success in succeeded]
+            tables.append(label_rows(answers, indices, **keys, eps=eps, members=members))
+            on_images(len(indices))
+    rows = sort_rows(tables)
+    num_successes = (rows["member"] == name).groupby(rows["eps_pixels"]).sum()
     spent = crafted.costs.groupby("eps_pixels")[["num_forwards", "num_backwards", "seconds"]].sum()
-    costs = result.costs.drop(columns=list(spent)).join(spent, on="eps_pixels")
-    costs["is_iterative"] = crafted.attack.is_iterative
-    return AttackResult(sort_rows([result.rows]), costs[list(COST_COLUMNS)], [])
+    costs = (
+        spent.assign(num_successes=num_successes)
+        .reset_index()
+        .assign(
+            **keys,
+            member=name,
+            access=access_of(attack),
+            is_iterative=attack.is_iterative,
+            status="ran",
+            num_images=len(data),
+        )
+    )
+    return AttackResult(rows, costs[list(COST_COLUMNS)].astype(COST_COLUMNS), [])
