@@ -329,11 +329,15 @@ def test_zoo_models_by_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arguments = ["--images", "5", "--eps", "0.1", "--device", "cpu"]
-    few = ["--attack", "fgsm", "--smallest", "0", "--ood", "none", "--checks", "none"]
-    assert main(["evaluate", "notebook-null", *arguments, *few]) == 0
-    (folder,) = no_report
-    assert folder.name.startswith("notebook-null-")
-    assert [trial.model for trial in read_run(folder).trials] == ["notebook-null"]
+    few = ["--attack", "fgsm", "--smallest", "0", "--ood", "none", "--checks"]
+    for checks, probes in (("none", set()), ("quick", {"forward", "gradients", "noise"})):
+        no_report.clear()
+        assert main(["evaluate", "notebook-null", *arguments, *few, checks]) == 0
+        (folder,) = no_report
+        assert folder.name.startswith("notebook-null-")
+        (trial,) = read_run(folder).trials
+        assert trial.model == "notebook-null"
+        assert set(trial.result["probes"]) - {"has_null", "expected_seconds"} == probes
     assert main(["certify", "provable-0.3", *arguments]) == 0
     assert "RAR ≥" in capsys.readouterr().out, "with the radius of its card"
 
