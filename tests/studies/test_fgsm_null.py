@@ -15,7 +15,7 @@ from fake_evaluation import FLAGS
 from fake_fgsm import MODELS, write_fake_fgsm
 from fake_run import with_files
 from fake_study import group
-from page_checks import check_blocks, check_html, check_same_bytes, row, text_of
+from page_checks import check_blocks, check_html, check_same_bytes, row, terminal_lines, text_of
 
 from nullclass.core.errors import UserError
 from nullclass.metrics.rates import summarise, wilson
@@ -258,14 +258,9 @@ def test_the_written_page(drawn: tuple[Path, Page]) -> None:
 
 
 def test_the_terminal_tables(drawn: tuple[Path, Page]) -> None:
-    from rich.console import Console
-
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(summary_table(read_run(drawn[0])))
-    text = console.export_text()
+    text = "".join(terminal_lines(summary_table(read_run(drawn[0]))))
     for word in ("clean-wd", "0.154", "AER", "RAR", "strict", "null-DoS", "published"):
         assert word in text
-    assert "…" not in text
 
 
 def test_figures_without_data_are_left_out(run_folder: Path) -> None:

@@ -8,16 +8,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from fake_run import examples_of, rows_table
+from fake_run import build_evaluation, examples_of, rows_table
 
 from nullclass.core.files import write_json
-from nullclass.evaluation.result import Evaluation
 from nullclass.report.formatting import SMALLEST
 from nullclass.results import schema, store
 from nullclass.results.schema import NO_MEMBER, Flag
@@ -25,44 +23,12 @@ from nullclass.results.schema import NO_MEMBER, Flag
 MEMBERS = ("margin", "targets", "square")
 """Members of the made-up ensembles; the last one never succeeds."""
 OBJECTIVES = {"fgsm": "untargeted", "worst-case": "fool", "worst-case-force-null": "force-null"}
+AIMS = {"fool": "fooled", "force-null": "null"}
 
 FLAGS = (
     Flag("zero-gradients", "The gradient of the margin is exactly zero on 31 of 64 images."),
     Flag("null-on-clean", "The model refuses 9 of 120 clean images (7.5 %)."),
 )
-
-
-@dataclass(frozen=True)
-class World:
-    """Images, and the smallest ε that fools or gives null; infinite if there is none."""
-
-    labels: np.ndarray
-    answers: np.ndarray
-    """To the clean images."""
-    fooled_at: np.ndarray
-    null_at: np.ndarray
-    member: np.ndarray = field(repr=False)
-    """Index in :data:`MEMBERS` of the member that would succeed."""
-    has_null: bool
-    norm: str
-
-    @property
-    def num_classes(self) -> int:
-        """At least 2."""
-        return max(2, int(self.labels.max()) + 1)
-
-    def rows(self, predicted: np.ndarray, rng: np.random.Generator, **columns: Any) -> pd.DataFrame:
-        """Rows of the first images with these predictions."""
-        num = len(predicted)
-        sure = rng.exponential(6, num)
-        score = np.where(predicted < 0, sure, -sure) if self.has_null else np.exp(-sure)
-        random = {
-            "confidence": rng.uniform(0.5, 1, num),
-            "loss": rng.exponential(1, num),
-            "null_loss": rng.exponential(5, num) if self.has_null else math.nan,
-            "null_score": score,
-        }
-        return rows_table(self.labels[:num], predicted, norm=self.norm, **random, **columns)
 
 
 def write_fake_evaluation(
@@ -72,59 +38,79 @@ def write_fake_evaluation(
     num_classes: int = 10,
     has_null: bool = True,
     eps: Sequence[float] = (0.05, 0.1, 0.2, 0.3),
-    attacks: Sequence[str] = ("fgsm", "worst-case", "worst-case-force-null"),
+    attacks: Sequence[str] = tuple(OBJECTIVES),
     ood: Sequence[str] = ("noise", "blank", "tiles"),
     num_held_out: int = 50,
     num_smallest: int = 40,
     flags: Sequence[Flag] = (),
     is_checked: bool = True,
-    threshold: dict[str, Any] | None = None,
     norm: str = "linf",
-    name: str = "made-up",
     proved: Sequence[float] = (),
 ) -> Path:
     """Write a run folder as ``nullclass evaluate`` does; the same arguments give the same run."""
     rng = np.random.default_rng(5)
-    world = _world(num_images, num_classes, has_null, norm, rng)
-    clean = world.rows(world.answers, rng)
-    rows, costs, examples = [clean], [], []
+    images = _draw_images(num_images, num_classes, has_null, rng)
+
+    def rows(predicted: np.ndarray, of: pd.DataFrame = images, **columns: Any) -> pd.DataFrame:
+        sure = rng.exponential(6, len(predicted))
+        is_null = predicted < 0
+        random = {
+            "confidence": rng.uniform(0.5, 1, len(predicted)),
+            "loss": rng.exponential(1, len(predicted)),
+            "null_loss": rng.exponential(5, len(predicted)) if has_null else math.nan,
+            "null_score": np.where(is_null, sure, -sure) if has_null else np.exp(-sure),
+        }
+        labels = of["label"].to_numpy()[: len(predicted)]
+        return rows_table(labels, predicted, norm=norm, **random, **columns)
+
+    answers = images["answer"].to_numpy()
+    clean = rows(answers)
+    tables, costs, examples = [clean], [], []
     for attack in attacks:
-        tables = [_attacked(world, attack, budget, rng) for budget in eps]
-        rows += tables
-        examples += [
-            examples_of(table.head(8), world.answers[:8], rng, budget)
-            for table, budget in zip(tables, eps, strict=True)
-        ]
-        costs += _costs(tables, clean, eps)
+        done = set(clean.loc[clean["outcome"] == AIMS.get(OBJECTIVES[attack]), "image"])
+        for budget in eps:
+            predicted, member = _attacked(images, OBJECTIVES[attack], budget, num_classes)
+            about = {"attack": attack, "objective": OBJECTIVES[attack], "eps_pixels": budget}
+            tables.append(rows(predicted, member=member, **about))
+            costs += _costs(tables[-1], done)
+            examples.append(examples_of(tables[-1].head(8), answers[:8], rng, budget))
     if num_smallest:
-        table = _smallest(world, num_smallest, rng)
-        rows.append(table)
-        costs.append(_cost(table, SMALLEST, num_smallest, math.nan, 800, 400))
-        first = table.sort_values("eps_pixels", kind="stable").head(8)
-        examples.append(examples_of(first, world.answers[first["image"]], rng, math.nan))
-    spare = _world(max(num_held_out, 1), num_classes, has_null, norm, rng)
-    evaluation = Evaluation(
-        rows=pd.concat(rows, ignore_index=True),
+        sizes = images["fooled_at"].to_numpy()[:num_smallest]
+        found, labels = np.isfinite(sizes), images["label"].to_numpy()[:num_smallest]
+        wrong = np.where(sizes > 0, (labels + 1) % num_classes, answers[:num_smallest])
+        smallest = rows(
+            np.where(found, wrong, labels),
+            attack=SMALLEST,
+            objective="fool",
+            has_own_eps=True,
+            eps_pixels=np.where(found, sizes, 1.0),
+            member=np.where(found, SMALLEST, NO_MEMBER).astype(object),
+        )
+        tables.append(smallest)
+        num_fooled = int((smallest["outcome"] == "fooled").sum())
+        costs.append(_cost(smallest, SMALLEST, num_smallest, num_fooled, 800, 400))
+        costs[-1]["eps_pixels"] = math.nan
+        first = smallest.sort_values("eps_pixels", kind="stable").head(8)
+        examples.append(examples_of(first, answers[first["image"]], rng, math.nan))
+    spare = _draw_images(max(num_held_out, 1), num_classes, has_null, rng)
+    evaluation = build_evaluation(
+        pd.concat(tables, ignore_index=True),
+        examples,
         costs=pd.DataFrame(costs, columns=list(schema.COST_COLUMNS)),
-        examples=examples,
-        held_out=spare.rows(spare.answers, rng).head(num_held_out),
+        held_out=rows(spare["answer"].to_numpy(), spare).head(num_held_out),
         ood=_ood(ood, num_images, has_null, rng),
-        threat=_threat(attacks, eps, num_images, num_classes, norm, threshold),
+        threat=_threat(attacks, eps, num_images, num_classes, norm),
         probes={"has_null": has_null} if is_checked else {},
         flags=list(flags),
-        certified=_certified(world, proved),
+        certified=_certified(images, proved, norm),
     )
-    evaluation.write(store.trial_folder(folder, name, 0), {"model": name, "seed": 0})
+    evaluation.write(store.trial_folder(folder, "made-up", 0), {"model": "made-up", "seed": 0})
     store.write_summary(folder, "evaluate")
-    settings = {
-        "attacks": [{"attack": a, "eps": list(eps), "settings": {}} for a in attacks],
-        "card": {"architecture": "small"},
-    }
     info = {
         "study": "evaluate",
-        "models": [name],
+        "models": ["made-up"],
         "seeds": [0],
-        "settings": settings,
+        "settings": {"attacks": [{"attack": attack, "eps": [*eps]} for attack in attacks]},
         "data": {"name": "made up", "num_test_images": num_images},
         "started": "2030-01-02T03:04:05+00:00",
     }
@@ -132,124 +118,98 @@ def write_fake_evaluation(
     return folder
 
 
-def _world(
-    num_images: int, num_classes: int, has_null: bool, norm: str, rng: np.random.Generator
-) -> World:
-    labels = rng.integers(0, num_classes, num_images)
-    kinds = rng.choice(3, num_images, p=[0.9, 0.04 * has_null, 0.1 - 0.04 * has_null])
-    other = (labels + rng.integers(1, num_classes, num_images)) % num_classes
-    fooled_at = rng.gamma(4, 0.06, num_images)
-    fooled_at[rng.random(num_images) < 0.15] = math.inf
-    fooled_at[kinds == 2] = 0.0
-    null_at = np.where(kinds == 1, 0.0, rng.gamma(4, 0.05, num_images))
-    if not has_null:
-        null_at[:] = math.inf
-    answers = np.choose(kinds, [labels, np.full(num_images, -1), other])
-    member = rng.choice(2, num_images, p=[0.7, 0.3])
-    return World(labels, answers, fooled_at, null_at, member, has_null, norm)
-
-
-def _attacked(world: World, attack: str, eps: float, rng: np.random.Generator) -> pd.DataFrame:
-    """Rows of one attack at one ε; a single step fools only at 1.6 times the ε."""
-    num, objective = len(world.labels), OBJECTIVES[attack]
-    wrong = (world.labels + 1 + np.arange(num) % (world.num_classes - 1)) % world.num_classes
-    predicted, member = world.answers.copy(), np.full(num, NO_MEMBER, dtype=object)
-    names = np.array(MEMBERS, dtype=object)[world.member]
-    if objective == "force-null":
-        succeeded = world.null_at <= eps
-        predicted[succeeded] = -1
-        is_new = succeeded & (world.null_at > 0)
-    else:
-        succeeded = (1.0 if objective == "fool" else 1.6) * world.fooled_at <= eps
-        predicted = np.where(succeeded & (predicted == world.labels), wrong, predicted)
-        is_new = succeeded & (world.fooled_at > 0) & (objective == "fool")
-        if objective == "untargeted":
-            predicted[~succeeded & (world.null_at * 2 <= eps)] = -1
-    member[is_new] = names[is_new]
-    columns = {"attack": attack, "objective": objective, "eps_pixels": eps, "member": member}
-    return world.rows(predicted, rng, **columns)
-
-
-def _smallest(world: World, num: int, rng: np.random.Generator) -> pd.DataFrame:
-    sizes, labels = world.fooled_at[:num], world.labels[:num]
-    found = np.isfinite(sizes)
-    wrong = np.where(sizes > 0, (labels + 1) % world.num_classes, world.answers[:num])
-    return world.rows(
-        np.where(found, wrong, labels),
-        rng,
-        attack=SMALLEST,
-        objective="fool",
-        has_own_eps=True,
-        eps_pixels=np.where(found, sizes, 1.0),
-        member=np.where(found, SMALLEST, NO_MEMBER).astype(object),
+def _draw_images(
+    num: int, num_classes: int, has_null: bool, rng: np.random.Generator
+) -> pd.DataFrame:
+    """Label, answer when clean, smallest ε that fools and that gives null, member that succeeds."""
+    label = rng.integers(0, num_classes, num)
+    kind = rng.choice(3, num, p=[0.9, 0.04 * has_null, 0.1 - 0.04 * has_null])
+    other = (label + rng.integers(1, num_classes, num)) % num_classes
+    fooled_at = np.where(rng.random(num) < 0.15, math.inf, rng.gamma(4, 0.06, num))
+    null_at = rng.gamma(4, 0.05, num) if has_null else np.full(num, math.inf)
+    return pd.DataFrame(
+        {
+            "label": label,
+            "answer": np.choose(kind, [label, np.full(num, -1), other]),
+            "fooled_at": np.where(kind == 2, 0.0, fooled_at),
+            "null_at": np.where(kind == 1, 0.0, null_at),
+            "member": rng.choice(MEMBERS[:2], num, p=[0.7, 0.3]),
+        }
     )
 
 
-def _costs(
-    tables: Sequence[pd.DataFrame], clean: pd.DataFrame, eps: Sequence[float]
-) -> list[dict[str, Any]]:
-    """One line per member and ε, counted from the rows."""
-    objective = tables[0]["objective"].iloc[0]
-    if objective == "untargeted":
-        return [
-            _cost(table, "fgsm", len(table), budget, len(table), len(table))
-            for table, budget in zip(tables, eps, strict=True)
-        ]
-    aim = "fooled" if objective == "fool" else "null"
-    lines, done = [], set(clean.loc[clean["outcome"] == aim, "image"])
-    for table, budget in zip(tables, eps, strict=True):
-        new = table[(table["outcome"] == aim) & ~table["image"].isin(done)]
-        num_active = len(table) - len(done)
-        for index, member in enumerate(MEMBERS):
-            successes = int((new["member"] == member).sum())
-            passes = num_active * (index + 1) * 20, num_active * 20
-            line = _cost(table, member, num_active, budget, *passes)
-            lines.append(line | {"num_successes": successes})
-            num_active -= successes
-        done |= set(new["image"])
+def _attacked(
+    images: pd.DataFrame, objective: str, eps: float, num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Predictions and members of one attack; a single step fools only at 1.6 times the ε."""
+    label, answer, fooled_at, null_at, member = (images[name].to_numpy() for name in images)
+    wrong = (label + 1 + np.arange(len(label)) % (num_classes - 1)) % num_classes
+    if objective == "force-null":
+        succeeded, is_new = null_at <= eps, null_at > 0
+        predicted = np.where(succeeded, -1, answer)
+    else:
+        is_single = objective == "untargeted"
+        succeeded, is_new = fooled_at * (1.6 if is_single else 1) <= eps, fooled_at > 0
+        predicted = np.where(succeeded & (answer == label), wrong, answer)
+        if is_single:
+            predicted[~succeeded & (null_at * 2 <= eps)] = -1
+    has_member = succeeded & is_new & (objective in AIMS)
+    return predicted, np.where(has_member, member, NO_MEMBER).astype(object)
+
+
+def _costs(table: pd.DataFrame, done: set[int]) -> list[dict[str, Any]]:
+    """One line per member, counted from the rows; ``done`` gets the new successes."""
+    aim = AIMS.get(table["objective"][0])
+    if aim is None:
+        num = len(table)
+        return [_cost(table, "fgsm", num, int((table["outcome"] == "fooled").sum()), num, num)]
+    new = table[(table["outcome"] == aim) & ~table["image"].isin(done)]
+    num_active, lines = len(table) - len(done), []
+    for index, member in enumerate(MEMBERS):
+        successes = int((new["member"] == member).sum())
+        passes = num_active * (index + 1) * 20, num_active * 20
+        lines.append(_cost(table, member, num_active, successes, *passes))
+        num_active -= successes
+    done |= set(new["image"])
     return lines
 
 
 def _cost(
-    table: pd.DataFrame, member: str, num_active: int, eps: float, forward: int, backward: int
+    table: pd.DataFrame, member: str, num_active: int, successes: int, forward: int, backward: int
 ) -> dict[str, Any]:
     first = table.iloc[0]
     return {
-        "attack": first["attack"],
-        "objective": first["objective"],
-        "source": "self",
-        "norm": first["norm"],
-        "eps_pixels": eps,
+        **first[["attack", "objective", "source", "norm", "eps_pixels"]],
         "access": "white-box",
-        "is_iterative": first["attack"] != "fgsm",
+        "is_iterative": member != "fgsm",
         "member": member,
         "num_images": num_active,
-        "num_successes": int((table["outcome"] == "fooled").sum()),
+        "num_successes": successes,
         "num_forwards": forward,
         "num_backwards": backward,
         "seconds": forward / 500,
     }
 
 
-def _certified(world: World, eps: Sequence[float]) -> pd.DataFrame:
+def _certified(images: pd.DataFrame, eps: Sequence[float], norm: str) -> pd.DataFrame:
     """Proofs of most of what is true of the images."""
     tables = [pd.DataFrame(columns=list(schema.CERTIFIED_COLUMNS))]
     for each in eps:
-        never = world.fooled_at > 1.2 * each
-        is_right = world.answers == world.labels
-        always = never & is_right & (world.null_at > 1.5 * each)
+        never = images["fooled_at"] > 1.2 * each
+        is_right = images["answer"] == images["label"]
+        always = never & is_right & (images["null_at"] > 1.5 * each)
         columns = {
-            "image": np.arange(len(world.labels)),
-            "label": world.labels,
-            "norm": world.norm,
+            "image": images.index,
+            "label": images["label"],
+            "norm": norm,
             "eps_pixels": each,
             "verifier": "interval",
-            "prediction": world.answers,
+            "prediction": images["answer"],
             "margin": np.where(never, 1.0, -1.0),
             "is_correct_proved": always,
             "is_rar_proved": never & is_right,
             "is_never_fooled": never,
-            "status": np.where(always, "correct", np.where(never, "not-fooled", "undecided")),
+            "status": np.select([always, never], ["correct", "not-fooled"], "undecided"),
         }
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables[1:], ignore_index=True) if eps else tables[0]
@@ -274,12 +234,7 @@ def _ood(
 
 
 def _threat(
-    attacks: Sequence[str],
-    eps: Sequence[float],
-    num_images: int,
-    num_classes: int,
-    norm: str,
-    threshold: dict[str, Any] | None,
+    attacks: Sequence[str], eps: Sequence[float], num_images: int, num_classes: int, norm: str
 ) -> dict[str, Any]:
     ensemble = {"kind": "AttackEnsemble", "version": "worst-case 1"}
     return {
@@ -287,7 +242,7 @@ def _threat(
         "units": "pixels in [0,1]",
         "data": "made up",
         "num_classes": num_classes,
-        "threshold": threshold,
+        "threshold": None,
         "selected_on": None,
         "attacks": {
             name: {

@@ -6,7 +6,10 @@ import html as html_text
 import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
+
+from rich.console import Console
 
 from nullclass.report.blocks import Cell, Drawing, Page, Table
 from nullclass.results import schema
@@ -17,6 +20,21 @@ def row(table: Table | None, name: str) -> list[Cell]:
     assert table is not None
     (found,) = [cells for cells in table.rows if cells[0].text == name]
     return found
+
+
+def drawing(page: Page, title: str) -> Drawing:
+    """The drawing of that title."""
+    (found,) = [b for b in page.blocks() if isinstance(b, Drawing) and b.title == title]
+    return found
+
+
+def terminal_lines(shown: object) -> list[str]:
+    """What a terminal of 80 columns shows of a renderable; nothing may be cut."""
+    console = Console(width=80, record=True, file=StringIO())
+    console.print(shown)
+    text = console.export_text()
+    assert "…" not in text
+    return text.splitlines()
 
 
 def texts(svg: str) -> list[str]:
