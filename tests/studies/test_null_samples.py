@@ -13,11 +13,13 @@ import pytest
 from fake_run import with_files
 from fake_samples import CURVE_EPS, NUM_SHOWN, write_fake_samples
 from page_checks import check_blocks, check_html, check_same_bytes, row, text_of
+from pandas_defaults import check_tables
 
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Bullets, Cell, Drawing, Page
 from nullclass.report.measures import OWN_BUDGET, Measure, Measures, on_common_seeds
 from nullclass.report.render import write_page
+from nullclass.report.sections import unfinished
 from nullclass.results import schema
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, Trial, read_run
@@ -144,7 +146,7 @@ def test_selections_are_compared_over_the_sets_that_have_both(tmp_path: Path) ->
     measures = measures_of(run)
     cells = row(selection_table(run, measures, kept_epochs(run, measures)), "u")
     assert cells[3] == Cell("20.0", "held-out 25.0")  # of set 0 alone
-    assert "1 of 8 evaluations are missing" in sentences(run)
+    assert "1 of 8 evaluations are missing" in " ".join(unfinished(run, measures))
 
 
 def test_sentences(run: Run) -> None:
@@ -258,9 +260,10 @@ def test_the_written_page(run: Run, page: Page) -> None:
     }  # fmt: skip
     sheets = {panel.file: str(panel.html) for panel in page.panels()}
     assert all(sheets[name].count("→") == NUM_SHOWN for name in SHEETS)
+    assert check_tables(run.folder) >= {"table_scores.csv", "summary.csv", "thresholds.parquet"}
     table = pd.read_csv(figures / "table_scores.csv")
     assert len(table) == 15
-    (line,) = table[(table["model"] == "u") & (table["outcome"] == "fooled")].to_dict("records")
+    (line,) = table[(table["model"] == "u") & (table["metric"] == "fooled_rate")].to_dict("records")
     assert line["mean"] == pytest.approx(0.225)
     assert line["sd"] == pytest.approx(statistics.stdev([0.2, 0.25]), rel=1e-6)
     expected_line = {

@@ -1,6 +1,6 @@
-"""A run of the study ``null-samples`` that nobody trained, small enough to count by hand.
+"""A made-up run of the study ``null-samples``, with numbers that can be counted by hand.
 
-``python tests/report/fake_samples.py DIR NUM_SETS`` writes one to look at.
+``python tests/support/fake_samples.py DIR NUM_SETS`` writes one to look at.
 """
 
 from __future__ import annotations
@@ -8,13 +8,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from fake_run import build_evaluation, digit
+from fake_study import examples, group, write_run, write_training, write_trial
 
-from nullclass.core.files import write_json
-from nullclass.results import frames, schema, store
+from nullclass.experiments.config import Trial
+from nullclass.results import frames, schema
 from nullclass.studies import find_study
 from nullclass.studies.null_samples.config import VARIANTS, WHITE_BOX_AT_THRESHOLD
 
@@ -43,152 +44,73 @@ def write_fake_samples(
 ) -> Path:
     """Write a run folder; model, set and selection of evaluations it lacks may be given."""
     study, left_out = find_study("null-samples"), set(lacking)
-    for seed in range(num_sets):
-        for model in models:
-            trained_in = f"{schema.MODELS}/{model}-seed{seed}"
-            number = VARIANTS.index(model)
-            history = _history(np.random.default_rng([seed, number]))
-            frames.write_frame(folder / trained_in / schema.HISTORY, history)
-            # the odd sets keep another epoch when they choose on held-out images
+    recipes = {}
+    for trial in study.trials("full", range(num_sets), models):
+        model, seed, selection = trial.model, trial.seed, trial.selection
+        recipes[model] = {"recipe": vars(trial.training.recipe)}
+        if selection == "test":
+            # the odd sets keep another epoch if it is chosen on held-out images
             epochs = {"test": 3, "held-out": 3 - seed % 2}
-            store.finalize(folder / trained_in, {"epochs": epochs})
-            for selection in ("test", "held-out"):
-                if (model, seed, selection) in left_out:
-                    continue
-                place = folder / schema.TRIALS / f"{model}-seed{seed}-{selection}"
-                rng = np.random.default_rng([seed, number, selection == "test"])
-                if model == "base":
-                    frames.write_frame(place / schema.THRESHOLDS, _thresholds(rng))
-                build_evaluation(_rows(model, seed, selection), _examples(model, rng)).write(
-                    place,
-                    {
-                        "model": model,
-                        "seed": seed,
-                        "selection": selection,
-                        "trained_in": trained_in,
-                    },
-                )
-    store.write_summary(folder, study.name, study.published)
-    write_json(
-        folder / schema.RUN,
-        {
-            "study": study.name,
-            "preset": "full",
-            "models": list(models),
-            "seeds": list(range(num_sets)),
-            "selections": ["test", "held-out"],
-            "settings": {
-                "trainings": {name: {"recipe": RECIPE} for name in models},
-                "attacks": [],
-            },
-            "data": {"name": "made up", "num_training_images": 55_000},
-            "started": "2030-01-02T03:04:05+00:00",
-        },
-    )
-    return folder
+            rng = np.random.default_rng([seed, VARIANTS.index(model)])
+            write_training(folder, trial.training, _history(rng), **epochs)
+        if (model, seed, selection) in left_out:
+            continue
+        path = folder / schema.TRIALS / f"{model}-seed{seed}-{selection}"
+        rng = np.random.default_rng([seed, VARIANTS.index(model), selection == "test"])
+        if model == "base":
+            thresholds = {"image": np.arange(NUM_ATTACKED), "threshold": rng.beta(3, 10, 20)}
+            frames.write_frame(path / schema.THRESHOLDS, pd.DataFrame(thresholds))
+        write_trial(path, trial, _rows(trial), _examples(model, rng))
+    info = {"selections": ["test", "held-out"], "preset": "full"}
+    settings = {"trainings": recipes, "attacks": []}
+    return write_run(folder, study, models, num_sets, settings=settings, **info)
 
 
-RECIPE = {"batch_size": 32, "epochs": 20, "schedule": "constant"}
-
-
-def _rows(model: str, seed: int, selection: str) -> pd.DataFrame:
+def _rows(trial: Trial) -> list[pd.DataFrame]:
     """Rows with the counts above; selected on held-out images one image more is fooled."""
-    odd = seed % 2
+    model, odd = trial.model, trial.seed % 2
     correct, null, fooled = AT_THRESHOLD.get(model, OTHERS)[odd]
-    if selection == "held-out" and model != "base":
+    if trial.selection == "held-out" and model != "base":
         correct, fooled = correct - 1, fooled + 1
-    source_name = "self" if model == "base" else "base"
-    clean = (49 - odd, 0, 1 + odd)
-    tables = [_group("clean", "clean", "clean", 0.0, clean)]
+
+    def rows(attack: str, eps: float | np.ndarray, counts: Sequence[int], **columns: Any) -> Any:
+        outcomes = np.repeat(["correct", "null", "fooled"], counts)
+        columns["has_own_eps"] = isinstance(eps, np.ndarray)
+        return group(attack, eps, outcomes, **columns)
+
+    source = {"source": "self" if model == "base" else "base", "objective": "untargeted"}
     own = np.linspace(0.05, 0.4, NUM_ATTACKED)
-    tables.append(_group("fgsm-threshold", "untargeted", source_name, own, (correct, null, fooled)))
-    if selection == "test":
-        for place, eps in enumerate(CURVE_EPS):
-            share = round(place / (len(CURVE_EPS) - 1) * NUM_ATTACKED)
-            counts = (NUM_ATTACKED - share, 0, share)
-            if model != "base":
-                counts = (NUM_ATTACKED - share, share, 0)
-            tables.append(_group("fgsm", "untargeted", source_name, eps, counts))
-        counts = WHITE_BOX[odd]
-        own = own[:NUM_WHITE_BOX]
-        tables.append(_group(WHITE_BOX_AT_THRESHOLD, "fool", "self", own, counts))
-        for eps in WHITE_BOX_EPS:
-            counts = (5, 0, 5) if eps < 0.2 else WHITE_BOX[odd]
-            tables.append(_group("worst-case", "fool", "self", eps, counts))
-    return pd.concat(tables, ignore_index=True)
+    tables = [
+        rows("clean", 0.0, (49 - odd, 0, 1 + odd)),
+        rows("fgsm-threshold", own, (correct, null, fooled), **source),
+    ]
+    if trial.selection == "held-out":
+        return tables
+    for share, eps in zip(np.linspace(0, 1, len(CURVE_EPS)), CURVE_EPS, strict=True):
+        num = round(share * NUM_ATTACKED)
+        others = (0, num) if model == "base" else (num, 0)
+        tables.append(rows("fgsm", eps, (NUM_ATTACKED - num, *others), **source))
+    tables.append(rows(WHITE_BOX_AT_THRESHOLD, own[:NUM_WHITE_BOX], WHITE_BOX[odd]))
+    for eps in WHITE_BOX_EPS:
+        tables.append(rows("worst-case", eps, (5, 0, 5) if eps < 0.2 else WHITE_BOX[odd]))
+    return tables
 
 
-def _group(
-    attack: str, objective: str, source_name: str, eps: float | np.ndarray, counts: Sequence[int]
-) -> pd.DataFrame:
-    outcomes = np.repeat(["correct", "null", "fooled"], counts)
-    num = len(outcomes)
-    labels = np.arange(num) % 10
-    predicted = {"correct": labels, "null": np.full(num, -1), "fooled": (labels + 1) % 10}
-    return pd.DataFrame(
-        {
-            "image": np.arange(num),
-            "label": labels,
-            "attack": attack,
-            "objective": objective,
-            "source": source_name,
-            "norm": "linf",
-            "has_own_eps": isinstance(eps, np.ndarray),
-            "eps_pixels": eps,
-            "member": "clean" if attack == "clean" else "no-success",
-            "prediction": np.select(
-                [outcomes == word for word in predicted], list(predicted.values())
-            ),
-            "outcome": outcomes,
-            "confidence": 0.9,
-            "loss": 0.5,
-            "null_loss": 2.0,
-            "real_prediction": np.where(outcomes == "fooled", predicted["fooled"], labels),
-            "null_score": np.where(outcomes == "null", 1.0, -1.0),
-        }
-    )
-
-
-def _thresholds(rng: np.random.Generator) -> pd.DataFrame:
-    thresholds = rng.beta(3, 10, NUM_ATTACKED)
-    return pd.DataFrame({"image": np.arange(NUM_ATTACKED), "threshold": thresholds})
-
-
-def _history(rng: np.random.Generator) -> pd.DataFrame:
+def _history(rng: np.random.Generator) -> dict[str, Any]:
     epochs = np.arange(1, 4)
     columns = ("loss", "test_loss", "held-out_loss")
     losses = {column: 0.3 / epochs * rng.uniform(0.8, 1.2, 3) for column in columns}
-    rates = {"train_accuracy": 1 - 0.05 / epochs, "validation_accuracy": np.nan}
-    return pd.DataFrame({"epoch": epochs, "null_loss": 0.1, **losses, **rates, "seconds": 9.0})
+    return {"epoch": epochs, "null_loss": 0.1, **losses, "train_accuracy": 1 - 0.05 / epochs}
 
 
 def _examples(model: str, rng: np.random.Generator) -> list[schema.Examples]:
-    labels = [number % 10 for number in range(NUM_SHOWN)]
-    clean = np.stack([digit(label, rng) for label in labels])
-    noise = np.sign(rng.normal(size=clean.shape)).astype(np.float32)
-    sets = []
+    labels = np.arange(NUM_SHOWN) % 10
+    wrong = (labels + 1) % 10
+    answers = np.choose(np.arange(NUM_SHOWN) % 3, [labels, np.full(NUM_SHOWN, -1), wrong])
+    if model == "base":
+        answers = wrong
     attacks = ["fgsm-threshold", *(["fgsm-1.5-thresholds"] if model == "base" else [])]
-    for attack in attacks:
-        answers = [
-            (label + 1) % 10 if model == "base" else (label, -1, (label + 1) % 10)[number % 3]
-            for number, label in enumerate(labels)
-        ]
-        sets.append(
-            schema.Examples(
-                attack=attack,
-                norm="linf",
-                eps_pixels=float("nan"),
-                budgets=[0.2] * NUM_SHOWN,
-                labels=labels,
-                clean_predictions=labels,
-                clean_confidences=[0.99] * NUM_SHOWN,
-                predictions=answers,
-                confidences=[float(c) for c in rng.uniform(0.3, 1, NUM_SHOWN)],
-                clean=clean,
-                adv_images=(clean + np.float32(0.2) * noise).clip(0, 1),
-            )
-        )
-    return sets
+    return [examples(a, float("nan"), answers.tolist(), rng, size=0.2) for a in attacks]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The report's study: null images of three kinds (Roos 2020; study-facts section 2).
+"""The report's study: null images of three kinds (Roos 2020).
 
 Claim tested: null images make attacked images fall into the null class. As published, attacks are
 made by FGSM on the base model of the same set and transferred. Then what the source never did: a
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from nullclass.experiments.config import (
@@ -133,54 +134,19 @@ def training(variant: str, seed: int, preset: Preset) -> Training:
 
 def _attacks(preset: Preset, selection: str, is_base: bool) -> tuple[AttackPlan, ...]:
     is_full = preset == "full"
-    at_threshold = AttackPlan(
-        "fgsm",
-        (),
-        NUM_IMAGES,
-        settings=FGSM_SETTINGS,
-        label=TRANSFER_AT_THRESHOLD,
-        is_transfer=not is_base,
-        num_examples=SHOWN,
-    )
+    fgsm = partial(AttackPlan, "fgsm", settings=FGSM_SETTINGS, is_transfer=not is_base)
+    plans = [fgsm((), NUM_IMAGES, label=TRANSFER_AT_THRESHOLD, num_examples=SHOWN)]
     if selection == HELD_OUT:  # enough to see what selecting on the test set does
-        return (at_threshold,)
-    num_white_box = NUM_IMAGES if is_full else 100
-    plans = [
-        at_threshold,
-        AttackPlan(
-            "fgsm",
-            CURVE_EPS,
-            NUM_IMAGES if is_full else NUM_IMAGES // 4,
-            settings=FGSM_SETTINGS,
-            label=TRANSFER,
-            is_transfer=not is_base,
-        ),
-        AttackPlan(
-            "worst-case",
-            (),
-            num_white_box,
-            label=WHITE_BOX_AT_THRESHOLD,
-            num_examples=SHOWN,
-        ),
-        AttackPlan(
-            "worst-case",
-            WHITE_BOX_EPS,
-            num_white_box if is_full else num_white_box // 4,
-        ),
-    ]
+        return tuple(plans)
     if is_base:
-        plans.insert(
-            1,
-            AttackPlan(
-                "fgsm",
-                (),
-                SHOWN,
-                settings=FGSM_SETTINGS,
-                label=TRANSFER_BEYOND,
-                factor=1.5,
-                num_examples=SHOWN,
-            ),
-        )
+        plans.append(fgsm((), SHOWN, label=TRANSFER_BEYOND, factor=1.5, num_examples=SHOWN))
+    num_white_box = NUM_IMAGES if is_full else 100
+    worst_case = partial(AttackPlan, "worst-case")
+    plans += [
+        fgsm(CURVE_EPS, NUM_IMAGES if is_full else NUM_IMAGES // 4, label=TRANSFER),
+        worst_case((), num_white_box, label=WHITE_BOX_AT_THRESHOLD, num_examples=SHOWN),
+        worst_case(WHITE_BOX_EPS, num_white_box if is_full else num_white_box // 4),
+    ]
     return tuple(plans)
 
 

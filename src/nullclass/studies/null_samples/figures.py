@@ -3,27 +3,32 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.training import training
 from nullclass.report.formatting import attack_name, eps_text
-from nullclass.report.measures import OUTCOMES, Measure, Measures
+from nullclass.report.measures import OUTCOMES, OWN_BUDGET, Measure, Measures
+from nullclass.report.pictures import answer_text
 from nullclass.report.sections import Figure
 from nullclass.report.style import (
     LINE_COLOURS,
+    OUTCOME_COLOURS,
+    OUTCOME_LEGEND,
     OUTCOME_LINES,
     WIDE,
     percent_axis,
     sheet,
 )
 from nullclass.results.schema import CLEAN, Examples
-from nullclass.results.store import Run, Trial
+from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
     BASE,
@@ -34,15 +39,13 @@ from nullclass.studies.null_samples.config import (
     WHITE_BOX_AT_THRESHOLD,
 )
 from nullclass.studies.null_samples.tables import OUTCOMES as WORDS
-from nullclass.studies.null_samples.tables import at_threshold
+from nullclass.studies.null_samples.tables import sets_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 DASHES = {"correct": "solid", "null": (0, (5, 1.5)), "fooled": (0, (1.5, 1))}
 """Dashes of the outcomes, for readers who do not see colours."""
-BORDERS = {"correct": "#2CA02C", "fooled": "#D62728", "null": "#1F77B4"}
-"""Green, red and blue, as in the report."""
 BORDER, TITLE, GAP, COLUMNS = 2, 12, 4, 6
 """Of the sheets of images: pixels of a border, above and between images; images per row."""
 WHITE_BOX = "white-box attack on the model itself"
@@ -63,31 +66,30 @@ def scores(run: Run) -> Drawing | None:
     """Clean accuracy and the outcomes at the thresholds: measured, published and white-box."""
     measures = Measures(run)
     models = [model for model in measures.models if measures.find(model, CLEAN, "correct")]
+    columns = [("correct", "correct, no attack", CLEAN, 0.0)]
+    if measures.budgets(TRANSFER_AT_THRESHOLD):
+        words = WORDS | {"correct": "correct at threshold"}
+        columns += [(o, t, TRANSFER_AT_THRESHOLD, OWN_BUDGET) for o, t in words.items()]
+    has_white_box = bool(measures.budgets(WHITE_BOX_AT_THRESHOLD))
+    alt = ", ".join(title for _, title, _, _ in columns)
+    size = (WIDE, 1.3 + 0.32 * len(models))
     if not models:
         return None
-    columns = {"clean": "correct, no attack"}
-    if measures.budgets(TRANSFER_AT_THRESHOLD):
-        columns |= WORDS | {"correct": "correct at threshold"}
-    has_white_box = bool(measures.budgets(WHITE_BOX_AT_THRESHOLD))
-    alt = f"{', '.join(columns.values())}: rates by model, measured, published and white-box"
-    size = (WIDE, 1.3 + 0.32 * len(models))
-    with sheet("fig_scores_at_threshold", alt, size) as (figure, drawn):
+    with sheet(
+        "fig_scores_at_threshold", f"{alt}: rates by model, measured and published", size
+    ) as (figure, drawn):
         axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-        for axis, (column, title) in zip(axes, columns.items(), strict=True):
-            is_clean = column == "clean"
-            colour = OUTCOME_LINES["correct" if is_clean else column]
+        for axis, (outcome, title, attack, eps) in zip(axes, columns, strict=True):
+            colour, is_clean = OUTCOME_LINES[outcome], attack == CLEAN
             for row, model in enumerate(models):
-                clean = measures.find(model, CLEAN, "correct")
-                measure = clean if is_clean else at_threshold(measures, model, column)
-                white_box = at_threshold(measures, model, column, WHITE_BOX_AT_THRESHOLD)
-                _rate(axis, *_mean_and_error(measure), row - 0.2, "measured", colour)
-                if not is_clean and white_box is not None:
-                    _rate(axis, *_mean_and_error(white_box), row + 0.26, WHITE_BOX, "#222222")
-                published = AT_THRESHOLD.get(model, {}).get(column)
-                if is_clean and clean is not None and clean.published is not None:
-                    published = (clean.published, 0.0)
-                if published:
-                    _rate(axis, *published, row + 0.03, "published", colour)
+                measure = measures.find(model, attack, outcome, eps)
+                white_box = measures.find(model, WHITE_BOX_AT_THRESHOLD, outcome, OWN_BUDGET)
+                published = (measure.published, 0.0) if is_clean and measure else None
+                if not is_clean:
+                    published = AT_THRESHOLD.get(model, {}).get(outcome)
+                    _dot(axis, row + 0.26, WHITE_BOX, "#222222", _mean_and_error(white_box))
+                _dot(axis, row - 0.2, "measured", colour, _mean_and_error(measure))
+                _dot(axis, row + 0.03, "published", colour, published)
             axis.set_yticks(range(len(models)), models)
             axis.set_ylim(len(models) - 0.5, -0.5)
             axis.grid(axis="x")
@@ -117,29 +119,26 @@ def scores(run: Run) -> Drawing | None:
             f"{measures.num_images(WHITE_BOX_AT_THRESHOLD)} of these images. "
         )
     caption += (
-        f"{_sets(measures)}: {spread}. Published: mean ± sd over 30 sets; clean ones are read off "
-        "a bar plot."
+        f"{sets_text(measures)}: {spread}. Published: mean ± sd over 30 sets; clean ones are read "
+        "off a bar plot."
     )
     return Drawing("Scores", caption, drawn)
 
 
-def _mean_and_error(measure: Measure | None) -> tuple[float, float | list[list[float]]]:
+def _mean_and_error(measure: Measure | None) -> tuple[float, Any] | None:
     """Mean and length of the error bar: sd over sets, or the Wilson interval of one set."""
-    if measure is None or len(measure.values) > 1:
-        return (math.nan, 0.0) if measure is None else (measure.mean, measure.sd)
+    if measure is None:
+        return None
+    if len(measure.values) > 1:
+        return measure.mean, measure.sd
     low, high = measure.interval
     return measure.mean, [[measure.mean - low], [high - measure.mean]]
 
 
-def _rate(
-    axis: Axes, mean: float, error: float | list[list[float]], y: float, kind: str, colour: str
-) -> None:
-    style: dict[str, Any] = {"color": colour, "elinewidth": 1.1, "capsize": 2, **MARKS[kind]}
-    axis.errorbar(mean, y, xerr=error, linestyle="none", **style)
-
-
-def _sets(measures: Measures) -> str:
-    return f"{measures.seeds_text('set')}, models selected on {measures.selection} images"
+def _dot(axis: Axes, y: float, kind: str, colour: str, rate: tuple[Any, Any] | None) -> None:
+    if rate is not None and rate[0] is not None:
+        style: dict[str, Any] = {"color": colour, "elinewidth": 1.1, "capsize": 2, **MARKS[kind]}
+        axis.errorbar(rate[0], y, xerr=rate[1], linestyle="none", **style)
 
 
 def epsilon_thresholds(run: Run) -> Drawing | None:
@@ -157,39 +156,42 @@ def epsilon_thresholds(run: Run) -> Drawing | None:
     edges, grid = np.linspace(0, end, 21), np.linspace(0, end, 401)
     shares = np.array([np.histogram(values, edges)[0] / len(values) for values in sets])
     below = np.array([(values[:, None] <= grid).mean(axis=0) for values in sets])
+    curves = {
+        "Share of images, 20 bins": (edges, np.pad(shares, ((0, 0), (0, 1)), "edge"), "post"),
+        "Share of images with threshold at most ε": (grid, below, None),
+    }
     alt = "FGSM thresholds of the base models: share of images per bin, and share at most ε"
     with sheet("fig_epsilon_thresholds_hist_cdf", alt, (WIDE, 2.9)) as (figure, drawn):
-        titles = ("Share of images, 20 bins", "Share of images with threshold at most ε")
-        curves = ((edges, np.pad(shares, ((0, 0), (0, 1)), "edge"), "post"), (grid, below, None))
-        for axis, title, (eps, values, step) in zip(
-            figure.subplots(1, 2), titles, curves, strict=True
+        for axis, (title, (eps, values, step)) in zip(
+            figure.subplots(1, 2), curves.items(), strict=True
         ):
-            style = "default" if step is None else f"steps-{step}"
-            colour = LINE_COLOURS[1]
+            style: dict[str, Any] = {"color": LINE_COLOURS[1]}
             axis.fill_between(
-                eps, values.min(0), values.max(0), step=step, color=colour, alpha=0.22, linewidth=0
+                eps, values.min(0), values.max(0), step=step, alpha=0.22, linewidth=0, **style
             )
-            axis.plot(eps, np.median(values, axis=0), color=colour, drawstyle=style)
+            style["drawstyle"] = f"steps-{step}" if step else "default"
+            axis.plot(eps, np.median(values, axis=0), **style)
             axis.set_title(title, loc="left")
             axis.set_xlim(0, end)
             axis.set_ylim(bottom=0)
             axis.set_xlabel("ε, pixel units")
             axis.grid(axis="y")
             percent_axis(axis.yaxis)
-    counts = sorted({len(values) for values in sets})
-    n = " to ".join(f"{count:,}" for count in sorted({counts[0], counts[-1]}))
-    medians = sorted(float(np.median(values)) for values in sets)
-    is_one = len(sets) == 1
-    band = "" if is_one else "Line: median over sets; band: lowest to highest set. "
-    median = f"{medians[0]:.3f}" if is_one else f"{medians[0]:.3f} to {medians[-1]:.3f}"
+    n = _ends({len(values) for values in sets}, "{:,}")
+    band = "Line: median over sets; band: lowest to highest set. " if len(sets) > 1 else ""
     return Drawing(
         "Thresholds of the base models",
         f"The smallest ε, in pixel units (L∞), at which one FGSM step on {BASE} fools {BASE} "
-        f"itself; {n} images per set, {_sets(measures)}. Images that {BASE} misclassifies when "
+        f"itself; {n} images per set, {sets_text(measures)}. Images that {BASE} misclassifies when "
         f"clean, or still classifies correctly at ε 1, are left out. {band}Median threshold per "
-        f"set: {median}.",
+        f"set: {_ends({float(np.median(values)) for values in sets}, '{:.3f}')}.",
         drawn,
     )
+
+
+def _ends(values: set[Any], form: str) -> str:
+    """The smallest and the largest value, or the only one."""
+    return " to ".join(form.format(value) for value in sorted({min(values), max(values)}))
 
 
 def scores_versus_epsilon(run: Run) -> Drawing | None:
@@ -199,29 +201,24 @@ def scores_versus_epsilon(run: Run) -> Drawing | None:
     models = [model for model in measures.models if model in attacked]
     if not models:
         return None
+    curves = {
+        (m, outcome): _quartiles(measures, m, outcome) for m in models for outcome in OUTCOMES
+    }
     num_rows = math.ceil(len(models) / 2)
     alt = f"rates of correct, null and fooled against ε for {', '.join(models)}"
     with sheet("fig_scores_versus_epsilon", alt, (WIDE, 0.7 + 1.75 * num_rows)) as (figure, drawn):
-        grid = figure.subplots(num_rows, 2, sharex=True, sharey=True, squeeze=False)
-        axes = list(grid.flat)
+        axes = figure.subplots(num_rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
         for axis, model in zip(axes, models, strict=False):
-            base = [m for m in _curve(measures, BASE, "fooled") if model != BASE]
-            if base:
-                label = f"{BASE} fooled"
-                axis.plot(*_median(base), color="#222222", linewidth=0.7, label=label)
+            if model != BASE and BASE in models:
+                base = curves[BASE, "fooled"][0.5]
+                axis.plot(base.index, base, color="#222222", lw=0.7, label=f"{BASE} fooled")
             for outcome in OUTCOMES:
-                found, colour = _curve(measures, model, outcome), OUTCOME_LINES[outcome]
+                of, colour = curves[model, outcome], OUTCOME_LINES[outcome]
                 style: dict[str, Any] = {"linestyle": DASHES[outcome], "label": outcome}
-                axis.plot(*_median(found), color=colour, **style)
-                if all(len(measure.values) > 1 for measure in found):
-                    quartiles = [np.percentile(measure.values, (25, 75)) for measure in found]
-                    axis.fill_between(
-                        [measure.eps for measure in found],
-                        *np.array(quartiles).T,
-                        color=colour,
-                        alpha=0.22,
-                        linewidth=0,
-                    )
+                axis.plot(of.index, of[0.5], color=colour, **style)
+                axis.fill_between(
+                    of.index, of[0.25], of[0.75], color=colour, alpha=0.22, linewidth=0
+                )
             axis.set_title(model, loc="left")
             axis.set_xlim(0, 1)
             axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
@@ -241,36 +238,35 @@ def scores_versus_epsilon(run: Run) -> Drawing | None:
         "Scores against ε",
         f"{attack_name(TRANSFER)} on {BASE} of the same set, transferred; the same ε (L∞, pixel "
         f"units) for all images; {measures.num_images(TRANSFER)} images per set, which {BASE} "
-        f"classifies correctly when clean; {_sets(measures)}{spread}. Thin line: {BASE} is fooled.",
+        f"classifies correctly when clean; {sets_text(measures)}{spread}. Thin line: {BASE} is "
+        "fooled.",
         drawn,
     )
 
 
-def _curve(measures: Measures, model: str, outcome: str) -> list[Measure]:
-    found = (measures.find(model, TRANSFER, outcome, eps) for eps in measures.budgets(TRANSFER))
-    return [measure for measure in found if measure is not None]
-
-
-def _median(found: list[Measure]) -> tuple[list[float], list[float]]:
-    return [m.eps for m in found], [float(np.median(m.values)) for m in found]
+def _quartiles(measures: Measures, model: str, outcome: str) -> pd.DataFrame:
+    """Quartiles over sets, by ε."""
+    found = [measures.find(model, TRANSFER, outcome, eps) for eps in measures.budgets(TRANSFER)]
+    values = {measure.eps: measure.values for measure in found if measure is not None}
+    return pd.DataFrame.from_dict(values, orient="index").quantile([0.25, 0.5, 0.75], axis=1).T
 
 
 def null_images(run: Run) -> Drawing | None:
     """One row per kind of null image, drawn by the rules of :mod:`nullclass.nulls` in NumPy."""
     examples = next((trial.examples[0] for trial in run.trials if trial.examples), None)
-    if examples is None or examples.clean.shape[2] != examples.clean.shape[3]:
+    if examples is None:
         return None
     clean, labels = examples.clean[:, 0], np.array(examples.labels)
     rng, num, side = np.random.default_rng(SEED), min(10, len(clean)), clean.shape[1]
-    rows = {"uniform": rng.random(clean[:num].shape, dtype=np.float32)}
-    if len(set(labels)) > 1:
-        rows["mixed"] = mixed(clean, labels, rng)[:num]
+    rows = {
+        "uniform": rng.random(clean[:num].shape, dtype=np.float32),
+        "mixed": mixed(clean, labels, rng)[:num],
+    }
     for tile in SIDES:
-        if side % tile == 0:
-            rows[f"shuffled, {tile}"] = shuffled(clean[:num], tile, rng)
+        rows[f"shuffled, {tile}"] = shuffled(clean[:num], tile, rng)
     step = side + 2
-    padded = np.pad(np.array([*rows.values()]), ((0, 0), (0, 0), (0, 2), (0, 2)), constant_values=1)
-    canvas = padded.transpose(0, 2, 1, 3).reshape(len(rows) * step, num * step)
+    images = np.pad(np.concatenate([*rows.values()]), ((0, 0), (0, 2), (0, 2)), constant_values=1)
+    canvas = _tiled(images, num)
     alt = f"null images in rows: {', '.join(rows)}"
     size = (WIDE, (WIDE - 1) * canvas.shape[0] / canvas.shape[1] + 0.1)
     with sheet("fig_null_image_examples", alt, size) as (figure, drawn):
@@ -288,6 +284,13 @@ def null_images(run: Run) -> Drawing | None:
         "random order; training draws the side from 2, 4, 7 and 14. No model, no attack.",
         drawn,
     )
+
+
+def _tiled(images: npt.NDArray[Any], num_columns: int) -> npt.NDArray[Any]:
+    """Images ``(N, H, W, ...)`` as one, in rows of ``num_columns``."""
+    num, height, width, *channels = images.shape
+    grid = images.reshape(num // num_columns, num_columns, height, width, *channels)
+    return grid.swapaxes(1, 2).reshape(-1, num_columns * width, *channels)
 
 
 def mixed(images: Images, labels: npt.NDArray[np.int64], rng: np.random.Generator) -> Images:
@@ -312,7 +315,7 @@ def adversarial_samples(run: Run) -> Drawing | None:
     trials = [t for t in run.trials if t.selection == measures.selection and t.examples]
     seed = min((trial.seed for trial in trials), default=None)
     panels = [
-        _images_sheet(examples, trial)
+        _images_sheet(examples, trial.model)
         for attack in (TRANSFER_AT_THRESHOLD, TRANSFER_BEYOND)
         for trial in trials
         for examples in trial.examples
@@ -328,44 +331,45 @@ def adversarial_samples(run: Run) -> Drawing | None:
         f"true class → answer, probability of the answer. Models selected on {measures.selection} "
         "images.",
         panels,
-        [*BORDERS.items()],
+        OUTCOME_LEGEND,
         is_folded=True,
     )
 
 
-def _images_sheet(examples: Examples, trial: Trial) -> Panel:
-    name, heading = "baseline" if trial.model == BASE else trial.model, trial.model
+def _images_sheet(examples: Examples, model: str) -> Panel:
+    from matplotlib.colors import to_rgb
+
+    name, heading = "baseline" if model == BASE else model, model
     if examples.attack == TRANSFER_BEYOND:
         name, heading = f"{name}_1.5", f"{heading}, 1.5 thresholds"
     images = examples.adv_images[:SHOWN].mean(axis=1).clip(0, 1)
-    num, height, width = images.shape
-    step = np.array([height + 2 * BORDER + TITLE, width + 2 * BORDER + GAP])
-    rows = math.ceil(num / COLUMNS)
-    canvas = np.ones((*(step * (rows, COLUMNS)), 3))
-    titles = []
-    for index, image in enumerate(images):
-        label, answer = examples.labels[index], examples.predictions[index]
+    labels, answers = examples.labels[:SHOWN], examples.predictions[:SHOWN]
+    colours = []
+    for label, answer in zip(labels, answers, strict=True):
         outcome = "null" if answer == NULL_LABEL else "correct" if answer == label else "fooled"
-        colour = [int(BORDERS[outcome][i : i + 2], 16) / 255 for i in (1, 3, 5)]
-        y, x = np.array(divmod(index, COLUMNS)) * step + (TITLE, 0)
-        canvas[y : y + height + 2 * BORDER, x : x + width + 2 * BORDER] = colour
-        canvas[y + BORDER : y + BORDER + height, x + BORDER : x + BORDER + width] = image[..., None]
-        text = "null" if answer == NULL_LABEL else str(answer)
-        text = f"{label} → {text}, {examples.confidences[index]:.2f}"
-        titles.append((x + BORDER + width / 2, y - 2, text))
-    median = eps_text(float(np.median(examples.budgets[:num])))
-    alt = f"{num} adversarial images and the answers of {heading}; median ε {median}"
+        colours.append(to_rgb(OUTCOME_COLOURS[outcome]))
+    num, height, width = images.shape
+    framed = np.tile(np.array(colours)[:, None, None], (height + 2 * BORDER, width + 2 * BORDER, 1))
+    framed[:, BORDER:-BORDER, BORDER:-BORDER] = images[..., None]
+    cells = np.pad(framed, ((0, -num % COLUMNS), (TITLE, 0), (0, GAP), (0, 0)), constant_values=1)
+    canvas = _tiled(cells, COLUMNS)
+    heading = f"{heading}, median ε {eps_text(float(np.median(examples.budgets[:num])))}"
     size = (WIDE, WIDE * canvas.shape[0] / canvas.shape[1])
-    with sheet(f"fig_adversarial_samples_{name}", alt, size) as (figure, drawn):
+    alt = f"{num} adversarial images and the answers of {heading}"
+    with sheet(f"fig_adversarial_samples_{name}", alt, size, heading) as (figure, drawn):
         figure.set_layout_engine("none")
         axis = figure.add_axes((0, 0, 1, 1))
         axis.imshow(canvas, interpolation="none")
         axis.set_axis_off()
-        for x, y, text in titles:
+        for index, (label, answer) in enumerate(zip(labels, answers, strict=True)):
+            row, column = divmod(index, COLUMNS)
+            x = column * cells.shape[2] + BORDER + width / 2
+            y = row * cells.shape[1] + TITLE - 2
+            text = f"{label} → {answer_text(answer)}, {examples.confidences[index]:.2f}"
             axis.text(x, y, text, ha="center", va="bottom", fontsize=8.5)
     (panel,) = drawn
     html = type(panel.html)('<div class="panel">{}</div>').format(panel.html)
-    return Panel(html, f"{heading}, median ε {median}", panel.file, panel.svg, panel.png)
+    return replace(panel, html=html)
 
 
 def training_histories(run: Run) -> Drawing | None:
@@ -385,7 +389,7 @@ def training_histories(run: Run) -> Drawing | None:
     return replace(drawing, title="Training histories", caption=caption)
 
 
-FIGURES: dict[str, Figure] = {
+FIGURES: Mapping[str, Figure] = {
     "scores": scores,
     "epsilon-thresholds": epsilon_thresholds,
     "scores-versus-epsilon": scores_versus_epsilon,

@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+import pandas as pd
+
 from nullclass.metrics.rates import UNION
-from nullclass.report.blocks import Block, Bullets, Page, Section, Table, Terms, Text, section
+from nullclass.report.blocks import Block, Bullets, Page, Table, Text, section
 from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures, differ, on_common_seeds
-from nullclass.report.sections import (
-    NULL_AWARE_TEXT,
-    SCORED_TEXT,
-    attack_terms,
-    closing_sections,
-    figure_sections,
-    fill,
-    flags_section,
-    notes_of,
-    subtitle,
-    unfinished,
-)
+from nullclass.report.sections import NULL_AWARE_TEXT, SCORED_TEXT, fill, notes_of, study_page
 from nullclass.report.tables import white_box_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
     BASE,
-    HELD_OUT,
-    TEST,
+    NUM_IMAGES,
     TRANSFER_AT_THRESHOLD,
     VARIANTS,
     WHITE_BOX_AT_THRESHOLD,
@@ -59,6 +48,16 @@ SOURCE_IMAGES = 60_000
 """Training of the report."""
 
 TABLE_FILE = "table_scores.csv"
+
+REASONS = (
+    "Recipe: {epochs} epochs, batches of {batch_size}; the report has 20 and 32.",
+    "Training images: {num_images:,}, because some are held out; the report has 60,000.",
+    "Sets: {num_sets}; the report has 30. The sd over sets is large, so the mean of a few sets is "
+    "uncertain.",
+    "Attacked images: {fewest} per set; the report has 1,000.",
+    "Set k attacks test images from number 1,000 k; in the report each set continues where the "
+    "previous one stopped.",
+)
 
 SENTENCES = (
     f"At the thresholds, where FGSM on {BASE} fools {BASE}, the same images fool the models "
@@ -98,33 +97,53 @@ TERMS = [
 ]
 
 
+INTRODUCTION = (
+    "u, s and m are kinds of null images: uniform noise, shuffled tiles, mixed pairs of images. A "
+    "set is one model per variant, trained with one seed. The published scores are about attacks "
+    f"on {BASE}, transferred to the other models; the white-box columns are about attacks on the "
+    "models themselves."
+)
+SELECTION = (
+    "The report keeps the epoch with the lowest loss on the test images and as many null images, "
+    "so the test set influences the model that it scores. Below: the same trainings with the epoch "
+    "chosen on held-out training images."
+)
+THREAT_MODEL = (
+    f"As published: the attacker has {BASE} of the same set, trained without null images, but not "
+    f"the scored model. FGSM takes one step along the sign of the gradient of {BASE}'s "
+    "cross-entropy at the clean image; every model of the set is scored on the same adversarial "
+    f"image. At threshold each image has the smallest ε that fools {BASE}; against ε all images "
+    "have the same ε.",
+    "White-box: the attacker knows the model's weights and its null class, and takes gradients "
+    f"through it. The attack is the {attack_name(WORST_CASE)}, {NULL_AWARE_TEXT} Success is a "
+    f"wrong digit. {SCORED_TEXT} Dropout is off.",
+)
+
+
 def page(run: Run) -> Page:
     """The page of the study."""
     measures = measures_of(run)
     kept = kept_epochs(run, measures)
-    has_union = bool(measures.union_budgets())
-    white_box: list[Block] = [
-        *(white_box_table(measures, metric) for metric in ("aer", "rar") if has_union),
-        *([Text(_attacked_images(measures))] if has_union else []),
-    ]
+    white_box: list[Block] = []
+    if measures.union_budgets():
+        attacked = (
+            "AER and RAR are rates of the attacked images, not of all test images: each set's "
+            f"first {measures.num_images(UNION)} that {BASE} classifies correctly when clean and "
+            f"that FGSM on {BASE} fools. They include the transferred attack."
+        )
+        white_box = [*(white_box_table(measures, m) for m in ("aer", "rar")), Text(attacked)]
     selections: list[Block] = []
     if len(measures.selections) > 1:
-        selections = [Text(_SELECTION_TEXT), selection_table(run, measures, kept)]
-        if (_recipe(run) or {}).get("schedule") == "triangle":
-            selections.append(Text(_LAST_EPOCH_TEXT))
-    return Page(
+        selections = [Text(SELECTION), selection_table(run, measures, kept)]
+    return study_page(
+        run,
+        measures,
         "Do null images in training defend against adversarial images?",
-        f"Study null-samples · {subtitle(run, measures, 'set')}",
         findings(run, measures, kept),
         [
             *section(
                 "Measured and published",
-                Text(
-                    "u, s and m are kinds of null images: uniform noise, shuffled tiles, mixed "
-                    "pairs of images. A set is one model per variant, trained with one seed. The "
-                    f"published scores are about attacks on {BASE}, transferred to the other "
-                    "models; the white-box columns are about attacks on the models themselves."
-                ),
+                Text(INTRODUCTION),
                 Text(rule()),
                 threshold_table(measures),
                 accuracy_table(measures),
@@ -134,12 +153,14 @@ def page(run: Run) -> Page:
             ),
             *section("The same ε for all images", *white_box),
             *section("Selection on the test set", *selections),
-            *figure_sections(run, FIGURES, ("adversarial-samples", "training-histories")),
-            *flags_section(run),
-            _threat_model(measures),
-            *closing_sections(run, TERMS),
         ],
-        {TABLE_FILE: scores_csv(measures)},
+        figures=FIGURES,
+        last=("adversarial-samples", "training-histories"),
+        threat_model=THREAT_MODEL,
+        terms=TERMS,
+        variants=VARIANTS,
+        files={TABLE_FILE: scores_csv(measures)},
+        word="set",
     )
 
 
@@ -148,24 +169,13 @@ def summary_tables(run: Run) -> list[Table]:
     return [summary_table(measures_of(run))]
 
 
-_SELECTION_TEXT = (
-    "The report keeps the epoch with the lowest loss on the test images and as many null images, "
-    "so the test set influences the model that it scores. Below: the same trainings with the epoch "
-    "chosen on held-out training images."
-)
-_LAST_EPOCH_TEXT = (
-    "The fast recipe lowers its learning rate to zero, so the last epoch is kept whatever the "
-    "selection. The report's recipe, in the full preset, does not."
-)
-
-
-def findings(run: Run, measures: Measures, kept: Sequence[tuple[str, dict[str, int]]]) -> list[str]:
+def findings(run: Run, measures: Measures, kept: pd.DataFrame) -> list[str]:
     """Sentences of the first paragraph."""
     values = _attacks(measures) | _reproduction(run, measures) | _selection(run, measures, kept)
-    return [*unfinished(run, measures, VARIANTS), *fill(SENTENCES, values)]
+    return fill(SENTENCES, values)
 
 
-def _range(found: Sequence[Measure]) -> str | None:
+def _range(found: list[Measure]) -> str | None:
     """Lowest and highest mean with their models."""
     if not found:
         return None
@@ -178,22 +188,22 @@ def _attacks(measures: Measures) -> dict[str, Any]:
     """Rates of the models with null images, transferred and white-box."""
     nulls = [model for model in measures.models if model != BASE]
 
-    def find(outcome: str, attack: str) -> list[Measure]:
-        found = (at_threshold(measures, model, outcome, attack) for model in nulls)
-        return [measure for measure in found if measure is not None]
+    def find(outcome: str, attack: str) -> dict[str, Measure]:
+        found = {model: at_threshold(measures, model, outcome, attack) for model in nulls}
+        return {model: measure for model, measure in found.items() if measure is not None}
 
-    fooled = {m.model: m for m in find("fooled", TRANSFER_AT_THRESHOLD)}
+    fooled = find("fooled", TRANSFER_AT_THRESHOLD)
     own = find("fooled", WHITE_BOX_AT_THRESHOLD)
-    pairs = [(fooled[m.model], m) for m in own if m.model in fooled and differ(fooled[m.model], m)]
     values: dict[str, Any] = {
         "fooled": _range([*fooled.values()]),
-        "null": _range(find("null", TRANSFER_AT_THRESHOLD)),
-        "num_transfer": measures.num_images(TRANSFER_AT_THRESHOLD) if fooled else None,
-        "own": _range(own),
-        "num_white_box": measures.num_images(WHITE_BOX_AT_THRESHOLD) if own else None,
+        "null": _range([*find("null", TRANSFER_AT_THRESHOLD).values()]),
+        "num_transfer": measures.num_images(TRANSFER_AT_THRESHOLD),
+        "own": _range([*own.values()]),
+        "num_white_box": measures.num_images(WHITE_BOX_AT_THRESHOLD),
         "gap": "",
         "attacker": measures.attacker(),
     }
+    pairs = [(fooled[m], own[m]) for m in own if m in fooled and differ(fooled[m], own[m])]
     if pairs:
         transfer, white_box = max(pairs, key=lambda pair: pair[1].mean - pair[0].mean)
         values["gap"] = (
@@ -218,7 +228,7 @@ def _reproduction(run: Run, measures: Measures) -> dict[str, Any]:
         return {}
     outside = [m for m in judged if m.verdict == "outside"]
     furthest = max(outside, key=lambda m: abs(m.mean - (m.published or 0)), default=None)
-    is_quick = run.info.get("preset") == "quick"
+    is_quick = run.info["preset"] == "quick"
     num_sets = len(measures.seeds)
     return {
         "within": len(judged) - len(outside),
@@ -231,40 +241,34 @@ def _reproduction(run: Run, measures: Measures) -> dict[str, Any]:
     }
 
 
-def _selection(
-    run: Run, measures: Measures, kept: Sequence[tuple[str, dict[str, int]]]
-) -> dict[str, Any]:
+def _selection(run: Run, measures: Measures, kept: pd.DataFrame) -> dict[str, Any]:
     """What changes if the epoch is chosen on other images than the test set."""
-    if not {TEST, HELD_OUT} <= set(measures.selections):
+    if len(measures.selections) < 2:
         return {}
-    epochs = [of for _, of in kept if {TEST, HELD_OUT} <= set(of)]
-    same = sum(of[TEST] == of[HELD_OUT] for of in epochs)
-    is_same = bool(epochs) and same == len(epochs)
-    values: dict[str, Any] = {
-        "same": same,
-        "trainings": len(epochs) or None,
-        "no_effect": " So this run cannot show an effect of selection." if is_same else "",
-    }
-    if is_same:
-        return values
-    other = measures_of(run, HELD_OUT if measures.selection == TEST else TEST)
-    changes: dict[bool, list[tuple[float, Measure]]] = {True: [], False: []}
+    first, second = measures.selections
+    same = int((kept[first] == kept[second]).sum())
+    values: dict[str, Any] = {"same": same, "trainings": len(kept), "no_effect": ""}
+    if same == len(kept):
+        return values | {"no_effect": " So this run cannot show an effect of selection."}
+    other = measures_of(run, second)
+    changes = []
     for attack, outcome, eps in SELECTED:
         for model in measures.models:
-            both = [m.find(model, attack, outcome, eps) for m in (measures, other)]
-            before, after = on_common_seeds(both)
+            pair = [m.find(model, attack, outcome, eps) for m in (measures, other)]
+            before, after = on_common_seeds(pair)
             if before is not None and after is not None:
-                changes[attack == CLEAN].append((abs(after.mean - before.mean), before))
-    if changes[True] and changes[False]:
-        clean, (change, measure) = (
-            max(changes[is_clean], key=lambda pair: pair[0]) for is_clean in (True, False)
-        )
+                change = abs(after.mean - before.mean)
+                changes.append((attack == CLEAN, change, f"{model}, {outcome}"))
+    table = pd.DataFrame(changes, columns=["is_clean", "change", "name"])
+    clean, attacked = table[table["is_clean"]], table[~table["is_clean"]]
+    if len(clean) and len(attacked):
+        largest = attacked.nlargest(1, "change").iloc[0]
         values |= {
-            "other": other.selection,
-            "first": measures.selection,
-            "clean_change": percent(clean[0]),
-            "change": percent(change, 1),
-            "changed": f"{measure.model}, {measure.name}",
+            "other": second,
+            "first": first,
+            "clean_change": percent(clean["change"].max()),
+            "change": percent(largest["change"], 1),
+            "changed": largest["name"],
         }
     return values
 
@@ -290,72 +294,21 @@ def _differences(run: Run, measures: Measures) -> list[Block]:
     outside = [m for m in (*scores(measures), *accuracies(measures)) if m.verdict == "outside"]
     if not outside:
         return []
+    recipe = next(iter(run.info["settings"]["trainings"].values()))["recipe"]
+    num_images = run.info["data"]["num_training_images"]
+    fewest = min((m.num_images for m in scores(measures)), default=NUM_IMAGES)
+    is_other = any(recipe[key] != value for key, value in SOURCE_RECIPE.items())
+    num_sets = len(measures.seeds)
+    reasons = {
+        "epochs": recipe["epochs"] if is_other else None,
+        "batch_size": recipe["batch_size"],
+        "num_images": num_images if num_images != SOURCE_IMAGES else None,
+        "num_sets": num_sets if num_sets < SOURCE_SETS else None,
+        "fewest": fewest if fewest < NUM_IMAGES else None,
+    }
     return [
         Text(f"Not reproduced: {len(outside)}."),
         Bullets([_difference(measure) for measure in outside]),
         Text("Differences to the report that may explain it:"),
-        Bullets(_reasons(run, measures)),
+        Bullets(fill(REASONS, reasons)),
     ]
-
-
-def _recipe(run: Run) -> dict[str, Any] | None:
-    """The recipe, which all models share."""
-    try:
-        recipe = next(iter(run.info["settings"]["trainings"].values()))["recipe"]
-    except (KeyError, TypeError, AttributeError, StopIteration):
-        return None
-    return recipe if isinstance(recipe, dict) else None
-
-
-def _reasons(run: Run, measures: Measures) -> list[str]:
-    recipe, data = _recipe(run) or SOURCE_RECIPE, run.info.get("data")
-    num_images = data.get("num_training_images") if isinstance(data, dict) else None
-    fewest = min((m.num_images for m in scores(measures)), default=1_000)
-    is_other = any(recipe.get(key) != value for key, value in SOURCE_RECIPE.items())
-    return fill(
-        [
-            "Recipe: {epochs} epochs, batches of {batch_size}; the report has 20 and 32.",
-            "Training images: {num_images:,}, because some are held out; the report has 60,000.",
-            "Sets: {num_sets}; the report has 30. The sd over sets is large, so the mean of a few "
-            "sets is uncertain.",
-            "Attacked images: {fewest} per set; the report has 1,000.",
-            "Set k attacks test images from number 1,000 k; in the report each set continues where "
-            "the previous one stopped.",
-        ],
-        {
-            "epochs": recipe.get("epochs") if is_other else None,
-            "batch_size": recipe.get("batch_size"),
-            "num_images": num_images if num_images != SOURCE_IMAGES else None,
-            "num_sets": len(measures.seeds) if len(measures.seeds) < SOURCE_SETS else None,
-            "fewest": fewest if fewest < 1_000 else None,
-        },
-    )
-
-
-def _attacked_images(measures: Measures) -> str:
-    return (
-        "AER and RAR are rates of the attacked images, not of all test images: each set's first "
-        f"{measures.num_images(UNION)} that {BASE} classifies correctly when clean and that FGSM "
-        f"on {BASE} fools. They include the transferred attack."
-    )
-
-
-def _threat_model(measures: Measures) -> Section:
-    return Section(
-        "Threat model",
-        [
-            Text(
-                f"As published: the attacker has {BASE} of the same set, trained without null "
-                "images, but not the scored model. FGSM takes one step along the sign of the "
-                f"gradient of {BASE}'s cross-entropy at the clean image; every model of the set is "
-                "scored on the same adversarial image. At threshold each image has the smallest ε "
-                f"that fools {BASE}; against ε all images have the same ε."
-            ),
-            Text(
-                "White-box: the attacker knows the model's weights and its null class, and takes "
-                f"gradients through it. The attack is the {attack_name(WORST_CASE)}, "
-                f"{NULL_AWARE_TEXT} Success is a wrong digit. {SCORED_TEXT} Dropout is off."
-            ),
-            Terms(attack_terms(measures)),
-        ],
-    )

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Sequence
-from io import StringIO
 from typing import Any
 
 import pandas as pd
 
-from nullclass.core.errors import UserError
 from nullclass.core.files import read_json
-from nullclass.report.blocks import Cell, Table
+from nullclass.report.blocks import Table
 from nullclass.report.formatting import eps_text, percent, value_cell
 from nullclass.report.measures import OWN_BUDGET, Measure, Measures, on_common_seeds
 from nullclass.report.render import MARKS
+from nullclass.report.tables import make_table
 from nullclass.results.schema import CLEAN, RESULT
 from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
@@ -81,7 +78,7 @@ def at_threshold(
 
 def scores(measures: Measures) -> list[Measure]:
     """The published kind of scores: transferred attack at the thresholds."""
-    found = [at_threshold(measures, model, word) for model in measures.models for word in OUTCOMES]
+    found = (at_threshold(measures, model, word) for model in measures.models for word in OUTCOMES)
     return [measure for measure in found if measure is not None]
 
 
@@ -90,20 +87,14 @@ def accuracies(measures: Measures) -> list[Measure]:
     return measures.find_all(measures.models, CLEAN, "correct")
 
 
-def kept_epochs(run: Run, measures: Measures) -> list[tuple[str, dict[str, int]]]:
-    """Model and epoch kept by each selection, one item per training that records them."""
+def kept_epochs(run: Run, measures: Measures) -> pd.DataFrame:
+    """Epochs kept by each selection: columns model and the selections, one row per training."""
     found = []
     for trial in run.trials:
-        folder = trial.result.get("trained_in")
-        if trial.selection != measures.selection or not folder:
-            continue
-        try:
-            epochs = read_json(run.folder / str(folder) / RESULT, "result").get("epochs")
-        except UserError:  # the trial is complete without it
-            continue
-        if isinstance(epochs, dict):
-            found.append((trial.model, {str(name): int(n) for name, n in epochs.items()}))
-    return found
+        if trial.selection == measures.selection:
+            result = read_json(run.folder / trial.result["trained_in"] / RESULT, "result")
+            found.append({"model": trial.model, **result["epochs"]})
+    return pd.DataFrame(found)[["model", *measures.selections]]
 
 
 def published_text(model: str, outcome: str) -> str | None:
@@ -129,12 +120,13 @@ def rule() -> str:
     )
 
 
-def _sets(measures: Measures) -> str:
-    return f"{measures.seeds_text('set')}, selected on {measures.selection} images."
+def sets_text(measures: Measures) -> str:
+    """Number of sets, and the images that the models were selected on."""
+    return f"{measures.seeds_text('set')}, models selected on {measures.selection} images"
 
 
 def _n(measures: Measures, attack: str) -> str:
-    return f"n {measures.num_images(attack)}" if measures.budgets(attack) else "n 0"
+    return f"n {measures.num_images(attack)}"
 
 
 def _spread(measures: Measures) -> str:
@@ -145,33 +137,23 @@ def _spread(measures: Measures) -> str:
 
 def threshold_table(measures: Measures) -> Table:
     """Outcomes at the thresholds: transferred with the published values, and white-box."""
-    attacks = {TRANSFER_AT_THRESHOLD: "transfer"}
-    if measures.budgets(WHITE_BOX_AT_THRESHOLD):
-        attacks[WHITE_BOX_AT_THRESHOLD] = "white-box"
+    attacks = {TRANSFER_AT_THRESHOLD: "transfer", WHITE_BOX_AT_THRESHOLD: "white-box"}
+    known = [attack for attack in attacks if measures.budgets(attack)]
+    columns = [(attack, outcome) for attack in known for outcome in OUTCOMES]
     rows = []
     for model in measures.models:
-        row = [Cell(model)]
-        for attack in attacks:
-            for outcome in OUTCOMES:
-                published = (
-                    published_text(model, outcome) if attack != WHITE_BOX_AT_THRESHOLD else ""
-                )
-                row.append(value_cell(at_threshold(measures, model, outcome, attack), published, 1))
+        row: list[Any] = [model]
+        for attack, outcome in columns:
+            published = published_text(model, outcome) if attack == TRANSFER_AT_THRESHOLD else ""
+            row.append(value_cell(at_threshold(measures, model, outcome, attack), published, 1))
         rows.append(row)
-    return Table(
+    return make_table(
         "Scores at threshold, measured and published",
-        [
-            Cell("model"),
-            *(
-                Cell(outcome, f"{name}, %, {_n(measures, attack)}")
-                for attack, name in attacks.items()
-                for outcome in OUTCOMES
-            ),
-        ],
+        ["model", *((o, f"{attacks[a]}, %, {_n(measures, a)}") for a, o in columns)],
         rows,
         f"Each image at its own threshold (L∞, pixel units). Transfer: FGSM on {BASE} of the same "
         "set, as published. White-box: the worst-case ensemble on the scored model, on the first "
-        f"of the same images. n: images per set. {_sets(measures)} “pub.”: mean ± sd of the "
+        f"of the same images. n: images per set. {sets_text(measures)}. “pub.”: mean ± sd of the "
         f"report's {SOURCE_SETS} sets; it calls fooled misclassified and null unclassified.",
         _spread(measures),
     )
@@ -181,78 +163,74 @@ def accuracy_table(measures: Measures) -> Table:
     """Clean outcomes with the values read off the report's bar plot."""
     rows = []
     for model in measures.models:
-        accuracy = measures.find(model, CLEAN, "correct")
-        published = None if accuracy is None else accuracy.published
-        about = None if published is None else f"about {percent(published, 1)}"
-        others = (measures.find(model, CLEAN, outcome) for outcome in ("null", "fooled"))
-        rows.append([Cell(model), value_cell(accuracy, about), *map(value_cell, others)])
+        accuracy, *others = (measures.find(model, CLEAN, o) for o in ("correct", "null", "fooled"))
+        published = accuracy and accuracy.published
+        about = f"about {percent(published, 1)}" if published else None
+        rows.append([model, value_cell(accuracy, about), *others])
     n = f"%, {_n(measures, CLEAN)}"
-    return Table(
+    return make_table(
         "Clean test images, measured and published",
-        [Cell("model"), Cell("correct", n), Cell("null", n), Cell("fooled", n)],
+        ["model", ("correct", n), ("null", n), ("fooled", n)],
         rows,
-        f"No attack, {_sets(measures)} “pub.”: read off the report's bar plot, to about 0.1 points "
-        "(a mean for base, medians for the others).",
+        f"No attack, {sets_text(measures)}. “pub.”: read off the report's bar plot, to about 0.1 "
+        "points (a mean for base, medians for the others).",
         _spread(measures),
     )
 
 
-def landmark_table(measures: Measures) -> Table | None:
+def landmark_table(measures: Measures) -> Table:
     """Points of the curves against ε that the report's plot or text gives."""
-    rows = []
-    for models, outcome, eps, published in LANDMARKS:
-        for measure in measures.find_all(models, TRANSFER, outcome, eps):
-            name = f"{measure.model}: {outcome} at ε {eps_text(eps)}"
-            rows.append([Cell(name), value_cell(measure, "", 1), Cell(published)])
-    if not rows:
-        return None
-    return Table(
+    rows = [
+        [f"{m.model}: {outcome} at ε {eps_text(eps)}", value_cell(m, "", 1), published]
+        for models, outcome, eps, published in LANDMARKS
+        for m in measures.find_all(models, TRANSFER, outcome, eps)
+    ]
+    return make_table(
         "Points of the curves against ε",
-        [Cell("rate"), Cell("measured", f"%, {_n(measures, TRANSFER)}"), Cell("the report", "%")],
+        ["rate", ("measured", f"%, {_n(measures, TRANSFER)}"), ("the report", "%")],
         rows,
         f"FGSM on {BASE} of the same set, transferred; the same ε (L∞, pixel units) for all "
-        f"images; n: images per set. {_sets(measures)} The report's values are read off its "
+        f"images; n: images per set. {sets_text(measures)}. The report's values are read off its "
         "curves; they get no verdict.",
         _spread(measures),
     )
 
 
-def selection_table(
-    run: Run, measures: Measures, kept: Sequence[tuple[str, dict[str, int]]]
-) -> Table:
-    """Rates under the first selection, those under the others below."""
-    first, *rest = measures.selections
-    others = [measures_of(run, selection) for selection in rest]
+def selection_table(run: Run, measures: Measures, kept: pd.DataFrame) -> Table:
+    """Rates under the first selection, and below under the second.
+
+    Args:
+        run: The run.
+        measures: Of the first selection.
+        kept: From :func:`kept_epochs`.
+    """
+    first, second = measures.selections
+    other = measures_of(run, second)
     rows = []
     for model in measures.models:
-        row = [Cell(model)]
+        row: list[Any] = [model]
         for attack, outcome, eps in SELECTED:
+            pair = [m.find(model, attack, outcome, eps) for m in (measures, other)]
             digits = 2 if attack == CLEAN else 1
-            found = on_common_seeds(
-                [m.find(model, attack, outcome, eps) for m in (measures, *others)]
-            )
-            texts = [with_spread(measure, digits) for measure in found]
-            small = [f"{name} {text}" for name, text in zip(rest, texts[1:], strict=True)]
-            row.append(Cell(texts[0], "; ".join(small)))
-        of = [epochs for name, epochs in kept if name == model and {first, *rest} <= set(epochs)]
-        medians = {
-            s: f"{statistics.median(e[s] for e in of):g}" if of else "–" for s in (first, *rest)
-        }
-        small = [f"{selection} {medians[selection]}" for selection in rest if of]
-        same = sum(len({epochs[s] for s in (first, *rest)}) == 1 for epochs in of)
-        row += [Cell(medians[first], "; ".join(small)), Cell(f"{same} of {len(of)}" if of else "–")]
+            one, two = (with_spread(measure, digits) for measure in on_common_seeds(pair))
+            row.append((one, f"{second} {two}"))
+        epochs = kept[kept["model"] == model]
+        medians = epochs[[first, second]].median()
+        same = (epochs[first] == epochs[second]).sum()
+        row += [
+            (f"{medians[first]:g}", f"{second} {medians[second]:g}"),
+            f"{same} of {len(epochs)}",
+        ]
         rows.append(row)
-    return Table(
-        f"Selected on {first} images; below: on {' and '.join(f'{name} images' for name in rest)}",
+    at_threshold = f"at threshold, %, {_n(measures, TRANSFER_AT_THRESHOLD)}"
+    return make_table(
+        f"Selected on {first} images; below: on {second} images",
         [
-            Cell("model"),
-            Cell("accuracy", f"clean, %, {_n(measures, CLEAN)}"),
-            *(
-                Cell(outcome, f"at threshold, %, {_n(measures, TRANSFER_AT_THRESHOLD)}")
-                for outcome in OUTCOMES
-            ),
-            Cell("epoch kept", "median"),
-            Cell("same epoch", "trainings"),
+            "model",
+            ("accuracy", f"clean, %, {_n(measures, CLEAN)}"),
+            *((outcome, at_threshold) for outcome in OUTCOMES),
+            ("epoch kept", "median"),
+            ("same epoch", "trainings"),
         ],
         rows,
         f"At threshold: FGSM on {BASE} of the same set and selection, transferred; each image at "
@@ -263,35 +241,36 @@ def selection_table(
 
 def summary_table(measures: Measures) -> Table:
     """Rates at threshold for the terminal, measured and published."""
-    verdicts = {
-        "scores": [m.verdict for m in scores(measures) if m.verdict and m.model != BASE],
-        "accuracies": [m.verdict for m in accuracies(measures) if m.verdict],
+    judged = {
+        "scores": [m for m in scores(measures) if m.verdict and m.model != BASE],
+        "accuracies": [m for m in accuracies(measures) if m.verdict],
     }
-    counts = ", ".join(f"{v.count('within')} of {len(v)} {what}" for what, v in verdicts.items())
+    counts = (
+        f"{sum(m.verdict == 'within' for m in found)} of {len(found)} {what}"
+        for what, found in judged.items()
+    )
     rows = []
     for model in measures.models:
         found = [at_threshold(measures, model, word) for word in ("correct", "null", "fooled")]
         known = [measure for measure in found if measure is not None]
-        marks = {measure.verdict for measure in known}
-        mark = "" if "" in marks or not marks else "outside" if "outside" in marks else "within"
-        accuracy = measures.find(model, CLEAN, "correct")
+        verdicts = {measure.verdict for measure in known}
         published = [percent(m.published, 1) for m in known if m.published is not None]
         white_box = at_threshold(measures, model, "fooled", WHITE_BOX_AT_THRESHOLD)
-        texts = [
-            model,
-            "–" if accuracy is None else percent(accuracy.mean),
-            "/".join(percent(m.mean, 1) for m in known) or "–",
-            "/".join(published) or "–",
-            MARKS[mark],
-            "–" if white_box is None else percent(white_box.mean, 1),
-        ]
-        rows.append([Cell(text) for text in texts])
+        rows.append(
+            [
+                model,
+                value_cell(measures.find(model, CLEAN, "correct")).text,
+                "/".join(percent(m.mean, 1) for m in known) or "–",
+                "/".join(published) or "–",
+                MARKS["outside" if "outside" in verdicts else min(verdicts, default="")],
+                value_cell(white_box, digits=1).text,
+            ]
+        )
     names = {CLEAN: "clean", TRANSFER_AT_THRESHOLD: "transfer", WHITE_BOX_AT_THRESHOLD: "white-box"}
     images = ", ".join(f"{name} {_n(measures, attack)}" for attack, name in names.items())
-    headings = ("model", "clean", "transfer c/n/f", "published c/n/f", "", "white-box fooled")
-    return Table(
-        f"Measured and published: reproduced {counts}",
-        [Cell(heading) for heading in headings],
+    return make_table(
+        f"Measured and published: reproduced {', '.join(counts)}",
+        ["model", "clean", "transfer c/n/f", "published c/n/f", "", "white-box fooled"],
         rows,
         f"%, {measures.seeds_text('set')}; per set {images}. c/n/f: correct, null, fooled at the "
         f"thresholds of {BASE}",
@@ -300,27 +279,18 @@ def summary_table(measures: Measures) -> Table:
 
 def scores_csv(measures: Measures) -> bytes:
     """The report's ``table_scores.csv``: scores at threshold, as shares."""
-    lines: list[dict[str, Any]] = []
-    for measure in scores(measures):
-        mean, sd = AT_THRESHOLD.get(measure.model, {}).get(measure.name, (None, None))
-        verdict = {"within": "yes", "outside": "no", "": "-"}[measure.verdict]
-        lines.append(
-            {
-                "model": measure.model,
-                "outcome": measure.name,
-                "mean": measure.mean,
-                "sd": measure.sd,
-                "num_sets": len(measure.values),
-                "num_images": measure.num_images,
-                "published_mean": mean,
-                "published_sd": sd,
-                "within_2_sd": verdict,
-            }
-        )
-    columns = ["model", "outcome", "mean", "sd", "num_sets", "num_images"]
-    columns += ["published_mean", "published_sd", "within_2_sd"]
-    content = StringIO()
-    pd.DataFrame(lines, columns=columns).to_csv(
-        content, index=False, float_format="%.7g", lineterminator="\n"
+    found = [(m, AT_THRESHOLD[m.model][m.name]) for m in scores(measures)]
+    table = pd.DataFrame(
+        {
+            "model": [m.model for m, _ in found],
+            "metric": [m.metric for m, _ in found],
+            "mean": [m.mean for m, _ in found],
+            "sd": [m.sd for m, _ in found],
+            "num_sets": [len(m.values) for m, _ in found],
+            "num_images": [m.num_images for m, _ in found],
+            "published_mean": [mean for _, (mean, _) in found],
+            "published_sd": [sd for _, (_, sd) in found],
+            "within_2_sd": ["yes" if m.verdict == "within" else "no" for m, _ in found],
+        }
     )
-    return content.getvalue().encode()
+    return table.to_csv(index=False, float_format="%.7g", lineterminator="\n").encode()
