@@ -1,4 +1,4 @@
-"""A run with every kind of job: curves, substitutes, crafted images, thresholds, sizes."""
+"""A run with every kind of job: curves, substitutes, crafted images, thresholds, sizes, proofs."""
 
 from __future__ import annotations
 
@@ -22,22 +22,25 @@ from nullclass.experiments.config import (
     Estimate,
     ModelSpec,
     NullPlan,
+    ProofPlan,
     Queries,
     SizePlan,
     Study,
     Training,
     Trial,
 )
+from nullclass.experiments.context import RunContext
 from nullclass.experiments.engines.serial import SerialEngine
-from nullclass.experiments.jobs import folder_of
+from nullclass.experiments.jobs import folder_of, jobs_of
 from nullclass.experiments.runner import RunResult, run_study
+from nullclass.experiments.tasks import run_task
 from nullclass.experiments.trainings import Trainer
 from nullclass.nulls import NullProbabilities
 from nullclass.nulls.perturb import FGSMPerturbation
-from nullclass.rejection import calibrate, with_threshold
+from nullclass.rejection import ProvableNull, calibrate, with_threshold
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import CURVE, IMAGES, QUERIES, RESULT, ROWS, SIZE_COLUMNS, SIZES
-from nullclass.results.store import Run, read_run
+from nullclass.results.store import Run, read_run, read_trial
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe
 
@@ -275,3 +278,41 @@ def test_settings_of_the_run(found: Run) -> None:
         "clean", "soft", "substitute", "uniform"
     ]  # fmt: skip
     assert [plan["norm"] for plan in settings["sizes"]] == ["linf", "l0"]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_model_with_a_radius(dataset: Dataset, tmp_path: Path) -> None:
+    recipe = Recipe(batch_size=20, epochs=9, learning_rate=1e-2)
+    training = replace(CLEAN, name="provable", architecture="certifiable-small", recipe=recipe)
+    eps = (0.0002, 0.1)
+    trial = Trial(
+        training,
+        (AttackPlan("pgd", eps, 20, {"num_steps": 5}),),
+        num_clean=30,
+        is_checked=True,
+        radius=0.0001,
+        proofs=(ProofPlan(eps, 40), ProofPlan((0.05,), 10)),
+    )
+    shares: list[float] = []
+    for job in jobs_of([trial], dataset.checksum):
+        shares.clear()
+        run_task(job.config, tmp_path, dataset, device=CPU, advance=shares.append)
+    assert sum(shares) == pytest.approx(1)
+    context = RunContext(tmp_path, dataset, CPU)
+    model, network = context.load_model(trial.model_spec), context.load_trained(training)
+    assert isinstance(model, ProvableNull)
+    assert model.radius == 0.0001
+    found = read_trial(context.folder_of(trial))
+    images, labels = dataset.test.batch(slice(None))
+    clean = found.rows[found.rows["attack"] == "clean"]
+    predicted = model.predict(images)
+    assert clean["prediction"].tolist() == predicted[:30].tolist()
+    assert torch.equal(predicted[predicted >= 0], network.predict(images)[predicted >= 0])
+    counts = found.certified.groupby("eps_pixels").size()
+    assert counts.to_dict() == {0.0002: 40, 0.05: 10, 0.1: 40}
+    proved = found.certified[found.certified["eps_pixels"] == 0.0002]
+    assert proved["is_rar_proved"].sum() > 10
+    assert not (proved["is_rar_proved"].to_numpy() & (predicted != labels).numpy()).any()
+    proofs = found.summary[found.summary["attack"] == "proof"]
+    assert set(proofs["metric"]) == {"rar_proved", "strict_proved", "aer_bound"}
+    assert "proof-broken" not in {flag.name for flag in found.flags}
