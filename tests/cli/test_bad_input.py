@@ -102,12 +102,8 @@ def break_gzip(data_dir: Path) -> None:
 
 BAD_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "no such folder": (shutil.rmtree, "is not a folder"),
-    "an empty folder": (lambda d: [p.unlink() for p in d.iterdir()], "lacks train-images"),
     "a file missing": (lambda d: (d / TEST_LABELS).unlink(), f"lacks {TEST_LABELS}"),
     "truncated": (lambda d: rewrite(d, TRAIN_IMAGES, lambda b: b[:-1]), "is truncated"),
-    "empty": (lambda d: rewrite(d, TEST_IMAGES, lambda b: b""), "is not an IDX file"),
-    "corrupt": (lambda d: rewrite(d, TRAIN_IMAGES, lambda b: b"<html>" + b[6:]), "not an IDX"),
-    "swapped": (lambda d: swap(d / TRAIN_IMAGES, d / TRAIN_LABELS), "swapped"),
     "mixed up": (lambda d: swap(d / TRAIN_LABELS, d / TEST_LABELS), "160 images but .* 40 labels"),
     "broken gzip": (break_gzip, "broken gzip file"),
 }
@@ -182,36 +178,28 @@ def test_seeds_out_of_range(refused: Refused, data_dir: Path, checkpoint: Path) 
 
 
 TRAIN: list[tuple[Sequence[str], str]] = [
-    (["--null-eps", "-0.1"], "eps"),
     (["--null-eps", "39"], "eps"),
-    (["--null-eps", "nan"], "eps"),
     (["--null-steps", "0"], "step"),
     (["--null-weight", "-1"], "null_weight must be finite"),
-    (["--weight-decay", "nan"], "weight_decay must be finite"),
     (["--epochs", "0"], "of at least 1"),
     (["--validation", "160"], "cannot hold out 160 of 160"),
-    (["--validation", "-1"], "cannot hold out"),
     (["--model", "resnet"], "'resnet'.*notebook|notebook.*'resnet'"),
     (["--dataset", "minst"], "'minst'.*did you mean mnist"),
     (["--device", "cuda:99"], "this machine has no device 'cuda:99'.*--device cpu"),
     (["--device", "gpu"], "'gpu'"),
     (["--learning-rate", "1e6"], "learning_rate must be in"),
-    (["--replace-rate", "1"], r"replace_rate must be in \[0, 1\)"),
     (["--replace-rate", "nan"], r"replace_rate must be in \[0, 1\)"),
     (["--nulls", "noise"], "null source must be one of adversarial.*'noise'"),
     (["--nulls", "any-of"], "needs at least one source"),
     (["--nulls", "none", "mixed"], "--nulls none alone"),
-    (["--nulls", "mixed", "noise"], "'noise'"),
     (["--nulls", "none", "--per-class-null"], "need null images"),
     (["--per-class-null", "--uniform-targets"], "exclude each other"),
     (["--nulls", "uniform", "--per-class-null"], "uniform images have no class"),
     (["--nulls", "background", "--background", "cats"], "background images"),
     (["--nulls", "null-probabilities"], "need a curve: give --curve"),
     (["--curve", "f.csv"], "are for --nulls null-probabilities"),
-    (["--robust", "interval", "--robust-eps", "0"], "eps"),
     (["--robust", "interval", "--robust-eps", "1.5"], "eps"),
     (["--robust", "abstain", "--nulls", "mixed"], "--robust takes no null images"),
-    (["--robust", "adversarial", "--uniform-targets"], "--robust takes no null images"),
     (["--robust-eps", "0.1"], "are for --robust"),
     (["--null-class"], "are for --robust"),
 ]
@@ -233,12 +221,11 @@ EVALUATE = [
     ("--null-rate", "0", "rate"),
     ("--null-rate", "0.0001", "held-out"),
     ("--images", "0", "1 to 40"),
-    ("--images", "-3", "1 to 40"),
     ("--images", "41", "1 to 40"),
     ("--dataset", "cifar", "'cifar'"),
     ("--device", "cuda:99", "this machine has no device"),
     ("--proofs", "guess", "'guess'"),
-    *(("--eps", eps, r"eps .* outside \[0, 1\]") for eps in ("-0.1", "1.01", "76", "nan", "inf")),
+    *(("--eps", eps, r"eps .* outside \[0, 1\]") for eps in ("-0.1", "76", "nan")),
 ]
 
 

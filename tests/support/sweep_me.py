@@ -1,4 +1,4 @@
-"""Runs the tiny study in two worker processes: python sweep_me.py DATA OUT. Made to be killed."""
+"""Runs the tiny study in workers, to be killed: python sweep_me.py DATA OUT NUM_WORKERS."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from nullclass.experiments.runner import run_study
 
 if __name__ == "__main__":
     data, out = map(Path, sys.argv[1:3])
-    engine = LocalEngine(2, 1, source_of(data), "cpu")
+    engine = LocalEngine(int(sys.argv[3]), 1, source_of(data), "cpu")
     try:
         result = run_study(TINY, load(data), out, engine=engine, device=CPU)
     except UserError as error:
