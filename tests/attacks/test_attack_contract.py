@@ -343,39 +343,6 @@ def test_the_batch_size_is_the_callers(digits: Digits) -> None:
     assert default_batch_size(torch.zeros(0, 3, 2000, 2000)) >= 1
 
 
-def test_chosen_targets_are_reached_and_nothing_else(digits: Digits) -> None:
-    model, images, labels = digits.guarded, digits.images[:60], digits.labels[:60]
-    right = model.predict(images) == labels
-    targets = (labels + 1 + torch.arange(60) % 9) % 10
-    adv_images = PGD(targets=targets, num_steps=60)(model, images, labels, eps=0.35)
-    assert (model.predict(adv_images) == targets).double().mean() > 0.9
-    null = PGD(targets=-1)(model, images, labels, eps=0.2)
-    assert (model.predict(null) == -1)[right].all()
-    # An image of another wrong class is no success, so the attack goes on.
-    three = images[labels != 3], labels[labels != 3]
-    adv_images = PGD(targets=3, num_steps=60)(model, *three, eps=0.35)
-    assert (model.predict(adv_images) == 3).double().mean() > 0.9
-    for wrong, says in (
-        (torch.zeros(7, dtype=torch.int64), "60 images, but targets of"),
-        (10, "targets must be from 0 to 9, or -1 for null"),
-        (labels, "must differ from the image's true label"),
-    ):
-        with pytest.raises(UserError, match=says):
-            PGD(targets=wrong)(model, images, labels, eps=0.1)
-    with pytest.raises(UserError, match=r"targets must be from 0 to 9$"):
-        PGD(targets=-1)(digits.plain, images, labels, eps=0.1)
-
-
-def test_successful_images_are_left_alone(digits: Digits) -> None:
-    model, images = digits.guarded, digits.images[:60]
-    wrong = (digits.labels[:60] + 1) % 10  # nearly every clean image is fooled
-    is_fooled = fooled(model, images, wrong)
-    assert is_fooled.sum() > 50
-    for attack in (PGD(), MultiTargetedPGD(), APGD(), FMN(), SelectivePGD(), null_aware_pgd()):
-        adv_images = attack(model, images, wrong, eps=0.1)
-        assert torch.equal(adv_images[is_fooled], images[is_fooled])
-
-
 class Detaching(nn.Module):
     """A forward pass that hides its gradient, in one of three ways."""
 
@@ -421,17 +388,3 @@ def test_without_gradients_the_ensemble_continues(digits: Digits, kind: str) -> 
     expected = without(digits.guarded, images, labels, eps=0.3, generator=seeded())
     assert torch.equal(result.adv_images, expected)
     assert fooled(digits.guarded, result.adv_images, labels).sum() > 6
-
-
-def test_random_starts_stay_in_the_ball() -> None:
-    images = torch.rand(300, 1, 4, 4, generator=seeded())
-    labels = torch.zeros(300, dtype=torch.int64)
-
-    class Flat(nn.Module):  # never fooled and without a gradient: the starts are returned
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.tensor([1.0, 0.0, 0.0]).repeat(len(x), 1) + 0 * x.flatten(1).sum(1, True)
-
-    for norm, eps in (("linf", 0.2), ("l2", 0.5), ("l1", 1.5)):
-        attack = PGD(num_restarts=2, num_steps=1)
-        adv_images = run(attack, Classifier(Flat(), 2), images, labels, eps, norm)
-        assert is_allowed(adv_images, images, eps, norm).all()

@@ -12,6 +12,7 @@ from worlds import Digits, fooled, linear_batch, outcome_of, two_input_world
 
 from nullclass.attacks import FMN, PGD, MultiTargetedPGD
 from nullclass.attacks.counters import count_passes
+from nullclass.attacks.losses import ObjectiveName
 from nullclass.core.norms import find_ball
 from nullclass.models import Classifier
 
@@ -54,30 +55,28 @@ def test_two_inputs(ratio: float, norm: str) -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 def test_linear_optima_are_reached_and_never_undercut(norm: str) -> None:
-    for seed in range(2):
-        world = linear_batch(seed)
-        adv_images, sizes = FMN().smallest(world.model, world.images, world.labels, norm=norm)
-        assert fooled(world.model, adv_images, world.labels).all()
-        torch.testing.assert_close(sizes.double(), size(adv_images - world.images, norm))
-        ratio = sizes / world.optima[norm]
-        assert ratio.min() > 1 - 1e-4
-        assert ratio.max() < 1.25
-        assert ratio.median() < 1.002, "most are exact"
+    world = linear_batch(0)
+    adv_images, sizes = FMN().smallest(world.model, world.images, world.labels, norm=norm)
+    assert fooled(world.model, adv_images, world.labels).all()
+    torch.testing.assert_close(sizes.double(), size(adv_images - world.images, norm))
+    ratio = sizes / world.optima[norm]
+    assert ratio.min() > 1 - 1e-4
+    assert ratio.max() < 1.25
+    assert ratio.median() < 1.002, "most are exact"
 
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize(
-    ("objective", "reached"), [("force-null", ["null"]), ("untargeted", ["null", "fooled"])]
+    ("objective", "b"), [("force-null", 0.05), ("untargeted", 0.3), ("untargeted", 0.05)]
 )
-def test_other_goals(objective: str, reached: list[str], norm: str) -> None:
-    # Null lies along x1 alone after a / 3, the other class along x2 after b.
-    for a, b in ((0.3, 0.3), (0.3, 0.05)):
-        model, image, label = two_input_world(a=a, b=b)
-        optimum = a / 3 if objective == "force-null" else min(a / 3, b)
-        attack = FMN(objective=objective)  # type: ignore[arg-type]
-        adv_images, sizes = attack.smallest(model, image, label, norm=norm)
-        assert outcome_of(model, adv_images, label)[0] in reached
-        assert optimum * (1 - 1e-6) <= float(sizes) <= 1.01 * optimum
+def test_other_objectives(objective: ObjectiveName, b: float, norm: str) -> None:
+    # Null lies along x1 alone after 0.3 / 3, the other class along x2 after b.
+    model, image, label = two_input_world(a=0.3, b=b)
+    optimum = 0.1 if objective == "force-null" else min(0.1, b)
+    adv_images, sizes = FMN(objective=objective).smallest(model, image, label, norm=norm)
+    reached = ["null"] if objective == "force-null" else ["null", "fooled"]
+    assert outcome_of(model, adv_images, label)[0] in reached
+    assert optimum * (1 - 1e-6) <= float(sizes) <= 1.01 * optimum
 
 
 def test_what_is_found_is_what_is_claimed(smallest: Smallest) -> None:
@@ -120,16 +119,15 @@ def test_more_targets_only_add(smallest: Smallest) -> None:
 
 def test_smallest_is_no_weaker_than_pgd(smallest: Smallest) -> None:
     model, images, labels = smallest.model, smallest.images, smallest.labels
-    for eps in smallest.sizes.quantile(torch.tensor([0.3, 0.6])).tolist():
-        for attack in (PGD(loss="margin"), MultiTargetedPGD()):
-            adv_images = attack(model, images, labels, eps=eps, norm=smallest.norm)
-            is_fooled = fooled(model, adv_images, labels)
-            assert is_fooled.sum() > 5
-            assert (smallest.sizes <= 1.02 * eps)[is_fooled].double().mean() > 0.97
+    eps = float(smallest.sizes.median())
+    for attack in (PGD(loss="margin"), MultiTargetedPGD()):
+        adv_images = attack(model, images, labels, eps=eps, norm=smallest.norm)
+        is_fooled = fooled(model, adv_images, labels)
+        assert is_fooled.sum() > 10
+        assert (smallest.sizes <= 1.02 * eps)[is_fooled].double().mean() > 0.97
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("scale", [0.01, 1e4])
+@pytest.mark.parametrize(("norm", "scale"), [("linf", 0.01), ("l2", 1e4), ("l1", 0.01)])
 def test_the_scale_of_the_logits_does_not_matter(norm: str, scale: float) -> None:
     world = linear_batch(0, scale=scale)
     sizes = FMN().smallest(world.model, world.images, world.labels, norm=norm)[1]
@@ -165,7 +163,7 @@ def test_no_further_than_the_box(norm: str) -> None:
 
     model, labels = Classifier(White(), 2), torch.zeros(4, dtype=torch.int64)
     images = torch.rand(4, 1, 2, 2, generator=torch.Generator().manual_seed(0))
-    adv_images, sizes = FMN(num_steps=300).smallest(model, images, labels, norm=norm)
+    adv_images, sizes = FMN(num_steps=150).smallest(model, images, labels, norm=norm)
     assert fooled(model, adv_images, labels).any()
     farthest = find_ball(norm).size(1 - images)
     assert (sizes <= farthest * (1 + 1e-6))[sizes.isfinite()].all()
@@ -205,7 +203,7 @@ def test_as_an_attack_it_finds_what_lies_within_eps(smallest: Smallest) -> None:
 
 def test_without_null_and_without_images(digits: Digits) -> None:
     model, images, labels = digits.plain, digits.images[:20], digits.labels[:20]
-    adv_images, sizes = FMN().smallest(model, images, labels, norm="linf")
+    adv_images, sizes = FMN(num_targets=1).smallest(model, images, labels, norm="linf")
     assert fooled(model, adv_images, labels).all()
     assert sizes.shape == (20,)
     nothing, none = FMN().smallest(model, images[:0], labels[:0], norm="linf")

@@ -63,7 +63,7 @@ def test_at_the_end_of_the_ball_nothing_is_kept() -> None:
     assert (made.null_probs[is_far] > 1 - 1e-6).all()
 
 
-def test_steps_of_two_thirds_of_the_ball_leave_something_to_decay_over() -> None:
+def test_with_the_default_reach_distances_differ() -> None:
     images, labels = noise_images(200)
     made = CCATNulls(small_model(0), eps=0.05, power=1.0)(images, labels, seeded(7))
     assert made.null_probs is not None

@@ -208,7 +208,7 @@ class Branched(nn.Module):
 
 
 def test_regularisers_use_the_input_of_each_relu() -> None:
-    """With branches that is not what was computed last; and only a ReLU is radii at."""
+    """With branches, that is not the last layer computed; other activations add no term."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = Classifier(Branched(), 2, has_null=False, image_shape=(1, 2, 2))

@@ -75,9 +75,7 @@ def test_the_loss_is_the_mean_over_images_and_as_many_null_images(num: int) -> N
 
 @pytest.mark.parametrize("is_soft", [False, True])
 @pytest.mark.parametrize("num_nulls", [0, 1, NUM_CLASSES])
-def test_null_in_part_is_measured_by_the_loss_that_is_trained(
-    num_nulls: int, is_soft: bool
-) -> None:
+def test_soft_null_images_have_the_loss_of_training(num_nulls: int, is_soft: bool) -> None:
     model, data, nulls = small_model(num_nulls=num_nulls), some_images(30), darker(is_soft)
     found = BestCheckpoints({"test": data}, nulls).loss(model, data, nullcontext)
     total = 0.0
@@ -100,8 +98,9 @@ def test_null_in_part_is_measured_by_the_loss_that_is_trained(
         lambda model: NullProbabilities(model, NullCurve("linf", (0.3,), (1.0,)), "pgd"),
     ],
 )
-def test_sources_that_climb_do_so_here_too(make: Callable[[Classifier], NullSource]) -> None:
-    """Where no gradient of the loss is wanted, and of a model in training."""
+def test_sources_that_attack_the_model_work_without_gradients(
+    make: Callable[[Classifier], NullSource],
+) -> None:
     model, data = small_model().train(), some_images()
     selections = BestCheckpoints({"test": data}, make(model))
     first = selections.loss(model, data, nullcontext)

@@ -108,7 +108,7 @@ def test_each_new_image_is_a_queried_one_moved_by_the_step() -> None:
     assert all(any(torch.equal(image, given) for given in pool) for image in first)
 
 
-def test_the_rounds_are_true() -> None:
+def test_rounds_report_queries_and_agreement() -> None:
     target, substitute, rounds = queried(60)
     answers = [refuses_dark(part) for part in target.batches]
     for entry, labels in zip(rounds, answers, strict=True):
@@ -160,7 +160,7 @@ def test_null_answers_make_a_null_class() -> None:
     assert {entry.null for entry in rounds} == {0.0}
 
 
-def test_null_that_appears_later_is_learned_too() -> None:
+def test_null_labels_that_appear_later_make_a_null_class() -> None:
     # Every seed image is accepted; what has moved off the grid of the seed images is refused.
     def refuses_moved(images: Tensor) -> Tensor:
         is_seed = (images * 4 == (images * 4).round()).flatten(1).all(dim=1)
