@@ -119,12 +119,12 @@ def test_more_targets_only_add(smallest: Smallest) -> None:
 
 def test_smallest_is_no_weaker_than_pgd(smallest: Smallest) -> None:
     model, images, labels = smallest.model, smallest.images, smallest.labels
-    eps = float(smallest.sizes.median())
-    for attack in (PGD(loss="margin"), MultiTargetedPGD()):
-        adv_images = attack(model, images, labels, eps=eps, norm=smallest.norm)
-        is_fooled = fooled(model, adv_images, labels)
-        assert is_fooled.sum() > 10
-        assert (smallest.sizes <= 1.02 * eps)[is_fooled].double().mean() > 0.97
+    for eps in smallest.sizes.quantile(torch.tensor([0.3, 0.6])).tolist():
+        for attack in (PGD(loss="margin"), MultiTargetedPGD()):
+            adv_images = attack(model, images, labels, eps=eps, norm=smallest.norm)
+            is_fooled = fooled(model, adv_images, labels)
+            assert is_fooled.sum() > 5
+            assert (smallest.sizes <= 1.02 * eps)[is_fooled].double().mean() > 0.97
 
 
 @pytest.mark.parametrize(("norm", "scale"), [("linf", 0.01), ("l2", 1e4), ("l1", 0.01)])

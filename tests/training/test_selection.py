@@ -98,7 +98,7 @@ def test_soft_null_images_have_the_loss_of_training(num_nulls: int, is_soft: boo
         lambda model: NullProbabilities(model, NullCurve("linf", (0.3,), (1.0,)), "pgd"),
     ],
 )
-def test_sources_that_attack_the_model_work_without_gradients(
+def test_sources_that_attack_the_model(
     make: Callable[[Classifier], NullSource],
 ) -> None:
     model, data = small_model().train(), some_images()

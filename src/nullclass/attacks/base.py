@@ -249,7 +249,7 @@ def check_attack(attack: object) -> None:
     if isinstance(attack, type):
         name = attack.__name__
         raise UserError(f"{name} is a class: write {name}() to make an attack of it")
-    if not callable(attack) or not hasattr(attack, "objective"):
+    if not (callable(attack) and hasattr(attack, "objective") and hasattr(attack, "is_iterative")):
         raise UserError(
             f"{attack!r} is no attack: give an instance such as PGD(), or a callable with the "
             "attributes objective, is_iterative and access (nullclass.attacks.base.Attack)"
