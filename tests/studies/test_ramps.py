@@ -9,15 +9,16 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pytest
 import torch
-from fake_run import build_evaluation, rows_table
+from fake_run import rows_table
+from fake_study import write_run, write_training, write_trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -25,12 +26,12 @@ from page_checks import check_html, check_same_bytes, text_of
 from safetensors.numpy import save_file
 
 from nullclass import report
-from nullclass.core.files import write_json
 from nullclass.data import ramps as data
 from nullclass.report.blocks import Page, Section, Text
 from nullclass.report.render import render
-from nullclass.results import frames, schema, store
+from nullclass.results import schema, store
 from nullclass.results.store import read_run
+from nullclass.studies.ramps.config import RAMPS
 from nullclass.studies.ramps.cube import (
     BOX_VOLUME,
     CENTRES,
@@ -257,38 +258,32 @@ def write_ramp_run(
     folder: Path,
     seeds: tuple[int, ...] = (0,),
     models: list[str] = MODELS,
-    planned: list[str] = MODELS,
-    has_decisions: bool = True,
+    has_results: bool = True,
 ) -> Path:
     for seed, model in product(seeds, models):
-        rng = np.random.default_rng([seed, MODELS.index(model) if model in MODELS else 9])
-        place = f"models/{model}-seed{seed}"
+        rng = np.random.default_rng([seed, len(model)])
+        variant = model if model in MODELS else "base"
+        (trial,) = RAMPS.trials("quick", [seed], [variant])
+        trial = replace(trial, training=replace(trial.training, name=model))
         epochs = np.arange(1, 4)
-        history = pd.DataFrame({"epoch": epochs, "null_loss": math.nan})
-        history["loss"] = (0.2 + 0.02 * seed) / epochs
-        history["train_accuracy"] = 0.96 - 0.1 / epochs + 0.01 * seed
-        (folder / place).mkdir(parents=True)
-        frames.write_frame(folder / place / schema.HISTORY, history)
-        trial = store.trial_folder(folder, model, seed)
-        trial.mkdir(parents=True)
-        if has_decisions:
+        losses = {"loss": (0.2 + 0.02 * seed) / epochs}
+        losses["train_accuracy"] = 0.96 - 0.1 / epochs + 0.01 * seed
+        path = store.trial_folder(folder, model, seed)
+        path.mkdir(parents=True)
+        history = {"epoch": epochs, **losses} if has_results else {"epoch": []}
+        write_training(folder, trial.training, history)
+        if has_results:
             space = optimal(SIDE)
             if model != "uniform":
                 space[space == NULL] = rng.integers(-1 if model != "base" else 0, 2, 1)[0]
             space[0, 0, : seed + 1] = 0
-            save_file({"predictions": space}, trial / schema.DECISIONS)
-        start = {"recipe": {"epochs": 3}, "start": None}
-        training = {"start": None if model == "base" else start}
-        labels = rng.integers(0, 2, 40)
+            save_file({"predictions": space}, path / schema.DECISIONS)
+        labels = np.arange(40) % 2
         rows = rows_table(labels, np.where((np.arange(40) == 0) & (model == "uniform"), -1, labels))
-        result = {"model": model, "seed": seed, "trained_in": place}
-        config = {"config": {"training": training}}
-        build_evaluation(rows, []).write(trial, result | config)
-    store.write_summary(folder, "ramps")
-    info = {"study": "ramps", "preset": "quick", "models": planned, "seeds": list(seeds)}
-    info["data"] = {"name": "ramps", "num_training_images": 32_000}
-    write_json(folder / schema.RUN, info)
-    return folder
+        write_trial(path, trial, [rows], [])
+    data = {"name": "ramps", "num_training_images": 32_000}
+    planned = MODELS if models[0] in MODELS else models
+    return write_run(folder, RAMPS, planned, len(seeds), seeds=list(seeds), data=data)
 
 
 @pytest.fixture(scope="module")
@@ -350,16 +345,14 @@ def test_a_run_with_one_variant_or_a_hostile_name_has_a_page(tmp_path: Path) -> 
     assert "not finished: 2 of 3 evaluations are missing, all of base, shuffled." in text
     assert "Models of seed 3." in text
     name = '"><b>x'
-    write_ramp_run(tmp_path / "b", models=[name], planned=[name])
+    write_ramp_run(tmp_path / "b", models=[name])
     html = render(page(read_run(tmp_path / "b")))
     assert "<b>x" not in html
     assert "&lt;b&gt;x</option>" in html
 
 
 def test_a_run_without_decisions_or_histories_has_a_page(tmp_path: Path) -> None:
-    write_ramp_run(tmp_path, has_decisions=False)
-    for history in tmp_path.glob(f"models/*/{schema.HISTORY}"):
-        history.unlink()
+    write_ramp_run(tmp_path, has_results=False)
     drawn = page(read_run(tmp_path))
     text = text_of(render(drawn))
     assert "base – – – – –" in text

@@ -195,16 +195,12 @@ def test_published_figures() -> None:
 
 def test_the_protocol() -> None:
     full, quick = (plan_all(FGSM_NULL, preset) for preset in ("full", "quick"))
-    assert {trial.seed for trial in full} == set(range(5))
-    assert {trial.seed for trial in quick} == {0}
-    models = {trial.model: trial.training for trial in quick}
-    assert set(models) >= {"clean-wd", "null-0.5", "null-0.5-wd", "null-0.01-wd"}
-    assert models["clean-wd"].nulls is None
-    assert not models["clean-wd"].has_null
-    for name, training in models.items():
-        assert training.weight_decay == (1e-4 if name.endswith("wd") else 0.0)
+    for trial in quick:
+        training = trial.training
+        assert training.weight_decay == (1e-4 if trial.model.endswith("wd") else 0.0)
+        assert training.has_null == (training.nulls is not None) == ("null" in trial.model)
         if training.nulls is not None:
-            notebook_eps = float(name.split("-")[1])
+            notebook_eps = float(trial.model.split("-")[1])
             assert training.nulls.settings["num_steps"] == 1
             assert training.nulls.settings["eps"] == pytest.approx(0.3081 * notebook_eps, abs=1e-6)
             assert training.nulls.weight == pytest.approx(1 / 11)
@@ -212,8 +208,6 @@ def test_the_protocol() -> None:
     assert (recipe.batch_size, recipe.epochs, recipe.learning_rate) == (64, 5, 1e-3)
     assert (recipe.schedule, recipe.precision, recipe.nulls_per_image) == ("constant", "float32", 1)
     assert [plan.attack for plan in full[0].attacks] == ["fgsm", "worst-case"]
-    assert all(trial.is_checked for trial in full), "red flags are looked for"
-    assert {trial.model for trial in quick if trial.is_checked} == {"null-0.5-wd"}
     assert full[0].attacks[0].eps == tuple(pixels(eps) for eps in sorted(TEST_EPS))
     assert full[0].num_clean == full[0].attacks[0].num_images == 10_000
 

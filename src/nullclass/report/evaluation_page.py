@@ -28,7 +28,7 @@ from nullclass.report.sections import (
     subtitle,
     trial_flags,
 )
-from nullclass.report.tables import clean_outcomes_table, outcome_table, union_table
+from nullclass.report.tables import outcome_table, union_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run, Trial
 
@@ -98,13 +98,11 @@ def findings(measures: Measures, model: str) -> list[str]:
 
 
 def _sections(run: Run, trial: Trial, measures: Measures) -> list[Section]:
-    clean = f"{measures.num_images(CLEAN)} test images, not attacked."
     return [
         *section(FLAGS_TITLE, *trial_flags(trial)),
         *section("Threat model", *threat_model(trial)),
         *section(
             "Results",
-            clean_outcomes_table(measures, "Clean images", clean),
             union_table(measures),
             security_curves(trial, measures),
             outcome_table(measures, trial.model),
