@@ -70,8 +70,8 @@ def test_the_best_of_several_nulls_is_used() -> None:
     for nulls in ((FALLING, LOW), (LOW, FALLING)):
         model = Classifier(line(RISING, OTHER, *nulls), 2, num_nulls=2).eval()
         assert float(margins_of(model, MIDDLE, LABEL, 0.4)) == pytest.approx(0.5, abs=1e-4)
-    hopeless = Classifier(line(RISING, OTHER, LOW), 2).eval()
-    assert margins_of(hopeless, MIDDLE, LABEL, 0.4) < 0
+    useless = Classifier(line(RISING, OTHER, LOW), 2).eval()
+    assert margins_of(useless, MIDDLE, LABEL, 0.4) < 0
 
 
 @pytest.mark.parametrize("num_nulls", [1, 3])

@@ -51,7 +51,7 @@ def test_they_are_stored_and_proved_again(norm: str, tmp_path: Path) -> None:
     # A float32 proof is never better than the float64 one, and not much worse.
     assert (proved[claimed] >= margins[claimed]).all()
     assert (proved[claimed] - margins[claimed] < 1e-3).all()
-    # The model that made them will do, and so does an exact copy in float64.
+    # The model that made them is accepted, and so is an exact copy in float64.
     check_certificates(certificates, ProvableNull(model, 0.05), IMAGES)
     check_certificates(certificates, model.double(), IMAGES.double())
 

@@ -56,7 +56,7 @@ class Scaled(Around):
 
 
 class Saturated(Around):
-    """Every logit pressed against one of two walls, on its side of the first two's middle."""
+    """Every logit saturated at -1 or 1, by its side of the middle of the two largest."""
 
     def change(self, logits: Tensor) -> Tensor:
         middle = logits.topk(2).values.mean(dim=1, keepdim=True)
@@ -134,7 +134,7 @@ class SecretTransfer:
 def train_robust(digits: Digits, *, has_null: bool, eps: float = 0.15) -> Classifier:
     """Adversarial training (Madry et al. 2018); with null, an attacked digit may be refused.
 
-    A digit under plain random noise must still be recognised, so null is no refuge from noise.
+    Digits under random noise must be classified correctly, so that null is not the answer to noise.
     """
     margin = find_objective("fool").loss
     images, labels = digits.train_images, digits.train_labels
@@ -222,7 +222,7 @@ SOUND: dict[str, Callable[[Models], Evaluation]] = {
     "an ordinary network": lambda m: evaluate(
         m.digits.plain, m.test, attacks=strong(), eps=[0.05, 0.1, 0.2]
     ),
-    "an adversarially trained network, with a single step beside": lambda m: evaluate(
+    "an adversarially trained network, and a single-step attack": lambda m: evaluate(
         m.robust,
         m.test,
         attacks=strong() | {"fgsm": FGSM("untargeted")},

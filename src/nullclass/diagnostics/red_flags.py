@@ -340,10 +340,10 @@ def _only_found_by(
     """The message, if one of the runs fools images that none of the others fools."""
     for run in runs:
         for eps in sorted(run.rows["eps_pixels"].unique()):
-            beside = [other for other in others if other.images(eps)]
-            if not beside:
+            at_eps = [other for other in others if other.images(eps)]
+            if not at_eps:
                 continue
-            common = run.images(eps).intersection(*(other.images(eps) for other in beside))
+            common = run.images(eps).intersection(*(other.images(eps) for other in at_eps))
             outcomes = run.at(eps)["outcome"]
             found = set(outcomes.index[outcomes == "fooled"]) & common
             found -= evidence.clean_with("fooled").union(*(o.fooled(eps) for o in others))
@@ -353,7 +353,7 @@ def _only_found_by(
                     total=len(common),
                     eps=eps,
                     name=run.name,
-                    others=names_of(beside),
+                    others=names_of(at_eps),
                 )
     return None
 

@@ -52,8 +52,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     - ``null_dos``: share correct when clean and null under some attack.
 
     These are over the images that every attack saw, at every eps of the attacks with the objective
-    ``fool``. Without such an attack nothing is known about who can be fooled: then only ``strict``
-    and ``null_dos`` are given, at every eps.
+    ``fool``. Without such an attack AER and RAR are unknown: then only ``strict`` and ``null_dos``
+    are given, at every eps.
 
     Args:
         rows: Columns of :data:`nullclass.results.schema.ROW_COLUMNS`, of one model.
