@@ -24,6 +24,7 @@ from nullclass.experiments.engines.local import LocalEngine
 from nullclass.experiments.jobs import jobs_of
 from nullclass.experiments.runner import run_study
 from nullclass.results import schema, store
+from nullclass.results.schema import SUMMARY
 
 SCRIPT = Path(__file__).parents[1] / "support" / "sweep_me.py"
 
@@ -104,17 +105,24 @@ class KillingEngine(LocalEngine):
             self.num_kills += 1
 
 
+@pytest.mark.slow
 def test_a_killed_worker_fails_its_own_job_only(
-    data: Path, dataset: Dataset, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data: Path,
+    dataset: Dataset,
+    finished: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    choice: dict[str, Any] = {"seeds": [0], "variants": ["base"]}
-    assert run_here(dataset, tmp_path / "alone", **choice).num_done == 2
     engine = KillingEngine(2, 1, source_of(data), "cpu")
-    result = run_study(TINY, dataset, tmp_path / "run", engine=engine, device=CPU, **choice)
+    result = run_study(
+        TINY, dataset, tmp_path, engine=engine, device=CPU, seeds=[0], variants=["base"]
+    )
     assert (engine.num_started, engine.num_kills) == (4, 2)
     assert (result.num_done, result.failed) == (2, {})
     assert 50 < result.peak_mb < 2000, "a worker's memory"
-    assert results(tmp_path / "run") == results(tmp_path / "alone")
+    found = {path: content for path, content in results(tmp_path).items() if path != SUMMARY}
+    assert len(found) == 4, "weights; rows, summary and thresholds of the trial"
+    assert found.items() <= results(finished).items()
     lines = capfd.readouterr().err
     assert lines.count("its worker process was killed by signal 9; trying again") == 2
 

@@ -250,20 +250,20 @@ def test_a_damaged_state_starts_the_training_again(
 
 
 def test_more_seeds_and_variants_join_a_run(dataset: Dataset, tmp_path: Path) -> None:
-    result = run_here(dataset, tmp_path, variants=["noisy"], seeds=[0])
+    result = run_here(dataset, tmp_path, variants=["grown"], seeds=[0])
     assert result.num_done == 4, "with the trial of its source"
     before, info = stamps(tmp_path), store.read_info(tmp_path)
-    assert (info["models"], info["seeds"], info["selections"]) == (["noisy"], [0], ["test"])
-    result = run_here(dataset, tmp_path, variants=["base", "noisy"], seeds=[2, 0])
+    assert (info["models"], info["seeds"], info["selections"]) == (["grown"], [0], ["last"])
+    result = run_here(dataset, tmp_path, variants=["base", "grown"], seeds=[2, 0])
     assert (result.num_done, result.num_skipped) == (4, 4)
     info = store.read_info(tmp_path)
-    assert (info["models"], info["seeds"]) == (["base", "noisy"], [0, 2])
-    assert set(info["settings"]["trainings"]) == {"base", "noisy"}
+    assert (info["models"], info["seeds"]) == (["base", "grown"], [0, 2])
+    assert set(info["settings"]["trainings"]) == {"base", "grown"}
     labels = [plan["label"] for plan in info["settings"]["attacks"]]
     assert labels.count("at-threshold") == 2, "own and transferred, each once"
     assert stamps(tmp_path).items() >= before.items()
     found = {(trial.model, trial.seed) for trial in read_run(tmp_path).trials}
-    assert found == {(name, seed) for name in ("base", "noisy") for seed in (0, 2)}
+    assert found == {(name, seed) for name in ("base", "grown") for seed in (0, 2)}
     # A changed trial replaces the one before in tables; its training is the same.
     (base,) = trials("quick", [0], ["base"])
     result = run_here(dataset, tmp_path, trials=[replace(base, num_clean=30)])

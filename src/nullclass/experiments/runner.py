@@ -15,7 +15,7 @@ from nullclass.core.errors import CannotWriteError, UserError
 from nullclass.core.files import locked, make_folder, write_json
 from nullclass.core.provenance import run_origin
 from nullclass.data import Dataset
-from nullclass.experiments.config import Preset, Study, Training, Trial
+from nullclass.experiments.config import Preset, Study, Trial
 from nullclass.experiments.engines.base import Done, Engine, Event, Failed, Progress, Task
 from nullclass.experiments.jobs import Job, folder_of, jobs_of
 from nullclass.experiments.progress import JobBars
@@ -212,7 +212,9 @@ def _write_info(
         "settings": {
             "validation": trials[0].training.validation,
             **_plans(trials),
-            "trainings": {trial.model: _without_seed(trial.training) for trial in reversed(trials)},
+            "trainings": {
+                trial.model: _without_seeds(asdict(trial.training)) for trial in reversed(trials)
+            },
             **study.units,
         },
         **run_origin(dataset.describe(), device),
@@ -227,8 +229,16 @@ def _write_info(
     write_json(folder / schema.RUN, info)
 
 
-def _without_seed(training: Training) -> dict[str, Any]:
-    return {name: value for name, value in asdict(training).items() if name != "seed"}
+def _without_seeds(values: Any) -> Any:
+    """Return the JSON values of a training without its seed and those of the trainings in it."""
+    if not isinstance(values, dict):
+        return values
+    is_training = "architecture" in values
+    return {
+        name: _without_seeds(value)
+        for name, value in values.items()
+        if not (is_training and name == "seed")
+    }
 
 
 def _plans(trials: Sequence[Trial]) -> dict[str, list[dict[str, Any]]]:
