@@ -156,16 +156,32 @@ def closing_sections(
     definitions: Sequence[tuple[str, str]] = DEFINITIONS,
 ) -> list[Section]:
     """Settings, definitions and how to redraw: the end of every page."""
+    info = {key: value for key, value in run.info.items() if key not in ("settings", "notes")}
+    settings = run.info.get("settings") or {}
+    nested = {key: value for key, value in settings.items() if _is_nested(value)}
+    plain = {key: value for key, value in settings.items() if key not in nested}
     redraw = (
         "This page is drawn from the rows in its folder; no model is loaded. “nullclass report "
         "DIR” draws it again, where DIR is that folder. summary.csv there holds every number, "
         "trials/*/rows.parquet every image."
     )
     return [
-        settings_section(run),
+        *section(
+            "Settings in full",
+            Text("The settings that determine the numbers above, as recorded by the run."),
+            Terms(flat(plain)),
+            *(Terms(flat(value), key) for key, value in nested.items()),
+            Text("Data, code and machine:"),
+            Terms(flat(info)),
+        ),
         *section("Definitions", Terms([*definitions, *terms])),
         *section("How to draw this again", Text(redraw)),
     ]
+
+
+def _is_nested(value: Any) -> bool:
+    items = value if isinstance(value, list) else [value]
+    return any(isinstance(item, dict) for item in items)
 
 
 def study_page(
@@ -217,29 +233,6 @@ def study_page(
     )
 
 
-def settings_section(run: Run) -> Section:
-    """The contents of ``run.json``, settings first; nested ones are collapsed."""
-    info = {key: value for key, value in run.info.items() if key not in ("settings", "notes")}
-    settings = run.info.get("settings") or {}
-    plain = {key: value for key, value in settings.items() if not _is_nested(value)}
-    nested = {key: value for key, value in settings.items() if _is_nested(value)}
-    return Section(
-        "Settings in full",
-        [
-            Text("The settings that determine the numbers above, as recorded by the run."),
-            Terms(flat(plain)),
-            *(Terms(flat(value), key) for key, value in nested.items()),
-            Text("Data, code and machine:"),
-            Terms(flat(info)),
-        ],
-    )
-
-
-def _is_nested(value: Any) -> bool:
-    items = value if isinstance(value, list) else [value]
-    return any(isinstance(item, dict) for item in items)
-
-
 def trial_flags(trial: Trial) -> list[Block]:
     """Red flags of one evaluation, or that none were found or looked for."""
     if trial.flags:
@@ -247,7 +240,7 @@ def trial_flags(trial: Trial) -> list[Block]:
             Text("Reasons not to trust the numbers below until each is explained:"),
             FlagList([FlagItem(flag) for flag in trial.flags]),
         ]
-    if not _was_checked(trial):
+    if not trial.result.get("probes"):
         return [
             Text(
                 "Not checked: the checks were switched off, so nothing is known about whether the "
@@ -264,27 +257,23 @@ def trial_flags(trial: Trial) -> list[Block]:
 
 def flags_section(run: Run) -> list[Section]:
     """Red flags of a study, one per model and check; no section if no trial was checked."""
-    checked = [trial for trial in run.trials if _was_checked(trial)]
+    checked = [trial for trial in run.trials if trial.result.get("probes") or trial.flags]
+    which = f"{len(checked)} of {len(run.trials)} evaluations were checked"
     found: dict[tuple[str, str], list[FlagItem]] = {}
     for trial in checked:
         for flag in trial.flags:
             item = FlagItem(flag, f"{trial.model}, seed {trial.seed}")
             found.setdefault((trial.model, flag.name), []).append(item)
-    if not checked:
-        return []
-    which = f"{len(checked)} of {len(run.trials)} evaluations were checked"
-    if not found:
-        return [Section(FLAGS_TITLE, [Text(f"{which}; no red flags were found.")])]
     items = []
     for first, *more in found.values():  # messages of other seeds differ by a number
         others = f" and {len(more)} more evaluation{'s' * (len(more) > 1)}" if more else ""
         items.append(FlagItem(first.flag, first.model + others))
-    text = f"Reasons not to trust a number until each is explained; {which}."
-    return [Section(FLAGS_TITLE, [Text(text), FlagList(items)])]
-
-
-def _was_checked(trial: Trial) -> bool:
-    return bool(trial.result.get("probes") or trial.flags)
+    if not checked:
+        return []
+    if not items:
+        return section(FLAGS_TITLE, Text(f"{which}; no red flags were found."))
+    text = Text(f"Reasons not to trust a number until each is explained; {which}.")
+    return section(FLAGS_TITLE, text, FlagList(items))
 
 
 def subtitle(run: Run, measures: Measures, word: str = "seed") -> str:

@@ -211,34 +211,3 @@ def curve(
         [high - mean for mean, high in zip(means, highs, strict=True)],
     ]
     axis.errorbar(eps, means, yerr=bars, elinewidth=0.9, capsize=2, **style)
-
-
-def stacked_bars(
-    axis: Axes,
-    labels: Sequence[str],
-    parts: Sequence[tuple[Sequence[float], dict[str, Any]]],
-    width: float = 0.8,
-) -> None:
-    """Draw one stacked bar of shares per label.
-
-    Args:
-        axis: Axes to draw on.
-        labels: Tick labels.
-        parts: Heights, one per label, and style of each part, from the bottom.
-        width: Of a bar.
-    """
-    bottoms = [0.0] * len(labels)
-    for heights, style in parts:
-        axis.bar(
-            range(len(labels)),
-            heights,
-            width,
-            bottoms,
-            **{"edgecolor": "white", "linewidth": 0.5, **style},
-        )
-        bottoms = [bottom + height for bottom, height in zip(bottoms, heights, strict=True)]
-    axis.set_xticks(range(len(labels)), labels)
-    axis.tick_params(axis="x", length=0, labelsize=7.5 if len(labels) < 10 else 6)
-    axis.set_ylim(0, 1)
-    axis.set_yticks([0, 0.5, 1])
-    percent_axis(axis.yaxis)

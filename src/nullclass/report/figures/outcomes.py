@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import FGSM, attack_name, eps_text
 from nullclass.report.measures import OUTCOMES, Measures
-from nullclass.report.style import OUTCOME_COLOURS, OUTCOME_LEGEND, WIDTH, sheet, stacked_bars
+from nullclass.report.style import OUTCOME_COLOURS, OUTCOME_LEGEND, WIDTH, percent_axis, sheet
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 
@@ -29,13 +31,17 @@ def outcomes(run: Run, unit: float | None = None) -> Drawing | None:
             for axis, attack in zip(axes, shown, strict=True):
                 own = unit if attack == FGSM else None
                 bars = [(CLEAN, 0.0), *((attack, eps) for eps in measures.budgets(attack) if eps)]
-                parts = []
+                bottoms = np.zeros(len(bars))
                 for outcome in OUTCOMES:
                     found = [measures.find(model, of, outcome, eps) for of, eps in bars]
                     heights = [0.0 if measure is None else measure.mean for measure in found]
-                    parts.append((heights, {"color": OUTCOME_COLOURS[outcome]}))
-                stacked_bars(axis, [_label(eps, own) for _, eps in bars], parts)
-                axis.set_xlim(-0.6, len(bars) - 0.4)
+                    style = {"color": OUTCOME_COLOURS[outcome], "edgecolor": "white", "lw": 0.5}
+                    axis.bar(range(len(bars)), heights, 0.8, bottoms, **style)
+                    bottoms += heights
+                axis.set_xticks(range(len(bars)), [_label(eps, own) for _, eps in bars])
+                axis.tick_params(axis="x", length=0, labelsize=7.5 if len(bars) < 10 else 6)
+                axis.set(xlim=(-0.6, len(bars) - 0.4), ylim=(0, 1), yticks=[0, 0.5, 1])
+                percent_axis(axis.yaxis)
                 units = "notebook units, pixel units below" if own else "pixel units"
                 title = "clean" if attack == CLEAN else f"{attack_name(attack)} · ε in {units}"
                 axis.set_title(title, loc="left", fontsize=8.5)
