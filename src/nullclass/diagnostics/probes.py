@@ -1,7 +1,8 @@
 """Measurements on the model that red flags need and rows do not contain.
 
 Each probe is one function on a few images and returns JSON values. The images are spread evenly
-over the test images, so that data sorted by class do not bias a probe.
+over the test images, so that data sorted by class do not bias a probe. Those of a few passes are
+here, those that repeat attacks in :mod:`nullclass.diagnostics.attack_probes`.
 """
 
 from __future__ import annotations
@@ -12,13 +13,22 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import pandas as pd
+import torch
+from torch import Tensor
 
 from nullclass.attacks import Attack
 from nullclass.attacks.counters import count_passes
+from nullclass.attacks.losses import find_objective
+from nullclass.attacks.state import logits_of
+from nullclass.attacks.steps import NoGradientError, input_gradient
+from nullclass.core.losses import cross_entropy
+from nullclass.core.modules import frozen
+from nullclass.core.norms import find_ball
+from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.data import LabelledImages
-from nullclass.diagnostics import attack_probes, model_probes
-from nullclass.diagnostics.evidence import CHECKS_NAME, Evidence
-from nullclass.diagnostics.probe_context import ProbeContext, Result
+from nullclass.diagnostics import attack_probes
+from nullclass.diagnostics.evidence import CHECKS_NAME, GREY, Evidence
+from nullclass.diagnostics.probe_context import ProbeContext, Result, evenly
 from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import CLEAN, COST_COLUMNS
@@ -30,10 +40,94 @@ ProbeLevel = Literal["none", "quick", "full"]
 EXPECTED_IMAGES: dict[ProbeLevel, int] = {"none": 0, "quick": 328, "full": 642}
 """Images of all probes together, at most about this."""
 
+NUM_PASSES = 64
+"""Images of a probe that takes a few passes."""
+
+NUM_NOISY = 200
+"""Images tested with noise: one pass each."""
+
+
+def forward(context: ProbeContext) -> Result:
+    """Two passes of the same images: is the forward pass random, and are its outputs logits?"""
+    indices = evenly(context.evidence.clean.index, NUM_PASSES)
+    if not indices:
+        return None
+    images, _ = context.batch(indices)
+    with frozen(context.model), torch.no_grad():
+        first, second = context.model(images), context.model(images)
+    size = first.abs().amax().clamp(min=torch.finfo(first.dtype).tiny)
+    sums_to_one = (first.sum(dim=1) - 1).abs() < 1e-4
+    in_range = (first >= 0).all(dim=1) & (first <= 1).all(dim=1)
+    return {
+        "num_images": len(indices),
+        "num_predictions": int((first.argmax(dim=1) != second.argmax(dim=1)).sum()),
+        "largest_difference": float((first - second).abs().amax() / size),
+        "are_probabilities": bool((sums_to_one & in_range).all()),
+    }
+
+
+def gradients(context: ProbeContext) -> Result:
+    """Gradients at clean images that the model classifies correctly."""
+    indices = evenly(context.evidence.clean_with("correct"), NUM_PASSES)
+    if not indices:
+        return None
+    model, (images, labels) = context.model, context.batch(indices)
+    objective = find_objective("fool")
+
+    def margins(logits: Tensor) -> Tensor:
+        return objective.loss(logits, labels, model.num_classes, "logsumexp-margin")
+
+    def cross_entropies(logits: Tensor) -> Tensor:
+        return cross_entropy(logits, labels, reduction="none")
+
+    has_gradients = True
+    with frozen(model):
+        try:
+            of_entropy, of_margin, repeated = (
+                input_gradient(model, images, loss)[0].flatten(1)
+                for loss in (cross_entropies, margins, margins)
+            )
+        except NoGradientError:
+            has_gradients = False
+            of_entropy = of_margin = repeated = torch.zeros_like(images).flatten(1)
+    is_finite = (of_entropy.isfinite() & of_margin.isfinite()).all(dim=1)
+    size = torch.maximum(of_margin.norm(dim=1), repeated.norm(dim=1))
+    differences = (of_margin - repeated).norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
+    return {
+        "num_images": len(indices),
+        "has_gradients": has_gradients,
+        "num_zero_cross_entropy": int((of_entropy == 0).all(dim=1).sum()),
+        "num_zero_margin": int((of_margin == 0).all(dim=1).sum()),
+        "num_non_finite": int((~is_finite).sum()),
+        "largest_difference": float(differences[is_finite].amax()) if is_finite.any() else 0.0,
+    }
+
+
+def noise(context: ProbeContext) -> Result:
+    """Null rate of correct images under noise of the largest eps that leaves an image visible."""
+    visible = GREY if context.norm == "linf" else math.inf
+    budgets = [eps for eps in context.evidence.budgets if 0 < eps < visible]
+    indices = evenly(context.evidence.clean_with("correct"), NUM_NOISY)
+    if not budgets or not indices or not context.model.has_null:
+        return None
+    eps, norm = max(budgets), find_ball(context.norm)
+    images, _ = context.batch(indices)
+    uniform = norm.random(images, eps, context.generator())
+    corners = eps * norm.steepest(uniform, images)
+    counts = {}
+    for kind, delta in (("uniform", uniform), ("signs", corners)):
+        noisy = norm.project(images + delta, images, eps)
+        with frozen(context.model):
+            logits = logits_of(context.model, noisy)
+        is_null = predictions(logits, context.model.num_classes) == NULL_LABEL
+        counts[f"num_null_{kind}"] = int(is_null.sum())
+    return {"eps": eps, "num_images": len(indices), **counts}
+
+
 QUICK_PROBES: dict[str, Callable[[ProbeContext], Result]] = {
-    "forward": model_probes.forward,
-    "gradients": model_probes.gradients,
-    "noise": model_probes.noise,
+    "forward": forward,
+    "gradients": gradients,
+    "noise": noise,
 }
 """Probes of a few passes."""
 
