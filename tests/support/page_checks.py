@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html as html_text
+import io
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ from rich.console import Console
 
 from nullclass.report.blocks import Cell, Drawing, Page, Table
 from nullclass.results import schema
+from nullclass.results.store import Run
+from nullclass.studies.reports import summary_table
 
 
 def row(table: Table | None, name: str) -> list[Cell]:
@@ -47,6 +50,15 @@ def text_of(html: str) -> str:
     bare = re.sub(r"<(style|script|svg).*?</\1>", " ", html, flags=re.DOTALL)
     bare = html_text.unescape(re.sub(r"<[^>]*>", " ", bare))
     return " ".join(bare.replace("\u00a0", " ").split())
+
+
+def terminal_text(run: Run, width: int) -> str:
+    """The tables of a run as they are printed."""
+    from rich.console import Console
+
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(summary_table(run))
+    return console.export_text()
 
 
 def check_blocks(page: Page) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.gallery import gallery
 from nullclass.report.figures.training import training
@@ -157,63 +156,6 @@ def _stack(axis: Axes, of: pd.DataFrame, layers: list[str]) -> None:
     axis.set_xlim(right=mean.index.max())
 
 
-def worst_case(run: Run) -> Drawing | None:
-    """Worst case per image, one panel per ε, one bar per model."""
-    measures = Measures(run)
-    budgets = measures.union_budgets()
-    if not budgets:
-        return None
-    strongest = measures.null_aware()
-    attacks = f"the {attack_name(strongest)} and all other attacks" if strongest else "all attacks"
-    several = len(measures.seeds) > 1
-    legend = {
-        "correct": "correct under all attacks",
-        "null": "null under some attack, never fooled",
-        "fooled": "fooled by some attack (AER, the number)",
-    }
-    return Drawing(
-        "Worst case of all attacks",
-        f"Worst answer per image over {attacks} at that ε or below and the clean image. Error "
-        f"bars: {'lowest to highest seed' if several else '95 % Wilson interval'} of AER. "
-        f"{measures.norm(UNION)}, ε in pixel units, {measures.num_images(UNION)} test images, "
-        f"{measures.seeds_text()}.",
-        [_worst_case_panel(measures, eps) for eps in budgets],
-        [(text, OUTCOME_COLOURS[outcome]) for outcome, text in legend.items()],
-    )
-
-
-def _worst_case_panel(measures: Measures, eps: float) -> Panel:
-    models = measures.models
-    aers = measures.find_all(models, UNION, "aer", eps)
-    aer = np.array([measure.mean for measure in aers])
-    correct = np.array([m.mean for m in measures.find_all(models, UNION, "strict", eps)])
-    lows, highs = np.array([measure.interval for measure in aers]).T
-    heading = f"ε {eps_text(eps)}"
-    alt = f"shares correct under all attacks, null under some and fooled by some at {heading}"
-    size = (WIDTH, 0.6 + 0.33 * len(aers))
-    with sheet(f"fig_white_box_{eps:g}", alt, size, heading) as (figure, drawn):
-        axis = figure.subplots()
-        names = [short(measure.model) for measure in aers]
-        bars = {"fooled": 1 - aer, "null": correct, "correct": np.zeros_like(aer)}
-        widths = {"fooled": aer, "null": 1 - aer - correct, "correct": correct}
-        for outcome, left in bars.items():
-            colour = OUTCOME_COLOURS[outcome]
-            axis.barh(names, widths[outcome], 0.72, left, color=colour, linewidth=0)
-        error = [highs - aer, aer - lows]
-        axis.errorbar(
-            1 - aer, names, xerr=error, linestyle="none", color=INK, elinewidth=0.9, capsize=2
-        )
-        for row, share in enumerate(aer):
-            axis.text(1.02, row, f"{100 * share:.1f}", va="center", fontsize=7.5)
-        axis.tick_params(axis="y", length=0)
-        axis.set_ylim(len(names) - 0.4, -0.6)
-        axis.set_xlim(0, 1.12)
-        axis.set_xticks([0, 0.25, 0.5, 0.75, 1])
-        axis.spines["left"].set_visible(False)
-        percent_axis(axis.xaxis)
-    return drawn[0]
-
-
 def transfer_matrix(run: Run) -> Drawing | None:
     """Fooled by source and target, one heat map per attack and ε."""
     measures = Measures(run)
@@ -278,7 +220,6 @@ def _heat_map(of: pd.DataFrame, attack: str, eps: float, targets: list[str]) -> 
 FIGURES: dict[str, Figure] = {
     "null-curves": null_curves,
     "by-size": probability_by_size,
-    "worst-case": worst_case,
     "transfer-matrix": transfer_matrix,
     "gallery": lambda run: gallery(with_names(run)),
     "training": lambda run: training(with_names(run)),

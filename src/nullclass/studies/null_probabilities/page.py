@@ -66,11 +66,12 @@ HOLDS = 0.9
 TABLE_FILE = "table_transfers.csv"
 
 SENTENCES = (
-    "At ε {eps} the worst case fools the defences on {aers}{base} (AER, n = {num}).",
+    "At ε {eps} ({norm}) the worst case of all attacks fools the defences on {aers}{base} (AER, "
+    "n = {num}).",
     "RAR (robust accuracy with rejection) under {attacker} is at least {line} %, by the whole 95 % "
     "Wilson interval, for: {holding}. Undecided with {num} images: {undecided}.",
-    "Adversarial images of the clean substitute, of another architecture, fool {transferred} (ε "
-    "{budgets}, n = {num_transferred}).",
+    "Adversarial images made on the clean substitute, a network of another architecture, fool "
+    "{transferred} (the stronger of FGSM and MI-FGSM, L∞, ε {budgets}, n = {num_transferred}).",
     "The best other source at ε {last} fools {worst_sources} (n = {num_transferred}).",
     "{label_attack}, which sees only labels, fools the defences on {label_rates} at ε {label_eps} "
     "(n = {num_label}).",
@@ -196,6 +197,7 @@ def _worst_case(measures: Measures) -> dict[str, Any]:
         "holding": listed(True),
         "undecided": listed(None),
         "num": measures.num_images(UNION),
+        "norm": measures.norm(UNION),
         "eps": eps_text(eps),
         "aers": range_of(aers) if aers else None,
         "base": f", the clean model on {spread_text(base.mean, base.sd)} %" if base else "",

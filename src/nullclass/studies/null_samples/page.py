@@ -60,12 +60,13 @@ REASONS = (
 )
 
 SENTENCES = (
-    f"At the thresholds, where FGSM on {BASE} fools {BASE}, the same images fool the models "
-    "trained with null images on {fooled}; these models answer null to {null} (n = {num_transfer} "
-    "per set).",
-    "A white-box attack that takes null into account, on the same images at the same ε, fools them "
-    "on {own} (n = {num_white_box} per set).{gap}",
-    "At ε {eps} for every image {attacker} fools {aers} (AER, n = {num_union} per set).",
+    f"FGSM on {BASE} at each image's threshold (L∞, the smallest ε that fools {BASE}), transferred "
+    "to the models trained with null images, fools them on {fooled}; they answer null to {null} "
+    "(n = {num_transfer} per set).",
+    "A null-aware white-box attack on the models themselves, the worst-case ensemble, fools them "
+    "on {own}, at the same ε on the first of the same images (n = {num_white_box} per set).{gap}",
+    "At the same ε {eps} (L∞) for every image {attacker} fools {aers} (AER, n = {num_union} per "
+    "set).",
     "{within} of {num} published scores at threshold of the models with null images are reproduced "
     "({sets}, within 2 of the report's sd){furthest}, and {near} of {judged} test accuracies."
     "{recipe}",

@@ -129,12 +129,6 @@ def _n(measures: Measures, attack: str) -> str:
     return f"n {measures.num_images(attack)}"
 
 
-def _spread(measures: Measures) -> str:
-    note = measures.spread_note("set")
-    is_mixed = len(measures.seeds) > 1 and any(len(m.values) == 1 for m in measures.all)
-    return note + (" With one set: 95 % Wilson interval over the images." if is_mixed else "")
-
-
 def threshold_table(measures: Measures) -> Table:
     """Outcomes at the thresholds: transferred with the published values, and white-box."""
     attacks = {TRANSFER_AT_THRESHOLD: "transfer", WHITE_BOX_AT_THRESHOLD: "white-box"}
@@ -155,7 +149,7 @@ def threshold_table(measures: Measures) -> Table:
         "set, as published. White-box: the worst-case ensemble on the scored model, on the first "
         f"of the same images. n: images per set. {sets_text(measures)}. “pub.”: mean ± sd of the "
         f"report's {SOURCE_SETS} sets; it calls fooled misclassified and null unclassified.",
-        _spread(measures),
+        measures.spread_note("set"),
     )
 
 
@@ -174,7 +168,7 @@ def accuracy_table(measures: Measures) -> Table:
         rows,
         f"No attack, {sets_text(measures)}. “pub.”: read off the report's bar plot, to about 0.1 "
         "points (a mean for base, medians for the others).",
-        _spread(measures),
+        measures.spread_note("set"),
     )
 
 
@@ -192,7 +186,7 @@ def landmark_table(measures: Measures) -> Table:
         f"FGSM on {BASE} of the same set, transferred; the same ε (L∞, pixel units) for all "
         f"images; n: images per set. {sets_text(measures)}. The report's values are read off its "
         "curves; they get no verdict.",
-        _spread(measures),
+        measures.spread_note("set"),
     )
 
 
@@ -254,6 +248,7 @@ def summary_table(measures: Measures) -> Table:
         found = [at_threshold(measures, model, word) for word in ("correct", "null", "fooled")]
         known = [measure for measure in found if measure is not None]
         verdicts = {measure.verdict for measure in known}
+        worst = next((word for word in ("", "outside", "within") if word in verdicts), "")
         published = [percent(m.published, 1) for m in known if m.published is not None]
         white_box = at_threshold(measures, model, "fooled", WHITE_BOX_AT_THRESHOLD)
         rows.append(
@@ -262,7 +257,7 @@ def summary_table(measures: Measures) -> Table:
                 value_cell(measures.find(model, CLEAN, "correct")).text,
                 "/".join(percent(m.mean, 1) for m in known) or "–",
                 "/".join(published) or "–",
-                MARKS["outside" if "outside" in verdicts else min(verdicts, default="")],
+                MARKS[worst],
                 value_cell(white_box, digits=1).text,
             ]
         )

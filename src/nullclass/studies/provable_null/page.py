@@ -23,7 +23,6 @@ from nullclass.studies.provable_null.measured import (
     radii,
 )
 from nullclass.studies.provable_null.tables import (
-    bracket_table,
     clean_outcomes,
     radius_table,
     rates_table,
@@ -80,7 +79,7 @@ SENTENCES = (
     "attack are wrong: do not trust any number of this page.",
     "No attack can lower the RAR (robust accuracy with rejection) below {proved} ({verifiers}, "
     "{norm}, n = {num_proved}).",
-    "Under {attacker} the models with a learned null class keep at most {left} (n = "
+    "Under {attacker} the RAR of the models with a learned null class is at most: {left} (n = "
     "{num_attacked}).{same_images}{beyond}",
     "Besides the loss, the trainings differ: {trainings}.",
     "No proof is broken: {num_checked:,} rows, clean or attacked, were checked against a proof at "
@@ -115,7 +114,6 @@ def page(run: Run) -> Page:
                 "Models and rates",
                 Terms(models) if models else None,
                 *(rates_table(run, measures, eps) for eps in _main_budgets(run, measures)),
-                bracket_table(run, measures) if measures.budgets(PROOF) else None,
                 radius_table(run),
                 notes_of(run),
             ),

@@ -74,28 +74,6 @@ def rates_table(run: Run, measures: Measures, eps: float) -> Table:
     return make_table(title, headings, rows, caption, measures.spread_note())
 
 
-def bracket_table(run: Run, measures: Measures) -> Table:
-    """Proved and attacked RAR at every ε."""
-    names, rows = model_names(run), []
-    budgets = sorted({*measures.budgets(PROOF), *measures.union_budgets("rar")})
-    for model in measures.models:
-        cells = []
-        for eps in budgets:
-            proved = measures.find(model, PROOF, "rar_proved", eps)
-            attacked = measures.find(model, UNION, "rar", eps)
-            below = f"≤ {percent(attacked.mean, 1)}" if attacked else ""
-            cells.append((percent(proved.mean) if proved else "–", below))
-        rows.append([names[model], *cells])
-    return make_table(
-        "RAR by ε: proved, and below it attacked",
-        ["model", *((f"ε {eps_text(eps)}", "px") for eps in budgets)],
-        rows if measures.budgets(PROOF) else [],
-        f"%. Proved {num_images(measures, PROOF)}, attacked {num_images(measures, UNION)}. "
-        f"{sources_text(run, measures)} The attacked rate (≤) is from fewer images, so it may be "
-        "below the proved one without breaking a proof.",
-    )
-
-
 def radius_table(run: Run) -> Table:
     """Outcomes of clean images by radius."""
     table = by_radius(run)
