@@ -291,15 +291,18 @@ def test_inputs_are_checked(name: str) -> None:
 
 
 def test_a_class_or_a_function_is_no_attack() -> None:
-    for make in (
-        lambda a: AttackEnsemble((a,)),
-        OnZeroGradient,
-        lambda a: Transfer(relatives(), a),
-    ):
+    def function(*_: object) -> None: ...
+
+    def with_an_objective(*_: object) -> None: ...
+
+    with_an_objective.objective = "fool"  # type: ignore[attr-defined]
+    from_relatives = partial(Transfer, relatives())
+    for make in (lambda attack: AttackEnsemble((attack,)), OnZeroGradient, from_relatives):
         with pytest.raises(UserError, match=r"PGD is a class: write PGD\(\)"):
             make(PGD)
-        with pytest.raises(UserError, match="is no attack: give an instance such as PGD"):
-            make(lambda *_: None)
+        for wrong in (function, with_an_objective):
+            with pytest.raises(UserError, match="is no attack: give an instance such as PGD"):
+                make(wrong)
 
 
 def test_force_null_needs_null() -> None:
