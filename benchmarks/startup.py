@@ -11,8 +11,8 @@ import tyro
 
 from common import in_turns, median_seconds, table, verdict
 
-LIMIT = 0.5
-"""Seconds that ``--help`` must stay well under."""
+LIMIT = 0.2
+"""Seconds that ``--help`` must stay under."""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,16 @@ import pytest
 from nullclass.core.progress import Stages
 
 
-def test_lines_say_what_ran_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_stages(capsys: pytest.CaptureFixture[str]) -> None:
     with Stages("job", cost=50) as stages:
         with stages.stage("first", units=10, cost=25) as advance:
             for _ in range(10):
                 advance(1)
         with stages.stage("second", units=3, cost=25) as advance:
-            advance(5)  # more than was expected is no error
+            advance(5)  # more than expected
         stages.say("all done")
+        with pytest.raises(KeyError), stages.stage("third", units=1, cost=1):
+            raise KeyError
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
     assert printed.out == "", "progress never mixes with results"
@@ -32,12 +34,3 @@ def test_the_time_left_follows_the_cost(
             now[0] = 50.0
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["first: 10.0 s, about 40 s left", "second: 40.0 s"]
-
-
-def test_an_error_in_a_stage_passes_through() -> None:
-    with (
-        pytest.raises(KeyError),
-        Stages("job", cost=1) as stages,
-        stages.stage("first", units=1, cost=1),
-    ):
-        raise KeyError
