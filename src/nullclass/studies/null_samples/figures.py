@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -66,18 +65,17 @@ def scores(run: Run) -> Drawing | None:
     """Clean accuracy and the outcomes at the thresholds: measured, published and white-box."""
     measures = Measures(run)
     models = [model for model in measures.models if measures.find(model, CLEAN, "correct")]
+    if not models:
+        return None
     columns = [("correct", "correct, no attack", CLEAN, 0.0)]
     if measures.budgets(TRANSFER_AT_THRESHOLD):
         words = WORDS | {"correct": "correct at threshold"}
         columns += [(o, t, TRANSFER_AT_THRESHOLD, OWN_BUDGET) for o, t in words.items()]
     has_white_box = bool(measures.budgets(WHITE_BOX_AT_THRESHOLD))
-    alt = ", ".join(title for _, title, _, _ in columns)
+    titles = ", ".join(title for _, title, _, _ in columns)
+    alt = f"{titles}: rates by model, measured, published and white-box"
     size = (WIDE, 1.3 + 0.32 * len(models))
-    if not models:
-        return None
-    with sheet(
-        "fig_scores_at_threshold", f"{alt}: rates by model, measured and published", size
-    ) as (figure, drawn):
+    with sheet("fig_scores_at_threshold", alt, size) as (figure, drawn):
         axes = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
         for axis, (outcome, title, attack, eps) in zip(axes, columns, strict=True):
             colour, is_clean = OUTCOME_LINES[outcome], attack == CLEAN
@@ -389,7 +387,7 @@ def training_histories(run: Run) -> Drawing | None:
     return replace(drawing, title="Training histories", caption=caption)
 
 
-FIGURES: Mapping[str, Figure] = {
+FIGURES: dict[str, Figure] = {
     "scores": scores,
     "epsilon-thresholds": epsilon_thresholds,
     "scores-versus-epsilon": scores_versus_epsilon,
