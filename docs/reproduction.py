@@ -24,8 +24,8 @@ Seeds: {seeds}.
 Rates in %, mean ± standard deviation over the seeds. A single seed has no ±, and its losses get no
 verdict. A published value counts as reproduced (yes) if it is within two standard deviations of
 ours, or within 0.3 points (0.003 for a loss) if that is more. ε in the notebook's units, {pixel}
-pixel units each. Published values are from one run each; null-0.5 has
-two on clean images, and the verdict is on their middle.
+pixel units each. Published values are from one run each; null-0.5 has two on clean images, and the
+verdict is on their middle.
 
 {rates[0]} of {rates[1]} rates and {losses[0]} of {losses[1]} losses are reproduced.
 
