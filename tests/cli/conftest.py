@@ -1,9 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from few_resamples import few_resamples
 from tiny import learnable_dataset
+
+
+@pytest.fixture(autouse=True)
+def quick_intervals() -> Iterator[None]:
+    with few_resamples():
+        yield
 
 
 @pytest.fixture(scope="session")

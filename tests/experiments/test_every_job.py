@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from few_resamples import few_resamples
 from pandas_defaults import check_tables
 from safetensors.numpy import load_file
 
@@ -127,7 +128,8 @@ def run(dataset: Dataset, folder: Path) -> RunResult:
 @pytest.fixture(scope="module")
 def folder(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("black-box") / "run"
-    outcome = run(dataset, folder)
+    with few_resamples():
+        outcome = run(dataset, folder)
     assert not outcome.failed, outcome
     assert outcome.num_done == 5 + 1 + 4 + 3
     return folder

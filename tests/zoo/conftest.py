@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from few_resamples import few_resamples
 from tiny_zoo import TinyZoo, make_zoo
 
 from nullclass.cli.main import main
+
+
+@pytest.fixture(autouse=True)
+def quick_intervals() -> Iterator[None]:
+    with few_resamples():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +26,8 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> TinyZoo:
     zoo = make_zoo(tmp_path_factory.mktemp("zoo"))
     arguments = ["--images", "30", "--attack", "pgd", "--out", str(zoo.out), "--update"]
     arguments += ["--data-dir", str(zoo.data_dir), "--device", "cpu", "--checks", "none"]
-    assert main(["zoo", "--zoo", str(zoo.folder), "evaluate", "all", *arguments]) == 0
+    with few_resamples():
+        assert main(["zoo", "--zoo", str(zoo.folder), "evaluate", "all", *arguments]) == 0
     return zoo
 
 
