@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from few_resamples import few_resamples
 from pandas_defaults import check_tables
 
 from nullclass.core.errors import CannotWriteError, UserError
@@ -107,6 +109,12 @@ def run(written: Path, tmp_path: Path) -> Path:
 def trial(run: Path) -> Path:
     """The folder of a trial in that copy."""
     return store.trial_folder(run, "a", 0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_intervals() -> Iterator[None]:
+    with few_resamples():
+        yield
 
 
 # Tables
