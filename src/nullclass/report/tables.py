@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +11,6 @@ from nullclass.report.blocks import Cell, Table
 from nullclass.report.formatting import attack_name, eps_text, value_cell
 from nullclass.report.measures import OUTCOMES, Measures
 from nullclass.results.schema import CLEAN
-
-Key = tuple[str, str, str, float]
-"""Model, attack, metric and ε of a measure."""
 
 RATES = {"aer": "AER", "rar": "RAR", "strict": "strict", "null_dos": "null-DoS"}
 """Rates of the union, in the order of tables."""
@@ -70,37 +67,12 @@ def make_table(
     return Table(title, [as_cell(name) for name in columns], cells, caption, note, holds_words)
 
 
-def measure_table(
-    measures: Measures,
-    title: str,
-    columns: Iterable[Any],
-    rows: Iterable[tuple[Any, Sequence[Key]]],
-    caption: str = "",
-) -> Table:
-    """A table whose cells are found by their keys; no rows without keys.
-
-    Args:
-        measures: Of the run.
-        title: Title.
-        columns: Headings, that of the row names first.
-        rows: Name and keys of the cells of each row.
-        caption: Caption.
-    """
-    body = ([name, *(measures.find(*key) for key in keys)] for name, keys in rows if keys)
-    return make_table(title, columns, body, caption, measures.spread_note())
-
-
-def outcomes_of(model: str, attack: str = CLEAN, eps: float = 0.0) -> list[Key]:
-    """Keys of the three outcomes."""
-    return [(model, attack, outcome, eps) for outcome in OUTCOMES]
-
-
 def outcome_table(measures: Measures, model: str) -> Table:
     """Outcomes of one model, clean and under every attack and budget."""
     rows = [
         [
             "clean" if attack == CLEAN else f"{attack_name(attack)}, ε {eps_text(eps)}",
-            *(measures.find(*key) for key in outcomes_of(model, attack, eps)),
+            *(measures.find(model, attack, outcome, eps) for outcome in OUTCOMES),
             measures.num_images(attack),
         ]
         for attack in [CLEAN, *measures.attacks()]
@@ -113,8 +85,11 @@ def outcome_table(measures: Measures, model: str) -> Table:
 
 def clean_outcomes_table(measures: Measures, title: str, caption: str) -> Table:
     """Clean outcomes of every model."""
-    rows = [(model, outcomes_of(model)) for model in measures.models]
-    return measure_table(measures, title, ["model", *PERCENT], rows, caption)
+    rows = [
+        [model, *(measures.find(model, CLEAN, outcome) for outcome in OUTCOMES)]
+        for model in measures.models
+    ]
+    return make_table(title, ["model", *PERCENT], rows, caption, measures.spread_note())
 
 
 def white_box_table(measures: Measures, metric: str) -> Table:

@@ -12,7 +12,7 @@ from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Table
 from nullclass.report.formatting import attack_name, eps_text, value_cell
 from nullclass.report.measures import OUTCOMES, Measures
-from nullclass.report.tables import clean_outcomes_table, make_table, measure_table
+from nullclass.report.tables import clean_outcomes_table, make_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import CLEAN as BASE
@@ -112,13 +112,13 @@ def rates_table(
         for eps in sorted({m.eps for m in measures.all if (m.attack, m.name) == rate})
     ]
     attack, _ = next(iter(rates.values()))
-    table = measure_table(
-        measures,
+    table = make_table(
         title,
         ["model", *(heading for heading, _ in columns)],
-        [(m, [(m, *key) for _, key in columns]) for m in measures.models],
+        [[m, *(measures.find(m, *key) for _, key in columns)] for m in measures.models if columns],
         f"{caption} {measures.norm(attack)}, ε in pixel units (px), n = "
         f"{measures.num_images(attack)}, {measures.seeds_text()}.",
+        measures.spread_note(),
     )
     return named(table)
 
