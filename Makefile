@@ -18,8 +18,8 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 test: $(VENV)/.dev  ## all but the slow tests
 	$(PYTEST) -m "not slow"
 
-test-all: $(VENV)/.dev  ## every test
-	$(PYTEST)
+test-all: test  ## and the slow tests
+	$(PYTEST) -m slow
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

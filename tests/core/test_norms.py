@@ -191,6 +191,15 @@ def test_random_is_uniform_in_the_ball(norm: str) -> None:
     assert torch.equal(delta, again)
 
 
+@NORM
+@settings(deadline=None, max_examples=40)
+@given(seed=SEEDS, eps=st.floats(0, 1))
+def test_projected_images_are_allowed(norm: str, seed: int, eps: float) -> None:
+    images = torch.rand(6, 1, 4, 4, generator=torch.Generator().manual_seed(seed))
+    far = images + drawn(seed + 1, 6, 1, 4, 4)
+    assert is_allowed(BALLS[norm].project(far, images, eps), images, eps, norm).all()
+
+
 @pytest.mark.parametrize(
     ("norm", "budgets"), [("l2", (0.01, 0.5, 5.0, 100.0)), ("l1", (0.01, 5.0, 500.0, 50_000.0))]
 )
