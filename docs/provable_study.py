@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nullclass.core.files import write_text
-from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.results.store import Run, read_run
 from nullclass.studies.provable_null.measured import find_violations
 from nullclass.studies.provable_null.page import findings

@@ -6,10 +6,9 @@ import sys
 from pathlib import Path
 
 from nullclass.core.files import write_text
-from nullclass.metrics.rates import UNION
 from nullclass.report.formatting import percent
 from nullclass.report.render import markdown_table
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, UNION
 from nullclass.results.store import Run, read_run
 from nullclass.studies.null_samples.config import (
     TRANSFER_AT_THRESHOLD,

@@ -15,8 +15,7 @@ from worlds import Digits
 
 from nullclass.diagnostics.evidence import Evidence
 from nullclass.diagnostics.red_flags import CHECKS, Flag, find_flags
-from nullclass.metrics.rates import UNION
-from nullclass.results.schema import CLEAN, COST_COLUMNS, ROW_COLUMNS
+from nullclass.results.schema import CLEAN, COST_COLUMNS, ROW_COLUMNS, UNION
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "red-flags.md"
 LETTERS = {"c": "correct", "n": "null", "f": "fooled"}

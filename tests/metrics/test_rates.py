@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.metrics.rates import UNION, summarise, wilson
-from nullclass.results.schema import ROW_COLUMNS
+from nullclass.metrics.rates import summarise, wilson
+from nullclass.results.schema import ROW_COLUMNS, UNION
 
 
 @settings(deadline=None)

@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.metrics.rates import SELF
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, SELF
 
 MIN_POINTS = 0.005
 """Smallest difference that counts, as a share of images: half a point, about the spread of a good

@@ -16,8 +16,8 @@ from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import Outcome, outcomes, predictions
 from nullclass.data import LabelledImages
 from nullclass.diagnostics.evidence import AttackRun, Evidence
-from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
+from nullclass.results.schema import SELF
 from nullclass.scoring.score import batch_of
 
 Result = dict[str, Any] | None

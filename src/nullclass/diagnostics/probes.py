@@ -29,9 +29,8 @@ from nullclass.data import LabelledImages
 from nullclass.diagnostics import attack_probes
 from nullclass.diagnostics.evidence import CHECKS_NAME, GREY, Evidence
 from nullclass.diagnostics.probe_context import ProbeContext, Result, evenly
-from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
-from nullclass.results.schema import CLEAN, COST_COLUMNS
+from nullclass.results.schema import CLEAN, COST_COLUMNS, SELF
 from nullclass.scoring.score import OnImages, ignore
 
 ProbeLevel = Literal["none", "quick", "full"]

@@ -26,8 +26,8 @@ from nullclass.diagnostics.evidence import (
     names_of,
 )
 from nullclass.metrics.claims import find_violations
-from nullclass.metrics.rates import SELF, wilson
-from nullclass.results.schema import CLEAN, Flag
+from nullclass.metrics.rates import wilson
+from nullclass.results.schema import CLEAN, SELF, Flag
 
 GREY_LEVEL = 1 / 255
 """One step of an 8-bit pixel, in pixel units: an image file cannot hold a smaller change."""

@@ -16,8 +16,7 @@ from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.norms import check_eps
 from nullclass.data import LabelledImages
-from nullclass.metrics.rates import PROOF, UNION
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, PROOF, UNION
 
 Data = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 """Images in [0,1] with labels: tensors, a loader, or :class:`nullclass.data.LabelledImages`."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from nullclass.core.errors import UserError
 from nullclass.diagnostics.evidence import CHECKS_NAME
-from nullclass.metrics.rates import PROOF, UNION, proved_rates, summarise
+from nullclass.metrics.rates import proved_rates, summarise
 from nullclass.metrics.scores import score_metrics
 from nullclass.results.schema import (
     CERTIFIED,
@@ -23,10 +23,12 @@ from nullclass.results.schema import (
     HELD_OUT,
     OOD,
     OOD_COLUMNS,
+    PROOF,
     ROW_COLUMNS,
     ROWS,
     SCORES,
     SUMMARY,
+    UNION,
     Examples,
     Flag,
 )

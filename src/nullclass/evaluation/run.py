@@ -23,7 +23,6 @@ from nullclass.diagnostics.probes import EXPECTED_IMAGES, ProbeLevel, probe
 from nullclass.diagnostics.red_flags import find_flags
 from nullclass.evaluation.plan import SMALLEST, Data, PlannedAttack, plan_attacks
 from nullclass.evaluation.result import Evaluation
-from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier, as_classifier
 from nullclass.rejection import Threshold, ThresholdedClassifier, overlap, with_threshold
 from nullclass.results.schema import (
@@ -32,6 +31,7 @@ from nullclass.results.schema import (
     COST_COLUMNS,
     OOD_COLUMNS,
     ROW_COLUMNS,
+    SELF,
 )
 from nullclass.scoring.batch_size import find_batch_size
 from nullclass.scoring.ood import check_ood, make_ood, score_ood

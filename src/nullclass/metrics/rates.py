@@ -8,9 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.results.schema import CLEAN, PROOF, SELF, UNION
-
-__all__ = ["PROOF", "PROVED", "SELF", "UNION", "proved_rates", "summarise", "wilson", "wilson_of"]
+from nullclass.results.schema import CLEAN, UNION
 
 
 def wilson(num_hits: int, num_images: int, z: float = 1.959964) -> tuple[float, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Page, Section, Table, Text, section
 from nullclass.report.evaluation_tables import (
     cost_table,
@@ -29,7 +28,7 @@ from nullclass.report.sections import (
     trial_flags,
 )
 from nullclass.report.tables import outcome_table, union_table
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.results.store import Run, Trial
 
 TERMS = [

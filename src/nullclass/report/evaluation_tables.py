@@ -9,13 +9,12 @@ from typing import Any
 import pandas as pd
 
 from nullclass.diagnostics.evidence import CHECKS_NAME
-from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Block, Cell, Table, Terms, Text
 from nullclass.report.formatting import GOALS, NORMS, attack_name, eps_text, percent
 from nullclass.report.sections import SCORED_TEXT
 from nullclass.report.tables import make_table
 from nullclass.report.worst_case import OOD, can_refuse
-from nullclass.results.schema import CLEAN, COST_COUNTS
+from nullclass.results.schema import CLEAN, COST_COUNTS, UNION
 from nullclass.results.store import Trial
 
 ACCESS = {

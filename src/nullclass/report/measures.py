@@ -11,10 +11,9 @@ import pandas as pd
 
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Mark
 from nullclass.report.formatting import FGSM, NORMS, SMALLEST, WORST_CASE
-from nullclass.results.schema import CLEAN, LAST, SUMMARY
+from nullclass.results.schema import CLEAN, LAST, PROOF, SUMMARY, UNION
 from nullclass.results.store import Run
 
 NULL_AWARE = (WORST_CASE, "null-aware-pgd")

@@ -8,7 +8,6 @@ from string import Formatter
 from typing import Any
 
 from nullclass.diagnostics.red_flags import CHECKS
-from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import (
     Block,
     Bullets,
@@ -23,7 +22,7 @@ from nullclass.report.blocks import (
 )
 from nullclass.report.formatting import GOALS, attack_name, eps_text
 from nullclass.report.measures import Measures
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, UNION
 from nullclass.results.store import Run, Trial
 
 Figure = Callable[[Run], Drawing | None]

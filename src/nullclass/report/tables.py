@@ -6,11 +6,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.formatting import attack_name, eps_text, value_cell
 from nullclass.report.measures import OUTCOMES, Measures
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, PROOF, UNION
 
 RATES = {"aer": "AER", "rar": "RAR", "strict": "strict", "null_dos": "null-DoS"}
 """Rates of the union, in the order of tables."""

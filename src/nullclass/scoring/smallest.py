@@ -15,9 +15,8 @@ from nullclass.attacks.ensemble import MemberStats
 from nullclass.attacks.fmn import FMN
 from nullclass.core.norms import find_norm
 from nullclass.data import LabelledImages
-from nullclass.metrics.rates import SELF
 from nullclass.models.classifier import Classifier
-from nullclass.results.schema import NO_MEMBER
+from nullclass.results.schema import NO_MEMBER, SELF
 from nullclass.scoring.score import (
     AttackResult,
     OnImages,

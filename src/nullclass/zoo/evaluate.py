@@ -20,7 +20,8 @@ from nullclass.evaluation.plan import find_attacks
 from nullclass.evaluation.result import Evaluation
 from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
-from nullclass.metrics.rates import PROVED, UNION
+from nullclass.metrics.rates import PROVED
+from nullclass.results.schema import UNION
 from nullclass.scoring.proofs import prove
 from nullclass.scoring.score import OnImages, ignore
 from nullclass.zoo.load import load_member

@@ -7,12 +7,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.style import INK, WIDE, WIDTH, panel
 from nullclass.report.worst_case import can_refuse, worst_case_table
+from nullclass.results.schema import UNION
 from nullclass.results.store import Trial
 
 MOST_CLASSES = 20

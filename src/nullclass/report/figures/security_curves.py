@@ -6,12 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.metrics.rates import PROOF, UNION, wilson
+from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.style import curve, panel, rate_axes
 from nullclass.report.tables import MEANINGS, RATES
 from nullclass.report.worst_case import worst_case_table
+from nullclass.results.schema import PROOF, UNION
 from nullclass.results.store import Trial
 
 STYLES: dict[str, dict[str, Any]] = {

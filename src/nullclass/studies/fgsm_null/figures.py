@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.gallery import gallery
 from nullclass.report.figures.outcomes import outcomes
@@ -11,6 +10,7 @@ from nullclass.report.formatting import FGSM, attack_name
 from nullclass.report.measures import Measures
 from nullclass.report.sections import Figure
 from nullclass.report.style import curve, line_style, panel, rate_axes
+from nullclass.results.schema import UNION
 from nullclass.results.store import Run
 from nullclass.studies.fgsm_null.config import PIXEL
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Page, Table, Text, section
 from nullclass.report.formatting import FGSM, attack_name, eps_text, percent, range_text, rate_text
 from nullclass.report.measures import Measures, differ, tolerance_note
 from nullclass.report.sections import NULL_AWARE_TEXT, SCORED_TEXT, fill, notes_of, study_page
 from nullclass.report.tables import union_table, white_box_table
+from nullclass.results.schema import UNION
 from nullclass.results.store import Run
 from nullclass.studies.fgsm_null.config import PIXEL
 from nullclass.studies.fgsm_null.figures import FIGURES

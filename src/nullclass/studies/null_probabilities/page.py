@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.metrics.rates import UNION, wilson_of
+from nullclass.metrics.rates import wilson_of
 from nullclass.report.blocks import Block, Page, Section, Table, Terms, Text, section
 from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures
@@ -19,7 +19,7 @@ from nullclass.report.sections import (
     study_page,
 )
 from nullclass.report.tables import union_table, white_box_table
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, UNION
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import CLEAN as BASE
 from nullclass.studies.null_probabilities.config import (

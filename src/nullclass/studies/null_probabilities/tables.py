@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Table
 from nullclass.report.formatting import attack_name, eps_text, value_cell
 from nullclass.report.measures import OUTCOMES, Measures
 from nullclass.report.tables import clean_outcomes_table, make_table
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, UNION
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import CLEAN as BASE
 from nullclass.studies.null_probabilities.config import QUERIED, TRANSFERS, from_substitute

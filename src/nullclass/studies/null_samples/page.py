@@ -6,13 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.metrics.rates import UNION
 from nullclass.report.blocks import Block, Bullets, Page, Table, Text, section
 from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures, differ, on_common_seeds
 from nullclass.report.sections import NULL_AWARE_TEXT, SCORED_TEXT, fill, notes_of, study_page
 from nullclass.report.tables import white_box_table
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, UNION
 from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,

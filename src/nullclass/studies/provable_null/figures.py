@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from nullclass.core.outcomes import NULL_LABEL
-from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.gallery import gallery
 from nullclass.report.figures.training import training
@@ -28,7 +27,7 @@ from nullclass.report.style import (
     rate_axes,
     sheet,
 )
-from nullclass.results.schema import CLEAN, Examples
+from nullclass.results.schema import CLEAN, PROOF, UNION, Examples
 from nullclass.results.store import Run, Trial
 from nullclass.studies.provable_null.measured import (
     BRACKET,

@@ -15,10 +15,10 @@ import pandas as pd
 from nullclass.core.errors import UserError
 from nullclass.metrics import claims
 from nullclass.metrics.claims import ROUNDING
-from nullclass.metrics.rates import PROOF, UNION, wilson
+from nullclass.metrics.rates import wilson
 from nullclass.report.measures import OUTCOMES, Measure, Measures
 from nullclass.results.frames import read_frame
-from nullclass.results.schema import CLEAN, RADII, RADIUS_COLUMNS
+from nullclass.results.schema import CLEAN, PROOF, RADII, RADIUS_COLUMNS, UNION
 from nullclass.results.store import Run
 from nullclass.training.eps_schedule import RAMPS, EpsSchedule
 from nullclass.zoo import FOLDER, read_zoo

@@ -7,12 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import FlagItem, FlagList, Page, Section, Table, Terms, Text, section
 from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, rate_text
 from nullclass.report.measures import Measure, Measures, differ
 from nullclass.report.sections import NULL_AWARE_TEXT, SCORED_TEXT, fill, notes_of, study_page
-from nullclass.results.schema import CLEAN, Flag
+from nullclass.results.schema import CLEAN, PROOF, UNION, Flag
 from nullclass.results.store import Run
 from nullclass.studies.provable_null.config import LEARNED, PROVABLE, VARIANTS
 from nullclass.studies.provable_null.figures import FIGURES

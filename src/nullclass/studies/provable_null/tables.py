@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from nullclass.metrics.rates import PROOF, UNION
 from nullclass.report.blocks import Table
 from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import OUTCOMES, Measure, Measures
 from nullclass.report.tables import make_table
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.results.store import Run
 from nullclass.studies.provable_null.measured import by_radius, radii, training_minutes
 
