@@ -217,7 +217,7 @@ def test_evaluate(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Capt
     assert {"auroc", "aurc", "rerr99"} <= set(trial.scores["metric"])
     assert trial.result["threat"]["attacks"]["pgd"]["objective"] == "fool"
     assert all(f"  {flag.name}: " in printed for flag in trial.flags)
-    assert list(run.summary.columns) == SUMMARY_COLUMNS
+    assert list(run.summary.columns) == list(SUMMARY_COLUMNS)
     assert run.info["study"] == "evaluate"
     assert check_tables(out) >= {ROWS, COSTS, OOD, HELD_OUT, SCORES, SUMMARY}
 

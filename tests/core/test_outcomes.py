@@ -9,6 +9,7 @@ from nullclass.core.outcomes import (
     NULL_LABEL,
     OUTCOME_NAMES,
     Outcome,
+    outcome_name,
     outcomes,
     predictions,
 )
@@ -41,6 +42,7 @@ def test_outcomes_against_a_loop(pairs: list[tuple[int, int]]) -> None:
     predicted, labels = (torch.tensor(values) for values in zip(*pairs, strict=True))
     scored = outcomes(predicted, labels)
     assert [OUTCOME_NAMES[code] for code in scored.tolist()] == expected
+    assert [outcome_name(*pair) for pair in pairs] == expected
 
 
 def test_the_vocabulary() -> None:

@@ -413,7 +413,11 @@ def test_no_flags_and_no_checks_differ(trial: Trial) -> None:
 
 
 def test_the_threat_model_has_every_attack(trial: Trial) -> None:
-    table = next(block for block in threat_model(trial) if isinstance(block, Table))
+    threat = trial.result["threat"]
+    attacks = threat["attacks"] | {"pgd": threat["attacks"]["fgsm"] | {"source": "substitute"}}
+    result = trial.result | {"threat": threat | {"attacks": attacks}}
+    of = with_files(replace(trial, result=result), rows=trial.rows)
+    table = next(block for block in threat_model(of) if isinstance(block, Table))
     assert row(table, "worst-case ensemble") == [
         Cell("worst-case ensemble", "worst-case 1"),
         Cell("a wrong class"),
@@ -424,6 +428,7 @@ def test_the_threat_model_has_every_attack(trial: Trial) -> None:
     ]
     assert row(table, "worst-case ensemble (force-null)")[1] == Cell("null")
     assert row(table, "FGSM")[:2] == [Cell("FGSM"), Cell("anything but the true class")]
+    assert row(table, "PGD")[3] == Cell("another model (substitute)")
 
 
 def test_the_threshold_and_its_origin(trial: Trial) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from nullclass.results.store import (
     read_run,
     read_trial,
     recorded_trials,
+    write_info,
     write_summary,
 )
 
@@ -87,7 +88,7 @@ def write_run(folder: Path, *models: tuple[str, int]) -> None:
             store.trial_folder(folder, model, seed),
             {"model": model, "seed": seed, "trained_in": trained_in},
         )
-    write_json(folder / schema.RUN, {"study": "x", "models": ["b", "a"]})
+    write_info(folder, {"study": "x", "models": ["b", "a"]})
     write_summary(folder, "x")
 
 
@@ -204,9 +205,9 @@ def test_tables_are_read_on_first_use(written: Path, monkeypatch: pytest.MonkeyP
     paths: list[Path] = []
     original = frames.read_frame
 
-    def counting(path: Path) -> pd.DataFrame:
+    def counting(path: Path, *columns: Mapping[str, str]) -> pd.DataFrame:
         paths.append(path)
-        return original(path)
+        return original(path, *columns)
 
     monkeypatch.setattr(store, "read_frame", counting)
     run = read_run(written)
@@ -229,7 +230,7 @@ def test_the_summary_joins_the_trials_with_published_figures(tmp_path: Path) -> 
 
     write_summary(tmp_path, "x", published)
     summary = read_frame(tmp_path / schema.SUMMARY)
-    assert list(summary.columns) == SUMMARY_COLUMNS
+    assert list(summary.columns) == list(SUMMARY_COLUMNS)
     assert set(summary["study"]) == {"x"}
     assert set(summary["seed"]) == {2}
     selections = dict(zip(summary["model"], summary["selection"], strict=True))
@@ -240,7 +241,9 @@ def test_the_summary_joins_the_trials_with_published_figures(tmp_path: Path) -> 
     assert np.isnan(found["eps_pixels"])
     assert len(calls) == len(summary)
     write_summary(tmp_path / "no trials", "x")
-    assert list(read_frame(tmp_path / "no trials" / schema.SUMMARY).columns) == SUMMARY_COLUMNS
+    assert list(read_frame(tmp_path / "no trials" / schema.SUMMARY).columns) == list(
+        SUMMARY_COLUMNS
+    )
 
 
 # Completeness and damage
@@ -249,7 +252,7 @@ def test_the_summary_joins_the_trials_with_published_figures(tmp_path: Path) -> 
 def test_trials_without_a_result_or_a_plan_do_not_count(run: Path, trial: Path) -> None:
     (store.trial_folder(run, "b", 1) / schema.RESULT).unlink()
     assert [(trial.model, trial.seed) for trial in read_run(run).trials] == [("b", 0), ("a", 0)]
-    write_json(run / schema.RUN, {"study": "x", "trials": {"a, seed 0": "trials/a-seed0"}})
+    write_info(run, {"study": "x", "trials": {"a, seed 0": "trials/a-seed0"}})
     (store.trial_folder(run, "b", 0) / schema.ROWS).write_bytes(b"garbage")
     assert [trial.model for trial in read_run(run).trials] == ["a"]
     write_summary(run, "x")
@@ -302,6 +305,29 @@ def test_damage_is_reported_in_one_sentence(written: Path, tmp_path: Path, how: 
         with pytest.raises(UserError, match=sentence.replace(".", r"\.")) as refused:
             read_run(run)
         assert "\n" not in str(refused.value)
+
+
+def test_a_summary_without_a_column_or_with_an_impossible_rate_is_refused(run: Path) -> None:
+    path = run / schema.SUMMARY
+    summary = read_frame(path)
+    is_loss = summary["metric"] == "loss"
+    write_frame(path, summary.assign(value=summary["value"].mask(is_loss, 1.5)))
+    assert (read_run(run).summary["value"] == 1.5).sum() == is_loss.sum(), "a loss is no rate"
+    for table, message in (
+        (summary.drop(columns="published"), "lacks the column 'published'"),
+        (summary.assign(value=summary["value"].where(is_loss, 1.5)), "a rate outside"),
+        (summary.assign(low=summary["low"].where(is_loss, -0.1)), "a rate outside"),
+    ):
+        write_frame(path, table)
+        with pytest.raises(UserError, match=message):
+            read_run(run)
+
+
+@pytest.mark.parametrize("number", [None, 0, "1", 2])
+def test_a_run_of_another_format_is_refused(run: Path, number: object) -> None:
+    write_json(run / schema.RUN, {"study": "x"} | ({} if number is None else {"format": number}))
+    with pytest.raises(UserError, match="another version of nullclass: run it again"):
+        read_run(run)
 
 
 @pytest.mark.parametrize("how", DAMAGES)

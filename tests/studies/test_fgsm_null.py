@@ -37,7 +37,7 @@ from nullclass.report.sections import fill, flat
 from nullclass.report.tables import outcome_table, white_box_table
 from nullclass.results import schema
 from nullclass.results.schema import CLEAN, SUMMARY_COLUMNS
-from nullclass.results.store import Run, Trial, read_run
+from nullclass.results.store import Run, Trial, read_run, write_info
 from nullclass.studies.fgsm_null.figures import FIGURES
 from nullclass.studies.fgsm_null.page import SENTENCES, numbers
 from nullclass.studies.fgsm_null.page import page as draw_page
@@ -83,7 +83,7 @@ def tiny_run(seeds: tuple[int, ...], published: float | None = None) -> Run:
         trial = Trial(Path("run"), "null-0.5", seed, "last", {})
         trials.append(with_files(trial, rows=rows, history=pd.DataFrame(), examples=[]))
     info = {"study": "fgsm-null", "models": ["null-0.5"]}
-    return Run(Path("run"), info, pd.concat(tables)[SUMMARY_COLUMNS], trials)
+    return Run(Path("run"), info, pd.concat(tables)[list(SUMMARY_COLUMNS)], trials)
 
 
 # Tables
@@ -360,7 +360,7 @@ def test_names_notes_and_missing_models(tmp_path: Path) -> None:
     assert "&lt;script&gt;a&amp;b" in html
     assert "not finished: 1 of 2 evaluations are missing, all of null-9." in text_of(html)
     assert "Two epochs too few." in html
-    (tmp_path / schema.RUN).write_text(json.dumps({"study": "fgsm-null"}))
+    write_info(tmp_path, {"study": "fgsm-null"})
     assert "0.154 px" in render(draw_page(read_run(tmp_path)))  # the unit is the study's
 
 

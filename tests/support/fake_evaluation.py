@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 from fake_run import build_evaluation, examples_of, rows_table
 
-from nullclass.core.files import write_json
 from nullclass.report.formatting import SMALLEST
 from nullclass.results import schema, store
 from nullclass.results.schema import NO_MEMBER, Flag
@@ -114,7 +113,7 @@ def write_fake_evaluation(
         "data": {"name": "made up", "num_test_images": num_images},
         "started": "2030-01-02T03:04:05+00:00",
     }
-    write_json(folder / schema.RUN, info)
+    store.write_info(folder, info)
     return folder
 
 

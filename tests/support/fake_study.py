@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from fake_run import build_evaluation, digit, rows_table
 
-from nullclass.core.files import write_json
 from nullclass.evaluation.result import Evaluation
 from nullclass.experiments.config import Study, Training, Trial
 from nullclass.results import frames, schema, store
@@ -75,8 +74,8 @@ def write_run(
     folder: Path, study: Study, models: Sequence[str], num_seeds: int, **info: Any
 ) -> Path:
     """Write ``run.json`` and the summary of the evaluations written before."""
-    write_json(
-        folder / schema.RUN,
+    store.write_info(
+        folder,
         {
             "study": study.name,
             "preset": "quick",

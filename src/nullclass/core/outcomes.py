@@ -32,6 +32,13 @@ OUTCOME_NAMES = tuple(outcome.name.lower() for outcome in Outcome)
 """``("correct", "null", "fooled")``, indexed by :class:`Outcome`."""
 
 
+def outcome_name(prediction: int, label: int) -> str:
+    """Return the name of the outcome of one prediction, -1 for null."""
+    if prediction == NULL_LABEL:
+        return "null"
+    return "correct" if prediction == label else "fooled"
+
+
 def check_logits(logits: Tensor, num_classes: int) -> None:
     """Raise ValueError unless logits are ``(N, K)`` or ``(N, K + 1)``."""
     if logits.ndim != 2 or logits.shape[1] not in (num_classes, num_classes + 1):

@@ -13,7 +13,7 @@ from nullclass.attacks import describe
 from nullclass.certify import find_verifier
 from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
-from nullclass.core.files import make_folder, write_json
+from nullclass.core.files import make_folder
 from nullclass.core.provenance import provenance, run_origin
 from nullclass.data import Dataset, load_dataset
 from nullclass.diagnostics.probes import ProbeLevel
@@ -169,7 +169,7 @@ def record_evaluation(
     info = {"study": "evaluate", "models": [name], "seeds": [seed], "settings": settings}
     _remove_earlier(folder)
     # First: run.json says which evaluation the other files belong to.
-    write_json(folder / schema.RUN, info | origin | {"seconds": seconds})
+    store.write_info(folder, info | origin | {"seconds": seconds})
     result = {"model": name, "seed": seed, "evaluation_seconds": seconds, **provenance()}
     evaluation.write(store.trial_folder(folder, name, seed), result)
     store.write_summary(folder, "evaluate")

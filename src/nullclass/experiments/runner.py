@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from nullclass.core.errors import CannotWriteError, UserError
-from nullclass.core.files import locked, make_folder, write_json
+from nullclass.core.files import locked, make_folder
 from nullclass.core.provenance import run_origin
 from nullclass.data import Dataset
 from nullclass.experiments.config import Preset, Study, Trial
@@ -104,7 +104,7 @@ def run_study(
                 seconds = info.get("seconds", 0) + time.perf_counter() - started
                 info["seconds"] = round(seconds, 1)
                 info["peak_mb"] = max(info.get("peak_mb", 0), result.peak_mb)
-                write_json(folder / schema.RUN, info)
+                store.write_info(folder, info)
         return result
     finally:
         engine.close()
@@ -226,7 +226,7 @@ def _write_info(
     info["models"] = [name for name in study.variants if name in info["models"]]
     info["seeds"] = sorted(set(info["seeds"]))
     info["selections"] = _distinct(info["selections"])
-    write_json(folder / schema.RUN, info)
+    store.write_info(folder, info)
 
 
 def _without_seeds(values: Any) -> Any:

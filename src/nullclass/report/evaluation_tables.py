@@ -68,7 +68,7 @@ def _attack_row(name: str, info: Mapping[str, Any]) -> list[Any]:
         (attack_name(name), str((info["settings"] or {}).get("version") or "")),
         GOALS.get(info["objective"], info["objective"]),
         ACCESS.get(info["access"], info["access"]),
-        "the model itself" if is_own else f"another model ({info['source_name']})",
+        "the model itself" if is_own else f"another model ({info['source']})",
         ", ".join(map(eps_text, info["eps"])) if info["eps"] else "each image's own",
         info["num_images"],
     ]

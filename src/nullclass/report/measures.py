@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 import pandas as pd
 
@@ -13,12 +14,11 @@ from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Mark
 from nullclass.report.formatting import FGSM, NORMS, SMALLEST, WORST_CASE
-from nullclass.results.schema import CLEAN, LAST, PROOF, SUMMARY, UNION
+from nullclass.results.schema import CLEAN, LAST, LOSSES, PROOF, SUMMARY, UNION
 from nullclass.results.store import Run
 
 NULL_AWARE = (WORST_CASE, "null-aware-pgd")
 """White-box attacks that take null into account, the stronger first."""
-LOSSES = ("loss", "null_loss")
 RATES = (*OUTCOME_NAMES, "not_null")
 """Names of rates without their ending."""
 OUTCOMES = ("correct", "null", "fooled")
@@ -262,25 +262,29 @@ def _grouped(summary: pd.DataFrame, tolerance: Tolerance) -> list[Measure]:
     """Measures over seeds, sorted by name and ε."""
     keys = ["model", "attack", "objective", "norm", "eps_pixels", "metric", "source"]
     ordered = summary.sort_values([*keys, "seed"], na_position="last")
+    number = ordered.groupby(keys, sort=False, dropna=False).ngroup()
     measures = []
-    for _, lines in ordered.groupby(keys, sort=False, dropna=False):
-        first, is_one = lines.iloc[0], len(lines) == 1
-        published = lines["published"].dropna()
+    # plain records: indexing a frame for each of thousands of measures takes seconds
+    records = ordered.assign(number=number).to_dict("records")
+    for _, group in groupby(records, key=lambda line: line["number"]):
+        lines = list(group)
+        first, is_one = lines[0], len(lines) == 1
+        published = [line["published"] for line in lines if not pd.isna(line["published"])]
         measures.append(
             Measure(
-                model=str(first["model"]),
-                attack=str(first["attack"]),
-                metric=str(first["metric"]),
-                values=tuple(map(float, lines["value"])),
-                objective=str(first["objective"]),
-                norm=str(first["norm"]),
-                eps=float(first["eps_pixels"]),
-                published=float(published.iloc[0]) if len(published) else None,
-                low=float(first["low"]) if is_one else math.nan,
-                high=float(first["high"]) if is_one else math.nan,
-                num_images=int(lines["num_images"].min()),
-                source_name=str(first["source"]),
-                seeds=tuple(map(int, lines["seed"])),
+                model=first["model"],
+                attack=first["attack"],
+                metric=first["metric"],
+                values=tuple(line["value"] for line in lines),
+                objective=first["objective"],
+                norm=first["norm"],
+                eps=first["eps_pixels"],
+                published=published[0] if published else None,
+                low=first["low"] if is_one else math.nan,
+                high=first["high"] if is_one else math.nan,
+                num_images=min(line["num_images"] for line in lines),
+                source_name=first["source"],
+                seeds=tuple(line["seed"] for line in lines),
                 tolerance=tolerance,
             )
         )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 from PIL import Image, ImageColor
 
-from nullclass.core.outcomes import NULL_LABEL
+from nullclass.core.outcomes import NULL_LABEL, outcome_name
 from nullclass.results.schema import Examples
 
 LARGEST_SIDE = 96
@@ -36,10 +36,10 @@ def card(examples: Examples, index: int, scale: float, caption: Markup) -> Marku
         '<img class="{}" src="{}" alt="attacked image, prediction {}">'
         '<img src="{}" alt="difference"></div><figcaption>{}</figcaption></figure>'
     ).format(
-        _outcome(before, label),
+        outcome_name(before, label),
         _png(_colours(examples.clean[index])),
         label,
-        _outcome(after, label),
+        outcome_name(after, label),
         _png(_colours(examples.adv_images[index])),
         answer_text(after),
         _png(_diverging(change_in(examples, index), scale)),
@@ -62,12 +62,6 @@ def shrink_note(examples: Sequence[Examples]) -> str:
     """A sentence for the caption if images are shown smaller than they are; else empty."""
     is_smaller = any(max(e.clean.shape[2:]) > LARGEST_SIDE for e in examples)
     return f" Images are averaged down to {LARGEST_SIDE} pixels." if is_smaller else ""
-
-
-def _outcome(prediction: int, label: int) -> str:
-    if prediction == NULL_LABEL:
-        return "null"
-    return "correct" if prediction == label else "fooled"
 
 
 def _colours(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:

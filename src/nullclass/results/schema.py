@@ -2,7 +2,7 @@
 
 A run folder::
 
-    run.json             study, settings, versions, commit, machine, data
+    run.json             format, study, settings, versions, commit, machine, data
     summary.csv          one row per metric (:data:`SUMMARY_COLUMNS`)
     report.html, figures/
     models/NAME-seedN-HASH/    one training each; the hash covers its config and data
@@ -36,6 +36,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
+
+FORMAT = 1
+"""``format`` in ``run.json``; another number means other files, columns or keys."""
 
 RUN = "run.json"
 SUMMARY = "summary.csv"
@@ -183,24 +186,27 @@ SIZE_COLUMNS = {
 THRESHOLD_COLUMNS = {"image": "int64", "threshold": "float64"}
 """One row per image: the smallest eps, in pixel units, at which it is fooled."""
 
-SUMMARY_COLUMNS = [
-    "study",
-    "model",
-    "seed",
-    "selection",  # which of a training's weights: "last" or what selected the epoch
-    "attack",
-    "objective",
-    "source",
-    "norm",
-    "eps_pixels",  # empty where each image has a budget of its own
-    "metric",
-    "value",  # rates are shares in [0,1]
-    "published",  # empty where the source has no figure
-    "low",  # 95 % Wilson interval over images; empty for a loss
-    "high",
-    "num_images",
-]
+SUMMARY_COLUMNS = {
+    "study": "str",
+    "model": "str",
+    "seed": "int64",
+    "selection": "str",  # which of a training's weights: "last" or what selected the epoch
+    "attack": "str",
+    "objective": "str",
+    "source": "str",
+    "norm": "str",
+    "eps_pixels": "float64",  # empty where each image has a budget of its own
+    "metric": "str",
+    "value": "float64",  # rates are shares in [0,1]
+    "published": "float64",  # empty where the source has no figure
+    "low": "float64",  # 95 % Wilson interval over images; empty for a loss
+    "high": "float64",
+    "num_images": "int64",
+}
 """Columns of the run's ``summary.csv``; a trial's lacks the first four and ``published``."""
+
+LOSSES = ("loss", "null_loss")
+"""The metrics of a summary that are no rates."""
 
 TABLES = {
     ROWS: ROW_COLUMNS,

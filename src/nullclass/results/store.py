@@ -103,6 +103,12 @@ class Trial:
         return read_frame(path) if trained_in and path.exists() else pd.DataFrame()
 
     @cached_property
+    def epochs(self) -> dict[str, int]:
+        """The epoch that each selection of the training kept, by selection."""
+        training = self.folder.parent.parent / str(self.result["trained_in"])
+        return dict(read_json(training / schema.RESULT, "result of a training")["epochs"])
+
+    @cached_property
     def examples(self) -> list[Examples]:
         """Images to show."""
         return read_examples(self.folder / schema.EXAMPLES)
@@ -328,19 +334,49 @@ def write_summary(
         keys = zip(table["attack"], table["eps_pixels"], table["metric"], strict=True)
         table["published"] = [published(trial.model, *key) for key in keys]
         tables.append(table)
-    summary = pd.concat(tables) if tables else pd.DataFrame(columns=schema.SUMMARY_COLUMNS)
-    write_frame(folder / schema.SUMMARY, summary[schema.SUMMARY_COLUMNS])
+    summary = pd.concat(tables) if tables else pd.DataFrame(columns=list(schema.SUMMARY_COLUMNS))
+    write_frame(folder / schema.SUMMARY, summary[list(schema.SUMMARY_COLUMNS)])
+
+
+def read_summary(folder: Path) -> pd.DataFrame:
+    """Read the run's ``summary.csv``.
+
+    Raises:
+        UserError: If it is missing or damaged, lacks a column, or holds a rate outside [0, 1].
+    """
+    path = folder / schema.SUMMARY
+    summary = read_frame(path, schema.SUMMARY_COLUMNS)
+    rates = summary.loc[~summary["metric"].isin(schema.LOSSES), ["value", "low", "high"]]
+    is_wrong = ((rates < 0) | (rates > 1)).any(axis=1)
+    if is_wrong.any():
+        line = summary.loc[is_wrong.idxmax()]
+        raise UserError(
+            f"{path} is damaged (a rate outside [0, 1]: {line['metric']} of {line['model']}): "
+            "remove it and run the study again"
+        )
+    return summary
+
+
+def write_info(folder: Path, info: Mapping[str, Any]) -> None:
+    """Write ``run.json``, with the number of the format."""
+    write_json(folder / schema.RUN, {"format": schema.FORMAT, **info})
 
 
 def read_info(folder: Path) -> dict[str, Any]:
     """Read ``run.json``.
 
     Raises:
-        UserError: If the folder is no run folder, or the file is missing or damaged.
+        UserError: If the folder is no run folder, the file is missing or damaged, or another
+            version of nullclass wrote it.
     """
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}: give the --out of a study or evaluation")
-    return read_json(folder / schema.RUN, "description of a run")
+    info = read_json(folder / schema.RUN, "description of a run")
+    if info.get("format") != schema.FORMAT:
+        raise UserError(
+            f"{folder} was written by another version of nullclass: run it again in a new folder"
+        )
+    return info
 
 
 def read_run(folder: Path) -> Run:
@@ -353,4 +389,4 @@ def read_run(folder: Path) -> Run:
     order = info.get("models", [])
     trials = [read_trial(path) for path in recorded_trials(folder)]
     trials.sort(key=lambda t: (order.index(t.model) if t.model in order else len(order), t.seed))
-    return Run(folder, info, read_frame(folder / schema.SUMMARY), trials)
+    return Run(folder, info, read_summary(folder), trials)

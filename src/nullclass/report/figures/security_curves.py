@@ -61,8 +61,8 @@ def security_curves(trial: Trial, measures: Measures) -> Drawing | None:
 
 def points(measures: Measures, clean: pd.Series, model: str, metric: str) -> list[Measure]:
     """A rate at every ε, ascending, from the outcomes of the clean images on."""
-    at_zero = {"aer": clean == "fooled", "null_dos": clean == "never"}
-    count, total = int(at_zero.get(metric, clean == "correct").sum()), len(clean)
+    counts = {"aer": (clean == "fooled").sum(), "null_dos": 0}  # without attack nothing turns null
+    count, total = int(counts.get(metric, (clean == "correct").sum())), len(clean)
     low, high = wilson(count, total)
     first = Measure(model, UNION, metric, (count / total,), low=low, high=high, num_images=total)
     found = [measures.find(model, UNION, metric, eps) for eps in measures.union_budgets(metric)]

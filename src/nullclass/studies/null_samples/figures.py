@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nullclass.core.outcomes import NULL_LABEL
+from nullclass.core.outcomes import outcome_name
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.training import training
 from nullclass.report.formatting import attack_name, eps_text
@@ -344,8 +344,7 @@ def _images_sheet(examples: Examples, model: str) -> Panel:
     labels, answers = examples.labels[:SHOWN], examples.predictions[:SHOWN]
     colours = []
     for label, answer in zip(labels, answers, strict=True):
-        outcome = "null" if answer == NULL_LABEL else "correct" if answer == label else "fooled"
-        colours.append(to_rgb(OUTCOME_COLOURS[outcome]))
+        colours.append(to_rgb(OUTCOME_COLOURS[outcome_name(answer, label)]))
     num, height, width = images.shape
     framed = np.tile(np.array(colours)[:, None, None], (height + 2 * BORDER, width + 2 * BORDER, 1))
     framed[:, BORDER:-BORDER, BORDER:-BORDER] = images[..., None]

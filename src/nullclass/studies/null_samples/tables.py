@@ -6,13 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from nullclass.core.files import read_json
 from nullclass.report.blocks import Table
 from nullclass.report.formatting import eps_text, percent, value_cell
 from nullclass.report.measures import OWN_BUDGET, Measure, Measures, on_common_seeds
 from nullclass.report.render import MARKS
 from nullclass.report.tables import make_table
-from nullclass.results.schema import CLEAN, RESULT
+from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
@@ -92,8 +91,7 @@ def kept_epochs(run: Run, measures: Measures) -> pd.DataFrame:
     found = []
     for trial in run.trials:
         if trial.selection == measures.selection:
-            result = read_json(run.folder / trial.result["trained_in"] / RESULT, "result")
-            found.append({"model": trial.model, **result["epochs"]})
+            found.append({"model": trial.model, **trial.epochs})
     return pd.DataFrame(found)[["model", *measures.selections]]
 
 

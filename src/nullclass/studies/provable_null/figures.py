@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from nullclass.core.outcomes import NULL_LABEL
+from nullclass.core.outcomes import NULL_LABEL, outcome_name
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.gallery import gallery
 from nullclass.report.figures.training import training
@@ -263,8 +263,7 @@ def _draw_picture(axis: Axes, picture: Any) -> None:
     axis.imshow(picture.pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_xticks([])
     axis.set_yticks([])
-    is_null, is_correct = picture.prediction == NULL_LABEL, picture.prediction == picture.label
-    outcome = "null" if is_null else "correct" if is_correct else "fooled"
+    outcome = outcome_name(picture.prediction, picture.label)
     axis.spines[:].set(visible=True, color=OUTCOME_COLOURS[outcome], linewidth=2.5)
     margin = f"{picture.margin:+.2g}".replace("-", "−")
     label = f" (is {picture.label})" if outcome == "fooled" else ""

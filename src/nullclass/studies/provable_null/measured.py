@@ -17,8 +17,7 @@ from nullclass.metrics import claims
 from nullclass.metrics.claims import ROUNDING
 from nullclass.metrics.rates import wilson
 from nullclass.report.measures import OUTCOMES, Measure, Measures
-from nullclass.results.frames import read_frame
-from nullclass.results.schema import CLEAN, PROOF, RADII, RADIUS_COLUMNS, UNION
+from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.results.store import Run
 from nullclass.training.eps_schedule import RAMPS, EpsSchedule
 from nullclass.zoo import FOLDER, read_zoo
@@ -108,8 +107,8 @@ def by_radius(run: Run) -> pd.DataFrame:
     """
     tables = []
     for trial in run.trials:
-        if (trial.folder / RADII).exists():
-            rows = read_frame(trial.folder / RADII, RADIUS_COLUMNS)
+        rows = trial.radii
+        if len(rows):
             outcomes = pd.get_dummies(rows["outcome"]).reindex(columns=[*OUTCOMES], fill_value=0)
             groups = outcomes.groupby(rows["radius"])
             table = groups.mean().assign(num_images=groups.size(), model=trial.model)
