@@ -29,7 +29,7 @@ class FakeSource:
         self.contents = contents
         self.requests: list[tuple[str, ...]] = []
 
-    def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+    def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
         self.requests.append(tuple(names))
         for name in names:
             if name not in self.contents:
@@ -105,8 +105,8 @@ def test_an_interrupted_download_leaves_no_half_file(
     class Interrupted(FakeSource):
         """Ctrl-C in the middle of the second file."""
 
-        def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
-            super().bring(names[:1], folder, accept)
+        def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+            super().fetch(names[:1], folder, accept)
             (folder / names[1]).write_bytes(self.contents[names[1]][:50])
             raise KeyboardInterrupt
 
@@ -140,9 +140,9 @@ def test_simultaneous_downloads(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     together = threading.Barrier(4, timeout=10)
 
     class Meeting(FakeSource):
-        def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+        def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
             together.wait()
-            super().bring(names, folder, accept)
+            super().fetch(names, folder, accept)
 
     add_tiny(monkeypatch, Meeting("a fake", CONTENTS))
     done: list[str] = []
@@ -160,9 +160,9 @@ def test_simultaneous_downloads(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_cache_that_cannot_be_written(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Blamed(FakeSource):  # like real sources, which turn any OSError into a failure
-        def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+        def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
             try:
-                super().bring(names, folder, accept)
+                super().fetch(names, folder, accept)
             except OSError as error:
                 raise SourceError("failed") from error
 

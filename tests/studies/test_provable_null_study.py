@@ -11,7 +11,7 @@ from nullclass.core.errors import UserError
 from nullclass.experiments.config import Training
 from nullclass.studies import find_study
 from nullclass.studies.provable_null.config import (
-    CLEAN,
+    BASE,
     DATASETS,
     LEARNED,
     PROVABLE,
@@ -29,7 +29,7 @@ def test_what_is_attacked_is_also_proved(preset: Any) -> None:
         assert plan.num_images == trial.num_clean == 10_000, "all test images"
         assert all(set(attack.eps) <= set(plan.eps) for attack in trial.attacks)
         forcing = [attack for attack in trial.attacks if "force-null" in attack.name]
-        assert len(forcing) == (trial.model != CLEAN), "null-DoS of every model with null"
+        assert len(forcing) == (trial.model != BASE), "null-DoS of every model with null"
         num_images = {attack.num_images for attack in trial.attacks}
         assert len(num_images) == 1, "the union is over images that every attack was run on"
         assert trial.radius == PROVABLE.get(trial.model)

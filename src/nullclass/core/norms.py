@@ -82,7 +82,7 @@ def _l2_project(attacked: Tensor, images: Tensor, eps: Eps) -> Tensor:
 
 
 def _l2_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
-    # Box-Muller keeps the whole draw on the caller's generator, whatever the device.
+    # Box-Muller keeps the whole draw on the caller's generator, on every device.
     radius = (-2 * (1 - _uniform(like.shape, like, generator)).log()).sqrt()
     direction = radius * (2 * math.pi * _uniform(like.shape, like, generator)).cos()
     share = _uniform(like.shape[:1], like, generator) ** (1 / math.prod(like.shape[1:]))

@@ -163,7 +163,7 @@ def _download(
             folder.mkdir(parents=True, exist_ok=True)
             # Inside the cache, so that renaming stays within one file system.
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as workplace:
-                source.bring(tuple(missing), Path(workplace), accept)
+                source.fetch(tuple(missing), Path(workplace), accept)
         except SourceError as error:
             failures.append(f"{source.label}: {error}")
             progress(f"{known.title}: {error}")

@@ -94,7 +94,7 @@ def load_dataset(
 
     Returns:
         The dataset. For ``"idx"``, K is the largest label + 1. Mean and standard deviation are the
-        published ones, or those of the whole training file, whatever the split.
+        published ones, or those of the whole training file, for every split.
 
     Raises:
         UserError: If the files cannot be found, a file is bad, the files do not fit together, or

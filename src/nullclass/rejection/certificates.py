@@ -180,7 +180,7 @@ def weights_sha256(model: Classifier) -> str:
 
 
 def image_hashes(images: Tensor) -> Iterator[str]:
-    """SHA-256 of each image's shape and pixels as float64 numbers, whatever type stores them."""
+    """SHA-256 of each image's shape and pixels as float64 numbers, for any stored type."""
     for image in images.detach().cpu():
         shape = f"{tuple(image.shape)}\n".encode()
         yield hashlib.sha256(shape + image.double().contiguous().numpy().tobytes()).hexdigest()

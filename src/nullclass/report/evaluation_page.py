@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Page, Section, Table, Text, section
 from nullclass.report.evaluation_tables import (
     cost_table,
@@ -19,7 +20,7 @@ from nullclass.report.figures.outcomes import outcomes
 from nullclass.report.figures.security_curves import security_curves
 from nullclass.report.figures.smallest_eps import smallest_eps
 from nullclass.report.formatting import eps_text, rate_text
-from nullclass.report.measures import OUTCOMES, Measures
+from nullclass.report.measures import Measures
 from nullclass.report.sections import (
     FLAGS_TITLE,
     closing_sections,
@@ -84,7 +85,7 @@ def summary_tables(run: Run) -> list[Table]:
 
 def findings(measures: Measures, model: str) -> list[str]:
     """Clean outcomes, then the union at the largest ε."""
-    measured = {outcome: measures.find(model, CLEAN, outcome) for outcome in OUTCOMES}
+    measured = {outcome: measures.find(model, CLEAN, outcome) for outcome in OUTCOME_NAMES}
     values: dict[str, Any] = {"model": model, "norm": measures.norm(UNION)}
     for eps in measures.union_budgets()[-1:]:
         values["eps"] = eps_text(eps)

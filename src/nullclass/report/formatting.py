@@ -32,7 +32,11 @@ NAMES = {
     "rays": "RayS",
 }
 """Display names of attacks; others keep the name they have in the rows."""
-GOALS = {"fool": "a wrong class", "untargeted": "anything but the true class", "force-null": "null"}
+SUCCESSES = {
+    "fool": "a wrong class",
+    "untargeted": "anything but the true class",
+    "force-null": "null",
+}
 """Answers that count as success, by objective."""
 
 

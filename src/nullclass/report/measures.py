@@ -19,9 +19,8 @@ from nullclass.results.store import Run
 
 NULL_AWARE = (WORST_CASE, "null-aware-pgd")
 """White-box attacks that take null into account, the stronger first."""
-RATES = (*OUTCOME_NAMES, "not_null")
+RATE_NAMES = (*OUTCOME_NAMES, "not_null")
 """Names of rates without their ending."""
-OUTCOMES = ("correct", "null", "fooled")
 
 TOLERANCE = 0.003
 """A published rate within 0.3 points of ours always counts as reproduced."""
@@ -175,7 +174,7 @@ class Measures:
             metric: Name of the metric, or an outcome for its rate.
             eps: In pixel units, up to rounding; :data:`OWN_BUDGET` for each image's own.
         """
-        if metric in RATES:
+        if metric in RATE_NAMES:
             metric = f"{metric}_rate"
         for measure in self._by_name.get((model, attack, metric), []):
             is_own = math.isnan(measure.eps) and math.isnan(eps)

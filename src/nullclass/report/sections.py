@@ -20,7 +20,7 @@ from nullclass.report.blocks import (
     Text,
     section,
 )
-from nullclass.report.formatting import GOALS, attack_name, eps_text
+from nullclass.report.formatting import SUCCESSES, attack_name, eps_text
 from nullclass.report.measures import Measures
 from nullclass.results.schema import CLEAN, UNION
 from nullclass.results.store import Run, Trial
@@ -300,15 +300,15 @@ def budgets_text(measures: Measures, attack: str) -> str:
 
 
 def attack_terms(measures: Measures) -> list[tuple[str, str]]:
-    """Norm, budgets, images and goal of every attack of a run."""
+    """Norm, budgets, images and objective of every attack of a run."""
     pairs = []
     for attack in measures.attacks():
-        goals = sorted({m.objective for m in measures.all if m.attack == attack} - {CLEAN})
-        goal = ", or ".join(GOALS.get(goal, goal) for goal in goals) or "not recorded"
+        objectives = sorted({m.objective for m in measures.all if m.attack == attack} - {CLEAN})
+        success = ", or ".join(SUCCESSES.get(each, each) for each in objectives) or "not recorded"
         parts = [
             measures.norm(attack),
             budgets_text(measures, attack),
-            f"{measures.num_images(attack)} test images per seed; success: {goal}",
+            f"{measures.num_images(attack)} test images per seed; success: {success}",
         ]
         source = measures.source_name(attack)
         pairs.append((attack_name(attack), ", ".join(parts) + (f"; {source}" if source else "")))

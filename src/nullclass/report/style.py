@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Panel
-from nullclass.report.measures import OUTCOMES, Measure
+from nullclass.report.measures import Measure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +27,7 @@ OUTCOME_COLOURS = {"correct": "#0072B2", "null": "#B9BDC3", "fooled": "#D55E00"}
 """Blue and vermillion of Okabe and Ito (2008), grey for null; they differ in lightness too."""
 OUTCOME_LINES = OUTCOME_COLOURS | {"null": "#7C828A"}
 """The same for lines and dots, with a darker grey."""
-OUTCOME_LEGEND = [(name, OUTCOME_COLOURS[name]) for name in OUTCOMES]
+OUTCOME_LEGEND = [(name, OUTCOME_COLOURS[name]) for name in OUTCOME_NAMES]
 
 INK, FAINT = "#1D1F22", "#B9BDC3"
 LINE_COLOURS = (
@@ -76,7 +77,7 @@ def sheet(
 ) -> Iterator[tuple[Figure, list[Panel]]]:
     """Draw one figure: inline SVG and, by default, an SVG and a PNG file.
 
-    The same drawing gives the same bytes, whatever the user's matplotlib settings.
+    The same drawing gives the same bytes under any matplotlib settings of the user.
 
     Args:
         name: Name of the files without ending; keeps the SVG's identifiers unique on a page.

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.formatting import attack_name, eps_text, value_cell
-from nullclass.report.measures import OUTCOMES, Measures
+from nullclass.report.measures import Measures
 from nullclass.results.schema import CLEAN, PROOF, UNION
 
-RATES = {"aer": "AER", "rar": "RAR", "strict": "strict", "null_dos": "null-DoS"}
+UNION_RATES = {"aer": "AER", "rar": "RAR", "strict": "strict", "null_dos": "null-DoS"}
 """Rates of the union, in the order of tables."""
 MEANINGS = {
     "aer": "AER: fooled",
@@ -21,7 +22,7 @@ MEANINGS = {
 }
 PROVED = {"aer": "aer_bound", "rar": "rar_proved", "strict": "strict_proved"}
 """Rates of the union and the proved bound of each."""
-PERCENT = [(name, "%") for name in OUTCOMES]
+PERCENT = [(name, "%") for name in OUTCOME_NAMES]
 """Headings of the three outcomes."""
 
 
@@ -71,7 +72,7 @@ def outcome_table(measures: Measures, model: str) -> Table:
     rows = [
         [
             "clean" if attack == CLEAN else f"{attack_name(attack)}, ε {eps_text(eps)}",
-            *(measures.find(model, attack, outcome, eps) for outcome in OUTCOMES),
+            *(measures.find(model, attack, outcome, eps) for outcome in OUTCOME_NAMES),
             measures.num_images(attack),
         ]
         for attack in [CLEAN, *measures.attacks()]
@@ -85,7 +86,7 @@ def outcome_table(measures: Measures, model: str) -> Table:
 def clean_outcomes_table(measures: Measures, title: str, caption: str) -> Table:
     """Clean outcomes of every model."""
     rows = [
-        [model, *(measures.find(model, CLEAN, outcome) for outcome in OUTCOMES)]
+        [model, *(measures.find(model, CLEAN, outcome) for outcome in OUTCOME_NAMES)]
         for model in measures.models
     ]
     return make_table(title, ["model", *PERCENT], rows, caption, measures.spread_note())
@@ -99,7 +100,7 @@ def white_box_table(measures: Measures, metric: str) -> Table:
         metric: ``aer`` or ``rar``.
     """
     budgets = measures.union_budgets()
-    outcomes = OUTCOMES if metric == "rar" else ()
+    outcomes = OUTCOME_NAMES if metric == "rar" else ()
     rows = []
     for model in measures.models:
         clean = (measures.find(model, CLEAN, outcome) for outcome in outcomes)
@@ -128,7 +129,7 @@ def _union_columns(measures: Measures) -> dict[tuple[str, str], tuple[str, str]]
     """
     proved = {m.name for m in measures.all if m.attack == PROOF}
     columns = {}
-    for metric, name in RATES.items():
+    for metric, name in UNION_RATES.items():
         if measures.union_budgets(metric):
             columns[UNION, metric] = (name, "%")
         if PROVED.get(metric) in proved:

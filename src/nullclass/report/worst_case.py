@@ -31,7 +31,7 @@ class WorstCaseTable:
     clean: pd.DataFrame = field(repr=False)
     """Clean rows of the images that every attack was run on, by image."""
     attacked: pd.DataFrame = field(repr=False)
-    """Rows of these images under all attacks, whatever their budgets."""
+    """Rows of these images under all attacks, at all budgets."""
 
     def answers(self, eps: float) -> pd.Series[int]:
         """The worst answer per image, -1 for null.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import FGSM, attack_name, eps_text
-from nullclass.report.measures import OUTCOMES, Measures
+from nullclass.report.measures import Measures
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOME_LEGEND, WIDTH, percent_axis, sheet
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
@@ -32,7 +33,7 @@ def outcomes(run: Run, unit: float | None = None) -> Drawing | None:
                 own = unit if attack == FGSM else None
                 bars = [(CLEAN, 0.0), *((attack, eps) for eps in measures.budgets(attack) if eps)]
                 bottoms = np.zeros(len(bars))
-                for outcome in OUTCOMES:
+                for outcome in OUTCOME_NAMES:
                     found = [measures.find(model, of, outcome, eps) for of, eps in bars]
                     heights = [0.0 if measure is None else measure.mean for measure in found]
                     style = {"color": OUTCOME_COLOURS[outcome], "edgecolor": "white", "lw": 0.5}

@@ -10,7 +10,7 @@ from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.style import curve, panel, rate_axes
-from nullclass.report.tables import MEANINGS, RATES
+from nullclass.report.tables import MEANINGS, UNION_RATES
 from nullclass.report.worst_case import worst_case_table
 from nullclass.results.schema import PROOF, UNION
 from nullclass.results.store import Trial
@@ -32,13 +32,13 @@ PROVED_NOTE = (
 def security_curves(trial: Trial, measures: Measures) -> Drawing | None:
     """One line per rate with its interval as a band; ε 0 is the clean image alone."""
     model, clean = trial.model, worst_case_table(trial.rows).clean["outcome"]
-    shown = [metric for metric in RATES if measures.union_budgets(metric)]
+    shown = [metric for metric in UNION_RATES if measures.union_budgets(metric)]
     if not shown:
         return None
     bounds = [measures.find(model, PROOF, "rar_proved", eps) for eps in measures.budgets(PROOF)]
     proved = [measure for measure in bounds if measure is not None]
     panels: list[Panel] = []
-    alt = f"{', '.join(RATES[metric] for metric in shown)} of {model} against ε"
+    alt = f"{', '.join(UNION_RATES[metric] for metric in shown)} of {model} against ε"
     with panel(panels, "fig_security_curves", alt, 3.9, legend=1) as axis:
         for metric in shown:
             found = points(measures, clean, model, metric)

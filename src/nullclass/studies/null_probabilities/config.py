@@ -31,10 +31,10 @@ from nullclass.experiments.config import (
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 
-CLEAN = "clean"
+BASE = "clean"
 PROBABILITIES = ("np-linf", "np-l2", "np-l0")
 PER_CLASS = "per-class-null"
-VARIANTS = (CLEAN, "hard", *PROBABILITIES, "ccat", "background", PER_CLASS)
+VARIANTS = (BASE, "hard", *PROBABILITIES, "ccat", "background", PER_CLASS)
 """The models, all of one architecture; ``np-`` is NULL probabilities by the argument of f."""
 
 SUBSTITUTES = ("sub-clean", "sub-null")
@@ -116,7 +116,7 @@ def _of_seed(preset: Preset, seed: int, variants: Sequence[str]) -> list[Trial]:
         planned.append(
             Trial(
                 model.training,
-                _attacks(is_full, has_null=name != CLEAN),
+                _attacks(is_full, has_null=name != BASE),
                 num_clean=10_000,
                 null_rate=model.null_rate,
                 is_checked=is_full,
@@ -172,7 +172,7 @@ def training(name: str, seed: int, preset: Preset) -> Training:
         weight_decay=1e-4,
         nulls=_nulls(name, seed, preset),
         recipe=_recipe(name, preset),
-        has_null=name not in (CLEAN, "ccat"),
+        has_null=name not in (BASE, "ccat"),
         per_class_null=name == PER_CLASS,
         uniform_targets=name == "ccat",
     )
@@ -183,7 +183,7 @@ def _nulls(name: str, seed: int, preset: Preset) -> NullPlan | None:
         norm = name.removeprefix("np-")
         maker, settings = MAKERS[norm]
         estimate = Estimate(
-            ModelSpec(training(CLEAN, seed, preset)),
+            ModelSpec(training(BASE, seed, preset)),
             maker,
             norm,
             num_images=5_000 if preset == "full" else 300,
@@ -193,7 +193,7 @@ def _nulls(name: str, seed: int, preset: Preset) -> NullPlan | None:
         values = {"perturbation": maker, "perturbation_settings": settings}
         return NullPlan("null-probabilities", values, weight=WEIGHT, estimate=estimate)
     return {
-        CLEAN: None,
+        BASE: None,
         "hard": HARD,
         PER_CLASS: replace(HARD, weight=1.0),
         "ccat": NullPlan("ccat", {"eps": CCAT_EPS, "num_steps": 10, "power": 10.0}, weight=0.5),

@@ -31,9 +31,9 @@ from nullclass.studies.null_probabilities.names import NORMS, SIZES, short, size
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-OUTCOMES = ("null", "fooled", "correct")
+STACKED = ("null", "fooled", "correct")
 """From the bottom of a stack."""
-LAYERS = {"mean probability": SHARES, "share of images": OUTCOMES}
+LAYERS = {"mean probability": SHARES, "share of images": STACKED}
 """The columns of data behind the two columns of the figure by size."""
 UNITS = "L∞ and L2 in pixel units; L0 is the share of pixels changed."
 HEAT = ("#FFFFFF", "#F6C9A8", "#D55E00", "#7A3300")
@@ -148,7 +148,7 @@ def _by_size_panel(model: str, means: pd.DataFrame) -> Panel:
 
 def _stack(axis: Axes, of: pd.DataFrame, layers: list[str]) -> None:
     mean = of.groupby("size")[layers].mean()
-    colours = [OUTCOME_COLOURS[outcome] for outcome in OUTCOMES]
+    colours = [OUTCOME_COLOURS[outcome] for outcome in STACKED]
     axis.stackplot(mean.index.to_numpy(), *mean.T.to_numpy(), colors=colours, linewidth=0)
     for _, one in of.groupby("seed") if of["seed"].nunique() > 1 else ():
         edges = one.sort_values("size").set_index("size")[layers].cumsum(axis=1)
@@ -165,7 +165,7 @@ def transfer_matrix(run: Run) -> Drawing | None:
     table["attack"] = pd.Categorical(table["attack"], TRANSFERS[::-1])
     counts = dict.fromkeys(f"{n:,}" for n in table["num_images"].agg(["min", "max"]))
     return Drawing(
-        "Who fools whom",
+        "Transfer between models",
         "Share of test images that fool the target (a wrong class, not null), %. Rows: the model "
         "that the attack was made on; columns: the target. Framed: both are the same model, so the "
         "attack is white-box, though weaker than the worst case. By queries: each target's own "

@@ -11,8 +11,8 @@ from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.measures import Measure, Measures, on_common_seeds
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
-from nullclass.studies.null_probabilities.config import CLEAN as BASE
 from nullclass.studies.null_probabilities.config import (
+    BASE,
     ON,
     PROBABILITIES,
     QUERIED,

@@ -9,7 +9,7 @@ from nullclass.report.blocks import Cell, Table
 from nullclass.report.formatting import percent
 from nullclass.report.measures import Measure
 from nullclass.results.store import Run
-from nullclass.studies.null_probabilities.config import QUERIED, VARIANTS
+from nullclass.studies.null_probabilities.config import BASE, QUERIED
 
 NORMS = {"linf": "L∞", "l2": "L2", "l0": "L0"}
 """Norms of perturbations (:mod:`nullclass.nulls.perturb`)."""
@@ -35,7 +35,7 @@ NAMES = {
 
 MEANINGS = {
     "clean": "No null class; trained on clean images only, for comparison.",
-    "hard": "The notebook's: one FGSM image per clean image, labelled null whatever its size.",
+    "hard": "The notebook's: one FGSM image per clean image, labelled null at every size.",
     **{
         f"np-{norm}": (
             "NULL probabilities (Hosseini et al. 2017): perturbed images of random size. Their "
@@ -76,7 +76,7 @@ def with_names(run: Run) -> Run:
 
 def defences(models: Iterable[str]) -> list[str]:
     """All models but the clean one."""
-    return [model for model in models if model != VARIANTS[0]]
+    return [model for model in models if model != BASE]
 
 
 def size_text(size: float, norm: str) -> str:

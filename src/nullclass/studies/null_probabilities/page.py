@@ -21,8 +21,8 @@ from nullclass.report.sections import (
 from nullclass.report.tables import union_table, white_box_table
 from nullclass.results.schema import CLEAN, UNION
 from nullclass.results.store import Run
-from nullclass.studies.null_probabilities.config import CLEAN as BASE
 from nullclass.studies.null_probabilities.config import (
+    BASE,
     ON,
     PROBABILITIES,
     QUERIED,

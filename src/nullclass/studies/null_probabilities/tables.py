@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 
+from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Table
 from nullclass.report.formatting import attack_name, eps_text, value_cell
-from nullclass.report.measures import OUTCOMES, Measures
+from nullclass.report.measures import Measures
 from nullclass.report.tables import clean_outcomes_table, make_table
 from nullclass.results.schema import CLEAN, UNION
 from nullclass.results.store import Run
-from nullclass.studies.null_probabilities.config import CLEAN as BASE
-from nullclass.studies.null_probabilities.config import QUERIED, TRANSFERS, from_substitute
+from nullclass.studies.null_probabilities.config import BASE, QUERIED, TRANSFERS, from_substitute
 from nullclass.studies.null_probabilities.measured import (
     CLEAN_NULL,
     DISTANCE,
@@ -198,7 +198,7 @@ def summary_table(measures: Measures) -> Table:
     rows = [
         [
             model,
-            *(measures.find(model, CLEAN, outcome) for outcome in OUTCOMES),
+            *(measures.find(model, CLEAN, outcome) for outcome in OUTCOME_NAMES),
             *(strongest_transfer(measures, model, eps) for eps in budgets),
         ]
         for model in measures.models
@@ -206,7 +206,7 @@ def summary_table(measures: Measures) -> Table:
     names = " and ".join(map(attack_name, TRANSFERS))
     return make_table(
         "Clean images, and fooled by transfer from a clean substitute",
-        ["model", *OUTCOMES, *(f"ε {eps_text(eps)}" for eps in budgets)],
+        ["model", *OUTCOME_NAMES, *(f"ε {eps_text(eps)}" for eps in budgets)],
         rows,
         f"%, {measures.seeds_text()}; n = {measures.num_images(CLEAN)} clean, "
         f"{measures.num_images(from_substitute(TRANSFERS[0]))} transferred (the stronger of "

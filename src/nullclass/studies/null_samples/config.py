@@ -1,14 +1,14 @@
 """The report's study: null images of three kinds (Roos 2020).
 
-Claim tested: null images make attacked images fall into the null class. As published, attacks are
-made by FGSM on the base model of the same set and transferred. Then what the source never did: a
-null-aware attack on each model itself, with the same images and budgets. Imports no torch.
+Claim tested: a model trained with null images answers attacked images with null. As published,
+attacks are made by FGSM on the base model of the same set and transferred. In addition, a
+null-aware attack is made on each model itself, with the same images and budgets. Imports no torch.
 
-One difference in the protocol: the source lets each set go on where the last one stopped in the
-test set, which would make every set wait for all sets before it. Here set k begins at test image
-1000 k (round and round), so that sets are independent; in the source it is 1000 k plus the images
-skipped. And training leaves out 5,000 images, on which an epoch can be selected honestly, beside
-the test set, as published; the source trains on them too.
+The protocol differs from the source in two points. In the source, each set starts at the test image
+where the last one stopped (1000 k plus the images skipped), so that every set waits for all sets
+before it. Here set k starts at test image 1000 k, modulo the size of the test set: sets are
+independent. And training leaves out 5,000 images, on which the source trains too. They allow an
+unbiased selection of the epoch, beside the published one on the test set.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NULL_SHARE: dict[Preset, float] = {"full": 0.5, "quick": 0.35}
 recipe's few epochs the clean images are worth more (LOG.md)."""
 
 TEST, HELD_OUT = "test", "held-out"
-"""Where the kept epoch is looked for: as published, and honestly."""
+"""Images on which the kept epoch is selected: as published, and without bias."""
 
 VALIDATION = 5_000
 """Training images held out; the source trains on them too."""

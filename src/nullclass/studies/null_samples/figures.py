@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nullclass.core.outcomes import outcome_name
+from nullclass.core.outcomes import OUTCOME_NAMES, outcome_name
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.training import training
 from nullclass.report.formatting import attack_name, eps_text
-from nullclass.report.measures import OUTCOMES, OWN_BUDGET, Measure, Measures
+from nullclass.report.measures import OWN_BUDGET, Measure, Measures
 from nullclass.report.pictures import answer_text
 from nullclass.report.sections import Figure
 from nullclass.report.style import (
@@ -37,8 +37,7 @@ from nullclass.studies.null_samples.config import (
     TRANSFER_BEYOND,
     WHITE_BOX_AT_THRESHOLD,
 )
-from nullclass.studies.null_samples.tables import OUTCOMES as WORDS
-from nullclass.studies.null_samples.tables import sets_text
+from nullclass.studies.null_samples.tables import WORDS, sets_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -200,7 +199,7 @@ def scores_versus_epsilon(run: Run) -> Drawing | None:
     if not models:
         return None
     curves = {
-        (m, outcome): _quartiles(measures, m, outcome) for m in models for outcome in OUTCOMES
+        (m, outcome): _quartiles(measures, m, outcome) for m in models for outcome in OUTCOME_NAMES
     }
     num_rows = math.ceil(len(models) / 2)
     alt = f"rates of correct, null and fooled against ε for {', '.join(models)}"
@@ -210,7 +209,7 @@ def scores_versus_epsilon(run: Run) -> Drawing | None:
             if model != BASE and BASE in models:
                 base = curves[BASE, "fooled"][0.5]
                 axis.plot(base.index, base, color="#222222", lw=0.7, label=f"{BASE} fooled")
-            for outcome in OUTCOMES:
+            for outcome in OUTCOME_NAMES:
                 of, colour = curves[model, outcome], OUTCOME_LINES[outcome]
                 style: dict[str, Any] = {"linestyle": DASHES[outcome], "label": outcome}
                 axis.plot(of.index, of[0.5], color=colour, **style)

@@ -28,7 +28,7 @@ LAST_DIGIT = 0.0005
 SOURCE_SETS = 30
 """Number of sets behind the published scores."""
 
-OUTCOMES = {
+WORDS = {
     "correct": "correct",
     "fooled": "misclassified (fooled)",
     "null": "unclassified (null)",
@@ -37,7 +37,7 @@ OUTCOMES = {
 
 SELECTED = (
     (CLEAN, "correct", 0.0),
-    *((TRANSFER_AT_THRESHOLD, outcome, OWN_BUDGET) for outcome in OUTCOMES),
+    *((TRANSFER_AT_THRESHOLD, outcome, OWN_BUDGET) for outcome in WORDS),
 )
 """Attack, outcome and ε of the rates that are compared between selections."""
 
@@ -77,7 +77,7 @@ def at_threshold(
 
 def scores(measures: Measures) -> list[Measure]:
     """The published kind of scores: transferred attack at the thresholds."""
-    found = (at_threshold(measures, model, word) for model in measures.models for word in OUTCOMES)
+    found = (at_threshold(measures, model, word) for model in measures.models for word in WORDS)
     return [measure for measure in found if measure is not None]
 
 
@@ -131,7 +131,7 @@ def threshold_table(measures: Measures) -> Table:
     """Outcomes at the thresholds: transferred with the published values, and white-box."""
     attacks = {TRANSFER_AT_THRESHOLD: "transfer", WHITE_BOX_AT_THRESHOLD: "white-box"}
     known = [attack for attack in attacks if measures.budgets(attack)]
-    columns = [(attack, outcome) for attack in known for outcome in OUTCOMES]
+    columns = [(attack, outcome) for attack in known for outcome in WORDS]
     rows = []
     for model in measures.models:
         row: list[Any] = [model]
@@ -220,7 +220,7 @@ def selection_table(run: Run, measures: Measures, kept: pd.DataFrame) -> Table:
         [
             "model",
             ("accuracy", f"clean, %, {_n(measures, CLEAN)}"),
-            *((outcome, at_threshold) for outcome in OUTCOMES),
+            *((outcome, at_threshold) for outcome in WORDS),
             ("epoch kept", "median"),
             ("same epoch", "trainings"),
         ],

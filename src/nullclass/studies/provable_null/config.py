@@ -41,8 +41,8 @@ LEARNED_EPS = 0.3
 LEARNED = ("adversarial-null", "abstain")
 """The models with a learned null class."""
 
-CLEAN = "clean"
-VARIANTS = (*PROVABLE, *LEARNED, CLEAN)
+BASE = "clean"
+VARIANTS = (*PROVABLE, *LEARNED, BASE)
 
 EPS = (0.1, 0.2, 0.3, 0.4)
 """Budgets of the attacks, in pixel units."""
@@ -79,7 +79,7 @@ def _trial(name: str, dataset: str, seed: int, preset: Preset) -> Trial:
     num_examples = min(num_images, 100) if name in PROVABLE else 8
     budgets = EPS if is_full else EPS_QUICK
     attacks = [AttackPlan("worst-case", budgets, num_images, num_examples=num_examples)]
-    if name != CLEAN:
+    if name != BASE:
         force_null = AttackPlan("worst-case-force-null", budgets, num_images, num_examples=12)
         if not is_full:  # the ensemble takes minutes on images that never become null
             settings = {"objective": "force-null"}
@@ -120,7 +120,7 @@ def training(name: str, dataset: str, seed: int, preset: Preset) -> Training:
         plan = RobustPlan("interval", settings)
         return replace(first, name=name, start=first, robust=plan, recipe=recipe)
     is_full = preset == "full"
-    epochs = {"adversarial-null": (3, 12), "abstain": (5, FULL_EPOCHS), CLEAN: (2, 10)}
+    epochs = {"adversarial-null": (3, 12), "abstain": (5, FULL_EPOCHS), BASE: (2, 10)}
     robust = None
     if name in PROVABLE:
         robust = RobustPlan("interval", {"eps": round(PROVABLE[name] + 0.01, 6)})

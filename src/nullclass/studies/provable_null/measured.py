@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from nullclass.core.errors import UserError
+from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.metrics import claims
 from nullclass.metrics.claims import ROUNDING
 from nullclass.metrics.rates import wilson
-from nullclass.report.measures import OUTCOMES, Measure, Measures
+from nullclass.report.measures import Measure, Measures
 from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.results.store import Run
 from nullclass.training.eps_schedule import RAMPS, EpsSchedule
@@ -109,14 +110,16 @@ def by_radius(run: Run) -> pd.DataFrame:
     for trial in run.trials:
         rows = trial.radii
         if len(rows):
-            outcomes = pd.get_dummies(rows["outcome"]).reindex(columns=[*OUTCOMES], fill_value=0)
+            outcomes = pd.get_dummies(rows["outcome"]).reindex(
+                columns=[*OUTCOME_NAMES], fill_value=0
+            )
             groups = outcomes.groupby(rows["radius"])
             table = groups.mean().assign(num_images=groups.size(), model=trial.model)
             tables.append(table.reset_index())
-    columns = ["model", "radius", *OUTCOMES, "num_images"]
+    columns = ["model", "radius", *OUTCOME_NAMES, "num_images"]
     if not tables:
         return pd.DataFrame(columns=columns)
-    means = dict.fromkeys(OUTCOMES, "mean") | {"num_images": "min"}
+    means = dict.fromkeys(OUTCOME_NAMES, "mean") | {"num_images": "min"}
     both = pd.concat(tables).groupby(["model", "radius"], sort=False, as_index=False)
     return both.agg(means)[columns]
 

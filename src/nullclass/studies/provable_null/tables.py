@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Table
 from nullclass.report.formatting import attack_name, eps_text, percent
-from nullclass.report.measures import OUTCOMES, Measure, Measures
+from nullclass.report.measures import Measure, Measures
 from nullclass.report.tables import make_table
 from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.results.store import Run
 from nullclass.studies.provable_null.measured import by_radius, radii, training_minutes
 
-RATES: dict[str, tuple[str, str]] = {
+SHOWN_RATES: dict[str, tuple[str, str]] = {
     "aer": (UNION, "AER"),
     "rar": (UNION, "RAR"),
     "rar_proved": (PROOF, "RAR"),
@@ -25,7 +26,7 @@ VERIFIER_NAMES = {"interval": "interval bounds", "crown-ibp": "CROWN-IBP bounds"
 
 def clean_outcomes(measures: Measures, model: str) -> list[Measure | None]:
     """Rates of correct, null and fooled on clean images."""
-    return [measures.find(model, CLEAN, outcome) for outcome in OUTCOMES]
+    return [measures.find(model, CLEAN, outcome) for outcome in OUTCOME_NAMES]
 
 
 def shown_budgets(measures: Measures) -> list[float]:
@@ -51,17 +52,17 @@ def rates_table(run: Run, measures: Measures, eps: float) -> Table:
         [
             names[model],
             *clean_outcomes(measures, model),
-            *(measures.find(model, a, metric, eps) for metric, (a, _) in RATES.items()),
+            *(measures.find(model, a, metric, eps) for metric, (a, _) in SHOWN_RATES.items()),
             minutes_text(run, model),
         ]
         for model in measures.models
     ]
     headings = [
         "model",
-        *((outcome, f"clean, {num_images(measures, CLEAN)}") for outcome in OUTCOMES),
+        *((outcome, f"clean, {num_images(measures, CLEAN)}") for outcome in OUTCOME_NAMES),
         *(
             (name, f"{'proved' if a == PROOF else 'attacked'}, {num_images(measures, a)}")
-            for a, name in RATES.values()
+            for a, name in SHOWN_RATES.values()
         ),
         ("training", "minutes"),
     ]
@@ -76,7 +77,7 @@ def rates_table(run: Run, measures: Measures, eps: float) -> Table:
 def radius_table(run: Run) -> Table:
     """Outcomes of clean images by radius."""
     table = by_radius(run)
-    text = table.set_index(["model", "radius"])[[*OUTCOMES]].map(percent)
+    text = table.set_index(["model", "radius"])[[*OUTCOME_NAMES]].map(percent)
     at = sorted(table["radius"].unique())
     rows = []
     for model in table["model"].unique():

@@ -6,10 +6,11 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Page, Table, Text, section
 from nullclass.report.figures.training import ACCURACY
 from nullclass.report.formatting import loss_text, percent, rate_text, value_cell
-from nullclass.report.measures import OUTCOMES, Measure, Measures, tolerance_note
+from nullclass.report.measures import Measure, Measures, tolerance_note
 from nullclass.report.sections import DEFINITIONS, fill, notes_of, study_page
 from nullclass.report.tables import clean_outcomes_table, make_table
 from nullclass.results.schema import CLEAN
@@ -110,7 +111,7 @@ def page(run: Run) -> Page:
         figures=FIGURES,
         last=tuple(FIGURES),
         terms=TERMS,
-        definitions=[pair for pair in DEFINITIONS if pair[0] in OUTCOMES],
+        definitions=[pair for pair in DEFINITIONS if pair[0] in OUTCOME_NAMES],
     )
 
 
