@@ -61,6 +61,20 @@ def test_tf32_is_off_inside_the_block_and_as_before_after_it(before: bool) -> No
             backend.allow_tf32 = default
 
 
+@pytest.mark.parametrize("before", ["medium", "high", "highest"])
+def test_the_matmul_precision_is_highest_inside_the_block_and_restored(before: str) -> None:
+    default = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(before)
+        with exact_float32():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == before
+        assert torch.backends.cuda.matmul.allow_tf32 == (before != "highest")
+    finally:
+        torch.set_float32_matmul_precision(default)
+
+
 def test_tf32_that_was_set_by_the_newer_api() -> None:
     if not hasattr(torch.backends.cudnn, "conv"):
         pytest.skip("this torch has one API only")
@@ -89,6 +103,7 @@ def test_evaluations_and_proofs_run_without_tf32(digits: Digits) -> None:
             lambda: nullclass.evaluate(digits.plain, data, attacks="fgsm", eps=0.1),
             lambda: nullclass.prove(digits.plain, data, 0.1),
             lambda: score_clean(digits.plain, data),
+            lambda: nullclass.rejection.calibrate(digits.plain, data, 0.5),
         ):
             seen.clear()
             run()

@@ -60,9 +60,14 @@ def test_null_is_a_label() -> None:
 BAD: dict[str, tuple[Any, Any, int, str]] = {
     "standardised": ((FLOATS - 0.13) / 0.31, LABELS, 4, "let the model standardise"),
     "0 to 255": (FLOATS * 255, LABELS, 4, "divide by 255"),
-    "nan": (FLOATS.clone().index_fill(0, torch.tensor([1]), torch.nan), LABELS, 4, "nan"),
-    "bytes of 0 and 1": (BYTES % 2, LABELS, 4, "images.float() if 1 is white, images * 255"),
-    "infinite": (FLOATS.clone().index_fill(0, torch.tensor([1]), torch.inf), LABELS, 4, "inf"),
+    "nan": (FLOATS.clone().index_fill(0, torch.tensor([1]), torch.nan), LABELS, 4, "NaN or"),
+    "bytes of 0 and 1": (BYTES % 2, LABELS, 4, "if 1 is white, store 255"),
+    "infinite": (
+        FLOATS.clone().index_fill(0, torch.tensor([1]), torch.inf),
+        LABELS,
+        4,
+        "NaN or",
+    ),
     "label K": (BYTES, LABELS, 3, "use 0 … 2 for the 3 classes"),
     "label -2": (BYTES, LABELS - 2, 4, "-1 for null only"),
     "lengths": (BYTES, LABELS[:3], 4, "16 images but 3 labels"),

@@ -130,6 +130,18 @@ def test_the_same_rows_however_images_and_models_are_passed(digits: Digits, smal
     transfer = rows(digits.plain, source=digits.guarded)
     plain_source = rows(digits.plain, source=digits.guarded.body, num_classes=10)
     pd.testing.assert_frame_equal(plain_source, transfer)
+    without_null = rows(source=digits.plain.body, num_classes=10)
+    pd.testing.assert_frame_equal(without_null, rows(source=digits.plain))
+
+
+def test_the_model_itself_as_a_source_is_a_transfer(digits: Digits, small: Small) -> None:
+    """So a success at a smaller eps does not count at a larger one."""
+    recorder = Recorder()
+    result = evaluate(
+        digits.guarded, small, attacks={"a": recorder}, eps=EPS, source=digits.guarded
+    )
+    assert [len(images) for _, images in recorder.calls] == [60, 60]
+    assert result.threat["attacks"]["a"]["source"] == "source"
 
 
 def test_the_seed_decides_the_random_starts(digits: Digits, small: Small) -> None:
@@ -343,8 +355,8 @@ def test_invalid_images_and_labels(digits: Digits) -> None:
 
     good = digits.images[:4], digits.labels[:4]
     for images, labels, says in (
-        (pixel(math.nan), good[1], "images must be in .*, but range from nan to nan"),
-        (pixel(math.inf), good[1], "images must be in .*, but range from 0 to inf"),
+        (pixel(math.nan), good[1], "pixels that are NaN or infinite"),
+        (pixel(math.inf), good[1], "pixels that are NaN or infinite"),
         (pixel(1.1), good[1], r"range from 0 to 1\.1: divide by 255, or .* Classifier\("),
         (pixel(-0.2), good[1], r"range from -0\.2 to 1"),
         (good[0], [0, 1, 2, 10], "labels run from 0 to 10; the model has the classes 0 to 9"),

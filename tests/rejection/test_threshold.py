@@ -280,6 +280,8 @@ def test_invalid_thresholds_rates_and_images_are_refused() -> None:
     for value in (math.nan, math.inf, -math.inf):
         with pytest.raises(UserError, match="finite"):
             with_threshold(model, value)
+    with pytest.raises(UserError, match="already has a threshold"):
+        with_threshold(with_threshold(model, 0.5), 0.25)
     for rate in (0, 1, -0.1, 1.5, math.nan):
         with pytest.raises(UserError, match="clean_null_rate must be"):
             calibrate(model, data, rate)

@@ -28,7 +28,7 @@ from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 from nullclass.nulls.estimate_curve import MIN_IMAGES, NUM_COARSE, estimate_curve
 from nullclass.nulls.perturb import Perturbation, make_perturbation
-from nullclass.results.null_curve import NullCurve, isotonic, read_curve, write_curve
+from nullclass.results.null_curve import NullCurve, read_curve, write_curve
 
 TABLE = NullCurve("linf", (0.1, 0.2, 0.4), (0.0, 0.5, 1.0))
 
@@ -276,17 +276,6 @@ def test_other_invalid_values() -> None:
     ):
         with pytest.raises(UserError, match="no null curve"):
             NullCurve.from_dict(values)  # type: ignore[arg-type]
-
-
-shares = st.lists(st.floats(0, 1) | st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=20)
-
-
-@given(shares)
-def test_isotonic_is_that_of_scikit_learn(values: list[float]) -> None:
-    fitted = isotonic(values)
-    theirs = IsotonicRegression().fit_transform(np.arange(len(values)), np.array(values))
-    assert fitted == pytest.approx(theirs, abs=1e-9)
-    assert (np.diff(fitted) >= 0).all()
 
 
 @dataclass(frozen=True)

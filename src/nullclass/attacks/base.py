@@ -28,13 +28,7 @@ from nullclass.core.modules import frozen
 from nullclass.core.norms import BALLS, Eps
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier, as_classifier
-
-Access = Literal["white-box", "scores", "labels", "none"]
-"""What an attack uses of the model under attack: gradients and logits, logits only, predicted
-labels only, or nothing (transfer, noise)."""
-
-UNKNOWN = "unknown"
-"""The access of an attack that does not declare one."""
+from nullclass.results.schema import UNKNOWN, Access
 
 
 class Attack(Protocol):

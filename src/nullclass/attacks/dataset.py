@@ -16,12 +16,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Access, BaseAttack
+from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import Objective, ObjectiveName
 from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import outcomes, predictions
 from nullclass.data.arrays import LabelledImages
+from nullclass.results.schema import Access
 
 ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
 

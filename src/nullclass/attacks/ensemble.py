@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from nullclass.attacks.apgd import APGD
 from nullclass.attacks.base import (
-    Access,
     Attack,
     BaseAttack,
     CallOptions,
@@ -31,6 +30,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier, as_classifier
+from nullclass.results.schema import Access
 
 MemberStatus = Literal["ran", "unsupported-norm", "no-gradient"]
 """Whether a member ran, or why it was skipped."""
@@ -43,7 +43,7 @@ class MemberStats:
     member: str
     """Its name in an ensemble, or the attack's own."""
     access: str
-    """What it uses of the model (:data:`nullclass.attacks.base.Access`), or ``unknown``."""
+    """What it uses of the model (:data:`nullclass.results.schema.Access`), or ``unknown``."""
     is_iterative: bool
     status: MemberStatus
     """``no-gradient``: the model's forward pass detaches the images, so the member was skipped."""

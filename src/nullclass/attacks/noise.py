@@ -15,10 +15,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Access, BaseAttack
+from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState
 from nullclass.core.norms import Eps, expand_eps
+from nullclass.results.schema import Access
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Access, BaseAttack
+from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.dataset import nearest_of_each, subsample
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState
@@ -42,6 +42,7 @@ from nullclass.core.norms import Eps, find_ball
 from nullclass.core.outcomes import outcomes
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
+from nullclass.results.schema import Access
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nullclass.attacks.base import Access, BaseAttack
+from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import LossName, ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.core.norms import Eps, expand_eps, find_ball
+from nullclass.results.schema import Access
 
 SHRINKS_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries, of 10,000, after which a square's share of the image is halved (section 5)."""

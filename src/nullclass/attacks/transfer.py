@@ -13,11 +13,12 @@ from typing import ClassVar
 
 import torch
 
-from nullclass.attacks.base import Access, Attack, BaseAttack, check_attack
+from nullclass.attacks.base import Attack, BaseAttack, check_attack
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
+from nullclass.results.schema import Access
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,12 @@ from torch import Tensor
 from nullclass.core.errors import UserError
 
 BATCH_SIZE = 512
-"""Images moved to the device at once; a forward pass may take fewer."""
+"""Images moved to the device at once; a forward pass may take fewer.
+
+It is part of what a seed means: the seed of an attack's batch depends on the batch's first index
+(:func:`nullclass.scoring.score.batch_seed`), and the random draws of a null curve and of smoothing
+follow their batches. Another value gives other results for the same seed.
+"""
 
 
 def default_batch_size(images: Tensor) -> int:
@@ -66,24 +72,34 @@ def supports_bfloat16(device: torch.device) -> bool:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Switch TF32 off for CUDA's float32 products inside the block, and back on after it.
+    """Compute float32 products in float32 inside the block; then restore the caller's settings.
 
-    TF32 keeps 10 bits of a factor: it changes about one prediction in 5,000 (LOG.md).
+    CUDA's TF32 keeps 10 bits of a factor: it changes about one prediction in 5,000 (LOG.md). The
+    matmul precision ``medium`` keeps 7 bits.
     """
     cuda: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
-    flags: list[tuple[Any, str, Any, Any]]
+    mkldnn: Any = torch.backends.mkldnn
+    # The setters, with the value before and the value inside the block.
+    settings: list[tuple[Callable[[Any], None], Any, Any]]
     try:
-        flags = [(owner, "allow_tf32", owner.allow_tf32, False) for owner in (cuda, cudnn)]
+        settings = [
+            (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision(), "highest"),
+            (partial(setattr, cudnn, "allow_tf32"), cudnn.allow_tf32, False),
+        ]
+        owners = []
     except RuntimeError:  # set by the newer API, which the older one cannot read
-        owners = (cuda, cudnn.conv, cudnn.rnn)
-        flags = [(owner, "fp32_precision", owner.fp32_precision, "ieee") for owner in owners]
+        settings = []
+        owners = [cuda, cudnn.conv, cudnn.rnn]
+    if hasattr(mkldnn, "matmul"):  # the matmul precision also sets this one
+        owners.append(mkldnn.matmul)
+    for owner in owners:
+        settings.append((partial(setattr, owner, "fp32_precision"), owner.fp32_precision, "ieee"))
+    changed = [setting for setting in settings if setting[1] != setting[2]]
     try:
-        for owner, name, before, exact in flags:
-            if before != exact:
-                setattr(owner, name, exact)
+        for set_value, _, exact in changed:
+            set_value(exact)
         yield
     finally:
-        for owner, name, before, exact in flags:
-            if before != exact:
-                setattr(owner, name, before)
+        for set_value, before, _ in changed:
+            set_value(before)

@@ -85,7 +85,7 @@ def read_json(path: Path, what: str) -> dict[str, Any]:
 
 
 def make_folder(folder: Path) -> Path:
-    """Create a folder and return it.
+    """Create a folder, test that it can be written to, and return it.
 
     Raises:
         CannotWriteError: If it cannot be created or written to.

@@ -67,7 +67,10 @@ def provenance() -> dict[str, Any]:
 
 
 def run_origin(data: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return data, device, :func:`provenance` and the time, for ``run.json``, as JSON values."""
+    """Return data, device, :func:`provenance` and the time, for ``run.json``, as JSON values.
+
+    Call it before the work starts: the time is the start, and the commit is of the code that runs.
+    """
     return {
         "data": data,
         "device": str(device),

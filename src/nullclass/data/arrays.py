@@ -7,6 +7,7 @@ IDX bytes are stored as bytes, in a quarter of the memory, and leave :meth:`Labe
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -137,7 +138,9 @@ def tensors_or_loader(data: Any, num_classes: int = 0) -> LabelledImages:
 def check_pixels(images: Tensor) -> None:
     """Raise UserError unless all values of float images are in [0,1]."""
     low, high = _range(images)
-    if not (low >= 0 and high <= 1):  # comparisons with NaN are false
+    if not (math.isfinite(low) and math.isfinite(high)):  # NaN anywhere makes both NaN
+        raise UserError("images have pixels that are NaN or infinite: remove or replace them")
+    if low < 0 or high > 1:
         raise UserError(
             f"images must be in [0,1], but range from {low:.4g} to {high:.4g}: divide by 255, or "
             "pass unstandardised images and let the model standardise them, Classifier(body, "
@@ -202,8 +205,8 @@ def _check_images(images: Tensor) -> None:
         raise UserError(f"images are {images.dtype}: pass uint8 in 0 … 255 or float32 in [0, 1]")
     elif images.numel() >= 64 and images.max() == 1:
         raise UserError(
-            "images are bytes of 0 and 1, which would be divided by 255: pass images.float() if "
-            "1 is white, images * 255 if 255 is"
+            "images are bytes of 0 and 1, which would be divided by 255: if 1 is white, store 255 "
+            "for it, or pass floats (images.float())"
         )
 
 

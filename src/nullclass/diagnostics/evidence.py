@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 
-from nullclass.results.schema import CLEAN, SELF
+from nullclass.results.schema import CLEAN, SELF, UNKNOWN, Access
 
 MIN_POINTS = 0.005
 """Smallest difference that counts, as a share of images: half a point, about the spread of a good
@@ -29,8 +29,6 @@ GREY = 0.5
 
 CHECKS_NAME = "checks"
 """Value of the ``attack`` column of the costs for the probes."""
-
-_ACCESS = ("unknown", "white-box", "scores", "labels", "none")
 
 
 def is_many(num: int, total: int, share: float = MIN_POINTS) -> bool:
@@ -126,19 +124,20 @@ class Evidence:
         """The attacks in the norm, with one budget for all images."""
         rows, costs = self.rows, self.costs
         is_given = (rows["attack"] != CLEAN) & ~rows["has_own_eps"]
+        levels = (UNKNOWN, *get_args(Access))
         runs = []
         for (name, source), group in rows[is_given & (rows["norm"] == self.norm)].groupby(
             ["attack", "source"], sort=False
         ):
             of_attack = costs[(costs["attack"] == name) & (costs["source"] == source)]
-            access = set(of_attack["access"]) or {"unknown"}
+            access = set(of_attack["access"]) or {UNKNOWN}
             objective = str(group["objective"].iloc[0])
             runs.append(
                 AttackRun(
                     name=str(name),
                     objective=objective,
                     source=str(source),
-                    access=next((level for level in _ACCESS if level in access), "unknown"),
+                    access=next((level for level in levels if level in access), UNKNOWN),
                     is_iterative=bool(of_attack["is_iterative"].eq(True).any()),
                     is_fooling=objective == "fool"
                     or (objective == "untargeted" and not self.has_null),

@@ -195,7 +195,8 @@ def _remove_earlier(folder: Path) -> None:
     if not (folder / schema.RUN).exists():
         return
     info = store.read_info(folder)
-    (folder / schema.RUN).unlink()
+    for name in (schema.RUN, schema.SUMMARY, schema.REPORT):
+        (folder / name).unlink(missing_ok=True)
     for model in info.get("models", []):
         for seed in info.get("seeds", []):
             for name in schema.TRIAL_FILES:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks import Attack, describe
-from nullclass.attacks.base import UNKNOWN, Access, with_reference_images
+from nullclass.attacks.base import with_reference_images
 from nullclass.attacks.fmn import FMN
 from nullclass.core.checks import check_choice, check_count, check_seed
 from nullclass.core.devices import exact_float32
@@ -32,6 +32,8 @@ from nullclass.results.schema import (
     OOD_COLUMNS,
     ROW_COLUMNS,
     SELF,
+    UNKNOWN,
+    Access,
 )
 from nullclass.scoring.batch_size import find_batch_size
 from nullclass.scoring.ood import check_ood, make_ood, score_ood
@@ -92,8 +94,8 @@ def evaluate(
             Default: all. The clean images are always all scored.
         num_classes: K, the number of real classes, for a module that is not a ``Classifier``.
         has_null: Whether the last of such a module's logits is null.
-        source: Another model to make the attacks on, for a transfer; its name in the rows is
-            ``source``.
+        source: A model to make the attacks on, for a transfer; its name in the rows is ``source``.
+            A module that is not a ``Classifier`` may have K logits or K + 1, with null last.
         threshold: Answer null where the null score is larger (:mod:`nullclass.rejection`), best
             from ``calibrate`` on held-out images. The attacks know the threshold. Default: the
             largest logit decides.
@@ -129,7 +131,7 @@ def evaluate(
     model = as_classifier(model, num_classes, image, has_null=has_null)
     if threshold is not None:
         model = with_threshold(model, threshold)
-    attacked = model if source is None else as_classifier(source, num_classes, image)
+    attacked = None if source is None else as_classifier(source, num_classes, image)
     held = None if held_out is None else tensors_or_loader(held_out)
     for part in (images, held):
         if part is not None:
@@ -163,8 +165,8 @@ def evaluate(
                     with_reference_images(planned.attack, images),
                     planned.budgets,
                     **shown,
-                    source=None if attacked is model else attacked,
-                    source_name=SELF if attacked is model else "source",
+                    source=attacked,
+                    source_name=SELF if attacked is None else "source",
                     seed=seed,
                     on_images=on_images,
                 )
@@ -184,7 +186,7 @@ def evaluate(
                 images,
                 clean,
                 results,
-                {name: p.attack for name, p in plan.items()} if attacked is model else {},
+                {name: p.attack for name, p in plan.items()} if attacked is None else {},
                 {
                     "num_classes": model.num_classes,
                     "data": data_name,

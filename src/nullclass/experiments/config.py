@@ -389,7 +389,5 @@ class Study:
     figure, if there is one."""
     further_data: tuple[str, ...] = ()
     """Other datasets that its trainings use, fetched before the first job."""
-    units: dict[str, float] = field(default_factory=dict)
-    """Factors from the source's units to pixel units."""
     package: str = ""
     """Package of the study, whose module ``page`` draws its report."""

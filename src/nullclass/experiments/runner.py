@@ -215,7 +215,6 @@ def _write_info(
             "trainings": {
                 trial.model: _without_seeds(asdict(trial.training)) for trial in reversed(trials)
             },
-            **study.units,
         },
         **run_origin(dataset.describe(), device),
     }

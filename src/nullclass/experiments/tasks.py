@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from nullclass.core.devices import exact_float32
 from nullclass.core.errors import StateError, UserError
 from nullclass.core.files import make_folder, read_json
 from nullclass.core.progress import Advance
@@ -80,6 +81,7 @@ def _train(run: RunContext, training: Training, folder: Path, advance: Advance) 
         train()
 
 
+@exact_float32()
 def _estimate(run: RunContext, estimate: Estimate, folder: Path, advance: Advance) -> None:
     check_data(estimate.model.training, run.dataset)
     if run.dataset.validation is None:
@@ -102,6 +104,7 @@ def _estimate(run: RunContext, estimate: Estimate, folder: Path, advance: Advanc
     store.finalize(folder, result | run.describe(estimate))
 
 
+@exact_float32()
 def _craft(run: RunContext, config: Craft, folder: Path, advance: Advance) -> None:
     model = run.load_model(config.source)
     plan, test = config.plan, run.dataset.test

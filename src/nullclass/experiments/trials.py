@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks import ATTACKS, Attack
+from nullclass.core.devices import exact_float32
 from nullclass.core.progress import Advance
 from nullclass.core.tensor_files import save_tensors
 from nullclass.evaluation.run import build_evaluation, threshold_info
@@ -28,6 +29,7 @@ from nullclass.scoring.score import AttackResult, OnImages, score_attack, score_
 from nullclass.scoring.sweeps import score_radii, score_sizes
 
 
+@exact_float32()
 def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance) -> None:
     """Evaluate the model of a trial and write the trial's folder."""
     started = time.perf_counter()

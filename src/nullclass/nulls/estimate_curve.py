@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from nullclass.core.devices import BATCH_SIZE
@@ -17,7 +18,7 @@ from nullclass.core.outcomes import Outcome, outcomes
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb import Perturbation, gradient_of, name_of
-from nullclass.results.null_curve import Floats, NullCurve, isotonic
+from nullclass.results.null_curve import Floats, NullCurve
 
 MIN_IMAGES = 50
 """Images needed to estimate a curve; they give a fooled rate to within about 0.07."""
@@ -115,7 +116,7 @@ def estimate_curve(
     return NullCurve(
         norm=norm,
         sizes=tuple(sizes.tolist()),
-        probabilities=tuple((isotonic(fooled) / always).clip(0, 1).tolist()),
+        probabilities=tuple((isotonic_regression(fooled).x / always).clip(0, 1).tolist()),
         fooled=tuple(fooled),
         num_images=num_images,
         perturbation=name_of(perturbation),

@@ -123,14 +123,11 @@ def _check_by_proof(certificates: Certificates, model: Classifier, images: Tenso
     all_claimed = torch.tensor(certificates.margins, dtype=torch.float64)
     proved = torch.full((len(images),), math.nan, dtype=torch.float64)
     claims = (all_labels >= 0).nonzero().squeeze(1)
+    images = images.cpu()
     for indices in claims.split(default_batch_size(images)):
         if not len(indices):
             break
-        batch, labels, claimed = (
-            images[indices].cpu().double(),
-            all_labels[indices],
-            all_claimed[indices],
-        )
+        batch, labels, claimed = images[indices].double(), all_labels[indices], all_claimed[indices]
         margins = label_margins(network, batch, labels, radius, norm=norm, verifier=verifier)
         if (certificates.verifier, norm) == ("interval", "linf"):
             other = corner_margins(network, batch, labels, radius)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from nullclass.core.checks import check_share
-from nullclass.core.devices import BATCH_SIZE
+from nullclass.core.devices import BATCH_SIZE, exact_float32
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.core.outcomes import check_logits
@@ -88,11 +88,20 @@ class ThresholdedClassifier(Classifier):
     Args:
         model: With or without null; shared, not copied.
         threshold: The threshold; compared in the precision of the logits.
+
+    Raises:
+        UserError: If the model has a threshold already: the two would add up.
     """
 
     body: Classifier
+    threshold: Threshold
 
     def __init__(self, model: Classifier, threshold: Threshold) -> None:
+        if isinstance(model, ThresholdedClassifier):
+            raise UserError(
+                f"the model already has a threshold, {model.threshold.value:g}, and another one "
+                "would be added to it: give the model inside it (.model), or no threshold"
+            )
         super().__init__(model, model.num_classes, image_shape=model.image_shape)
         self.threshold = threshold
         self.to(model.mean.device)
@@ -122,7 +131,7 @@ def with_threshold(model: Classifier, threshold: Threshold | float) -> Threshold
         threshold: tau.
 
     Raises:
-        UserError: If the threshold is not finite.
+        UserError: If the threshold is not finite, or the model has one already.
     """
     if not isinstance(threshold, Threshold):
         threshold = Threshold(float(threshold))
@@ -155,6 +164,7 @@ def null_scores(logits: Tensor, num_classes: int) -> Tensor:
     return others.exp().sum(dim=1).log1p()
 
 
+@exact_float32()
 def calibrate(
     model: Classifier,
     held_out: LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Page, Section, Table, Text, section
 from nullclass.report.evaluation_tables import (
@@ -68,7 +69,7 @@ SENTENCES = (
 
 def page(run: Run) -> Page:
     """The page of an evaluation."""
-    measures, trial = Measures(run), run.trials[0]
+    trial, measures = _only_trial(run), Measures(run)
     return Page(
         f"Evaluation of {trial.model}",
         subtitle(run, measures),
@@ -79,8 +80,14 @@ def page(run: Run) -> Page:
 
 def summary_tables(run: Run) -> list[Table]:
     """Tables for the terminal."""
-    measures = Measures(run)
-    return [outcome_table(measures, run.trials[0].model), union_table(measures)]
+    trial, measures = _only_trial(run), Measures(run)
+    return [outcome_table(measures, trial.model), union_table(measures)]
+
+
+def _only_trial(run: Run) -> Trial:
+    if not run.trials:
+        raise UserError(f"{run.folder} holds no finished evaluation: run it again")
+    return run.trials[0]
 
 
 def findings(measures: Measures, model: str) -> list[str]:

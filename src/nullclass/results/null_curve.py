@@ -68,7 +68,7 @@ class NullCurve:
         if any(later < before for before, later in itertools.pairwise(self.probabilities)):
             raise UserError(
                 "the probabilities of a null curve fall with size: give ones that never fall "
-                "(nullclass.results.null_curve.isotonic makes them so)"
+                "(scipy.optimize.isotonic_regression makes them so)"
             )
         if self.fooled:
             _check_shares(self.sizes, self.fooled, "shares fooled")
@@ -109,13 +109,6 @@ class NullCurve:
     @cached_property
     def _points(self) -> tuple[Floats, Floats]:
         return np.array([0.0, *self.sizes]), np.array([0.0, *self.probabilities])
-
-
-def isotonic(shares: Sequence[float] | Floats) -> Floats:
-    """Return the never decreasing sequence ``(N,)`` that is nearest to another in least squares."""
-    from scipy.optimize import isotonic_regression
-
-    return np.asarray(isotonic_regression(shares).x, dtype=np.float64)
 
 
 def read_curve(path: Path, norm: str | None = None) -> NullCurve:

@@ -33,6 +33,7 @@ its defaults.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -108,13 +109,20 @@ ROW_COLUMNS = {
 }
 """One row per image and attack."""
 
+Access = Literal["white-box", "scores", "labels", "none"]
+"""What an attack uses of the model under attack: gradients and logits, logits only, predicted
+labels only, or nothing (transfer, noise)."""
+
+UNKNOWN = "unknown"
+"""The access of an attack that does not declare one."""
+
 COST_COLUMNS = {
     "attack": "str",
     "objective": "str",
     "source": "str",
     "norm": "str",
     "eps_pixels": "float64",  # NaN where each image has a budget of its own
-    "access": "str",  # white-box, scores, labels, none or unknown
+    "access": "str",  # :data:`Access` or unknown
     "is_iterative": "bool",  # False for a fixed recipe, such as one step
     "status": "str",  # ran, or why it was skipped: unsupported-norm, no-gradient
     "member": "str",  # of an ensemble, in its order; else the attack itself

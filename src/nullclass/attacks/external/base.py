@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks.base import Access, BaseAttack
+from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.external.library import Library
 from nullclass.attacks.external.view import KClassView, Merge
 from nullclass.attacks.losses import ObjectiveName
@@ -29,6 +29,7 @@ from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import predictions
 from nullclass.models.classifier import Classifier
+from nullclass.results.schema import Access
 
 
 @dataclass(frozen=True)

@@ -151,5 +151,4 @@ FGSM_NULL = Study(
     seeds=seeds,
     trials=trials,
     published=published,
-    units={"pixel_per_notebook_eps": PIXEL},
 )
