@@ -211,14 +211,19 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     ),
     (
         "clean-near-chance",  # among the images that are answered
-        evidence(clean="c" * 2 + "f" * 18 + "n" * 180, pgd=HEALTHY),
-        evidence(clean="c" * 20 + "n" * 180, pgd=HEALTHY),
+        evidence(clean="c" + "f" * 9 + "n" * 190, pgd=HEALTHY),
+        evidence(clean="c" + "f" * 8 + "n" * 191, pgd=HEALTHY),  # too few answers
     ),
     (
         "no-null-aware-attack",
         evidence(pgd=Run({0.1: some("n", 100)}, objective="untargeted")),
         # Without null, untargeted success is being fooled.
         evidence(pgd=at(100, objective="untargeted"), probes={"has_null": False}),
+    ),
+    (
+        "no-null-aware-attack",
+        evidence(pgd=HEALTHY, info={"chosen_targets": ["pgd"]}),
+        evidence(pgd=HEALTHY, to_three=HEALTHY, info={"chosen_targets": ["to_three"]}),
     ),
     (
         "transfer-as-white-box",
@@ -249,6 +254,11 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         "attack-moves-nothing",
         evidence(pgd=Run({0.1: some("f", 100), 0.2: some("f", 120)}, losses=0.1)),
         evidence(pgd=Run({0.1: some("f", 100), 0.2: some("f", 120)}, losses=0.11)),
+    ),
+    (
+        "attack-moves-nothing",  # images fooled when clean are left alone by every attack
+        evidence(clean=some("f", 50), pgd=Run({0.2: "f" * 180 + "c" * 20}, losses=0.1)),
+        evidence(clean=some("f", 50), pgd=Run({0.2: "f" * NUM}, losses=0.1)),
     ),
     (
         "single-step-beats-iterative",

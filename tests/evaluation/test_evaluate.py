@@ -399,6 +399,7 @@ def test_invalid_budgets(eps: Any, says: str, digits: Digits, small: Small) -> N
         ({"attacks": {"a": lambda *args: args[1]}}, "is no attack"),
         ({"attacks": PGD()}, "attacks must be names, or a dictionary"),
         ({"attacks": {"union": PGD()}}, "the name 'union' is reserved"),
+        ({"attacks": {"a": PGD(targets=torch.tensor([1, 2]))}}, "has one target per image, but"),
         ({"attacks": "pdg"}, "attack must be one of fgsm"),
         ({"ood": ("cats",)}, "ood must be one of noise"),
         ({"seed": -1}, "seed must be a whole number"),

@@ -34,7 +34,8 @@ def test_print_shows_rates_flags_and_times(evaluation: Evaluation) -> None:
     lines = text.splitlines()
     assert lines[1].startswith("clean images (n = 80): correct ")
     assert "pgd (linf, eps in pixel units)" in lines[2]
-    assert lines[3].split() == ["eps", "n", "aer", "rar", "rar_proved", "strict", "null_dos"]
+    assert lines[3].split() == ["eps", "n", "aer", "rar", "rar_proved"]
+    assert "No attack tries to force null" in text
     aer = evaluation.rate("aer", 0.2)
     low, high = wilson(round(80 * aer), 80)
     assert f"{100 * aer:.1f} [{100 * low:.1f}, {100 * high:.1f}]" in lines[5]
@@ -57,10 +58,21 @@ def test_rate(evaluation: Evaluation) -> None:
     assert evaluation.rate(name) == (rows[rows["eps_pixels"] == 0]["outcome"] == "fooled").mean()
     proved = evaluation.certified["is_rar_proved"][evaluation.certified["eps_pixels"] == 0.05]
     assert evaluation.rate("rar_proved", 0.05) == proved.mean()
-    with pytest.raises(UserError, match=r"no aer of union or proof at eps 0\.1: choose union at"):
+    assert evaluation.rate("aer", float(torch.tensor(0.2))) == evaluation.rate("aer", 0.2)
+    with pytest.raises(UserError, match=r"no such aer: choose eps=0\.05 or eps=0\.2$"):
         evaluation.rate("aer", 0.1)
-    with pytest.raises(UserError, match="the metrics are "):
+    with pytest.raises(UserError, match="no metric 'robustness': choose correct_rate, "):
         evaluation.rate("robustness", 0.2)
+
+
+def test_an_attack_on_one_class_is_no_worst_case(digits: Digits) -> None:
+    attacks = {"to 3": PGD(targets=3, num_steps=5), "null": PGD("force-null", num_steps=5)}
+    data = (digits.images[:30], digits.labels[:30])
+    result = nullclass.evaluate(digits.guarded, data, attacks=attacks, eps=0.1)
+    assert "no-null-aware-attack" in {flag.name for flag in result.flags}
+    lines = str(result).splitlines()
+    assert lines[3].split() == ["eps", "n", "aer", "rar", "strict", "null_dos"]
+    assert "No attack tries to force null" not in str(result)
 
 
 def test_plot_draws_security_curves(evaluation: Evaluation) -> None:

@@ -79,8 +79,8 @@ class PGD(_PGDSettings):
     """PGD on the objective's loss, or towards chosen targets."""
 
     targets: int | Tensor | None = field(default=None, repr=False, compare=False)
-    """One class for all images or ``(N,)``, one per image (-1 for null). Only the target then
-    counts as success while the attack runs."""
+    """One class for all images, or ``(N,)`` with one per image; -1 for null. Only the target then
+    counts as success while the attack runs. Images whose label is the target are left alone."""
 
     def losses(self, state: AttackState) -> list[IndexedLoss]:
         """Return the objective's loss, or the loss towards the targets."""
@@ -88,6 +88,7 @@ class PGD(_PGDSettings):
             return [state.loss(self.loss)]
         num_classes = state.model.num_classes
         state.targets = check_targets(self.targets, state.labels, state.model)
+        state.active &= state.targets != state.labels
         logits = state.targets.where(state.targets >= 0, num_classes)
         return [state.target_loss(logits, self.loss)]
 

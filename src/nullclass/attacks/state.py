@@ -224,7 +224,10 @@ def check_images(images: Tensor, labels: Tensor, num_classes: int) -> None:
 
 
 def check_targets(targets: int | Tensor, labels: Tensor, model: Classifier) -> Tensor:
-    """Return chosen targets as ``(N,)`` labels, or raise UserError if they make no sense."""
+    """Return chosen targets as ``(N,)`` labels, or raise UserError if they make no sense.
+
+    One target for all images may be the true label of some; one per image may not.
+    """
     chosen = torch.as_tensor(targets, device=labels.device)
     if chosen.ndim and chosen.shape != labels.shape:
         raise UserError(
@@ -235,6 +238,6 @@ def check_targets(targets: int | Tensor, labels: Tensor, model: Classifier) -> T
     if bool(((chosen < lowest) | (chosen >= model.num_classes)).any()):
         null = ", or -1 for null" if model.has_null else ""
         raise UserError(f"targets must be from 0 to {model.num_classes - 1}{null}")
-    if bool((chosen == labels).any()):
+    if chosen.ndim and bool((chosen == labels).any()):
         raise UserError("a target must differ from the image's true label")
     return chosen.expand(len(labels))

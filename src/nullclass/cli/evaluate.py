@@ -21,6 +21,7 @@ from nullclass.cli.common import (
     print_report,
 )
 from nullclass.core.checks import check_count, check_seed
+from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class EvaluateCommand:
         """Run the command and return the exit status."""
         check_seed(self.seed)
         check_count("--smallest", self.smallest, 0)
+        if self.strict and self.checks == "none":
+            raise UserError("--strict needs red flags: leave out --checks none")
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import record_evaluation
         from nullclass.scoring.ood import check_ood
@@ -91,5 +94,8 @@ class EvaluateCommand:
             seed=self.seed,
         )
         print_report(folder)
-        print_flags(evaluation.flags)
+        if self.checks == "none":
+            print("no checks were run")
+        else:
+            print_flags(evaluation.flags)
         return int(self.strict and bool(evaluation.flags))

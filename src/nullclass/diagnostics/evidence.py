@@ -30,6 +30,9 @@ GREY = 0.5
 CHECKS_NAME = "checks"
 """Value of the ``attack`` column of the costs for the probes."""
 
+SUCCESSES = {"fool": ("fooled",), "force-null": ("null",), "untargeted": ("null", "fooled")}
+"""Outcomes that are a success, by objective."""
+
 
 def is_many(num: int, total: int, share: float = MIN_POINTS) -> bool:
     """Whether a number of images exceeds both chance and a share of the total."""
@@ -49,8 +52,13 @@ class AttackRun:
     is_iterative: bool
     """Whether it searches the ball; a single step does not."""
     is_fooling: bool
-    """Whether only a wrong real class counts as success."""
+    """Whether exactly the wrong real classes count as success, any of them."""
     rows: pd.DataFrame = field(repr=False)
+
+    @property
+    def successes(self) -> tuple[str, ...]:
+        """Outcomes that are a success."""
+        return SUCCESSES[self.objective]
 
     @property
     def is_white_box(self) -> bool:
@@ -89,7 +97,8 @@ class Evidence:
     info: Mapping[str, Any]
     """``norm``; ``data``, the dataset's name; ``threshold``, None or a mapping with ``value``,
     ``origin`` (``held-out`` or ``unknown``) and ``num_overlapping``, the test images that it was
-    calibrated on; ``selected_on``, None or the images by which the weights were selected."""
+    calibrated on; ``selected_on``, None or the images by which the weights were selected;
+    ``chosen_targets``, names of the attacks that aim at one class chosen by the user."""
     certified: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     """:data:`nullclass.results.schema.CERTIFIED_COLUMNS`; may be empty."""
 
@@ -139,8 +148,8 @@ class Evidence:
                     source=str(source),
                     access=next((level for level in levels if level in access), UNKNOWN),
                     is_iterative=bool(of_attack["is_iterative"].eq(True).any()),
-                    is_fooling=objective == "fool"
-                    or (objective == "untargeted" and not self.has_null),
+                    is_fooling=str(name) not in self.info.get("chosen_targets", ())
+                    and (objective == "fool" or (objective == "untargeted" and not self.has_null)),
                     rows=group,
                 )
             )

@@ -38,6 +38,9 @@ SAME = 1e-6
 ABOVE_CHANCE = 0.1
 """Accuracy has to be above chance by this share of the rest: 19 % for ten balanced classes."""
 
+MIN_ANSWERED = 10
+"""Answers needed to compare clean accuracy with chance: a useful model is far above it."""
+
 HIGH_CLEAN_NULL = 0.05
 """Null rate of clean images: 95 % acceptance is the laxest operating point in use (FPR95)."""
 
@@ -81,6 +84,8 @@ def _no_null_aware_attack(evidence: Evidence) -> str | None:
     if not evidence.attacks:
         return None
     names = names_of(evidence.attacks)
+    if any(run.objective == "fool" for run in evidence.attacks):
+        return f"Every attack ({names}) aims at one chosen class only, or counts null as a success."
     return f"The model can answer null, but for every attack ({names}) null is a success."
 
 
@@ -105,7 +110,7 @@ def _transfer_as_white_box(evidence: Evidence) -> str | None:
 
 def _clean_near_chance(evidence: Evidence) -> str | None:
     answered = evidence.clean[evidence.clean["outcome"] != "null"]
-    if len(answered) < MIN_FAILURES:
+    if len(answered) < MIN_ANSWERED:
         return None
     num = int((answered["outcome"] == "correct").sum())
     chance = evidence.clean["label"].value_counts(normalize=True).max()
@@ -128,8 +133,10 @@ def _attack_moves_nothing(evidence: Evidence) -> str | None:
             continue  # without gradients the clean image may well be the best one found
         attacked = run.at(eps)
         clean = evidence.clean.reindex(attacked.index)
+        # An image that is a success when clean is left alone.
+        failed = attacked["outcome"].eq(clean["outcome"]) & ~clean["outcome"].isin(run.successes)
         columns = ["loss", "null_loss", "confidence"]
-        change = (attacked[columns] - clean[columns]).abs()[attacked["outcome"] == clean["outcome"]]
+        change = (attacked[columns] - clean[columns]).abs()[failed]
         is_same = ~(change > SAME).any(axis=1)  # a null loss of NaN is no change
         if len(is_same) >= MIN_FAILURES and is_same.mean() >= ALL:
             return (

@@ -75,8 +75,13 @@ def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[st
             "attacks must be names, or a dictionary from names to attacks such as "
             f"{{'pgd': PGD()}}, not {type(attacks).__name__}"
         )
-    for attack in attacks.values():
+    for name, attack in attacks.items():
         check_attack(attack)
+        if np.ndim(getattr(attack, "targets", None)):
+            raise UserError(
+                f"the attack {name!r} has one target per image, but an evaluation attacks only the "
+                "images still active: give one target for all, or call the attack itself"
+            )
     reserved = {CLEAN, UNION, PROOF, SMALLEST} & set(attacks)
     if reserved:
         raise UserError(f"the name {min(reserved)!r} is reserved: give the attack another name")

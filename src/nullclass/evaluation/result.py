@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from nullclass.core.errors import UserError
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 
 TRIPLE = ("correct_rate", "null_rate", "fooled_rate")
 SHOWN = ("aer", "rar", "rar_proved", "strict", "null_dos")
+NEED_NULL = ("strict", "null_dos")
+"""Rates that mean little unless an attack tries to make the model answer null."""
 PLOTTED = {"aer": "AER", "rar": "RAR", "strict": "strict", "rar_proved": "RAR, proved"}
 
 
@@ -102,21 +105,29 @@ class Evaluation:
         summary = self.summary()
         rates = summary[summary["metric"] == metric]
         of = ([CLEAN] if eps == 0 else [UNION, PROOF]) if attack is None else [attack]
-        is_at_eps = (rates["eps_pixels"] - eps).abs() < 1e-9
+        is_at_eps = np.isclose(rates["eps_pixels"], eps, rtol=1e-6, atol=0)  # eps may be a float32
         found = rates[rates["attack"].isin(of) & is_at_eps]
         if found.empty:
-            known = [f"{a} at eps {e:g}" for a, e in rates[["attack", "eps_pixels"]].to_numpy()]
-            metrics = ", ".join(summary["metric"].unique())
-            raise UserError(
-                f"there is no {metric} of {' or '.join(of)} at eps {eps:g}: "
-                + (f"choose {', '.join(known)}" if known else f"the metrics are {metrics}")
-            )
+            if rates.empty:
+                raise UserError(
+                    f"there is no metric {metric!r}: choose {', '.join(summary['metric'].unique())}"
+                )
+            known = [
+                f"eps={e:.7g}" + ("" if a in (CLEAN, UNION, PROOF) else f", attack={a!r}")
+                for a, e in rates[["attack", "eps_pixels"]].to_numpy()
+            ]
+            raise UserError(f"there is no such {metric}: choose {' or '.join(known)}")
         return float(found["value"].iloc[0])
 
     def table(self) -> pd.DataFrame:
-        """Worst-case rates in percent with 95 % intervals as text, one row per eps."""
+        """Worst-case rates in percent with 95 % intervals as text, one row per eps.
+
+        ``strict`` and ``null_dos`` only if an attack counts null as a success.
+        """
         summary = self.summary()
         rows = summary[summary["attack"].isin([UNION, PROOF])].sort_values("eps_pixels")
+        if not self._forces_null():
+            rows = rows[~rows["metric"].isin(NEED_NULL)]
         lines: dict[float, dict[str, str]] = {}
         for row in rows[rows["metric"].isin(SHOWN)].to_dict("records"):
             eps = float(row["eps_pixels"])
@@ -185,12 +196,25 @@ class Evaluation:
             f"worst case over {attacks} ({self.threat.get('norm')}, eps in pixel units):",
         ]
 
+    def _forces_null(self) -> bool:
+        return bool(self.rows["objective"].isin(["force-null", "untargeted"]).any())
+
     def _notes(self) -> list[str]:
         is_check = self.costs["attack"] == CHECKS_NAME
         seconds = self.costs["seconds"]
+        notes = []
+        if self.rows["null_loss"].notna().any() and not self._forces_null():
+            notes.append(
+                "No attack tries to force null, so strict and null_dos are not shown: add "
+                "'worst-case-force-null' to the attacks."
+            )
         if not self.probes:
-            return ["No checks were run, so there are no red flags: evaluate(..., checks='quick')."]
-        notes = [] if self.flags else ["No red flags."]
+            unchecked = (
+                "No checks were run, so there are no red flags: evaluate(..., checks='quick')."
+            )
+            return [*notes, unchecked]
+        if not self.flags:
+            notes.append("No red flags.")
         notes.append(
             f"Attacks took {seconds[~is_check].sum():.1f} s, "
             f"checks {seconds[is_check].sum():.1f} s."

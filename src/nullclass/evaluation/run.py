@@ -228,6 +228,9 @@ def build_evaluation(
     rows = sort_rows([clean, *(result.rows for result in results)])
     costs = _join([result.costs for result in results], COST_COLUMNS)
     certified = _join([certified], CERTIFIED_COLUMNS)
+    chosen = [name for name, a in attacks.items() if getattr(a, "targets", None) is not None]
+    if chosen:
+        info = info | {"chosen_targets": chosen}
     threat = threat_model(rows, costs, attacks, info)
     probes: dict[str, Any] = {}
     flags = []
