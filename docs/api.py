@@ -6,6 +6,7 @@ Run it after changing a public signature: python docs/api.py
 from __future__ import annotations
 
 import inspect
+import re
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ def find(name: str) -> Any:
     return found
 
 
+def first_line(item: Any) -> str:
+    """The first paragraph of a docstring, without Sphinx roles."""
+    text = (inspect.getdoc(item) or "").split("\n\n")[0].replace("\n", " ")
+    return re.sub(r":\w+:`(?=[^`])", "`", text)
+
+
 def signature(name: str, item: Any) -> str:
     """The call as it is written, one argument per line if it is long."""
     if inspect.isclass(item) and issubclass(item, Enum):
@@ -102,7 +109,7 @@ def _type(annotation: Any) -> str:
 def entry(name: str) -> str:
     """The first line of an object's docstring, and its signature."""
     item = find(name)
-    summary = (inspect.getdoc(item) or "").split("\n\n")[0].replace("\n", " ")
+    summary = first_line(item)
     if not callable(item):
         return f"`{name}`\n"
     return f"{summary}\n\n```py\n{signature(name, item)}\n```\n"
@@ -117,7 +124,7 @@ def page() -> str:
     for module in MODULES:
         exported = find(module)
         parts.append(f"## nullclass.{module}\n")
-        parts.append((inspect.getdoc(exported) or "").split("\n\n")[0].replace("\n", " ") + "\n")
+        parts.append(first_line(exported) + "\n")
         names = [name for name in exported.__all__ if inspect.isroutine(find(f"{module}.{name}"))]
         classes = [name for name in exported.__all__ if inspect.isclass(find(f"{module}.{name}"))]
         parts += [f"```py\n{signature(f'{module}.{n}', find(f'{module}.{n}'))}\n```\n"

@@ -209,10 +209,8 @@ class Evaluation:
                 "'worst-case-force-null' to the attacks."
             )
         if not self.probes:
-            unchecked = (
-                "No checks were run, so there are no red flags: evaluate(..., checks='quick')."
-            )
-            return [*notes, unchecked]
+            notes.append("No checks were run: evaluate(..., checks='quick') looks for red flags.")
+            return notes
         if not self.flags:
             notes.append("No red flags.")
         notes.append(

@@ -85,7 +85,7 @@ def estimate_curve(
     if num_images < MIN_IMAGES:
         raise UserError(
             f"the model classifies {num_images} of {len(held_out)} held-out images correctly, and "
-            f"a null curve needs {MIN_IMAGES}: hold out more images, or train the model longer"
+            f"a null curve needs {MIN_IMAGES}: give more images, or train the model longer"
         )
 
     def fooled_rate(size: float) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Cell, Table
-from nullclass.report.formatting import attack_name, eps_text, value_cell
+from nullclass.report.formatting import SMALLEST, attack_name, eps_text, value_cell
 from nullclass.report.measures import Measures
 from nullclass.results.schema import CLEAN, PROOF, UNION
 
@@ -152,9 +152,11 @@ def union_table(measures: Measures) -> Table:
                 row.append(measures.find(model, CLEAN, "null"))
             rows.append([*["" if index else model] * several, *row, _num_judged(measures)])
     meanings = [MEANINGS[metric] for attack, metric in columns if attack == UNION]
+    is_searched = any(measure.attack == SMALLEST for measure in measures.all)
+    including = ", including the search for the smallest ε" if is_searched else ""
     caption = (
-        "Worst case per image over all attacks at that ε or below, including the search for the "
-        f"smallest ε, and the clean image; {measures.norm(UNION) or measures.norm(PROOF)}, ε in "
+        "Worst case per image over all attacks at that ε or below"
+        f"{including}, and the clean image; {measures.norm(UNION) or measures.norm(PROOF)}, ε in "
         f"pixel units. {'. '.join(meanings)}."
     )
     if is_proved:
