@@ -77,7 +77,8 @@ def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[st
         )
     for name, attack in attacks.items():
         check_attack(attack)
-        if np.ndim(getattr(attack, "targets", None)):
+        targets = getattr(attack, "targets", None)
+        if isinstance(targets, Tensor) and targets.ndim:
             raise UserError(
                 f"the attack {name!r} has one target per image, but an evaluation attacks only the "
                 "images still active: give one target for all, or call the attack itself"
