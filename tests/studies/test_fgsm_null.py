@@ -141,8 +141,8 @@ def test_findings_have_these_numbers() -> None:
         "null-0.5 answers null to 50.00 ± 14.14 % (n = 5 per seed) of them at ε 0.154 (0.5" in text
     )
     assert "At the same ε a null-aware attacker fools null-0.5 on 60.00 ± 0.00 % (n = 5" in text
-    assert "an AER of 60.0 % (n = 5 per model) and" in text
-    assert "(RAR) of 40.0 % (n = 5 per model)" in text
+    assert "an AER of 60.0 % (null-0.5) and" in text
+    assert "(RAR) of 40.0 % (null-0.5), on 5 images each." in text
     assert "1 of 1 published rates are reproduced." in text
     assert "this does not hold" in text
     assert "turns 10.00 % of the images" in text

@@ -34,7 +34,7 @@ from nullclass.studies.provable_null.measured import (
 )
 from nullclass.studies.provable_null.page import findings
 from nullclass.studies.provable_null.page import page as draw_page
-from nullclass.studies.provable_null.tables import radius_table, rates_table
+from nullclass.studies.provable_null.tables import models_table, radius_table
 from nullclass.studies.reports import write_report
 from nullclass.zoo import FOLDER, read_zoo
 from nullclass.zoo.members import CHECKPOINTS
@@ -115,7 +115,7 @@ def test_the_bracket_has_proved_and_attacked_rates(run: Run) -> None:
 
 def test_tables_of_two_seeds(seeds: Run) -> None:
     measures = Measures(seeds)
-    table = rates_table(seeds, measures, 0.4)
+    table = models_table(seeds, measures, 0.4)
     cells = row(table, PROVED)
     assert cells[0].small == "r 0.15"
     names = [cell.text for cell in table.columns]
@@ -127,7 +127,7 @@ def test_tables_of_two_seeds(seeds: Run) -> None:
 
 
 def test_tables_have_clean_null_null_dos_and_n_next_to_rar(run: Run) -> None:
-    table = rates_table(run, Measures(run), 0.3)
+    table = models_table(run, Measures(run), 0.3)
     columns = [cell.text for cell in table.columns]
     assert columns[1:4] == ["correct", "null", "fooled"]
     assert columns.count("RAR") == 2, "attacked and proved"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -100,8 +100,21 @@ def rate_text(measure: Measure, has_n: bool = True, digits: int = 2) -> str:
     return f"{cell.text}{sign}{f' ({details})' if details else ''}"
 
 
-def range_text(found: Sequence[Measure], digits: int = 1) -> str:
-    """Lowest and highest mean of several models in a sentence, with the number of images."""
-    low, high = (percent(end(m.mean for m in found), digits) for end in (min, max))
-    n = f"{min(m.num_images for m in found):,}"
-    return f"{low if low == high else f'{low} to {high}'} % (n = {n} per model)"
+def spread_text(mean: float, sd: float = math.nan, digits: int = 1) -> str:
+    """A mean in percent without the sign, with its standard deviation if there is one."""
+    spread = "" if math.isnan(sd) else f" ± {percent(sd, digits)}"
+    return f"{percent(mean, digits)}{spread}".replace("-", "−")
+
+
+def range_text(found: Sequence[Measure], name: Callable[[str], str] = str) -> str | None:
+    """Lowest and highest mean in percent, each with a model that has it; ``None`` without any.
+
+    Args:
+        found: Measures of several models.
+        name: Maps a model to its display name.
+    """
+    if not found:
+        return None
+    low, high = (end(found, key=lambda measure: measure.mean) for end in (min, max))
+    text = f"{percent(low.mean, 1)} % ({name(low.model)})"
+    return text if low is high else f"{text} to {percent(high.mean, 1)} % ({name(high.model)})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +22,8 @@ MEANINGS = {
 }
 PROVED = {"aer": "aer_bound", "rar": "rar_proved", "strict": "strict_proved"}
 """Rates of the union and the proved bound of each."""
-PERCENT = [(name, "%") for name in OUTCOME_NAMES]
-"""Headings of the three outcomes."""
+Column = tuple[Any, str, str, float]
+"""Heading, attack, metric and ε in pixel units."""
 
 
 def as_cell(value: Any, digits: int = 2) -> Cell:
@@ -79,17 +79,46 @@ def outcome_table(measures: Measures, model: str) -> Table:
         for eps in measures.budgets(attack)
     ]
     caption = f"{model}, {measures.seeds_text()}; ε in pixel units."
-    headings = ["images", *PERCENT, "n"]
+    headings = ["images", *((name, "%") for name in OUTCOME_NAMES), "n"]
     return make_table("Outcomes", headings, rows, caption, measures.spread_note())
+
+
+def rates_table(
+    measures: Measures,
+    title: str,
+    columns: Sequence[Column],
+    caption: str,
+    *,
+    models: Iterable[str] | None = None,
+    note: str | None = None,
+    has_published: bool = True,
+) -> Table:
+    """One row per model; without columns no row.
+
+    Args:
+        measures: Of the run.
+        title: Title.
+        columns: Heading, attack, metric and ε of each column.
+        caption: Caption: attack, number of images, seeds and unit of ε.
+        models: Models to show; by default all.
+        note: On the small print in cells; by default :meth:`Measures.spread_note`.
+        has_published: Whether published values are shown.
+    """
+    rows: list[list[Any]] = []
+    for model in (measures.models if models is None else models) if columns else ():
+        found = [measures.find(model, attack, rate, eps) for _, attack, rate, eps in columns]
+        if not has_published:
+            found = [measure and replace(measure, published=None) for measure in found]
+        rows.append([model, *found])
+    headings = ["model", *(heading for heading, *_ in columns)]
+    note = measures.spread_note() if note is None else note
+    return make_table(title, headings, rows, caption, note)
 
 
 def clean_outcomes_table(measures: Measures, title: str, caption: str) -> Table:
     """Clean outcomes of every model."""
-    rows = [
-        [model, *(measures.find(model, CLEAN, outcome) for outcome in OUTCOME_NAMES)]
-        for model in measures.models
-    ]
-    return make_table(title, ["model", *PERCENT], rows, caption, measures.spread_note())
+    columns = [((outcome, "%"), CLEAN, outcome, 0.0) for outcome in OUTCOME_NAMES]
+    return rates_table(measures, title, columns, caption)
 
 
 def white_box_table(measures: Measures, metric: str) -> Table:
@@ -99,27 +128,20 @@ def white_box_table(measures: Measures, metric: str) -> Table:
         measures: Of the run.
         metric: ``aer`` or ``rar``.
     """
-    budgets = measures.union_budgets()
-    outcomes = OUTCOME_NAMES if metric == "rar" else ()
-    rows = []
-    for model in measures.models:
-        clean = (measures.find(model, CLEAN, outcome) for outcome in outcomes)
-        rates = (measures.find(model, UNION, metric, eps) for eps in budgets)
-        # published values of clean images are in another table
-        row = [measure and replace(measure, published=None) for measure in (*clean, *rates)]
-        rows.append([model, *row])
+    budgets, n = measures.union_budgets(), ""
     title = f"AER: share fooled by {measures.attacker()}, %"
-    if outcomes:
+    columns: list[Column] = [((f"ε {eps_text(eps)}", "px"), UNION, metric, eps) for eps in budgets]
+    if metric == "rar" and budgets:
         title = "RAR: share correct when clean and never fooled, %, with the clean outcomes"
-    n = f"; clean outcomes on {measures.num_images(CLEAN)}" if outcomes else ""
+        n = f"; clean outcomes on {measures.num_images(CLEAN)}"
+        columns = [((name, "clean"), CLEAN, name, 0.0) for name in OUTCOME_NAMES] + columns
     caption = (
         f"{measures.norm(UNION)}, ε in pixel units (px). Worst case per image over all attacks at "
         f"that ε or below, {measures.num_images(UNION)} test images{n}, "
         f"{measures.seeds_text()}."
     )
-    columns: list[Any] = ["model", *((name, "clean") for name in outcomes)]
-    columns += [(f"ε {eps_text(eps)}", "px") for eps in budgets]
-    return make_table(title, columns, rows if budgets else [], caption, measures.spread_note())
+    # published values of clean images are in another table
+    return rates_table(measures, title, columns, caption, has_published=False)
 
 
 def _union_columns(measures: Measures) -> dict[tuple[str, str], tuple[str, str]]:

@@ -34,7 +34,7 @@ SENTENCES = (
     "them at ε {eps} ({notebook_eps} in the notebook's units).",
     "At the same ε {attacker} fools {model} on {aer} of the images (AER).",
     "At ε {headline} the models with a null class have an AER of {aers} and a robust accuracy with "
-    "rejection (RAR) of {rars}.",
+    "rejection (RAR) of {rars}, on {num_union} images each.",
     "At ε {other_eps} {null_model} has {less_or_more} AER than {clean_model}, which has no null "
     "class: {null_aer} against {clean_aer}.{one_seed}",
     "The notebook concludes that attacks which are not detected are too weak to matter. For FGSM "
@@ -135,10 +135,9 @@ def _white_box(measures: Measures, nulls: list[str]) -> dict[str, Any]:
     if not budgets or not nulls:
         return {}
     eps = min(budgets, key=lambda budget: abs(budget - HEADLINE_EPS))
-    values: dict[str, Any] = {"headline": eps_text(eps)}
+    values: dict[str, Any] = {"headline": eps_text(eps), "num_union": measures.num_images(UNION)}
     for metric in ("aer", "rar"):
-        found = measures.find_all(nulls, UNION, metric, eps)
-        values[f"{metric}s"] = range_text(found) if found else None
+        values[f"{metric}s"] = range_text(measures.find_all(nulls, UNION, metric, eps))
     others = [model for model in measures.models if model not in nulls]
     pairs = [
         (null, clean)

@@ -10,7 +10,7 @@ from nullclass.report.blocks import Cell, Table
 from nullclass.report.formatting import FGSM, eps_text, loss_text, percent, value_cell
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import MARKS
-from nullclass.report.tables import make_table
+from nullclass.report.tables import make_table, rates_table
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import Run
 from nullclass.studies.fgsm_null.config import PIXEL, PUBLISHED_CLEAN
@@ -89,20 +89,17 @@ def clean_table(measures: Measures) -> Table:
 
 def fgsm_table(measures: Measures, metric: str) -> Table:
     """Null rate or null loss under FGSM at every test ε, with the published values."""
-    budgets = measures.budgets(FGSM)[::-1]
+    columns = [(eps_heading(eps), FGSM, metric, eps) for eps in measures.budgets(FGSM)[::-1]]
     what = "Null rate of FGSM images, %" if metric == "null" else "Null loss on FGSM images"
     is_interval = metric == "null" or len(measures.seeds) > 1
-    return make_table(
+    return rates_table(
+        measures,
         f"{what}, measured and published",
-        ["model", *map(eps_heading, budgets)],
-        [
-            [model, *(measures.find(model, FGSM, metric, eps) for eps in budgets)]
-            for model in measures.models
-            if measures.has_null(model) and budgets
-        ],
+        columns,
         f"FGSM on the model itself, {measures.num_images(FGSM)} test images, "
         f"{measures.seeds_text()}; ε in the notebook's units, pixel units (px) below.",
-        measures.spread_note() if is_interval else "Mean over the images.",
+        models=filter(measures.has_null, measures.models),
+        note=None if is_interval else "Mean over the images.",
     )
 
 

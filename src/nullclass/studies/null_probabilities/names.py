@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 
 from nullclass.report.blocks import Cell, Table
-from nullclass.report.formatting import percent
-from nullclass.report.measures import Measure
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import BASE, QUERIED
 
@@ -82,10 +80,3 @@ def defences(models: Iterable[str]) -> list[str]:
 def size_text(size: float, norm: str) -> str:
     """A size with its unit."""
     return f"{100 * size:.3g} % of pixels" if norm == "l0" else f"{size:.3g}"
-
-
-def range_of(found: Sequence[Measure]) -> str:
-    """Lowest and highest mean in percent, each with a model that has it."""
-    low, high = (end(found, key=lambda measure: measure.mean) for end in (min, max))
-    text = f"{percent(low.mean, 1)} % ({short(low.model)})"
-    return text if low is high else f"{text} to {percent(high.mean, 1)} % ({short(high.model)})"

@@ -8,7 +8,14 @@ import pandas as pd
 
 from nullclass.metrics.rates import wilson_of
 from nullclass.report.blocks import Block, Page, Section, Table, Terms, Text, section
-from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, percent
+from nullclass.report.formatting import (
+    WORST_CASE,
+    attack_name,
+    eps_text,
+    percent,
+    range_text,
+    spread_text,
+)
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.sections import (
     NULL_AWARE_TEXT,
@@ -45,7 +52,6 @@ from nullclass.studies.null_probabilities.names import (
     defences,
     named,
     names_of,
-    range_of,
     short,
 )
 from nullclass.studies.null_probabilities.tables import (
@@ -54,7 +60,6 @@ from nullclass.studies.null_probabilities.tables import (
     criteria_table,
     label_attack_table,
     queries_table,
-    spread_text,
     strict_table,
     substitute_table,
     summary_table,
@@ -199,7 +204,7 @@ def _worst_case(measures: Measures) -> dict[str, Any]:
         "num": measures.num_images(UNION),
         "norm": measures.norm(UNION),
         "eps": eps_text(eps),
-        "aers": range_of(aers) if aers else None,
+        "aers": range_text(aers, short),
         "base": f", the clean model on {spread_text(base.mean, base.sd)} %" if base else "",
     }
 
@@ -236,7 +241,7 @@ def _transferred(measures: Measures, transfers: pd.DataFrame) -> dict[str, Any]:
         rates_of = measures.find_all(defences(measures.models), LABEL_ATTACK, "fooled", eps)
         values |= {
             "label_attack": attack_name(LABEL_ATTACK),
-            "label_rates": range_of(rates_of) if rates_of else None,
+            "label_rates": range_text(rates_of, short),
             "label_eps": eps_text(eps),
             "num_label": measures.num_images(LABEL_ATTACK),
         }

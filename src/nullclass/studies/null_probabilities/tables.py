@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +9,9 @@ import pandas as pd
 
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Table
-from nullclass.report.formatting import attack_name, eps_text, value_cell
+from nullclass.report.formatting import attack_name, eps_text, spread_text, value_cell
 from nullclass.report.measures import Measures
-from nullclass.report.tables import clean_outcomes_table, make_table
+from nullclass.report.tables import clean_outcomes_table, make_table, rates_table
 from nullclass.results.schema import CLEAN, UNION
 from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import BASE, QUERIED, TRANSFERS, from_substitute
@@ -30,12 +29,6 @@ from nullclass.studies.null_probabilities.names import named, short, size_text
 
 LABEL_ATTACK = "rays"
 """The attack that sees only labels."""
-
-
-def spread_text(mean: float, sd: float, digits: int = 1) -> str:
-    """A mean share in percent, with its standard deviation if there is one."""
-    spread = "" if math.isnan(sd) else f" ± {100 * sd:.{digits}f}"
-    return f"{100 * mean:.{digits}f}{spread}".replace("-", "−")
 
 
 def criteria_table(measures: Measures, found: pd.DataFrame, fits: pd.DataFrame) -> Table:
@@ -94,7 +87,7 @@ def clean_table(measures: Measures) -> Table:
     return named(clean_outcomes_table(measures, "Clean images", caption))
 
 
-def rates_table(
+def attack_table(
     measures: Measures, title: str, rates: Mapping[str, tuple[str, str]], caption: str
 ) -> Table:
     """Rates of every model at every ε.
@@ -106,26 +99,22 @@ def rates_table(
         caption: Beginning of the caption, before norm, number of images and seeds.
     """
     columns = [
-        ((name, f"ε {eps_text(eps)} px"), (*rate, eps))
+        ((name, f"ε {eps_text(eps)} px"), *rate, eps)
         for name, rate in rates.items()
         for eps in sorted({m.eps for m in measures.all if (m.attack, m.name) == rate})
     ]
     attack, _ = next(iter(rates.values()))
-    table = make_table(
-        title,
-        ["model", *(heading for heading, _ in columns)],
-        [[m, *(measures.find(m, *key) for _, key in columns)] for m in measures.models if columns],
+    caption = (
         f"{caption} {measures.norm(attack)}, ε in pixel units (px), n = "
-        f"{measures.num_images(attack)}, {measures.seeds_text()}.",
-        measures.spread_note(),
+        f"{measures.num_images(attack)}, {measures.seeds_text()}."
     )
-    return named(table)
+    return named(rates_table(measures, title, columns, caption))
 
 
 def strict_table(measures: Measures) -> Table:
     """Strict robust accuracy and null-DoS of the union."""
     attacks = sorted({attack_name(m.attack) for m in measures.all if m.objective == "force-null"})
-    return rates_table(
+    return attack_table(
         measures,
         "Strict robust accuracy and null-DoS, %",
         {"strict": (UNION, "strict"), "null-DoS": (UNION, "null_dos")},
@@ -136,7 +125,7 @@ def strict_table(measures: Measures) -> Table:
 
 def substitute_table(measures: Measures) -> Table:
     """Fooled by adversarial images of the clean substitute."""
-    return rates_table(
+    return attack_table(
         measures,
         "Fooled by transfer from the clean substitute, %",
         {attack_name(attack): (from_substitute(attack), "fooled") for attack in TRANSFERS},
@@ -147,7 +136,7 @@ def substitute_table(measures: Measures) -> Table:
 
 def label_attack_table(measures: Measures) -> Table:
     """Fooled and null under the attack that sees only labels."""
-    return rates_table(
+    return attack_table(
         measures,
         f"{attack_name(LABEL_ATTACK)}, an attack that sees only labels, %",
         {outcome: (LABEL_ATTACK, outcome) for outcome in ("fooled", "null")},

@@ -7,7 +7,14 @@ from typing import Any
 import pandas as pd
 
 from nullclass.report.blocks import Block, Bullets, Page, Table, Text, section
-from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, percent
+from nullclass.report.formatting import (
+    WORST_CASE,
+    attack_name,
+    eps_text,
+    percent,
+    range_text,
+    spread_text,
+)
 from nullclass.report.measures import Measure, Measures, differ, on_common_seeds
 from nullclass.report.sections import NULL_AWARE_TEXT, SCORED_TEXT, fill, notes_of, study_page
 from nullclass.report.tables import white_box_table
@@ -39,7 +46,6 @@ from nullclass.studies.null_samples.tables import (
     selection_table,
     summary_table,
     threshold_table,
-    with_spread,
 )
 
 SOURCE_RECIPE = {"epochs": 20, "batch_size": 32}
@@ -175,15 +181,6 @@ def findings(run: Run, measures: Measures, kept: pd.DataFrame) -> list[str]:
     return fill(SENTENCES, values)
 
 
-def _range(found: list[Measure]) -> str | None:
-    """Lowest and highest mean with their models."""
-    if not found:
-        return None
-    low, high = (end(found, key=lambda m: m.mean) for end in (min, max))
-    text = f"{percent(low.mean, 1)} % ({low.model})"
-    return text if low is high else f"{text} to {percent(high.mean, 1)} % ({high.model})"
-
-
 def _attacks(measures: Measures) -> dict[str, Any]:
     """Rates of the models with null images, transferred and white-box."""
     nulls = [model for model in measures.models if model != BASE]
@@ -195,10 +192,10 @@ def _attacks(measures: Measures) -> dict[str, Any]:
     fooled = find("fooled", TRANSFER_AT_THRESHOLD)
     own = find("fooled", WHITE_BOX_AT_THRESHOLD)
     values: dict[str, Any] = {
-        "fooled": _range([*fooled.values()]),
-        "null": _range([*find("null", TRANSFER_AT_THRESHOLD).values()]),
+        "fooled": range_text([*fooled.values()]),
+        "null": range_text([*find("null", TRANSFER_AT_THRESHOLD).values()]),
         "num_transfer": measures.num_images(TRANSFER_AT_THRESHOLD),
-        "own": _range([*own.values()]),
+        "own": range_text([*own.values()]),
         "num_white_box": measures.num_images(WHITE_BOX_AT_THRESHOLD),
         "gap": "",
         "attacker": measures.attacker(),
@@ -207,16 +204,19 @@ def _attacks(measures: Measures) -> dict[str, Any]:
     if pairs:
         transfer, white_box = max(pairs, key=lambda pair: pair[1].mean - pair[0].mean)
         values["gap"] = (
-            f" The largest difference is that of {white_box.model}: {with_spread(transfer)} % "
-            f"transferred, {with_spread(white_box)} % white-box. So the published scores show how "
-            "an attack transfers, not how robust the models are."
+            f" The largest difference is that of {white_box.model}: "
+            f"{spread_text(transfer.mean, transfer.sd)} % transferred, "
+            f"{spread_text(white_box.mean, white_box.sd)} % white-box. So the published scores "
+            "show how an attack transfers, not how robust the models are."
         )
     for eps in measures.union_budgets()[:1]:
         base = measures.find(BASE, UNION, "aer", eps)
-        others = _range(measures.find_all(nulls, UNION, "aer", eps))
+        others = range_text(measures.find_all(nulls, UNION, "aer", eps))
         values |= {"eps": eps_text(eps), "num_union": measures.num_images(UNION)}
         if base is not None and others:
-            values["aers"] = f"{BASE} on {with_spread(base)} % and the others on {others}"
+            values["aers"] = (
+                f"{BASE} on {spread_text(base.mean, base.sd)} % and the others on {others}"
+            )
     return values
 
 
@@ -283,7 +283,7 @@ def _difference(measure: Measure) -> str:
     _, sd = (0.0, 0.0) if is_clean else AT_THRESHOLD[measure.model][measure.name]
     in_sd = f", {abs(points) / (100 * sd):.1f} of its sd" if sd > 0 else ""
     return (
-        f"{measure.model}, {name}: measured {with_spread(measure, digits)} % (n = "
+        f"{measure.model}, {name}: measured {spread_text(measure.mean, measure.sd, digits)} % (n = "
         f"{measure.num_images:,} per set), published {text} %, "
         f"{f'{points:+.{digits}f}'.replace('-', '−')} points{in_sd}"
     )

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from nullclass.report.blocks import Table
-from nullclass.report.formatting import eps_text, percent, value_cell
+from nullclass.report.formatting import eps_text, percent, spread_text, value_cell
 from nullclass.report.measures import OWN_BUDGET, Measure, Measures, on_common_seeds
 from nullclass.report.render import MARKS
 from nullclass.report.tables import make_table
@@ -99,14 +99,6 @@ def published_text(model: str, outcome: str) -> str | None:
     """A published score as in the report: mean ± sd in percent."""
     published = AT_THRESHOLD.get(model, {}).get(outcome)
     return None if published is None else " ± ".join(percent(value, 1) for value in published)
-
-
-def with_spread(measure: Measure | None, digits: int = 1) -> str:
-    """Mean, and sd with several sets, in percent without the sign."""
-    if measure is None:
-        return "–"
-    spread = f" ± {percent(measure.sd, digits)}" if len(measure.values) > 1 else ""
-    return percent(measure.mean, digits) + spread
 
 
 def rule() -> str:
@@ -204,7 +196,10 @@ def selection_table(run: Run, measures: Measures, kept: pd.DataFrame) -> Table:
         for attack, outcome, eps in SELECTED:
             pair = [m.find(model, attack, outcome, eps) for m in (measures, other)]
             digits = 2 if attack == CLEAN else 1
-            one, two = (with_spread(measure, digits) for measure in on_common_seeds(pair))
+            one, two = (
+                "–" if measure is None else spread_text(measure.mean, measure.sd, digits)
+                for measure in on_common_seeds(pair)
+            )
             row.append((one, f"{second} {two}"))
         epochs = kept[kept["model"] == model]
         medians = epochs[[first, second]].median()

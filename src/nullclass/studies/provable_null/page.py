@@ -23,8 +23,8 @@ from nullclass.studies.provable_null.measured import (
 )
 from nullclass.studies.provable_null.tables import (
     clean_outcomes,
+    models_table,
     radius_table,
-    rates_table,
     shown_budgets,
     summary_table,
     verifiers_text,
@@ -112,7 +112,7 @@ def page(run: Run) -> Page:
             *section(
                 "Models and rates",
                 Terms(models) if models else None,
-                *(rates_table(run, measures, eps) for eps in _main_budgets(run, measures)),
+                *(models_table(run, measures, eps) for eps in _main_budgets(run, measures)),
                 radius_table(run),
                 notes_of(run),
             ),

@@ -45,7 +45,7 @@ def model_names(run: Run) -> dict[str, tuple[str, str]]:
     return {t.model: (t.model, f"r {own[t.model]:g}" if t.model in own else "") for t in run.trials}
 
 
-def rates_table(run: Run, measures: Measures, eps: float) -> Table:
+def models_table(run: Run, measures: Measures, eps: float) -> Table:
     """All rates of every model at one ε."""
     names = model_names(run)
     rows = [
