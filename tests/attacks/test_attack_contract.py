@@ -275,7 +275,7 @@ def test_inputs_are_checked(name: str) -> None:
         with pytest.raises(UserError, match=standardise):
             attack(model, wrong, labels, eps=8 / 255)
     for wrong in ((images * 255).to(torch.uint8), images[0]):
-        with pytest.raises(UserError, match="images must be floating-point"):
+        with pytest.raises(UserError, match="images must be a floating-point"):
             attack(model, wrong, labels[: len(wrong)], eps=0.1)
     with pytest.raises(UserError, match="2 images, but labels of"):
         attack(model, images, label, eps=0.1)

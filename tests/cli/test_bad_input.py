@@ -185,7 +185,7 @@ TRAIN: list[tuple[Sequence[str], str]] = [
     (["--validation", "160"], "cannot hold out 160 of 160"),
     (["--model", "resnet"], "'resnet'.*notebook|notebook.*'resnet'"),
     (["--dataset", "minst"], "'minst'.*did you mean mnist"),
-    (["--device", "cuda:99"], "this machine has no device 'cuda:99'.*--device cpu"),
+    (["--device", "cuda:99"], "this machine has no device 'cuda:99': use the device cpu"),
     (["--device", "gpu"], "'gpu'"),
     (["--learning-rate", "1e6"], "learning_rate must be in"),
     (["--replace-rate", "nan"], r"replace_rate must be in \[0, 1\)"),

@@ -24,7 +24,7 @@ def test_what_is_no_device(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cuda:99", "meta", "xpu"])
 def test_what_this_machine_lacks(name: str) -> None:
-    with pytest.raises(UserError, match=f"this machine has no device '{name}': use --device cpu"):
+    with pytest.raises(UserError, match=f"this machine has no device '{name}': use the device cpu"):
         find_device(name)
 
 

@@ -53,11 +53,11 @@ def test_subset_and_first_keep_the_classes() -> None:
 def test_null_is_a_label() -> None:
     data = LabelledImages(BYTES[:2], torch.tensor([-1, -1]), 10)
     assert data.num_classes == 10
-    with pytest.raises(UserError, match="num_classes is 0"):
+    with pytest.raises(UserError, match="all labels are -1"):
         LabelledImages(BYTES[:2], torch.tensor([-1, -1]))
 
 
-BAD: dict[str, tuple[Any, Any, int, str]] = {
+BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "standardised": ((FLOATS - 0.13) / 0.31, LABELS, 4, "let the model standardise"),
     "0 to 255": (FLOATS * 255, LABELS, 4, "divide by 255"),
     "nan": (FLOATS.clone().index_fill(0, torch.tensor([1]), torch.nan), LABELS, 4, "NaN or"),
@@ -70,12 +70,13 @@ BAD: dict[str, tuple[Any, Any, int, str]] = {
     ),
     "label K": (BYTES, LABELS, 3, "use 0 … 2 for the 3 classes"),
     "label -2": (BYTES, LABELS - 2, 4, "-1 for null only"),
+    "K as text": (BYTES, LABELS, "4", "num_classes must be a whole number"),
     "lengths": (BYTES, LABELS[:3], 4, "16 images but 3 labels"),
     "empty": (BYTES[:0], LABELS[:0], 4, "no images"),
     "no channel": (BYTES[:, 0], LABELS, 4, "(N, C, H, W)"),
     "double": (FLOATS.double(), LABELS, 4, "float32"),
     "float labels": (BYTES, LABELS * torch.nan, 0, "int64"),
-    "negative K": (BYTES, LABELS, -2, "num_classes is -2"),
+    "negative K": (BYTES, LABELS, -2, "num_classes must be a whole number"),
 }
 
 
@@ -133,6 +134,10 @@ BAD_DATA: dict[str, tuple[Any, str]] = {
     "a tensor": (BYTES, "got Tensor"),
     "a string": ("mnist", "got str"),
     "a number": (3, "got int"),
+    "NumPy labels": ((BYTES, LABELS.numpy()), "labels that are a ndarray"),
+    "NumPy images": ((BYTES.numpy(), LABELS.numpy()), "images that are a ndarray"),
+    "a list of labels": ((BYTES, LABELS.tolist()), "got labels that are a list"),
+    "batches that are dictionaries": ([{"x": BYTES, "y": LABELS}], "with the keys x, y: make"),
     "triples": ([(BYTES, LABELS, LABELS)], "got tuple"),
     "a dataset": (TensorDataset(BYTES, LABELS), "DataLoader"),
     "crossed lengths": ([(BYTES[:3], LABELS[:4]), (BYTES[3:], LABELS[4:])], "3 images but 4"),

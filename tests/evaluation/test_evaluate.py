@@ -405,6 +405,10 @@ def test_invalid_budgets(eps: Any, says: str, digits: Digits, small: Small) -> N
         ({"seed": -1}, "seed must be a whole number"),
         ({"seed": 2**63}, "seed must be a whole number"),
         ({"checks": "all"}, "checks must be one of none, quick, full"),
+        ({"progress": 3}, "progress must be True, False or a function"),
+        ({"num_examples": -2}, "num_examples must be a whole number of at least 0"),
+        ({"num_smallest": -1}, "num_smallest must be a whole number of at least 0"),
+        ({"threshold": "a"}, "threshold must be a finite number, not 'a'"),
         ({"checks": True}, "checks must be one of none, quick, full"),
     ],
 )
@@ -425,6 +429,8 @@ def test_slips_of_models_and_data(digits: Digits, small: Small) -> None:
             "pass has_null=False",
         ),
         (digits.guarded, small[0], {}, "expected a pair"),
+        (digits.guarded, (small[0], -torch.ones_like(small[1])), {}, "all labels are -1"),
+        (digits.guarded.body, small, {"num_classes": "10"}, "num_classes must be a whole number"),
         (
             digits.plain,
             small,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nullclass import ProvableNull, save_checkpoint, train
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier, as_classifier
+from nullclass.rejection import calibrate, with_threshold
+from nullclass.scoring.proofs import prove
 
 
 class FirstPixels(nn.Module):
@@ -81,7 +85,7 @@ def test_bad_settings(settings: dict[str, Any], message: str) -> None:
 def test_as_many_means_as_channels() -> None:
     for name, settings in (("means", {"mean": (0.1, 0.2)}), ("stds", {"std": (1.0, 2.0)})):
         model = Classifier(FirstPixels(3), 2, **settings)
-        with pytest.raises(UserError, match=f"2 {name} for images of 3 channels: give one per"):
+        with pytest.raises(UserError, match=f"2 {name}, and the images have 3 channels"):
             model(torch.rand(4, 3, 2, 2))
 
 
@@ -211,7 +215,7 @@ def test_bad_modules(model: Any, arguments: dict[str, Any], message: str) -> Non
 @pytest.mark.parametrize("num_nulls", [1, 2, 3, 7])
 def test_several_null_logits_are_merged_into_the_largest(num_nulls: int) -> None:
     num_classes = 3
-    drawn = torch.randn(200, num_classes + num_nulls, generator=torch.Generator().manual_seed(0))
+    drawn = torch.rand(200, num_classes + num_nulls, generator=torch.Generator().manual_seed(0))
     images = drawn.view(200, 1, 1, -1)
     model = Classifier(FirstPixels(num_classes + num_nulls), num_classes, num_nulls=num_nulls)
     assert (model.num_nulls, model.num_outputs) == (num_nulls, num_classes + 1)
@@ -231,3 +235,51 @@ def test_gradients_and_models_without_null() -> None:
     model = Classifier(FirstPixels(2), 2, has_null=False, num_nulls=5)
     assert (model.num_nulls, model.num_outputs) == (0, 2)
     assert torch.equal(model(images), model.all_logits(images))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("images_dtype", [torch.float16, torch.float32, torch.float64])
+def test_images_are_converted_to_the_type_of_the_weights(
+    dtype: torch.dtype, images_dtype: torch.dtype
+) -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).to(dtype)
+    images = torch.rand(5, 1, 2, 2).to(images_dtype)
+    for model in (as_classifier(body, 2, images), Classifier(body, 2)):
+        logits = model(images)
+        assert logits.dtype == torch.promote_types(dtype, torch.float32)
+        assert torch.equal(logits, body(images.to(dtype)).to(logits))
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (torch.rand(2, 1, 2, 2) * 255, "divide by 255"),
+        (torch.full((2, 1, 2, 2), torch.nan), "from nan to nan"),
+        (torch.ones(2, 1, 2, 2, dtype=torch.uint8), "of torch.uint8"),
+        (np.zeros((2, 1, 2, 2)), "not ndarray"),
+    ],
+)
+def test_predict_checks_the_images(images: Any, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        Classifier(FirstPixels(3), 2).predict(images)
+
+
+PLAIN_MODULE = nn.Linear(4, 3)
+IMAGES = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: calibrate(PLAIN_MODULE, IMAGES),  # type: ignore[arg-type]
+        lambda: with_threshold(PLAIN_MODULE, 0.0),  # type: ignore[arg-type]
+        lambda: ProvableNull(PLAIN_MODULE, 0.1),  # type: ignore[arg-type]
+        lambda: prove(PLAIN_MODULE, IMAGES, 0.1),  # type: ignore[arg-type]
+        lambda: save_checkpoint(PLAIN_MODULE, "never"),  # type: ignore[arg-type]
+        lambda: train(PLAIN_MODULE, IMAGES),  # type: ignore[arg-type]
+    ],
+    ids=["calibrate", "with_threshold", "ProvableNull", "prove", "save_checkpoint", "train"],
+)
+def test_plain_modules_where_a_classifier_is_needed(use: Callable[[], object]) -> None:
+    with pytest.raises(UserError, match=r"wrap your network, Classifier\(network, num_classes"):
+        use()

@@ -41,6 +41,12 @@ def last_linear(module: nn.Module) -> nn.Linear:
 
 
 @pytest.mark.parametrize("name", MAKERS)
+def test_a_second_null_class_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="has a null class already"):
+        with_null_class(with_null_class(MAKERS[name]()))
+
+
+@pytest.mark.parametrize("name", MAKERS)
 def test_widening(name: str) -> None:
     module = MAKERS[name]().eval()
     before = copy.deepcopy(module.state_dict())

@@ -190,7 +190,7 @@ REFUSED: list[tuple[str, list[dict[str, Any]], str]] = [
     ("ccat", [{"steps": 3}], "no such settings"),
     ("background", [{"dataset": n} for n in ("letters", "idx", "ramps")], "choose one of mnist"),
     ("tile-shuffle", [{"sides": sides} for sides in ([], [0], [2, -1])], "at least 1 pixel"),
-    ("null-probabilities", [{}], "no such settings.*curve"),
+    ("null-probabilities", [{}], r"without a default \(curve\): give a NullProbabilities"),
     ("null-probabilities", [LINF], "perturbation must be one of fgsm"),
     ("null-probabilities", [{**LINF, "perturbation": "blur"}], "must be one of .*'blur'"),
     ("null-probabilities", [{**LINF, "perturbation": "sparse"}], "does not support linf"),

@@ -16,6 +16,7 @@ from worlds import Affine, Digits, two_input_world
 
 from nullclass.attacks import PGD, MultiTargetedPGD
 from nullclass.core.errors import UserError
+from nullclass.core.outcomes import predictions
 from nullclass.data import LabelledImages
 from nullclass.evaluation.run import evaluate
 from nullclass.models import Classifier
@@ -106,7 +107,8 @@ def test_null_exactly_above_the_threshold(has_null: bool, data: st.DataObject) -
     model = with_threshold(bare(has_null=has_null), tau)
     is_null = scores > torch.tensor(tau)
     real = logits[:, :K].argmax(dim=1)
-    assert torch.equal(model.predict(as_images(logits)), torch.where(is_null, -1, real))
+    predicted = predictions(model(as_images(logits)), K)
+    assert torch.equal(predicted, torch.where(is_null, -1, real))
     new_scores = null_scores(model(as_images(logits)), K)
     torch.testing.assert_close(new_scores, scores - tau)
     assert ((new_scores > 0) == is_null).all()

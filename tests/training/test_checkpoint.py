@@ -286,3 +286,17 @@ def test_no_pickle_anywhere() -> None:
         if forbidden.search(line)
     ]
     assert found == []
+
+
+def test_slips_of_the_caller(tmp_path: Path) -> None:
+    model, folder = built(), tmp_path / "model"
+    with pytest.raises(UserError, match="metadata must hold JSON values"):
+        save_checkpoint(model, folder, metadata={"a": torch.zeros(1)})
+    assert not folder.exists()
+    save_checkpoint(model, folder)
+    with pytest.raises(UserError, match="this machine has no device 'cuda:99'"):
+        load_checkpoint(folder, device="cuda:99")
+    weights = tmp_path / "a.pt"
+    weights.touch()
+    with pytest.raises(UserError, match=r"a\.pt is a file: give the folder of a checkpoint"):
+        load_checkpoint(weights)

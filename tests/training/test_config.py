@@ -66,7 +66,7 @@ def test_the_learning_rate_follows_the_schedule(
     [
         ({"batch_size": 0}, "batch_size must be a whole number"),
         ({"epochs": 0}, "epochs must be a whole number"),
-        *(({"learning_rate": rate}, "learning_rate must be in") for rate in (0.0, 1e3, math.nan)),
+        *(({"learning_rate": rate}, "learning_rate must be") for rate in (0.0, 1e3, math.nan, "x")),
         *(
             ({"nulls_per_image": share}, "nulls_per_image must be")
             for share in (0.0, 1.5, math.nan)
@@ -87,17 +87,14 @@ def test_recipes_out_of_range(settings: dict[str, Any], says: str) -> None:
     ("settings", "says"),
     [
         ({"recipe": "fast"}, "recipe must be a Recipe, not str"),
-        ({"weight_decay": -1.0}, "weight_decay must be finite and at least 0"),
-        *(({"null_weight": w}, "null_weight must be finite") for w in (math.nan, math.inf)),
-        *(
-            ({"replace_rate": r}, r"replace_rate must be in \[0, 1\)")
-            for r in (-0.1, 1.0, math.nan)
-        ),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0"),
+        *(({"null_weight": w}, "null_weight must be a finite") for w in (math.nan, math.inf, "a")),
+        *(({"replace_rate": r}, "replace_rate must be") for r in (-0.1, 1.0, math.nan, "x")),
         *(({"seed": seed}, "seed must be a whole number") for seed in (-1, 2**63, True, 0.5)),
         ({"robust": "interval"}, "robust must be a robust loss"),
         (
             {"optimizer": SGD([nn.Parameter(torch.zeros(1))], lr=0.1)},
-            "optimizer must be a function",
+            r"optimizer must be a function such as lambda parameters: torch\.optim\.SGD",
         ),
         ({"optimizer": SGD, "weight_decay": 0.1}, "weight_decay is for the default optimizer"),
         ({"scheduler": 3}, "scheduler must be a function"),

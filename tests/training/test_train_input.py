@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -272,6 +273,19 @@ SLIPS: dict[str, tuple[dict[str, Any], str]] = {
         {"config": TrainConfig(RECIPE, optimizer=lambda params: 3)},  # type: ignore[arg-type,return-value]
         "optimizer must return an Optimizer, not int",
     ),
+    "an optimizer of another model": (
+        {"config": TrainConfig(RECIPE, optimizer=lambda params: SGD(nn.Linear(2, 2).parameters()))},
+        "has no parameter of the model",
+    ),
+    "NumPy data": (
+        {"data": (np.zeros((4, 1, 8, 8), np.float32), np.zeros(4, np.int64))},
+        "images that are a ndarray",
+    ),
+    "batches that are dictionaries": (
+        {"data": [{"image": torch.zeros(4, 1, 8, 8), "label": torch.zeros(4)}]},
+        "a dictionary with the keys image, label",
+    ),
+    "nulls without their settings": ({"nulls": "null-probabilities"}, r"needs settings .*curve"),
     "a scheduler that is none": (
         {"config": TrainConfig(CONSTANT, scheduler=lambda optimizer: 3)},  # type: ignore[arg-type,return-value]
         "scheduler must return an LRScheduler, not int",

@@ -22,6 +22,7 @@ from nullclass.attacks.steps import Loss, input_gradient
 from nullclass.core.losses import cross_entropy
 from nullclass.core.modules import frozen
 from nullclass.core.norms import step_along
+from nullclass.core.outcomes import check_finite
 from nullclass.models.classifier import Classifier
 
 
@@ -48,7 +49,8 @@ class FGSM(BaseAttack):
         direction = torch.zeros_like(state.images)
         for indices in state.batches():
             images = state.images[indices]
-            gradient, _ = input_gradient(state.model, images, self._loss(state, indices))
+            gradient, losses = input_gradient(state.model, images, self._loss(state, indices))
+            check_finite(losses)
             direction[indices] = state.norm.steepest(gradient, images)
         return direction
 

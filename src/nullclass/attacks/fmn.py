@@ -34,6 +34,7 @@ from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.attacks.steps import backward, forward
 from nullclass.core.modules import frozen
 from nullclass.core.norms import expand_eps, find_ball
+from nullclass.core.outcomes import check_finite
 from nullclass.models.classifier import as_classifier
 
 ALPHA = 0.3
@@ -146,6 +147,7 @@ class _Nearest:
 
     def update(self, indices: Tensor, adv_images: Tensor, logits: Tensor, margin: Tensor) -> Tensor:
         """Keep nearer successes, and return which images ``(N,)`` succeed."""
+        check_finite(logits)
         state = self.state
         labels, num_classes = state.labels[indices], state.model.num_classes
         succeeded = is_success(logits, labels, num_classes, state.objective)

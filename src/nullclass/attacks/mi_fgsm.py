@@ -19,6 +19,7 @@ from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import LossName, ObjectiveName
 from nullclass.attacks.state import AttackState
 from nullclass.attacks.steps import add_momentum, ascend, input_gradient
+from nullclass.core.outcomes import check_finite
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class MIFGSM(BaseAttack):
             adv_images, past = images, torch.zeros_like(images)
             loss = state.loss_at(self.loss, indices)
             for _ in range(self.num_steps):
-                gradient, _ = input_gradient(state.model, adv_images, loss)
+                gradient, losses = input_gradient(state.model, adv_images, loss)
+                check_finite(losses)
                 past = add_momentum(past, gradient, self.momentum)
                 adv_images = ascend(
                     adv_images,

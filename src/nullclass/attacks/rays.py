@@ -37,9 +37,9 @@ from torch import Tensor
 from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.dataset import nearest_of_each, subsample
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.attacks.state import AttackState
+from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.norms import Eps, find_ball
-from nullclass.core.outcomes import outcomes
+from nullclass.core.outcomes import outcomes, predictions
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import Access
@@ -84,7 +84,7 @@ class RayS(BaseAttack):
                 break
             for indices in active.split(state.batch_size):
                 points, radii = rays.propose(indices)
-                scored = outcomes(model.predict(points), labels[indices])
+                scored = outcomes(_predict(model, points, state.batch_size), labels[indices])
                 rays.update(indices, radii, objective.is_reached(scored))
         state.adv_images = rays.adv_images()
 
@@ -198,4 +198,4 @@ class _Rays:
 
 
 def _predict(model: Classifier, images: Tensor, batch_size: int) -> Tensor:
-    return torch.cat([model.predict(batch) for batch in images.split(batch_size)])
+    return predictions(logits_of(model, images, batch_size), model.num_classes)

@@ -14,8 +14,8 @@ from nullclass.core.checks import check_count
 from nullclass.core.devices import default_batch_size, supports_bfloat16
 from nullclass.core.errors import UserError
 from nullclass.core.norms import Eps, check_eps, find_ball
-from nullclass.core.outcomes import NULL_LABEL, predictions
-from nullclass.data.arrays import check_pixels
+from nullclass.core.outcomes import NULL_LABEL, check_finite, predictions
+from nullclass.data.arrays import checked_images, checked_labels
 from nullclass.models.classifier import Classifier
 
 Precision = Literal["float32", "bfloat16"]
@@ -28,7 +28,9 @@ IndexedLoss = Callable[[Tensor, Tensor], Tensor]
 def logits_of(model: Classifier, images: Tensor, batch_size: int | None = None) -> Tensor:
     """Return the logits of any number of images, computed in batches."""
     batch_size = batch_size or default_batch_size(images)
-    return torch.cat([model(batch) for batch in images.split(batch_size)])
+    logits = torch.cat([model(batch) for batch in images.split(batch_size)])
+    check_finite(logits)
+    return logits
 
 
 class AttackState:
@@ -53,12 +55,13 @@ class AttackState:
         precision: Precision = "float32",
         batch_size: int | None = None,
     ) -> None:
-        check_images(images, labels, model.num_classes)
+        images, labels = checked_images(images), checked_labels(labels)
+        _check_labels(images, labels, model.num_classes)
         if objective == "force-null" and not model.has_null:
             raise UserError("objective force-null needs a model with a null class")
         eps = check_eps(eps, norm, images.shape)
         self.model = model
-        self.images = images.detach()
+        self.images = images
         self.labels = labels
         self.eps = eps.to(images) if isinstance(eps, Tensor) else eps
         self.norm_name, self.norm = norm, find_ball(norm)
@@ -184,6 +187,7 @@ class AttackState:
         losses: Tensor,
         confirm: bool = False,
     ) -> Tensor:
+        check_finite(logits)
         adv_images, losses = adv_images.detach(), losses.detach().to(self.best)
         succeeded = self._is_success(indices, logits)
         if confirm and bool(succeeded.any()):
@@ -203,18 +207,12 @@ class AttackState:
         return is_success(logits, self.labels[indices], num_classes, self.objective)
 
 
-def check_images(images: Tensor, labels: Tensor, num_classes: int) -> None:
-    """Raise UserError unless images are in [0,1] and there is one real label per image."""
-    if images.ndim != 4 or not images.is_floating_point():
-        raise UserError(
-            f"images must be floating-point tensors (N, C, H, W), not {tuple(images.shape)} of "
-            f"{images.dtype}"
-        )
+def _check_labels(images: Tensor, labels: Tensor, num_classes: int) -> None:
+    """Raise UserError unless there is one real label per image."""
     if labels.shape != images.shape[:1]:
         raise UserError(f"there are {len(images)} images, but labels of {tuple(labels.shape)}")
     if not len(images):
         return
-    check_pixels(images.detach())
     low, high = (int(value) for value in labels.aminmax())
     if low < 0 or high >= num_classes:
         raise UserError(

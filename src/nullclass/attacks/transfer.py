@@ -8,6 +8,7 @@ but the attack itself.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -33,8 +34,12 @@ class Transfer(BaseAttack):
 
     def __post_init__(self) -> None:
         """Check the sources and the attack."""
-        if not self.sources or not all(isinstance(s, Classifier) for s in self.sources):
-            raise UserError("Transfer needs at least one source, all of them nullclass.Classifier")
+        is_sequence = isinstance(self.sources, Sequence) and len(self.sources) > 0
+        if not is_sequence or not all(isinstance(s, Classifier) for s in self.sources):
+            raise UserError(
+                "Transfer needs a tuple with at least one nullclass.Classifier to attack, and then "
+                "the attack: Transfer((source,), PGD())"
+            )
         check_attack(self.attack)
 
     @property

@@ -49,6 +49,18 @@ def check_positive(name: str, value: object) -> float:
     raise UserError(f"{name} must be a number above 0, not {value!r}")
 
 
+def check_number(name: str, value: object) -> float:
+    """Return a finite number.
+
+    Raises:
+        UserError: If the value is not a number, NaN or infinite.
+    """
+    number = _number(value)
+    if number is not None and math.isfinite(number):
+        return number
+    raise UserError(f"{name} must be a finite number, not {value!r}")
+
+
 def check_choice(name: str, value: object, known: Iterable[str]) -> str:
     """Return one of the known names.
 

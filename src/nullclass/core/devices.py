@@ -55,7 +55,7 @@ def find_device(name: str = "auto") -> torch.device:
     else:
         is_there = device.type == "cpu"
     if not is_there:
-        raise UserError(f"this machine has no device {name!r}: use --device cpu")
+        raise UserError(f"this machine has no device {name!r}: use the device cpu")
     return device
 
 

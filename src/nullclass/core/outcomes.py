@@ -10,6 +10,8 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
+from nullclass.core.errors import UserError
+
 if TYPE_CHECKING:  # reports read rows and never load torch
     from torch import Tensor
 
@@ -45,6 +47,14 @@ def check_logits(logits: Tensor, num_classes: int) -> None:
         raise ValueError(
             f"logits have shape {tuple(logits.shape)}; {num_classes} classes need "
             f"(N, {num_classes}) or, with null, (N, {num_classes + 1})"
+        )
+
+
+def check_finite(logits: Tensor) -> None:
+    """Raise UserError if a logit is NaN or infinite."""
+    if not bool(logits.isfinite().all()):
+        raise UserError(
+            "the model's logits are not finite (NaN or infinite): check its weights and inputs"
         )
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL
 
@@ -42,6 +43,7 @@ class LabelledImages:
 
     def __post_init__(self) -> None:
         _check_images(self.images)
+        check_count("num_classes", self.num_classes, 0)
         if self.num_classes == 0 and self.labels.dtype == torch.int64 and len(self.labels):
             object.__setattr__(self, "num_classes", int(self.labels.max()) + 1)
         _check_labels(self.labels, len(self.images), self.num_classes)
@@ -114,7 +116,7 @@ def tensors_or_loader(data: Any, num_classes: int = 0) -> LabelledImages:
         if num_classes in (0, data.num_classes):
             return data
         return LabelledImages(data.images, data.labels, num_classes)
-    if _is_pair(data):
+    if is_meant_as_pair(data):
         data = [data]
     elif not isinstance(data, Iterable) or isinstance(data, str | bytes | dict | Tensor):
         raise UserError(_not_data(data))
@@ -125,7 +127,7 @@ def tensors_or_loader(data: Any, num_classes: int = 0) -> LabelledImages:
         if len(batch[0]) != len(batch[1]):  # checked per batch: two errors could cancel out
             raise UserError(_lengths_differ(len(batch[0]), len(batch[1])))
         images.append(_stored_images(batch[0].detach()))
-        labels.append(_stored_labels(batch[1]))
+        labels.append(checked_labels(batch[1]))
     if not images:
         raise UserError("the loader gave no batches: give it at least one image")
     if len({(part.shape[1:], part.dtype) for part in images}) > 1:
@@ -133,6 +135,57 @@ def tensors_or_loader(data: Any, num_classes: int = 0) -> LabelledImages:
             "the batches differ in the shape or type of their images: make all images alike"
         )
     return LabelledImages(torch.cat(images), torch.cat(labels), num_classes)
+
+
+def checked_images(images: Tensor) -> Tensor:
+    """Return a batch of images, ready for a model.
+
+    Args:
+        images: ``(N, C, H, W)`` floats in [0,1]; N may be 0.
+
+    Returns:
+        Float32, or float64 as they are; detached, and without rounding outside [0,1].
+
+    Raises:
+        UserError: If they are anything else.
+    """
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        found = type(images).__name__
+        if isinstance(images, Tensor):
+            found = f"{tuple(images.shape)} of {images.dtype}"
+        raise UserError(
+            f"images must be a floating-point tensor (N, C, H, W) in [0,1], not {found}: convert "
+            "arrays by torch.from_numpy, and divide bytes by 255"
+        )
+    images = images.detach()
+    images = images.to(torch.promote_types(images.dtype, torch.float32))
+    if images.numel():
+        images = clamp_rounding(images)
+        check_pixels(images)
+    return images
+
+
+def checked_labels(labels: Tensor) -> Tensor:
+    """Return labels as int64.
+
+    Raises:
+        UserError: If they are not a tensor of integers.
+    """
+    if not isinstance(labels, Tensor):
+        raise UserError(
+            f"labels must be a tensor of integers, not {type(labels).__name__}: convert them by "
+            "torch.as_tensor"
+        )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise UserError(f"labels are {labels.dtype}: pass integers, one for each image")
+    return labels.to(torch.int64)
+
+
+def clamp_rounding(images: Tensor) -> Tensor:
+    """Return float images in [0,1] if they exceed it by no more than :data:`ROUNDING`."""
+    low, high = _range(images)
+    is_rounding = low >= -ROUNDING and high <= 1 + ROUNDING and (low < 0 or high > 1)
+    return images.clamp(0, 1) if is_rounding else images
 
 
 def check_pixels(images: Tensor) -> None:
@@ -156,11 +209,34 @@ def _is_pair(data: Any) -> bool:
     )
 
 
-def _not_data(data: Any) -> str:
+def is_meant_as_pair(data: Any) -> bool:
+    """Whether it is a pair, of tensors or not, and no list of two batches."""
     return (
-        f"expected a pair (images, labels) of tensors or a loader of such pairs, got "
-        f"{type(data).__name__}: pass one of these (wrap a torch Dataset in a DataLoader)"
+        isinstance(data, tuple | list)
+        and len(data) == 2
+        and not isinstance(data[0], tuple | list | dict)
     )
+
+
+def _not_data(data: Any) -> str:
+    expected = "expected a pair (images, labels) of tensors or a loader of such pairs, got "
+    if isinstance(data, Mapping):
+        return (
+            f"{expected}a dictionary with the keys {', '.join(map(str, data))}: make pairs of its "
+            "tensors of images and labels, for example in the collate_fn of the DataLoader"
+        )
+    if is_meant_as_pair(data):
+        name, part = next(
+            (name, part)
+            for name, part in zip(("images", "labels"), data, strict=True)
+            if not isinstance(part, Tensor) or part.ndim == 0
+        )
+        found = f"tensor without dimensions ({part})" if isinstance(part, Tensor) else ""
+        return (
+            f"{expected}{name} that are a {found or type(part).__name__}: convert them by "
+            f"torch.as_tensor({name})"
+        )
+    return f"{expected}{type(data).__name__}: wrap a torch Dataset in a DataLoader"
 
 
 def _lengths_differ(num_images: int, num_labels: int) -> str:
@@ -174,10 +250,7 @@ def _stored_images(images: Tensor) -> Tensor:
     if images.dtype == torch.uint8 or images.numel() == 0:
         return images
     if images.is_floating_point():
-        images = images.float()
-        low, high = _range(images)
-        is_rounding = low >= -ROUNDING and high <= 1 + ROUNDING and (low < 0 or high > 1)
-        return images.clamp(0, 1) if is_rounding else images
+        return clamp_rounding(images.float())
     if images.dtype == torch.bool or images.is_complex():
         raise UserError(f"images are {images.dtype}: pass integers in 0 … 255 or floats in [0, 1]")
     low, high = _range(images)
@@ -186,12 +259,6 @@ def _stored_images(images: Tensor) -> Tensor:
             f"images of integers run from {low:g} to {high:g}: pass 0 … 255, or floats in [0, 1]"
         )
     return images.to(torch.uint8)
-
-
-def _stored_labels(labels: Tensor) -> Tensor:
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise UserError(f"labels are {labels.dtype}: pass integers, one for each image")
-    return labels.to(torch.int64)
 
 
 def _check_images(images: Tensor) -> None:
@@ -218,13 +285,16 @@ def _check_labels(labels: Tensor, num_images: int, num_classes: int) -> None:
     if len(labels) != num_images:
         raise UserError(_lengths_differ(num_images, len(labels)))
     low, high = _range(labels)
-    if low < NULL_LABEL or high >= num_classes >= 1:
+    if num_classes < 1:
+        raise UserError(
+            f"all labels are {NULL_LABEL}, which is null: label the images with real classes, or "
+            "give num_classes for null images alone"
+        )
+    if low < NULL_LABEL or high >= num_classes:
         raise UserError(
             f"labels run from {low:g} to {high:g}: use 0 … {num_classes - 1} for the "
             f"{num_classes} classes, and {NULL_LABEL} for null only"
         )
-    if num_classes < 1:
-        raise UserError(f"num_classes is {num_classes}: give the number of real classes")
 
 
 def _range(values: Tensor) -> tuple[float, float]:

@@ -16,6 +16,7 @@ from nullclass.attacks.base import with_reference_images
 from nullclass.attacks.fmn import FMN
 from nullclass.core.checks import check_choice, check_count, check_seed
 from nullclass.core.devices import exact_float32
+from nullclass.core.errors import UserError
 from nullclass.core.progress import Stages
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.diagnostics.evidence import Evidence
@@ -123,6 +124,10 @@ def evaluate(
     """
     check_choice("checks", checks, get_args(ProbeLevel))
     check_seed(seed)
+    check_count("num_examples", num_examples, 0)
+    check_count("num_smallest", num_smallest, 0)
+    if not (isinstance(progress, bool) or callable(progress)):
+        raise UserError(f"progress must be True, False or a function, not {progress!r}")
     images = tensors_or_loader(data)
     plan = plan_attacks(attacks, eps, norm, num_images, images)
     for name in () if isinstance(ood, Mapping) else ood:
@@ -335,7 +340,7 @@ def _stages(
 ) -> Iterator[Stage]:
     """Progress of the steps: bars or lines, the caller's function, or nothing."""
     if progress is not True:
-        report = ignore if progress is False else progress
+        report = progress or ignore
         yield lambda name: nullcontext(report)
         return
     # By step, the number of images and a rough number of passes per image.

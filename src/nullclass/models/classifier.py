@@ -16,6 +16,7 @@ from nullclass.core import outcomes
 from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
+from nullclass.data.arrays import checked_images
 
 PerChannel = float | Sequence[float] | npt.NDArray[Any] | Tensor
 """One number per channel, or one for all."""
@@ -30,8 +31,8 @@ class Classifier(nn.Module):
 
     Args:
         body: Maps standardised images ``(N, C, H, W)`` to logits ``(N, K)`` or ``(N, K + 1)``: a
-            tensor, the first entry of a tuple, the entry or attribute ``logits``. Logits of
-            half-precision bodies are returned in float32.
+            tensor, the first entry of a tuple, the entry or attribute ``logits``. Images are
+            converted to the type of its parameters, and logits in half precision to float32.
         num_classes: K, the number of real classes, at least 2.
         has_null: Whether the body's last logit is null.
         num_nulls: Number of null logits of the body, if it has any.
@@ -96,14 +97,17 @@ class Classifier(nn.Module):
         """
         for name, values in (("means", self.mean), ("stds", self.std)):
             if values.shape[0] not in (1, images.shape[1]):
+                channels = "channel" if images.shape[1] == 1 else "channels"
                 raise UserError(
-                    f"the model has {values.shape[0]} {name} for images of {images.shape[1]} "
-                    "channels: give one per channel, or one for all"
+                    f"the model has {values.shape[0]} {name}, and the images have "
+                    f"{images.shape[1]} {channels}: give one per channel, or one for all"
                 )
-        inputs = (images - self.mean) / self.std
-        weight = next(self.body.parameters(), None)
-        is_half = weight is not None and weight.dtype in (torch.float16, torch.bfloat16)
-        logits = unwrap_logits(self.body(inputs.to(weight.dtype) if is_half else inputs))  # type: ignore[union-attr]
+        dtype = dtype_of(self.body)
+        if dtype is None:
+            logits = unwrap_logits(self.body((images - self.mean) / self.std))
+        else:
+            images = images.to(torch.promote_types(dtype, torch.float32))
+            logits = unwrap_logits(self.body(((images - self.mean) / self.std).to(dtype)))
         expected = self.num_classes + self.num_nulls
         if logits.ndim != 2 or logits.shape[1] != expected or logits.shape[0] != images.shape[0]:
             raise UserError(
@@ -112,15 +116,18 @@ class Classifier(nn.Module):
                 f"null need {(images.shape[0], expected)}: add a null logit by "
                 "nullclass.with_null_class, or correct num_classes or has_null"
             )
-        return logits.float() if is_half else logits
+        return logits.float() if dtype in (torch.float16, torch.bfloat16) else logits
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
         """Return labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; -1 is null.
 
         Training or evaluation mode stays as it is.
+
+        Raises:
+            UserError: If the images are not floats in [0,1].
         """
-        return outcomes.predictions(self(images), self.num_classes)
+        return outcomes.predictions(self(checked_images(images)), self.num_classes)
 
 
 def _per_channel(name: str, values: PerChannel) -> Tensor:
@@ -159,6 +166,26 @@ def unwrap_logits(output: Any) -> Tensor:
     return logits
 
 
+def dtype_of(module: nn.Module) -> torch.dtype | None:
+    """Return the floating-point type of a module's first parameter, or None."""
+    weight = next(module.parameters(), None)
+    return weight.dtype if weight is not None and weight.is_floating_point() else None
+
+
+def check_classifier(model: object) -> Classifier:
+    """Return a :class:`Classifier` as it is.
+
+    Raises:
+        UserError: If the model is no Classifier.
+    """
+    if not isinstance(model, Classifier):
+        raise UserError(
+            f"the model must be a nullclass.Classifier, not a {type(model).__name__}: wrap your "
+            "network, Classifier(network, num_classes=...)"
+        )
+    return model
+
+
 def as_classifier(
     model: object,
     num_classes: int | None = None,
@@ -187,12 +214,12 @@ def as_classifier(
         raise UserError(f"the model must be a torch.nn.Module, not a {kind}: wrap it in a module")
     if num_classes is None or images is None:
         raise UserError("give num_classes, the number of real classes: a plain module has none")
+    num_classes = check_count("num_classes", num_classes, 2)
+    image = checked_images(images)[:1]
     weight = next(model.parameters(), None)
-    device = images.device if weight is None else weight.device
-    image = images[:1].detach().to(device)
+    device = image.device if weight is None else weight.device
     with frozen(model), torch.no_grad():
-        is_half = weight is not None and weight.dtype in (torch.float16, torch.bfloat16)
-        num_logits = unwrap_logits(model(image.to(weight.dtype) if is_half else image)).shape[-1]  # type: ignore[union-attr]
+        num_logits = unwrap_logits(model(image.to(device, dtype_of(model)))).shape[-1]
     if has_null and num_logits == num_classes:
         raise UserError(
             f"the module has {num_logits} logits for num_classes={num_classes}, so none of them is "
@@ -219,7 +246,7 @@ def with_null_class(module: nn.Module) -> nn.Module:
         module: A classifier; its logits come from the :class:`torch.nn.Linear` registered last.
 
     Raises:
-        UserError: If the module has no linear layer, or is a :class:`Classifier` with null.
+        UserError: If the module has no linear layer, or a null class already.
     """
     if isinstance(module, Classifier) and module.has_null:
         raise UserError("the model has a null class already: train it as it is")
@@ -230,6 +257,8 @@ def with_null_class(module: nn.Module) -> nn.Module:
     if not linears:
         raise UserError("the model has no linear layer to widen: add the null logit by hand")
     name, last = linears[-1]
+    if hasattr(last, "is_widened"):
+        raise UserError("the model has a null class already: train it as it is")
     wider: nn.Linear = nn.utils.skip_init(  # every weight is set below, so none is drawn
         nn.Linear,
         last.in_features,
@@ -243,6 +272,7 @@ def with_null_class(module: nn.Module) -> nn.Module:
             parameter.copy_(torch.cat([learned, learned.mean(dim=0, keepdim=True)]))
             parameter.requires_grad_(learned.requires_grad)
     wider.train(last.training)
+    wider.is_widened = True  # type: ignore[assignment]
     if not name:  # the module is the linear layer itself
         return wider
     parent, _, attribute = name.rpartition(".")

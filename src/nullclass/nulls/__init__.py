@@ -67,8 +67,21 @@ def make_nulls(name: str, settings: Mapping[str, Any], model: nn.Module | None) 
     if source is AnyOf:
         parts = settings.get("sources", {}).items()
         arguments["sources"] = {part: make_nulls(part, values, model) for part, values in parts}
-    if "model" in inspect.signature(source).parameters:
+    parameters = inspect.signature(source).parameters
+    if "model" in parameters:
         arguments["model"] = model
+    missing = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and parameter.default is parameter.empty
+        and key not in arguments
+    ]
+    if missing:
+        raise UserError(
+            f"the null source {name!r} needs settings without a default ({', '.join(missing)}): "
+            f"give a {source.__name__} with them"
+        )
     try:
         return source(**arguments)
     except TypeError as error:

@@ -20,7 +20,7 @@ from nullclass.certify import check_radius
 from nullclass.core.errors import UserError
 from nullclass.core.files import read_json, write_json
 from nullclass.core.outcomes import NULL_LABEL, predictions
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, check_classifier
 
 KIND = "nullclass certificates"
 VERSION = 1
@@ -46,7 +46,7 @@ class CertifiedNull(Classifier):
     verifier: str
 
     def __init__(self, model: Classifier, radius: float, norm: str) -> None:
-        if model.has_null:
+        if check_classifier(model).has_null:
             raise UserError(
                 "here null means not proved, so the model must have no null of its own (K logits): "
                 "train one without null, or prove this one as it is with "

@@ -39,6 +39,7 @@ from nullclass.certify import (
     read_network,
 )
 from nullclass.core.devices import BATCH_SIZE, default_batch_size
+from nullclass.core.outcomes import predictions
 from nullclass.models.classifier import Classifier
 from nullclass.rejection.certificates import UNPROVED, Certificates, CertifiedNull
 
@@ -127,7 +128,7 @@ class ProvableNull(CertifiedNull):
             UserError: If an image is outside [0,1], or of the wrong shape.
         """
         check_images(images, self.image_shape)
-        return super().predict(images)
+        return predictions(self(images), self.num_classes)
 
     @torch.no_grad()
     def certificates(self, images: Tensor, *, batch_size: int = BATCH_SIZE) -> Certificates:

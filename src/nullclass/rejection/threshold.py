@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nullclass.core.checks import check_share
+from nullclass.core.checks import check_number, check_share
 from nullclass.core.devices import BATCH_SIZE, exact_float32
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.core.outcomes import check_logits
 from nullclass.data import LabelledImages, tensors_or_loader
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.rejection.certificates import image_hashes
 
 
@@ -54,11 +54,7 @@ class Threshold:
 
     def __post_init__(self) -> None:
         """Check the value."""
-        if not math.isfinite(self.value):
-            raise UserError(
-                f"the threshold must be a finite number, not {self.value}: use 0 for argmax, or "
-                "calibrate one on held-out images"
-            )
+        check_number("threshold", self.value)
 
     @property
     def is_calibrated(self) -> bool:
@@ -133,9 +129,11 @@ def with_threshold(model: Classifier, threshold: Threshold | float) -> Threshold
     Raises:
         UserError: If the threshold is not finite, or the model has one already.
     """
+    if isinstance(threshold, Tensor) and threshold.numel() == 1:
+        threshold = threshold.item()
     if not isinstance(threshold, Threshold):
-        threshold = Threshold(float(threshold))
-    return ThresholdedClassifier(model, threshold)
+        threshold = Threshold(check_number("threshold", threshold))
+    return ThresholdedClassifier(check_classifier(model), threshold)
 
 
 def null_scores(logits: Tensor, num_classes: int) -> Tensor:
@@ -187,6 +185,7 @@ def calibrate(
         UserError: If the rate is out of range, there are too few images for it, some are labelled
             null, or the scores are not finite.
     """
+    check_classifier(model)
     if not 0 < check_share("clean_null_rate", clean_null_rate) < 1:
         raise UserError(f"clean_null_rate must be between 0 and 1, not {clean_null_rate}")
     data = tensors_or_loader(held_out)

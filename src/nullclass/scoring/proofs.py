@@ -43,7 +43,7 @@ from nullclass.core.modules import frozen
 from nullclass.core.norms import check_eps
 from nullclass.core.outcomes import predictions
 from nullclass.data import LabelledImages, tensors_or_loader
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.rejection import ProvableNull, SmoothedNull, ThresholdedClassifier
 from nullclass.results.schema import CERTIFIED_COLUMNS
 from nullclass.scoring.score import OnImages, batches_of, check_labels, ignore, table_of
@@ -104,6 +104,7 @@ def prove(
     if not values:
         raise UserError("give at least one eps to prove something at")
     check_radius(0, norm)
+    check_classifier(model)
     images = tensors_or_loader(data)
     if num_images is not None:
         images = images.first(min(num_images, len(images)))

@@ -20,7 +20,12 @@ from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
 from nullclass.core.modules import frozen
 from nullclass.core.norms import Eps, check_eps, is_allowed, step_along
-from nullclass.core.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
+from nullclass.core.outcomes import (
+    NULL_LABEL,
+    OUTCOME_NAMES,
+    outcomes,
+    predictions,
+)
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import null_scores
@@ -112,10 +117,6 @@ def score_batch(
     num_classes = model.num_classes
     with frozen(model), torch.no_grad():
         logits = logits_of(model, images, batch_size)
-        if not bool(logits.isfinite().all()):
-            raise UserError(
-                "the model's logits are not finite (NaN or infinite): check its weights and inputs"
-            )
         columns = {
             "prediction": predictions(logits, num_classes),
             "real_prediction": logits[:, :num_classes].argmax(dim=1),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages, tensors_or_loader
+from nullclass.data.arrays import is_meant_as_pair
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ def as_batches(
     Raises:
         UserError: If the data are not images with labels, or cannot be read in every epoch.
     """
-    is_pair = isinstance(data, list | tuple) and isinstance(next(iter(data), None), Tensor)
-    if is_pair or isinstance(data, LabelledImages | Tensor | str | bytes | dict):
+    if is_meant_as_pair(data) or isinstance(data, LabelledImages | Tensor | str | bytes | dict):
         images = tensors_or_loader(data)
         check_labels(images.labels)
         return TensorBatches(images, batch_size)

@@ -8,6 +8,7 @@ the model refuses: by a threshold, or by what is proved. Weights may be rounded 
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from nullclass.certify import proof_dtype
+from nullclass.core.devices import find_device
 from nullclass.core.errors import UserError
 from nullclass.core.files import read_json, sha256, write_json
 from nullclass.core.provenance import provenance
 from nullclass.core.rng import fork_rng
 from nullclass.core.tensor_files import save_tensors
 from nullclass.models import ARCHITECTURES, build_model
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.models.quantize import Stored, packed, unpacked
 from nullclass.rejection import (
     ProvableNull,
@@ -72,7 +74,13 @@ def save_checkpoint(
             was set on a model of :mod:`nullclass.rejection`.
     """
     folder = Path(folder)
-    network, refusal, extra = _unwrapped(model)
+    network, refusal, extra = _unwrapped(check_classifier(model))
+    try:
+        json.dumps(metadata)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"metadata must hold JSON values (numbers, strings, lists and dictionaries): {error}"
+        ) from None
     if isinstance(network.body, Classifier):
         raise UserError(
             "a checkpoint records one way to refuse, and this model has several: save its inner "
@@ -128,6 +136,9 @@ def load_checkpoint(
         folder = folder.parent
     if not folder.exists():
         raise UserError(f"there is no checkpoint {folder}: give a folder with {CARD} and {WEIGHTS}")
+    if not folder.is_dir():
+        raise UserError(f"{folder} is a file: give the folder of a checkpoint, with its {CARD}")
+    device = find_device(str(device))
     card = read_json(folder / CARD, "model card")
     weights = folder / WEIGHTS
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +10,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from nullclass.core.checks import check_choice, check_seed
+from nullclass.core.checks import check_choice, check_number, check_seed, check_share
 from nullclass.core.errors import UserError
 from nullclass.training.recipes import Recipe
 from nullclass.training.robust.base import RobustLoss
@@ -56,16 +55,19 @@ class TrainConfig:
             raise UserError(f"recipe must be a Recipe, not {type(self.recipe).__name__}")
         check_seed(self.seed)
         for name in ("weight_decay", "null_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name} must be finite and at least 0, not {getattr(self, name)}")
-        if self.replace_rate is not None and not 0 <= self.replace_rate < 1:
+            if check_number(name, getattr(self, name)) < 0:
+                raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.replace_rate is not None and check_share("replace_rate", self.replace_rate) == 1:
             raise UserError(f"replace_rate must be in [0, 1), not {self.replace_rate}")
         if self.robust is not None and not hasattr(self.robust, "bind"):
             raise UserError("robust must be a robust loss such as IntervalLoss(eps=0.1)")
         check_choice("scheduler_interval", self.scheduler_interval, ("epoch", "step"))
-        for name in ("optimizer", "scheduler"):
-            if not callable(getattr(self, name) or int):
-                raise UserError(f"{name} must be a function that makes it, not the {name} itself")
+        for name, value, example in (
+            ("optimizer", self.optimizer, "lambda parameters: torch.optim.SGD(parameters, lr=0.1)"),
+            ("scheduler", self.scheduler, "lambda optimizer: StepLR(optimizer, 30)"),
+        ):
+            if value is not None and not callable(value):
+                raise UserError(f"{name} must be a function such as {example}, not {value!r}")
         if self.optimizer is not None and self.weight_decay:
             raise UserError("weight_decay is for the default optimizer: pass it to your own")
         if self.scheduler is not None and self.recipe.schedule != "constant":
@@ -81,6 +83,13 @@ class TrainConfig:
         optimizer = self.optimizer(model.parameters())
         if not isinstance(optimizer, Optimizer):
             raise UserError(f"optimizer must return an Optimizer, not {type(optimizer).__name__}")
+        own = {id(parameter) for parameter in model.parameters()}
+        updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        if not any(id(parameter) in own for parameter in updated):
+            raise UserError(
+                "the optimizer has no parameter of the model, so it would train nothing: make it "
+                "from the parameters that the function receives"
+            )
         return optimizer
 
     def make_scheduler(self, optimizer: Optimizer) -> LRScheduler | None:

@@ -22,7 +22,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.rng import fork_rng
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.data.augment import jittered
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.models.dropout import scaled_dropout
 from nullclass.nulls import NullSource, as_null_source
 from nullclass.results.schema import STATE
@@ -78,8 +78,7 @@ def train(
         UserError: If the loss is not finite, the model learns nothing, the model cannot be trained
             on these labels or null images, or ``state_folder`` holds the state of another training.
     """
-    if not isinstance(model, Classifier):
-        raise UserError("train needs a Classifier: wrap your network, Classifier(net, num_classes)")
+    check_classifier(model)
     if config is None or isinstance(config, Recipe):
         config = TrainConfig(config or Recipe())
     if not isinstance(config, TrainConfig):

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from nullclass.core.checks import check_choice, check_count, check_share
+from nullclass.core.checks import check_choice, check_count, check_number, check_share
 from nullclass.core.errors import UserError
 
 Schedule = Literal["constant", "triangle", "late-cosine"]
@@ -46,7 +46,7 @@ class Recipe:
         """Check all values."""
         check_count("batch_size", self.batch_size)
         check_count("epochs", self.epochs)
-        if not 0 < self.learning_rate < 10:
+        if not 0 < check_number("learning_rate", self.learning_rate) < 10:
             raise UserError(f"learning_rate must be in (0, 10), not {self.learning_rate}")
         check_choice("schedule", self.schedule, get_args(Schedule))
         check_choice("precision", self.precision, get_args(Precision))
@@ -55,7 +55,7 @@ class Recipe:
                 "nulls_per_image must be above 0: to train without, pass no null source"
             )
         check_share("dropout", self.dropout)
-        if not 0 <= self.jitter <= 10:
+        if not 0 <= check_number("jitter", self.jitter) <= 10:
             raise UserError(f"jitter must be in [0, 10], not {self.jitter}")
         if self.stem_epochs is not None:
             check_count("stem_epochs", self.stem_epochs)
