@@ -21,7 +21,7 @@ from nullclass.models import Classifier
 from nullclass.rejection import calibrate, with_threshold
 from nullclass.results.schema import CLEAN, ROW_COLUMNS
 from nullclass.scoring import score
-from nullclass.scoring.score import score_attack
+from nullclass.scoring.attacked import score_attack
 
 EPS = (0.03, 0.08)
 STEP = FGSM("untargeted")

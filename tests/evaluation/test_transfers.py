@@ -22,8 +22,9 @@ from nullclass.evaluation.transfers import transfer_matrix
 from nullclass.models import Classifier
 from nullclass.results.schema import COST_COLUMNS, NO_MEMBER
 from nullclass.scoring import score
+from nullclass.scoring.attacked import score_attack
 from nullclass.scoring.crafted import craft, score_crafted
-from nullclass.scoring.score import score_attack, sort_rows
+from nullclass.scoring.score import sort_rows
 
 
 def linear(weight: Tensor, bias: Tensor | None = None, *, has_null: bool = False) -> Classifier:

@@ -15,9 +15,9 @@ from nullclass.core.errors import UserError
 BATCH_SIZE = 512
 """Images moved to the device at once; a forward pass may take fewer.
 
-It is part of what a seed means: the seed of an attack's batch depends on the batch's first index
-(:func:`nullclass.scoring.score.batch_seed`), and the random draws of a null curve and of smoothing
-follow their batches. Another value gives other results for the same seed.
+It is part of what a seed means: attacks have one seed per batch
+(:func:`nullclass.scoring.score.batch_seed`), and null curves and smoothing draw their noise batch
+by batch. With another value the same seed gives other results.
 """
 
 

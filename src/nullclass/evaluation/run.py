@@ -36,18 +36,11 @@ from nullclass.results.schema import (
     UNKNOWN,
     Access,
 )
+from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.batch_size import find_batch_size
 from nullclass.scoring.ood import check_ood, make_ood, score_ood
 from nullclass.scoring.proofs import prove
-from nullclass.scoring.score import (
-    AttackResult,
-    OnImages,
-    check_labels,
-    ignore,
-    score_attack,
-    score_clean,
-    sort_rows,
-)
+from nullclass.scoring.score import OnImages, check_labels, ignore, score_clean, sort_rows
 from nullclass.scoring.smallest import score_smallest
 
 NUM_OOD = 1000

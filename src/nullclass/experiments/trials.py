@@ -22,10 +22,11 @@ from nullclass.nulls.perturb import make_perturbation
 from nullclass.rejection import ThresholdedClassifier
 from nullclass.results import frames, schema, store
 from nullclass.results.schema import LAST, SELF
+from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.crafted import Crafted, score_crafted
 from nullclass.scoring.fgsm_thresholds import find_thresholds
 from nullclass.scoring.proofs import prove
-from nullclass.scoring.score import AttackResult, OnImages, score_attack, score_clean
+from nullclass.scoring.score import OnImages, score_clean
 from nullclass.scoring.sweeps import score_radii, score_sizes
 
 

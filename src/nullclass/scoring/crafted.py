@@ -22,15 +22,14 @@ from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results import frames, schema
 from nullclass.results.schema import COST_COLUMNS, NO_MEMBER
+from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.score import (
-    AttackResult,
     OnImages,
     batches_of,
     check_labels,
     ignore,
     is_success,
     label_rows,
-    score_attack,
     score_batch,
     sort_rows,
 )

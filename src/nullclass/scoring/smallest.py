@@ -17,16 +17,8 @@ from nullclass.core.norms import find_norm
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import NO_MEMBER, SELF
-from nullclass.scoring.score import (
-    AttackResult,
-    OnImages,
-    batches_of,
-    ignore,
-    label_rows,
-    make_examples,
-    score_batch,
-    sum_costs,
-)
+from nullclass.scoring.attacked import AttackResult, make_examples, sum_costs
+from nullclass.scoring.score import OnImages, batches_of, ignore, label_rows, score_batch
 
 
 def score_smallest(

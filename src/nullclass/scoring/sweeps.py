@@ -17,14 +17,7 @@ from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb import Perturbation, check_support, gradient_of, name_of
 from nullclass.rejection import ProvableNull
 from nullclass.results.schema import RADIUS_COLUMNS, SIZE_COLUMNS
-from nullclass.scoring.score import (
-    OnImages,
-    batch_seed,
-    batches_of,
-    check_labels,
-    ignore,
-    table_of,
-)
+from nullclass.scoring.score import OnImages, batch_seed, batches_of, check_labels, ignore, table_of
 
 
 def score_sizes(
