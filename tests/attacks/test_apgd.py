@@ -85,16 +85,16 @@ def plain_apgd(
 @pytest.mark.parametrize("norm", BALLS)
 def test_the_steps_are_algorithm_1_image_by_image(norm: str) -> None:
     model = bumpy_model()
-    images = torch.rand(6, 1, 2, 3, generator=torch.Generator().manual_seed(1)).double()
-    labels = torch.zeros(6, dtype=torch.int64)
-    eps = EPS[norm] * torch.linspace(0.3, 1, 6).double()
-    num_steps = 60
+    num_images, num_steps = 3 if norm == "l1" else 6, 60
+    images = torch.rand(num_images, 1, 2, 3, generator=seeded(1)).double()
+    labels = torch.zeros(num_images, dtype=torch.int64)
+    eps = EPS[norm] * torch.linspace(0.3, 1, num_images).double()
 
     def margin(logits: Tensor, indices: Tensor) -> Tensor:
         return find_objective("fool").loss(logits, labels[indices], 2, "margin")
 
     num_halvings = set()
-    for index in range(6):  # alone: on such a function the last bit of a sum soon matters
+    for index in range(num_images):  # alone: on such a function the last bit of a sum soon matters
         one, budget = images[index : index + 1], float(eps[index])
         state = AttackState(model, one, labels[:1], eps=budget, norm=norm, objective="fool")
         _run_steps(state, torch.tensor([0]), one, margin, num_steps)
@@ -136,12 +136,12 @@ def test_no_weaker_than_the_authors_attack(digits: Digits, norm: str) -> None:
     theirs = pytest.importorskip("pyautoattack.autopgd_base")
     model, images, labels = digits.plain, digits.images[:25], digits.labels[:25]
     eps = {"linf": 0.06, "l2": 0.35, "l1": 1.2}[norm]
-    setting = {"eps": eps, "norm": norm.capitalize(), "device": "cpu", "verbose": False}
+    setting = {"eps": eps, "norm": norm.capitalize(), "n_iter": 50, "device": "cpu"}
     with torch.random.fork_rng():
         plain = theirs.APGDAttack(model, loss="ce", **setting).perturb(images, labels)
         targeted = theirs.APGDAttack_targeted(model, n_target_classes=9, **setting)
         targeted = targeted.perturb(images, labels)
-    for ours, other in ((APGD(), plain), (MultiTargetedAPGD(), targeted)):
+    for ours, other in ((APGD(num_steps=50), plain), (MultiTargetedAPGD(num_steps=50), targeted)):
         adv_images = ours(model, images, labels, eps=eps, norm=norm)
         assert is_allowed(adv_images, images, eps, norm).all()
         counts = [int(fooled(model, tried, labels).sum()) for tried in (adv_images, other)]
@@ -149,7 +149,7 @@ def test_no_weaker_than_the_authors_attack(digits: Digits, norm: str) -> None:
         assert counts[0] >= counts[1] - 1, counts  # theirs starts at random
 
 
-@pytest.mark.parametrize("loss", ["logsumexp-margin", "margin", "dlr"])
+@pytest.mark.parametrize("loss", ["logsumexp-margin", "dlr"])
 def test_restarts_targets_and_steps_only_add(digits: Digits, loss: LossName) -> None:
     model, images, labels = digits.guarded, digits.images[:100], digits.labels[:100]
 
@@ -164,15 +164,17 @@ def test_restarts_targets_and_steps_only_add(digits: Digits, loss: LossName) -> 
     )
     assert (many | ~few).all()
     assert many.sum() > few.sum()
-    long = found(APGD(loss=loss, num_steps=100))
+    long = found(APGD(loss=loss, num_steps=50))
     assert long.sum() >= once.sum()  # another schedule, so not image by image
 
 
 @pytest.mark.parametrize("norm", EPS)
 def test_null_does_not_stop_it(digits: Digits, norm: str) -> None:
-    model, images, labels = digits.guarded, digits.images[:60], digits.labels[:60]
+    model, images, labels = digits.guarded, digits.images[:100], digits.labels[:100]
     untargeted, fool = (
-        fooled(model, APGD(goal)(model, images, labels, eps=EPS[norm], norm=norm), labels).sum()
+        fooled(
+            model, APGD(goal, num_steps=50)(model, images, labels, eps=EPS[norm], norm=norm), labels
+        ).sum()
         for goal in ("untargeted", "fool")  # type: ignore[arg-type]
     )
     assert fool >= untargeted + 3

@@ -54,7 +54,10 @@ def test_it_is_exact_on_linear_models(norm: str) -> None:
     assert torch.equal(result.winning_member >= 0, is_above)
 
 
-@pytest.mark.parametrize(("objective", "a", "b"), [("fool", 0.1, 0.1), ("force-null", 0.3, 0.05)])
+@pytest.mark.parametrize(
+    ("objective", "a", "b"),
+    [pytest.param("fool", 0.1, 0.1, marks=pytest.mark.slow), ("force-null", 0.3, 0.05)],
+)
 def test_two_inputs_both_sides(objective: ObjectiveName, a: float, b: float) -> None:
     # The other class lies along x2 after b, null along x1 after a / 3: in both worlds after 0.1.
     model, image, label = two_input_world(a, b)
