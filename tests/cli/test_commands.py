@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -191,19 +192,22 @@ def test_substitute_and_transfer(
 def no_report(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Draws no reports, which takes seconds; the run folders of which one was requested."""
     folders: list[Path] = []
-    for command in ("evaluate", "study"):
+    for command in ("evaluate", "study", "report"):
         monkeypatch.setattr(f"nullclass.cli.{command}.print_report", folders.append)
     return folders
 
 
-def test_evaluate(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_evaluate(
+    checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured, no_report: list[Path]
+) -> None:
     out = tmp_path / "run"
     arguments = ["evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out", str(out),
                  "--eps", "0.05", "0.3", "--attack", "fgsm", "pgd", "--images", "30",
                  "--device", "cpu", "--smallest", "6", "--checks", "quick"]  # fmt: skip
     assert main(arguments) == 0
     printed = capsys.readouterr().out
-    assert f"report: {out / 'report.html'}" in printed
+    assert main(["report", str(out)]) == 0
+    assert no_report == [out, out]
     run = read_run(out)
     (trial,) = run.trials
     assert list(trial.rows.columns) == list(ROW_COLUMNS)
@@ -302,16 +306,15 @@ def test_certify(
 
 
 def test_evaluate_with_a_radius_and_draw_the_report(
-    provable: Path, data_dir: Path, tmp_path: Path, capsys: Captured, no_report: list[Path]
+    provable: Path, data_dir: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     arguments = ["evaluate", str(provable), "--data-dir", str(data_dir), "--out",
                  str(tmp_path / "run"), "--eps", "0.0002", "0.3", "--attack", "pgd", "--images",
                  "30", "--device", "cpu", "--smallest", "0", "--radius", "0.0001", "--proofs",
                  "interval", "--checks", "quick"]  # fmt: skip
     assert main(arguments) == 0
-    assert "proof-broken" not in capsys.readouterr().out
-    assert main(["report", *map(str, no_report)]) == 0
     printed = capsys.readouterr().out
+    assert "proof-broken" not in printed
     assert "RAR ≥" in printed
     assert f"report: {tmp_path / 'run' / 'report.html'}" in printed
     run = read_run(tmp_path / "run")
@@ -347,6 +350,11 @@ def test_zoo_models_by_name(
 
 # As many threads as here: then the same sums, and the same bits.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+
+
+def test_a_summary_is_the_docstring_of_its_command() -> None:
+    docstrings = {name: import_module(f"nullclass.cli.{name}").Command.__doc__ for name in COMMANDS}
+    assert docstrings == COMMANDS
 
 
 def test_help_and_version_do_not_load_torch() -> None:

@@ -1,7 +1,7 @@
-"""The commands, an open set: ``nullclass.cli.NAME`` defines a dataclass of options ``NameCommand``.
+"""The commands, an open set: ``nullclass.cli.NAME`` defines a dataclass of options ``Command``.
 
-A new command: one file, one line in :data:`COMMANDS`. Its method ``run`` returns the exit status,
-or None, and imports torch, so that ``--help`` is fast.
+A new command: one file, one line in :data:`COMMANDS`. The docstring of the class is its summary;
+its method ``run`` returns the exit status, or None, and imports torch, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -18,4 +18,5 @@ COMMANDS = {
     "report": "Draw the report of a run folder again, from its rows.",
     "zoo": "List, show, evaluate and check the models of the zoo; write their leaderboard.",
 }
-"""Name to summary, in the order of the help."""
+"""Name to summary (the docstring of ``Command``), in the order of the help. The overview shows them
+without importing the commands."""

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class CertifyCommand:
-    """Options of ``nullclass certify``."""
+class Command:
+    """Prove per image what no attack within eps can do; save or check certificates."""
 
     checkpoint: Checkpoint
     eps: Eps = (0.1, 0.2, 0.3, 0.4)

@@ -12,8 +12,8 @@ from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class CurveCommand:
-    """Options of ``nullclass curve``."""
+class Command:
+    """Estimate a null curve: the share of images fooled by perturbations of each size."""
 
     checkpoint: Checkpoint
     out: Path

@@ -9,8 +9,8 @@ import tyro
 
 
 @dataclass(frozen=True)
-class DataCommand:
-    """Options of ``nullclass data``."""
+class Command:
+    """Fetch a dataset, verify its checksums, and print its source and size."""
 
     name: tyro.conf.Positional[str]
     """mnist, fashion-mnist, or idx for any folder of four IDX files."""

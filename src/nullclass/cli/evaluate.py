@@ -25,8 +25,8 @@ from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class EvaluateCommand:
-    """Options of ``nullclass evaluate``."""
+class Command:
+    """Attack a model; write a run folder with rows, rates, red flags and a report."""
 
     checkpoint: Checkpoint
     attack: tuple[str, ...] | None = None

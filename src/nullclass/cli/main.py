@@ -67,8 +67,8 @@ def _parse(name: str, options: list[str]) -> Any:
     """Return a command with its options; exits for ``--help`` and options that do not exist."""
     import tyro
 
-    command = getattr(import_module(f"nullclass.cli.{name}"), f"{name.capitalize()}Command")
-    return tyro.cli(command, prog=f"nullclass {name}", description=COMMANDS[name], args=options)
+    command = import_module(f"nullclass.cli.{name}").Command
+    return tyro.cli(command, prog=f"nullclass {name}", args=options)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,8 @@ from nullclass.cli.common import print_report
 
 
 @dataclass(frozen=True)
-class ReportCommand:
-    """Options of ``nullclass report``."""
+class Command:
+    """Draw the report of a run folder again, from its rows."""
 
     folder: tyro.conf.Positional[Path]
     """Run folder of a study or an evaluation."""

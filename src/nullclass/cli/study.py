@@ -15,8 +15,8 @@ from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class StudyCommand:
-    """Options of ``nullclass study``."""
+class Command:
+    """Run a study: train its models, attack them, draw its report."""
 
     name: tyro.conf.Positional[str]
     """fgsm-null (the notebook), ramps or null-samples (the report), null-probabilities, or

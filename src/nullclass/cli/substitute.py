@@ -11,8 +11,8 @@ from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)
-class SubstituteCommand:
-    """Options of ``nullclass substitute``."""
+class Command:
+    """Train a substitute on a model's answers, as the source of transfer attacks."""
 
     checkpoint: Checkpoint
     out: Path

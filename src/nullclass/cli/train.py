@@ -22,8 +22,8 @@ WEIGHTS = {NULL_PROBABILITIES: 2.0, "ccat": 0.5}
 
 
 @dataclass(frozen=True)
-class TrainCommand:
-    """Options of ``nullclass train``."""
+class Command:
+    """Train one model and write its checkpoint: weights and card."""
 
     out: Path
     """Folder for the checkpoint. The same command resumes an interrupted training."""

@@ -37,8 +37,8 @@ HEADINGS = (
 
 
 @dataclass(frozen=True)
-class TransferCommand:
-    """Options of ``nullclass transfer``."""
+class Command:
+    """Attack some models and score the adversarial images on others."""
 
     sources: tuple[str, ...]
     """Attacked checkpoints: folders, or names of zoo models."""

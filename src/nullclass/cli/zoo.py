@@ -255,8 +255,8 @@ Action = (
 
 
 @dataclass(frozen=True)
-class ZooCommand:
-    """Options of ``nullclass zoo``."""
+class Command:
+    """List, show, evaluate and check the models of the zoo; write their leaderboard."""
 
     action: tyro.conf.OmitArgPrefixes[Action] = field(default_factory=ListZoo)
     zoo: Path | None = None
