@@ -85,6 +85,7 @@ MAKERS: dict[str, Callable[[], Attack]] = {
     **EXACT,
     "pgd, restarts": partial(PGD, num_steps=5, num_restarts=3),
     "pgd, bfloat16": partial(PGD, num_steps=5, precision="bfloat16"),
+    "apgd, bfloat16": partial(APGD, num_steps=5, precision="bfloat16"),
     "apgd, dlr, restarts": partial(APGD, loss="dlr", num_steps=7, num_restarts=2),
     "multi-targeted-pgd, restarts": partial(
         MultiTargetedPGD, num_steps=5, num_targets=2, num_restarts=2

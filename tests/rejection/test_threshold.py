@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from disturbed import left_as_found
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -182,8 +183,8 @@ def test_fooling_a_model_without_null_needs_confidence() -> None:
 def test_real_models_are_calibrated_and_evaluated(digits: Digits, name: str) -> None:
     model = getattr(digits, name)
     held_out = LabelledImages(digits.images[:400], digits.labels[:400], 10)
-    threshold = calibrate(model.train(), held_out, 0.05)
-    assert model.training, "left as it was"
+    with left_as_found(model.train(), held_out.images, held_out.labels):
+        threshold = calibrate(model, held_out, 0.05)
     model.eval()
     wrapped = with_threshold(model, threshold)
     assert threshold.held_out_null_rate is not None

@@ -35,7 +35,10 @@ RHO = 0.75
 
 @dataclass(frozen=True)
 class APGD(RestartedAttack):
-    """Auto-PGD on the objective's loss."""
+    """Auto-PGD on the objective's loss.
+
+    Settings: see :class:`nullclass.attacks.base.BaseAttack`.
+    """
 
     objective: ObjectiveName = "fool"
     loss: LossName = "logsumexp-margin"
@@ -55,7 +58,10 @@ class APGD(RestartedAttack):
 
 @dataclass(frozen=True)
 class MultiTargetedAPGD(APGD):
-    """Auto-PGD towards every winning answer in turn, largest clean logit first."""
+    """Auto-PGD towards every winning answer in turn, largest clean logit first.
+
+    Settings: see :class:`nullclass.attacks.base.BaseAttack`.
+    """
 
     loss: LossName = "dlr"
     """The paper's loss, which does not depend on the scale of the logits."""

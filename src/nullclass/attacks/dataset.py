@@ -29,7 +29,10 @@ ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
 
 @dataclass(frozen=True)
 class DatasetAttack(BaseAttack):
-    """Other images projected into the ball; the best of them by the margin. Deterministic."""
+    """Other images projected into the ball; the best of them by the margin. Deterministic.
+
+    Settings: see :class:`nullclass.attacks.base.BaseAttack`.
+    """
 
     reference_images: LabelledImages | None = field(default=None, repr=False, compare=False)
     objective: ObjectiveName = "fool"

@@ -148,7 +148,7 @@ class AttackEnsemble(BaseAttack):
             with count_passes(state.model) as passes:
                 if len(active) and status == "ran":
                     try:
-                        adv_images = state.run_attack(member, state.model, active, generator)
+                        adv_images = state.attack_some(member, state.model, active, generator)
                     except NoGradientError:
                         status = "no-gradient"
                     else:
@@ -247,7 +247,9 @@ class OnZeroGradient(BaseAttack):
             state.evaluate_clean(loss)
         chosen = state.active & ~has_gradient
         if bool(chosen.any()):
-            state.adv_images[chosen] = state.run_attack(self.attack, state.model, chosen, generator)
+            state.adv_images[chosen] = state.attack_some(
+                self.attack, state.model, chosen, generator
+            )
 
 
 def null_aware_pgd(

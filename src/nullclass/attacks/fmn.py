@@ -51,7 +51,8 @@ NUM_HALVINGS = 10
 class FMN(BaseAttack):
     """Minimum-norm search, as an attack and as a distance; deterministic.
 
-    As an attack it stops at the first success within eps.
+    As an attack it stops at the first success within eps. Settings: see
+    :class:`nullclass.attacks.base.BaseAttack`.
     """
 
     objective: ObjectiveName = "fool"

@@ -24,7 +24,10 @@ from nullclass.core.outcomes import check_finite
 
 @dataclass(frozen=True)
 class MIFGSM(BaseAttack):
-    """Momentum iterative FGSM; deterministic."""
+    """Momentum iterative FGSM; deterministic.
+
+    Settings: see :class:`nullclass.attacks.base.BaseAttack`.
+    """
 
     objective: ObjectiveName = "fool"
     loss: LossName = "logsumexp-margin"

@@ -33,12 +33,10 @@ class PGDSteps(RestartedAttack):
         """Return the gradients to follow: by default, those of the loss."""
         return gradient
 
-    def climb(
-        self, state: AttackState, indices: Tensor, adv_images: Tensor, loss: IndexedLoss
-    ) -> None:
+    def climb(self, state: AttackState, indices: Tensor, start: Tensor, loss: IndexedLoss) -> None:
         """See :class:`nullclass.attacks.base.RestartedAttack`."""
         relative_step = self.relative_step or 2.5 / self.num_steps
-        past = torch.zeros_like(adv_images)
+        adv_images, past = start, torch.zeros_like(start)
         for _ in range(self.num_steps):
             _, gradient, succeeded = state.forward_backward(indices, adv_images, loss)
             if self.momentum:
@@ -76,7 +74,10 @@ class _PGDSettings(PGDSteps):
 
 @dataclass(frozen=True)
 class PGD(_PGDSettings):
-    """PGD on the objective's loss, or towards chosen targets."""
+    """PGD on the objective's loss, or towards chosen targets.
+
+    Settings: see :class:`nullclass.attacks.base.BaseAttack`.
+    """
 
     targets: int | Tensor | None = field(default=None, repr=False, compare=False)
     """One class for all images, or ``(N,)`` with one per image; -1 for null. Only the target then
@@ -98,7 +99,8 @@ class MultiTargetedPGD(_PGDSettings):
     """PGD towards every winning answer in turn, largest clean logit first.
 
     With the objective ``fool`` the targets are the wrong real classes, never null. Any success of
-    the objective counts, whichever answer it is.
+    the objective counts, whichever answer it is. Settings: see
+    :class:`nullclass.attacks.base.BaseAttack`.
     """
 
     num_targets: int | None = None

@@ -1,4 +1,4 @@
-"""RayS: a search over directions that uses nothing but predicted labels.
+"""RayS: a search over directions that uses predicted labels only.
 
     x(z, r) = project(z onto the L-infinity ball of radius r around x)
     z <- z'  if x(z', r) succeeds; then r shrinks along z',    z' = z with one block flipped
@@ -50,7 +50,7 @@ class RayS(BaseAttack):
     """Direction search on labels alone (hard-label), L-infinity only; deterministic.
 
     Where no radius within eps is found, the result is the image on the best ray at eps, or the
-    clean image without a ray.
+    clean image without a ray. Settings: see :class:`nullclass.attacks.base.BaseAttack`.
     """
 
     reference_images: LabelledImages | None = field(default=None, repr=False, compare=False)

@@ -34,7 +34,10 @@ from nullclass.core.norms import expand_eps, find_ball
 
 @dataclass(frozen=True)
 class SelectivePGD(PGDSteps):
-    """PGD on the loss of the classifier or of the detector, whichever is not yet positive."""
+    """PGD on the loss of the classifier or of the detector, whichever is not yet positive.
+
+    Settings: see :class:`nullclass.attacks.base.BaseAttack`.
+    """
 
     variant: Literal["selective", "orthogonal"] = "selective"
     """``orthogonal`` needs a second forward and backward pass per step."""

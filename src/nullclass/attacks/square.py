@@ -36,7 +36,10 @@ SHRINKS_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 @dataclass(frozen=True)
 class Square(BaseAttack):
-    """Random search on the objective's loss; black-box."""
+    """Random search on the objective's loss; black-box.
+
+    Settings: see :class:`nullclass.attacks.base.BaseAttack`.
+    """
 
     objective: ObjectiveName = "fool"
     loss: LossName = "margin"

@@ -158,7 +158,7 @@ class AttackState:
         for indices in self.batches():
             self.evaluate(indices, self.images[indices], loss)
 
-    def run_attack(
+    def attack_some(
         self,
         attack: Callable[..., Tensor],
         model: Classifier,

@@ -61,5 +61,5 @@ class Transfer(BaseAttack):
             active = state.active.nonzero().squeeze(1)
             if not len(active):
                 break
-            adv_images = state.run_attack(self.attack, source, active, generator)
+            adv_images = state.attack_some(self.attack, source, active, generator)
             state.evaluate_all(active, adv_images, loss)

@@ -23,9 +23,9 @@ class NullImages:
 class NullSource(Protocol):
     """Makes null images from a batch of labelled images.
 
-    The same generator state gives the same images, and the inputs are not changed. Whatever a
-    source needs besides the batch (a model, other images) goes into its constructor. Subclass this
-    to inherit the defaults below; a dataclass then needs only ``__call__``.
+    The same generator state gives the same images, and the inputs are not changed. The constructor
+    takes what a source needs besides the batch (a model, other images). Subclass this to inherit
+    the defaults below; a dataclass then needs only ``__call__``.
     """
 
     needs_image_gradient: bool = False

@@ -21,7 +21,7 @@ SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Everything that decides the trained weights, besides the initial weights and the data."""
+    """All settings that decide the trained weights, besides the initial weights and the data."""
 
     recipe: Recipe = Recipe()  # noqa: RUF009 - frozen
     """Batch size, epochs, learning rate and precision."""

@@ -48,7 +48,7 @@ class EpochRecord:
 
 @dataclass
 class TrainState:
-    """Everything that a later process needs to continue to the same weights."""
+    """All that a later process needs to continue to the same weights."""
 
     model: Classifier
     optimizer: Optimizer

@@ -6,9 +6,9 @@ For each wrong class j, either the label or null must provably beat it:
     L   = s (CE(v, y) + label_weight CE(w, y)) + natural_weight CE(z(x), y)
 
 s is the fraction of ε reached, so that the bounds enter as ε increases. During warm-up, where s is
-0, L is CE(z(x), y), for every natural_weight. w are the worst logits if null is wrong too
-(:mod:`nullclass.training.robust.interval`); without them everything may become null. The paper
-bounds the best convex combination of the two differences. Training uses its end points, and
+0, L is CE(z(x), y) for any natural_weight. w are the worst logits if null is wrong too
+(:mod:`nullclass.training.robust.interval`); without them the model may map all images to null. The
+paper bounds the best convex combination of the two differences. Training uses its end points, and
 certification the combination (:mod:`nullclass.certify.margins`).
 """
 
