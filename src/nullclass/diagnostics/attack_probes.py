@@ -37,7 +37,7 @@ EFFORTS = {"steps": ("num_steps", "num_queries", "num_draws"), "restarts": ("num
 
 
 def expected_seconds(context: ProbeContext) -> float:
-    """Estimated time of these probes, from the costs of the evaluation's own attacks."""
+    """Return the estimated time of these probes, from the costs of the evaluation's own attacks."""
     eps, costs = context.middle_eps(), context.evidence.own_costs
     run = context.strongest(eps)
     num_passes = costs["num_forwards"].sum() + costs["num_backwards"].sum()
@@ -53,7 +53,7 @@ def expected_seconds(context: ProbeContext) -> float:
 
 
 def largest_eps(context: ProbeContext) -> Result:
-    """All attacks at the largest eps there is, where any image can become any other."""
+    """Run all attacks at the largest eps there is, where any image can become any other."""
     evidence = context.evidence
     indices = evenly(evidence.clean.index, NUM_LARGEST)
     if not indices or not context.attacks:
@@ -72,7 +72,7 @@ def largest_eps(context: ProbeContext) -> Result:
 
 
 def doubling(context: ProbeContext) -> Result:
-    """The strongest attack with twice the steps, then twice the restarts, on its failures."""
+    """Run the strongest attack with twice the steps, then twice the restarts, on its failures."""
     eps = context.middle_eps()
     run = context.strongest(eps)
     if eps is None or run is None:
@@ -103,7 +103,7 @@ def doubling(context: ProbeContext) -> Result:
 
 
 def double(attack: Attack, settings: Sequence[str]) -> Attack | None:
-    """The attack with these settings doubled, in members too; None if it has none of them."""
+    """Return the attack with these settings doubled, in members too; None if it has none."""
     changes: dict[str, Any] = {}
     config: Any = attack
     for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
@@ -119,7 +119,7 @@ def double(attack: Attack, settings: Sequence[str]) -> Attack | None:
 
 
 def rerun(context: ProbeContext) -> Result:
-    """The strongest attack, run again at the largest eps, on images it fooled at a smaller one."""
+    """Run the strongest attack again at the largest eps, on images it fooled at a smaller one."""
     budgets = sorted({float(eps) for run in context.runs for eps in run.rows["eps_pixels"]} - {0.0})
     run = context.strongest(budgets[-1]) if len(budgets) > 1 else None
     if run is None:
@@ -138,7 +138,7 @@ def rerun(context: ProbeContext) -> Result:
 
 
 def reference(context: ProbeContext) -> Result:
-    """A null-aware and a stock attack on the images of the evaluation's attacks."""
+    """Run a null-aware and a stock attack on the images of the evaluation's attacks."""
     eps = context.middle_eps()
     if eps is None:
         return None

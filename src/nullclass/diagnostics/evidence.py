@@ -35,7 +35,7 @@ SUCCESSES = {"fool": ("fooled",), "force-null": ("null",), "untargeted": ("null"
 
 
 def is_many(num: int, total: int, share: float = MIN_POINTS) -> bool:
-    """Whether a number of images exceeds both chance and a share of the total."""
+    """Return whether a number of images exceeds both chance and a share of the total."""
     return num >= MIN_IMAGES and num > share * total
 
 
@@ -66,11 +66,11 @@ class AttackRun:
         return self.source == SELF and self.access == "white-box"
 
     def at(self, eps: float) -> pd.DataFrame:
-        """Its rows at one eps, indexed by image."""
+        """Return its rows at one eps, indexed by image."""
         return self.rows[self.rows["eps_pixels"] == eps].set_index("image")
 
     def images(self, eps: float) -> set[int]:
-        """Images that it attacked at an eps."""
+        """Return the images that it attacked at an eps."""
         return set(self.rows.loc[self.rows["eps_pixels"] == eps, "image"])
 
     @cached_property
@@ -79,7 +79,7 @@ class AttackRun:
         return fooled.groupby("image")["eps_pixels"].min()
 
     def fooled(self, eps: float) -> set[int]:
-        """Images that it fooled at an eps or below."""
+        """Return the images that it fooled at an eps or below."""
         return set(self._smallest_eps.index[self._smallest_eps <= eps])
 
 
@@ -114,7 +114,7 @@ class Evidence:
         return rows.drop_duplicates("image").set_index("image")
 
     def clean_with(self, outcome: str) -> set[int]:
-        """Images with an outcome when clean."""
+        """Return the images with an outcome when clean."""
         return set(self.clean.index[self.clean["outcome"] == outcome])
 
     @property
@@ -166,7 +166,7 @@ class Evidence:
         return sorted({float(eps) for run in self.attacks for eps in run.rows["eps_pixels"]})
 
     def judged(self, eps: float) -> set[int]:
-        """Images scored clean and attacked at an eps by all fooling attacks that were made there.
+        """Return the images scored clean and attacked by all fooling attacks at an eps.
 
         Empty without such an attack.
         """
@@ -174,11 +174,11 @@ class Evidence:
         return set.intersection(set(self.clean.index), *images) if images else set()
 
     def fooled(self, eps: float) -> set[int]:
-        """Images fooled by any attack at an eps or below, or when clean."""
+        """Return the images fooled by any attack at an eps or below, or when clean."""
         return self.clean_with("fooled").union(*(run.fooled(eps) for run in self.attacks))
 
     def is_bracket_closed(self) -> bool:
-        """Whether, at the largest eps, attacks fooled every image that is not proved safe."""
+        """Return whether attacks at the largest eps fooled every image that is not proved safe."""
         if self.certified.empty or not self.budgets:
             return False
         eps = self.budgets[-1]
@@ -193,5 +193,5 @@ class Evidence:
 
 
 def names_of(runs: Iterable[AttackRun]) -> str:
-    """Names of attacks, sorted, each once."""
+    """Return the names of attacks, sorted, each once."""
     return ", ".join(sorted({run.name for run in runs}))

@@ -50,11 +50,11 @@ class ProbeContext:
         }
 
     def generator(self) -> torch.Generator:
-        """A new one for every probe, so that probes do not depend on each other."""
+        """Return a new one for every probe, so that probes do not depend on each other."""
         return torch.Generator().manual_seed(self.seed)
 
     def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Images and labels on the model's device."""
+        """Return images and labels on the model's device."""
         return batch_of(self.model, self.data, torch.tensor(indices, dtype=torch.int64))
 
     def middle_eps(self) -> float | None:
@@ -67,7 +67,7 @@ class ProbeContext:
         return min(distances, key=lambda eps: distances[eps], default=None)
 
     def strongest(self, eps: float | None) -> AttackRun | None:
-        """The iterative attack that fools most images at eps."""
+        """Return the iterative attack that fools most images at eps."""
         runs = [
             run
             for run in self.runs
@@ -76,7 +76,7 @@ class ProbeContext:
         return max(runs, key=lambda run: len(run.fooled(eps or 0.0)), default=None)
 
     def attack(self, attack: Attack, indices: Sequence[int], eps: float) -> Tensor:
-        """``(N,)`` outcomes under an attack; an image that leaves its budget counts as clean."""
+        """Return ``(N,)`` outcomes under an attack; out of budget counts as clean."""
         if not len(indices):
             return torch.zeros(0, dtype=torch.int64)
         images, labels = self.batch(indices)
@@ -95,12 +95,12 @@ class ProbeContext:
         return outcomes(predictions(logits, self.model.num_classes), labels).cpu()
 
     def num_fooled(self, attack: Attack, indices: Sequence[int], eps: float) -> int:
-        """How many images an attack fools."""
+        """Return how many images an attack fools."""
         return int((self.attack(attack, indices, eps) == Outcome.FOOLED).sum())
 
 
 def evenly(images: Iterable[int], num: int) -> list[int]:
-    """At most ``num`` of the indices, evenly from first to last."""
+    """Return at most ``num`` of the indices, evenly from first to last."""
     indices = sorted({int(image) for image in images})
     if len(indices) <= num:
         return indices

@@ -66,7 +66,7 @@ def forward(context: ProbeContext) -> Result:
 
 
 def gradients(context: ProbeContext) -> Result:
-    """Gradients at clean images that the model classifies correctly."""
+    """Measure gradients at clean images that the model classifies correctly."""
     indices = evenly(context.evidence.clean_with("correct"), NUM_PASSES)
     if not indices:
         return None
@@ -103,7 +103,7 @@ def gradients(context: ProbeContext) -> Result:
 
 
 def noise(context: ProbeContext) -> Result:
-    """Null rate of correct images under noise of the largest eps that leaves an image visible."""
+    """Measure the null rate of correct images under noise that leaves them visible."""
     visible = GREY if context.norm == "linf" else math.inf
     budgets = [eps for eps in context.evidence.budgets if 0 < eps < visible]
     indices = evenly(context.evidence.clean_with("correct"), NUM_NOISY)

@@ -53,7 +53,7 @@ BEST_KNOWN: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
 
 
 def find_flags(evidence: Evidence) -> list[Flag]:
-    """All red flags, in the order of :data:`CHECKS`."""
+    """Return all red flags, in the order of :data:`CHECKS`."""
     messages = ((name, check(evidence)) for name, check in CHECKS.items())
     return [Flag(name, message) for name, message in messages if message is not None]
 
@@ -344,7 +344,7 @@ CHECKS: dict[str, Callable[[Evidence], str | None]] = {
 def _only_found_by(
     evidence: Evidence, runs: list[AttackRun], others: list[AttackRun], message: str
 ) -> str | None:
-    """The message, if one of the runs fools images that none of the others fools."""
+    """Return the message, if one of the runs fools images that none of the others fools."""
     for run in runs:
         for eps in sorted(run.rows["eps_pixels"].unique()):
             at_eps = [other for other in others if other.images(eps)]

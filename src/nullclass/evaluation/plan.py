@@ -41,7 +41,7 @@ def plan_attacks(
     num_images: int | Mapping[str, int] | None,
     data: LabelledImages,
 ) -> dict[str, PlannedAttack]:
-    """Attacks by name, with checked budgets and numbers of images.
+    """Return attacks by name, with checked budgets and numbers of images.
 
     Raises:
         UserError: If an attack, a budget or a number is invalid or missing.
@@ -61,7 +61,7 @@ def plan_attacks(
 
 
 def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[str, Attack]:
-    """Attacks by name, from names or from a dictionary of attacks.
+    """Return attacks by name, from names or from a dictionary of attacks.
 
     Raises:
         UserError: If one is unknown or not an attack, or its name is reserved.
@@ -90,7 +90,7 @@ def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[st
 
 
 def find_budgets(eps: Any, norm: str, data: LabelledImages) -> list[float]:
-    """Budgets in increasing order, each once, from a number or several.
+    """Return budgets in increasing order, each once, from a number or several.
 
     Raises:
         UserError: If there is none, or one is not a number or out of range.

@@ -45,7 +45,7 @@ NOTHING_HELD_OUT = (
 def load_with_data(
     checkpoint: Path, dataset: str | None, data_dir: Path | None, device: torch.device
 ) -> tuple[Classifier, dict[str, Any], Dataset]:
-    """A checkpoint's model and card, and the dataset of its card or another one.
+    """Return a checkpoint's model and card, and the dataset of its card or another one.
 
     Of the card's own dataset, the images that its training held out are held out again. The test
     images do not depend on that.
@@ -66,7 +66,7 @@ def load_with_data(
 
 
 def refuse_at_rate(model: Classifier, dataset: Dataset, null_rate: float) -> Classifier:
-    """The model under a threshold that refuses this share of clean held-out images.
+    """Return the model under a threshold that refuses this share of clean held-out images.
 
     Raises:
         UserError: If there are no held-out images, or too few for that rate.
@@ -98,11 +98,33 @@ def record_evaluation(
 ) -> Evaluation:
     """Evaluate a model on the first test images and write rows, summary and ``run.json``.
 
-    An earlier evaluation in the folder is replaced. The default attacks are FGSM and the worst case
-    of ``fool`` and, with a null class, of ``force-null``. ``clean_null_rate`` answers null by a
-    threshold that is calibrated on the held-out images to this rate; ``radius`` wraps a model
-    without null into a :class:`nullclass.rejection.ProvableNull`. The other arguments are those of
+    An earlier evaluation in the folder is replaced. The model is attacked by
     :func:`nullclass.evaluation.run.evaluate`.
+
+    Args:
+        model: The model.
+        card: Its card, for ``run.json``; may be empty.
+        dataset: Its test images are attacked; its held-out images calibrate thresholds.
+        folder: The run folder: a new or empty one, or that of an earlier evaluation.
+        name: The model's name in rows, file names and report.
+        attacks: Names of attacks. Default: FGSM and the worst case of ``fool`` and, with a null
+            class, of ``force-null``.
+        eps: Budgets in pixel units.
+        norm: ``linf``, ``l2`` or ``l1``.
+        num_images: How many of the first test images are scored and attacked.
+        clean_null_rate: Answer null by a threshold at which this share of the held-out images is
+            null.
+        radius: Wrap a model without null into a :class:`nullclass.rejection.ProvableNull` of this
+            radius, in pixel units.
+        proofs: As for ``evaluate``.
+        ood: As for ``evaluate``.
+        num_smallest: As for ``evaluate``.
+        selected_on: As for ``evaluate``.
+        checks: As for ``evaluate``.
+        seed: Seed of the attacks' random starts.
+
+    Returns:
+        The evaluation, as :func:`nullclass.evaluation.run.evaluate` returns it.
 
     Raises:
         UserError: If the dataset does not fit the model, or as for

@@ -74,7 +74,7 @@ class Evaluation:
     empty."""
 
     def summary(self) -> pd.DataFrame:
-        """Rates with 95 % intervals, one per row: see :func:`nullclass.metrics.rates.summarise`.
+        """Return rates with 95 % intervals: see :func:`nullclass.metrics.rates.summarise`.
 
         Proved rates (:func:`nullclass.metrics.rates.proved_rates`) come last, with the attack name
         ``proof``.
@@ -87,11 +87,11 @@ class Evaluation:
         return pd.concat([rates, proved[list(rates.columns)]], ignore_index=True)
 
     def scores(self) -> pd.DataFrame:
-        """Metrics of the null score: see :func:`nullclass.metrics.scores.score_metrics`."""
+        """Return metrics of the null score: see :func:`nullclass.metrics.scores.score_metrics`."""
         return score_metrics(self.rows, self.held_out, self.ood)
 
     def rate(self, metric: str, eps: float = 0.0, *, attack: str | None = None) -> float:
-        """One rate of :meth:`summary`.
+        """Return one rate of :meth:`summary`.
 
         Args:
             metric: Such as ``aer``, ``rar``, ``strict``, ``null_dos`` or ``rar_proved``.
@@ -120,7 +120,7 @@ class Evaluation:
         return float(found["value"].iloc[0])
 
     def table(self) -> pd.DataFrame:
-        """Worst-case rates in percent with 95 % intervals as text, one row per eps.
+        """Return worst-case rates in percent with 95 % intervals as text, one row per eps.
 
         ``strict`` and ``null_dos`` only if an attack counts null as a success.
         """
@@ -167,13 +167,13 @@ class Evaluation:
         return ax
 
     def __repr__(self) -> str:
-        """The table of rates, the red flags and the time taken, as text."""
+        """Return the table of rates, the red flags and the time taken, as text."""
         flags = [f"red flag {flag.name}: {flag.message} ({flag.page})" for flag in self.flags]
         table = self.table().to_string(index=False) + "\n"
         return "\n".join([*self._titles(), table, *flags, *self._notes()])
 
     def _repr_html_(self) -> str:
-        """The same for notebooks."""
+        """Return the same for notebooks."""
         flags = "".join(
             f"<li><b>{escape(flag.name)}</b>: {escape(flag.message)} ({escape(flag.page)})</li>"
             for flag in self.flags

@@ -218,10 +218,23 @@ def build_evaluation(
 ) -> Evaluation:
     """Assemble an evaluation: sorted rows, threat model, probes and red flags.
 
-    It takes the model, the test images, the rows of the clean ones, the scored attacks, the attacks
-    made on the model itself by name, and metadata for the threat model and the red flags
-    (``num_classes``, ``norm``, ``data``, ``threshold``, ``selected_on`` and, if known,
-    ``batch_size``). Further rows are those of held-out images, of images of no class, of proofs.
+    Args:
+        model: The evaluated model.
+        data: The test images.
+        clean: Rows of the clean test images.
+        results: The scored attacks.
+        attacks: The attacks that were made on the model itself, by name.
+        info: Metadata for the threat model and the red flags: ``num_classes``, ``norm``, ``data``,
+            ``threshold``, ``selected_on`` and, if known, ``batch_size``.
+        held_out: Rows of clean held-out images.
+        ood: Rows of images of no class.
+        certified: Rows of proofs.
+        checks: As for :func:`evaluate`.
+        seed: Seed of the checks.
+        on_images: Progress of the checks.
+
+    Returns:
+        The evaluation, with its red flags unless ``checks`` is ``none``.
     """
     rows = sort_rows([clean, *(result.rows for result in results)])
     costs = _join([result.costs for result in results], COST_COLUMNS)
@@ -265,7 +278,7 @@ def threat_model(
     attacks: Mapping[str, Attack],
     info: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What the attacker wants, may change and knows, as JSON values."""
+    """Return what the attacker wants, may change and knows, as JSON values."""
     described = {}
     for name, group in rows[rows["attack"] != CLEAN].groupby("attack", sort=False):
         access = set(costs.loc[costs["attack"] == name, "access"])
@@ -282,7 +295,7 @@ def threat_model(
 
 
 def threshold_info(model: Classifier, images: LabelledImages) -> dict[str, Any] | None:
-    """A model's threshold and its origin, for the threat model and the red flags."""
+    """Return a model's threshold and its origin, for the threat model and the red flags."""
     if not isinstance(model, ThresholdedClassifier):
         return None
     return model.threshold.to_dict() | {
@@ -298,7 +311,7 @@ def _score_ood(
     seed: int,
     batch_size: int,
 ) -> pd.DataFrame:
-    """Rows of images of no class."""
+    """Return rows of images of no class."""
     tables = []
     for name in sources:
         if isinstance(sources, Mapping):
@@ -311,7 +324,7 @@ def _score_ood(
 
 
 def _join(tables: Sequence[pd.DataFrame | None], columns: Mapping[str, str]) -> pd.DataFrame:
-    """The tables as one; without any, an empty table of the columns."""
+    """Return the tables as one; without any, an empty table of the columns."""
     filled = [table for table in tables if table is not None and len(table)]
     if not filled:
         return pd.DataFrame(columns=list(columns)).astype(dict(columns))

@@ -122,7 +122,7 @@ def transfer_matrix(
 def transfer_rates(
     on_source: pd.DataFrame, on_target: pd.DataFrame, clean: pd.DataFrame
 ) -> dict[str, Any]:
-    """Rates of one source, target and eps.
+    """Return the rates of one source, target and eps.
 
     Args:
         on_source: The source's rows of the adversarial images.
@@ -156,7 +156,7 @@ def transfer_rates(
 
 
 def _fooling(attack: str | Attack | None) -> Attack:
-    """The attack, with the objective ``fool``."""
+    """Return the attack, with the objective ``fool``."""
     chosen: Any = MIFGSM() if attack is None else attack
     if isinstance(chosen, str):
         chosen = find_attack(chosen)

@@ -69,7 +69,7 @@ class CertifiedNull(Classifier):
         return self
 
     def with_null_logit(self, margins: Tensor) -> Tensor:
-        """Margins ``(N, K)`` and the logit of null.
+        """Return margins ``(N, K)`` and the logit of null.
 
         That is the smallest positive number, so that null wins against a margin of 0.
         """
@@ -77,7 +77,7 @@ class CertifiedNull(Classifier):
         return torch.cat([margins, null], dim=1)
 
     def make_certificates(self, images: Tensor, logits: Tensor, **settings: Any) -> Certificates:
-        """Certificates from the margins and null ``(N, K + 1)`` of images ``(N, C, H, W)``."""
+        """Return certificates of images ``(N, C, H, W)`` from their logits ``(N, K + 1)``."""
         return Certificates(
             labels=tuple(predictions(logits, self.num_classes).tolist()),
             margins=tuple(logits[:, : self.num_classes].amax(dim=1).tolist()),
@@ -123,7 +123,7 @@ class Certificates:
             raise UserError("certificates need a label, a margin and a hash for every image")
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         return len(self.labels)
 
     @property
@@ -163,7 +163,7 @@ class Certificates:
 
 
 def weights_sha256(model: Classifier) -> str:
-    """SHA-256 of a classifier's numbers: weights, buffers, mean, std, number of classes and nulls.
+    """Return the SHA-256 of a model's weights, buffers, mean, std and numbers of classes.
 
     It does not cover the operations: kinds of layers, strides, slopes. A float32 model and its
     exact copy in float64 have the same; one different bit gives another.
@@ -180,7 +180,7 @@ def weights_sha256(model: Classifier) -> str:
 
 
 def image_hashes(images: Tensor) -> Iterator[str]:
-    """SHA-256 of each image's shape and pixels as float64 numbers, for any stored type."""
+    """Yield the SHA-256 of each image's shape and pixels, as float64 for any stored type."""
     for image in images.detach().cpu():
         shape = f"{tuple(image.shape)}\n".encode()
         yield hashlib.sha256(shape + image.double().contiguous().numpy().tobytes()).hexdigest()

@@ -153,7 +153,7 @@ def _check_by_proof(certificates: Certificates, model: Classifier, images: Tenso
 def _check_by_fresh_noise(
     certificates: Certificates, model: Classifier, images: Tensor, num_fresh: int
 ) -> Tensor:
-    """Margins certified by fresh noise; see :func:`check_certificates`.
+    """Return the margins certified by fresh noise; see :func:`check_certificates`.
 
     This is weaker than a proof. A certificate is refused if its own votes cannot certify it, if
     another class gets most of the fresh votes, or if these have a probability of less than

@@ -86,7 +86,7 @@ class ProvableNull(CertifiedNull):
         return self._read[0]
 
     def all_logits(self, images: Tensor) -> Tensor:
-        """``(N, K + 1)``: the proved margin c_k of each class, then null's 0.
+        """Return ``(N, K + 1)``: the proved margin c_k of each class, then null's 0.
 
         c_k is a lower bound of ``min_j z_k - z_j`` over the ball. At most one is positive, and then
         k is proved, so the largest logit is null's exactly if nothing is proved. If a bound is not
@@ -122,7 +122,7 @@ class ProvableNull(CertifiedNull):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; -1 is null.
+        """Return the labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; -1 is null.
 
         Raises:
             UserError: If an image is outside [0,1], or of the wrong shape.
@@ -132,7 +132,7 @@ class ProvableNull(CertifiedNull):
 
     @torch.no_grad()
     def certificates(self, images: Tensor, *, batch_size: int = BATCH_SIZE) -> Certificates:
-        """Certificates of what is proved for each image.
+        """Return certificates of what is proved for each image.
 
         Args:
             images: ``(N, C, H, W)`` in [0,1].

@@ -91,7 +91,7 @@ class SmoothedNull(CertifiedNull):
         self.seed = check_seed(seed)
 
     def all_logits(self, images: Tensor) -> Tensor:
-        """``(N, K + 1)``: certified radius minus the required one, then null's 0.
+        """Return ``(N, K + 1)``: certified radius minus the required one, then null's 0.
 
         Only the selected class can be positive. The values have no gradient; instead they carry the
         gradient of the mean probabilities (Salman et al. 2019), for attacks to follow.
@@ -110,7 +110,7 @@ class SmoothedNull(CertifiedNull):
 
     @torch.no_grad()
     def certified_radius(self, image: Tensor) -> tuple[int, float]:
-        """The selected class and R; minus infinity where CERTIFY abstains.
+        """Return the selected class and R; minus infinity where CERTIFY abstains.
 
         Args:
             image: ``(C, H, W)`` in [0,1].
@@ -122,13 +122,13 @@ class SmoothedNull(CertifiedNull):
 
     @torch.no_grad()
     def fresh_votes(self, image: Tensor) -> Tensor:
-        """``(K,)`` votes on ``num_samples`` noisy copies of an image ``(C, H, W)``."""
+        """Return ``(K,)`` votes on ``num_samples`` noisy copies of an image ``(C, H, W)``."""
         return self._votes(image, self.num_samples, self._generator(image))
 
     @exact_float32()
     @torch.no_grad()
     def certificates(self, images: Tensor) -> Certificates:
-        """Certificates of each image, with their confidence.
+        """Return certificates of each image, with their confidence.
 
         Args:
             images: ``(N, C, H, W)`` in [0,1].
@@ -176,14 +176,14 @@ class SmoothedNull(CertifiedNull):
 
 
 def radius_of(num_votes: int, num: int, sigma: float, confidence: float) -> float:
-    """R certified by votes among noisy copies; minus infinity unless p_A > 1/2 is certain."""
+    """Return R certified by votes among noisy copies; minus infinity unless p_A > 1/2."""
     p_lower = lower_confidence_bound(num_votes, num, confidence)
     return sigma * NORMAL.inv_cdf(p_lower) if p_lower > 0.5 else -math.inf
 
 
 @lru_cache(maxsize=4096)
 def lower_confidence_bound(num_hits: int, num: int, confidence: float) -> float:
-    """One-sided lower bound of a probability (Clopper & Pearson 1934), from hits among trials.
+    """Return the one-sided lower bound of a probability (Clopper & Pearson 1934).
 
     The largest p with P[Binomial(num, p) >= num_hits] <= 1 - confidence, rounded down.
     """

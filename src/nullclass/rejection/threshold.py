@@ -62,7 +62,7 @@ class Threshold:
         return self.num_images > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values; the images as one fingerprint, ``None`` if there are none."""
+        """Return JSON values; the images as one fingerprint, ``None`` if there are none."""
         lines = "\n".join(sorted(self.images)).encode()
         return {
             "value": self.value,
@@ -109,7 +109,7 @@ class ThresholdedClassifier(Classifier):
         return self.body
 
     def all_logits(self, images: Tensor) -> Tensor:
-        """Logits ``(N, K + 1)`` of images ``(N, C, H, W)`` in [0,1]."""
+        """Return logits ``(N, K + 1)`` of images ``(N, C, H, W)`` in [0,1]."""
         logits = _at_least_float32(self.model(images))
         real = logits[:, : self.num_classes]
         top = real.amax(dim=1, keepdim=True)
@@ -120,7 +120,7 @@ class ThresholdedClassifier(Classifier):
 
 
 def with_threshold(model: Classifier, threshold: Threshold | float) -> ThresholdedClassifier:
-    """The model with null decided by a threshold: a classifier of K + 1 logits.
+    """Return the model with null decided by a threshold: a classifier of K + 1 logits.
 
     Args:
         model: With or without null; the result shares its weights, device and mode.
@@ -137,7 +137,7 @@ def with_threshold(model: Classifier, threshold: Threshold | float) -> Threshold
 
 
 def null_scores(logits: Tensor, num_classes: int) -> Tensor:
-    """Null scores: ``z_null - max real logit``.
+    """Return null scores: ``z_null - max real logit``.
 
     Without a null logit: ``logsumexp(real logits) - max real logit``, which is minus the logarithm
     of the largest softmax probability, accurate also where that is within rounding of 1.
@@ -168,7 +168,7 @@ def calibrate(
     held_out: LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]],
     clean_null_rate: float = 0.01,
 ) -> Threshold:
-    """The threshold at which at most a given share of clean images is null.
+    """Return the threshold at which at most a given share of clean images is null.
 
     Split conformal (Vovk et al. 2005): of H held-out scores, floor(rate (H + 1)) - 1 are larger
     than tau. So at most this share of the held-out images is null, and a new image of the same
@@ -221,7 +221,7 @@ def calibrate(
 
 
 def overlap(threshold: Threshold, data: LabelledImages) -> int:
-    """Number of images the threshold was calibrated on; any of them bias an evaluation.
+    """Return the number of images the threshold was calibrated on; any of them bias an evaluation.
 
     Images are the same if all pixels are, whether stored as bytes or as floats.
     """

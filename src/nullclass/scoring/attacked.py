@@ -209,12 +209,12 @@ def _attack_batch(
 
 
 def winning_members(members: Tensor, stats: Sequence[MemberStats]) -> list[str]:
-    """Per image, the name of the ensemble member that succeeded."""
+    """Return, per image, the name of the ensemble member that succeeded."""
     return [NO_MEMBER if member < 0 else stats[member].member for member in members.tolist()]
 
 
 def sum_costs(costs: Sequence[dict[str, object]]) -> pd.DataFrame:
-    """Costs summed over batches, members in their order."""
+    """Return the costs summed over batches, members in their order."""
     table = pd.DataFrame(costs, columns=list(COST_COLUMNS)).astype(COST_COLUMNS)
     keys = [column for column in COST_COLUMNS if column not in COST_COUNTS]
     return table.groupby(keys, sort=False, dropna=False, as_index=False)[COST_COUNTS].sum()
@@ -229,7 +229,7 @@ def make_examples(
     clean: pd.DataFrame,
     attacked: pd.DataFrame,
 ) -> Examples:
-    """The first images under one attack; as many as there are rows of clean answers."""
+    """Return the first images under one attack; as many as there are rows of clean answers."""
     num = len(clean)
     return Examples(
         attack=attack,

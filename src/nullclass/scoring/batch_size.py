@@ -50,7 +50,7 @@ def find_batch_size(model: Classifier, image: Tensor) -> int:
 
 
 def _memory(device: torch.device) -> int:
-    """Bytes of memory of a device."""
+    """Return the bytes of memory of a device."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -76,7 +76,7 @@ def find_thresholds(
 
 
 def thresholds_of(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
-    """Thresholds ``(N,)`` of images ``(N, C, H, W)`` in pixel units; NaN where there is none."""
+    """Return thresholds ``(N,)`` of images ``(N, C, H, W)`` in pixel units; NaN for none."""
     with frozen(model):
         directions = FGSM("untargeted").direction(model, images, labels, norm="linf")
         size = default_batch_size(images)
@@ -94,7 +94,7 @@ def thresholds_of(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
 def bracket(
     is_correct: Callable[[Tensor, Tensor], Tensor], num_images: int, device: torch.device
 ) -> Tensor:
-    """The protocol's thresholds for any model.
+    """Return the protocol's thresholds for any model.
 
     Args:
         is_correct: From image indices ``(M,)`` and float32 eps ``(M,)`` to booleans ``(M,)``.
@@ -132,7 +132,7 @@ def bracket(
 
 
 def _refine(low: Tensor, high: Tensor) -> Tensor:
-    """Grids ``(N, 10)`` from low > 0 to high, log-spaced, both ends exact."""
+    """Return grids ``(N, 10)`` from low > 0 to high, log-spaced, both ends exact."""
     steps = torch.linspace(0, 1, NUM_REFINED, dtype=low.dtype, device=low.device)
     grids = low[:, None] * (high / low)[:, None] ** steps
     grids[:, -1] = high

@@ -78,7 +78,7 @@ def prove(
     num_images: int | None = None,
     on_images: OnImages = ignore,
 ) -> pd.DataFrame:
-    """Rows of what is proved, one per image and eps.
+    """Return rows of what is proved, one per image and eps.
 
     Rates are in :func:`nullclass.metrics.rates.proved_rates`. For a model without null the mean of
     ``is_correct_proved`` is the certified accuracy.
@@ -196,6 +196,6 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
 
 
 def _radius(eps: float, norm: str, shift: float = 0.0) -> float:
-    """Radius to prove for eps: eps + shift and the slack; at most 1 in L-infinity."""
+    """Return the radius to prove for eps: eps + shift and the slack; at most 1 in L-infinity."""
     radius = max(0.0, eps + SLACK * max(1.0, eps) + shift)
     return min(radius, 1.0) if norm == "linf" else radius

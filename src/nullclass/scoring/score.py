@@ -47,7 +47,7 @@ def check_labels(data: LabelledImages, model: Classifier) -> None:
 
 
 def batch_of(model: Classifier, data: LabelledImages, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Images and labels at the given indices, on the model's device."""
+    """Return images and labels at the given indices, on the model's device."""
     images, labels = data.batch(indices)
     return images.to(model.mean.device), labels.to(model.mean.device)
 
@@ -60,7 +60,7 @@ def batches_of(
     size: int | None = None,
     on_images: OnImages = ignore,
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Indices, images and labels in batches, the latter two on the model's device.
+    """Yield indices, images and labels in batches, the latter two on the model's device.
 
     Args:
         model: The model.
@@ -76,7 +76,7 @@ def batches_of(
 
 
 def batch_seed(seed: int, first: int) -> int:
-    """The seed of the batch that starts at an index, independent of the other batches."""
+    """Return the seed of the batch that starts at an index, independent of the other batches."""
     return (seed * 1_000_003 + first) % 2**63
 
 
@@ -86,7 +86,7 @@ def score_batch(
     labels: Tensor | None = None,
     batch_size: int | None = None,
 ) -> pd.DataFrame:
-    """Returns one row per image with the model's answer.
+    """Return one row per image with the model's answer.
 
     Args:
         model: The model; its mode and gradients are left as they are.
@@ -128,7 +128,7 @@ def score_batch(
 
 
 def table_of(columns: Mapping[str, Tensor]) -> pd.DataFrame:
-    """One row per image from columns ``(N,)`` on any device, outcomes by their names."""
+    """Return one row per image from columns ``(N,)`` on any device, outcomes by their names."""
     table = pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
     if "outcome" in table:
         table["outcome"] = [OUTCOME_NAMES[code] for code in table["outcome"]]
@@ -146,7 +146,7 @@ def label_rows(
     eps: Eps = 0.0,
     members: list[str] | str = CLEAN,
 ) -> pd.DataFrame:
-    """Rows of :func:`score_batch` with the columns that say what was done to the images.
+    """Return rows of :func:`score_batch` with the columns that say what was done to the images.
 
     Args:
         answers: From :func:`score_batch`, with labels.
@@ -171,13 +171,13 @@ def label_rows(
 
 
 def is_success(answers: pd.DataFrame, objective: str) -> Tensor:
-    """``(N,)`` booleans on the CPU: whether each row's outcome is a success for the attacker."""
+    """Return ``(N,)`` booleans on the CPU: whether the attack succeeded on each row."""
     codes = [OUTCOME_NAMES.index(outcome) for outcome in answers["outcome"]]
     return find_objective(objective).is_reached(torch.tensor(codes, dtype=torch.int64))
 
 
 def sort_rows(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Concatenates tables of rows, sorted by attack, eps and image."""
+    """Return tables of rows as one, sorted by attack, eps and image."""
     rows = pd.concat(tables, ignore_index=True)
     rows = rows.sort_values(["attack", "eps_pixels", "image"], kind="stable", ignore_index=True)
     return rows[list(ROW_COLUMNS)]
@@ -192,7 +192,7 @@ def score_clean(
     batch_size: int | None = None,
     on_images: OnImages = ignore,
 ) -> pd.DataFrame:
-    """Rows of the unmodified images."""
+    """Return rows of the unmodified images."""
     tables = [
         label_rows(score_batch(model, images, labels, batch_size), indices, norm=norm)
         for indices, images, labels in batches_of(model, data, on_images=on_images)

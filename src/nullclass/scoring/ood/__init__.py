@@ -33,7 +33,7 @@ class OODSource(Protocol):
     """
 
     def __call__(self, data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
-        """Images ``(num_images, C, H, W)`` float32 in [0,1], on the device of the data.
+        """Return images ``(num_images, C, H, W)`` float32 in [0,1], on the device of the data.
 
         Raises:
             UserError: If the source has no images of that shape, or too few.
@@ -62,7 +62,7 @@ def check_ood(name: str) -> None:
 def make_ood(
     name: str, data: LabelledImages, num_images: int, generator: torch.Generator
 ) -> Tensor:
-    """Images of no class from a source in :data:`OOD`.
+    """Return images of no class from a source in :data:`OOD`.
 
     Args:
         name: Name of the source.

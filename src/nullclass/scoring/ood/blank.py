@@ -9,6 +9,6 @@ from nullclass.data import LabelledImages
 
 
 def blank_images(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
-    """Grey images, without randomness; see :class:`nullclass.scoring.ood.OODSource`."""
+    """Return grey images, without randomness; see :class:`nullclass.scoring.ood.OODSource`."""
     levels = torch.linspace(0, 1, num_images, device=data.images.device)
     return levels.view(-1, 1, 1, 1).repeat(1, *data.images.shape[1:])

@@ -15,7 +15,7 @@ SHAPE = (1, 28, 28)
 def fashion_mnist_images(
     data: LabelledImages, num_images: int, generator: torch.Generator
 ) -> Tensor:
-    """Images in the order of the file; see :class:`nullclass.scoring.ood.OODSource`.
+    """Return images in the order of the file; see :class:`nullclass.scoring.ood.OODSource`.
 
     Raises:
         UserError: If the test images have another shape or are Fashion-MNIST itself, there are

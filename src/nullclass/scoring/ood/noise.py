@@ -9,7 +9,7 @@ from nullclass.data import LabelledImages
 
 
 def noise_images(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
-    """Images with pixels drawn from U[0, 1); see :class:`nullclass.scoring.ood.OODSource`."""
+    """Return images with pixels from U[0, 1); see :class:`nullclass.scoring.ood.OODSource`."""
     shape = (num_images, *data.images.shape[1:])
     noise = torch.rand(shape, generator=generator, device=generator.device)
     return noise.to(data.images.device)

@@ -15,7 +15,7 @@ from nullclass.nulls.tile_shuffle import tile_sides
 
 
 def tile_images(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
-    """Images with one random tile size each; see :class:`nullclass.scoring.ood.OODSource`.
+    """Return images with one random tile size each; see :class:`nullclass.scoring.ood.OODSource`.
 
     Raises:
         UserError: If there is only one test image, or no tile size divides the images.
@@ -43,7 +43,7 @@ def tile_images(data: LabelledImages, num_images: int, generator: torch.Generato
 
 
 def _assemble(images: Tensor, side: int, num: int, generator: torch.Generator) -> Tensor:
-    """``(num, C, H, W)`` from random tiles of images ``(M, C, H, W)``."""
+    """Return ``(num, C, H, W)`` from random tiles of images ``(M, C, H, W)``."""
     device = images.device
     height, width = images.shape[2:]
     columns = width // side
