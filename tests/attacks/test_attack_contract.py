@@ -142,12 +142,12 @@ def test_contract(name: str, norm: str) -> None:
             if attack.access != "white-box":
                 assert (after >= before - 1e-5).all()
 
-    # The same generator gives the same images, whatever the caller's gradient mode.
+    # The same generator gives the same images in any gradient mode of the caller.
     graded = images.clone().requires_grad_()
     with torch.no_grad():
         assert torch.equal(run(attack, model, graded, labels, eps, norm), adv_images)
     assert graded.grad is None
-    # Budgets: none, one per image, the diagonal of the box, and senseless ones.
+    # Budgets: none, one per image, the diagonal of the box, and impossible ones.
     assert torch.equal(run(attack, model, images, labels, 0.0, norm), images)
     equal = run(attack, model, images, labels, torch.full((9,), eps), norm)
     torch.testing.assert_close(equal, adv_images, atol=1e-6, rtol=0)
@@ -258,7 +258,7 @@ def test_images_need_not_be_square_or_grey(norm: str) -> None:
         ({"variant": "diagonal"}, (SelectivePGD,)),
     ],
 )
-def test_senseless_settings_are_refused(
+def test_settings_out_of_range_are_refused(
     setting: dict[str, object], makers: tuple[Callable[..., Attack], ...]
 ) -> None:
     for make in makers:

@@ -1,4 +1,4 @@
-"""The smallest eps: exact on linear models, below somebody else's on digits, honest everywhere."""
+"""The smallest eps: exact on linear models, no larger than foolbox's on digits, within the box."""
 
 from __future__ import annotations
 

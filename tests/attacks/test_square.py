@@ -1,4 +1,4 @@
-"""Square Attack: what it may move, what it finds, against exact optima and somebody else's."""
+"""Square Attack: its steps, exact optima, and the published code."""
 
 from __future__ import annotations
 

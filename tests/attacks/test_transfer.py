@@ -144,7 +144,7 @@ def test_it_is_described_by_names() -> None:
     assert len(repr(attack)) < 200
 
 
-def test_senseless_sources_are_refused(digits: Digits) -> None:
+def test_sources_that_do_not_fit_are_refused(digits: Digits) -> None:
     for wrong in ((), (nn.Linear(2, 2),), (digits.plain, None)):
         with pytest.raises(UserError, match="Transfer needs at least one source"):
             Transfer(wrong, PGD())  # type: ignore[arg-type]

@@ -293,7 +293,9 @@ def test_attacks_that_a_probe_does_not_apply_to(digits: Digits, data: LabelledIm
     single_step = context(digits.plain, data, rows, {"fgsm": STEP})
     assert PROBES["largest_eps"](single_step) is not None
     assert PROBES["doubling"](single_step) is None  # nothing to double
-    assert PROBES["rerun"](single_step) is None  # no search, so no promise at a larger eps
+    assert (
+        PROBES["rerun"](single_step) is None
+    )  # no search, so its success need not hold at a larger eps
     force_null: dict[str, Attack] = {"force-null": PGD(objective="force-null", num_steps=3)}
     rows = rows_of(digits.guarded, data, force_null, (0.1,))
     denied = context(digits.guarded, data, rows, force_null)

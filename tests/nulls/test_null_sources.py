@@ -212,7 +212,7 @@ REFUSED: list[tuple[str, list[dict[str, Any]], str]] = [
 
 
 @pytest.mark.parametrize(("name", "refused", "says"), REFUSED)
-def test_senseless_settings_are_refused(
+def test_settings_out_of_range_are_refused(
     name: str, refused: list[dict[str, Any]], says: str
 ) -> None:
     for settings in refused:

@@ -1,4 +1,4 @@
-"""Evaluations that must not be believed, and some that may be: models and attacks for both."""
+"""Evaluations that are wrong in a known way, and sound ones: models and attacks for both."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def around(wrapper: type[Around], model: Classifier) -> Classifier:
     return Classifier(wrapper(model), model.num_classes, has_null=model.has_null).eval()
 
 
-# Attacks that promise more than they do
+# Attacks that do not do what they declare
 
 
 @dataclass(frozen=True)

@@ -310,7 +310,7 @@ def test_plans_that_cannot_begin(settings: dict[str, float], says: str) -> None:
         QueryPlan(**settings)  # type: ignore[arg-type]
 
 
-def test_senseless_input() -> None:
+def test_input_is_checked() -> None:
     pool = noise(30, 1, 6, 6)
 
     def ask(rule: Callable[[Tensor], Tensor], images: Tensor = pool, **settings: Any) -> None:

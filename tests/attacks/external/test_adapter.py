@@ -194,7 +194,7 @@ def test_the_model_is_restored_even_when_the_library_fails() -> None:
         assert weight.grad is kept
 
 
-def test_senseless_settings_are_refused() -> None:
+def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"view": "sideways"}, {"merge": "min"}, {"access": "luck"}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Scripted(**wrong)  # type: ignore[arg-type]
