@@ -89,6 +89,7 @@ def test_no_images_are_no_adversarial_images(name: str) -> None:
         (IMAGES, LABELS.numpy(), "labels must be a tensor of integers, not ndarray"),
         (IMAGES, LABELS.tolist(), "labels must be a tensor of integers, not list"),
         (IMAGES, LABELS.float(), "labels are torch.float32: pass integers"),
+        (IMAGES * math.nan, LABELS, "NaN or infinite"),
         (IMAGES + 0.5, LABELS, r"images must be in \[0,1\]"),
     ],
 )

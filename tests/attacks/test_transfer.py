@@ -146,7 +146,7 @@ def test_it_is_described_by_names() -> None:
 
 def test_sources_that_do_not_fit_are_refused(digits: Digits) -> None:
     for wrong in ((), (nn.Linear(2, 2),), (digits.plain, None)):
-        with pytest.raises(UserError, match="Transfer needs at least one source"):
+        with pytest.raises(UserError, match="Transfer needs a tuple with at least one"):
             Transfer(wrong, PGD())  # type: ignore[arg-type]
     attack = Transfer((digits.plain, stranger(0, num_classes=7)), PGD())
     with pytest.raises(UserError, match="a source has 7 classes, but the model under attack 10"):

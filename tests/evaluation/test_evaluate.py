@@ -392,6 +392,8 @@ def test_invalid_budgets(eps: Any, says: str, digits: Digits, small: Small) -> N
     [
         ({"norm": "l0"}, "norm must be one of"),
         ({"num_classes": 9}, "has 10 classes, not 9"),
+        ({"num_classes": "10"}, "num_classes must be a whole number"),
+        ({"ood": {"arrays": np.zeros((2, 1, 8, 8))}}, "images must be a floating-point tensor"),
         ({"num_images": {}}, "num_images has no entry for the attack 'fgsm'"),
         ({"num_images": -5}, "num_images must be a whole number"),
         ({"num_images": True}, "num_images must be a whole number"),

@@ -254,7 +254,7 @@ def test_images_are_converted_to_the_type_of_the_weights(
     ("images", "says"),
     [
         (torch.rand(2, 1, 2, 2) * 255, "divide by 255"),
-        (torch.full((2, 1, 2, 2), torch.nan), "from nan to nan"),
+        (torch.full((2, 1, 2, 2), torch.nan), "NaN or infinite"),
         (torch.ones(2, 1, 2, 2, dtype=torch.uint8), "of torch.uint8"),
         (np.zeros((2, 1, 2, 2)), "not ndarray"),
     ],

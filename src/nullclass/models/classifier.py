@@ -205,6 +205,8 @@ def as_classifier(
         UserError: If the model is no module, an argument is missing, or its logits are not as many
             as ``num_classes`` and ``has_null`` say.
     """
+    if num_classes is not None:
+        num_classes = check_count("num_classes", num_classes, 2)
     if isinstance(model, Classifier):
         if num_classes not in (None, model.num_classes):
             raise UserError(f"the model has {model.num_classes} classes, not {num_classes}")
@@ -214,7 +216,6 @@ def as_classifier(
         raise UserError(f"the model must be a torch.nn.Module, not a {kind}: wrap it in a module")
     if num_classes is None or images is None:
         raise UserError("give num_classes, the number of real classes: a plain module has none")
-    num_classes = check_count("num_classes", num_classes, 2)
     image = checked_images(images)[:1]
     weight = next(model.parameters(), None)
     device = image.device if weight is None else weight.device

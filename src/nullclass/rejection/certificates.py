@@ -16,7 +16,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from nullclass.certify import check_radius
+from nullclass.certify import check_images, check_radius
 from nullclass.core.errors import UserError
 from nullclass.core.files import read_json, write_json
 from nullclass.core.outcomes import NULL_LABEL, predictions
@@ -67,6 +67,16 @@ class CertifiedNull(Classifier):
         super().train(mode)
         self.model.eval()
         return self
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """Return the labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; -1 is null, also of NaN pixels.
+
+        Raises:
+            UserError: If an image is outside [0,1], or of the wrong shape.
+        """
+        check_images(images, self.image_shape)
+        return predictions(self(images), self.num_classes)
 
     def with_null_logit(self, margins: Tensor) -> Tensor:
         """Return margins ``(N, K)`` and the logit of null.

@@ -39,7 +39,6 @@ from nullclass.certify import (
     read_network,
 )
 from nullclass.core.devices import BATCH_SIZE, default_batch_size
-from nullclass.core.outcomes import predictions
 from nullclass.models.classifier import Classifier
 from nullclass.rejection.certificates import UNPROVED, Certificates, CertifiedNull
 
@@ -119,16 +118,6 @@ class ProvableNull(CertifiedNull):
         proved = self._verify(network, images, self.radius, self.norm)(spec).amin(dim=1)
         others = (logits - logits.amax(dim=1, keepdim=True)).clamp(max=0)
         return others.scatter(1, top[:, None], proved[:, None])
-
-    @torch.no_grad()
-    def predict(self, images: Tensor) -> Tensor:
-        """Return the labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; -1 is null.
-
-        Raises:
-            UserError: If an image is outside [0,1], or of the wrong shape.
-        """
-        check_images(images, self.image_shape)
-        return predictions(self(images), self.num_classes)
 
     @torch.no_grad()
     def certificates(self, images: Tensor, *, batch_size: int = BATCH_SIZE) -> Certificates:

@@ -15,6 +15,7 @@ from nullclass.core.checks import check_choice, check_count
 from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
+from nullclass.data.arrays import checked_images
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import OOD_COLUMNS
 from nullclass.scoring.ood.blank import blank_images
@@ -96,8 +97,9 @@ def score_ood(
         One row per image: :data:`nullclass.results.schema.OOD_COLUMNS`.
 
     Raises:
-        UserError: If there are no images, or the logits are not finite.
+        UserError: If there are no images, they are not in [0,1], or the logits are not finite.
     """
+    images = checked_images(images)
     if len(images) == 0:
         raise UserError(f"there are no images from {name} to score: give at least one")
     device = model.mean.device
