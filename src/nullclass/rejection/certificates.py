@@ -70,7 +70,7 @@ class CertifiedNull(Classifier):
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """Return the labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; -1 is null, also of NaN pixels.
+        """Return labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; NaN pixels give -1, null.
 
         Raises:
             UserError: If an image is outside [0,1], or of the wrong shape.
