@@ -275,6 +275,8 @@ def test_inputs_are_checked(name: str) -> None:
     for wrong in ((images - 0.3) / 0.1, images * 255):
         with pytest.raises(UserError, match=standardise):
             attack(model, wrong, labels, eps=8 / 255)
+    with pytest.raises(UserError, match="NaN or infinite"):
+        attack(model, images * math.nan, labels, eps=8 / 255)
     for wrong in ((images * 255).to(torch.uint8), images[0]):
         with pytest.raises(UserError, match="images must be a floating-point"):
             attack(model, wrong, labels[: len(wrong)], eps=0.1)
