@@ -349,7 +349,7 @@ def read_summary(folder: Path) -> pd.DataFrame:
     rates = summary.loc[~summary["metric"].isin(schema.LOSSES), ["value", "low", "high"]]
     is_wrong = ((rates < 0) | (rates > 1)).any(axis=1)
     if is_wrong.any():
-        line = summary[is_wrong].iloc[0]
+        line = summary.loc[rates.index[is_wrong]].iloc[0]
         raise UserError(
             f"{path} is damaged (a rate outside [0, 1]: {line['metric']} of {line['model']}): "
             "remove it and run the study again"
