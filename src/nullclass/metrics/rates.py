@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.results.schema import CLEAN, UNION
+from nullclass.results.schema import CLEAN, LOSSES, UNION
 
 
 def wilson(num_hits: int, num_images: int, z: float = 1.959964) -> tuple[float, float]:
@@ -70,7 +70,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
             lines.append(keys | _rate(f"{name}_rate", group["outcome"] == name))
         if keys["attack"] == CLEAN:
             lines.append(keys | _rate("not_null_rate", group["outcome"] != "null"))
-        for loss in ("loss", "null_loss"):
+        for loss in LOSSES:
             if group[loss].notna().all():
                 interval = {"low": math.nan, "high": math.nan, "num_images": len(group)}
                 lines.append(keys | {"metric": loss, "value": group[loss].mean()} | interval)
