@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from nullclass.core.checks import check_choice, check_number, check_seed, check_share
+from nullclass.core.checks import check_choice, check_number, check_seed
 from nullclass.core.errors import UserError
 from nullclass.training.recipes import Recipe
 from nullclass.training.robust.base import RobustLoss
@@ -57,7 +57,7 @@ class TrainConfig:
         for name in ("weight_decay", "null_weight"):
             if check_number(name, getattr(self, name)) < 0:
                 raise UserError(f"{name} must be at least 0, not {getattr(self, name)}")
-        if self.replace_rate is not None and check_share("replace_rate", self.replace_rate) == 1:
+        if not 0 <= check_number("replace_rate", self.replace_rate or 0) < 1:
             raise UserError(f"replace_rate must be in [0, 1), not {self.replace_rate}")
         if self.robust is not None and not hasattr(self.robust, "bind"):
             raise UserError("robust must be a robust loss such as IntervalLoss(eps=0.1)")
