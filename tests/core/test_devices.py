@@ -42,62 +42,51 @@ def test_bfloat16_is_a_yes_or_no() -> None:
     assert supports_bfloat16(torch.device("meta")) is False
 
 
-@pytest.mark.parametrize("before", [True, False])
-def test_tf32_is_off_inside_the_block_and_as_before_after_it(before: bool) -> None:
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    defaults = [backend.allow_tf32 for backend in backends]
+def fast_settings() -> list[object]:
+    """How products may be rounded: as the older and the newer API of torch say."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    old = [torch.get_float32_matmul_precision(), matmul.allow_tf32, cudnn.allow_tf32]
+    if not hasattr(cudnn, "conv"):
+        return old
+    owners = (matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul)
+    return old + [owner.fp32_precision for owner in owners]
+
+
+def is_exact() -> bool:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if not hasattr(cudnn, "conv"):
+        return not matmul.allow_tf32 and not cudnn.allow_tf32
+    owners = (matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul)
+    return not {owner.fp32_precision for owner in owners} & {"tf32", "bf16"}
+
+
+@pytest.mark.parametrize("precision", ["medium", "high", "highest"])
+@pytest.mark.parametrize("allow_tf32", [True, False])
+def test_products_are_exact_inside_the_block_and_as_before_after_it(
+    precision: str, allow_tf32: bool
+) -> None:
+    defaults = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     try:
-        for backend in backends:
-            backend.allow_tf32 = before
+        torch.set_float32_matmul_precision(precision)
+        torch.backends.cudnn.allow_tf32 = allow_tf32
+        before = fast_settings()
         with exact_float32():
-            assert not any(backend.allow_tf32 for backend in backends)
-        assert [backend.allow_tf32 for backend in backends] == [before, before]
+            assert is_exact()
+        assert fast_settings() == before
         with pytest.raises(KeyError), exact_float32():
             raise KeyError
-        assert [backend.allow_tf32 for backend in backends] == [before, before]
-        assert torch.get_float32_matmul_precision() == ("high" if before else "highest")
+        assert fast_settings() == before
     finally:
-        for backend, default in zip(backends, defaults, strict=True):
-            backend.allow_tf32 = default
-
-
-@pytest.mark.parametrize("before", ["medium", "high", "highest"])
-def test_the_matmul_precision_is_highest_inside_the_block_and_restored(before: str) -> None:
-    default = torch.get_float32_matmul_precision()
-    try:
-        torch.set_float32_matmul_precision(before)
-        with exact_float32():
-            assert torch.get_float32_matmul_precision() == "highest"
-            assert not torch.backends.cuda.matmul.allow_tf32
-        assert torch.get_float32_matmul_precision() == before
-        assert torch.backends.cuda.matmul.allow_tf32 == (before != "highest")
-    finally:
-        torch.set_float32_matmul_precision(default)
-
-
-def test_tf32_that_was_set_by_the_newer_api() -> None:
-    if not hasattr(torch.backends.cudnn, "conv"):
-        pytest.skip("this torch has one API only")
-    conv = torch.backends.cudnn.conv
-    before = conv.fp32_precision
-    try:
-        conv.fp32_precision = "ieee"  # now allow_tf32 cannot be read
-        with exact_float32():
-            assert torch.backends.cuda.matmul.fp32_precision != "tf32"
-            assert torch.backends.cudnn.rnn.fp32_precision == "ieee"
-        assert conv.fp32_precision == "ieee"
-        assert torch.backends.cudnn.rnn.fp32_precision == "tf32"
-    finally:
-        conv.fp32_precision = before
+        torch.set_float32_matmul_precision(defaults[0])
+        torch.backends.cudnn.allow_tf32 = defaults[1]
 
 
 def test_evaluations_and_proofs_run_without_tf32(digits: Digits) -> None:
     data = LabelledImages(digits.images[:4], digits.labels[:4], 10)
     seen: list[bool] = []
-    hook = digits.plain.register_forward_hook(
-        lambda *_: seen.append(torch.backends.cudnn.allow_tf32)
-    )
-    before = torch.backends.cudnn.allow_tf32
+    hook = digits.plain.register_forward_hook(lambda *_: seen.append(is_exact()))
+    before = fast_settings()
+    assert not is_exact(), "torch's default for cuDNN is TF32"
     try:
         for run in (
             lambda: nullclass.evaluate(digits.plain, data, attacks="fgsm", eps=0.1),
@@ -108,7 +97,7 @@ def test_evaluations_and_proofs_run_without_tf32(digits: Digits) -> None:
             seen.clear()
             run()
             assert seen
-            assert not any(seen)
-            assert torch.backends.cudnn.allow_tf32 == before
+            assert all(seen)
+            assert fast_settings() == before
     finally:
         hook.remove()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -74,32 +73,19 @@ def supports_bfloat16(device: torch.device) -> bool:
 def exact_float32() -> Iterator[None]:
     """Compute float32 products in float32 inside the block; then restore the caller's settings.
 
-    CUDA's TF32 keeps 10 bits of a factor: it changes about one prediction in 5,000 (LOG.md). The
-    matmul precision ``medium`` keeps 7 bits.
+    CUDA's TF32 keeps 10 bits of a factor: it changes about one prediction in 5,000 (LOG.md).
     """
-    cuda: Any = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn
-    mkldnn: Any = torch.backends.mkldnn
-    # The setters, with the value before and the value inside the block.
-    settings: list[tuple[Callable[[Any], None], Any, Any]]
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    owners: list[Any] = [matmul, cudnn]
+    name, fast, exact = "allow_tf32", (True,), False
+    if hasattr(cudnn, "conv"):  # torch 2.9 and newer; the two APIs must not be mixed
+        owners = [matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul]
+        name, fast, exact = "fp32_precision", ("tf32", "bf16"), "ieee"
+    before = {owner: value for owner in owners if (value := getattr(owner, name)) in fast}
     try:
-        settings = [
-            (torch.set_float32_matmul_precision, torch.get_float32_matmul_precision(), "highest"),
-            (partial(setattr, cudnn, "allow_tf32"), cudnn.allow_tf32, False),
-        ]
-        owners = []
-    except RuntimeError:  # set by the newer API, which the older one cannot read
-        settings = []
-        owners = [cuda, cudnn.conv, cudnn.rnn]
-    if hasattr(mkldnn, "matmul"):  # the matmul precision also sets this one
-        owners.append(mkldnn.matmul)
-    for owner in owners:
-        settings.append((partial(setattr, owner, "fp32_precision"), owner.fp32_precision, "ieee"))
-    changed = [setting for setting in settings if setting[1] != setting[2]]
-    try:
-        for set_value, _, exact in changed:
-            set_value(exact)
+        for owner in before:
+            setattr(owner, name, exact)
         yield
     finally:
-        for set_value, before, _ in changed:
-            set_value(before)
+        for owner, value in before.items():
+            setattr(owner, name, value)
