@@ -75,11 +75,14 @@ def exact_float32() -> Iterator[None]:
 
     CUDA's TF32 keeps 10 bits of a factor: it changes about one prediction in 5,000 (LOG.md).
     """
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    owners: list[Any] = [matmul, cudnn]
-    name, fast, exact = "allow_tf32", (True,), False
+    backends: Any = torch.backends
+    matmul, cudnn = backends.cuda.matmul, backends.cudnn
+    owners = [matmul, cudnn]
+    name: str = "allow_tf32"
+    fast: tuple[Any, ...] = (True,)
+    exact: Any = False
     if hasattr(cudnn, "conv"):  # torch 2.9 and newer; the two APIs must not be mixed
-        owners = [matmul, cudnn.conv, cudnn.rnn, torch.backends.mkldnn.matmul]
+        owners = [matmul, cudnn.conv, cudnn.rnn, backends.mkldnn.matmul]
         name, fast, exact = "fp32_precision", ("tf32", "bf16"), "ieee"
     before = {owner: value for owner in owners if (value := getattr(owner, name)) in fast}
     try:
