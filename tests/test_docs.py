@@ -19,7 +19,13 @@ def blocks(page: Path) -> list[tuple[int, str]]:
 
 
 EXAMPLES = [
-    pytest.param(page, line, code, id=f"{page.relative_to(ROOT)}:{line + 1}")
+    pytest.param(
+        page,
+        line,
+        code,
+        id=f"{page.relative_to(ROOT)}:{line + 1}",
+        marks=[pytest.mark.slow] if page.name == "README.md" else [],  # trains on MNIST
+    )
     for page in PAGES
     for line, code in blocks(page)
 ]

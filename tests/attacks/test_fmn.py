@@ -38,7 +38,7 @@ class Smallest:
     sizes: Tensor
 
 
-@pytest.fixture(scope="module", params=NORMS)
+@pytest.fixture(scope="module", params=["linf", "l2", pytest.param("l1", marks=pytest.mark.slow)])
 def smallest(request: pytest.FixtureRequest, digits: Digits) -> Smallest:
     model, images, labels = digits.guarded, digits.images[:30], digits.labels[:30]
     adv_images, sizes = FMN(num_steps=NUM_STEPS[request.param]).smallest(

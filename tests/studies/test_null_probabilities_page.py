@@ -248,6 +248,7 @@ def test_the_page(run: Run, page: Page, alone: Run) -> None:
     assert check_tables(alone.folder) >= {"table_transfers.csv", "summary.csv", "rows.parquet"}
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes(alone: Run) -> None:
     check_same_bytes(alone.folder / schema.REPORT)
 

@@ -303,6 +303,7 @@ def test_figures_without_data_are_left_out(run: Run) -> None:
     assert [name for name, draw in FIGURES.items() if draw(bare) is not None] == ["scores"]
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes(small: Run) -> None:
     check_same_bytes(small.folder / schema.REPORT)
 

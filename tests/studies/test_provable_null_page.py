@@ -291,7 +291,11 @@ def test_the_page(tmp_path: Path) -> None:
     assert check_tables(folder) >= {"summary.csv", "rows.parquet", "certified.parquet"}
     names = ("proved_and_attacked", "radius", f"answered_refused_{PROVED}")
     assert drawn == {f"fig_{name}" for name in names}
-    check_same_bytes(report)
+
+
+@pytest.mark.slow
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    check_same_bytes(write_report(write_fake_provable(tmp_path, models=(PROVED, "abstain"))))
 
 
 def test_the_results_of_the_docs(run: Run) -> None:

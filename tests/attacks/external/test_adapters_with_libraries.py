@@ -48,7 +48,6 @@ boundary = partial(FoolboxAttack, {"l2": "BoundaryAttack"}, STEPS, access="score
 NOISE = {"linf": "LinearSearchBlendedUniformNoiseAttack"}
 FAST: dict[str, Maker] = {
     "foolbox pgd": ("foolbox", foolbox_pgd, BOTH),
-    "autoattack": ("pyautoattack", partial(apgd, merge="logsumexp"), LINF),
     "art fgsm": ("art", lambda: ARTAttack({"linf": "FastGradientMethod"}), LINF),
     "torchattacks apgd": (
         "torchattacks",
@@ -57,6 +56,7 @@ FAST: dict[str, Maker] = {
     ),
 }
 SLOW: dict[str, Maker] = {
+    "autoattack": ("pyautoattack", partial(apgd, merge="logsumexp"), LINF),
     "foolbox fmn": ("foolbox", EXTERNAL["foolbox-fmn"], BOTH),
     "foolbox pgd, plain": ("foolbox", partial(foolbox_pgd, view="plain"), BOTH),
     "foolbox hop skip jump": ("foolbox", lambda: hop_skip_jump(2), BOTH),
