@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullclass.attacks.losses import OBJECTIVES, find_objective, is_success
+from nullclass.core.outcomes import OUTCOME_NAMES, SUCCESSES, Outcome
 
 K = 4
 Case = tuple[str, list[float], int]
@@ -61,6 +62,14 @@ def test_the_margin_is_positive_exactly_on_success(case: Case) -> None:
     objective = find_objective(name)
     assert bool(is_success(logits, labels, K, objective)) is reached
     assert bool(objective.loss(logits, labels, K, "margin") > 0) is reached
+
+
+def test_successes_by_name_are_those_of_the_objectives() -> None:
+    for name, objective in OBJECTIVES.items():
+        reached = objective.is_reached(torch.tensor(list(Outcome))).tolist()
+        named = [outcome in SUCCESSES[name] for outcome in OUTCOME_NAMES]
+        assert reached == named
+    assert SUCCESSES.keys() == OBJECTIVES.keys()
 
 
 def test_the_logsumexp_margin_of_a_target_is_its_log_odds() -> None:

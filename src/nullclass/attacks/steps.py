@@ -2,7 +2,7 @@
 
     x <- project(x + step_size * direction(d loss / d x))
 
-The model is used as it is: wrap the steps in :func:`nullclass.attacks.base.frozen` for evaluation
+The model is used as it is: wrap the steps in :func:`nullclass.core.modules.frozen` for evaluation
 mode and for gradients of the images alone.
 """
 

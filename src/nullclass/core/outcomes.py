@@ -34,6 +34,10 @@ OUTCOME_NAMES = tuple(outcome.name.lower() for outcome in Outcome)
 """``("correct", "null", "fooled")``, indexed by :class:`Outcome`."""
 
 
+SUCCESSES = {"fool": ("fooled",), "force-null": ("null",), "untargeted": ("null", "fooled")}
+"""Names of the outcomes that are a success for the attacker, by objective."""
+
+
 def outcome_name(prediction: int, label: int) -> str:
     """Return the name of the outcome of one prediction, -1 for null."""
     if prediction == NULL_LABEL:

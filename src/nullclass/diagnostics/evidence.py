@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import pandas as pd
 
+from nullclass.core.outcomes import SUCCESSES
 from nullclass.results.schema import CLEAN, SELF, UNKNOWN, Access
 
 MIN_POINTS = 0.005
@@ -29,9 +30,6 @@ GREY = 0.5
 
 CHECKS_NAME = "checks"
 """Value of the ``attack`` column of the costs for the probes."""
-
-SUCCESSES = {"fool": ("fooled",), "force-null": ("null",), "untargeted": ("null", "fooled")}
-"""Outcomes that are a success, by objective."""
 
 
 def is_many(num: int, total: int, share: float = MIN_POINTS) -> bool:

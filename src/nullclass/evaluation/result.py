@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from nullclass.core.errors import UserError
+from nullclass.core.outcomes import SUCCESSES
 from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.metrics.rates import proved_rates, summarise
 from nullclass.metrics.scores import score_metrics
@@ -197,7 +198,7 @@ class Evaluation:
         ]
 
     def _forces_null(self) -> bool:
-        return bool(self.rows["objective"].isin(["force-null", "untargeted"]).any())
+        return any("null" in SUCCESSES.get(name, ()) for name in self.rows["objective"].unique())
 
     def _notes(self) -> list[str]:
         is_check = self.costs["attack"] == CHECKS_NAME

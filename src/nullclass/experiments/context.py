@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from nullclass.attacks import ATTACKS, Attack
-from nullclass.attacks.base import TakesReferenceImages
+from nullclass.attacks.base import with_reference_images
 from nullclass.core.errors import UserError
 from nullclass.core.provenance import provenance
 from nullclass.data import Dataset, LabelledImages
@@ -66,7 +66,4 @@ def first(images: LabelledImages, count: int) -> LabelledImages:
 
 def make_attack(plan: AttackPlan, candidates: LabelledImages) -> Attack:
     """Return the attack of a plan; ``candidates`` are its reference images if it takes any."""
-    attack = ATTACKS[plan.attack](**plan.settings)
-    if isinstance(attack, TakesReferenceImages):
-        attack = attack.with_reference_images(candidates)
-    return attack
+    return with_reference_images(ATTACKS[plan.attack](**plan.settings), candidates)

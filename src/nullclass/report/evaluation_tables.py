@@ -10,7 +10,7 @@ import pandas as pd
 
 from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.report.blocks import Block, Cell, Table, Terms, Text
-from nullclass.report.formatting import NORMS, SUCCESSES, attack_name, eps_text, percent
+from nullclass.report.formatting import NORMS, SUCCESS_TEXTS, attack_name, eps_text, percent
 from nullclass.report.sections import SCORED_TEXT
 from nullclass.report.tables import make_table
 from nullclass.report.worst_case import OOD, can_refuse
@@ -66,7 +66,7 @@ def _attack_row(name: str, info: Mapping[str, Any]) -> list[Any]:
     is_own = info["source"] == "self"
     return [
         (attack_name(name), str((info["settings"] or {}).get("version") or "")),
-        SUCCESSES.get(info["objective"], info["objective"]),
+        SUCCESS_TEXTS.get(info["objective"], info["objective"]),
         ACCESS.get(info["access"], info["access"]),
         "the model itself" if is_own else f"another model ({info['source']})",
         ", ".join(map(eps_text, info["eps"])) if info["eps"] else "each image's own",

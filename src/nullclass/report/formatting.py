@@ -32,7 +32,7 @@ NAMES = {
     "rays": "RayS",
 }
 """Display names of attacks; others keep the name they have in the rows."""
-SUCCESSES = {
+SUCCESS_TEXTS = {
     "fool": "a wrong class",
     "untargeted": "anything but the true class",
     "force-null": "null",

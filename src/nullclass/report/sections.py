@@ -20,7 +20,7 @@ from nullclass.report.blocks import (
     Text,
     section,
 )
-from nullclass.report.formatting import SUCCESSES, attack_name, eps_text
+from nullclass.report.formatting import SUCCESS_TEXTS, attack_name, eps_text
 from nullclass.report.measures import Measures
 from nullclass.results.schema import CLEAN, UNION
 from nullclass.results.store import Run, Trial
@@ -304,7 +304,9 @@ def attack_terms(measures: Measures) -> list[tuple[str, str]]:
     pairs = []
     for attack in measures.attacks():
         objectives = sorted({m.objective for m in measures.all if m.attack == attack} - {CLEAN})
-        success = ", or ".join(SUCCESSES.get(each, each) for each in objectives) or "not recorded"
+        success = (
+            ", or ".join(SUCCESS_TEXTS.get(each, each) for each in objectives) or "not recorded"
+        )
         parts = [
             measures.norm(attack),
             budgets_text(measures, attack),
