@@ -11,14 +11,17 @@ import pytest
 
 from nullclass.core.errors import CannotWriteError, UserError
 from nullclass.core.files import (
+    LOCK,
+    TEMPORARY,
     locked,
+    locked_file,
     make_folder,
     read_json,
     replacing,
-    sha256,
     write_json,
     write_text,
 )
+from nullclass.core.paths import sha256
 
 
 def names(folder: Path) -> list[str]:
@@ -73,6 +76,46 @@ def test_make_folder_and_json(tmp_path: Path) -> None:
     content = {"ε": [1, 2.5, None], "nested": {"yes": True}}
     write_json(folder / "x.json", content)
     assert read_json(folder / "x.json", "test") == content
+
+
+def test_a_locked_folder_has_one_place_for_temporary_files(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    stale = folder / TEMPORARY / "deep" / "file"
+    write_text(stale, "of a killed process")
+    with locked(folder):
+        assert not stale.exists()
+        with replacing(folder / "sub" / "x.txt") as temporary:
+            temporary.write_text("new")
+            assert temporary.parent == folder / TEMPORARY
+        with replacing(tmp_path / "outside.txt") as temporary:
+            assert temporary.parent == tmp_path
+    assert names(folder) == [LOCK, "sub"]
+    assert names(folder / "sub") == ["x.txt"]
+    with locked_file(tmp_path / "y.csv"):
+        write_text(tmp_path / "y.csv", "y")
+    assert names(tmp_path) == ["outside.txt", "run", "y.csv"]
+
+
+def test_a_refused_command_leaves_nothing(tmp_path: Path) -> None:
+    for lock, path in ((locked, tmp_path / "a" / "b"), (locked_file, tmp_path / "c" / "d.csv")):
+        with pytest.raises(UserError, match="refused"), lock(path):
+            raise UserError("refused")
+    assert names(tmp_path) == []
+
+
+def test_links_are_not_followed(tmp_path: Path) -> None:
+    victim, folder = tmp_path / "victim", tmp_path / "run"
+    write_text(victim / "file", "precious")
+    folder.mkdir()
+    (folder / TEMPORARY).symlink_to(victim)
+    with locked(folder):
+        write_text(folder / "x", "")
+    (folder / LOCK).unlink()
+    (folder / LOCK).symlink_to(victim / "file")
+    with pytest.raises(UserError, match="is not a regular file"), locked(folder):
+        pass
+    assert (victim / "file").read_text() == "precious"
+    assert names(victim) == ["file"]
 
 
 def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:

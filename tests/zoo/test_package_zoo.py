@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from nullclass import UserError
-from nullclass.core.files import sha256
+from nullclass.core.paths import sha256
 from nullclass.training.checkpoint import WEIGHTS
 from nullclass.zoo import FOLDER, Member, load_zoo, read_zoo
 from nullclass.zoo.adopt import MAX_BYTES

@@ -1,13 +1,16 @@
-"""Reads and writes files atomically, with disk errors as one sentence."""
+"""Writes files atomically and locks folders, with disk errors as one sentence."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +19,46 @@ from safetensors import SafetensorError
 
 from nullclass.core.errors import CannotWriteError, UserError
 
+LOCK = ".lock"
+"""File in a folder that the process writing there has locked."""
+
+TEMPORARY = ".tmp"
+"""Folder for the temporary files of a locked folder."""
+
+
+@dataclass(frozen=True)
+class _Workplace:
+    """Where temporary files of a folder or file are."""
+
+    scope: Path
+    temporary: Path
+
+    def covers(self, path: Path) -> bool:
+        return path == self.scope or self.scope in path.parents
+
+
+_workplace: ContextVar[_Workplace | None] = ContextVar("workplace", default=None)
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; without an error it is renamed to ``path``.
+    """Yield a temporary path; without an error it is renamed to ``path``.
+
+    In a folder of :func:`locked` or :func:`working_in` the temporary file is in its
+    :data:`TEMPORARY` folder, elsewhere beside ``path``.
 
     Raises:
         CannotWriteError: If the folder cannot be created or written to, or the disk is full.
     """
     temporary: Path | None = None
+    place = _workplace.get()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix
-        )
+        folder = path.parent
+        if place is not None and place.covers(path.absolute()):
+            folder = place.temporary
+            folder.mkdir(exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".", suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -40,19 +69,16 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(written.fileno())  # content before name, in case of a power cut
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:  # safetensors has its own disk errors
-        reason = getattr(error, "strerror", None) or error
-        raise CannotWriteError(
-            f"cannot write {path}: {reason}; choose another output folder or make room there"
-        ) from error
+        raise cannot_write(path, error) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically; raises like :func:`replacing`."""
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -61,27 +87,27 @@ def write_bytes(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write indented JSON atomically; raises like :func:`replacing`."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+def cannot_write(path: Path, error: Exception) -> CannotWriteError:
+    """Return a disk error as one sentence."""
+    reason = getattr(error, "strerror", None) or error
+    return CannotWriteError(
+        f"cannot write {path}: {reason}; choose another output folder or make room there"
+    )
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object.
+def remove(path: Path) -> None:
+    """Remove a file or folder, if it is there; symbolic links are removed, not followed.
 
     Raises:
-        UserError: If the file is missing, unreadable or not a JSON object. The message calls the
-            file ``what``.
+        CannotWriteError: If it cannot be removed.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing, so there is no {what} there") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as the {what}: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a {what}: expected a JSON object")
-    return content
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def make_folder(folder: Path) -> Path:
@@ -94,42 +120,128 @@ def make_folder(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as trial:
             trial.write(bytes(4096))  # an empty file fits on a full disk
-    except OSError as error:
-        raise CannotWriteError(
-            f"cannot write to the folder {folder}: {error.strerror or error}; choose another --out"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise cannot_write(folder, error) from error
     return folder
-
-
-LOCK = ".lock"
-"""File of :func:`locked` in a folder."""
 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder; the system releases it when the process ends, even if killed.
+    """Hold the lock of a folder, created if needed, and remove its stale temporary files.
+
+    The system releases the lock when the process ends, even if killed. A folder that was created
+    here and is empty in the end is removed again.
 
     Raises:
-        UserError: If another process holds it, or the folder cannot be locked.
+        UserError: If another process holds the lock, or the folder cannot be written.
     """
-    lock = FileLock(folder / LOCK, timeout=0)
+    with ExitStack() as stack:
+        stack.callback(
+            _remove_empty, [path for path in (folder, *folder.parents) if not path.exists()]
+        )
+        make_folder(folder)
+        stack.callback(_remove_lock_alone, folder)
+        stack.enter_context(_lock(folder / LOCK, folder))
+        stack.enter_context(_working(_Workplace(folder.absolute(), folder.absolute() / TEMPORARY)))
+        yield
+
+
+@contextmanager
+def locked_file(path: Path) -> Iterator[None]:
+    """Hold the lock of an output file, ``.NAME.lock``; as :func:`locked` for one file.
+
+    Raises:
+        UserError: If another process holds the lock, or the file cannot be written.
+    """
+    if path.is_dir() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path} is not a regular file: choose another output file")
+    folder, absolute = path.parent, path.absolute()
+    with ExitStack() as stack:
+        stack.callback(_remove_empty, _missing(folder))
+        make_folder(folder)
+        lock = folder / f".{path.name}{LOCK}"
+        stack.enter_context(_lock(lock, path))
+        stack.callback(lock.unlink, missing_ok=True)
+        place = _Workplace(absolute, absolute.parent / f".{path.name}{TEMPORARY}")
+        stack.enter_context(_working(place))
+        yield
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[None]:
+    """Use the temporary folder of a folder that another process has locked."""
+    token = _workplace.set(_Workplace(folder.absolute(), folder.absolute() / TEMPORARY))
+    try:
+        yield
+    finally:
+        _workplace.reset(token)
+
+
+@contextmanager
+def _working(place: _Workplace) -> Iterator[None]:
+    remove(place.temporary)
+    token = _workplace.set(place)
+    try:
+        yield
+    finally:
+        _workplace.reset(token)
+        with suppress(CannotWriteError):
+            remove(place.temporary)
+
+
+@contextmanager
+def _lock(path: Path, target: Path) -> Iterator[None]:
+    """Lock a file, which must be a regular one or missing."""
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise UserError(f"{path} is not a regular file: remove it, or choose another --out")
+    lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"another process is writing to {folder}: wait for it, or choose another --out"
+            f"another process is writing to {target}: wait for it, or choose another --out"
         ) from None
     except OSError as error:
-        raise CannotWriteError(
-            f"cannot write {folder / LOCK}: {error.strerror or error}; choose another --out"
-        ) from None
+        raise cannot_write(path, error) from None
     try:
         yield
     finally:
         lock.release()
 
 
-def sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _remove_lock_alone(folder: Path) -> None:
+    """Remove the lock file if nothing else is in the folder."""
+    with suppress(OSError):
+        if [path.name for path in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+
+
+def _missing(folder: Path) -> list[Path]:
+    """Return the folder and its parents that do not exist, innermost first."""
+    return [path for path in (folder, *folder.parents) if not path.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove the folders that are empty, innermost first."""
+    with suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write indented JSON atomically; raises like :func:`replacing`."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object; goes when every file has a schema."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing, so there is no {what} there") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as the {what}: {error}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a {what}: expected a JSON object")
+    return content

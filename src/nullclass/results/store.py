@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from nullclass.core.errors import CannotWriteError, UserError
-from nullclass.core.files import read_json, sha256, write_json
+from nullclass.core.files import read_json, write_json
 from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.core.paths import sha256
 from nullclass.results import schema
 from nullclass.results.frames import (
     empty_table,

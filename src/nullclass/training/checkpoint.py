@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from nullclass.certify import proof_dtype
 from nullclass.core.devices import find_device
 from nullclass.core.errors import UserError
-from nullclass.core.files import read_json, sha256, write_json
+from nullclass.core.files import read_json, write_json
+from nullclass.core.paths import sha256
 from nullclass.core.provenance import provenance
 from nullclass.core.rng import fork_rng
 from nullclass.core.tensor_files import save_tensors
