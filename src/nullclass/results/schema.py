@@ -67,6 +67,8 @@ EXAMPLES = "examples.safetensors"
 DECISIONS = "decisions.safetensors"
 STATE = "training.safetensors"
 """The state of an unfinished training."""
+PARTS = ".parts"
+"""Folder of the finished parts of an unfinished evaluation."""
 
 TRIAL_FILES = (RESULT, ROWS, COSTS, HELD_OUT, OOD, CERTIFIED, SUMMARY, SCORES, EXAMPLES)
 """Everything an evaluation writes; ``result.json`` is removed first."""
