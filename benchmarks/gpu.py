@@ -41,6 +41,7 @@ from nullclass.attacks.base import with_reference_images
 from nullclass.attacks.ensemble import run_attack
 from nullclass.attacks.state import logits_of
 from nullclass.core.devices import find_device
+from nullclass.core.documents import json_values
 from nullclass.core.files import read_json, write_json, write_text
 from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import OUTCOME_NAMES, Outcome, outcomes, predictions
@@ -465,7 +466,7 @@ def main() -> None:
         return
     deadline = time.monotonic() + 60 * o.minutes
     results = Results(o.out)
-    about = provenance()
+    about = json_values(provenance())
     cores, version = about["machine"]["num_cores"], about["versions"]["torch"]
     about["machine"] = f"1x {card_name(o)}, {cores} CPU cores, torch {version}."
     results.content["about"] = about

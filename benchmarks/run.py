@@ -108,17 +108,17 @@ def attempt(name: str, run: Callable[[], str]) -> tuple[str, bool]:
 def heading(options: Options, load: float, seconds: float) -> str:
     """What was run, where and with what."""
     about = provenance()
-    machine = about["machine"]
+    machine = about.machine
     today = datetime.datetime.now(datetime.UTC)
     packages = ("torch", "numpy", *(name for _, name in attacks.PEERS.values()))
     lines = [
         ("date", today.strftime("%Y-%m-%d %H:%M UTC")),
         ("command", f"`python {shlex.join([_relative(sys.argv[0]), *sys.argv[1:]])}`"),
-        ("commit", about["commit"] or "unknown"),
-        ("machine", f"{machine['processor']}, {machine['num_cores']} cores, {machine['system']}"),
-        ("torch threads", f"{machine['num_threads']}{_thread_settings()}"),
+        ("commit", about.commit or "unknown"),
+        ("machine", f"{machine.processor}, {machine.num_cores} cores, {machine.system}"),
+        ("torch threads", f"{machine.num_threads}{_thread_settings()}"),
         ("load average before", f"{load:.2f} (idle is near 0; above it, others shared the cores)"),
-        ("Python", about["versions"]["python"]),
+        ("Python", about.versions["python"]),
         *((name, _version(name)) for name in packages),
         ("took", f"{seconds / 60:.1f} minutes"),
     ]

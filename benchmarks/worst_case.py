@@ -173,7 +173,7 @@ def begin(cell: Cell, model: Classifier, attack: Attack, data: LabelledImages) -
         "clean_fooled": indices_of(clean == Outcome.FOOLED, everyone),
         "clean_null": indices_of(clean == Outcome.NULL, everyone),
         "versions": versions(),
-        "commit": provenance()["commit"],
+        "commit": provenance().commit,
         "threads": torch.get_num_threads(),
         "chunks": [],
     }

@@ -165,13 +165,13 @@ def report(
 
 def heading(found: Sequence[Row], num_images: int) -> str:
     about = [told.about for row in found for told in row.told.values()]
-    machine = provenance()["machine"]
+    machine = provenance().machine
     packages = {name: v for told in about for name, v in told["versions"].items()}
     threads = sorted({told["threads"] for told in about})
     settings = [row.told[OURS].about["settings"] for row in found if OURS in row.told]
     lines = [
         ("images", f"the first {num_images} of MNIST's test images, L-infinity"),
-        ("machine", f"{machine['processor']}, {machine['num_cores']} cores, {machine['system']}"),
+        ("machine", f"{machine.processor}, {machine.num_cores} cores, {machine.system}"),
         ("device", ", ".join(sorted({told["device"] for told in about}))),
         ("torch threads", ", ".join(map(str, threads))),
         ("commits", ", ".join(sorted({(told["commit"] or "unknown")[:12] for told in about}))),

@@ -50,7 +50,7 @@ def results(run: Run) -> str:
         preset=run.info["preset"],
         seeds=", ".join(map(str, measures.seeds)),
         data=run.info["data"]["name"],
-        torch=run.info["versions"]["torch"],
+        torch=run.info["provenance"]["versions"]["torch"],
         verifiers=verifiers_text(run),
         attacks=" and ".join(map(attack_name, measures.attacks())),
         norm=measures.norm(UNION),

@@ -75,7 +75,7 @@ def page(run: Run, options: str) -> str:
         preset=run.info["preset"],
         num_sets=len(measures.seeds),
         num_models=sum(len(measure.values) for measure in accuracies(measures)),
-        torch=run.info["versions"]["torch"],
+        torch=run.info["provenance"]["versions"]["torch"],
         verdicts=f"{counts[0]} published scores and {counts[1]} accuracies are reproduced.",
         rule=rule(),
         thresholds=markdown_table(

@@ -57,7 +57,7 @@ def page(run: Run, note: str) -> str:
         seeds="; ".join(seeds),
         num_images=measures.num_images(CLEAN),
         num_fgsm=measures.num_images(FGSM),
-        torch=run.info["versions"]["torch"],
+        torch=run.info["provenance"]["versions"]["torch"],
         pixel=PIXEL,
         rates=reproduced(found, are_rates=True),
         losses=reproduced(found, are_rates=False),

@@ -64,7 +64,7 @@ def test_run_folder(finished: Path, dataset: Dataset) -> None:
     assert (info["study"], info["models"], info["seeds"]) == ("tiny", list(TINY.variants), [0, 1])
     assert info["data"]["checksum"] == dataset.checksum
     assert info["data"]["num_training_images"] == len(dataset.train)
-    assert {"versions", "commit", "machine", "device", "started", "seconds"} <= set(info)
+    assert {"provenance", "device", "started", "seconds"} <= set(info)
     assert set(info["settings"]["trainings"]) == set(TINY.variants)
     for trial in read_run(finished).trials:
         trained = finished / trial.result["trained_in"]

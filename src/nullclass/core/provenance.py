@@ -1,4 +1,4 @@
-"""Versions, commit and machine, recorded in every model card and ``run.json``."""
+"""Versions, commit and machine, recorded in every model card and result. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
-import torch
+from nullclass.core.documents import Schema
 
 
 @cache
@@ -44,36 +43,50 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def provenance() -> dict[str, Any]:
-    """Return versions, commit and machine, as JSON values."""
+class Machine(Schema, frozen=True):
+    """A computer."""
+
+    system: str
+    processor: str
+    num_cores: int | None
+    num_threads: int
+    """Threads that torch uses."""
+
+
+class Provenance(Schema, frozen=True):
+    """What computed a result."""
+
+    versions: dict[str, str]
+    """Of nullclass, torch and python."""
+    commit: str | None
+    """Of the source tree, with ``+changes`` if it was edited."""
+    machine: Machine
+
+
+def provenance() -> Provenance:
+    """Return versions, commit and machine."""
+    import torch
+
     try:
         own_version = version("nullclass")
     except PackageNotFoundError:  # a source tree that was never installed
         own_version = "not installed"
-    return {
-        "versions": {
+    return Provenance(
+        versions={
             "nullclass": own_version,
             "torch": torch.__version__,
             "python": platform.python_version(),
         },
-        "commit": _commit(),
-        "machine": {
-            "system": platform.system(),
-            "processor": _processor(),
-            "num_cores": os.cpu_count(),
-            "num_threads": torch.get_num_threads(),
-        },
-    }
+        commit=_commit(),
+        machine=Machine(
+            system=platform.system(),
+            processor=_processor(),
+            num_cores=os.cpu_count(),
+            num_threads=torch.get_num_threads(),
+        ),
+    )
 
 
-def run_origin(data: dict[str, Any], device: torch.device) -> dict[str, Any]:
-    """Return data, device, :func:`provenance` and the time, for ``run.json``, as JSON values.
-
-    Call it before the work starts: the time is the start, and the commit is of the code that runs.
-    """
-    return {
-        "data": data,
-        "device": str(device),
-        **provenance(),
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
+def now() -> str:
+    """Return the time in UTC, to the second, in ISO 8601."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -12,9 +12,10 @@ import torch
 from nullclass.attacks import describe
 from nullclass.certify import find_verifier
 from nullclass.core.checks import check_seed
+from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.files import make_folder
-from nullclass.core.provenance import provenance, run_origin
+from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset, load_dataset
 from nullclass.diagnostics.probes import ProbeLevel
 from nullclass.evaluation.plan import plan_attacks
@@ -153,7 +154,13 @@ def record_evaluation(
         model = refuse_at_rate(model, dataset, clean_null_rate)
     make_folder(folder)
     _check_free(folder)
-    origin, started = run_origin(dataset.describe(), model.mean.device), time.perf_counter()
+    started = time.perf_counter()
+    origin = {
+        "data": dataset.describe(),
+        "device": str(model.mean.device),
+        "provenance": json_values(provenance()),
+        "started": now(),
+    }
     evaluation = evaluate(
         model,
         test,
@@ -192,7 +199,8 @@ def record_evaluation(
     _remove_earlier(folder)
     # First: run.json says which evaluation the other files belong to.
     store.write_info(folder, info | origin | {"seconds": seconds})
-    result = {"model": name, "seed": seed, "evaluation_seconds": seconds, **provenance()}
+    result = {"model": name, "seed": seed, "evaluation_seconds": seconds}
+    result["provenance"] = json_values(provenance())
     evaluation.write(store.trial_folder(folder, name, seed), result)
     store.write_summary(folder, "evaluate")
     return evaluation

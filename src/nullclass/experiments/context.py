@@ -10,6 +10,7 @@ import torch
 
 from nullclass.attacks import ATTACKS, Attack
 from nullclass.attacks.base import with_reference_images
+from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.provenance import provenance
 from nullclass.data import Dataset, LabelledImages
@@ -55,7 +56,7 @@ class RunContext:
             "config": asdict(config),
             "data_checksum": self.dataset.checksum,
             "device": str(self.device),
-            **provenance(),
+            "provenance": json_values(provenance()),
         }
 
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from nullclass.core.documents import json_values
 from nullclass.core.errors import CannotWriteError, UserError
 from nullclass.core.files import locked, make_folder
-from nullclass.core.provenance import run_origin
+from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset
 from nullclass.experiments.config import Preset, Study, Trial
 from nullclass.experiments.engines.base import Done, Engine, Event, Failed, Progress, Task
@@ -216,7 +217,10 @@ def _write_info(
                 trial.model: _without_seeds(asdict(trial.training)) for trial in reversed(trials)
             },
         },
-        **run_origin(dataset.describe(), device),
+        "data": dataset.describe(),
+        "device": str(device),
+        "provenance": json_values(provenance()),
+        "started": now(),
     }
     info["data"]["num_training_images"] = len(dataset.train)
     info = json.loads(json.dumps(info))  # as a later call reads it: tuples are lists

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.files import make_folder
 from nullclass.core.progress import Advance
@@ -204,7 +205,7 @@ def _card(
 def _finish(training: Training, folder: Path, dataset: Dataset, epochs: dict[str, int]) -> None:
     """Write ``result.json`` of a training job; ``epochs`` maps a selection to its epoch."""
     result = {"config": asdict(training), "epochs": epochs, "data_checksum": dataset.checksum}
-    store.finalize(folder, result | provenance())
+    store.finalize(folder, result | {"provenance": json_values(provenance())})
 
 
 def check_data(training: Training, dataset: Dataset) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nullclass.certify import proof_dtype
 from nullclass.core.devices import find_device
+from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.files import read_json, write_json
 from nullclass.core.paths import sha256
@@ -111,7 +112,7 @@ def save_checkpoint(
         "stored": stored,
         "weights_sha256": sha256(folder / WEIGHTS),
         **(metadata or {}),
-        **provenance(),
+        **json_values(provenance()),
     }
     write_json(folder / CARD, card)
 
