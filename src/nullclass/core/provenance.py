@@ -74,7 +74,7 @@ def provenance() -> Provenance:
     return Provenance(
         versions={
             "nullclass": own_version,
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),
             "python": platform.python_version(),
         },
         commit=_commit(),
