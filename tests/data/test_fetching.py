@@ -4,8 +4,9 @@ import dataclasses
 import gzip
 import hashlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,9 +30,9 @@ class FakeSource:
         self.contents = contents
         self.requests: list[tuple[str, ...]] = []
 
-    def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
-        self.requests.append(tuple(names))
-        for name in names:
+    def fetch(self, sizes: Mapping[str, int], folder: Path, accept: Accept) -> None:
+        self.requests.append(tuple(sizes))
+        for name in sizes:
             if name not in self.contents:
                 raise SourceError(f"has no {name}")
             path = folder / "arrived"
@@ -50,6 +51,7 @@ def add_tiny(monkeypatch: pytest.MonkeyPatch, *sources: FakeSource) -> None:
         title="Tiny",
         class_names=("a", "b", "c", "d"),
         md5={name: hashlib.md5(contents).hexdigest() for name, contents in CONTENTS.items()},
+        sizes={name: len(contents) for name, contents in CONTENTS.items()},
         sources=sources,
         subfolders=DATASETS["mnist"].subfolders,
     )
@@ -99,15 +101,41 @@ def test_wrong_content_is_never_kept(cache: Path, monkeypatch: pytest.MonkeyPatc
     assert list(cache.iterdir()) == []
 
 
+def test_what_expands_beyond_the_known_size_is_not_expanded(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bombs = {name: gzip.compress(content + bytes(10**7), 1) for name, content in CONTENTS.items()}
+    add_tiny(monkeypatch, FakeSource("a bomb", bombs))
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    for name, bomb in bombs.items():
+        (mine / f"{name}.gz").write_bytes(bomb)
+    written: list[int] = []
+    chunks = fetching.content_chunks
+
+    def counted(*arguments: Any, **options: Any) -> Iterator[bytes]:
+        for chunk in chunks(*arguments, **options):
+            written.append(len(chunk))
+            yield chunk
+
+    monkeypatch.setattr(fetching, "content_chunks", counted)
+    with pytest.raises(UserError, match="another checksum"):
+        fetch("tiny", progress=ignore)
+    with pytest.raises(UserError, match="its checksum differs"):
+        fetch("tiny", mine, progress=ignore)
+    assert sum(written) <= 3 * (len(CONTENTS[FILE_NAMES[0]]) + 1), "fetched, checked; in a folder"
+
+
 def test_an_interrupted_download_leaves_no_half_file(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Interrupted(FakeSource):
         """Ctrl-C in the middle of the second file."""
 
-        def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
-            super().fetch(names[:1], folder, accept)
-            (folder / names[1]).write_bytes(self.contents[names[1]][:50])
+        def fetch(self, sizes: Mapping[str, int], folder: Path, accept: Accept) -> None:
+            first, second, *_ = sizes
+            super().fetch({first: sizes[first]}, folder, accept)
+            (folder / second).write_bytes(self.contents[second][:50])
             raise KeyboardInterrupt
 
     add_tiny(monkeypatch, Interrupted("slow", CONTENTS))
@@ -140,9 +168,9 @@ def test_simultaneous_downloads(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     together = threading.Barrier(4, timeout=10)
 
     class Meeting(FakeSource):
-        def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+        def fetch(self, sizes: Mapping[str, int], folder: Path, accept: Accept) -> None:
             together.wait()
-            super().fetch(names, folder, accept)
+            super().fetch(sizes, folder, accept)
 
     add_tiny(monkeypatch, Meeting("a fake", CONTENTS))
     done: list[str] = []
@@ -160,9 +188,9 @@ def test_simultaneous_downloads(cache: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_a_cache_that_cannot_be_written(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Blamed(FakeSource):  # like real sources, which turn any OSError into a failure
-        def fetch(self, names: Sequence[str], folder: Path, accept: Accept) -> None:
+        def fetch(self, sizes: Mapping[str, int], folder: Path, accept: Accept) -> None:
             try:
-                super().fetch(names, folder, accept)
+                super().fetch(sizes, folder, accept)
             except OSError as error:
                 raise SourceError("failed") from error
 
@@ -233,7 +261,7 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("known", DATASETS.values(), ids=DATASETS)
 def test_known_datasets(known: KnownDataset) -> None:
     assert len(set(known.class_names)) == len(known.class_names) >= 2
-    assert set(known.md5) == set(FILE_NAMES)
+    assert set(known.md5) == set(known.sizes) == set(FILE_NAMES)
     assert {len(bytes.fromhex(md5)) for md5 in known.md5.values()} == {16}
     assert len(set(known.md5.values())) == 4
     assert known.subfolders[0] == "."

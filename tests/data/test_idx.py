@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import struct
 import tracemalloc
 from pathlib import Path
@@ -94,6 +95,42 @@ def test_a_huge_header_allocates_nothing(tmp_path: Path, end: str) -> None:
     try:
         with pytest.raises(UserError, match=r"truncated.*only 3 follow"):
             read_images(path)
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def bomb(path: Path, shape: tuple[int, ...]) -> Path:
+    """A gzipped file of zeros that holds what its header promises, a thousandth of the size."""
+    with gzip.open(path, "wb", 1) as file:
+        file.write(struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape))
+        left = math.prod(shape)
+        while left:
+            left -= file.write(bytes(min(left, 1 << 24)))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        ((10**5, 28, 28), (10**4,), "100000 images but .* 10000 labels"),
+        ((10**5, 28, 28), (10**5,), "more than 200 times"),
+        ((9, 2**16, 2**16), (9,), "truncated"),
+    ],
+)
+def test_a_small_file_never_takes_much_memory(
+    tmp_path: Path, images: tuple[int, ...], labels: tuple[int, ...], says: str
+) -> None:
+    image_path, label_path = tmp_path / "images.gz", bomb(tmp_path / "labels.gz", labels)
+    if math.prod(images) > 10**8:  # a header that lies
+        header = struct.pack(">BBBBIII", 0, 0, 8, 3, *images)
+        image_path.write_bytes(gzip.compress(header + bytes(10**7), 1))
+    else:
+        bomb(image_path, images)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=says):
+            read_pair(image_path, label_path)
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
         tracemalloc.stop()

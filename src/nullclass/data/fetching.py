@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import platformdirs
+
 from nullclass.core.errors import UserError
 from nullclass.data.idx import GZIP_MAGIC, content_chunks
 from nullclass.data.known import DATASETS, FILE_NAMES, KnownDataset
@@ -71,21 +73,7 @@ def cache_folder() -> Path:
     chosen = os.environ.get("NULLCLASS_CACHE")
     if chosen:
         return Path(chosen).expanduser()
-    import pooch  # slow to import, and seldom needed
-
-    return Path(pooch.os_cache("nullclass"))
-
-
-def hex_digest(path: Path, algorithm: str) -> str:
-    """Return the hash of a file's uncompressed content.
-
-    Raises:
-        UserError: If the file cannot be read.
-    """
-    digest = hashlib.new(algorithm, usedforsecurity=False)
-    for chunk in content_chunks(path):
-        digest.update(chunk)
-    return digest.hexdigest()
+    return platformdirs.user_cache_path("nullclass")
 
 
 def _from_folder(known: KnownDataset | None, folder: Path) -> tuple[dict[str, Path], str]:
@@ -104,12 +92,24 @@ def _from_folder(known: KnownDataset | None, folder: Path) -> tuple[dict[str, Pa
     if known is None:
         return paths, f"four IDX files in the folder {folder}"
     for name, path in paths.items():
-        if hex_digest(path, "md5") != known.md5[name]:
+        if not _is_right(path, known, name):
             raise UserError(
                 f"{path} is not {known.title}'s {name} (its checksum differs): replace it, or "
                 f'load the folder as the dataset "{ANY_IDX}" if it is meant to be something else'
             )
     return paths, f"{known.title} from the folder {folder}, checksums verified"
+
+
+def _is_right(path: Path, known: KnownDataset, name: str) -> bool:
+    """Whether a file holds the content of a known one.
+
+    Raises:
+        UserError: If it cannot be read.
+    """
+    digest = hashlib.md5(usedforsecurity=False)
+    for chunk in content_chunks(path, known.sizes[name]):
+        digest.update(chunk)
+    return digest.hexdigest() == known.md5[name]
 
 
 def _idx_files(folder: Path) -> dict[str, Path]:
@@ -132,7 +132,7 @@ def _from_cache(
     for name in FILE_NAMES:
         path = folder / name
         if os.path.isfile(path):  # unlike Path.is_file, False without permission
-            if hex_digest(path, "md5") == known.md5[name]:
+            if _is_right(path, known, name):
                 continue
             progress(f"{known.title}: {name} in the cache is damaged and will be replaced")
         missing.append(name)
@@ -150,7 +150,7 @@ def _download(
 
     def accept(name: str, path: Path) -> None:
         try:
-            _install(path, folder / name, known.md5[name])
+            _install(path, folder / name, known, name)
         except OSError as error:  # of the cache, not of the source
             raise _cannot_write(folder, error) from error
         missing.remove(name)
@@ -163,7 +163,8 @@ def _download(
             folder.mkdir(parents=True, exist_ok=True)
             # Inside the cache, so that renaming stays within one file system.
             with tempfile.TemporaryDirectory(prefix=".fetching-", dir=folder) as workplace:
-                source.fetch(tuple(missing), Path(workplace), accept)
+                sizes = {name: known.sizes[name] for name in missing}
+                source.fetch(sizes, Path(workplace), accept)
         except SourceError as error:
             failures.append(f"{source.label}: {error}")
             progress(f"{known.title}: {error}")
@@ -186,7 +187,7 @@ def _cannot_write(folder: Path, error: OSError) -> UserError:
     )
 
 
-def _install(path: Path, target: Path, md5: str) -> None:
+def _install(path: Path, target: Path, known: KnownDataset, name: str) -> None:
     """Move the uncompressed content of a fetched file into the cache.
 
     Raises:
@@ -194,15 +195,13 @@ def _install(path: Path, target: Path, md5: str) -> None:
     """
     with path.open("rb") as stream:
         is_gzipped = stream.read(2) == GZIP_MAGIC  # some servers decompress what they send
-    digest = hashlib.new("md5", usedforsecurity=False)
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as stream:
-            for chunk in content_chunks(path, is_gzipped=is_gzipped):
+            for chunk in content_chunks(path, known.sizes[name], is_gzipped=is_gzipped):
                 stream.write(chunk)
-                digest.update(chunk)
     except UserError as error:  # a broken gzip stream
-        raise SourceError(f"{target.name} arrived damaged") from error
-    if digest.hexdigest() != md5:
-        raise SourceError(f"{target.name} arrived with another checksum than {md5}")
+        raise SourceError(f"{name} arrived damaged") from error
+    if not _is_right(part, known, name):
+        raise SourceError(f"{name} arrived with another checksum than {known.md5[name]}")
     os.replace(part, target)

@@ -2,14 +2,16 @@
 
 The header is two zero bytes, a code for the type of the numbers (8 for unsigned bytes, the only
 one supported), the number of dimensions, and each dimension as a big-endian 32-bit integer
-(Y. LeCun, "The MNIST database", section "File formats"). Memory is allocated for the bytes that the
-file has, never for those that its header promises.
+(Y. LeCun, "The MNIST database", section "File formats"). A header is only a promise: memory is
+allocated after the counts of images and labels and the size of the content agree with it.
 """
 
 from __future__ import annotations
 
 import gzip
+import hashlib
 import math
+import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,9 @@ CHUNK = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 _KIND = {1: "label", 3: "image"}
 
+_MAX_EXPANSION, _SMALL = 200, 1 << 26
+"""A gzipped file may expand to 64 MiB, or to 200 times its size (MNIST: 5 times)."""
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -38,7 +43,7 @@ def read_images(path: Path) -> Bytes:
     Raises:
         UserError: If the file cannot be read or is not exactly such a file.
     """
-    return _read(path, num_dims=3)
+    return _read(path, _read_shape(path, num_dims=3))
 
 
 def read_labels(path: Path) -> Bytes:
@@ -50,7 +55,7 @@ def read_labels(path: Path) -> Bytes:
     Raises:
         UserError: If the file cannot be read or is not exactly such a file.
     """
-    return _read(path, num_dims=1)
+    return _read(path, _read_shape(path, num_dims=1))
 
 
 def read_pair(images_path: Path, labels_path: Path) -> tuple[Bytes, Bytes]:
@@ -62,27 +67,40 @@ def read_pair(images_path: Path, labels_path: Path) -> tuple[Bytes, Bytes]:
     Raises:
         UserError: If either file is bad, or they differ in N.
     """
-    images, labels = read_images(images_path), read_labels(labels_path)
-    if len(images) != len(labels):
+    images, labels = _read_shape(images_path, num_dims=3), _read_shape(labels_path, num_dims=1)
+    if images[0] != labels[0]:
         raise UserError(
-            f"{images_path} holds {len(images)} images but {labels_path} holds {len(labels)} "
+            f"{images_path} holds {images[0]} images but {labels_path} holds {labels[0]} "
             f"labels: use two files of the same dataset"
         )
-    return images, labels
+    labels_read = _read(labels_path, labels)  # first: the smaller file confirms N
+    return _read(images_path, images), labels_read
 
 
-def content_chunks(path: Path, *, is_gzipped: bool | None = None) -> Iterator[bytes]:
+def content_digest(array: Bytes) -> str:
+    """Return the SHA-256 of the uncompressed IDX file that holds an array."""
+    digest = hashlib.sha256(bytes((0, 0, UNSIGNED_BYTES, array.ndim)))
+    digest.update(np.array(array.shape, dtype=">u4").tobytes())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def content_chunks(path: Path, limit: int, *, is_gzipped: bool | None = None) -> Iterator[bytes]:
     """Yield the uncompressed content of a file, at most 1 MiB at a time.
 
     Args:
         path: The file.
+        limit: Bytes to yield at most, and one more: content that goes on has another checksum than
+            the content wanted.
         is_gzipped: Default: whether its name ends in ``.gz``.
 
     Raises:
         UserError: If the file cannot be read or its gzip stream is broken.
     """
     with _open(path, is_gzipped) as stream:
-        while chunk := stream.read(CHUNK):
+        left = limit + 1
+        while chunk := stream.read(min(CHUNK, left)):
+            left -= len(chunk)
             yield chunk
 
 
@@ -90,18 +108,18 @@ def content_chunks(path: Path, *, is_gzipped: bool | None = None) -> Iterator[by
 def _open(path: Path, is_gzipped: bool | None = None) -> Iterator[BinaryIO]:
     """Open a file to read its uncompressed content; errors inside the block become UserErrors."""
     try:
-        if path.suffix == ".gz" if is_gzipped is None else is_gzipped:
-            with path.open("rb") as raw:
+        with path.open("rb") as raw:
+            if path.suffix == ".gz" if is_gzipped is None else is_gzipped:
                 if raw.read(2) != GZIP_MAGIC:
                     raise UserError(
                         f"{path} is named .gz but is not gzipped: drop .gz from its name, or "
                         f"fetch it again"
                     )
-            with gzip.open(path, "rb") as stream:
-                yield cast(BinaryIO, stream)
-        else:
-            with path.open("rb") as stream:
-                yield stream
+                raw.seek(0)
+                with gzip.open(raw) as stream:
+                    yield cast(BinaryIO, stream)
+            else:
+                yield raw
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a broken gzip file ({error}): fetch it again") from error
     except OSError as error:
@@ -110,36 +128,58 @@ def _open(path: Path, is_gzipped: bool | None = None) -> Iterator[BinaryIO]:
         ) from error
 
 
-def _read(path: Path, num_dims: int) -> Bytes:
-    with _open(path) as stream:
-        shape = _read_header(stream, path, num_dims)
-        expected = math.prod(shape)
-        body = bytearray()
-        # In chunks, and one byte too many, to notice trailing bytes.
-        while len(body) <= expected:
-            chunk = stream.read(min(CHUNK, expected + 1 - len(body)))
-            if not chunk:
-                break
-            body += chunk
-    if len(body) < expected:
+def _read(path: Path, shape: tuple[int, ...]) -> Bytes:
+    """Return the array of a file whose header promises a shape."""
+    start, expected = 4 + 4 * len(shape), math.prod(shape)
+    found = _content_size(path, start + expected) - start
+    if found < expected:
         raise UserError(
             f"{path} is truncated: its header promises {expected} bytes of data ({_by(shape)}) "
-            f"but only {len(body)} follow; fetch the file again"
+            f"but only {found} follow; fetch the file again"
         )
-    if len(body) > expected:
+    if found > expected:
         raise UserError(
             f"{path} goes on after the {expected} bytes of data ({_by(shape)}) that its header "
             f"promises: it is damaged or not an IDX file; fetch it again"
         )
-    return np.frombuffer(body, dtype=np.uint8).reshape(shape)
+    array = np.empty(shape, dtype=np.uint8)
+    rest = array.data.cast("B")
+    with _open(path) as stream:
+        stream.read(start)
+        while rest and (count := stream.readinto(rest[:CHUNK])):  # type: ignore[attr-defined]
+            rest = rest[count:]
+    if rest:
+        raise UserError(f"{path} changed while it was read: load it again")
+    return array
 
 
-def _read_header(stream: BinaryIO, path: Path, num_dims: int) -> tuple[int, ...]:
-    """Return the dimensions, all of them at least 1."""
-    magic = stream.read(4)
+def _content_size(path: Path, limit: int) -> int:
+    """Return the size of the uncompressed content, counted in chunks; stops above the limit.
+
+    Raises:
+        UserError: If the file expands like no images do.
+    """
+    with _open(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+    if path.suffix != ".gz":
+        return size
+    most = max(_SMALL, _MAX_EXPANSION * size)
+    total = sum(map(len, content_chunks(path, min(limit, most))))
+    if total > most:
+        raise UserError(
+            f"{path} expands to more than {_MAX_EXPANSION} times its size, as no images do: fetch "
+            "it again, or gunzip it if that is intended"
+        )
+    return total
+
+
+def _read_shape(path: Path, num_dims: int) -> tuple[int, ...]:
+    """Return the dimensions in a file's header, all of them at least 1."""
+    with _open(path) as stream:
+        magic = stream.read(4)
+        dims = stream.read(4 * num_dims)
     if magic != bytes((0, 0, UNSIGNED_BYTES, num_dims)):
         raise UserError(_wrong_magic(path, magic, num_dims))
-    dims = stream.read(4 * num_dims)
     if len(dims) < 4 * num_dims:
         raise UserError(f"{path} ends inside its header: fetch the file again")
     shape = tuple(int(size) for size in np.frombuffer(dims, dtype=">u4"))

@@ -25,6 +25,8 @@ class KnownDataset:
     """K names, in the order of the labels."""
     md5: dict[str, str]
     """MD5 of each *uncompressed* file, by its name in :data:`FILE_NAMES`."""
+    sizes: dict[str, int]
+    """Bytes of each uncompressed file; no more is read or downloaded."""
     sources: tuple[Source, ...]
     """Where the files can be fetched, in the order to try."""
     subfolders: tuple[str, ...]
@@ -32,6 +34,13 @@ class KnownDataset:
     pixel_statistics: tuple[float, float] | None = None
     """Published mean and standard deviation; ``None`` computes them from the training images."""
 
+
+_MNIST_SIZES = {
+    TRAIN_IMAGES: 16 + 60_000 * 28 * 28,
+    TRAIN_LABELS: 8 + 60_000,
+    TEST_IMAGES: 16 + 10_000 * 28 * 28,
+    TEST_LABELS: 8 + 10_000,
+}
 
 DATASETS: dict[str, KnownDataset] = {
     # 28x28 handwritten digits (LeCun, Cortes, Burges).
@@ -44,6 +53,7 @@ DATASETS: dict[str, KnownDataset] = {
             TEST_IMAGES: "2646ac647ad5339dbf082846283269ea",
             TEST_LABELS: "27ae3e4e09519cfbb04c329615203637",
         },
+        sizes=_MNIST_SIZES,
         sources=(
             Mirrors(
                 (
@@ -78,6 +88,7 @@ DATASETS: dict[str, KnownDataset] = {
             TEST_IMAGES: "8181f5470baa50b63fa0f6fddb340f0a",
             TEST_LABELS: "15d484375f8d13e6eb1aabb0c3f46965",
         },
+        sizes=_MNIST_SIZES,
         sources=(
             Mirrors(
                 (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from torch import Tensor
 
 from nullclass.core.errors import UserError
 from nullclass.data.arrays import LabelledImages
-from nullclass.data.fetching import Progress, fetch, hex_digest, print_line
-from nullclass.data.idx import Bytes, read_pair
+from nullclass.data.fetching import Progress, fetch, print_line
+from nullclass.data.idx import Bytes, content_digest, read_pair
 from nullclass.data.known import (
     DATASETS,
-    FILE_NAMES,
     TEST_IMAGES,
     TEST_LABELS,
     TRAIN_IMAGES,
@@ -48,7 +47,8 @@ class Dataset:
     """Held-out images of the training file, if any."""
     test: LabelledImages
     checksum: str
-    """SHA-256 of the data (:func:`dataset_checksum`)."""
+    """SHA-256 of the SHA-256 of the four files, by their uncompressed content: the four hex digests
+    in the order of ``FILE_NAMES``, joined by newlines."""
     source: str
     """Where the files came from, in a sentence."""
 
@@ -107,24 +107,25 @@ def load_dataset(
     else:
         paths, source = fetch(name, data_dir, progress)
         known = DATASETS.get(name)
-        everything, test = _read(paths, known.class_names if known else None)
+        everything, test, checksum = _read(paths, known.class_names if known else None)
         names = known.class_names if known else tuple(map(str, range(test.num_classes)))
         mean, std = pixel_statistics(everything.images)
         if std == 0:
             raise UserError(f"all pixels in {paths[TRAIN_IMAGES]} are alike: use other images")
         if known is not None and known.pixel_statistics is not None:
             mean, std = known.pixel_statistics
-        checksum = dataset_checksum(paths)
     train, held_out = split(everything, validation, seed)
     return Dataset(name, names, mean, std, train, held_out, test, checksum, source)
 
 
 def _read(
     paths: Mapping[str, Path], class_names: tuple[str, ...] | None
-) -> tuple[LabelledImages, LabelledImages]:
-    """Return all training images and the test images."""
-    images, labels = read_pair(paths[TRAIN_IMAGES], paths[TRAIN_LABELS])
-    test_images, test_labels = read_pair(paths[TEST_IMAGES], paths[TEST_LABELS])
+) -> tuple[LabelledImages, LabelledImages, str]:
+    """Return all training images, the test images, and the checksum of both."""
+    arrays = images, labels, test_images, test_labels = (
+        *read_pair(paths[TRAIN_IMAGES], paths[TRAIN_LABELS]),
+        *read_pair(paths[TEST_IMAGES], paths[TEST_LABELS]),
+    )
     if images.shape[1:] != test_images.shape[1:]:
         sizes = ["x".join(map(str, array.shape[1:])) for array in (images, test_images)]
         raise UserError(
@@ -142,7 +143,8 @@ def _read(
             torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long(), num_classes
         )
 
-    return labelled(images, labels), labelled(test_images, test_labels)
+    checksum = _checksum(arrays)
+    return labelled(images, labels), labelled(test_images, test_labels), checksum
 
 
 def split(
@@ -190,14 +192,6 @@ def pixel_statistics(images: Tensor) -> tuple[float, float]:
     return first / total / 255, math.sqrt(variance) / 255
 
 
-def dataset_checksum(paths: Mapping[str, Path]) -> str:
-    """Return the SHA-256 of the SHA-256 of the four files.
-
-    Each file counts by its uncompressed content. The four hex digests are joined by newlines in the
-    order of ``FILE_NAMES``.
-
-    Raises:
-        UserError: If a file cannot be read.
-    """
-    digests = "\n".join(hex_digest(paths[name], "sha256") for name in FILE_NAMES)
+def _checksum(arrays: Iterable[Bytes]) -> str:
+    digests = "\n".join(map(content_digest, arrays))
     return hashlib.sha256(digests.encode()).hexdigest()
