@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import struct
 import tracemalloc
 from pathlib import Path
@@ -136,11 +137,13 @@ def test_a_small_file_never_takes_much_memory(
         tracemalloc.stop()
 
 
-def test_missing_file_and_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot read"):
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is missing"):
         read_images(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="cannot read"):
-        read_images(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(UserError, match="is not a regular file"):
+            read_images(path)
 
 
 def test_counts_must_agree(tmp_path: Path) -> None:

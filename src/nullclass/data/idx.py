@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nullclass.core.errors import UserError
+from nullclass.core.paths import open_regular
 
 UNSIGNED_BYTES = 8
 CHUNK = 1 << 20
@@ -108,7 +109,7 @@ def content_chunks(path: Path, limit: int, *, is_gzipped: bool | None = None) ->
 def _open(path: Path, is_gzipped: bool | None = None) -> Iterator[BinaryIO]:
     """Open a file to read its uncompressed content; errors inside the block become UserErrors."""
     try:
-        with path.open("rb") as raw:
+        with open_regular(path, "IDX file") as raw:
             if path.suffix == ".gz" if is_gzipped is None else is_gzipped:
                 if raw.read(2) != GZIP_MAGIC:
                     raise UserError(
@@ -123,9 +124,7 @@ def _open(path: Path, is_gzipped: bool | None = None) -> Iterator[BinaryIO]:
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{path} is a broken gzip file ({error}): fetch it again") from error
     except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror or error}): check that it is there and readable"
-        ) from error
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def _read(path: Path, shape: tuple[int, ...]) -> Bytes:
