@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_study import CPU, NUM_JOBS, TINY, results, run_here, source_of, trials
+from tiny_study import CPU, NUM_JOBS, TINY, is_alive, results, run_here, source_of, trials
 
 from nullclass.core.errors import UserError
 from nullclass.data import Dataset
@@ -55,13 +55,6 @@ def children(parent: int) -> list[int]:
         if int(fields[1]) == parent:
             found.append(int(stat.parent.name))
     return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def wait_for(condition: Callable[[], bool], is_over: Callable[[], bool] = lambda: False) -> None:

@@ -2,16 +2,30 @@
 
 A lost worker or node fails its own job, which the runner starts again. Ray itself retries nothing,
 so that no job runs twice at once.
+
+A cluster of this machine, started here, listens on loopback only, and its processes do not outlive
+this one.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import socket
+import subprocess
+from ipaddress import ip_address
 from typing import Any
 
 from nullclass.core.errors import UserError
 from nullclass.experiments.engines.base import DataSource, Event, Failed, Report, Task
+from nullclass.experiments.engines.guard import descendants, start_guard
+
+LOCAL = "local"
+"""Address that starts a cluster on this machine."""
+
+LOOPBACK_ONLY = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
+"""Environment for Ray to use 127.0.0.1 as the address of this machine, as it does on macOS, and to
+send no statistics. Read when Ray is imported, and by its processes."""
 
 
 class RayEngine:
@@ -22,10 +36,11 @@ class RayEngine:
         num_threads: Threads, and so CPUs, per job.
         source: The run's data.
         device: Device to compute on; ``cuda`` takes one GPU per job.
-        address: Address of the cluster; ``None`` starts one on this machine.
+        address: Address of the cluster; ``None`` starts one on this machine, on loopback only.
 
     Raises:
-        UserError: If Ray is not installed, or the cluster does not answer.
+        UserError: If Ray is not installed or the cluster does not answer, or if Ray was imported
+            before so that it would listen on all interfaces.
     """
 
     def __init__(
@@ -36,6 +51,9 @@ class RayEngine:
         device: str,
         address: str | None,
     ) -> None:
+        address = LOCAL if address is None else address
+        if address == LOCAL:
+            os.environ.update(LOOPBACK_ONLY)
         try:
             import ray
         except ImportError:
@@ -43,19 +61,39 @@ class RayEngine:
                 "Ray is not installed: pip install 'nullclass[ray]', or use --engine local"
             ) from None
         self._ray: Any = ray
-        _check_reachable(address)
-        try:
-            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"no Ray cluster answers at {address}: {reason}") from None
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._running: dict[Any, Task] = {}
+        if address == LOCAL:
+            self._start_cluster()
+        else:
+            _check_reachable(address)
+            self._init(address, f"no Ray cluster answers at {address}")
         self.num_workers = num_workers
         self.num_threads = num_threads
         self._run = ray.remote(
             num_cpus=num_threads, num_gpus=int(device.startswith("cuda")), max_retries=0
         )(_execute_remotely)
         self._settings = (source, device, num_threads)
-        self._running: dict[Any, Task] = {}
+
+    def _start_cluster(self) -> None:
+        before = set(descendants(os.getpid()))
+        self._init(LOCAL, "Ray cannot start", include_dashboard=False)
+        self._guard = start_guard(set(descendants(os.getpid())) - before)
+        if not ip_address(self._ray.util.get_node_ip_address()).is_loopback:
+            self.close()
+            raise UserError(
+                "Ray was imported before its cluster could be limited to loopback: make the engine "
+                "before importing ray, or give the address of a cluster"
+            )
+
+    def _init(self, address: str, failure: str, **options: Any) -> None:
+        try:
+            self._ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, **options
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"{failure}: {reason}") from None
 
     def has_room(self) -> bool:
         """See :class:`nullclass.experiments.engines.base.Engine`."""
@@ -85,11 +123,13 @@ class RayEngine:
             self._ray.cancel(reference, force=True)
         self._running.clear()
         self._ray.shutdown()
+        if self._guard is not None:
+            self._guard.communicate()
 
 
-def _check_reachable(address: str | None) -> None:
+def _check_reachable(address: str) -> None:
     """Connect to the port once: Ray itself would try for minutes."""
-    host, _, port = (address or "").rpartition(":")
+    host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         return
     try:
