@@ -13,7 +13,6 @@ from typing import TypeVar
 import torch
 
 from nullclass.attacks import FGSM
-from nullclass.core.files import read_json
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.data import Dataset, LabelledImages, load_dataset
 from nullclass.evaluation.run import evaluate
@@ -22,7 +21,8 @@ from nullclass.experiments.trainings import Trainer
 from nullclass.models import Classifier
 from nullclass.results.schema import CLEAN
 from nullclass.studies.fgsm_null import config as fgsm_null
-from nullclass.training.checkpoint import CARD, load_checkpoint
+from nullclass.training.card import CARD, read_card
+from nullclass.training.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRATCH = ROOT / ".benchmarks"
@@ -137,10 +137,9 @@ def train_and_save(training: Training, dataset: Dataset, folder: Path) -> Classi
 def cached_model(training: Training, dataset: Dataset, folder: Path) -> Classifier:
     """The model of that training on that data from a folder; trained first if need be."""
     wanted = json.loads(json.dumps(asdict(training)))
-    about = {"training": wanted, "data_checksum": dataset.checksum}
     if (folder / CARD).exists():
-        card = read_json(folder / CARD, "model card")
-        if about.items() <= card.items():
+        origin = read_card(folder).origin
+        if (origin.training, origin.data_checksum) == (wanted, dataset.checksum):
             return load_checkpoint(folder)[0]
     say(f"training the model under attack, once; it stays in {folder}")
     return train_and_save(training, dataset, folder)

@@ -17,7 +17,8 @@ from nullclass.data import Dataset
 from nullclass.experiments.config import Training
 from nullclass.models import Classifier, build_model
 from nullclass.studies.null_samples import config as null_samples
-from nullclass.training.checkpoint import CARD, load_checkpoint, save_checkpoint
+from nullclass.training.card import CARD, Origin
+from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
 
 FOLDER = SCRATCH / "worst-case"
 TRAIN_EPS = 0.3
@@ -69,7 +70,7 @@ def adversarially_trained(dataset: Dataset, has_null: bool, folder: Path) -> Cla
             schedule.step()
             total += loss.item()
         say(f"  epoch {epoch + 1}: loss {total / num_batches:.4f}")
-    save_checkpoint(model.eval(), folder, metadata={"data": "mnist"})
+    save_checkpoint(model.eval(), folder, origin=Origin(data="mnist"))
     return model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import re
 import resource
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from edited import edit_document
 from idx_files import write_dataset
 from tiny import learnable_arrays
 
@@ -23,7 +23,8 @@ from nullclass import save_checkpoint
 from nullclass.cli.main import main
 from nullclass.data import FILE_NAMES
 from nullclass.models import build_model
-from nullclass.training.checkpoint import CARD, WEIGHTS
+from nullclass.training.card import CARD, Origin
+from nullclass.training.checkpoint import WEIGHTS
 
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILE_NAMES
 Refused = Callable[..., None]
@@ -67,7 +68,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model("small", image_shape=(1, 8, 8), num_classes=3)
-    save_checkpoint(model, folder, metadata={"data": "idx"})
+    save_checkpoint(model, folder, origin=Origin(data="idx"))
     return folder
 
 
@@ -313,7 +314,8 @@ def test_bad_checkpoints(
     weights, card = (bad / WEIGHTS).read_bytes(), (bad / CARD).read_text()
 
     def change(**changed: object) -> None:
-        (bad / CARD).write_text(json.dumps(json.loads(card) | changed))
+        (bad / CARD).write_text(card)
+        edit_document(bad / CARD, **changed)
 
     change(architecture="report")
     refuse("does not fit its card")
@@ -321,10 +323,10 @@ def test_bad_checkpoints(
     refuse("does not fit its card")
     change(architecture="resnet")
     refuse("'resnet'")
-    change(data=None)
+    change(origin={})
     refuse("--dataset")
     (bad / CARD).write_text(card[:50])
-    refuse("cannot be read as the model card")
+    refuse("is damaged or of another version")
     (bad / CARD).unlink()
     refuse("card.json is missing")
     (bad / CARD).write_text(card)
@@ -341,10 +343,10 @@ def test_output_folders_of_something_else(
 ) -> None:
     out = tmp_path / "out"
     out.write_text("not a folder")
-    refused(*train_arguments(data_dir), says="cannot write to the folder out")
-    refused(*train_arguments(data_dir, "out/deeper"), says="cannot write to the folder out/deeper")
-    refused(*evaluate_arguments(checkpoint, data_dir), says="cannot write to the folder out")
-    refused("study", "fgsm-null", "--out", "out", says="cannot write to the folder out")
+    refused(*train_arguments(data_dir), says="cannot write out")
+    refused(*train_arguments(data_dir, "out/deeper"), says="cannot write out/deeper")
+    refused(*evaluate_arguments(checkpoint, data_dir), says="cannot write out")
+    refused("study", "fgsm-null", "--out", "out", says="cannot write out")
     refused("report", "out", says="there is no run folder out")
     out.unlink()
     out.mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -45,7 +44,8 @@ from nullclass.results.schema import (
 from nullclass.results.store import read_run
 from nullclass.studies import STUDIES, Trial
 from nullclass.studies.fgsm_null.config import FGSM_NULL
-from nullclass.training.checkpoint import CARD, WEIGHTS
+from nullclass.training.card import CARD, Card, Origin, read_card
+from nullclass.training.checkpoint import WEIGHTS
 from nullclass.training.recipes import Recipe
 
 TRAIN = ["train", "--dataset", "idx", "--validation", "20", "--epochs", "3", "--device", "cpu",
@@ -53,7 +53,7 @@ TRAIN = ["train", "--dataset", "idx", "--validation", "20", "--epochs", "3", "--
 Captured = pytest.CaptureFixture[str]
 
 
-def train(data_dir: Path, out: Path, *options: str) -> tuple[Any, dict[str, Any]]:
+def train(data_dir: Path, out: Path, *options: str) -> tuple[Any, Card]:
     """Train with some options; the checkpoint."""
     assert main([*TRAIN, "--data-dir", str(data_dir), "--out", str(out), *options]) == 0
     return load_checkpoint(out)
@@ -82,12 +82,12 @@ def test_train(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Capture
     assert sorted(path.name for path in checkpoint.iterdir()) == [CARD, "history.csv", WEIGHTS]
     model, card = load_checkpoint(checkpoint)
     dataset = load_dataset("idx", data_dir=data_dir, validation=20)
-    assert card["data_checksum"] == dataset.checksum
-    assert card["training"]["nulls"] == {
+    assert card.origin.data_checksum == dataset.checksum
+    assert card.origin.training["nulls"] == {
         "source": "adversarial", "settings": {"eps": 0.154, "num_steps": 1}, "weight": 1 / 11,
         "replace_rate": None, "estimate": None,
     }  # fmt: skip
-    assert (card["num_classes"], card["has_null"], card["null_index"]) == (3, True, 3)
+    assert (card.num_classes, card.num_nulls, card.origin.num_held_out) == (3, 1, 20)
     history = pd.read_csv(checkpoint / "history.csv")
     assert history["epoch"].tolist() == [1, 2, 3]
     images, labels = dataset.validation.batch(slice(None))
@@ -107,13 +107,13 @@ def test_options_of_train(data_dir: Path, tmp_path: Path) -> None:
         "0", "--learning-rate", "0.002", "--epochs", "1", "--validation", "0",
     )  # fmt: skip
     assert (model.has_null, model.architecture) == (False, "report")
-    assert card["training"]["recipe"]["learning_rate"] == 0.002
-    assert card["training"]["nulls"] is None
+    assert card.origin.training["recipe"]["learning_rate"] == 0.002
+    assert card.origin.training["nulls"] is None
     model, card = train(
         data_dir, tmp_path / "several", "--nulls", "uniform", "adversarial", "mixed",
         "--replace-rate", "0.4", "--null-eps", "0.2", "--epochs", "6",
     )  # fmt: skip
-    assert card["training"]["nulls"] == {
+    assert card.origin.training["nulls"] == {
         "source": "any-of",
         "settings": {
             "sources": {"uniform": {}, "adversarial": {"eps": 0.2, "num_steps": 1}, "mixed": {}}
@@ -125,14 +125,14 @@ def test_options_of_train(data_dir: Path, tmp_path: Path) -> None:
     assert model.has_null
     assert pd.read_csv(tmp_path / "several" / "history.csv")["null_loss"].notna().all()
     model, card = train(data_dir, tmp_path / "per-class", "--per-class-null")
-    assert (model.num_nulls, card["num_nulls"], card["null_index"]) == (3, 3, 3)
+    assert (model.num_nulls, card.num_nulls) == (3, 3)
     ccat = ["--nulls", "ccat", "--null-steps", "2", "--uniform-targets"]
     model, card = train(data_dir, tmp_path / "ccat", *ccat)
     assert not model.has_null
-    assert (card["nulls"]["eps"], card["nulls"]["num_steps"]) == (0.3, 2)
+    assert (card.origin.nulls["eps"], card.origin.nulls["num_steps"]) == (0.3, 2)
     model, card = train(data_dir, tmp_path / "abstain", "--robust", "abstain", "--epochs", "1")
     assert model.has_null
-    assert card["training"]["robust"] == {"loss": "abstain", "settings": {"eps": 0.2}}
+    assert card.origin.training["robust"] == {"loss": "abstain", "settings": {"eps": 0.2}}
 
 
 def test_null_probabilities(data_dir: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -155,12 +155,12 @@ def test_null_probabilities(data_dir: Path, tmp_path: Path, capsys: Captured) ->
     soft = ["--nulls", "null-probabilities", "--curve", str(table), "--epochs", "2"]
     model, card = train(data_dir, tmp_path / "soft", *soft, *held_out)
     assert model.has_null
-    assert card["nulls"]["curve"]["sizes"] == found["size"].tolist()
-    assert card["nulls"]["perturbation"] == "pgd", "as the curve's file says"
-    assert card["nulls"]["perturbation_settings"] == {"num_steps": 3}
-    assert card["nulls"]["curve"]["num_images"] == found["num_images"].iloc[0] >= 50
-    assert card["training"]["nulls"]["weight"] == 2
-    assert card["training"]["recipe"]["nulls_per_image"] == 1
+    assert card.origin.nulls["curve"]["sizes"] == found["size"].tolist()
+    assert card.origin.nulls["perturbation"] == "pgd", "as the curve's file says"
+    assert card.origin.nulls["perturbation_settings"] == {"num_steps": 3}
+    assert card.origin.nulls["curve"]["num_images"] == found["num_images"].iloc[0] >= 50
+    assert card.origin.training["nulls"]["weight"] == 2
+    assert card.origin.training["recipe"]["nulls_per_image"] == 1
 
 
 def test_substitute_and_transfer(
@@ -173,7 +173,7 @@ def test_substitute_and_transfer(
     assert "30 queries in 3 rounds; the substitute agrees with" in capsys.readouterr().out
     _, card = load_checkpoint(out)
     _, target = load_checkpoint(checkpoint)
-    assert (card["queried"], card["num_queries"]) == (target["weights_sha256"], 30)
+    assert (card.origin.queried, card.origin.num_queries) == (target.weights_sha256, 30)
     transfer = ["transfer", "--sources", str(out), str(checkpoint), "--targets", str(checkpoint),
                 "--eps", "0.1", "0.3", "--images", "20", "--data-dir", str(data_dir),
                 "--out", str(table), "--device", "cpu"]  # fmt: skip
@@ -270,7 +270,7 @@ def provable(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    save_checkpoint(model, folder, metadata={"data": "idx", "training": {"validation": 20}})
+    save_checkpoint(model, folder, origin=Origin(data="idx", num_held_out=20))
     return folder
 
 
@@ -426,7 +426,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
     columns = ["epoch", "loss", "null_loss", "train_accuracy", "validation_accuracy"]
     found, expected = (pd.read_csv(f / "history.csv")[columns] for f in (out, uninterrupted))
     np.testing.assert_array_equal(found, expected)
-    assert json.loads((out / CARD).read_text())["training"]["recipe"]["epochs"] == 15
+    assert read_card(out).origin.training["recipe"]["epochs"] == 15
     assert not (out / STATE).exists()
 
 

@@ -17,6 +17,7 @@ from nullclass.evaluation.record import load_with_data, record_evaluation
 from nullclass.models import build_model
 from nullclass.results import schema
 from nullclass.studies.reports import write_report
+from nullclass.training.card import Origin
 
 CPU = torch.device("cpu")
 
@@ -26,7 +27,7 @@ def test_labels_that_are_not_classes_of_the_model(tmp_path: Path) -> None:
     arrays = tiny_arrays(40, 30, 4, 28, seed=0)
     good = load_dataset("idx", data_dir=write_dataset(tmp_path / "good", arrays), validation=0)
     model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
-    save_checkpoint(model, tmp_path / "model", metadata={"data": "idx"})
+    save_checkpoint(model, tmp_path / "model", origin=Origin(data="idx"))
     arrays[FILE_NAMES[3]][20:] = np.arange(190, 200)
     folder = write_dataset(tmp_path / "bad", arrays)
     with pytest.raises(UserError, match="labels run from 0 to 199; the model has the classes 0 to"):
@@ -43,7 +44,7 @@ def test_labels_that_are_not_classes_of_the_model(tmp_path: Path) -> None:
         (good, {"clean_null_rate": 0.1}, "no held-out images are known"),
     ):
         with pytest.raises(UserError, match=says):
-            record_evaluation(model, {}, dataset, out, **(settings | changed))
+            record_evaluation(model, None, dataset, out, **(settings | changed))
     assert not out.exists()
 
 
@@ -57,8 +58,8 @@ def test_a_kill_before_the_rows_are_written_leaves_no_earlier_results(
 
     def record(eps: float) -> None:
         record_evaluation(
-            model, {}, data, out, name="m", attacks=["fgsm"], eps=[eps], norm="linf", num_images=10,
-            checks="none", seed=0,
+            model, None, data, out, name="m", attacks=["fgsm"], eps=[eps], norm="linf",
+            num_images=10, checks="none", seed=0,
         )  # fmt: skip
 
     def killed(*_: object) -> None:

@@ -164,9 +164,9 @@ def test_the_training_uses_the_estimated_curve(dataset: Dataset, folder: Path, f
     assert curve.curve.num_images >= 50
     assert curve.curve.perturbation == "fgsm"
     _, card = load_checkpoint(folder / folder_of(SOFT, dataset.checksum) / "last")
-    assert NullCurve.from_dict(card["nulls"]["curve"]) == curve.curve
-    source = NullProbabilities(None, card["nulls"]["curve"])  # type: ignore[arg-type]
-    assert source.settings() == card["nulls"], "the card has all settings of the null images"
+    assert NullCurve.from_dict(card.origin.nulls["curve"]) == curve.curve
+    source = NullProbabilities(None, card.origin.nulls["curve"])  # type: ignore[arg-type]
+    assert source.settings() == card.origin.nulls, "the card has all settings of the null images"
 
 
 def test_crafted_images_and_their_rows(dataset: Dataset, folder: Path, found: Run) -> None:

@@ -71,7 +71,7 @@ def test_run_folder(finished: Path, dataset: Dataset) -> None:
         assert is_complete(trained)
         assert is_complete(trial.folder)
         model, card = load_checkpoint(trained / trial.selection)
-        assert card["data_checksum"] == dataset.checksum
+        assert card.origin.data_checksum == dataset.checksum
         assert trial.history["epoch"].tolist() == [1, 2, 3, 4, 5]
         images, labels = dataset.test.batch(slice(None))
         clean = trial.rows[trial.rows["attack"] == CLEAN]
@@ -91,7 +91,7 @@ def test_selected_weights_are_those_attacked(finished: Path) -> None:
         "test": int(losses["test_loss"].argmin()) + 1,
         "held-out": int(losses["held-out_loss"].argmin()) + 1,
     }
-    assert load_checkpoint(trained / "test")[1]["epoch"] == epochs["test"]
+    assert load_checkpoint(trained / "test")[1].origin.epoch == epochs["test"]
 
 
 def test_rates_are_those_of_the_rows(finished: Path) -> None:

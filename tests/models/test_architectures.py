@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from nullclass.core.errors import UserError
 from nullclass.models import ARCHITECTURES, Classifier, build_model
 from nullclass.models.dropout import Dropout
+from nullclass.training.card import Origin
 from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
 
 MNIST_SHAPE = (1, 28, 28)
@@ -69,7 +70,7 @@ def test_null_logits_per_class_are_more_outputs_of_the_same_network(name: str) -
 def test_checkpoints_and_seeds(name: str, tmp_path: Path) -> None:
     for has_null in (False, True):
         model, other = build(name, has_null=has_null).eval(), build(name, seed=1).eval()
-        save_checkpoint(model, tmp_path, metadata={"data": "mnist"})
+        save_checkpoint(model, tmp_path, origin=Origin(data="mnist"))
         state = torch.get_rng_state()
         loaded, card = load_checkpoint(tmp_path)
         assert torch.equal(torch.get_rng_state(), state)
@@ -80,10 +81,10 @@ def test_checkpoints_and_seeds(name: str, tmp_path: Path) -> None:
             assert torch.equal(again.state_dict()[key], value), key
         assert torch.equal(loaded(some_images()), model(some_images()))
         assert not torch.equal(other(some_images())[:, :10], model(some_images())[:, :10])
-        assert card["data"] == "mnist"
-        assert card["null_index"] == (10 if has_null else None)
-        assert card["num_parameters"] == sum(p.numel() for p in model.parameters())
-        assert {"versions", "commit", "machine", "weights_sha256", "architecture"} <= set(card)
+        assert card.origin.data == "mnist"
+        assert card.num_nulls == int(has_null)
+        assert card.num_parameters == sum(p.numel() for p in model.parameters())
+        assert card.architecture == name
 
 
 SHAPES = {

@@ -40,8 +40,8 @@ def test_rounded_checkpoints(stored: str, tmp_path: Path) -> None:
     save_checkpoint(model, tmp_path / "exact")
     save_checkpoint(model, tmp_path / "small", stored=stored)
     loaded, card = load_checkpoint(tmp_path / "small")
-    assert card["stored"] == stored
-    assert load_checkpoint(tmp_path / "exact")[1]["stored"] == "exact"
+    assert card.stored == stored
+    assert load_checkpoint(tmp_path / "exact")[1].stored == "exact"
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
     sizes = [(tmp_path / name / WEIGHTS).stat().st_size for name in ("small", "exact")]
     assert sizes[0] < {"float16": 0.52, "int8": 0.27}[stored] * sizes[1]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import runpy
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from fake_provable import NUM_SHOWN, write_fake_provable
 from fake_run import with_files
 from page_checks import check_blocks, check_html, check_same_bytes, row, terminal_text
 from pandas_defaults import check_tables
 
-from nullclass.core.files import read_json, write_json
+from nullclass.core.documents import write_document
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Cell, Drawing
 from nullclass.report.measures import Measures
@@ -36,6 +38,7 @@ from nullclass.studies.provable_null.page import findings
 from nullclass.studies.provable_null.page import page as draw_page
 from nullclass.studies.provable_null.tables import models_table, radius_table
 from nullclass.studies.reports import write_report
+from nullclass.training.card import CARD, read_card
 from nullclass.zoo import FOLDER, read_zoo
 from nullclass.zoo.members import CHECKPOINTS
 from nullclass.zoo.results import result_rows, update_results
@@ -55,6 +58,10 @@ def seeds(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """Two seeds of the two provable models."""
     models = (PROVED, "provable-r0.2")
     return read_run(write_fake_provable(tmp_path_factory.mktemp("two"), 2, models=models))
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def sentences(run: Run) -> str:
@@ -220,9 +227,10 @@ def test_a_proof_of_another_image_does_not_count(run: Run) -> None:
 
 def member(zoo: Path, name: str, data: str = "mnist") -> None:
     """Add a member to a zoo, with a card and results but no weights."""
-    card = read_json(FOLDER / CHECKPOINTS / "abstain" / "card.json", "card")
-    card |= {"weights_sha256": name, "data": data}
-    write_json(zoo / CHECKPOINTS / name / "card.json", card)
+    card = read_card(FOLDER / CHECKPOINTS / "abstain")
+    origin = msgspec.structs.replace(card.origin, data=data)
+    card = msgspec.structs.replace(card, weights_sha256=sha256(name), origin=origin)
+    write_document(zoo / CHECKPOINTS / name / CARD, card)
     for kind, eps, num_images, hits in (
         ("clean", 0.0, 100, {"correct_rate": 99, "null_rate": 1, "fooled_rate": 0}),
         ("attack", 0.3, 100, {"aer": 90, "rar": 10}),
@@ -253,9 +261,9 @@ def test_models_of_the_zoo(run: Run, tmp_path: Path) -> None:
     assert drawing is not None
     assert "Models of the zoo (n): other 100." in drawing.caption
     assert zoo_brackets(run, set(), tmp_path).empty, "they are for another dataset"
-    path = tmp_path / CHECKPOINTS / "other" / "card.json"
-    card = read_json(path, "card") | {"weights_sha256": "others"}
-    write_json(path, card)
+    path = tmp_path / CHECKPOINTS / "other"
+    card = msgspec.structs.replace(read_card(path), weights_sha256=sha256("others"))
+    write_document(path / CARD, card)
     assert zoo_brackets(on_mnist, {"clean"}, tmp_path).empty, "results of other weights"
 
 

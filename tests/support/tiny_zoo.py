@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from nullclass import load_dataset, save_checkpoint
 from nullclass.data import Dataset
 from nullclass.models import Classifier, build_model
-from nullclass.zoo import Card
+from nullclass.training.card import Origin
+from nullclass.zoo import Description
 from nullclass.zoo.adopt import adopt
 
 RADIUS = 0.02
@@ -60,17 +61,17 @@ def make_zoo(path: Path) -> TinyZoo:
     data_dir = learnable_dataset(path / "data")
     dataset = load_dataset("idx", data_dir=data_dir, validation=0)
     for order, (name, has_null) in enumerate((("learned", True), ("proved", False))):
-        info = {
-            "data": "idx",
-            "data_checksum": dataset.checksum,
-            "training": {"name": name, "seed": 0},
-            "training_seconds": 90.0,
-        }
-        save_checkpoint(trained(dataset, has_null), path / name, metadata=info)
+        origin = Origin(
+            data="idx",
+            data_checksum=dataset.checksum,
+            training={"name": name, "seed": 0},
+            training_seconds=90.0,
+        )
+        save_checkpoint(trained(dataset, has_null), path / name, origin=origin)
         adopt(
             path / name,
             name,
-            Card(**CARD_OF_TINY, order=order, eps=EPS, radius=None if has_null else RADIUS),
+            Description(**CARD_OF_TINY, order=order, eps=EPS, radius=None if has_null else RADIUS),
             stored="exact" if has_null else "float16",
             zoo=path / "zoo",
         )

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import resource
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from edited import edit_document
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import nullclass
+from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
+from nullclass.core.files import LOCK, locked
+from nullclass.core.paths import sha256
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier, build_model
 from nullclass.rejection import (
@@ -23,7 +31,13 @@ from nullclass.rejection import (
     overlap,
     with_threshold,
 )
-from nullclass.training.checkpoint import CARD, WEIGHTS, load_checkpoint, save_checkpoint
+from nullclass.training.card import CARD, Origin, ThresholdRefusal, read_card
+from nullclass.training.checkpoint import (
+    NEW_WEIGHTS,
+    WEIGHTS,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 def built(name: str = "notebook", **changed: Any) -> Classifier:
@@ -44,8 +58,7 @@ def images() -> Tensor:
 
 
 def change_card(folder: Path, **changed: object) -> None:
-    card = json.loads((folder / CARD).read_text())
-    (folder / CARD).write_text(json.dumps(card | changed))
+    edit_document(folder / CARD, **changed)
 
 
 # What is saved
@@ -62,12 +75,11 @@ def test_the_card_has_the_number_of_null_logits(
     has_null: bool, num_nulls: int, folder: Path, images: Tensor
 ) -> None:
     model = built(has_null=has_null, num_nulls=num_nulls)
-    save_checkpoint(model, folder, metadata={"data": "mnist"})
+    save_checkpoint(model, folder, origin=Origin(data="mnist"), metadata={"mine": [1, None]})
     loaded, card = load_checkpoint(folder)
     expected = num_nulls if has_null else 0
-    assert (card["num_nulls"], loaded.num_nulls, loaded.has_null) == (expected, expected, has_null)
-    assert card["null_index"] == (4 if has_null else None)
-    assert (card["data"], card["refusal"]) == ("mnist", None)
+    assert (card.num_nulls, loaded.num_nulls, loaded.has_null) == (expected, expected, has_null)
+    assert (card.origin.data, card.refusal, card.metadata) == ("mnist", None, {"mine": [1, None]})
     assert torch.equal(loaded.all_logits(images), model.all_logits(images))
     assert not loaded.training
 
@@ -87,7 +99,7 @@ def test_a_network_of_ones_own(num_nulls: int, tmp_path: Path, images: Tensor) -
     loaded, card = load_checkpoint(tmp_path, body=own_body(2 + num_nulls))
     assert torch.equal(loaded(images), model(images))
     assert torch.equal(loaded.std, model.std)
-    assert card["architecture"] is None
+    assert card.architecture is None
     with pytest.raises(UserError, match="does not fit its card"):
         load_checkpoint(tmp_path, body=nn.Sequential(nn.Flatten(), nn.Linear(36, 3)))
 
@@ -116,7 +128,7 @@ def test_a_model_with_a_threshold(
     save_checkpoint(model, tmp_path / "model", stored=stored)
     loaded, card = load_checkpoint(tmp_path / "model")
     assert torch.equal(loaded(images), model(images))
-    assert card["refusal"]["kind"] == "threshold"
+    assert isinstance(card.refusal, ThresholdRefusal)
     assert loaded.threshold == model.threshold
     assert overlap(loaded.threshold, held_out) == 200, "it still knows those images"
     by_hand = with_threshold(inner, 0.25)
@@ -148,7 +160,7 @@ def test_models_that_answer_what_is_certified(
     loaded, card = load_checkpoint(tmp_path)
     assert type(loaded) is wrapper
     assert torch.equal(loaded(images), model(images))
-    assert card["refusal"] == {"kind": kind, **settings}
+    assert json_values(card.refusal) == {"kind": kind, **settings}
     assert {name: getattr(loaded, name) for name in settings} == settings
 
 
@@ -160,11 +172,21 @@ def test_two_ways_to_refuse_are_not_saved(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "refusal", [3, {}, {"kind": "threshold"}, {"kind": "provable"}, {"kind": "prayer", "value": 1}]
+    ("refusal", "says"),
+    [
+        (3, "Expected `object"),
+        ({}, "missing required field `kind`"),
+        ({"kind": "threshold"}, "missing required field `value`"),
+        ({"kind": "provable", "radius": 0.1, "norm": "linf"}, "missing required field `verifier`"),
+        ({"kind": "prayer", "value": 1}, "Invalid value 'prayer'"),
+        ({"kind": "provable", "radius": 0.1, "norm": "l7", "verifier": "interval"}, "how its mod"),
+        ({"kind": "provable", "radius": 0, "norm": "linf", "verifier": "interval"}, "> 0"),
+    ],
 )
-def test_a_card_with_an_unknown_refusal(folder: Path, refusal: object) -> None:
+def test_a_card_with_an_unknown_refusal(folder: Path, refusal: object, says: str) -> None:
+    save_checkpoint(built("small", has_null=False), folder)
     change_card(folder, refusal=refusal)
-    with pytest.raises(UserError, match="does not say how its model refuses"):
+    with pytest.raises(UserError, match=says):
         load_checkpoint(folder)
 
 
@@ -206,21 +228,25 @@ def test_weights_that_changed(folder: Path, tmp_path: Path) -> None:
     ("changed", "says"),
     [
         ({"num_classes": 9}, "does not fit its card"),
-        ({"has_null": False}, "does not fit its card"),
+        ({"num_nulls": 0}, "does not fit its card"),
         ({"num_nulls": 4}, "does not fit its card"),
         ({"architecture": "report", "image_shape": [1, 28, 28]}, "does not fit its card"),
         ({"image_shape": [1, 28, 28]}, "does not fit its card"),
         ({"image_shape": [3, 6, 6]}, "does not fit its card"),
+        ({"mean": [0.1, 0.2]}, "does not fit its card"),
+        ({"stored": "int8"}, "does not fit its card"),
         ({"architecture": "resnet"}, "names the model 'resnet'; known are notebook, report"),
-        ({"card_version": 99}, "has version 99"),
-        ({"num_classes": 1}, "classes"),
-        ({"num_classes": "four"}, "."),
-        ({"num_nulls": "four"}, "does not describe a model"),
-        ({"image_shape": [1, 6]}, r"image_shape must be \(C, H, W\)"),
+        ({"num_classes": 1}, "Expected `int` >= 2"),
+        ({"num_classes": 10**9}, "Expected `int` <="),
+        ({"num_classes": "four"}, "Expected `int`, got `str`"),
+        ({"num_classes": True}, "Expected `int`, got `bool`"),
+        ({"image_shape": [1, 6]}, "image_shape"),
         ({"image_shape": [1, 2, 2]}, "too small"),
         ({"image_shape": None}, "no image_shape"),
-        ({"std": [0.0]}, "."),
-        ({"mean": "middle"}, "."),
+        ({"std": [0.0]}, "std must be positive"),
+        ({"mean": "middle"}, "Expected `array`"),
+        ({"beer": 1}, "unknown field `beer`"),
+        ({"weights_sha256": "x"}, "matching regex"),
     ],
 )
 def test_a_card_that_does_not_fit(folder: Path, changed: dict[str, object], says: str) -> None:
@@ -231,37 +257,126 @@ def test_a_card_that_does_not_fit(folder: Path, changed: dict[str, object], says
 
 def test_every_field_of_the_card_is_needed(folder: Path) -> None:
     card = json.loads((folder / CARD).read_text())
-    for key in (
-        "architecture",
-        "image_shape",
-        "num_classes",
-        "has_null",
-        "num_nulls",
-        "mean",
-        "std",
-    ):
+    for key in card.keys() - {"checksum"}:
         (folder / CARD).write_text(json.dumps({k: v for k, v in card.items() if k != key}))
-        with pytest.raises(UserError, match=f"does not describe a model: KeyError.*{key}"):
+        with pytest.raises(UserError, match=f"missing required field `{key}`"):
             load_checkpoint(folder)
-    without = {k: v for k, v in card.items() if k != "weights_sha256"}
-    (folder / CARD).write_text(json.dumps(without))
-    with pytest.raises(UserError, match="SHA-256"):
+
+
+def test_every_flipped_bit_of_the_card_is_noticed(folder: Path) -> None:
+    content = (folder / CARD).read_bytes()
+    for position in range(0, len(content), 5):
+        changed = bytearray(content)
+        changed[position] ^= 1 << position % 8
+        (folder / CARD).write_bytes(changed)
+        with pytest.raises(UserError, match=CARD):
+            read_card(folder)
+    (folder / CARD).write_bytes(content)
+    load_checkpoint(folder)
+
+
+# Sizes and types
+
+
+def test_sizes_are_compared_before_memory_is_taken(folder: Path) -> None:
+    """A card and weights of gigabytes: the model of the card is not allocated."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for changed in ({"image_shape": [1, 8000, 8000]}, {"num_classes": 130_000}):
+        save_checkpoint(built(), folder)
+        change_card(folder, **changed)
+        with pytest.raises(UserError, match="does not fit its card"):
+            load_checkpoint(folder)
+    header = {"body.output.weight": {"dtype": "F32", "shape": [10**9, 128], "data_offsets": [0, 0]}}
+    for name, content in (
+        ("promises", json.dumps(header).encode()),
+        ("is too long", b"{" + b" " * 2**23 + b"}"),
+    ):
+        weights = len(content).to_bytes(8, "little") + content
+        (folder / WEIGHTS).write_bytes(weights)
+        with pytest.raises(UserError, match="is damaged"):
+            load_checkpoint(folder)
+        assert name
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100_000, "kB"
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool, torch.complex64])
+def test_weights_that_are_no_floating_point_numbers(folder: Path, dtype: torch.dtype) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    tensors["body.output.bias"] = torch.ones_like(tensors["body.output.bias"], dtype=dtype)
+    save_file(tensors, folder / WEIGHTS)
+    change_card(folder, weights_sha256=sha256(folder / WEIGHTS))
+    with pytest.raises(UserError, match=r"body\.output\.bias holds numbers of the type"):
         load_checkpoint(folder)
 
 
-def test_an_interrupted_save_is_no_checkpoint(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+def test_special_files_are_refused_at_once(folder: Path) -> None:
+    for name in (WEIGHTS, CARD):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+        with pytest.raises(UserError, match=f"{name} is not a regular file"):
+            load_checkpoint(folder)
+        (folder / name).unlink()
+        (folder / name).write_bytes(content)
+    load_checkpoint(folder)
+
+
+# Saving over a checkpoint
+
+
+def test_a_save_that_stops_anywhere_leaves_the_old_or_the_new(
+    folder: Path, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
+    """Stops before each rename and removal of a save, and before each file is written."""
+    old, new = built(), built("small")
+    number = 0
+    while True:
+        save_checkpoint(old, folder)
+        left = number
 
-    monkeypatch.setattr("nullclass.core.tensor_files.save_file", stopped)
-    model, _ = load_checkpoint(folder)
-    with pytest.raises(KeyboardInterrupt):
-        save_checkpoint(model, folder)
-    assert sorted(path.name for path in folder.iterdir()) == [WEIGHTS]
-    with pytest.raises(UserError, match=f"{CARD} is missing"):
-        load_checkpoint(folder)
+        def stopping(operation: Callable[..., Any]) -> Callable[..., Any]:
+            def run(*arguments: Any, **options: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    raise KeyboardInterrupt
+                return operation(*arguments, **options)
+
+            return run
+
+        with monkeypatch.context() as patched:
+            for owner, name in ((os, "replace"), (os, "fsync"), (Path, "unlink")):
+                patched.setattr(owner, name, stopping(getattr(owner, name)))
+            try:
+                with locked(folder):
+                    save_checkpoint(new, folder)
+                break
+            except KeyboardInterrupt:
+                pass
+        model, _ = load_checkpoint(folder)
+        assert any(torch.equal(model(images), saved(images)) for saved in (old, new)), number
+        number += 1
+    assert number >= 6
+    with locked(folder):  # removes what is left
+        save_checkpoint(new, folder)
+    assert sorted(path.name for path in folder.iterdir()) == [LOCK, CARD, WEIGHTS]
+    assert torch.equal(load_checkpoint(folder)[0](images), new(images))
+
+
+def test_weights_that_wait_for_their_name_are_loaded_and_kept(
+    folder: Path, images: Tensor, tmp_path: Path
+) -> None:
+    other = built("small")
+    save_checkpoint(other, tmp_path / "other")
+    for name, target in ((WEIGHTS, NEW_WEIGHTS), (CARD, CARD)):
+        (folder / target).write_bytes((tmp_path / "other" / name).read_bytes())
+    assert torch.equal(load_checkpoint(folder)[0](images), other(images))
+    save_checkpoint(built(), folder)
+    assert not (folder / NEW_WEIGHTS).exists()
+    (folder / NEW_WEIGHTS).write_bytes(b"of another save")
+    load_checkpoint(folder)
+    save_checkpoint(other, folder)
+    assert not (folder / NEW_WEIGHTS).exists()
 
 
 def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -28,21 +27,21 @@ def test_a_member_has_small_weights_a_complete_card_and_answers_null(member: Mem
     weights = member.folder / WEIGHTS
     assert weights.stat().st_size < MAX_BYTES == 3_000_000
     assert sha256(weights) == member.weights_sha256
-    assert "" not in asdict(member.card).values()
-    info = member.info
-    assert info["training"]["seed"] >= 0
-    assert info["training"]["recipe"]["epochs"] >= 1
-    assert len(info["data_checksum"]) == 64
+    origin = member.card.origin
+    assert origin.training is not None
+    assert origin.training["seed"] >= 0
+    assert origin.training["recipe"]["epochs"] >= 1
+    assert origin.trained_on is not None
     assert (member.training_minutes or 0) > 0
     assert (member.num_cores or 0) >= 1
-    assert (info["stored"] == "exact") == ("rounding" not in info)
-    assert "/" not in str(info["machine"]) + str(info["trained_on"]["machine"])
+    assert (member.card.stored == "exact") == (origin.rounding is None)
+    assert "/" not in f"{member.card.provenance.machine} {origin.trained_on.machine}"
     model = load_zoo(member.name)
     assert model.has_null
     assert not model.training
     assert (model.num_classes, model.image_shape) == (10, (1, 28, 28))
-    assert getattr(model, "radius", None) == member.card.radius
-    assert sum(p.numel() for p in model.parameters()) == member.num_parameters
+    assert getattr(model, "radius", None) == member.description.radius
+    assert sum(p.numel() for p in model.parameters()) == member.card.num_parameters
 
 
 @pytest.mark.parametrize("member", MEMBERS)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from edited import edit_document
 from tiny_zoo import CARD_OF_TINY, EPS, RADIUS, TinyZoo
 
 from nullclass import UserError, load_checkpoint, save_checkpoint
@@ -63,7 +64,7 @@ def test_list_and_show(run: Run, evaluated: TinyZoo) -> None:
     clean = [find_rate(rows, "clean", metric) for metric in METRICS["clean"]]
     assert "/".join(f"{100 * row['rate']:.2f}" for row in clean if row) + " (40)" in listed
     assert "learned" in listed
-    assert f"{member.num_parameters:,}" in listed
+    assert f"{member.card.num_parameters:,}" in listed
     status, shown, _ = run(evaluated, "show", "proved")
     assert status == 0
     for text in (*CARD_OF_TINY.values(), member.weights_sha256, evaluated.dataset.checksum,
@@ -142,8 +143,7 @@ def test_results_of_other_weights_are_reported(run: Run, zoo: TinyZoo) -> None:
     model, card = load_checkpoint(folder)
     with torch.no_grad():
         next(model.parameters()).mul_(1.01)
-    kept = {key: card[key] for key in ("data", "data_checksum", "zoo", "training")}
-    save_checkpoint(model, folder, metadata=kept)
+    save_checkpoint(model, folder, origin=card.origin, zoo=card.zoo)
     refused(run(zoo, "check", "learned"), "has results of learned for other weights")
     refused(run(zoo, "leaderboard", "--out", zoo.out / "page.md"), "for other weights")
     options = ("--attack", "none", "--proofs", "none", "--out", zoo.out, "--update")
@@ -250,15 +250,24 @@ def test_another_dataset_is_refused(run: Run, zoo: TinyZoo, tmp_path: Path) -> N
 
 def test_a_damaged_zoo(run: Run, zoo: TinyZoo, tmp_path: Path) -> None:
     path = zoo.folder / CHECKPOINTS / "learned" / CARD
-    card = json.loads(path.read_text())
-    for broken in ({"zoo": None}, {"zoo": {**card["zoo"], "eps": []}}, {"num_parameters": "x"},
-                   {"zoo": {**card["zoo"], "eps": ["a"]}}, {"zoo": {"title": "x"}},
-                   {"zoo": {**card["zoo"], "radius": True}}, {"data": None}):  # fmt: skip
-        path.write_text(json.dumps(card | broken))
-        refused(run(zoo), "card.json is not one of a zoo")
+    text, card = path.read_text(), json.loads(path.read_text())
+    for broken, says in (
+        ({"zoo": None}, "is not one of a zoo"),
+        ({"zoo": {**card["zoo"], "eps": []}}, r"eps of a description must be in \(0, 1\]"),
+        ({"zoo": {**card["zoo"], "eps": [0.2, 0.1]}}, "eps of a description must increase"),
+        ({"zoo": {**card["zoo"], "eps": ["a"]}}, "Expected `float`"),
+        ({"zoo": {**card["zoo"], "radius": True}}, "Expected `float"),
+        ({"zoo": {**card["zoo"], "radius": -1}}, "radius of a description must be positive"),
+        ({"zoo": {"title": "x"}}, "missing required field"),
+        ({"num_parameters": "x"}, "Expected `int`"),
+        ({"origin": {**card["origin"], "data": None}}, "is not one of a zoo"),
+    ):
+        edit_document(path, **broken)
+        refused(run(zoo), says)
+        path.write_text(text)
     path.write_text("{")
-    refused(run(zoo), "cannot be read as the model card")
-    path.write_text(json.dumps(card))
+    refused(run(zoo), "is damaged or of another version")
+    path.write_text(text)
     (zoo.folder / RESULTS).write_text("member,kind\n")
     refused(run(zoo, "show", "learned"), "results.csv lacks the column")
     shutil.rmtree(zoo.folder / CHECKPOINTS)
@@ -302,15 +311,16 @@ def test_the_page_shows_every_rate_with_its_n(run: Run, evaluated: TinyZoo) -> N
 
 def test_adopting(zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch) -> None:
     proved, learned = (find_member(name, zoo.folder) for name in ("proved", "learned"))
-    assert proved.info["training"] == {"name": "proved", "seed": 0}
-    assert proved.info["training_seconds"] == 90.0
-    assert proved.info["trained_on"]["machine"]["num_cores"] >= 1
-    assert "rounded to float16" in proved.info["rounding"]
-    assert "rounding" not in learned.info
+    origin = proved.card.origin
+    assert origin.training == {"name": "proved", "seed": 0}
+    assert origin.training_seconds == 90.0
+    assert (proved.num_cores or 0) >= 1
+    assert "rounded to float16" in (origin.rounding or "")
+    assert learned.card.origin.rounding is None
     before = contents(zoo.folder)
     monkeypatch.setattr("nullclass.zoo.adopt.MAX_BYTES", 1000)
     with pytest.raises(UserError, match="store them as float16 or int8"):
-        adopt(learned.folder, "learned", learned.card, zoo=zoo.folder)
+        adopt(learned.folder, "learned", learned.description, zoo=zoo.folder)
     assert contents(zoo.folder) == before
     (zoo.folder / RESULTS).unlink()
     assert "| proved | – | – | – |" in page(zoo.folder), "a member without results"

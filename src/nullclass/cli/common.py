@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from nullclass.data import Dataset
     from nullclass.models import Classifier
     from nullclass.results.schema import Flag
+    from nullclass.training.card import Card
 
 Checkpoint = Annotated[
     str,
@@ -57,7 +58,7 @@ class LoadedModel:
     name: str
     """Name of the folder or of the zoo model."""
     model: Classifier
-    card: dict[str, Any]
+    card: Card
     dataset: Dataset
     radius: float | None
     """Radius in the card of a zoo model; ``model`` is the network without it."""
@@ -82,7 +83,7 @@ def load_model(
                 f"there is no checkpoint {checkpoint}: give a folder with card.json and "
                 f"model.safetensors, or a model of the zoo ({', '.join(zoo)})"
             )
-        folder, radius = zoo[checkpoint].folder, zoo[checkpoint].card.radius
+        folder, radius = zoo[checkpoint].folder, zoo[checkpoint].description.radius
     model, card, data = load_with_data(folder, dataset, data_dir, device)
     if folder.is_file():  # the weights
         folder = folder.parent

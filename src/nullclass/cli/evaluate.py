@@ -71,9 +71,8 @@ class Command:
         device = find_device(self.device)
         loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
         # The hash keeps checkpoints of one name in different runs apart.
-        name = f"{loaded.name}-{loaded.card['weights_sha256'][:8]}"
+        name = f"{loaded.name}-{loaded.card.weights_sha256[:8]}"
         folder = self.out or Path("runs") / "evaluate" / name
-        selections = (loaded.card.get("training") or {}).get("selections") or ()
         evaluation = record_evaluation(
             loaded.model,
             loaded.card,
@@ -89,7 +88,7 @@ class Command:
             radius=loaded.radius if self.radius is None else self.radius,
             ood=ood,
             num_smallest=self.smallest,
-            selected_on=loaded.name if loaded.name in selections else None,
+            selected_on=loaded.name if loaded.name in loaded.card.origin.selections else None,
             checks=self.checks,
             seed=self.seed,
         )

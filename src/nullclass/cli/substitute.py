@@ -37,7 +37,8 @@ class Command:
         check_seed(self.seed)
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import refuse_at_rate
-        from nullclass.training.checkpoint import CARD, save_checkpoint
+        from nullclass.training.card import CARD, Origin
+        from nullclass.training.checkpoint import save_checkpoint
         from nullclass.training.queries import QueryPlan, num_own
         from nullclass.training.substitutes import agreement, query_substitute
 
@@ -58,13 +59,13 @@ class Command:
             seed=self.seed,
             device=device,
         )
-        card = {
-            "data": loaded.dataset.name,
-            "data_checksum": loaded.dataset.checksum,
-            "queried": loaded.card["weights_sha256"],
-            "num_queries": rounds[-1].num_images,
-        }
-        save_checkpoint(substitute, self.out, metadata=card)
+        origin = Origin(
+            data=loaded.dataset.name,
+            data_checksum=loaded.dataset.checksum,
+            queried=loaded.card.weights_sha256,
+            num_queries=rounds[-1].num_images,
+        )
+        save_checkpoint(substitute, self.out, origin=origin)
         others = test.first(len(test) - num_pool)
         share = agreement(substitute, target, others)
         print(

@@ -94,7 +94,7 @@ class Command:
         from nullclass.data import load_dataset
         from nullclass.experiments.config import Training
         from nullclass.experiments.trainings import Trainer
-        from nullclass.training.checkpoint import CARD
+        from nullclass.training.card import CARD
         from nullclass.training.recipes import find_recipe
 
         device = find_device(self.device)

@@ -139,7 +139,7 @@ class EvaluateMembers:
         from nullclass.zoo.load import load_member
         from nullclass.zoo.results import RESULTS, join, update_results, write_rows
 
-        eps, folder = sorted(set(self.eps or member.card.eps)), self.out / member.name
+        eps, folder = sorted(set(self.eps or member.description.eps)), self.out / member.name
         tables: list[pd.DataFrame] = []
 
         def write(rows: pd.DataFrame) -> None:
@@ -159,7 +159,7 @@ class EvaluateMembers:
             num_images = min(self.images, len(dataset.test))
             evaluation = record_evaluation(
                 load_member(member, device),
-                member.info,
+                member.card,
                 dataset,
                 folder,
                 name=member.name,
@@ -274,30 +274,30 @@ def _data_loader(data_dir: Path | None) -> Callable[[Member], Dataset]:
     from nullclass.data import load_dataset
 
     load = cache(lambda name: load_dataset(name, data_dir=data_dir, validation=0))
-    return lambda member: load(member.dataset)
+    return lambda member: load(member.data)
 
 
 def _card_lines(member: Member) -> Iterator[tuple[str, str]]:
     """Labels and texts of a card."""
     import json
 
-    card, info = member.card, member.info
-    yield member.name, card.title
-    yield "training", card.recipe
-    yield "claims", card.claims
-    yield "limits", card.limits
-    yield "source", card.source
-    yield "licence of the weights", card.licence
-    if card.radius is not None:
-        yield "answers what is proved within", f"{card.radius:g} (L∞, pixel units)"
-    yield "parameters", f"{member.num_parameters:,}"
-    yield "weights", f"{info.get('stored', 'exact')}, SHA-256 {member.weights_sha256}"
-    if "rounding" in info:
-        yield "rounding", str(info["rounding"])
-    yield "data", f"{member.dataset}, checksum {info['data_checksum']}"
+    description, card, origin = member.description, member.card, member.card.origin
+    yield member.name, description.title
+    yield "training", description.recipe
+    yield "claims", description.claims
+    yield "limits", description.limits
+    yield "source", description.source
+    yield "licence of the weights", description.licence
+    if description.radius is not None:
+        yield "answers what is proved within", f"{description.radius:g} (L∞, pixel units)"
+    yield "parameters", f"{card.num_parameters:,}"
+    yield "weights", f"{card.stored}, SHA-256 {card.weights_sha256}"
+    if origin.rounding is not None:
+        yield "rounding", origin.rounding
+    yield "data", f"{member.data}, checksum {member.data_checksum}"
     if member.training_minutes is not None:
         yield "training time", f"{member.training_minutes:.1f} minutes on {member.num_cores} cores"
-    yield "training config", json.dumps(info.get("training"))
+    yield "training config", json.dumps(origin.training)
     yield "folder", str(member.folder)
 
 
@@ -320,4 +320,4 @@ def _table_rows(members: Sequence[Member]) -> Iterator[list[str]]:
                 for row in found
             ]
             cells.append("\n".join(lines) or "–")
-        yield [member.name, member.card.title, f"{member.num_parameters:,}", *cells]
+        yield [member.name, member.description.title, f"{member.card.num_parameters:,}", *cells]

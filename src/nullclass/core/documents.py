@@ -67,7 +67,7 @@ def parse(content: bytes | str, schema: type[T], what: str) -> T:
         raise UserError(f"{what} is damaged or of another version: {error}") from None
 
 
-def json_values(value: Any) -> Any:
+def json_values(value: Any, what: str = "this") -> Any:
     """Return a value as JSON holds it: dictionaries, lists, text and numbers; NaN is None.
 
     Raises:
@@ -77,7 +77,7 @@ def json_values(value: Any) -> Any:
         return msgspec.json.decode(msgspec.json.encode(value))
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise UserError(
-            f"this must hold JSON values (numbers, text, lists and dictionaries): {error}"
+            f"{what} must hold JSON values (numbers, text, lists and dictionaries): {error}"
         ) from None
 
 

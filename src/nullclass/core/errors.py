@@ -13,4 +13,8 @@ class CannotWriteError(UserError):
 
 
 class StateError(UserError):
-    """A saved training state cannot be resumed."""
+    """The saved state of unfinished work cannot be resumed."""
+
+
+class DamagedStateError(StateError):
+    """The saved state is damaged: the work starts again."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -25,6 +24,7 @@ from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull, calibrate, with_threshold
 from nullclass.results import schema, store
 from nullclass.scoring.score import check_labels
+from nullclass.training.card import Card
 from nullclass.training.checkpoint import load_checkpoint
 
 NUM_EXAMPLES = 8
@@ -45,7 +45,7 @@ NOTHING_HELD_OUT = (
 
 def load_with_data(
     checkpoint: Path, dataset: str | None, data_dir: Path | None, device: torch.device
-) -> tuple[Classifier, dict[str, Any], Dataset]:
+) -> tuple[Classifier, Card, Dataset]:
     """Return a checkpoint's model and card, and the dataset of its card or another one.
 
     Of the card's own dataset, the images that its training held out are held out again. The test
@@ -56,11 +56,10 @@ def load_with_data(
             dataset has labels that are not classes of the model.
     """
     model, card = load_checkpoint(checkpoint, device=device)
-    name = dataset or card.get("data")
+    name = dataset or card.origin.data
     if name is None:
         raise UserError("the card does not name the model's dataset: pass --dataset")
-    training = card.get("training") or {}
-    num_held_out = training.get("validation", 0) if dataset is None else 0
+    num_held_out = card.origin.num_held_out if dataset is None else 0
     data = load_dataset(name, data_dir=data_dir, validation=num_held_out)
     check_labels(data.test, model)
     return model, card, data
@@ -79,7 +78,7 @@ def refuse_at_rate(model: Classifier, dataset: Dataset, null_rate: float) -> Cla
 
 def record_evaluation(
     model: Classifier,
-    card: dict[str, Any],
+    card: Card | None,
     dataset: Dataset,
     folder: Path,
     *,
@@ -104,7 +103,7 @@ def record_evaluation(
 
     Args:
         model: The model.
-        card: Its card, for ``run.json``; may be empty.
+        card: Its card, for ``run.json``.
         dataset: Its test images are attacked; its held-out images calibrate thresholds.
         folder: The run folder: a new or empty one, or that of an earlier evaluation.
         name: The model's name in rows, file names and report.
@@ -193,7 +192,7 @@ def record_evaluation(
         "num_held_out": 0 if dataset.validation is None else len(dataset.validation),
         **({} if radius is None else {"radius": radius}),
         **({} if proofs is None else {"proofs": proofs}),
-        "card": card,
+        "card": {} if card is None else json_values(card),
     }
     info = {"study": "evaluate", "models": [name], "seeds": [seed], "settings": settings}
     _remove_earlier(folder)

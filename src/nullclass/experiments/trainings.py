@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import pandas as pd
 import torch
 
 from nullclass.core.documents import json_values
-from nullclass.core.errors import UserError
-from nullclass.core.files import make_folder
+from nullclass.core.errors import StateError, UserError
+from nullclass.core.files import make_folder, remove
 from nullclass.core.progress import Advance
 from nullclass.core.provenance import provenance
 from nullclass.core.rng import fork_rng
@@ -23,6 +24,7 @@ from nullclass.nulls import NullSource, make_nulls
 from nullclass.results import frames, schema, store
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import LAST
+from nullclass.training.card import Origin
 from nullclass.training.checkpoint import save_checkpoint
 from nullclass.training.config import TrainConfig
 from nullclass.training.loop import train
@@ -137,8 +139,8 @@ class Trainer:
     def write(self, history: pd.DataFrame, folder: Path) -> None:
         """Write the checkpoint of the last epoch and the history, and remove the state."""
         frames.write_frame(folder / schema.HISTORY, history)
-        save_checkpoint(self.model, folder, metadata=self.card(history["seconds"].sum()))
-        (folder / schema.STATE).unlink(missing_ok=True)
+        save_checkpoint(self.model, folder, origin=self.origin(history))
+        remove(folder / schema.STATE)
 
     def write_job(self, history: pd.DataFrame, folder: Path) -> None:
         """Write all checkpoints and the history, then ``result.json``, and remove the state."""
@@ -147,33 +149,33 @@ class Trainer:
         if self.selections.images:
             epochs = {name: epoch for name, (_, epoch) in self.selections.best.items()}
             weights = self.selections.weights
-        card = self.card(history["seconds"].sum())
         for name in weights:
             self.model.load_state_dict(weights[name])
-            save_checkpoint(self.model, folder / name, metadata=card | {"epoch": epochs[name]})
+            save_checkpoint(self.model, folder / name, origin=self.origin(history, epochs[name]))
         self.model.load_state_dict(last)
         frames.write_frame(folder / schema.HISTORY, history)
         _finish(self.training, folder, self.dataset, epochs)
-        (folder / schema.STATE).unlink(missing_ok=True)  # last: a kill before loses no training
+        remove(folder / schema.STATE)  # last: a kill before loses no training
 
-    def card(self, seconds: float) -> dict[str, Any]:
+    def origin(self, history: pd.DataFrame, epoch: int | None = None) -> Origin:
         """Return the part of the model's card that describes its training."""
-        card = _card(self.training, seconds, self.dataset, self.device)
-        return card | {"nulls": None if self.nulls is None else self.nulls.settings()}
+        seconds = float(history["seconds"].sum())
+        nulls = None if self.nulls is None else self.nulls.settings()
+        return _origin(self.training, seconds, self.dataset, self.device, nulls=nulls, epoch=epoch)
 
 
 def train_substitute(
     training: Training, target: Classifier, dataset: Dataset, folder: Path, device: torch.device
 ) -> None:
-    """Train a substitute on a model's answers and write its job; it is not resumed.
+    """Train a substitute on a model's answers and write its job, resuming after its last queries.
 
     Raises:
         UserError: If the data are not those of the config, or the folder cannot be written.
     """
     assert training.queries is not None
     check_data(training, dataset)
-    started = time.perf_counter()
-    substitute, rounds = query_substitute(
+    query = partial(
+        query_substitute,
         target,
         dataset.test.subset(slice(-num_own(len(dataset.test)), None)),
         training.queries.plan,
@@ -181,25 +183,35 @@ def train_substitute(
         recipe=training.recipe,
         seed=training.seed,
         device=device,
+        state_folder=folder,
     )
-    card = _card(training, time.perf_counter() - started, dataset, device)
+    started = time.perf_counter()
+    try:
+        substitute, rounds = query()
+    except StateError:  # damaged, or of another device: start again
+        remove(folder / schema.STATE)
+        substitute, rounds = query()
+    origin = _origin(training, time.perf_counter() - started, dataset, device)
     frames.write_frame(folder / schema.QUERIES, pd.DataFrame([asdict(entry) for entry in rounds]))
-    save_checkpoint(substitute, folder / LAST, metadata=card)
+    save_checkpoint(substitute, folder / LAST, origin=origin)
     _finish(training, folder, dataset, {})
+    remove(folder / schema.STATE)  # last: a kill before loses no queries
 
 
-def _card(
-    training: Training, seconds: float, dataset: Dataset, device: torch.device
-) -> dict[str, Any]:
-    """Return the part of a model's card that describes a training without null images."""
-    return {
-        "training": asdict(training),
-        "nulls": None,
-        "training_seconds": round(float(seconds), 1),
-        "data": dataset.name,
-        "data_checksum": dataset.checksum,
-        "device": str(device),
-    }
+def _origin(
+    training: Training, seconds: float, dataset: Dataset, device: torch.device, **more: Any
+) -> Origin:
+    """Return the part of a model's card that describes a training."""
+    return Origin(
+        data=dataset.name,
+        data_checksum=dataset.checksum,
+        num_held_out=training.validation,
+        selections=training.selections,
+        training=json_values(asdict(training)),
+        training_seconds=round(seconds, 1),
+        device=str(device),
+        **more,
+    )
 
 
 def _finish(training: Training, folder: Path, dataset: Dataset, epochs: dict[str, int]) -> None:

@@ -68,9 +68,7 @@ class Classifier(nn.Module):
         self.architecture = architecture
         self.image_shape = image_shape
         self.register_buffer("mean", _per_channel("mean", mean))
-        self.register_buffer("std", _per_channel("std", std))
-        if not bool((self.std > 0).all()):
-            raise UserError(f"std must be positive, not {self.std.flatten().tolist()}")
+        self.register_buffer("std", _per_channel("std", std, is_positive=True))
 
     @property
     def num_outputs(self) -> int:
@@ -130,7 +128,7 @@ class Classifier(nn.Module):
         return outcomes.predictions(self(checked_images(images)), self.num_classes)
 
 
-def _per_channel(name: str, values: PerChannel) -> Tensor:
+def _per_channel(name: str, values: PerChannel, *, is_positive: bool = False) -> Tensor:
     numbers = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
     try:
         array = np.atleast_1d(np.asarray(numbers, dtype=np.float32))
@@ -138,6 +136,8 @@ def _per_channel(name: str, values: PerChannel) -> Tensor:
         array = np.full(1, np.nan)
     if array.size == 0 or array.size != max(array.shape) or not np.isfinite(array).all():
         raise UserError(f"{name} must be one number, or one per channel, not {values!r}")
+    if is_positive and not (array > 0).all():
+        raise UserError(f"{name} must be positive, not {array.flatten().tolist()}")
     return torch.tensor(array.reshape(-1, 1, 1), dtype=torch.float32)
 
 

@@ -23,6 +23,11 @@ Stored = Literal["exact", "float16", "int8"]
 SCALE = ".int8_scale"
 """Ending of the name of the scales ``(rows,)`` of a tensor of bytes."""
 
+Layout = tuple[frozenset[torch.dtype], tuple[int, ...]]
+"""Types that a stored tensor may have, and its shape."""
+
+FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
+
 _LARGEST = 127
 
 
@@ -54,20 +59,35 @@ def packed(tensors: Mapping[str, Tensor], stored: Stored) -> dict[str, Tensor]:
     return result
 
 
+def packed_layout(tensors: Mapping[str, Tensor], stored: Stored) -> dict[str, Layout]:
+    """Return the types and shapes that :func:`packed` gives tensors of any device.
+
+    A float that is stored exactly may have any floating-point type.
+    """
+    result: dict[str, Layout] = {}
+    for name, tensor in tensors.items():
+        dtypes, shape = FLOATS, tuple(tensor.shape)
+        if not tensor.is_floating_point():
+            dtypes = frozenset({tensor.dtype})
+        elif stored == "float16":
+            dtypes = frozenset({torch.float16})
+        elif stored == "int8":
+            is_bytes = tensor.ndim > 1
+            dtypes = frozenset({torch.int8 if is_bytes else torch.float32})
+            if is_bytes:
+                result[name + SCALE] = frozenset({torch.float32}), shape[:1]
+        result[name] = dtypes, shape
+    return result
+
+
 def unpacked(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors that :func:`packed` stored, in float32 again."""
-    scales = {
-        name: tensors[name + SCALE]
-        for name, tensor in tensors.items()
-        if tensor.dtype == torch.int8
-        and name + SCALE in tensors
-        and tensors[name + SCALE].shape == tensor.shape[:1]
-    }
     result: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if name in scales:
-            result[name] = tensor.float() * _per_row(scales[name].float(), tensor)
-        elif name.removesuffix(SCALE) not in scales:
+        scale = tensors.get(name + SCALE)
+        if scale is not None:
+            result[name] = tensor.float() * _per_row(scale.float(), tensor)
+        elif name.removesuffix(SCALE) not in tensors or name.removesuffix(SCALE) == name:
             result[name] = tensor.float() if tensor.dtype == torch.float16 else tensor
     return result
 

@@ -1,34 +1,37 @@
 """Checkpoints: weights as safetensors, and a JSON card that rebuilds the model.
 
-A checkpoint is a folder with ``model.safetensors`` and ``card.json``. The card is written last and
-holds the SHA-256 of the weights, so an incomplete checkpoint is never loaded. It also records how
-the model refuses: by a threshold, or by what is proved. Weights may be rounded for storage
-(:mod:`nullclass.models.quantize`).
+A checkpoint is a folder with ``model.safetensors`` and ``card.json``. The card holds the SHA-256 of
+the weights and records how the model refuses: by a threshold, or by what is proved. Weights may be
+rounded for storage (:mod:`nullclass.models.quantize`).
+
+Saving over a checkpoint leaves the old one or the new one, wherever it stops: the new weights are
+written as ``model.safetensors.new``, the card that holds their SHA-256 replaces the old card, and
+then they get their name. Weights that still wait for it are loaded if they are the card's.
 """
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from nullclass.certify import proof_dtype
 from nullclass.core.devices import find_device
-from nullclass.core.documents import json_values
+from nullclass.core.documents import json_values, write_document
 from nullclass.core.errors import UserError
-from nullclass.core.files import read_json, write_json
+from nullclass.core.files import cannot_write, remove
 from nullclass.core.paths import sha256
 from nullclass.core.provenance import provenance
 from nullclass.core.rng import fork_rng
-from nullclass.core.tensor_files import save_tensors
+from nullclass.core.tensor_files import check_header, save_tensors
 from nullclass.models import ARCHITECTURES, build_model
 from nullclass.models.classifier import Classifier, check_classifier
-from nullclass.models.quantize import Stored, packed, unpacked
+from nullclass.models.quantize import FLOATS, Layout, Stored, packed, packed_layout, unpacked
 from nullclass.rejection import (
     ProvableNull,
     SmoothedNull,
@@ -36,22 +39,41 @@ from nullclass.rejection import (
     ThresholdedClassifier,
     with_threshold,
 )
+from nullclass.training.card import (
+    CARD,
+    Card,
+    Description,
+    Origin,
+    ProvableRefusal,
+    Refusal,
+    SmoothedRefusal,
+    ThresholdRefusal,
+    read_card,
+)
 
 WEIGHTS = "model.safetensors"
-CARD = "card.json"
-CARD_VERSION = 1
-
-_CERTIFIED: dict[str, tuple[type[ProvableNull | SmoothedNull], tuple[str, ...]]] = {
-    "provable": (ProvableNull, ("radius", "norm", "verifier")),
-    "smoothed": (
-        SmoothedNull,
-        ("radius", "sigma", "num_samples", "num_selection", "confidence", "seed"),
-    ),
-}
-"""Models that answer what is certified: the kind in the card, the class and its settings."""
+NEW_WEIGHTS = "model.safetensors.new"
+"""Weights whose card may not be written yet."""
 
 _HELD_OUT = "refusal.held_out_sha256"
 """Tensor ``(N, 32)`` of bytes: the hashes of the images that a threshold was calibrated on."""
+
+_EXACT = ("mean", "std")
+"""Tensors that are never rounded."""
+
+_DTYPES = {
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F32": torch.float32,
+    "F64": torch.float64,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "I64": torch.int64,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+"""Types of safetensors that a state dict may have."""
 
 
 def save_checkpoint(
@@ -60,66 +82,62 @@ def save_checkpoint(
     *,
     metadata: dict[str, Any] | None = None,
     stored: Stored = "exact",
+    origin: Origin | None = None,
+    zoo: Description | None = None,
 ) -> None:
-    """Write the weights and the card of a model.
+    """Write the weights and the card of a model; a checkpoint in the folder is replaced.
 
     Args:
         model: The model, possibly one of :mod:`nullclass.rejection`. A network of your own is saved
             without its code (``load_checkpoint(body=)``).
         folder: Output folder; created if needed.
-        metadata: More JSON values for the card, such as the training config.
+        metadata: Your own JSON values for the card.
         stored: ``exact``, or rounded to ``float16`` or ``int8``; the checkpoint then holds the
             rounded network.
+        origin: Where the weights are from: data and training. The command line finds the dataset
+            by it.
+        zoo: Description, for members of a zoo.
 
     Raises:
         UserError: If the folder cannot be written, the weights cannot be rounded, or a threshold
             was set on a model of :mod:`nullclass.rejection`.
     """
     folder = Path(folder)
-    network, refusal, extra = _unwrapped(check_classifier(model))
-    try:
-        json.dumps(metadata)
-    except (TypeError, ValueError) as error:
-        raise UserError(
-            f"metadata must hold JSON values (numbers, strings, lists and dictionaries): {error}"
-        ) from None
+    network, refusal, extra = without_refusal(check_classifier(model))
+    own = json_values(metadata or {}, "metadata")
     if isinstance(network.body, Classifier):
         raise UserError(
             "a checkpoint records one way to refuse, and this model has several: save its inner "
             "model, and wrap it again after loading"
         )
     tensors = network.state_dict()
-    exact = {name: tensors.pop(name) for name in ("mean", "std")}
+    exact = {name: tensors.pop(name) for name in _EXACT}
     tensors = exact | packed(tensors, stored) | extra
-    # The old card must not match new weights if the process stops in between.
-    try:
-        (folder / CARD).unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot replace the checkpoint in {folder}: {error.strerror}") from error
-    save_tensors(folder / WEIGHTS, tensors)
-    card = {
-        "card_version": CARD_VERSION,
-        "architecture": network.architecture,
-        "image_shape": network.image_shape,
-        "num_classes": network.num_classes,
-        "has_null": network.has_null,
-        "null_index": network.num_classes if network.has_null else None,
-        "num_nulls": network.num_nulls,
-        "mean": _exact(network.mean),
-        "std": _exact(network.std),
-        "refusal": refusal,
-        "num_parameters": sum(p.numel() for p in network.parameters()),
-        "stored": stored,
-        "weights_sha256": sha256(folder / WEIGHTS),
-        **(metadata or {}),
-        **json_values(provenance()),
-    }
-    write_json(folder / CARD, card)
+    _finish_save(folder)
+    save_tensors(folder / NEW_WEIGHTS, tensors)
+    card = Card(
+        architecture=network.architecture,
+        image_shape=network.image_shape,
+        num_classes=network.num_classes,
+        num_nulls=network.num_nulls,
+        mean=_exact(network.mean),
+        std=_exact(network.std),
+        num_parameters=sum(p.numel() for p in network.parameters()),
+        refusal=refusal,
+        stored=stored,
+        weights_sha256=sha256(folder / NEW_WEIGHTS),
+        origin=Origin() if origin is None else origin,
+        metadata=own,
+        zoo=zoo,
+        provenance=provenance(),
+    )
+    write_document(folder / CARD, card)
+    _finish_save(folder)
 
 
 def load_checkpoint(
     path: Path | str, *, body: nn.Module | None = None, device: torch.device | str = "cpu"
-) -> tuple[Classifier, dict[str, Any]]:
+) -> tuple[Classifier, Card]:
     """Rebuild a model from its card, load its weights and put it into evaluation mode.
 
     Args:
@@ -141,94 +159,148 @@ def load_checkpoint(
     if not folder.is_dir():
         raise UserError(f"{folder} is a file: give the folder of a checkpoint, with its {CARD}")
     device = find_device(str(device))
-    card = read_json(folder / CARD, "model card")
-    weights = folder / WEIGHTS
+    card = read_card(folder)
+    weights = folder / (NEW_WEIGHTS if _is_new(folder, card) else WEIGHTS)
     try:
-        with fork_rng(0):  # the initial weights are replaced
-            model = _build(card, body)
-    except UserError:
-        raise
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"the card {folder / CARD} does not describe a model: {error!r}") from None
-    try:
-        tensors = unpacked(load_file(weights))
-    except FileNotFoundError:
-        raise UserError(f"{weights} is missing, but its card is there") from None
+        check_header(weights, f"the weights of {CARD}")
+        with safe_open(weights, framework="pt") as file:
+            # The sizes in the files are compared before memory is taken for them.
+            with torch.device("meta"):
+                expected = _layout(_build(card, body), card)
+            _check_layout(weights, _stored_layout(file), expected)
+            if sha256(weights) != card.weights_sha256:
+                raise UserError(
+                    f"{weights} is not the file that its card was written for (another SHA-256): "
+                    "train or copy the checkpoint again"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{weights} is damaged ({error}): train or copy it again") from None
     held_out = tensors.pop(_HELD_OUT, None)
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        name = next(n for n in [*expected, *found] if expected.get(n) != found.get(n))
-        raise UserError(
-            f"{weights} does not fit its card: {name} has the shape {found.get(name)}, and "
-            f"{expected.get(name)} in the model of the card"
-        )
-    if sha256(weights) != card.get("weights_sha256"):
-        raise UserError(
-            f"{weights} is not the file that its card was written for (another SHA-256): train or "
-            "copy the checkpoint again"
-        )
-    model.load_state_dict(tensors)
+    with fork_rng(0):  # the initial weights are replaced
+        model = _build(card, body)
+    model.load_state_dict(unpacked(tensors))
     return _wrapped(model.to(device).eval(), card, held_out, folder), card
 
 
-def _unwrapped(model: Classifier) -> tuple[Classifier, dict[str, Any] | None, dict[str, Tensor]]:
-    """Return the network without its refusal, the refusal as JSON values, and its tensors."""
-    for kind, (wrapper, names) in _CERTIFIED.items():
-        if isinstance(model, wrapper):
-            return model.model, {"kind": kind} | {name: getattr(model, name) for name in names}, {}
+def _finish_save(folder: Path) -> None:
+    """Give the weights of the card their name; new weights without a card are removed."""
+    new = folder / NEW_WEIGHTS
+    try:
+        is_new = _is_new(folder, read_card(folder))
+    except UserError:
+        is_new = False
+    if not is_new:
+        remove(new)
+        return
+    try:
+        os.replace(new, folder / WEIGHTS)
+    except OSError as error:
+        raise cannot_write(folder / WEIGHTS, error) from error
+
+
+def _is_new(folder: Path, card: Card) -> bool:
+    """Return whether the weights of the card still have their temporary name."""
+    new = folder / NEW_WEIGHTS
+    return new.is_file() and sha256(new) == card.weights_sha256
+
+
+def _layout(model: Classifier, card: Card) -> dict[str, Layout]:
+    """Return the types and shapes of all tensors that the weights' file must hold."""
+    tensors = model.state_dict()
+    exact = {name: tensors.pop(name) for name in _EXACT}
+    layout = packed_layout(exact, "exact") | packed_layout(tensors, card.stored)
+    if isinstance(card.refusal, ThresholdRefusal) and card.refusal.images_sha256 is not None:
+        layout[_HELD_OUT] = frozenset({torch.uint8}), (card.refusal.num_images, 32)
+    return layout
+
+
+def _stored_layout(file: safe_open) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return the types and shapes in the header of a file."""
+    slices: dict[str, Any] = {name: file.get_slice(name) for name in file.keys()}  # type: ignore[no-untyped-call]  # noqa: SIM118
+    return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
+
+
+def _check_layout(
+    weights: Path, found: dict[str, tuple[str, tuple[int, ...]]], expected: dict[str, Layout]
+) -> None:
+    """Raise UserError if the file does not hold exactly the model's tensors."""
+    for name in sorted(found.keys() | expected.keys()):
+        dtype, shape = found.get(name, (None, None))
+        dtypes, wanted = expected.get(name, (frozenset[torch.dtype](), None))
+        if name == _HELD_OUT and shape is not None and wanted is not None:
+            wanted = (min(shape[0], wanted[0]), *wanted[1:])  # equal images have one hash
+        if shape != wanted:
+            raise UserError(
+                f"{weights} does not fit its card: {name} has the shape {shape}, and {wanted} in "
+                "the model of the card"
+            )
+        if _DTYPES.get(str(dtype)) not in dtypes:
+            words = "floating-point numbers" if dtypes == FLOATS else _names(dtypes)
+            raise UserError(
+                f"{weights} does not fit its card: {name} holds numbers of the type {dtype}, and "
+                f"the model of the card {words}"
+            )
+
+
+def _names(dtypes: frozenset[torch.dtype]) -> str:
+    return " or ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+
+
+def without_refusal(model: Classifier) -> tuple[Classifier, Refusal | None, dict[str, Tensor]]:
+    """Return the network without its refusal, the refusal, and its tensors."""
+    if isinstance(model, ProvableNull):
+        provable = ProvableRefusal(radius=model.radius, norm=model.norm, verifier=model.verifier)
+        return model.model, provable, {}
+    if isinstance(model, SmoothedNull):
+        names = SmoothedRefusal.__struct_fields__
+        settings = {name: getattr(model, name) for name in names}
+        return model.model, SmoothedRefusal(**settings), {}
     if not isinstance(model, ThresholdedClassifier):
         return model, None, {}
     digests = [list(bytes.fromhex(digest)) for digest in sorted(model.threshold.images)]
     extra = {_HELD_OUT: torch.tensor(digests, dtype=torch.uint8)} if digests else {}
-    return model.model, {"kind": "threshold"} | model.threshold.to_dict(), extra
+    return model.model, ThresholdRefusal(**model.threshold.to_dict()), extra
 
 
-def _wrapped(
-    model: Classifier, card: dict[str, Any], held_out: Tensor | None, folder: Path
-) -> Classifier:
+def _wrapped(model: Classifier, card: Card, held_out: Tensor | None, folder: Path) -> Classifier:
     """Return the model with the refusal of its card."""
-    refusal = card.get("refusal")
+    refusal = card.refusal
     if refusal is None:
         return model
     try:
-        values = {key: value for key, value in refusal.items() if key != "kind"}
-        if refusal["kind"] in _CERTIFIED:
-            wrapper, _ = _CERTIFIED[refusal["kind"]]
-            if wrapper is ProvableNull:
-                model = model.to(proof_dtype(model.mean.device, model.mean.dtype))
-            return wrapper(model, **values).eval()
+        settings = msgspec.structs.asdict(refusal)
+        if isinstance(refusal, ProvableRefusal):
+            model = model.to(proof_dtype(model.mean.device, model.mean.dtype))
+            return ProvableNull(model, **settings).eval()
+        if isinstance(refusal, SmoothedRefusal):
+            return SmoothedNull(model, **settings).eval()
+        del settings["images_sha256"]
         digests = [] if held_out is None else held_out.tolist()
-        values["images"] = frozenset(bytes(digest).hex() for digest in digests)
-        del values["images_sha256"]
-        return with_threshold(model, Threshold(**values)).eval()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        images = frozenset(bytes(digest).hex() for digest in digests)
+        threshold = Threshold(**settings, images=images)
+        if threshold.to_dict()["images_sha256"] != refusal.images_sha256:
+            raise UserError("its held-out images are others")
+        return with_threshold(model, threshold).eval()
+    except UserError as error:
         raise UserError(
-            f"the card {folder / CARD} does not say how its model refuses: {error!r}"
+            f"the card {folder / CARD} does not say how its model refuses: {error}"
         ) from None
 
 
-def _exact(buffer: Tensor) -> list[float]:
+def _exact(buffer: Tensor) -> tuple[float, ...]:
     # The shortest decimal form of a float32 reads back as the same float32.
-    return [float(str(value)) for value in buffer.flatten().cpu().numpy()]
+    return tuple(float(str(value)) for value in buffer.flatten().cpu().numpy())
 
 
-def _build(card: dict[str, Any], body: nn.Module | None) -> Classifier:
-    if card.get("card_version") != CARD_VERSION:
-        raise UserError(
-            f"the card has version {card.get('card_version')!r}, and this nullclass reads version "
-            f"{CARD_VERSION}: use the release that wrote it"
-        )
-    name = card["architecture"]
-    shape = tuple(card["image_shape"]) if card["image_shape"] else None
+def _build(card: Card, body: nn.Module | None) -> Classifier:
+    name, shape = card.architecture, card.image_shape
     settings: dict[str, Any] = {
-        "num_classes": card["num_classes"],
-        "has_null": card["has_null"],
-        "num_nulls": max(1, card["num_nulls"]),
-        "mean": card["mean"],
-        "std": card["std"],
+        "num_classes": card.num_classes,
+        "has_null": card.num_nulls > 0,
+        "num_nulls": max(1, card.num_nulls),
+        "mean": card.mean,
+        "std": card.std,
     }
     if body is not None:
         return Classifier(body, architecture=name, image_shape=shape, **settings)

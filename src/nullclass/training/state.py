@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from nullclass.core.errors import StateError, UserError
-from nullclass.core.tensor_files import save_tensors
+from nullclass.core.documents import Schema
+from nullclass.core.errors import DamagedStateError, UserError
+from nullclass.core.tensor_files import load_state, save_state
 from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullSource
 from nullclass.training.batches import sha256
 from nullclass.training.config import TrainConfig
 from nullclass.training.selection import BestCheckpoints
+
+_OPTIMIZER = "optimizer."
+"""Start of the names of the optimizer's tensors."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,34 @@ class EpochRecord:
     """Loss on the images of each selection and the null images made from them."""
 
 
+class _Epoch(Schema, frozen=True, kw_only=True):
+    """An :class:`EpochRecord` in a file, with None for NaN."""
+
+    epoch: int
+    loss: float
+    null_loss: float | None
+    train_accuracy: float
+    validation_accuracy: float | None
+    seconds: float
+    selection_losses: dict[str, float | None]
+
+
+class _Best(Schema, frozen=True, kw_only=True):
+    """The best epoch of a selection; loss None and epoch 0 before the first."""
+
+    loss: float | None
+    epoch: int
+
+
+class _Info(Schema, frozen=True, kw_only=True):
+    """What a state holds besides tensors."""
+
+    history: list[_Epoch]
+    best: dict[str, _Best]
+    optimizer: dict[str, int | float | bool | None]
+    """Numbers in the optimizer's state, by index and key."""
+
+
 @dataclass
 class TrainState:
     """All that a later process needs to continue to the same weights."""
@@ -66,12 +99,12 @@ class TrainState:
         Raises:
             UserError: If the optimizer's state holds more than tensors and numbers.
         """
-        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        numbers: dict[str, Any] = {}
+        tensors = self._tensors()
+        numbers: dict[str, float | int | None] = {}
         for index, entry in self.optimizer.state_dict()["state"].items():
             for key, value in entry.items():
                 if isinstance(value, Tensor):
-                    tensors[f"optimizer.{index}.{key}"] = value
+                    tensors[f"{_OPTIMIZER}{index}.{key}"] = value
                 elif value is None or isinstance(value, int | float):
                     numbers[f"{index}.{key}"] = value
                 else:
@@ -81,40 +114,26 @@ class TrainState:
                     )
         for name, weights in self.selections.weights.items():
             tensors |= {f"best.{name}.{key}": value for key, value in weights.items()}
-        for i, generator in enumerate(self.generators):
-            tensors[f"generator.{i}"] = generator.get_state()
-        tensors["rng"] = torch.get_rng_state()
-        device = self.model.mean.device
-        if device.type == "cuda":
-            tensors["rng_cuda"] = torch.cuda.get_rng_state(device)
-        metadata = {
-            "fingerprint": self.fingerprint,
-            "history": json.dumps([asdict(record) for record in self.history]),
-            "best": json.dumps(self.selections.best),
-            "optimizer": json.dumps(numbers),
-        }
-        save_tensors(path, tensors, metadata)
+        info = _Info(
+            history=[_Epoch(**asdict(record)) for record in self.history],
+            best={
+                name: _Best(loss=loss, epoch=epoch)
+                for name, (loss, epoch) in self.selections.best.items()
+            },
+            optimizer=numbers,
+        )
+        save_state(path, self.fingerprint, tensors, info)
 
     def load(self, path: Path) -> None:
         """Restore a saved state, including torch's global random streams.
 
         Raises:
-            StateError: If the file is damaged or belongs to another training.
+            DamagedStateError: If the file is damaged.
+            StateError: If it belongs to another training.
         """
         device = self.model.mean.device
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise StateError(
-                f"{path} is damaged ({error}): remove it to start the training again"
-            ) from None
-        if metadata.get("fingerprint") != self.fingerprint:
-            raise StateError(
-                f"{path} belongs to a training with other settings or data: choose another output "
-                "folder, or remove that file to start again"
-            )
+        info, tensors = load_state(path, self.fingerprint, _Info)
+        self._check(path, info, tensors)
 
         def part(prefix: str) -> dict[str, Tensor]:
             return {
@@ -123,19 +142,49 @@ class TrainState:
                 if name.startswith(prefix)
             }
 
-        self.history = [EpochRecord(**record) for record in json.loads(metadata["history"])]
+        self.history = [_record(epoch) for epoch in info.history]
         self.model.load_state_dict(part("model."))
-        best: dict[str, list[Any]] = json.loads(metadata["best"])
-        self.selections.best = {name: (loss, epoch) for name, (loss, epoch) in best.items()}
-        for name in self.selections.images:
-            weights = part(f"best.{name}.")
-            self.selections.weights[name] = {key: t.to(device) for key, t in weights.items()}
-        self._load_optimizer(part("optimizer.") | json.loads(metadata["optimizer"]))
+        for name, best in info.best.items():
+            self.selections.best[name] = math.inf if best.loss is None else best.loss, best.epoch
+            if best.epoch:
+                weights = part(f"best.{name}.")
+                self.selections.weights[name] = {key: t.to(device) for key, t in weights.items()}
+        self._load_optimizer(part(_OPTIMIZER) | info.optimizer)
         for i, generator in enumerate(self.generators):
             generator.set_state(tensors[f"generator.{i}"])
         torch.set_rng_state(tensors["rng"])
-        if device.type == "cuda" and "rng_cuda" in tensors:
+        if device.type == "cuda":
             torch.cuda.set_rng_state(tensors["rng_cuda"], device)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Return the weights and the states of all random streams."""
+        tensors = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        for i, generator in enumerate(self.generators):
+            tensors[f"generator.{i}"] = generator.get_state()
+        tensors["rng"] = torch.get_rng_state()
+        device = self.model.mean.device
+        if device.type == "cuda":
+            tensors["rng_cuda"] = torch.cuda.get_rng_state(device)
+        return tensors
+
+    def _check(self, path: Path, info: _Info, tensors: dict[str, Tensor]) -> None:
+        """Refuse a state whose tensors are not those of this training."""
+        weights, expected = self.model.state_dict(), self._tensors()
+        for name, best in info.best.items():
+            if best.epoch:
+                expected |= {f"best.{name}.{key}": value for key, value in weights.items()}
+        others = {name: t for name, t in tensors.items() if not name.startswith(_OPTIMIZER)}
+        names = [*info.optimizer, *(n.removeprefix(_OPTIMIZER) for n in tensors.keys() - others)]
+        num_parameters = sum(len(group["params"]) for group in self.optimizer.param_groups)
+        known = set(map(str, range(num_parameters)))
+        if (
+            _layout(others) != _layout(expected)
+            or info.best.keys() != self.selections.images.keys()
+            or not all(name.partition(".")[0] in known for name in names)
+        ):
+            raise DamagedStateError(
+                f"{path} does not hold the tensors of this training: remove it to start again"
+            )
 
     def replay_schedule(self, steps_per_epoch: int) -> None:
         """Bring a new scheduler to where the completed epochs left it."""
@@ -196,6 +245,21 @@ def fingerprint(
     }
     text = json.dumps(parts, default=lambda value: type(value).__name__)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _record(epoch: _Epoch) -> EpochRecord:
+    values = msgspec.structs.asdict(epoch)
+    losses = {name: _or_nan(loss) for name, loss in epoch.selection_losses.items()}
+    numbers = {name: _or_nan(values[name]) for name in ("null_loss", "validation_accuracy")}
+    return EpochRecord(**values | numbers | {"selection_losses": losses})
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _layout(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}
 
 
 def _described(value: object, method: str) -> list[Any] | None:

@@ -13,21 +13,31 @@ random part of it is queried.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from nullclass.core.devices import BATCH_SIZE
-from nullclass.core.errors import UserError
+from nullclass.core.documents import Schema, json_values
+from nullclass.core.errors import DamagedStateError, UserError
 from nullclass.core.modules import frozen
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.core.rng import fork_rng
+from nullclass.core.tensor_files import load_state, save_state
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models import Classifier, build_model
+from nullclass.rejection import weights_sha256
+from nullclass.results.schema import STATE
+from nullclass.training.batches import sha256
+from nullclass.training.checkpoint import without_refusal
 from nullclass.training.config import TrainConfig
 from nullclass.training.loop import train
 from nullclass.training.queries import QueryPlan
@@ -65,6 +75,111 @@ class Round:
     """The same for this round's substitute, on all images that it was trained on."""
 
 
+class _Round(Schema, frozen=True, kw_only=True):
+    """A :class:`Round` in a file, with None for NaN."""
+
+    num_queries: int
+    num_images: int
+    null: float
+    agreement_before: float | None
+    agreement_after: float
+
+
+class _Info(Schema, frozen=True, kw_only=True):
+    """What a state holds besides tensors."""
+
+    rounds: list[_Round]
+    num_new: int
+    agreement_before: float | None
+
+
+@dataclass
+class _Answers:
+    """All images queried so far, with the target's answers: what an exact resume needs."""
+
+    generator: torch.Generator
+    """Draws images and the seeds of the trainings."""
+    images: Tensor = field(default_factory=lambda: torch.empty(0))
+    """``(N, C, H, W)`` float32."""
+    labels: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    rounds: list[Round] = field(default_factory=list)
+    """Finished rounds."""
+    num_new: int = 0
+    """Images of the present round, the last ones."""
+    agreement_before: float = math.nan
+    """Of the present round."""
+
+    def add(self, new: Tensor, target: Oracle, substitute: Classifier | None = None) -> None:
+        """Query images; ``substitute`` is that of the round before."""
+        labels = _predict(target, new)
+        if substitute is not None:
+            self.agreement_before = _rate(_predict(substitute, new) == labels)
+        self.images = torch.cat([self.images, new]) if len(self.images) else new
+        self.labels, self.num_new = torch.cat([self.labels, labels]), len(new)
+        LabelledImages(self.images, self.labels, target.num_classes)  # checks the labels
+        if len(self.labels.unique()) < 2:
+            label = "null" if int(labels[0]) == NULL_LABEL else f"class {int(labels[0])}"
+            raise UserError(
+                f"the target predicts {label} for all {len(labels)} seed images, which teaches a "
+                "substitute nothing: give seed images of several classes"
+            )
+
+    def finish_round(self, substitute: Classifier) -> None:
+        """Record the present round, whose substitute is trained."""
+        self.rounds.append(
+            Round(
+                num_queries=self.num_new,
+                num_images=len(self.images),
+                null=_rate(self.labels[-self.num_new :] == NULL_LABEL),
+                agreement_before=self.agreement_before,
+                agreement_after=_rate(_predict(substitute, self.images) == self.labels),
+            )
+        )
+
+    def save(self, path: Path, fingerprint: str) -> None:
+        """Write the answers of a round whose substitute is not trained yet."""
+        tensors = {"images": self.images, "labels": self.labels}
+        tensors["generator"] = self.generator.get_state()
+        info = _Info(
+            rounds=[_Round(**asdict(entry)) for entry in self.rounds],
+            num_new=self.num_new,
+            agreement_before=self.agreement_before,
+        )
+        save_state(path, fingerprint, tensors, info)
+
+    def load(
+        self,
+        path: Path,
+        fingerprint: str,
+        image_shape: tuple[int, ...],
+        num_classes: int,
+        budget: int,
+    ) -> None:
+        """Read the answers.
+
+        Raises:
+            DamagedStateError: If the file is damaged.
+            StateError: If it belongs to other work.
+        """
+        info, tensors = load_state(path, fingerprint, _Info)
+        num = sum(entry.num_queries for entry in info.rounds) + info.num_new
+        expected = {
+            "images": ((num, *image_shape), torch.float32),
+            "labels": ((num,), torch.int64),
+            "generator": (self.generator.get_state().shape, torch.uint8),
+        }
+        found = {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}
+        if found != expected or not 0 < info.num_new <= num <= budget:
+            raise DamagedStateError(
+                f"{path} does not hold the answers of this training: remove it to start again"
+            )
+        self.images, self.labels = tensors["images"].clone(), tensors["labels"].clone()
+        LabelledImages(self.images, self.labels, num_classes)
+        self.generator.set_state(tensors["generator"])
+        self.rounds = [_round(entry) for entry in info.rounds]
+        self.num_new, self.agreement_before = info.num_new, _or_nan(info.agreement_before)
+
+
 def query_substitute(
     target: Oracle,
     images: Tensor | LabelledImages,
@@ -74,6 +189,7 @@ def query_substitute(
     recipe: Recipe = ROUND_RECIPE,
     seed: int = 0,
     device: torch.device | str = "cpu",
+    state_folder: Path | str | None = None,
 ) -> tuple[Classifier, list[Round]]:
     """Train a substitute for a model on its predicted labels alone.
 
@@ -91,13 +207,16 @@ def query_substitute(
         recipe: How each round is trained.
         seed: Seed of the seed images, the initial weights and the trainings.
         device: Device of the substitute.
+        state_folder: Keeps the answers after every round of queries; the same call then queries no
+            image again and gives the same substitute. The caller removes the state.
 
     Returns:
         The substitute of the last round, in evaluation mode, and all rounds.
 
     Raises:
         UserError: If there are fewer images than seed images, all seed images get the same label,
-            a predicted label is invalid, or a substitute cannot be trained.
+            a predicted label is invalid, a substitute cannot be trained, or ``state_folder`` holds
+            the state of other work.
     """
     plan = QueryPlan() if plan is None else plan
     pool = _as_images(images)
@@ -107,41 +226,35 @@ def query_substitute(
             "give more images or set num_seed_images"
         )
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randperm(len(pool), generator=generator)[: plan.num_seed_images]
+    path, mark = None if state_folder is None else Path(state_folder) / STATE, ""
+    if path is not None:
+        settings = [asdict(plan), architecture, asdict(recipe), seed, torch.device(device).type]
+        mark = _fingerprint(settings, pool, target)
+    answers = _Answers(generator)
+    if path is not None and path.exists():
+        answers.load(path, mark, tuple(pool.images.shape[1:]), target.num_classes, plan.budget)
+    else:
+        drawn = torch.randperm(len(pool), generator=generator)[: plan.num_seed_images]
+        answers.add(_unqueried(pool.batch(drawn)[0].cpu(), set()), target)
     queried: set[bytes] = set()
-    new = _unqueried(pool.batch(drawn)[0].cpu(), queried)
-    images, labels = new[:0], torch.empty(0, dtype=torch.int64)
-    substitute: Classifier | None = None
-    rounds: list[Round] = []
-    while len(new):
-        new_labels = _predict(target, new)
-        images, labels = torch.cat([images, new]), torch.cat([labels, new_labels])
-        data = LabelledImages(images, labels, target.num_classes)  # checks the labels
-        if len(labels.unique()) < 2:
-            label = "null" if int(labels[0]) == NULL_LABEL else f"class {int(labels[0])}"
-            raise UserError(
-                f"the target predicts {label} for all {len(labels)} seed images, which teaches a "
-                "substitute nothing: give seed images of several classes"
-            )
-        before = math.nan if substitute is None else _rate(_predict(substitute, new) == new_labels)
-        substitute = _train_substitute(data, architecture, recipe, generator, device, len(rounds))
-        rounds.append(
-            Round(
-                num_queries=len(new),
-                num_images=len(images),
-                null=_rate(new_labels == NULL_LABEL),
-                agreement_before=before,
-                agreement_after=_rate(_predict(substitute, images) == labels),
-            )
-        )
-        left = plan.budget - len(images)
+    _unqueried(answers.images, queried)
+    while True:
+        if path is not None:  # before the training: queries are what costs
+            answers.save(path, mark)
+        data = LabelledImages(answers.images, answers.labels, target.num_classes)
+        num_rounds = len(answers.rounds)
+        substitute = _train_substitute(data, architecture, recipe, generator, device, num_rounds)
+        answers.finish_round(substitute)
+        left = plan.budget - len(answers.images)
         if not left:
             break
-        new = _unqueried(augment(substitute, images, labels, plan.step), queried)
+        new = _unqueried(augment(substitute, answers.images, answers.labels, plan.step), queried)
+        if not len(new):
+            break
         if len(new) > left:
             new = new[torch.randperm(len(new), generator=generator)[:left].sort().values]
-    assert substitute is not None  # there is a seed image, so there was a round
-    return substitute, rounds
+        answers.add(new, target, substitute)
+    return substitute, answers.rounds
 
 
 def augment(substitute: Classifier, images: Tensor, labels: Tensor, step: float) -> Tensor:
@@ -204,6 +317,29 @@ def _unqueried(images: Tensor, queried: set[bytes]) -> Tensor:
             queried.add(content)
             index.append(i)
     return images[index]
+
+
+def _fingerprint(settings: list[Any], pool: LabelledImages, target: Oracle) -> str:
+    """Return a hash of everything that decides the substitute."""
+    parts: list[Any] = [settings, sha256(pool.images), type(target).__name__]
+    model: Oracle = target
+    while isinstance(model, Classifier):
+        network, refusal, _ = without_refusal(model)
+        parts.append(json_values(refusal))
+        if network is model:
+            parts.append(weights_sha256(network))
+            break
+        model = network
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _round(entry: _Round) -> Round:
+    values = msgspec.structs.asdict(entry)
+    return Round(**values | {"agreement_before": _or_nan(entry.agreement_before)})
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _rate(is_equal: Tensor) -> float:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nullclass.zoo.members import FOLDER, Card, Member, find_member, read_zoo
+from nullclass.training.card import Description
+from nullclass.zoo.members import FOLDER, Member, find_member, read_zoo
 
 if TYPE_CHECKING:
     import torch
 
     from nullclass.models import Classifier
 
-__all__ = ["FOLDER", "Card", "Member", "find_member", "load_zoo", "read_zoo"]
+__all__ = ["FOLDER", "Description", "Member", "find_member", "load_zoo", "read_zoo"]
 
 
 def load_zoo(name: str, device: torch.device | str = "cpu") -> Classifier:
@@ -27,7 +28,7 @@ def load_zoo(name: str, device: torch.device | str = "cpu") -> Classifier:
 
     Returns:
         A classifier with K + 1 logits, null last. It is a :class:`nullclass.ProvableNull` if the
-        member's card has a radius.
+        member's description has a radius.
 
     Raises:
         UserError: If there is no such member, or its files are missing, damaged or changed.

@@ -38,10 +38,10 @@ def check_dataset(member: Member, dataset: Dataset) -> None:
     Raises:
         UserError: If the checksum differs from that of the card.
     """
-    if dataset.checksum != member.info["data_checksum"]:
+    if dataset.checksum != member.data_checksum:
         raise UserError(
             f"{dataset.name} (checksum {dataset.checksum[:12]}…) is not the dataset of "
-            f"{member.name} (checksum {member.info['data_checksum'][:12]}…)"
+            f"{member.name} (checksum {member.data_checksum[:12]}…)"
         )
 
 

@@ -93,7 +93,7 @@ def page(folder: Path = FOLDER) -> str:
     """
     known = [(member, read_results(member)) for member in find_members(("all",), folder)]
     names = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
-    datasets = sorted({names.get(member.dataset, member.dataset) for member, _ in known})
+    datasets = sorted({names.get(member.data, member.data) for member, _ in known})
     quoted = pd.read_csv(LITERATURE, dtype=str)
     return PAGE.format(
         datasets=", ".join(datasets),
@@ -156,14 +156,13 @@ def _brackets(member: Member, rows: pd.DataFrame) -> Iterable[list[str]]:
 
 
 def _model(member: Member) -> list[str]:
-    radius, minutes, cores = member.card.radius, member.training_minutes, member.num_cores
-    stored = str(member.info.get("stored", "exact"))
+    radius, minutes, cores = member.description.radius, member.training_minutes, member.num_cores
     time = NOTHING if minutes is None else f"{minutes:.1f}"
     return [
         member.name,
-        member.card.title,
+        member.description.title,
         NOTHING if radius is None else f"{radius:g}",
-        f"{member.num_parameters:,}",
-        "float32" if stored == "exact" else stored,
+        f"{member.card.num_parameters:,}",
+        "float32" if member.card.stored == "exact" else member.card.stored,
         time if cores is None else f"{time} ({cores})",
     ]

@@ -21,7 +21,7 @@ def load_member(member: Member, device: torch.device | str = "cpu") -> Classifie
         UserError: If its files are missing, damaged or changed, or it cannot answer null.
     """
     model, _ = load_checkpoint(member.folder, device=device)
-    radius = member.card.radius
+    radius = member.description.radius
     if radius is not None:
         return ProvableNull(model.to(proof_dtype(model.mean.device, model.mean.dtype)), radius)
     if not model.has_null:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from nullclass.core.errors import UserError
-from nullclass.core.files import read_json
+from nullclass.training.card import CARD, Card, Description, read_card
 
 FOLDER = Path(__file__).parent
 """The zoo of the package."""
@@ -20,51 +18,6 @@ CHECKPOINTS = "checkpoints"
 ALL = "all"
 """Stands for every member on the command line."""
 
-_CARD = "card.json"
-
-
-@dataclass(frozen=True)
-class Card:
-    """The description of a member: the part ``zoo`` of its ``card.json``."""
-
-    order: int
-    """Position in tables."""
-    title: str
-    recipe: str
-    """How the model was trained."""
-    claims: str
-    """What the model claims, with the threat model."""
-    limits: str
-    """What it does not claim."""
-    source: str
-    """The paper."""
-    eps: tuple[float, ...]
-    """Budgets of the leaderboard, increasing, in pixel units (L∞)."""
-    radius: float | None = None
-    """The model answers only what interval bounds prove within this radius, in pixel units (L∞)."""
-    licence: str = "MIT, as nullclass"
-
-    def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            UserError: If one has the wrong type or range.
-        """
-        texts = (self.title, self.recipe, self.claims, self.limits, self.source, self.licence)
-        if not all(isinstance(text, str) and text for text in texts):
-            raise UserError("the texts of a card must be non-empty strings")
-        if not self.eps or not all(map(_is_positive, self.eps)):
-            raise UserError(f"a card's eps must be positive numbers, not {self.eps!r}")
-        if list(self.eps) != sorted(set(self.eps)):
-            raise UserError(f"a card's eps must increase, not {self.eps!r}")
-        if self.radius is not None and not _is_positive(self.radius):
-            raise UserError(f"a card's radius must be a positive number, not {self.radius!r}")
-
-
-def _is_positive(value: object) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and math.isfinite(value) and value > 0  # type: ignore[arg-type,operator]
-
 
 @dataclass(frozen=True)
 class Member:
@@ -74,8 +27,11 @@ class Member:
     zoo: Path = field(repr=False)
     """Folder of the zoo."""
     card: Card = field(repr=False)
-    info: dict[str, Any] = field(repr=False)
-    """All values of ``card.json``."""
+    description: Description = field(repr=False)
+    """The part ``zoo`` of the card."""
+    data: str = field(repr=False)
+    """Name of the dataset."""
+    data_checksum: str = field(repr=False)
 
     @property
     def folder(self) -> Path:
@@ -85,29 +41,19 @@ class Member:
     @property
     def weights_sha256(self) -> str:
         """Checksum of the weights file."""
-        return str(self.info["weights_sha256"])
-
-    @property
-    def dataset(self) -> str:
-        """Name of the dataset."""
-        return str(self.info["data"])
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of weights and biases."""
-        return int(self.info["num_parameters"])
+        return self.card.weights_sha256
 
     @property
     def training_minutes(self) -> float | None:
         """Duration of the training; None if unknown."""
-        seconds = self.info.get("training_seconds")
-        return None if seconds is None else float(seconds) / 60
+        seconds = self.card.origin.training_seconds
+        return None if seconds is None else seconds / 60
 
     @property
     def num_cores(self) -> int | None:
         """Number of cores of the training's machine; None if unknown."""
-        cores = (self.info.get("trained_on") or {}).get("machine", {}).get("num_cores")
-        return None if cores is None else int(cores)
+        trained_on = self.card.origin.trained_on
+        return None if trained_on is None else trained_on.machine.num_cores
 
 
 def read_zoo(folder: Path = FOLDER) -> dict[str, Member]:
@@ -116,30 +62,21 @@ def read_zoo(folder: Path = FOLDER) -> dict[str, Member]:
     Raises:
         UserError: If a card is damaged or incomplete.
     """
-    cards = (folder / CHECKPOINTS).glob(f"[!.]*/{_CARD}")
-    members = [_read_member(folder, path.parent.name) for path in cards]
-    members.sort(key=lambda member: (member.card.order, member.name))
+    cards = (folder / CHECKPOINTS).glob(f"[!.]*/{CARD}")
+    members = [_read_member(folder, path.parent) for path in cards]
+    members.sort(key=lambda member: (member.description.order, member.name))
     return {member.name: member for member in members}
 
 
-def _read_member(folder: Path, name: str) -> Member:
-    path = folder / CHECKPOINTS / name / _CARD
-    info = read_json(path, "model card")
-    try:
-        values = dict(info["zoo"])
-        card = Card(**values | {"eps": tuple(values["eps"])})
-        member = Member(name, folder, card, info)
-        needed = ("weights_sha256", "data", "data_checksum")
-        missing = [key for key in needed if not isinstance(info.get(key), str)]
-        if missing:
-            raise UserError(f"it has no {missing[0]!r}")
-        _ = member.num_parameters, member.training_minutes, member.num_cores
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        expected = ", ".join(field.name for field in fields(Card))
+def _read_member(zoo: Path, folder: Path) -> Member:
+    card = read_card(folder)
+    data, checksum = card.origin.data, card.origin.data_checksum
+    if card.zoo is None or data is None or checksum is None:
         raise UserError(
-            f"the card {path} is not one of a zoo: {error} (its part 'zoo' has {expected})"
-        ) from None
-    return member
+            f"the card {folder / CARD} is not one of a zoo: it has no description, or does not "
+            "name its data"
+        )
+    return Member(folder.name, zoo, card, card.zoo, data, checksum)
 
 
 def find_member(name: str, folder: Path = FOLDER) -> Member:
@@ -159,7 +96,7 @@ def find_members(names: Sequence[str], folder: Path = FOLDER) -> list[Member]:
     """
     zoo = read_zoo(folder)
     if not zoo:
-        raise UserError(f"the zoo {folder} has no members ({CHECKPOINTS}/NAME/{_CARD})")
+        raise UserError(f"the zoo {folder} has no members ({CHECKPOINTS}/NAME/{CARD})")
     if not names:
         raise UserError("name a model of the zoo, or all")
     for name in names:

@@ -66,7 +66,7 @@ def zoo_brackets(run: Run, known: Collection[str], folder: Path = FOLDER) -> pd.
         tables = [
             zoo_results.read_results(member)
             for member in read_zoo(folder).values()
-            if member.dataset == dataset and member.name not in known
+            if member.data == dataset and member.name not in known
         ]
     except UserError:
         tables = []
