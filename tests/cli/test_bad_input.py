@@ -50,7 +50,7 @@ def refused(
 
 
 def files_of(folder: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
 
 
 def check_sentence(text: str, says: str) -> None:
@@ -239,12 +239,14 @@ def test_bad_options_of_evaluate(
 
 
 STUDY = [
-    *(("--sets", text, "is no list of numbers") for text in ("a", "1-2-3", "", "-1", "1000000")),
+    *(("--sets", text, "is no list of numbers") for text in ("a", "1-2-3", ",", "-1", "1000000")),
+    ("--sets", "", "--sets has no value"),
+    ("--sets", "0-999999", "names 1,000,000 seeds, more than the 10,000"),
     ("--sets", "3-1", "is empty"),
     ("--variants", "base,nonsense", "no variant 'nonsense': choose from base, uniform"),
-    ("--variants", "", "no variant ''"),
-    ("--workers", "0", "--workers must be a whole number of at least 1"),
-    ("--threads", "0", "--threads must be a whole number of at least 1"),
+    ("--variants", ",", "no variant ''"),
+    ("--workers", "0", "--workers must be a whole number from 1 to 4096"),
+    ("--threads", "0", "--threads must be a whole number from 1 to 4096"),
     ("--address", "here:6379", "add --engine ray"),
     ("--device", "cuda:99", "no device"),
 ]
@@ -262,7 +264,7 @@ def test_unknown_names(refused: Refused, data_dir: Path, checkpoint: Path) -> No
     refused("data", "idx", says="--data-dir|data_dir")
     refused(
         *evaluate_arguments("nowhere", data_dir),
-        says="no checkpoint nowhere: give a folder .*, or a model of the zoo .*notebook-null",
+        says="no checkpoint 'nowhere': give a folder .*, or a model of the zoo .*notebook-null",
     )
     certify = ["certify", checkpoint, "--data-dir", data_dir, "--device", "cpu"]
     refused(*certify, "--out", "c.json", says="give --radius with --out")
@@ -279,7 +281,7 @@ def test_options_of_curves(
 ) -> None:
     table = tmp_path / "f.csv"
     refused(*train_arguments(data_dir), "--nulls", "null-probabilities", "--curve", table,
-            "--norm", "linf", says="cannot be read: No such file")  # fmt: skip
+            "--norm", "linf", says="is missing")  # fmt: skip
     table.write_text("size,probability\n0.1,0.2\n0.2,1\n")
     arguments = [*train_arguments(data_dir), "--nulls", "null-probabilities", "--curve", table]
     refused(*arguments, says="does not give the norm of its sizes")

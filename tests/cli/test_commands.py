@@ -79,7 +79,9 @@ def test_data(data_dir: Path, capsys: Captured) -> None:
 
 
 def test_train(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured) -> None:
-    assert sorted(path.name for path in checkpoint.iterdir()) == [CARD, "history.csv", WEIGHTS]
+    assert sorted(path.name for path in checkpoint.iterdir()) == [
+        LOCK, CARD, "history.csv", WEIGHTS
+    ]  # fmt: skip
     model, card = load_checkpoint(checkpoint)
     dataset = load_dataset("idx", data_dir=data_dir, validation=20)
     assert card.origin.data_checksum == dataset.checksum

@@ -22,7 +22,9 @@ def test_what_is_no_device(name: str) -> None:
         find_device(name)
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "meta", "xpu"])
+@pytest.mark.parametrize(
+    "name", ["cuda:99", "cuda:256", "cuda:999", "cpu:1", "cpu:256", "mps:1", "xpu"]
+)
 def test_what_this_machine_lacks(name: str) -> None:
     with pytest.raises(UserError, match=f"this machine has no device '{name}': use the device cpu"):
         find_device(name)

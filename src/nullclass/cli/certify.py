@@ -14,6 +14,7 @@ from nullclass.cli.common import (
     Eps,
     LoadedModel,
     OtherDataset,
+    check_output,
     load_model,
     print_table,
 )
@@ -56,6 +57,8 @@ class Command:
         from nullclass.rejection import ProvableNull
         from nullclass.scoring.proofs import prove
 
+        if self.out is not None:
+            check_output(self.out, is_file=True)
         device = torch.device("cpu") if self.check is not None else find_device(self.device)
         loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
         if self.check is not None:

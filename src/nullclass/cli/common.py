@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import tyro
 
+from nullclass.core.checks import check_path, shown
 from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from nullclass.models import Classifier
     from nullclass.results.schema import Flag
     from nullclass.training.card import Card
+
+Options = TypeVar("Options", bound=Any)
 
 Checkpoint = Annotated[
     str,
@@ -75,12 +80,12 @@ def load_model(
     from nullclass.evaluation.record import load_with_data
     from nullclass.zoo import read_zoo
 
-    folder, radius = Path(checkpoint), None
-    if not folder.exists():
+    folder, radius = check_path("CHECKPOINT", checkpoint), None
+    if not os.path.exists(folder):  # unlike Path.exists, False for a loop of symbolic links
         zoo = read_zoo()
         if checkpoint not in zoo:
             raise UserError(
-                f"there is no checkpoint {checkpoint}: give a folder with card.json and "
+                f"there is no checkpoint {shown(checkpoint)}: give a folder with card.json and "
                 f"model.safetensors, or a model of the zoo ({', '.join(zoo)})"
             )
         folder, radius = zoo[checkpoint].folder, zoo[checkpoint].description.radius
@@ -88,6 +93,51 @@ def load_model(
     if folder.is_file():  # the weights
         folder = folder.parent
     return LoadedModel(folder.resolve().name, model, card, data, radius)
+
+
+def expand_paths(options: Options) -> Options:
+    """Return options with ``~`` replaced by the home folder in all paths."""
+    changes: dict[str, Any] = {}
+    for item in fields(options):
+        value = getattr(options, item.name)
+        if isinstance(value, Path):
+            changes[item.name] = check_path(f"--{item.name.replace('_', '-')}", value)
+        elif is_dataclass(value):
+            changes[item.name] = expand_paths(value)
+    return replace(options, **changes)
+
+
+def check_output(path: Path, *, is_file: bool = False) -> None:
+    """Check that a folder or file can be written, before any work. Creates nothing.
+
+    Raises:
+        UserError: If something else is there, or its folder cannot be written.
+    """
+    from nullclass.core.files import cannot_write
+
+    try:
+        folder = _existing(path.absolute())
+        if is_file and folder == path.absolute():
+            if not path.is_file():
+                raise UserError(f"{path} is not a regular file: choose another --out")
+            folder = folder.parent
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise cannot_write(path, error) from None
+
+
+def _existing(path: Path) -> Path:
+    """Return the path, or the innermost of its parents that exists."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UserError(f"{path} is a broken symbolic link: choose another --out") from None
+        return _existing(path.parent)
+    return path
 
 
 @contextmanager

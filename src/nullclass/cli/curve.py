@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nullclass.cli.common import Checkpoint, DataDir, Device, load_model
+from nullclass.cli.common import Checkpoint, DataDir, Device, check_output, load_model
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
 
@@ -42,6 +42,7 @@ class Command:
         """Run the command."""
         check_seed(self.seed)
         check_count("--images", self.images)
+        check_output(self.out, is_file=True)
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import NOTHING_HELD_OUT
         from nullclass.nulls.estimate_curve import estimate_curve

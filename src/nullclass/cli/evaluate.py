@@ -16,6 +16,7 @@ from nullclass.cli.common import (
     Images,
     NullRate,
     OtherDataset,
+    check_output,
     load_model,
     print_flags,
     print_report,
@@ -69,6 +70,8 @@ class Command:
         for source in ood:
             check_ood(source)
         device = find_device(self.device)
+        if self.out is not None:
+            check_output(self.out)
         loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
         # The hash keeps checkpoints of one name in different runs apart.
         name = f"{loaded.name}-{loaded.card.weights_sha256[:8]}"

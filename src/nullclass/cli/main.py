@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
 from nullclass.cli import COMMANDS
+from nullclass.core.checks import shown
 from nullclass.core.errors import UserError
 from nullclass.core.process import tune_process
 
@@ -44,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if name not in COMMANDS:
         print(
-            f"nullclass: there is no command {name!r}: choose one of {', '.join(COMMANDS)}",
+            f"nullclass: there is no command {shown(name)}: choose one of {', '.join(COMMANDS)}",
             file=sys.stderr,
         )
         return 2
@@ -52,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(_parse(name, options).run() or 0)
     except UserError as error:
-        print(f"nullclass: {error}", file=sys.stderr)
+        print(f"nullclass: {_one_line(str(error))}", file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("nullclass: out of memory: give fewer or smaller images", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         later = "the same command resumes it" if name in ("train", "study") else "run it again"
@@ -65,10 +70,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parse(name: str, options: list[str]) -> Any:
     """Return a command with its options; exits for ``--help`` and options that do not exist."""
+    for word in options:
+        option, is_equation, value = word.partition("=")
+        if not word or (is_equation and not value and option.startswith("--")):
+            raise UserError(f"{option or 'an option'} has no value")
+        if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in word):
+            raise UserError(f"{shown(word)} holds a control character or is not UTF-8")
     import tyro
 
+    from nullclass.cli.common import expand_paths
+
     command = import_module(f"nullclass.cli.{name}").Command
-    return tyro.cli(command, prog=f"nullclass {name}", args=options)
+    return expand_paths(tyro.cli(command, prog=f"nullclass {name}", args=options))
+
+
+def _one_line(text: str) -> str:
+    """Return a text with control characters and lone surrogates escaped, and a long name cut."""
+    bad = ("Cc", "Cs")
+    text = "".join(ascii(c)[1:-1] if unicodedata.category(c) in bad else c for c in text)
+    return text if len(text) < 1000 else f"{text[:400]} … {text[-400:]}"
 
 
 if __name__ == "__main__":

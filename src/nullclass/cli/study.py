@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,15 @@ from typing import Literal
 
 import tyro
 
-from nullclass.cli.common import DataDir, Device, print_report
-from nullclass.core.checks import check_count
+from nullclass.cli.common import DataDir, Device, check_output, print_report
+from nullclass.core.checks import check_count, shown
 from nullclass.core.errors import UserError
+
+MAX_WORKERS = 4096
+"""Most workers, and threads of a worker."""
+
+MAX_SEEDS = 10_000
+"""Most seeds of one run."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +58,10 @@ class Command:
         variants = None if self.variants is None else self.variants.split(",")
         for option, value in (("--workers", self.workers), ("--threads", self.threads)):
             if value is not None:
-                check_count(option, value)
+                check_count(option, value, 1, MAX_WORKERS)
         if self.address is not None and self.engine != "ray":
             raise UserError("--address is for a Ray cluster: add --engine ray")
         from nullclass.core.devices import find_device
-        from nullclass.core.files import make_folder
         from nullclass.data import load_dataset
         from nullclass.experiments.engines import DataSource, make_engine
         from nullclass.experiments.runner import run_study
@@ -63,11 +69,11 @@ class Command:
         default = study.name if self.preset == "quick" else f"{study.name}-{self.preset}"
         folder = self.out or Path("runs") / default
         device = find_device(self.device)
-        make_folder(folder)
+        check_output(folder)
         for name in study.further_data:
             load_dataset(name, validation=0)
         dataset = load_dataset(study.dataset, data_dir=self.data_dir, validation=study.validation)
-        data_dir = None if self.data_dir is None else str(self.data_dir.resolve())
+        data_dir = None if self.data_dir is None else str(self.data_dir.absolute())
         engine = make_engine(
             self.engine,
             DataSource(study.dataset, data_dir, study.validation),
@@ -79,7 +85,7 @@ class Command:
         result = run_study(
             study,
             dataset,
-            folder.resolve(),
+            folder.absolute(),
             engine=engine,
             device=device,
             preset=self.preset,
@@ -107,12 +113,15 @@ def parse_numbers(text: str) -> list[int]:
     Raises:
         UserError: If it has none or another form.
     """
-    numbers: list[int] = []
+    ranges: list[range] = []
     for part in text.split(","):
         ends = part.strip().split("-")
-        if len(ends) > 2 or not all(end.isdecimal() for end in ends) or int(ends[-1]) >= 10**6:
-            raise UserError(f"--sets {text!r} is no list of numbers: write it as 0-9 or 0,3,7")
-        numbers += range(int(ends[0]), int(ends[-1]) + 1)
-    if not numbers:
-        raise UserError(f"--sets {text!r} is empty: write it as 0-9 or 0,3,7")
-    return list(dict.fromkeys(numbers))
+        if len(ends) > 2 or not all(end.isdecimal() and len(end) <= 6 for end in ends):
+            raise UserError(f"--sets {shown(text)} is no list of numbers: write it as 0-9 or 0,3,7")
+        ranges.append(range(int(ends[0]), int(ends[-1]) + 1))
+    num_seeds = sum(map(len, ranges))
+    if not num_seeds:
+        raise UserError(f"--sets {shown(text)} is empty: write it as 0-9 or 0,3,7")
+    if num_seeds > MAX_SEEDS:
+        raise UserError(f"--sets names {num_seeds:,} seeds, more than the {MAX_SEEDS:,} of one run")
+    return list(dict.fromkeys(itertools.chain.from_iterable(ranges)))

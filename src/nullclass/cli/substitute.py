@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from nullclass.cli.common import Checkpoint, DataDir, Device, NullRate, OtherDataset, load_model
+from nullclass.cli.common import (
+    Checkpoint,
+    DataDir,
+    Device,
+    NullRate,
+    OtherDataset,
+    check_output,
+    load_model,
+)
 from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
 
@@ -35,6 +43,7 @@ class Command:
     def run(self) -> None:
         """Run the command."""
         check_seed(self.seed)
+        check_output(self.out)
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import refuse_at_rate
         from nullclass.training.card import CARD, Origin

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nullclass.cli.common import DataDir, Device, progress
+from nullclass.cli.common import DataDir, Device, check_output, progress
 from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
 
@@ -56,8 +56,8 @@ class Command:
     share of the pixels."""
     perturbation: Literal["fgsm", "pgd", "sparse", "noise"] | None = None
     """Perturbation for null-probabilities. Default: that of the curve."""
-    background: str = "fashion-mnist"
-    """Dataset whose images are null with --nulls background."""
+    background: str | None = None
+    """Dataset whose images are null with --nulls background. Default: fashion-mnist."""
     per_class_null: bool = False
     """One null logit per class; null images go to that of their class (2N labelling)."""
     uniform_targets: bool = False
@@ -88,9 +88,11 @@ class Command:
     def run(self) -> None:
         """Run the command."""
         check_seed(self.seed)
+        check_output(self.out)
         from dataclasses import replace
 
         from nullclass.core.devices import find_device
+        from nullclass.core.files import locked
         from nullclass.data import load_dataset
         from nullclass.experiments.config import Training
         from nullclass.experiments.trainings import Trainer
@@ -128,10 +130,11 @@ class Command:
             uniform_targets=self.uniform_targets,
             robust=robust,
         )
-        with progress(f"training {self.model} on {dataset.name}", 1) as advance:
-            trainer = Trainer(training, dataset, device=device)
-            history = trainer.train(self.out, advance)
-        trainer.write(history, self.out)
+        trainer = Trainer(training, dataset, device=device)
+        with locked(self.out):
+            with progress(f"training {self.model} on {dataset.name}", 1) as advance:
+                history = trainer.train(self.out, advance)
+            trainer.write(history, self.out)
         last = history.iloc[-1]
         line = f"loss {last.loss:.4f}, training accuracy {100 * last.train_accuracy:.2f} %"
         if dataset.validation is not None:
@@ -193,6 +196,9 @@ class Command:
         if NULL_PROBABILITIES not in self.nulls and any(o is not None for o in curve_options):
             raise UserError("--curve, --norm and --perturbation are for --nulls null-probabilities")
 
+        if self.background is not None and "background" not in self.nulls:
+            raise UserError("--background is for --nulls background")
+
     def _settings(self, source: str) -> dict[str, Any]:
         """Return the settings of a source of null images."""
         steps = {} if self.null_steps is None else {"num_steps": self.null_steps}
@@ -202,7 +208,7 @@ class Command:
         if source == "ccat":
             return {"eps": 0.3 if self.null_eps is None else self.null_eps, **steps}
         if source == "background":
-            return {"dataset": self.background}
+            return {"dataset": self.background or "fashion-mnist"}
         if source != NULL_PROBABILITIES:
             return {}
         if self.curve is None:

@@ -16,10 +16,11 @@ from nullclass.cli.common import (
     Images,
     NullRate,
     OtherDataset,
+    check_output,
     load_model,
     print_table,
 )
-from nullclass.core.checks import check_seed
+from nullclass.core.checks import check_rate, check_seed
 from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -66,8 +67,12 @@ class Command:
         from nullclass.rejection import ProvableNull
         from nullclass.results.frames import write_frame
 
+        if self.null_rate is not None:
+            check_rate("--null-rate", self.null_rate)
         if not self.sources or not self.targets:
             raise UserError("give at least one checkpoint each to --sources and --targets")
+        if self.out is not None:
+            check_output(self.out, is_file=True)
         device = find_device(self.device)
         models, datasets = {}, {}
         for name in dict.fromkeys((*self.sources, *self.targets)):

@@ -14,6 +14,7 @@ from nullclass.cli.common import (
     AttackSeed,
     Checks,
     DataDir,
+    check_output,
     print_flags,
     print_table,
     progress,
@@ -121,6 +122,7 @@ class EvaluateMembers:
             raise UserError("give at least one --eps, and only values larger than 0")
         check_count("--images", self.images)
         check_seed(self.seed)
+        check_output(self.out)
         if self.attack != (NONE,):
             find_fooling_attacks(self.attack)
         if self.proofs != NONE:
@@ -234,6 +236,7 @@ class WriteLeaderboard:
 
     def run(self, zoo: Path) -> None:
         """Run the action."""
+        check_output(self.out, is_file=True)
         from nullclass.core.files import write_text
         from nullclass.zoo.leaderboard import page
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nullclass.core.checks import shown
 from nullclass.core.errors import UserError
 
 BATCH_SIZE = 512
@@ -44,16 +45,16 @@ def find_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(
-            f"there is no device {name!r}: use auto, cpu, cuda, cuda:N or mps"
+            f"there is no device {shown(name)}: use auto, cpu, cuda, cuda:N or mps"
         ) from None
     if device.type == "cuda":
-        num_cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        is_there = (device.index or 0) < num_cards
+        num_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     elif device.type == "mps":
-        is_there = torch.backends.mps.is_available()
+        num_devices = int(torch.backends.mps.is_available())
     else:
-        is_there = device.type == "cpu"
-    if not is_there:
+        num_devices = int(device.type == "cpu")
+    is_as_named = str(device) == name  # torch reads cuda:256 as cuda:0
+    if not is_as_named or (device.index or 0) >= num_devices:
         raise UserError(f"this machine has no device {name!r}: use the device cpu")
     return device
 

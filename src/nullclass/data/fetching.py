@@ -17,6 +17,7 @@ from pathlib import Path
 
 import platformdirs
 
+from nullclass.core.checks import check_path, shown
 from nullclass.core.errors import UserError
 from nullclass.data.idx import GZIP_MAGIC, content_chunks
 from nullclass.data.known import DATASETS, FILE_NAMES, KnownDataset
@@ -57,12 +58,13 @@ def fetch(
             cannot be written, or no source has the files.
     """
     if name != ANY_IDX and name not in DATASETS:
-        known = [*DATASETS, ANY_IDX]
+        known = (*DATASETS, ANY_IDX)
         close = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"there is no dataset {name!r}{hint}: choose one of {', '.join(known)}")
+        names = ", ".join(known)
+        raise UserError(f"there is no dataset {shown(name)}{hint}: choose one of {names}")
     if data_dir is not None:
-        return _from_folder(DATASETS.get(name), Path(data_dir).expanduser())
+        return _from_folder(DATASETS.get(name), check_path("data_dir", data_dir))
     if name == ANY_IDX:
         raise UserError(f'the dataset "{ANY_IDX}" is a folder of yours: give data_dir')
     return _from_cache(DATASETS[name], cache_folder() / name, progress)
@@ -72,7 +74,7 @@ def cache_folder() -> Path:
     """Return the folder that keeps fetched files, without creating it."""
     chosen = os.environ.get("NULLCLASS_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return check_path("NULLCLASS_CACHE", chosen)
     return platformdirs.user_cache_path("nullclass")
 
 

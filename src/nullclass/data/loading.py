@@ -101,6 +101,8 @@ def load_dataset(
             ``validation`` leaves nothing to train on.
     """
     if name == RAMPS:
+        if data_dir is not None:
+            raise UserError(f"the dataset {RAMPS} is generated, not read: give no data_dir")
         everything, test, checksum = ramps()
         names, mean, std = RAMP_NAMES, 0.0, 1.0
         source = "ramps of three pixels, drawn from a fixed seed"

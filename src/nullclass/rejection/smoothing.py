@@ -38,9 +38,8 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from nullclass.certify import check_images
-from nullclass.core.checks import check_count, check_positive, check_seed, check_share
+from nullclass.core.checks import check_count, check_positive, check_rate, check_seed
 from nullclass.core.devices import BATCH_SIZE, exact_float32
-from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.rejection.certificates import UNPROVED, Certificates, CertifiedNull, image_hashes
 
@@ -81,13 +80,11 @@ class SmoothedNull(CertifiedNull):
         confidence: float = 0.999,
         seed: int = 0,
     ) -> None:
-        if not 0 < check_share("confidence", confidence) < 1:
-            raise UserError(f"confidence must be between 0 and 1, not {confidence}")
         super().__init__(model, radius, "l2")
         self.sigma = check_positive("sigma", sigma)
         self.num_samples = check_count("num_samples", num_samples)
         self.num_selection = check_count("num_selection", num_selection)
-        self.confidence = confidence
+        self.confidence = check_rate("confidence", confidence)
         self.seed = check_seed(seed)
 
     def all_logits(self, images: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nullclass.core.checks import check_number, check_share
+from nullclass.core.checks import check_number, check_rate
 from nullclass.core.devices import BATCH_SIZE, exact_float32
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
@@ -186,8 +186,7 @@ def calibrate(
             null, or the scores are not finite.
     """
     check_classifier(model)
-    if not 0 < check_share("clean_null_rate", clean_null_rate) < 1:
-        raise UserError(f"clean_null_rate must be between 0 and 1, not {clean_null_rate}")
+    check_rate("clean_null_rate", clean_null_rate)
     data = tensors_or_loader(held_out)
     if int(data.labels.min()) < 0:
         raise UserError("held-out images must not be labelled null: the rate is of clean images")

@@ -25,14 +25,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nullclass.core.checks import check_choice
+from nullclass.core.checks import check_choice, check_count
+from nullclass.core.documents import parse
 from nullclass.core.errors import UserError
+from nullclass.core.paths import read_bytes
 from nullclass.results.frames import write_frame
 
 Floats = npt.NDArray[np.float64]
 
 LARGEST_SIZE = {"linf": 1.0, "l2": math.inf, "l1": math.inf, "l0": 1.0}
 """Keys of :data:`nullclass.core.norms.NORMS`, without torch, to the largest size of any image."""
+
+MAX_BYTES = 1 << 20
+"""Largest file of a null curve."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class NullCurve:
             )
         if self.fooled:
             _check_shares(self.sizes, self.fooled, "shares fooled")
+        check_count("num_images", self.num_images, 0)
 
     def __call__(self, sizes: npt.ArrayLike) -> Floats:
         """Return probabilities of null, shaped like the sizes; constant after the last point."""
@@ -126,15 +132,20 @@ def read_curve(path: Path, norm: str | None = None) -> NullCurve:
         UserError: If the file cannot be read, its points are not those of a null curve, or the norm
             is missing or another one.
     """
+    content = read_bytes(path, "null curve", MAX_BYTES)
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
         first = rows[0] if rows else {}
         names = ["size", "probability", *(["fooled"] if "fooled" in first else [])]
         points = [[float(row[name]) for name in names] for row in rows]
         num_images = int(first.get("num_images") or 0)
-        settings = json.loads(first.get("perturbation_settings") or "{}")
-    except OSError as error:
-        raise UserError(f"the null curve {path} cannot be read: {error.strerror}") from None
+        settings = parse(
+            first.get("perturbation_settings") or "{}",
+            dict[str, Any],
+            f"the perturbation's settings in the null curve {path}",
+        )
+    except UserError:
+        raise
     except KeyError as error:
         raise UserError(
             f"the null curve {path} has no column {error}: its first line must be size,probability"
