@@ -111,27 +111,28 @@ def test_documents_of_an_evaluation(
         write_report(folder)
 
     with unchanged(victim), little_memory():
-        try_all(counter, folder, path, load, 700)
+        try_all(counter, folder, path, load, 400)
     counter.check(at_least=400)
 
 
 @pytest.mark.parametrize("kind", ["models", "estimates", "crafted", "trials"])
 def test_documents_of_a_study(kind: str, tmp_path: Path, counter: Counter) -> None:
     """Of jobs of each kind."""
-    folder = write_fake_probabilities(tmp_path / "a" / "run", models=("clean", "np-l2"))
+    folder = write_fake_probabilities(tmp_path / "a" / "run", models=("clean",))
 
     def load() -> None:
         run = read_run(folder)
         assert run.curves is not None
-        assert run.sources is not None
         assert run.queried is not None
+        if kind == "crafted":  # its tables take time
+            assert run.sources is not None
         for trial in run.trials:
             assert (trial.flags, trial.epochs, trial.history) is not None
 
     path = min(folder.glob(f"{kind}/*/result.json"))
     with little_memory():
-        try_all(counter, folder, path, load, 250)
-    counter.check(at_least=100)
+        try_all(counter, folder, path, load, 60 if kind == "crafted" else 250)
+    counter.check(at_least=70)
 
 
 @pytest.mark.parametrize("name", ["learned", "plain"])
