@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fault_worlds import World, make_world, stub_page, warm_up
+from fault_worlds import World, make_world, stub_page, use_small_study, warm_up
 from few_resamples import few_resamples
 
 HERE = Path(__file__).parent
@@ -74,6 +74,7 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)  # a forked process has no other threads
     patch.setattr("nullclass.report.evaluation_page.page", stub_page)
     patch.setattr("nullclass.report.evaluation_page.summary_tables", lambda run: [])
+    use_small_study(patch)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

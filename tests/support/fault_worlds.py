@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pytest
 import torch
 from fault_injection import snapshot
 from markupsafe import Markup
@@ -14,8 +16,15 @@ from tiny_zoo import trained
 
 from nullclass import load_checkpoint, load_dataset, save_checkpoint
 from nullclass.cli.main import main
+from nullclass.experiments import engines
+from nullclass.experiments.config import Trial
+from nullclass.experiments.engines import DataSource
+from nullclass.experiments.engines.serial import SerialEngine, load
 from nullclass.report.blocks import Drawing, Page, Panel, section
 from nullclass.results.store import Run, read_run
+from nullclass.studies import STUDIES
+from nullclass.studies.fgsm_null.config import FGSM_NULL
+from nullclass.training.recipes import Recipe
 
 VALIDATION = 60
 """A null curve needs 50."""
@@ -52,6 +61,13 @@ class World:
         return [
             *("substitute", str(self.learned), "--out", str(out), "--queries", "14"),
             *("--seeds", "7", *self._common, *options),
+        ]
+
+    def study(self, out: Path, *options: str) -> list[str]:
+        """The words of the small study."""
+        return [
+            *("study", SMALL_STUDY, "--out", str(out), "--variants", "clean-wd", "--sets", "0"),
+            *(*self._common, *options),
         ]
 
     def certify(self, out: Path, *options: str) -> list[str]:
@@ -95,12 +111,44 @@ def make_world(path: Path) -> World:
     return World(path, data_dir, path / "learned", path / "plain")
 
 
+SMALL_STUDY = "fgsm-null"
+"""The study that :func:`use_small_study` makes small."""
+
+
+def use_small_study(patch: pytest.MonkeyPatch) -> None:
+    """Run the notebook's study on tiny data, in the process of the command."""
+
+    def trials(preset: str, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
+        recipe = Recipe(batch_size=16, epochs=1, learning_rate=2e-3)
+        return [
+            replace(
+                trial,
+                training=replace(
+                    trial.training, dataset="idx", architecture="small", recipe=recipe
+                ),
+                attacks=(replace(trial.attacks[0], num_images=6),),
+                num_clean=6,
+                is_checked=False,
+            )
+            for trial in FGSM_NULL.trials("quick", seeds, variants)
+        ]
+
+    def make_engine(name: str, source: DataSource, **settings: object) -> SerialEngine:
+        return SerialEngine(load(source), torch.device("cpu"))
+
+    patch.setitem(STUDIES, SMALL_STUDY, replace(FGSM_NULL, dataset="idx", trials=trials))
+    patch.setattr(engines, "make_engine", make_engine)
+    patch.setattr("nullclass.studies.fgsm_null.page.page", stub_page)
+    patch.setattr("nullclass.studies.fgsm_null.page.summary_tables", lambda run: [])
+
+
 def warm_up(world: World) -> None:
     """Import what the commands import, so that forked processes need not."""
     out = world.path / "warm"
     commands = (
         world.evaluate(out / "run"),
         ["report", str(out / "run")],
+        world.study(out / "study"),
         world.train(out / "trained", "--epochs", "1"),
         world.substitute(out / "substitute"),
         world.certify(out / "certificates.json"),
