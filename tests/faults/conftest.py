@@ -28,7 +28,7 @@ class Counter:
         """Count a fault; ``problem`` says what was wrong, None that it was handled."""
         self.tried += 1
         if problem is not None:
-            self.bad.append(f"{case}: {problem}")
+            self.bad.append(" ".join(f"{case}: {problem}".split()))
 
     def check(self, at_least: int = 1) -> None:
         """Record the counts; every fault must have been handled."""

@@ -16,6 +16,7 @@ from tiny_zoo import trained
 
 from nullclass import load_checkpoint, load_dataset, save_checkpoint
 from nullclass.cli.main import main
+from nullclass.core.files import LOCK
 from nullclass.experiments import engines
 from nullclass.experiments.config import Trial
 from nullclass.experiments.engines import DataSource
@@ -24,6 +25,7 @@ from nullclass.report.blocks import Drawing, Page, Panel, section
 from nullclass.results.store import Run, read_run
 from nullclass.studies import STUDIES
 from nullclass.studies.fgsm_null.config import FGSM_NULL
+from nullclass.training.card import Origin
 from nullclass.training.recipes import Recipe
 
 VALIDATION = 60
@@ -102,12 +104,12 @@ def make_world(path: Path) -> World:
     data_dir = learnable_dataset(path / "data")
     dataset = load_dataset("idx", data_dir=data_dir, validation=VALIDATION)
     for name, has_null in (("learned", True), ("plain", False)):
-        info = {
-            "data": "idx",
-            "data_checksum": dataset.checksum,
-            "training": {"name": name, "seed": 0, "validation": VALIDATION},
-        }
-        save_checkpoint(trained(dataset, has_null), path / name, metadata=info)
+        origin = Origin(
+            data="idx",
+            data_checksum=dataset.checksum,
+            num_held_out=VALIDATION,
+        )
+        save_checkpoint(trained(dataset, has_null), path / name, origin=origin)
     return World(path, data_dir, path / "learned", path / "plain")
 
 
@@ -209,12 +211,13 @@ def contents_of_checkpoint(folder: Path) -> dict[str, object]:
     """
     model, card = load_checkpoint(folder)
     weights = {name: tensor.numpy().tobytes() for name, tensor in model.state_dict().items()}
-    return {"card": card["architecture"], **weights}
+    return {"card": card.architecture, **weights}
 
 
 def file_names(folder: Path) -> set[str]:
-    """Names of all files below a folder."""
-    return {name for name, content in snapshot(folder).items() if isinstance(content, bytes)}
+    """Names of all files below a folder but its lock, which stays where there is a result."""
+    names = {name for name, content in snapshot(folder).items() if isinstance(content, bytes)}
+    return names - {LOCK} if len(names) > 1 else names
 
 
 def copy_of(folder: Path, target: Path) -> Path:
