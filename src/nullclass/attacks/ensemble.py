@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, Unpack
 
@@ -70,6 +71,23 @@ class EnsembleResult:
 
 
 @dataclass(frozen=True)
+class EnsembleProgress(EnsembleResult):
+    """The state of an ensemble after some of its members, from which it goes on exactly.
+
+    The random numbers go on from the state of the generator.
+    """
+
+    active: Tensor
+    """``(N,)`` booleans: images still attacked."""
+    best: Tensor
+    """``(N,)``: the loss at ``adv_images``."""
+
+
+OnMember = Callable[[EnsembleProgress], None]
+"""Receives the state of an ensemble after each member."""
+
+
+@dataclass(frozen=True)
 class AttackEnsemble(BaseAttack):
     """A sequence of attacks with one objective, cheapest first.
 
@@ -123,24 +141,46 @@ class AttackEnsemble(BaseAttack):
         labels: Tensor,
         num_classes: int | None = None,
         has_null: bool = True,
+        progress: EnsembleProgress | None = None,
+        on_member: OnMember | None = None,
         **options: Unpack[CallOptions],
     ) -> EnsembleResult:
-        """Return adversarial images and the statistics of every member; takes what a call takes."""
+        """Return adversarial images and the statistics of every member; takes what a call takes.
+
+        Args:
+            model: The model.
+            images: As in a call.
+            labels: As in a call.
+            num_classes: As in a call.
+            has_null: As in a call.
+            progress: Where an earlier call with the same arguments was interrupted.
+            on_member: Receives the progress after every member.
+            options: As in a call.
+        """
         model = as_classifier(model, num_classes, images, has_null=has_null)
         eps, norm = options["eps"], options.get("norm", "linf")
         batch_size = options.get("batch_size")
         state = self.begin(model, images, labels, eps=eps, norm=norm, batch_size=batch_size)
         with frozen(model):
-            winning_member, member_stats = self._run(state, options.get("generator"))
-        return EnsembleResult(state.adv_images, winning_member, member_stats)
+            winning_member, stats = self._run(state, options.get("generator"), progress, on_member)
+        return EnsembleResult(state.adv_images, winning_member, stats)
 
     def _run(
-        self, state: AttackState, generator: torch.Generator | None
+        self,
+        state: AttackState,
+        generator: torch.Generator | None,
+        progress: EnsembleProgress | None = None,
+        on_member: OnMember | None = None,
     ) -> tuple[Tensor, tuple[MemberStats, ...]]:
         margin = state.loss("margin")
         winning_member = torch.full_like(state.labels, -1)
-        member_stats = []
-        for number, (member, name) in enumerate(zip(self.members, self.names, strict=True)):
+        member_stats: list[MemberStats] = []
+        if progress is not None:
+            state.adv_images, state.active = progress.adv_images.clone(), progress.active.clone()
+            state.best, winning_member = progress.best.clone(), progress.winning_member.clone()
+            member_stats += progress.member_stats
+        members = list(enumerate(zip(self.members, self.names, strict=True)))
+        for number, (member, name) in members[len(member_stats) :]:
             started, active = time.perf_counter(), state.active.nonzero().squeeze(1)
             status: MemberStatus = "ran"
             if state.norm_name not in supported_norms(member):
@@ -158,6 +198,9 @@ class AttackEnsemble(BaseAttack):
             num_images = len(active) if status == "ran" else 0
             stats = _stats(member, name, status, num_images, len(won), passes, started)
             member_stats.append(stats)
+            if on_member is not None:
+                done = (state.adv_images, winning_member, tuple(member_stats))
+                on_member(EnsembleProgress(*done, state.active, state.best))
         return winning_member, tuple(member_stats)
 
 
@@ -167,15 +210,20 @@ def run_attack(
     model: Classifier,
     images: Tensor,
     labels: Tensor,
+    *,
+    progress: EnsembleProgress | None = None,
+    on_member: OnMember | None = None,
     **options: Unpack[CallOptions],
 ) -> EnsembleResult:
     """Return any attack's images with its statistics, as if it were an ensemble of one.
 
     A single attack does not report which images it fooled: each image is attributed to it until
-    scoring decides.
+    scoring decides. ``progress`` and ``on_member`` are for ensembles.
     """
     if isinstance(attack, AttackEnsemble):
-        return attack.run_members(model, images, labels, **options)
+        return attack.run_members(
+            model, images, labels, progress=progress, on_member=on_member, **options
+        )
     started = time.perf_counter()
     with count_passes(model) as passes:
         adv_images = images.detach().clone()

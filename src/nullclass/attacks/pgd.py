@@ -18,6 +18,8 @@ from nullclass.attacks.base import RestartedAttack
 from nullclass.attacks.losses import LossName, ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss, Precision, check_targets
 from nullclass.attacks.steps import add_momentum, ascend, has_direction
+from nullclass.core.norms import Eps
+from nullclass.models.classifier import Classifier
 
 
 class PGDSteps(RestartedAttack):
@@ -83,14 +85,28 @@ class PGD(_PGDSettings):
     """One class for all images, or ``(N,)`` with one per image; -1 for null. Only the target then
     counts as success while the attack runs. Images whose label is the target are left alone."""
 
+    def begin(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: Eps,
+        norm: str = "linf",
+        batch_size: int | None = None,
+    ) -> AttackState:
+        """Return the state in which the attack starts; refuses impossible targets."""
+        state = super().begin(model, images, labels, eps=eps, norm=norm, batch_size=batch_size)
+        if self.targets is not None:
+            state.targets = check_targets(self.targets, state.labels, state.model)
+            state.active &= state.targets != state.labels
+        return state
+
     def losses(self, state: AttackState) -> list[IndexedLoss]:
         """Return the objective's loss, or the loss towards the targets."""
-        if self.targets is None:
+        if state.targets is None:
             return [state.loss(self.loss)]
-        num_classes = state.model.num_classes
-        state.targets = check_targets(self.targets, state.labels, state.model)
-        state.active &= state.targets != state.labels
-        logits = state.targets.where(state.targets >= 0, num_classes)
+        logits = state.targets.where(state.targets >= 0, state.model.num_classes)
         return [state.target_loss(logits, self.loss)]
 
 

@@ -97,7 +97,8 @@ def read_bytes(path: Path, what: str, limit: int) -> bytes:
     """
     with open_regular(path, what) as file:
         try:
-            content = file.read(limit + 1)
+            size = os.fstat(file.fileno()).st_size  # read() takes all the memory it is told
+            content = file.read(min(size, limit) + 1)
         except OSError as error:
             raise UserError(f"{path} cannot be read as the {what}: {error.strerror}") from None
     if len(content) > limit:

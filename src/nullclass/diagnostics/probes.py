@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import pandas as pd
@@ -31,6 +32,7 @@ from nullclass.diagnostics.evidence import CHECKS_NAME, GREY, Evidence
 from nullclass.diagnostics.probe_context import ProbeContext, Result, evenly
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import CLEAN, COST_COLUMNS, SELF
+from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import OnImages, ignore
 
 ProbeLevel = Literal["none", "quick", "full"]
@@ -149,6 +151,7 @@ def probe(
     seed: int,
     batch_size: int | None = None,
     on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
 ) -> tuple[dict[str, Any], pd.DataFrame]:
     """Run the probes.
 
@@ -161,6 +164,7 @@ def probe(
         seed: Seed of noise and random starts.
         batch_size: Images per forward and backward pass of an attack.
         on_images: Progress.
+        parts: Keeps what is finished, after each probe.
 
     Returns:
         The results: ``has_null`` and one entry per probe, None where it does not apply; without
@@ -168,12 +172,22 @@ def probe(
         (:data:`nullclass.results.schema.COST_COLUMNS`).
     """
     context = ProbeContext(model, data, evidence, attacks, seed, batch_size)
+    parts = parts.of(
+        models=[model],
+        images=data.batch(FEW)[0],
+        data=data,
+        rows=evidence.rows,
+        costs=evidence.costs.drop(columns="seconds"),
+        info=evidence.info,
+        attacks=attacks,
+        seed=seed,
+        batch_size=batch_size,
+    )
     results: dict[str, Any] = {"has_null": model.has_null}
     costs = []
     for name, run in {**QUICK_PROBES, **(ATTACK_PROBES if level == "full" else {})}.items():
-        started = time.perf_counter()
-        with count_passes(model) as passes:
-            results[name] = result = run(context)
+        done = parts.of(name).keep(partial(_run, run, context))
+        results[name] = result = done.pop("result")
         num_images = 0 if result is None else int(result["num_images"])
         costs.append(
             {
@@ -188,12 +202,23 @@ def probe(
                 "member": name,
                 "num_images": num_images,
                 "num_successes": 0,
-                "num_forwards": passes.forward,
-                "num_backwards": passes.backward,
-                "seconds": time.perf_counter() - started,
+                **done,
             }
         )
         on_images(num_images)
     if level != "full":
         results["expected_seconds"] = round(attack_probes.expected_seconds(context), 1)
     return results, pd.DataFrame(costs).astype(COST_COLUMNS)
+
+
+def _run(run: Callable[[ProbeContext], Result], context: ProbeContext) -> dict[str, Any]:
+    """Return a probe's result and its cost."""
+    started = time.perf_counter()
+    with count_passes(context.model) as passes:
+        result = run(context)
+    return {
+        "result": result,
+        "num_forwards": passes.forward,
+        "num_backwards": passes.backward,
+        "seconds": time.perf_counter() - started,
+    }

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks import Attack, find_attack
-from nullclass.attacks.base import check_attack
+from nullclass.attacks.base import BaseAttack, check_attack
 from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.norms import check_eps
 from nullclass.data import LabelledImages
+from nullclass.models.classifier import Classifier
+from nullclass.results.frames import READ_AS_MISSING
 from nullclass.results.schema import CLEAN, PROOF, UNION
 
 Data = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
@@ -60,6 +62,27 @@ def plan_attacks(
     return plan
 
 
+def check_can_begin(
+    plan: Mapping[str, PlannedAttack], model: Classifier, image: Tensor, label: Tensor, norm: str
+) -> None:
+    """Refuse attacks that cannot begin: their norm, objective or targets do not suit the model.
+
+    Args:
+        plan: The attacks.
+        model: The model to attack.
+        image: ``(1, C, H, W)``, any image.
+        label: ``(1,)``, its label.
+        norm: Norm of the budgets.
+
+    Raises:
+        UserError: If there is one.
+    """
+    for planned in plan.values():
+        if isinstance(planned.attack, BaseAttack):
+            image, label = image.to(model.mean.device), label.to(model.mean.device)
+            planned.attack.begin(model, image, label, eps=planned.budgets[0], norm=norm)
+
+
 def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[str, Attack]:
     """Return attacks by name, from names or from a dictionary of attacks.
 
@@ -76,6 +99,8 @@ def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[st
             f"{{'pgd': PGD()}}, not {type(attacks).__name__}"
         )
     for name, attack in attacks.items():
+        if not isinstance(name, str) or name in READ_AS_MISSING:
+            raise UserError(f"{name!r} is no name of an attack: choose a word that is not empty")
         check_attack(attack)
         targets = getattr(attack, "targets", None)
         if isinstance(targets, Tensor) and targets.ndim:

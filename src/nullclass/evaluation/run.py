@@ -4,43 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks import Attack, describe
+from nullclass.attacks import Attack
 from nullclass.attacks.base import with_reference_images
 from nullclass.attacks.fmn import FMN
 from nullclass.core.checks import check_choice, check_count, check_seed
 from nullclass.core.devices import exact_float32
 from nullclass.core.errors import UserError
+from nullclass.core.files import make_folder
 from nullclass.core.progress import Stages
 from nullclass.data import LabelledImages, tensors_or_loader
-from nullclass.diagnostics.evidence import Evidence
-from nullclass.diagnostics.probes import EXPECTED_IMAGES, ProbeLevel, probe
-from nullclass.diagnostics.red_flags import find_flags
-from nullclass.evaluation.plan import SMALLEST, Data, PlannedAttack, plan_attacks
+from nullclass.data.arrays import checked_images
+from nullclass.diagnostics.probes import EXPECTED_IMAGES, ProbeLevel
+from nullclass.evaluation.build import build_evaluation, join, threshold_info
+from nullclass.evaluation.plan import (
+    SMALLEST,
+    Data,
+    PlannedAttack,
+    check_can_begin,
+    plan_attacks,
+)
 from nullclass.evaluation.result import Evaluation
-from nullclass.models.classifier import Classifier, as_classifier
-from nullclass.rejection import Threshold, ThresholdedClassifier, overlap, with_threshold
+from nullclass.models.classifier import as_classifier
+from nullclass.rejection import Threshold, with_threshold
 from nullclass.results.schema import (
-    CERTIFIED_COLUMNS,
-    CLEAN,
-    COST_COLUMNS,
     OOD_COLUMNS,
-    ROW_COLUMNS,
     SELF,
-    UNKNOWN,
-    Access,
 )
 from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.batch_size import find_batch_size
-from nullclass.scoring.ood import check_ood, make_ood, score_ood
-from nullclass.scoring.proofs import prove
-from nullclass.scoring.score import OnImages, check_labels, ignore, score_clean, sort_rows
+from nullclass.scoring.ood import make_ood, score_ood
+from nullclass.scoring.parts import NOTHING, Parts
+from nullclass.scoring.proofs import check_provable, prove
+from nullclass.scoring.score import OnImages, check_labels, ignore, score_clean
 from nullclass.scoring.smallest import score_smallest
 
 NUM_OOD = 1000
@@ -71,6 +72,7 @@ def evaluate(
     seed: int = 0,
     checks: ProbeLevel = "quick",
     progress: bool | OnImages = False,
+    parts: Path | None = None,
 ) -> Evaluation:
     """Attack a model and score every image, clean and attacked.
 
@@ -108,14 +110,20 @@ def evaluate(
             with more effort, which can take longer than the evaluation. ``none``: no red flags.
         progress: True shows progress and the remaining time; a function receives the number of
             images scored since its last call.
+        parts: A folder that keeps what is finished (:mod:`nullclass.scoring.parts`): after an
+            interruption the same call goes on there, with the same result. Nothing of attacks of
+            your own is kept. The folder stays: remove it once the result is saved.
 
     Returns:
         Rates, rows, costs and red flags; print it.
 
     Raises:
         UserError: If the images, labels, budgets, attacks or the model's outputs are invalid.
+        CannotWriteError: If the folder of parts cannot be written.
     """
     check_choice("checks", checks, get_args(ProbeLevel))
+    if selected_on is not None:
+        check_choice("selected_on", selected_on, ("test", "held-out"))
     check_seed(seed)
     check_count("num_examples", num_examples, 0)
     check_count("num_smallest", num_smallest, 0)
@@ -123,9 +131,7 @@ def evaluate(
         raise UserError(f"progress must be True, False or a function, not {progress!r}")
     images = tensors_or_loader(data)
     plan = plan_attacks(attacks, eps, norm, num_images, images)
-    for name in () if isinstance(ood, Mapping) else ood:
-        check_ood(name)
-    image = images.batch([0])[0]
+    image, label = images.batch([0])
     model = as_classifier(model, num_classes, image, has_null=has_null)
     if threshold is not None:
         model = with_threshold(model, threshold)
@@ -134,9 +140,16 @@ def evaluate(
     for part in (images, held):
         if part is not None:
             check_labels(part, model)
+    if attacked is not None:
+        check_labels(images, attacked)
     if batch_size is None:
         batch_size = find_batch_size(model, image)
+    check_can_begin(plan, model if attacked is None else attacked, image, label, norm)
+    if proofs is not None:
+        check_provable(model, norm, proofs, image.shape[1:])
     smallest = images.first(min(num_smallest, len(images))) if num_smallest else None
+    unknown = _ood_images(images, ood, seed)
+    kept = NOTHING if parts is None else Parts(make_folder(parts))
     settings: dict[str, Any] = {
         "norm": norm,
         "batch_size": check_count("batch_size", batch_size),
@@ -145,14 +158,31 @@ def evaluate(
     certified = held_rows = None
     results: list[AttackResult] = []
     with _stages(progress, plan, images, held, num_smallest, checks) as stage:
-        if proofs is not None:  # first: a layer without bounds is refused at once
+        with stage("clean images") as on_images:
+            clean = score_clean(
+                model, images, **settings, on_images=on_images, parts=kept.of("clean")
+            )
+        if held is not None:
+            with stage("held-out images") as on_images:
+                held_rows = score_clean(
+                    model, held, **settings, on_images=on_images, parts=kept.of("held-out")
+                )
+        ood_rows = [
+            score_ood(model, of_source, name, batch_size=batch_size, parts=kept.of("ood"))
+            for name, of_source in unknown.items()
+        ]
+        if proofs is not None:
             budgets = sorted({eps for planned in plan.values() for eps in planned.budgets})
             with stage("proofs") as on_images:
                 certified = prove(
-                    model, images, budgets, norm=norm, verifier=proofs, on_images=on_images
+                    model,
+                    images,
+                    budgets,
+                    norm=norm,
+                    verifier=proofs,
+                    on_images=on_images,
+                    parts=kept.of("proofs"),
                 )
-        with stage("clean images") as on_images:
-            clean = score_clean(model, images, **settings, on_images=on_images)
         for name, planned in plan.items():
             with stage(name) as on_images:
                 result = score_attack(
@@ -167,17 +197,21 @@ def evaluate(
                     source_name=SELF if attacked is None else "source",
                     seed=seed,
                     on_images=on_images,
+                    parts=kept.of("attacks"),
                 )
             results.append(result)
         if smallest is not None:
             with stage(SMALLEST) as on_images:
                 result = score_smallest(
-                    model, smallest, SMALLEST, FMN(), **shown, on_images=on_images
+                    model,
+                    smallest,
+                    SMALLEST,
+                    FMN(),
+                    **shown,
+                    on_images=on_images,
+                    parts=kept.of(SMALLEST),
                 )
             results.append(result)
-        if held is not None:
-            with stage("held-out images") as on_images:
-                held_rows = score_clean(model, held, **settings, on_images=on_images)
         with stage("checks") as on_images:
             return build_evaluation(
                 model,
@@ -193,142 +227,26 @@ def evaluate(
                     **settings,
                 },
                 held_out=held_rows,
-                ood=_score_ood(model, images, ood, seed, batch_size),
+                ood=join(ood_rows, OOD_COLUMNS),
                 certified=certified,
                 checks=checks,
                 seed=seed,
                 on_images=on_images,
+                parts=kept.of("checks"),
             )
 
 
-def build_evaluation(
-    model: Classifier,
-    data: LabelledImages,
-    clean: pd.DataFrame,
-    results: Sequence[AttackResult],
-    attacks: Mapping[str, Attack],
-    info: dict[str, Any],
-    *,
-    held_out: pd.DataFrame | None = None,
-    ood: pd.DataFrame | None = None,
-    certified: pd.DataFrame | None = None,
-    checks: ProbeLevel,
-    seed: int,
-    on_images: OnImages = ignore,
-) -> Evaluation:
-    """Assemble an evaluation: sorted rows, threat model, probes and red flags.
-
-    Args:
-        model: The evaluated model.
-        data: The test images.
-        clean: Rows of the clean test images.
-        results: The scored attacks.
-        attacks: The attacks that were made on the model itself, by name.
-        info: Metadata for the threat model and the red flags: ``num_classes``, ``norm``, ``data``,
-            ``threshold``, ``selected_on`` and, if known, ``batch_size``.
-        held_out: Rows of clean held-out images.
-        ood: Rows of images of no class.
-        certified: Rows of proofs.
-        checks: As for :func:`evaluate`.
-        seed: Seed of the checks.
-        on_images: Progress of the checks.
-
-    Returns:
-        The evaluation, with its red flags unless ``checks`` is ``none``.
-    """
-    rows = sort_rows([clean, *(result.rows for result in results)])
-    costs = _join([result.costs for result in results], COST_COLUMNS)
-    certified = _join([certified], CERTIFIED_COLUMNS)
-    chosen = [name for name, a in attacks.items() if getattr(a, "targets", None) is not None]
-    if chosen:
-        info = info | {"chosen_targets": chosen}
-    threat = threat_model(rows, costs, attacks, info)
-    probes: dict[str, Any] = {}
-    flags = []
-    if checks != "none":
-        evidence = Evidence(rows, costs, {"has_null": model.has_null}, info, certified)
-        probes, probe_costs = probe(
-            model,
-            data,
-            evidence,
-            attacks,
-            level=checks,
-            seed=seed,
-            batch_size=info.get("batch_size"),
-            on_images=on_images,
-        )
-        flags = find_flags(replace(evidence, probes=probes))
-        costs = _join([costs, probe_costs], COST_COLUMNS)
-    return Evaluation(
-        rows=rows,
-        costs=costs,
-        examples=[example for result in results for example in result.examples],
-        held_out=_join([held_out], ROW_COLUMNS),
-        ood=_join([ood], OOD_COLUMNS),
-        certified=certified,
-        threat=threat,
-        probes=probes,
-        flags=flags,
-    )
-
-
-def threat_model(
-    rows: pd.DataFrame,
-    costs: pd.DataFrame,
-    attacks: Mapping[str, Attack],
-    info: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return what the attacker wants, may change and knows, as JSON values."""
-    described = {}
-    for name, group in rows[rows["attack"] != CLEAN].groupby("attack", sort=False):
-        access = set(costs.loc[costs["attack"] == name, "access"])
-        is_given = not group["has_own_eps"].iloc[0]
-        described[str(name)] = {
-            "objective": group["objective"].iloc[0],
-            "access": next((level for level in get_args(Access) if level in access), UNKNOWN),
-            "source": group["source"].iloc[0],
-            "eps": sorted(group["eps_pixels"].unique().tolist()) if is_given else None,
-            "num_images": int(group["image"].nunique()),
-            "settings": describe(attacks[str(name)]) if name in attacks else None,
-        }
-    return {"units": "pixels in [0,1]", **info, "attacks": described}
-
-
-def threshold_info(model: Classifier, images: LabelledImages) -> dict[str, Any] | None:
-    """Return a model's threshold and its origin, for the threat model and the red flags."""
-    if not isinstance(model, ThresholdedClassifier):
-        return None
-    return model.threshold.to_dict() | {
-        "origin": "held-out" if model.threshold.is_calibrated else UNKNOWN,
-        "num_overlapping": overlap(model.threshold, images),
+def _ood_images(
+    data: LabelledImages, sources: Sequence[str] | Mapping[str, Tensor], seed: int
+) -> dict[str, Tensor]:
+    """Return images of no class by their source."""
+    if isinstance(sources, Mapping):
+        return {name: checked_images(images) for name, images in sources.items()}
+    num_images = min(NUM_OOD, len(data))
+    return {
+        name: make_ood(name, data, num_images, torch.Generator().manual_seed(seed))
+        for name in sources
     }
-
-
-def _score_ood(
-    model: Classifier,
-    data: LabelledImages,
-    sources: Sequence[str] | Mapping[str, Tensor],
-    seed: int,
-    batch_size: int,
-) -> pd.DataFrame:
-    """Return rows of images of no class."""
-    tables = []
-    for name in sources:
-        if isinstance(sources, Mapping):
-            images = sources[name]
-        else:
-            generator = torch.Generator().manual_seed(seed)
-            images = make_ood(name, data, min(NUM_OOD, len(data)), generator)
-        tables.append(score_ood(model, images, name, batch_size=batch_size))
-    return _join(tables, OOD_COLUMNS)
-
-
-def _join(tables: Sequence[pd.DataFrame | None], columns: Mapping[str, str]) -> pd.DataFrame:
-    """Return the tables as one; without any, an empty table of the columns."""
-    filled = [table for table in tables if table is not None and len(table)]
-    if not filled:
-        return pd.DataFrame(columns=list(columns)).astype(dict(columns))
-    return pd.concat(filled, ignore_index=True)
 
 
 Stage = Callable[[str], AbstractContextManager[OnImages]]

@@ -13,7 +13,7 @@ from nullclass.attacks import ATTACKS, Attack
 from nullclass.core.devices import exact_float32
 from nullclass.core.progress import Advance
 from nullclass.core.tensor_files import save_tensors
-from nullclass.evaluation.run import build_evaluation, threshold_info
+from nullclass.evaluation.build import build_evaluation, threshold_info
 from nullclass.experiments.config import Trial
 from nullclass.experiments.context import RunContext, first, make_attack
 from nullclass.experiments.jobs import folder_of
@@ -25,6 +25,7 @@ from nullclass.results.schema import LAST, SELF
 from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.crafted import Crafted, score_crafted
 from nullclass.scoring.fgsm_thresholds import find_thresholds
+from nullclass.scoring.parts import Parts
 from nullclass.scoring.proofs import prove
 from nullclass.scoring.score import OnImages, score_clean
 from nullclass.scoring.sweeps import score_radii, score_sizes
@@ -32,9 +33,13 @@ from nullclass.scoring.sweeps import score_radii, score_sizes
 
 @exact_float32()
 def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance) -> None:
-    """Evaluate the model of a trial and write the trial's folder."""
+    """Evaluate the model of a trial and write the trial's folder.
+
+    Until then, the folder keeps what is finished (:data:`nullclass.results.schema.PARTS`): after an
+    interruption the next call goes on there.
+    """
     started = time.perf_counter()
-    test = run.dataset.test
+    test, parts = run.dataset.test, Parts(folder / schema.PARTS)
     model = run.load_model(trial.model_spec)
     indices, thresholds = _images_to_attack(run, trial, model, folder)
     if trial.decision_grid:
@@ -45,7 +50,9 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
         advance(count / units)
 
     clean = first(test, trial.num_clean)
-    clean_rows = score_clean(model, clean, norm=trial.norm, on_images=on_images)
+    clean_rows = score_clean(
+        model, clean, norm=trial.norm, on_images=on_images, parts=parts.of("clean")
+    )
     # Before the attacks, which take hours: a layer without bounds is refused at once.
     proved = [
         prove(
@@ -56,17 +63,18 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
             verifier=plan.verifier,
             num_images=plan.num_images,
             on_images=on_images,
+            parts=parts.of(f"proofs-{number}"),
         )
-        for plan in trial.proofs
+        for number, plan in enumerate(trial.proofs)
     ]
     if trial.radii:
-        radii = score_radii(model, clean, trial.radii, on_images=on_images)
+        radii = score_radii(model, clean, trial.radii, on_images=on_images, parts=parts.of("radii"))
         frames.write_frame(folder / schema.RADII, radii)
     attacks = {plan.name: make_attack(plan, clean) for plan in trial.attacks}
-    results = _score_attacks(run, trial, model, attacks, indices, thresholds, on_images)
-    results += _score_crafted(run, trial, model, on_images)
+    results = _score_attacks(run, trial, model, attacks, indices, thresholds, on_images, parts)
+    results += _score_crafted(run, trial, model, on_images, parts)
     if trial.sizes:
-        sizes = pd.concat(_score_sizes(run, trial, model, on_images), ignore_index=True)
+        sizes = pd.concat(_score_sizes(run, trial, model, on_images, parts), ignore_index=True)
         frames.write_frame(folder / schema.SIZES, sizes)
     info = {
         "num_classes": model.num_classes,
@@ -85,6 +93,7 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
         certified=pd.concat(proved, ignore_index=True) if proved else None,
         checks="full" if trial.is_checked else "none",
         seed=trial.seed,
+        parts=parts.of("checks"),
     )
     result = {
         "model": trial.model,
@@ -113,12 +122,13 @@ def _score_attacks(
     indices: Tensor,
     thresholds: Tensor,
     on_images: OnImages,
+    parts: Parts,
 ) -> list[AttackResult]:
     source = None
     if trial.source is not None:
         source = run.load_trained(trial.source.training, trial.source.selection)
     results = []
-    for plan in trial.attacks:
+    for number, plan in enumerate(trial.attacks):
         part = slice(0, min(plan.num_images, len(indices)))
         result = score_attack(
             model,
@@ -133,16 +143,17 @@ def _score_attacks(
             num_examples=plan.num_examples,
             seed=trial.seed,
             on_images=on_images,
+            parts=parts.of(f"attacks-{number}"),
         )
         results.append(result)
     return results
 
 
 def _score_crafted(
-    run: RunContext, trial: Trial, model: Classifier, on_images: OnImages
+    run: RunContext, trial: Trial, model: Classifier, on_images: OnImages, parts: Parts
 ) -> list[AttackResult]:
     results = []
-    for config in trial.crafted:
+    for number, config in enumerate(trial.crafted):
         attack = ATTACKS[config.plan.attack](**config.plan.settings)
         crafted = Crafted.load(run.folder_of(config), attack, config.plan.norm)
         result = score_crafted(
@@ -152,13 +163,14 @@ def _score_crafted(
             name=config.attack_name,
             source_name=SELF if config.source == trial.model_spec else config.source_name,
             on_images=on_images,
+            parts=parts.of(f"crafted-{number}"),
         )
         results.append(result)
     return results
 
 
 def _score_sizes(
-    run: RunContext, trial: Trial, model: Classifier, on_images: OnImages
+    run: RunContext, trial: Trial, model: Classifier, on_images: OnImages, parts: Parts
 ) -> list[pd.DataFrame]:
     # The probabilities are the network's own: a threshold changes the prediction, not them.
     network = model.model if isinstance(model, ThresholdedClassifier) else model
@@ -172,8 +184,9 @@ def _score_sizes(
             answering=model,
             seed=trial.seed,
             on_images=on_images,
+            parts=parts.of(f"sizes-{number}"),
         )
-        for plan in trial.sizes
+        for number, plan in enumerate(trial.sizes)
     ]
 
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from nullclass.core.errors import CannotWriteError, UserError
-from nullclass.core.files import read_json, write_json
+from nullclass.core.files import read_json, remove, write_json
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.core.paths import sha256
 from nullclass.results import schema
@@ -252,8 +252,12 @@ def invalidate(folder: Path) -> None:
 
 
 def finalize(folder: Path, result: dict[str, Any]) -> None:
-    """Write ``result.json``: the result, and the SHA-256 of every file in the folder."""
+    """Write ``result.json``: the result, and the SHA-256 of every file in the folder.
+
+    Then what was kept for an interruption is removed.
+    """
     write_json(folder / schema.RESULT, {**result, "files": _digests(folder)})
+    remove(folder / schema.PARTS)
 
 
 def is_complete(folder: Path) -> bool:
@@ -270,7 +274,8 @@ def _digests(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): sha256(path)
         for path in files
-        if path.name not in (schema.RESULT, schema.STATE) and not path.name.startswith(".")
+        if path.name not in (schema.RESULT, schema.STATE)
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     }
 
 

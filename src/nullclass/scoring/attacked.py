@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import NamedTuple
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import pandas as pd
 import torch
 from torch import Tensor
 
 from nullclass.attacks import Attack
-from nullclass.attacks.base import LinearAttack, access_of
-from nullclass.attacks.ensemble import MemberStats, run_attack
 from nullclass.core.devices import exact_float32
-from nullclass.core.errors import UserError
-from nullclass.core.norms import Eps, check_eps, is_allowed, step_along
+from nullclass.core.norms import Eps, check_eps
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import (
     COST_COLUMNS,
     COST_COUNTS,
-    NO_MEMBER,
     SELF,
     Examples,
 )
+from nullclass.scoring.attack_batch import attack_batch
+from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import (
     OnImages,
     batch_seed,
     batches_of,
     ignore,
-    is_success,
     label_rows,
     score_batch,
 )
@@ -67,6 +64,7 @@ def score_attack(
     batch_size: int | None = None,
     seed: int = 0,
     on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
 ) -> AttackResult:
     """Attack images at every budget and score the adversarial images.
 
@@ -89,6 +87,7 @@ def score_attack(
         batch_size: Images per forward and backward pass. Default: the attack's own.
         seed: Seed of the attack's random starts.
         on_images: Progress.
+        parts: Keeps what is finished, after each batch, eps and ensemble member.
 
     Raises:
         UserError: If a budget is out of range, or the attack leaves its budget or the [0,1] box.
@@ -101,21 +100,41 @@ def score_attack(
     tables: list[pd.DataFrame] = []
     costs: list[dict[str, object]] = []
     examples: list[Examples] = []
-    kept: dict[float, list[Tensor]] = {}
+    images_at: dict[float, list[Tensor]] = {}
     start = 0
+    attacked = model if source is None else source
+    parts = parts.of(
+        name,
+        models=[model] if source is None else [model, source],
+        images=data.batch(chosen[FEW])[0],
+        attack=attack,
+        norm=norm,
+        seed=seed,
+        batch_size=batch_size,
+        skips_successes=skips_successes,
+    )
     for indices, images, labels in batches_of(model, data, chosen):
         num_shown = num_examples if start == 0 else 0
-        clean = None
-        if skips_successes or num_shown:
-            clean = score_batch(model, images, labels, batch_size)
+        num_returned = len(indices) if keep_images else num_shown
         batch_budgets: Sequence[Eps] = (
             [budgets[start : start + len(indices)].to(images.device)]
             if isinstance(budgets, Tensor)
             else budgets
         )
-        attacked = _attack_batch(
+        kept = parts.of(
+            str(start),
+            images=images,
+            labels=labels,
+            budgets=batch_budgets,
+            num_returned=num_returned,
+        )
+        clean = None
+        if skips_successes or num_shown:
+            score = partial(score_batch, model, images, labels, batch_size)
+            clean = kept.of("clean").keep(score)
+        finished = attack_batch(
             model,
-            model if source is None else source,
+            attacked,
             name,
             attack,
             images,
@@ -123,94 +142,32 @@ def score_attack(
             batch_budgets,
             norm=norm,
             clean=clean if skips_successes else None,
-            generator=torch.Generator().manual_seed(batch_seed(seed, start)),
+            num_returned=num_returned,
+            seed=batch_seed(seed, start),
             batch_size=batch_size,
+            parts=kept,
         )
-        for eps, adv_images, answers, members, stats in attacked:
-            tables.append(label_rows(answers, indices, **keys, eps=eps, members=members))
+        for eps, batch in zip(batch_budgets, finished, strict=True):
+            rows = label_rows(batch.answers, indices, **keys, eps=eps, members=batch.members)
+            tables.append(rows)
             eps_of_all = math.nan if isinstance(eps, Tensor) else eps
-            costs += [keys | {"eps_pixels": eps_of_all} | asdict(each) for each in stats]
+            costs += [keys | {"eps_pixels": eps_of_all} | asdict(each) for each in batch.stats]
             if clean is not None and num_shown:
                 shown = clean[:num_shown]
-                examples.append(make_examples(name, norm, eps, images, adv_images, shown, answers))
+                example = make_examples(
+                    name, norm, eps, images, batch.adv_images, shown, batch.answers
+                )
+                examples.append(example)
             if keep_images:
-                kept.setdefault(eps_of_all, []).append(adv_images.detach().cpu())
+                images_at.setdefault(eps_of_all, []).append(batch.adv_images)
             on_images(len(indices))
         start += len(indices)
     return AttackResult(
         pd.concat(tables, ignore_index=True),
         sum_costs(costs),
         examples,
-        {eps: torch.cat(parts) for eps, parts in kept.items()},
+        {eps: torch.cat(batches) for eps, batches in images_at.items()},
     )
-
-
-class _AttackedBatch(NamedTuple):
-    """A batch attacked at one eps."""
-
-    eps: Eps
-    adv_images: Tensor
-    answers: pd.DataFrame
-    """Rows of :func:`score_batch`."""
-    members: list[str]
-    """Name of the ensemble member that succeeded, per image."""
-    stats: tuple[MemberStats, ...]
-
-
-def _attack_batch(
-    model: Classifier,
-    source: Classifier,
-    name: str,
-    attack: Attack,
-    images: Tensor,
-    labels: Tensor,
-    budgets: Sequence[Eps],
-    *,
-    norm: str,
-    clean: pd.DataFrame | None,
-    generator: torch.Generator,
-    batch_size: int | None,
-) -> Iterator[_AttackedBatch]:
-    """Attack one batch at each eps, and score the adversarial images.
-
-    ``clean`` holds the answers on the clean images, if images are not attacked again once the
-    attack has succeeded: they keep their adversarial image. Otherwise all images are attacked at
-    every eps.
-    """
-    run = _CachedDirection(attack) if isinstance(attack, LinearAttack) else attack
-    adv_images, members = images, torch.full_like(labels, -1)
-    active = torch.ones_like(labels, dtype=torch.bool)
-    if clean is not None:
-        active = ~is_success(clean, attack.objective).to(images.device)
-    for eps in budgets:
-        result = run_attack(
-            run,  # type: ignore[arg-type]
-            name,
-            source,
-            images[active],
-            labels[active],
-            eps=eps[active] if isinstance(eps, Tensor) else eps,
-            norm=norm,
-            generator=generator,
-            batch_size=batch_size,
-        )
-        adv_images, members = adv_images.clone(), members.clone()
-        adv_images[active], members[active] = result.adv_images, result.winning_member
-        _check_budget(name, adv_images, images, eps, norm)
-        answers = score_batch(model, adv_images, labels, batch_size)
-        succeeded = is_success(answers, attack.objective).to(images.device)
-        stats = result.member_stats
-        if len(stats) == 1:
-            stats = (replace(stats[0], num_successes=int((succeeded & active).sum())),)
-        names = winning_members(members.where(succeeded, -1), stats)
-        yield _AttackedBatch(eps, adv_images, answers, names, stats)
-        if clean is not None:
-            active = ~succeeded
-
-
-def winning_members(members: Tensor, stats: Sequence[MemberStats]) -> list[str]:
-    """Return, per image, the name of the ensemble member that succeeded."""
-    return [NO_MEMBER if member < 0 else stats[member].member for member in members.tolist()]
 
 
 def sum_costs(costs: Sequence[dict[str, object]]) -> pd.DataFrame:
@@ -244,29 +201,3 @@ def make_examples(
         clean=images[:num].cpu().numpy(),
         adv_images=adv_images[:num].cpu().numpy(),
     )
-
-
-class _CachedDirection:
-    """A linear attack on one batch: its gradient is computed once, at the first eps."""
-
-    is_iterative = False
-
-    def __init__(self, attack: LinearAttack) -> None:
-        self.attack, self.access = attack, access_of(attack)
-        self.direction: Tensor | None = None
-
-    def __call__(
-        self, model: Classifier, images: Tensor, labels: Tensor, *, eps: Eps, norm: str, **_: object
-    ) -> Tensor:
-        if self.direction is None:
-            self.direction = self.attack.direction(model, images, labels, norm=norm)
-        return step_along(self.direction, images, eps, norm)
-
-
-def _check_budget(name: str, adv_images: Tensor, images: Tensor, eps: Eps, norm: str) -> None:
-    if not bool(is_allowed(adv_images, images, eps, norm).all()):
-        text = "of each image" if isinstance(eps, Tensor) else f"{eps:g}"
-        raise UserError(
-            f"attack {name!r} left its budget of {norm} eps {text} or the [0,1] box: its results "
-            "would mean nothing"
-        )

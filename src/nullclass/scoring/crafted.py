@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,7 @@ from nullclass.models.classifier import Classifier
 from nullclass.results import frames, schema
 from nullclass.results.schema import COST_COLUMNS, NO_MEMBER
 from nullclass.scoring.attacked import AttackResult, score_attack
+from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import (
     OnImages,
     batches_of,
@@ -93,6 +95,7 @@ def craft(
     seed: int = 0,
     name: str = "transfer",
     on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
 ) -> Crafted:
     """Attack the first images on a source, from scratch at every eps.
 
@@ -109,6 +112,7 @@ def craft(
         seed: Seed of the attack's random starts.
         name: The attack's name in the rows.
         on_images: Progress.
+        parts: Keeps what is finished.
 
     Raises:
         UserError: If there are fewer images, a budget is out of range, a label is not a class of
@@ -130,6 +134,7 @@ def craft(
         batch_size=batch_size,
         seed=seed,
         on_images=on_images,
+        parts=parts,
     )
     return Crafted(attack, norm, result.adv_images, sort_rows([result.rows]), result.costs)
 
@@ -144,6 +149,7 @@ def score_crafted(
     source_name: str,
     batch_size: int | None = None,
     on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
 ) -> AttackResult:
     """Score adversarial images of a source on a target.
 
@@ -155,6 +161,7 @@ def score_crafted(
         source_name: The source's name in the rows.
         batch_size: Images per forward pass.
         on_images: Progress.
+        parts: Keeps what is finished, after each batch and eps.
 
     Returns:
         Rows and costs: the successes on the target, and the passes and time of crafting.
@@ -166,6 +173,7 @@ def score_crafted(
     check_labels(data, target)
     attack, norm = crafted.attack, crafted.norm
     keys = {"attack": name, "objective": attack.objective, "source": source_name, "norm": norm}
+    parts = parts.of(name, models=[target], images=data.batch(FEW)[0], batch_size=batch_size)
     tables = []
     for indices, images, labels in batches_of(target, data):
         for eps, stored in crafted.images.items():
@@ -176,7 +184,8 @@ def score_crafted(
                     f"the images of attack {name!r} are not within {norm} eps {eps:g} of these "
                     "images, or not in [0,1]: pass the images that it was made from"
                 )
-            answers = score_batch(target, adv_images, labels, batch_size)
+            kept = parts.of(f"{int(indices[0])}-{eps!r}", images=adv_images, labels=labels)
+            answers = kept.keep(partial(score_batch, target, adv_images, labels, batch_size))
             succeeded = is_success(answers, attack.objective).tolist()
             members = [name if success else NO_MEMBER for success in succeeded]
             tables.append(label_rows(answers, indices, **keys, eps=eps, members=members))

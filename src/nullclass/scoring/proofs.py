@@ -46,6 +46,7 @@ from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.rejection import ProvableNull, SmoothedNull, ThresholdedClassifier
 from nullclass.results.schema import CERTIFIED_COLUMNS
+from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import OnImages, batches_of, check_labels, ignore, table_of
 
 BATCH_SIZE = 128
@@ -77,6 +78,7 @@ def prove(
     verifier: str = "interval",
     num_images: int | None = None,
     on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
 ) -> pd.DataFrame:
     """Return rows of what is proved, one per image and eps.
 
@@ -91,6 +93,7 @@ def prove(
         verifier: Name in :data:`nullclass.certify.VERIFIERS`.
         num_images: Number of images from the start; by default all.
         on_images: Called with the number of images of each finished batch.
+        parts: Keeps what is finished, after each batch.
 
     Returns:
         Columns :data:`nullclass.results.schema.CERTIFIED_COLUMNS`. ``margin`` is the lower bound
@@ -116,23 +119,14 @@ def prove(
     tables = []
     with frozen(model), torch.no_grad():
         prover = _prover(model, norm, verify, images.images.shape[1:])
+        first = images.batch(FEW)[0]
+        check_images(first, model.image_shape)
+        parts = parts.of(models=[model], images=first, eps=budgets, norm=norm, verifier=verifier)
         batches = batches_of(model, images, size=BATCH_SIZE, on_images=on_images)
         for indices, batch, labels in batches:
-            check_images(batch, model.image_shape)
-            predicted = predictions(model(batch), model.num_classes)
-            for budget in budgets:
-                margins, is_always_correct = prover(batch, labels, budget)
-                is_never_fooled = margins > 0
-                columns = {
-                    "image": indices,
-                    "label": labels,
-                    "prediction": predicted,
-                    "margin": margins,
-                    "is_correct_proved": is_always_correct,
-                    "is_rar_proved": is_never_fooled & (predicted == labels),
-                    "is_never_fooled": is_never_fooled,
-                }
-                tables.append(table_of(columns).assign(eps_pixels=budget))
+            kept = parts.of(f"{int(indices[0])}", images=batch, labels=labels)
+            proved = kept.keep(partial(_prove_batch, model, prover, batch, labels, budgets))
+            tables += [table.assign(image=indices.numpy()) for table in proved]
     rows = pd.concat(tables).sort_values(["eps_pixels", "image"], kind="stable", ignore_index=True)
     status = np.select(
         [rows["is_correct_proved"], rows["is_never_fooled"]],
@@ -141,6 +135,38 @@ def prove(
     )
     rows = rows.assign(norm=norm, verifier=verifier, status=status)
     return rows[list(CERTIFIED_COLUMNS)].astype(CERTIFIED_COLUMNS)
+
+
+def check_provable(model: Classifier, norm: str, verifier: str, image_shape: Sequence[int]) -> None:
+    """Refuse a model that :func:`prove` refuses.
+
+    Raises:
+        UserError: If the model cannot be bounded, or norm or verifier are invalid.
+    """
+    check_radius(0, norm)
+    with frozen(model), torch.no_grad():
+        _prover(model, norm, find_verifier(verifier), image_shape)
+
+
+def _prove_batch(
+    model: Classifier, prover: Prover, images: Tensor, labels: Tensor, budgets: Sequence[float]
+) -> list[pd.DataFrame]:
+    """Return one table per eps, one row per image."""
+    predicted = predictions(model(images), model.num_classes)
+    tables = []
+    for budget in budgets:
+        margins, is_always_correct = prover(images, labels, budget)
+        is_never_fooled = margins > 0
+        columns = {
+            "label": labels,
+            "prediction": predicted,
+            "margin": margins,
+            "is_correct_proved": is_always_correct,
+            "is_rar_proved": is_never_fooled & (predicted == labels),
+            "is_never_fooled": is_never_fooled,
+        }
+        tables.append(table_of(columns).assign(eps_pixels=budget))
+    return tables
 
 
 def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Sequence[int]) -> Prover:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -23,6 +24,7 @@ from nullclass.results.schema import (
     CLEAN,
     ROW_COLUMNS,
 )
+from nullclass.scoring.parts import FEW, NOTHING, Parts
 
 OnImages = Callable[[int], None]
 """Progress callback: receives the number of images scored since the last call."""
@@ -191,10 +193,13 @@ def score_clean(
     norm: str = "linf",
     batch_size: int | None = None,
     on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
 ) -> pd.DataFrame:
-    """Return rows of the unmodified images."""
-    tables = [
-        label_rows(score_batch(model, images, labels, batch_size), indices, norm=norm)
-        for indices, images, labels in batches_of(model, data, on_images=on_images)
-    ]
+    """Return rows of the unmodified images; ``parts`` keeps those of every batch."""
+    parts = parts.of(models=[model], images=data.batch(FEW)[0], batch_size=batch_size)
+    tables = []
+    for indices, images, labels in batches_of(model, data, on_images=on_images):
+        kept = parts.of(f"{int(indices[0])}", images=images, labels=labels)
+        answers = kept.keep(partial(score_batch, model, images, labels, batch_size))
+        tables.append(label_rows(answers, indices, norm=norm))
     return pd.concat(tables, ignore_index=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import asdict
+from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -18,6 +20,7 @@ from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import NO_MEMBER, SELF
 from nullclass.scoring.attacked import AttackResult, make_examples, sum_costs
+from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import OnImages, batches_of, ignore, label_rows, score_batch
 
 
@@ -31,23 +34,30 @@ def score_smallest(
     num_examples: int = 0,
     batch_size: int | None = None,
     on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
 ) -> AttackResult:
     """Search the smallest eps that fools each image, with a minimum-norm attack.
 
     ``eps_pixels`` of a row is the size found; for an image that was not fooled it is the largest
-    size there is. The examples are the images with the smallest eps above 0.
+    size there is. The examples are the images with the smallest eps above 0. ``parts`` keeps what
+    is finished, after each batch.
     """
     largest = find_norm(norm).largest(math.prod(data.images.shape[1:]))
     keys = {"attack": name, "objective": attack.objective, "source": SELF, "norm": norm}
     tables, costs = [], []
     found: list[tuple[Tensor, Tensor, Tensor]] = []
     answers: list[tuple[pd.DataFrame, pd.DataFrame]] = []
+    parts = parts.of(
+        models=[model],
+        images=data.batch(FEW)[0],
+        attack=attack,
+        norm=norm,
+        batch_size=batch_size,
+    )
     for indices, images, labels in batches_of(model, data, on_images=on_images):
-        started = time.perf_counter()
-        with count_passes(model) as passes:
-            adv_images, sizes = attack.smallest(
-                model, images, labels, norm=norm, batch_size=batch_size
-            )
+        kept = parts.of(f"{int(indices[0])}", images=images, labels=labels)
+        values = kept.keep(partial(_search, model, attack, images, labels, norm, batch_size))
+        adv_images, sizes = (values.pop(key).to(images.device) for key in ("adv_images", "sizes"))
         stats = MemberStats(
             member=name,
             access=attack.access,
@@ -55,9 +65,7 @@ def score_smallest(
             status="ran",
             num_images=len(images),
             num_successes=int(sizes.isfinite().sum()),
-            num_forwards=passes.forward,
-            num_backwards=passes.backward,
-            seconds=time.perf_counter() - started,
+            **values,
         )
         costs.append(keys | {"eps_pixels": math.nan} | asdict(stats))
         clean, attacked = (score_batch(model, x, labels, batch_size) for x in (images, adv_images))
@@ -67,8 +75,8 @@ def score_smallest(
         found.append((sizes, images, adv_images))
         answers.append((clean, attacked))
     examples = []
-    sizes, images, adv_images = (torch.cat(parts) for parts in zip(*found, strict=True))
-    clean, attacked = (pd.concat(parts, ignore_index=True) for parts in zip(*answers, strict=True))
+    sizes, images, adv_images = (torch.cat(each) for each in zip(*found, strict=True))
+    clean, attacked = (pd.concat(each, ignore_index=True) for each in zip(*answers, strict=True))
     fooled = (sizes.isfinite() & (sizes > 0)).nonzero().squeeze(1)
     order = fooled[sizes[fooled].argsort(stable=True)[:num_examples]]
     if len(order):
@@ -85,3 +93,24 @@ def score_smallest(
             )
         )
     return AttackResult(pd.concat(tables, ignore_index=True), sum_costs(costs), examples)
+
+
+def _search(
+    model: Classifier,
+    attack: FMN,
+    images: Tensor,
+    labels: Tensor,
+    norm: str,
+    batch_size: int | None,
+) -> dict[str, Any]:
+    """Return the adversarial images and sizes of one batch, and the cost."""
+    started = time.perf_counter()
+    with count_passes(model) as passes:
+        adv_images, sizes = attack.smallest(model, images, labels, norm=norm, batch_size=batch_size)
+    return {
+        "adv_images": adv_images,
+        "sizes": sizes,
+        "num_forwards": passes.forward,
+        "num_backwards": passes.backward,
+        "seconds": time.perf_counter() - started,
+    }

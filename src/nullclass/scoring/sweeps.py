@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
@@ -17,6 +19,7 @@ from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb import Perturbation, check_support, gradient_of, name_of
 from nullclass.rejection import ProvableNull
 from nullclass.results.schema import RADIUS_COLUMNS, SIZE_COLUMNS
+from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import OnImages, batch_seed, batches_of, check_labels, ignore, table_of
 
 
@@ -30,6 +33,7 @@ def score_sizes(
     answering: Classifier | None = None,
     seed: int = 0,
     on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
 ) -> pd.DataFrame:
     """Score images perturbed by each of several sizes: does probability move to null?
 
@@ -45,6 +49,7 @@ def score_sizes(
         answering: The model that predicts, if it is the same model under a threshold.
         seed: Seed of the perturbation's random draws.
         on_images: Progress.
+        parts: Keeps what is finished, after each batch and size.
 
     Returns:
         One row per image and size: :data:`nullclass.results.schema.SIZE_COLUMNS`.
@@ -58,33 +63,65 @@ def score_sizes(
         raise UserError(f"give at least one size, all in [0, {largest:g}] in {norm}: {sizes}")
     check_labels(data, model)
     answering = answering or model
+    parts = parts.of(
+        models=[model, answering],
+        images=data.batch(FEW)[0],
+        perturbation=perturbation,
+        norm=norm,
+        seed=seed,
+    )
     tables = []
     for indices, images, labels in batches_of(model, data):
         gradient = gradient_of(model, images, labels) if perturbation.needs_gradient else None
+        first = int(indices[0])
         for size in sizes:
-            generator = torch.Generator().manual_seed(batch_seed(seed, int(indices[0])))
-            all_sizes = images.new_full((len(images),), size)
-            perturbed = perturbation(
-                model, images, labels, all_sizes, norm, generator, gradient=gradient
+            kept = parts.of(f"{first}-{size!r}", images=images, labels=labels)
+            score = partial(
+                _score_size,
+                model,
+                answering,
+                perturbation,
+                images,
+                labels,
+                size,
+                norm,
+                batch_seed(seed, first),
+                gradient,
             )
-            with frozen(model), torch.no_grad():
-                probabilities = model.all_logits(perturbed).float().softmax(dim=1)
-                predicted = answering.predict(perturbed)
-            columns = {
-                "image": indices,
-                "actual_size": size_of(perturbed, images, norm),
-                "label": labels,
-                "prediction": predicted,
-                "outcome": outcomes(predicted, labels),
-                "p_label": probabilities.gather(1, labels[:, None]).squeeze(1),
-                "p_null": probabilities[:, model.num_classes :].sum(dim=1),
-            }
-            tables.append(table_of(columns).assign(size=size))
+            tables.append(kept.keep(score).assign(image=indices.numpy(), size=size))
             on_images(len(indices))
     rows = pd.concat(tables, ignore_index=True).assign(
         perturbation=name_of(perturbation), norm=norm
     )
     return rows.sort_values(["size", "image"], kind="stable", ignore_index=True)[list(SIZE_COLUMNS)]
+
+
+def _score_size(
+    model: Classifier,
+    answering: Classifier,
+    perturbation: Perturbation,
+    images: Tensor,
+    labels: Tensor,
+    size: float,
+    norm: str,
+    seed: int,
+    gradient: Tensor | None,
+) -> pd.DataFrame:
+    """Return one row per image of a batch, perturbed by one size."""
+    generator, sizes = torch.Generator().manual_seed(seed), images.new_full((len(images),), size)
+    perturbed = perturbation(model, images, labels, sizes, norm, generator, gradient=gradient)
+    with frozen(model), torch.no_grad():
+        probabilities = model.all_logits(perturbed).float().softmax(dim=1)
+        predicted = answering.predict(perturbed)
+    columns = {
+        "actual_size": size_of(perturbed, images, norm),
+        "label": labels,
+        "prediction": predicted,
+        "outcome": outcomes(predicted, labels),
+        "p_label": probabilities.gather(1, labels[:, None]).squeeze(1),
+        "p_null": probabilities[:, model.num_classes :].sum(dim=1),
+    }
+    return table_of(columns)
 
 
 @torch.no_grad()
@@ -94,6 +131,7 @@ def score_radii(
     radii: Sequence[float],
     *,
     on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
 ) -> pd.DataFrame:
     """Score clean images of a model that answers only what it can prove, at other radii.
 
@@ -106,6 +144,7 @@ def score_radii(
         data: Images in [0,1] with labels.
         radii: In pixel units.
         on_images: Progress.
+        parts: Keeps what is finished, after each batch and radius.
 
     Returns:
         One row per radius and image, :data:`nullclass.results.schema.RADIUS_COLUMNS`.
@@ -121,18 +160,26 @@ def score_radii(
         radius: ProvableNull(model.model, radius, norm=model.norm, verifier=model.verifier)
         for radius in sorted(set(radii))
     }
+    parts = parts.of(
+        models=[model], images=data.batch(FEW)[0], norm=model.norm, verifier=model.verifier
+    )
     tables = []
     for indices, images, labels in batches_of(model, data, on_images=on_images):
         for radius, provable in models.items():
-            logits = provable(images)
-            predicted = predictions(logits, model.num_classes)
-            columns = {
-                "image": indices,
-                "prediction": predicted,
-                "outcome": outcomes(predicted, labels),
-                "margin": logits[:, : model.num_classes].amax(dim=1).double(),
-            }
-            tables.append(table_of(columns).assign(radius=radius))
+            kept = parts.of(f"{int(indices[0])}-{radius!r}", images=images, labels=labels)
+            table = kept.keep(partial(_score_margins, provable, images, labels))
+            tables.append(table.assign(image=indices.numpy(), radius=radius))
     rows = pd.concat(tables, ignore_index=True)
     rows = rows.sort_values(["radius", "image"], kind="stable", ignore_index=True)
     return rows[list(RADIUS_COLUMNS)].astype(RADIUS_COLUMNS)
+
+
+def _score_margins(model: ProvableNull, images: Tensor, labels: Tensor) -> pd.DataFrame:
+    logits = model(images)
+    predicted = predictions(logits, model.num_classes)
+    columns = {
+        "prediction": predicted,
+        "outcome": outcomes(predicted, labels),
+        "margin": logits[:, : model.num_classes].amax(dim=1).double(),
+    }
+    return table_of(columns)

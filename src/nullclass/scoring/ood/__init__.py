@@ -5,6 +5,7 @@ A new source is one file and one line in :data:`OOD`.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Protocol
 
 import pandas as pd
@@ -22,6 +23,7 @@ from nullclass.scoring.ood.blank import blank_images
 from nullclass.scoring.ood.fashion_mnist import fashion_mnist_images
 from nullclass.scoring.ood.noise import noise_images
 from nullclass.scoring.ood.tiles import tile_images
+from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import score_batch
 
 __all__ = ["OOD", "OODSource", "check_ood", "make_ood", "score_ood"]
@@ -83,7 +85,12 @@ def make_ood(
 
 
 def score_ood(
-    model: Classifier, images: Tensor, name: str, *, batch_size: int | None = None
+    model: Classifier,
+    images: Tensor,
+    name: str,
+    *,
+    batch_size: int | None = None,
+    parts: Parts = NOTHING,
 ) -> pd.DataFrame:
     """Score images of no class.
 
@@ -92,6 +99,7 @@ def score_ood(
         images: ``(N, C, H, W)`` float32 in [0,1], on any device.
         name: Name of their source in the rows.
         batch_size: Images per forward pass.
+        parts: Keeps what is finished, after each batch.
 
     Returns:
         One row per image: :data:`nullclass.results.schema.OOD_COLUMNS`.
@@ -103,9 +111,10 @@ def score_ood(
     if len(images) == 0:
         raise UserError(f"there are no images from {name} to score: give at least one")
     device = model.mean.device
-    tables = [
-        score_batch(model, batch.to(device), batch_size=batch_size)
-        for batch in images.split(BATCH_SIZE)
-    ]
+    parts = parts.of(name, models=[model], images=images[FEW], batch_size=batch_size)
+    tables = []
+    for number, batch in enumerate(images.split(BATCH_SIZE)):
+        kept = parts.of(f"{number}", images=batch)
+        tables.append(kept.keep(partial(score_batch, model, batch.to(device), None, batch_size)))
     rows = pd.concat(tables, ignore_index=True)
     return rows.assign(source=name, image=range(len(rows)))[list(OOD_COLUMNS)]
