@@ -14,10 +14,10 @@ from nullclass.cli.common import (
     Eps,
     LoadedModel,
     OtherDataset,
-    check_output,
     load_model,
     print_table,
 )
+from nullclass.cli.outputs import output_file
 from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,27 +57,27 @@ class Command:
         from nullclass.rejection import ProvableNull
         from nullclass.scoring.proofs import prove
 
-        if self.out is not None:
-            check_output(self.out, is_file=True)
         device = torch.device("cpu") if self.check is not None else find_device(self.device)
-        loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
         if self.check is not None:
-            _check(self.check, loaded)
+            _check(self.check, load_model(self.checkpoint, self.dataset, self.data_dir, device))
             return
-        model, test = loaded.model, loaded.dataset.test
-        test = test if self.images is None else test.first(self.images)
-        radius = loaded.radius if self.radius is None else self.radius
-        if radius is not None:
-            model = ProvableNull(model, radius, norm=self.norm, verifier=self.verifier)
-        elif self.out is not None:
-            raise UserError("certificates hold within a radius: give --radius with --out")
-        started = time.perf_counter()
-        rows = prove(model, test, self.eps, norm=self.norm, verifier=self.verifier)
-        seconds = time.perf_counter() - started
+        with output_file(self.out):
+            loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
+            model, test = loaded.model, loaded.dataset.test
+            test = test if self.images is None else test.first(self.images)
+            radius = loaded.radius if self.radius is None else self.radius
+            if radius is not None:
+                model = ProvableNull(model, radius, norm=self.norm, verifier=self.verifier)
+            elif self.out is not None:
+                raise UserError("certificates hold within a radius: give --radius with --out")
+            started = time.perf_counter()
+            rows = prove(model, test, self.eps, norm=self.norm, verifier=self.verifier)
+            seconds = time.perf_counter() - started
+            if self.out is not None and isinstance(model, ProvableNull):
+                model.certificates(test.as_float().images).save(self.out)
         _print_rates(rows, proved_rates(rows), has_null=model.has_null)
         print(f"{len(test)} images, {len(set(self.eps))} eps, in {seconds:.1f} s")
-        if self.out is not None and isinstance(model, ProvableNull):
-            model.certificates(test.as_float().images).save(self.out)
+        if self.out is not None:
             print(f"certificates: {self.out}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -105,39 +104,6 @@ def expand_paths(options: Options) -> Options:
         elif is_dataclass(value):
             changes[item.name] = expand_paths(value)
     return replace(options, **changes)
-
-
-def check_output(path: Path, *, is_file: bool = False) -> None:
-    """Check that a folder or file can be written, before any work. Creates nothing.
-
-    Raises:
-        UserError: If something else is there, or its folder cannot be written.
-    """
-    from nullclass.core.files import cannot_write
-
-    try:
-        folder = _existing(path.absolute())
-        if is_file and folder == path.absolute():
-            if not path.is_file():
-                raise UserError(f"{path} is not a regular file: choose another --out")
-            folder = folder.parent
-        if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if not os.access(folder, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise cannot_write(path, error) from None
-
-
-def _existing(path: Path) -> Path:
-    """Return the path, or the innermost of its parents that exists."""
-    try:
-        path.stat()
-    except FileNotFoundError:
-        if path.is_symlink():
-            raise UserError(f"{path} is a broken symbolic link: choose another --out") from None
-        return _existing(path.parent)
-    return path
 
 
 @contextmanager

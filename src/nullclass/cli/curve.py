@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nullclass.cli.common import Checkpoint, DataDir, Device, check_output, load_model
+from nullclass.cli.common import Checkpoint, DataDir, Device, load_model
+from nullclass.cli.outputs import output_file
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
 
@@ -42,7 +43,6 @@ class Command:
         """Run the command."""
         check_seed(self.seed)
         check_count("--images", self.images)
-        check_output(self.out, is_file=True)
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import NOTHING_HELD_OUT
         from nullclass.nulls.estimate_curve import estimate_curve
@@ -55,21 +55,22 @@ class Command:
         settings = {} if self.steps is None else {"num_steps": self.steps}
         perturbation = make_perturbation(self.perturbation, settings)
         device = find_device(self.device)
-        loaded = load_model(self.checkpoint, None, self.data_dir, device)
-        held_out = loaded.dataset.validation
-        if held_out is None:
-            raise UserError(NOTHING_HELD_OUT.format("a null curve needs them"))
-        curve = estimate_curve(
-            loaded.model,
-            held_out.first(min(self.images, len(held_out))),
-            perturbation,
-            self.norm,
-            num_sizes=self.sizes,
-            always=self.always,
-            largest=self.largest,
-            seed=self.seed,
-        )
-        write_curve(self.out, curve)
+        with output_file(self.out):
+            loaded = load_model(self.checkpoint, None, self.data_dir, device)
+            held_out = loaded.dataset.validation
+            if held_out is None:
+                raise UserError(NOTHING_HELD_OUT.format("a null curve needs them"))
+            curve = estimate_curve(
+                loaded.model,
+                held_out.first(min(self.images, len(held_out))),
+                perturbation,
+                self.norm,
+                num_sizes=self.sizes,
+                always=self.always,
+                largest=self.largest,
+                seed=self.seed,
+            )
+            write_curve(self.out, curve)
         print(
             f"{curve.num_images} held-out images, {self.perturbation}: always fooled from "
             f"{curve.largest:.4g} ({self.norm})"

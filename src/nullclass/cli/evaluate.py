@@ -16,11 +16,11 @@ from nullclass.cli.common import (
     Images,
     NullRate,
     OtherDataset,
-    check_output,
     load_model,
     print_flags,
     print_report,
 )
+from nullclass.cli.outputs import check_output
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import unicodedata
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, TextIO, cast
 
 from nullclass.cli import COMMANDS
+from nullclass.cli.streams import Output
 from nullclass.core.checks import shown
 from nullclass.core.errors import UserError
 from nullclass.core.process import tune_process
@@ -24,6 +24,13 @@ commands:
 nullclass COMMAND --help explains the options; nullclass --version prints the version."""
 
 
+RESUMED = ("train", "substitute", "evaluate", "study")
+"""Commands that continue where they were interrupted."""
+
+OUTPUT_LOST = 3
+"""Exit status of a command that did its work, but could not print all of it."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
@@ -32,9 +39,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0; 1 if jobs of a study failed or ``--strict`` found a red flag; 2 for bad
-        input; 130 if interrupted.
+        input; 3 if standard output was full; 130 if interrupted.
     """
-    name, *options = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    before = sys.stdout, sys.stderr
+    output, errors = Output(sys.stdout, is_piped=True), Output(sys.stderr)
+    sys.stdout, sys.stderr = cast(TextIO, output), cast(TextIO, errors)
+    try:
+        status = _run(words or ["--help"])
+        output.flush()
+    except BrokenPipeError:  # the reader of the output is gone
+        output.discard()
+        return 141
+    finally:
+        if output.error is not None:
+            reason = output.error.strerror
+            print(f"nullclass: standard output could not be written: {reason}", file=sys.stderr)
+        errors.flush()
+        sys.stdout, sys.stderr = before
+    return OUTPUT_LOST if status == 0 and output.error is not None else status
+
+
+def _run(words: list[str]) -> int:
+    """Run a command and return its exit status."""
+    name, *options = words
     if name in ("-h", "--help"):
         lines = (f"  {command:<12}{summary}" for command, summary in COMMANDS.items())
         print(HELP.format(commands="\n".join(lines)))
@@ -45,27 +73,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"nullclass {version('nullclass')}")
         return 0
     if name not in COMMANDS:
-        print(
-            f"nullclass: there is no command {shown(name)}: choose one of {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
-        return 2
+        return _refuse(f"there is no command {shown(name)}: choose one of {', '.join(COMMANDS)}")
     tune_process()
     try:
         return int(_parse(name, options).run() or 0)
     except UserError as error:
-        print(f"nullclass: {_one_line(str(error))}", file=sys.stderr)
-        return 2
+        return _refuse(str(error))
     except MemoryError:
-        print("nullclass: out of memory: give fewer or smaller images", file=sys.stderr)
-        return 2
+        return _refuse("out of memory: give fewer or smaller images")
+    except RecursionError:
+        return _refuse("the input is nested too deeply")
+    except SystemExit as stopped:  # --help, or options that do not exist
+        return int(stopped.code or 0)
     except KeyboardInterrupt:
-        later = "the same command resumes it" if name in ("train", "study") else "run it again"
+        later = "the same command resumes it" if name in RESUMED else "run it again"
         print(f"nullclass: interrupted; {later}", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of the output is gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+
+
+def _refuse(reason: str) -> int:
+    """Print one sentence and return the exit status of bad input."""
+    print(f"nullclass: {_one_line(reason)}", file=sys.stderr)
+    return 2
 
 
 def _parse(name: str, options: list[str]) -> Any:

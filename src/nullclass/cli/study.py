@@ -10,7 +10,8 @@ from typing import Literal
 
 import tyro
 
-from nullclass.cli.common import DataDir, Device, check_output, print_report
+from nullclass.cli.common import DataDir, Device, print_report
+from nullclass.cli.outputs import check_output
 from nullclass.core.checks import check_count, shown
 from nullclass.core.errors import UserError
 

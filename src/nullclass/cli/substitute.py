@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from nullclass.cli.common import (
@@ -11,11 +12,12 @@ from nullclass.cli.common import (
     Device,
     NullRate,
     OtherDataset,
-    check_output,
     load_model,
 )
+from nullclass.cli.outputs import checkpoint_folder, restarting
 from nullclass.core.checks import check_seed
-from nullclass.core.errors import UserError
+from nullclass.core.files import remove
+from nullclass.results.schema import STATE
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Command:
 
     checkpoint: Checkpoint
     out: Path
-    """Folder for the substitute's checkpoint."""
+    """Folder for the substitute's checkpoint. The same command resumes, without a second query."""
     queries: int = 4800
     """Query budget: number of images that the model labels."""
     seeds: int = 150
@@ -43,38 +45,40 @@ class Command:
     def run(self) -> None:
         """Run the command."""
         check_seed(self.seed)
-        check_output(self.out)
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import refuse_at_rate
-        from nullclass.training.card import CARD, Origin
+        from nullclass.training.card import Origin
         from nullclass.training.checkpoint import save_checkpoint
         from nullclass.training.queries import QueryPlan, num_own
         from nullclass.training.substitutes import agreement, query_substitute
 
         plan = QueryPlan(self.seeds, self.queries, self.step)
         device = find_device(self.device)
-        if (self.out / CARD).exists():
-            raise UserError(f"{self.out} holds a checkpoint already: choose another --out")
-        loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
-        target, test = loaded.model, loaded.dataset.test
-        if self.null_rate is not None:
-            target = refuse_at_rate(target, loaded.dataset, self.null_rate)
-        num_pool = num_own(len(test))
-        substitute, rounds = query_substitute(
-            target,
-            test.subset(slice(-num_pool, None)),
-            plan,
-            architecture=self.model,
-            seed=self.seed,
-            device=device,
-        )
-        origin = Origin(
-            data=loaded.dataset.name,
-            data_checksum=loaded.dataset.checksum,
-            queried=loaded.card.weights_sha256,
-            num_queries=rounds[-1].num_images,
-        )
-        save_checkpoint(substitute, self.out, origin=origin)
+        with checkpoint_folder(self.out):
+            loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
+            target, test = loaded.model, loaded.dataset.test
+            if self.null_rate is not None:
+                target = refuse_at_rate(target, loaded.dataset, self.null_rate)
+            num_pool = num_own(len(test))
+            query = partial(
+                query_substitute,
+                target,
+                test.subset(slice(-num_pool, None)),
+                plan,
+                architecture=self.model,
+                seed=self.seed,
+                device=device,
+                state_folder=self.out,
+            )
+            substitute, rounds = restarting(self.out / STATE, query)
+            origin = Origin(
+                data=loaded.dataset.name,
+                data_checksum=loaded.dataset.checksum,
+                queried=loaded.card.weights_sha256,
+                num_queries=rounds[-1].num_images,
+            )
+            save_checkpoint(substitute, self.out, origin=origin)
+            remove(self.out / STATE)
         others = test.first(len(test) - num_pool)
         share = agreement(substitute, target, others)
         print(

@@ -6,11 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nullclass.cli.common import DataDir, Device, check_output, progress
+from nullclass.cli.common import DataDir, Device, progress
+from nullclass.cli.outputs import checkpoint_folder, restarting
 from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
+from nullclass.results.schema import STATE
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from nullclass.experiments.config import NullPlan, RobustPlan
 
 NULL_PROBABILITIES = "null-probabilities"
@@ -88,15 +92,12 @@ class Command:
     def run(self) -> None:
         """Run the command."""
         check_seed(self.seed)
-        check_output(self.out)
         from dataclasses import replace
 
         from nullclass.core.devices import find_device
-        from nullclass.core.files import locked
         from nullclass.data import load_dataset
         from nullclass.experiments.config import Training
         from nullclass.experiments.trainings import Trainer
-        from nullclass.training.card import CARD
         from nullclass.training.recipes import find_recipe
 
         device = find_device(self.device)
@@ -112,29 +113,32 @@ class Command:
         recipe = replace(recipe, **{name: v for name, v in changes.items() if v is not None})  # type: ignore[arg-type]
         robust = self._robust_plan()
         nulls = None if robust else self._null_plan()
-        if (self.out / CARD).exists():
-            raise UserError(f"{self.out} holds a checkpoint already: choose another --out")
-        dataset = load_dataset(self.dataset, data_dir=self.data_dir, validation=self.validation)
-        training = Training(
-            name=self.model,
-            architecture=self.model,
-            dataset=dataset.name,
-            validation=self.validation,
-            seed=self.seed,
-            weight_decay=self.weight_decay,
-            nulls=nulls,
-            recipe=recipe,
-            has_null=(nulls is not None and not self.uniform_targets)
-            or (robust is not None and (self.null_class or robust.loss == "abstain")),
-            per_class_null=self.per_class_null,
-            uniform_targets=self.uniform_targets,
-            robust=robust,
-        )
-        trainer = Trainer(training, dataset, device=device)
-        with locked(self.out):
-            with progress(f"training {self.model} on {dataset.name}", 1) as advance:
-                history = trainer.train(self.out, advance)
-            trainer.write(history, self.out)
+        with checkpoint_folder(self.out):
+            dataset = load_dataset(self.dataset, data_dir=self.data_dir, validation=self.validation)
+            training = Training(
+                name=self.model,
+                architecture=self.model,
+                dataset=dataset.name,
+                validation=self.validation,
+                seed=self.seed,
+                weight_decay=self.weight_decay,
+                nulls=nulls,
+                recipe=recipe,
+                has_null=(nulls is not None and not self.uniform_targets)
+                or (robust is not None and (self.null_class or robust.loss == "abstain")),
+                per_class_null=self.per_class_null,
+                uniform_targets=self.uniform_targets,
+                robust=robust,
+            )
+
+            def train() -> pd.DataFrame:
+                trainer = Trainer(training, dataset, device=device)
+                with progress(f"training {self.model} on {dataset.name}", 1) as advance:
+                    history = trainer.train(self.out, advance)
+                trainer.write(history, self.out)
+                return history
+
+            history = restarting(self.out / STATE, train)
         last = history.iloc[-1]
         line = f"loss {last.loss:.4f}, training accuracy {100 * last.train_accuracy:.2f} %"
         if dataset.validation is not None:

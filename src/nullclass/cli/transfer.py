@@ -16,10 +16,10 @@ from nullclass.cli.common import (
     Images,
     NullRate,
     OtherDataset,
-    check_output,
     load_model,
     print_table,
 )
+from nullclass.cli.outputs import output_file
 from nullclass.core.checks import check_rate, check_seed
 from nullclass.core.errors import UserError
 
@@ -65,49 +65,55 @@ class Command:
         from nullclass.evaluation.record import refuse_at_rate
         from nullclass.evaluation.transfers import transfer_matrix
         from nullclass.rejection import ProvableNull
-        from nullclass.results.frames import write_frame
+        from nullclass.results.frames import READ_AS_MISSING, write_frame
 
         if self.null_rate is not None:
             check_rate("--null-rate", self.null_rate)
         if not self.sources or not self.targets:
             raise UserError("give at least one checkpoint each to --sources and --targets")
-        if self.out is not None:
-            check_output(self.out, is_file=True)
-        device = find_device(self.device)
-        models, datasets = {}, {}
-        for name in dict.fromkeys((*self.sources, *self.targets)):
-            loaded = load_model(name, self.dataset, self.data_dir, device)
-            datasets[loaded.dataset.checksum] = loaded.dataset
-            models[name] = loaded.model
-            if loaded.radius is not None:
-                models[name] = ProvableNull(loaded.model, loaded.radius)
-            elif self.null_rate is not None and not loaded.model.has_null:
-                try:
-                    models[name] = refuse_at_rate(loaded.model, loaded.dataset, self.null_rate)
-                except UserError as error:
-                    raise UserError(f"{name}: {error}") from None
-        if len(datasets) > 1:
+        unreadable = READ_AS_MISSING & {*self.sources, *self.targets}
+        if self.out is not None and unreadable:
             raise UserError(
-                "the checkpoints' cards name different data: give checkpoints of one dataset, or "
-                "choose one with --dataset"
+                f"pandas reads the name {min(unreadable)!r} in a CSV as missing: give its path, "
+                f"./{min(unreadable)}"
             )
-        (dataset,) = datasets.values()
-        matrix = transfer_matrix(
-            {name: models[name] for name in self.sources},
-            {name: models[name] for name in self.targets},
-            dataset.test,
-            attack=self.attack,
-            eps=self.eps,
-            norm=self.norm,
-            num_images=self.images,
-            seed=self.seed,
-        )
+        device = find_device(self.device)
+        with output_file(self.out):
+            models, datasets = {}, {}
+            for name in dict.fromkeys((*self.sources, *self.targets)):
+                loaded = load_model(name, self.dataset, self.data_dir, device)
+                datasets[loaded.dataset.checksum] = loaded.dataset
+                models[name] = loaded.model
+                if loaded.radius is not None:
+                    models[name] = ProvableNull(loaded.model, loaded.radius)
+                elif self.null_rate is not None and not loaded.model.has_null:
+                    try:
+                        models[name] = refuse_at_rate(loaded.model, loaded.dataset, self.null_rate)
+                    except UserError as error:
+                        raise UserError(f"{name}: {error}") from None
+            if len(datasets) > 1:
+                raise UserError(
+                    "the checkpoints' cards name different data: give checkpoints of one dataset, or "
+                    "choose one with --dataset"
+                )
+            (dataset,) = datasets.values()
+            matrix = transfer_matrix(
+                {name: models[name] for name in self.sources},
+                {name: models[name] for name in self.targets},
+                dataset.test,
+                attack=self.attack,
+                eps=self.eps,
+                norm=self.norm,
+                num_images=self.images,
+                seed=self.seed,
+            )
+            if self.out is not None:
+                write_frame(self.out, matrix)
         title = f"transfer of {self.attack}, {self.norm}, {self.images} test images"
         if self.null_rate is not None:
             title += f"; models without null class refuse {self.null_rate:g} of clean images"
         print_table(HEADINGS, _rows(matrix), title=title, num_left=2)
         if self.out is not None:
-            write_frame(self.out, matrix)
             print(f"matrix: {self.out}")
 
 

@@ -14,11 +14,11 @@ from nullclass.cli.common import (
     AttackSeed,
     Checks,
     DataDir,
-    check_output,
     print_flags,
     print_table,
     progress,
 )
+from nullclass.cli.outputs import check_output
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
 
