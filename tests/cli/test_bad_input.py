@@ -338,6 +338,8 @@ def test_bad_checkpoints(
     (bad / WEIGHTS).write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     refuse("another SHA-256")
     refused(*train_arguments(data_dir, bad), says="holds a checkpoint already")
+    (bad / CARD).unlink()
+    refused(*train_arguments(data_dir, bad), says="holds 'model.safetensors', which is of no unf")
 
 
 def test_output_folders_of_something_else(

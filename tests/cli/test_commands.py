@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from pandas_defaults import check_tables
 
 from nullclass import UserError, load_checkpoint, load_dataset, save_checkpoint
 from nullclass.cli import COMMANDS
-from nullclass.cli.main import main
+from nullclass.cli.main import OUTPUT_LOST, main
 from nullclass.cli.study import parse_numbers
 from nullclass.core.files import LOCK, locked
 from nullclass.experiments import engines, trainings
@@ -430,6 +431,73 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
     np.testing.assert_array_equal(found, expected)
     assert read_card(out).origin.training["recipe"]["epochs"] == 15
     assert not (out / STATE).exists()
+
+
+def test_a_stopped_training_goes_on_and_a_damaged_state_starts_again(
+    data_dir: Path, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:  # fmt: skip
+    out = tmp_path / "out"
+    options = [*TRAIN, "--data-dir", str(data_dir), "--out", str(out)]
+
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for target in ("write_frame", "save_checkpoint"):  # at the end; all epochs are done
+        with monkeypatch.context() as patched:
+            owner = trainings.frames if target == "write_frame" else trainings
+            patched.setattr(owner, target, stopped)
+            assert main(options) == 130
+        assert (out / STATE).exists()
+    content = bytearray((out / STATE).read_bytes())
+    assert main([*options, "--seed", "1"]) == 2
+    assert "belongs to a training with other settings" in capsys.readouterr().err
+    with locked(out):
+        assert main(options) == 2
+    assert "another process is writing to" in capsys.readouterr().err
+    content[-100] ^= 1
+    (out / STATE).write_bytes(content)
+    assert main(options) == 0
+    assert "is damaged, so the work starts again" in capsys.readouterr().err
+    names = [LOCK, CARD, "history.csv", WEIGHTS]
+    assert sorted(path.name for path in out.iterdir()) == names
+    assert (out / WEIGHTS).read_bytes() == (checkpoint / WEIGHTS).read_bytes()
+
+
+def test_output_that_cannot_be_printed_costs_the_printing_only(
+    data_dir: Path, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:  # fmt: skip
+    train_words = [*TRAIN, "--data-dir", str(data_dir), "--out"]
+    with monkeypatch.context() as patched, open("/dev/full", "w") as full:
+        patched.setattr(sys, "stdout", full)
+        assert main([*train_words, str(tmp_path / "full")]) == OUTPUT_LOST == 3
+        assert main([*train_words, str(tmp_path / "full")]) == 2, "refused as with any other output"
+    says = "nullclass: standard output could not be written: No space left on device"
+    assert says in capsys.readouterr().err.splitlines()
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "stdout", None)  # closed
+        assert main([*train_words, str(tmp_path / "closed")]) == 0
+    with monkeypatch.context() as patched, open("/dev/full", "w") as full:
+        patched.setattr(sys, "stderr", full)
+        assert main([*train_words, str(tmp_path / "errors")]) == 0
+    with monkeypatch.context() as patched, (tmp_path / "log").open("w", encoding="ascii") as log:
+        patched.setattr(sys, "stdout", log)
+        assert main(["zoo", "show", "notebook-null"]) == 0
+    assert "FGSM images of the current network at \\u03b5 0.154" in (tmp_path / "log").read_text()
+    for name in ("full", "closed", "errors"):
+        assert (tmp_path / name / WEIGHTS).read_bytes() == (checkpoint / WEIGHTS).read_bytes()
+
+
+@pytest.mark.slow
+def test_nothing_is_left_to_print_when_the_interpreter_ends() -> None:
+    for redirection, expected in (("> /dev/full", 3), (">&- 2>&-", 0), ("2> /dev/full", 0)):
+        words = (sys.executable, "-m", "nullclass.cli.main", "zoo")
+        done = subprocess.run(
+            f"{shlex.join(words)} {redirection}", shell=True, capture_output=True, text=True
+        )
+        assert done.returncode == expected
+        assert len(done.stderr.splitlines()) == (expected == 3)
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor
 from torch.optim import SGD, AdamW, RMSprop
 from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR, ReduceLROnPlateau
@@ -28,7 +29,8 @@ from training_cases import (
     stop_at,
 )
 
-from nullclass.core.errors import UserError
+from nullclass.core.errors import DamagedStateError, UserError
+from nullclass.core.tensor_files import load_state, save_state
 from nullclass.models import Classifier
 from nullclass.nulls import AdversarialNulls, CCATNulls, MixedNulls, NullProbabilities, UniformNulls
 from nullclass.results.null_curve import NullCurve
@@ -38,6 +40,7 @@ from nullclass.training.loop import train
 from nullclass.training.recipes import Recipe
 from nullclass.training.robust import ROBUST_LOSSES, make_robust
 from nullclass.training.selection import BestCheckpoints
+from nullclass.training.state import _Info
 
 STEPS_PER_EPOCH = 5  # 80 images in batches of 16
 CURVE = NullCurve("linf", (0.1, 0.3), (0.4, 1.0), perturbation="fgsm")
@@ -245,14 +248,52 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
     run()
 
 
-@pytest.mark.parametrize("keep", [0, 7, 1000, -1])
-def test_a_damaged_state_is_refused(keep: int, tmp_path: Path) -> None:
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    """Cut anywhere, or one flipped bit anywhere: never other weights."""
     with pytest.raises(Stopped):
-        make_case("notebook")(state_folder=tmp_path, on_step=stop_at(6))
+        make_case("small")(state_folder=tmp_path, on_step=stop_at(6))
     path = tmp_path / STATE
-    path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=rf"{STATE}.*remove"):
-        make_case("notebook")(state_folder=tmp_path)
+    content = path.read_bytes()
+    damaged = [content[:keep] for keep in (0, 7, 1000, -1)]
+    header = int.from_bytes(content[:8], "little")
+    for position in (*range(0, header + 8, 97), *range(header + 8, len(content), 40_009)):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        damaged.append(bytes(flipped))
+    assert len(damaged) > 40
+    for content_now in damaged:
+        path.write_bytes(content_now)
+        with pytest.raises(DamagedStateError, match=rf"{STATE}.*remove"):
+            load_state(path, "", _Info)
+    with pytest.raises(DamagedStateError, match=rf"{STATE}.*remove"):
+        make_case("small")(state_folder=tmp_path)
+    path.write_bytes(content)
+    make_case("small")(state_folder=tmp_path)
+
+
+def test_a_state_with_other_tensors_is_refused(tmp_path: Path) -> None:
+    """As if written by another version: the checksum is right, a shape or a name is not."""
+    with pytest.raises(Stopped):
+        make_case("small")(state_folder=tmp_path, on_step=stop_at(6))
+    path = tmp_path / STATE
+    with safe_open(path, framework="pt") as file:
+        mark = file.metadata()["fingerprint"]
+    info, tensors = load_state(path, mark, _Info)
+    bias = tensors["model.body.output.bias"]
+    for changed in (
+        {"model.body.output.bias": bias[:-1]},
+        {"model.body.output.bias": bias.double()},
+        {"model.body.output.bias": torch.zeros(2**20)},
+        {"rng": tensors["rng"][:-1]},
+        {"generator.0": tensors["generator.0"].float()},
+        {"generator.1": tensors["generator.0"]},
+        {"optimizer.99.step": torch.zeros(())},
+    ):
+        save_state(path, mark, tensors | changed, info)
+        with pytest.raises(DamagedStateError, match="does not hold the tensors"):
+            make_case("small")(state_folder=tmp_path)
+    save_state(path, mark, tensors, info)
+    make_case("small")(state_folder=tmp_path)
 
 
 def test_states_that_cannot_be_saved(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,12 @@ import torch
 from disturbed import left_as_found, small_batch, small_model
 from torch import Tensor, nn
 
-from nullclass.core.errors import UserError
+from nullclass.core.errors import DamagedStateError, StateError, UserError
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
+from nullclass.rejection import with_threshold
+from nullclass.results.schema import STATE
+from nullclass.training.loop import train
 from nullclass.training.recipes import Recipe
 from nullclass.training.substitutes import (
     QueryPlan,
@@ -142,6 +146,67 @@ def test_the_same_seed_gives_the_same_and_nothing_global_is_touched() -> None:
     for key, value in first[1].state_dict().items():
         assert torch.equal(value, again[1].state_dict()[key])
     assert not torch.equal(first[0].queries, other[0].queries)
+
+
+@pytest.mark.parametrize("finished", [0, 1, 2, 3])
+def test_interrupted_in_any_round_it_continues_to_the_same_bits_without_a_second_query(
+    finished: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = noise(60, 1, 6, 6)
+    target, expected, rounds = queried(110)
+    assert len(rounds) == 4
+    num_trainings = 0
+
+    def stops(*arguments: Any, **settings: Any) -> None:
+        nonlocal num_trainings
+        num_trainings += 1
+        if num_trainings > finished:
+            raise KeyboardInterrupt
+        train(*arguments, **settings)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("nullclass.training.substitutes.train", stops)
+        with pytest.raises(KeyboardInterrupt):
+            substitute_for(refuses_dark, pool, 20, 110, state_folder=tmp_path)
+    for _ in range(2):  # the second call queries nothing
+        resumed, substitute, found = substitute_for(
+            refuses_dark, pool, 20, 110, state_folder=tmp_path
+        )
+        assert [repr(entry) for entry in found] == [repr(entry) for entry in rounds]
+        for name, weight in expected.state_dict().items():
+            assert torch.equal(substitute.state_dict()[name], weight), name
+        new = target.queries[rounds[finished].num_images :]
+        assert len(resumed.batches) == 3 - finished
+        assert torch.equal(torch.cat([new[:0], *resumed.batches]), new)
+        finished = 3
+
+
+def test_answers_of_other_work_are_refused(tmp_path: Path) -> None:
+    model = small_model()
+    settings: dict[str, Any] = {"architecture": "small", "recipe": QUICK, "state_folder": tmp_path}
+    images = small_batch()[0]
+    plan = QueryPlan(2, 2)
+    query_substitute(model, images, plan, **settings)
+    with torch.no_grad():
+        other = copy.deepcopy(model)
+        next(other.parameters()).mul_(1.01)
+    changes: list[tuple[Any, ...]] = [
+        (other, images, plan, {}),
+        (with_threshold(model, 0.5), images, plan, {}),
+        (model, 1 - images, plan, {}),
+        (model, images, QueryPlan(2, 3), {}),
+        (model, images, plan, {"seed": 1}),
+        (model, images, plan, {"architecture": "notebook"}),
+        (model, images, plan, {"recipe": Recipe()}),
+    ]
+    state = (tmp_path / STATE).read_bytes()
+    for target, given, planned, changed in changes:
+        with pytest.raises(StateError, match="belongs to a training with other settings"):
+            query_substitute(target, given, planned, **settings | changed)
+    assert (tmp_path / STATE).read_bytes() == state
+    (tmp_path / STATE).write_bytes(state[:-1])
+    with pytest.raises(DamagedStateError):
+        query_substitute(model, images, plan, **settings)
 
 
 def test_labels_of_the_images_are_ignored_and_bytes_are_images_too() -> None:

@@ -105,7 +105,7 @@ def test_rates_are_counts(evaluated: TinyZoo) -> None:
             aer = find_rate(rows, "attack", "aer", eps)
             assert aer
             assert aer["num_hits"] == fooled.loc[fooled["eps_pixels"] <= eps, "image"].nunique()
-        written = pd.read_csv(evaluated.out / member.name / RESULTS)
+        written = pd.read_csv(evaluated.out / f"{member.name}.csv")
         pd.testing.assert_frame_equal(written, rows)
     # The claim of ProvableNull: RAR is the certified accuracy of its model at max(r, eps - r).
     inner, _ = load_checkpoint(evaluated.folder / CHECKPOINTS / "proved")

@@ -25,6 +25,7 @@ from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
 
 HEADINGS = (
     "source",
@@ -62,9 +63,6 @@ class Command:
         """Run the command."""
         check_seed(self.seed)
         from nullclass.core.devices import find_device
-        from nullclass.evaluation.record import refuse_at_rate
-        from nullclass.evaluation.transfers import transfer_matrix
-        from nullclass.rejection import ProvableNull
         from nullclass.results.frames import READ_AS_MISSING, write_frame
 
         if self.null_rate is not None:
@@ -77,36 +75,8 @@ class Command:
                 f"pandas reads the name {min(unreadable)!r} in a CSV as missing: give its path, "
                 f"./{min(unreadable)}"
             )
-        device = find_device(self.device)
         with output_file(self.out):
-            models, datasets = {}, {}
-            for name in dict.fromkeys((*self.sources, *self.targets)):
-                loaded = load_model(name, self.dataset, self.data_dir, device)
-                datasets[loaded.dataset.checksum] = loaded.dataset
-                models[name] = loaded.model
-                if loaded.radius is not None:
-                    models[name] = ProvableNull(loaded.model, loaded.radius)
-                elif self.null_rate is not None and not loaded.model.has_null:
-                    try:
-                        models[name] = refuse_at_rate(loaded.model, loaded.dataset, self.null_rate)
-                    except UserError as error:
-                        raise UserError(f"{name}: {error}") from None
-            if len(datasets) > 1:
-                raise UserError(
-                    "the checkpoints' cards name different data: give checkpoints of one dataset, or "
-                    "choose one with --dataset"
-                )
-            (dataset,) = datasets.values()
-            matrix = transfer_matrix(
-                {name: models[name] for name in self.sources},
-                {name: models[name] for name in self.targets},
-                dataset.test,
-                attack=self.attack,
-                eps=self.eps,
-                norm=self.norm,
-                num_images=self.images,
-                seed=self.seed,
-            )
+            matrix = self._matrix(find_device(self.device))
             if self.out is not None:
                 write_frame(self.out, matrix)
         title = f"transfer of {self.attack}, {self.norm}, {self.images} test images"
@@ -115,6 +85,41 @@ class Command:
         print_table(HEADINGS, _rows(matrix), title=title, num_left=2)
         if self.out is not None:
             print(f"matrix: {self.out}")
+
+    def _matrix(self, device: torch.device) -> pd.DataFrame:
+        """Load all models and attack them."""
+        from nullclass.evaluation.record import refuse_at_rate
+        from nullclass.evaluation.transfers import transfer_matrix
+        from nullclass.rejection import ProvableNull
+
+        models, datasets = {}, {}
+        for name in dict.fromkeys((*self.sources, *self.targets)):
+            loaded = load_model(name, self.dataset, self.data_dir, device)
+            datasets[loaded.dataset.checksum] = loaded.dataset
+            models[name] = loaded.model
+            if loaded.radius is not None:
+                models[name] = ProvableNull(loaded.model, loaded.radius)
+            elif self.null_rate is not None and not loaded.model.has_null:
+                try:
+                    models[name] = refuse_at_rate(loaded.model, loaded.dataset, self.null_rate)
+                except UserError as error:
+                    raise UserError(f"{name}: {error}") from None
+        if len(datasets) > 1:
+            raise UserError(
+                "the checkpoints' cards name different data: give checkpoints of one dataset, or "
+                "choose one with --dataset"
+            )
+        (dataset,) = datasets.values()
+        return transfer_matrix(
+            {name: models[name] for name in self.sources},
+            {name: models[name] for name in self.targets},
+            dataset.test,
+            attack=self.attack,
+            eps=self.eps,
+            norm=self.norm,
+            num_images=self.images,
+            seed=self.seed,
+        )
 
 
 def _rows(matrix: pd.DataFrame) -> Iterator[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +18,7 @@ from nullclass.cli.common import (
     print_table,
     progress,
 )
-from nullclass.cli.outputs import check_output
+from nullclass.cli.outputs import check_output, output_file
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from nullclass.data import Dataset
+    from nullclass.results.schema import Flag
     from nullclass.zoo import Member
 
 NONE = "none"
@@ -87,7 +88,7 @@ class EvaluateMembers:
     names: tyro.conf.Positional[tuple[str, ...]]
     """Models, or all."""
     out: Path = Path("runs/zoo")
-    """Output folder; a model's run folder is OUT/NAME, its rates are in OUT/NAME/results.csv."""
+    """Output folder; a model's run folder is OUT/NAME, its rates are in OUT/NAME.csv."""
     update: bool = False
     """Also write the rates into the zoo; for the package's zoo only in a checkout."""
     eps: tuple[float, ...] | None = None
@@ -113,7 +114,7 @@ class EvaluateMembers:
         from nullclass.core.norms import check_eps
         from nullclass.zoo.evaluate import find_fooling_attacks
         from nullclass.zoo.members import find_members
-        from nullclass.zoo.results import check_updatable
+        from nullclass.zoo.results import RESULTS, check_updatable, update_results, write_rows
 
         members = find_members(self.names, zoo)
         for budget in self.eps or ():
@@ -131,39 +132,41 @@ class EvaluateMembers:
             check_updatable(zoo)
         device = find_device(self.device)
         load_data = _data_loader(self.data_dir)
-        for member in members:
-            self._evaluate(member, load_data(member), str(device))
+        with output_file(zoo / RESULTS if self.update else None):
+            for member in members:
+                path = self.out / f"{member.name}.csv"
+                with output_file(path):
+                    rows, flags = self._evaluate(member, load_data(member), str(device))
+                    write_rows(path, rows)
+                if self.update:
+                    update_results(zoo, rows)
+                if flags is not None:
+                    print(f"{member.name}: ", end="")
+                    print_flags(flags)
+                print(f"{member.name}: {path}")
 
-    def _evaluate(self, member: Member, dataset: Dataset, device: str) -> None:
-        """Measure one model; write after each step, since attacks are slow."""
+    def _evaluate(
+        self, member: Member, dataset: Dataset, device: str
+    ) -> tuple[pd.DataFrame, list[Flag] | None]:
+        """Return the rates of one model, and the red flags if it was attacked."""
         from nullclass.evaluation.record import record_evaluation
         from nullclass.zoo.evaluate import attack_rows, measure_clean, measure_proofs
         from nullclass.zoo.load import load_member
-        from nullclass.zoo.results import RESULTS, join, update_results, write_rows
+        from nullclass.zoo.results import join
 
-        eps, folder = sorted(set(self.eps or member.description.eps)), self.out / member.name
-        tables: list[pd.DataFrame] = []
-
-        def write(rows: pd.DataFrame) -> None:
-            tables.append(rows)
-            folder.mkdir(parents=True, exist_ok=True)
-            write_rows(folder / RESULTS, join(tables))
-            if self.update:
-                update_results(member.zoo, rows)
-
-        write(measure_clean(member, dataset))
+        eps = sorted(set(self.eps or member.description.eps))
+        tables, flags = [measure_clean(member, dataset)], None
+        prove = partial(measure_proofs, member, dataset, eps, verifier=self.proofs)
         if self.proofs != NONE:
             with progress(f"proving {member.name}", len(dataset.test)) as on_images:
-                write(
-                    measure_proofs(member, dataset, eps, verifier=self.proofs, on_images=on_images)
-                )
+                tables.append(prove(on_images=on_images))
         if self.attack != (NONE,):
             num_images = min(self.images, len(dataset.test))
             evaluation = record_evaluation(
                 load_member(member, device),
                 member.card,
                 dataset,
-                folder,
+                self.out / member.name,
                 name=member.name,
                 attacks=self.attack,
                 eps=eps,
@@ -172,21 +175,11 @@ class EvaluateMembers:
                 checks=self.checks,
                 seed=self.seed,
             )
+            flags = list(evaluation.flags)
             if self.proofs != NONE:
-                write(
-                    measure_proofs(
-                        member,
-                        dataset,
-                        eps,
-                        verifier=self.proofs,
-                        num_images=num_images,
-                        attacked=evaluation.rows,
-                    )
-                )
-            write(attack_rows(member, evaluation, self.attack, self.seed, device))
-            print(f"{member.name}: ", end="")
-            print_flags(evaluation.flags)
-        print(f"{member.name}: {folder / RESULTS}")
+                tables.append(prove(num_images=num_images, attacked=evaluation.rows))
+            tables.append(attack_rows(member, evaluation, self.attack, self.seed, device))
+        return join(tables), flags
 
 
 @dataclass(frozen=True)
@@ -236,11 +229,11 @@ class WriteLeaderboard:
 
     def run(self, zoo: Path) -> None:
         """Run the action."""
-        check_output(self.out, is_file=True)
         from nullclass.core.files import write_text
         from nullclass.zoo.leaderboard import page
 
-        write_text(self.out, page(zoo))
+        with output_file(self.out):
+            write_text(self.out, page(zoo))
         print(f"leaderboard: {self.out}")
 
 
