@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from fault_injection import dying_at, read_trace, recording, run_forked
-from fault_worlds import World, contents_of_checkpoint, contents_of_run, run_command
+from fault_worlds import World, contents_of_checkpoint, contents_of_run, remove, run_command
 from json_faults import sealed
 
 from conftest import Counter
@@ -184,15 +184,14 @@ def test_the_state_of_a_training(world: World, tmp_path: Path, counter: Counter)
     assert run_forked(lambda: run_command(words), tmp_path, prepare=record).status == 0
     weights = contents_of_checkpoint(folder)
     stops = [number for number, _, what in read_trace(trace) if f"{STATE}" in what]
-    for path in sorted(folder.iterdir()):
-        path.unlink()
+    remove(folder)
     dying = dying_at(folder, stops[-1], "before")
     run_forked(lambda: run_command(words), tmp_path, prepare=dying)
     state = folder / STATE
     before = state.read_bytes()
     for what, content in damaged(before, 15, random.Random(0)):
-        for path in folder.iterdir():
-            path.unlink()
+        remove(folder)
+        folder.mkdir()
         state.write_bytes(content)
         ended = run_forked(lambda: run_command(words), tmp_path)
         if ended.status == 0:

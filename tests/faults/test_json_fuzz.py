@@ -31,8 +31,8 @@ from nullclass.zoo.load import load_member
 from nullclass.zoo.members import read_zoo
 from nullclass.zoo.results import read_results
 
-LONGEST = 400
-"""Characters of a sentence, the folder not counted."""
+LONGEST = 620
+"""Characters of a sentence; longer ones are shortened in one place."""
 SECONDS = 5.0
 MEMORY = 1 << 30
 
@@ -155,7 +155,7 @@ def test_cards_of_a_zoo(tmp_path: Path, counter: Counter) -> None:
             load_member(member)
             read_results(member)
             assert member.num_cores is None or member.num_cores > 0
-            assert member.training_minutes is None or member.dataset
+            assert member.training_minutes is None or member.training_minutes >= 0
 
     with little_memory():
         try_all(counter, zoo, path, load, 500)

@@ -52,7 +52,7 @@ def is_one_sentence(errors: str) -> bool:
     """Whether the errors are one line of the command line, without traceback."""
     lines = [line for line in errors.splitlines() if line.strip()]
     said = [line for line in lines if line.startswith("nullclass: ")]
-    return "Traceback" not in errors and len(said) == 1 and len(said[0]) <= 500
+    return "Traceback" not in errors and len(said) == 1 and len(said[0]) <= 620
 
 
 class Running:

@@ -1,11 +1,21 @@
 """Exceptions for mistakes that the user can correct."""
 
+LONGEST = 600
+"""Most characters of a message."""
+
 
 class UserError(ValueError):
     """An invalid input; the message is one sentence that says how to correct it.
 
-    The command line prints the message and exits with status 2, without a traceback.
+    The command line prints the message and exits with status 2, without a traceback. A message may
+    quote a file or a name, so it is shortened in the middle, and control characters are escaped.
     """
+
+    def __init__(self, message: object) -> None:
+        text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(message))
+        if len(text) > LONGEST:
+            text = f"{text[: LONGEST // 2]} … {text[-LONGEST // 2 + 3 :]}"
+        super().__init__(text)
 
 
 class CannotWriteError(UserError):
