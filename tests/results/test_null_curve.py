@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -27,8 +27,8 @@ from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 from nullclass.nulls.estimate_curve import MIN_IMAGES, NUM_COARSE, estimate_curve
-from nullclass.nulls.perturb import Perturbation, make_perturbation
-from nullclass.results.null_curve import NullCurve, read_curve, write_curve
+from nullclass.nulls.perturb import PERTURBATIONS, Perturbation, make_perturbation
+from nullclass.results.null_curve import NullCurve, PerturbationName, read_curve, write_curve
 
 TABLE = NullCurve("linf", (0.1, 0.2, 0.4), (0.0, 0.5, 1.0))
 
@@ -210,29 +210,47 @@ def test_a_curve_survives_json_and_csv(
 
 def test_files_written_by_hand(tmp_path: Path) -> None:
     path = tmp_path / "f.csv"
-    path.write_text("\ufeffprobability,size,remark\n0,0,clean\n0.5, 0.1,\n1,0.2,all\n")
+    path.write_text("\ufeffprobability,size,fooled\n0,0,\n\n0.5, 0.1,\n1,0.2,\n")
     assert read_curve(path, "linf") == NullCurve("linf", (0.1, 0.2), (0.5, 1.0))
     with pytest.raises(UserError, match="does not give the norm of its sizes: give it, as one of"):
         read_curve(path)
     for content, message in (
-        ("size,p\n0.1,1\n", "no column 'probability': its first line must be size,probability"),
-        ("size,probability\n0.1\n", "must hold numbers only"),
-        ("size,probability\n0.1,half\n", "must hold numbers only: .*'half'"),
+        ("size\n0.1\n", "has no column 'probability'"),
+        ("size,probability,beer\n0.1,1,2\n", "must have the columns size, probability, .*'beer'"),
+        ("size,probability,size\n0.1,1,0.1\n", "once each, and not 'size'"),
+        ("size,probability\n0.1\n", "has 1 cells in row 2, and 2 columns"),
+        ("size,probability\n0.1,1,7\n", "has 3 cells in row 2, and 2 columns"),
+        ("size,probability\n0.1,half\n", r"is damaged in row 2: .*\$\.probability"),
+        ("size,probability\n0.1,1.5\n", r"is damaged in row 2: .*<= 1.0"),
+        ("size,probability\ninf,1\n", r"is damaged in row 2: .*\$\.size"),
+        ("size,probability,fooled\n0.1,0.5,0.5\n0.2,1,\n", "2 sizes but 1 shares fooled"),
+        ("size,probability,norm\n0.1,0.5,linf\n0.2,1,l2\n", "the same norm, num_images"),
+        ("size,probability,perturbation\n0.1,1,prayer\n", "row 2: Invalid enum value 'prayer'"),
+        ("size,probability,num_images\n0.1,1,-1\n", "row 2: .*num_images"),
+        ("size,probability,perturbation_settings\n0.1,1,[]\n", "settings in the null curve"),
+        (
+            "size,probability,perturbation_settings\n0.1,1," + "[" * 99 + "]" * 99,
+            "nested over 64 levels",
+        ),
         ("size,probability\n", "is invalid: a null curve needs at least one size"),
-        ("", "is invalid: a null curve needs at least one size"),
+        ("", "has no column 'size'"),
         ("size,probability\n0,0.5\n0.05,1\n", "is invalid: .*must rise, from above 0"),
-        ("size,probability\n0.1,nan\n", "is invalid: nan is outside"),
+        ("size,probability\n0.1,nan\n", "is damaged in row 2"),
         ("size,probability,norm\n0.1,1,l0\n", "has sizes in l0, not in linf"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=f"the null curve {re.escape(str(path))} .*{message}"):
             read_curve(path, "linf")
     path.write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(UserError, match=r"f\.csv must hold numbers only"):
+    with pytest.raises(UserError, match=r"f\.csv cannot be read as the null curve"):
         read_curve(path, "linf")
     path.unlink()
     with pytest.raises(UserError, match=r"f\.csv is missing"):
         read_curve(path, "linf")
+
+
+def test_every_perturbation_has_its_name_in_files() -> None:
+    assert get_args(PerturbationName) == tuple(PERTURBATIONS)
 
 
 @pytest.mark.parametrize(
@@ -272,6 +290,8 @@ def test_other_invalid_values() -> None:
         {"norm": "linf", "sizes": ["x"], "probabilities": [1]},
         {"norm": "linf", "sizes": 3, "probabilities": [1]},
         {**TABLE.to_dict(), "colour": 1},
+        {**TABLE.to_dict(), "perturbation": 3},
+        {**TABLE.to_dict(), "perturbation_settings": []},
         [],
     ):
         with pytest.raises(UserError, match="no null curve"):

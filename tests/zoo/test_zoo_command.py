@@ -171,7 +171,7 @@ def test_a_wrong_rate_is_reported(
     wrong = (rows["member"] == "proved") & (rows["kind"] == kind) & (rows["metric"] == metric)
     first = rows[wrong].index[0]
     hits, num_images = rows.loc[first, ["num_hits", "num_images"]]
-    rows.loc[first, "num_hits"] = hits + change
+    rows.loc[first, ["num_hits", "rate"]] = hits + change, (hits + change) / num_images
     rows.to_csv(path, index=False)
     result = run(zoo, "check", "proved", *(["--attack"] if kind == "attack" and is_found else []))
     if is_found:
@@ -268,8 +268,23 @@ def test_a_damaged_zoo(run: Run, zoo: TinyZoo, tmp_path: Path) -> None:
     path.write_text("{")
     refused(run(zoo), "is damaged or of another version")
     path.write_text(text)
-    (zoo.folder / RESULTS).write_text("member,kind\n")
-    refused(run(zoo, "show", "learned"), "results.csv lacks the column")
+    table = (zoo.folder / RESULTS).read_text()
+    header, first, *_ = table.splitlines()
+    for content, says in (
+        ("member,kind\n", "results.csv has no column 'method'"),
+        (f"{header},beer\n", "must have the columns .* not 'beer'"),
+        (f"{header}\n{first},1\n", "has 15 cells in row 2"),
+        (f"{table}{first}\n", "two rows of the same rate"),
+        (table.replace(",clean,clean,", ",clear,clean,", 1), "Invalid enum value 'clear'"),
+        (table.replace("correct_rate", "rar", 1), "'rar' is no metric of the kind clean"),
+        (re.sub(r"(\d+),40,", r"\1,80,", table), "rate is not num_hits / num_images"),
+        (re.sub(r"(\d+),40,", r"\1,0,", table), "Expected `int` >= 1"),
+        (table.replace(",0,correct_rate", ",nan,correct_rate", 1), "row .: .*eps_pixels"),
+        (table[:-2], "matching regex"),
+    ):
+        (zoo.folder / RESULTS).write_text(content)
+        refused(run(zoo, "show", "learned"), says)
+    (zoo.folder / RESULTS).unlink()
     shutil.rmtree(zoo.folder / CHECKPOINTS)
     refused(run(zoo), "has no members")
 

@@ -10,8 +10,6 @@ Imports no torch.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import json
 import math
@@ -19,16 +17,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from msgspec import Meta
 
 from nullclass.core.checks import check_choice, check_count
-from nullclass.core.documents import parse
+from nullclass.core.documents import Schema, parse
 from nullclass.core.errors import UserError
-from nullclass.core.paths import read_bytes
+from nullclass.core.tables import read_rows
 from nullclass.results.frames import write_frame
 
 Floats = npt.NDArray[np.float64]
@@ -36,8 +35,22 @@ Floats = npt.NDArray[np.float64]
 LARGEST_SIZE = {"linf": 1.0, "l2": math.inf, "l1": math.inf, "l0": 1.0}
 """Keys of :data:`nullclass.core.norms.NORMS`, without torch, to the largest size of any image."""
 
-MAX_BYTES = 1 << 20
-"""Largest file of a null curve."""
+PerturbationName = Literal["fgsm", "pgd", "sparse", "noise"]
+"""Keys of :data:`nullclass.nulls.perturb.PERTURBATIONS`, without torch."""
+
+Share = Annotated[float, Meta(ge=0, le=1)]
+
+
+class _Row(Schema, frozen=True, kw_only=True):
+    """A row of a file."""
+
+    size: Annotated[float, Meta(ge=0, le=1e9)]
+    probability: Share
+    fooled: Share | None = None
+    norm: str | None = None
+    num_images: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    perturbation: PerturbationName | None = None
+    perturbation_settings: str = "{}"
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,12 @@ class NullCurve:
         if self.fooled:
             _check_shares(self.sizes, self.fooled, "shares fooled")
         check_count("num_images", self.num_images, 0)
+        if not isinstance(self.perturbation, str) or not isinstance(
+            self.perturbation_settings, dict
+        ):
+            raise UserError(
+                "this is no null curve: its perturbation must be a name, with a dictionary of settings"
+            )
 
     def __call__(self, sizes: npt.ArrayLike) -> Floats:
         """Return probabilities of null, shaped like the sizes; constant after the last point."""
@@ -120,9 +139,9 @@ class NullCurve:
 def read_curve(path: Path, norm: str | None = None) -> NullCurve:
     """Read a curve from a CSV file with the columns size and probability.
 
-    The file may also have the columns that :func:`write_curve` writes: fooled, and norm,
-    perturbation, perturbation_settings (JSON) and num_images, constant over the rows. A first row
-    of size 0 and probability 0 is ignored.
+    The file may also have the columns that :func:`write_curve` writes, and no others: fooled, and
+    norm, perturbation, perturbation_settings (JSON) and num_images, constant over the rows. A first
+    row of size 0 and probability 0 is ignored.
 
     Args:
         path: The file.
@@ -132,46 +151,37 @@ def read_curve(path: Path, norm: str | None = None) -> NullCurve:
         UserError: If the file cannot be read, its points are not those of a null curve, or the norm
             is missing or another one.
     """
-    content = read_bytes(path, "null curve", MAX_BYTES)
-    try:
-        rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"))))
-        first = rows[0] if rows else {}
-        names = ["size", "probability", *(["fooled"] if "fooled" in first else [])]
-        points = [[float(row[name]) for name in names] for row in rows]
-        num_images = int(first.get("num_images") or 0)
-        settings = parse(
-            first.get("perturbation_settings") or "{}",
-            dict[str, Any],
-            f"the perturbation's settings in the null curve {path}",
-        )
-    except UserError:
-        raise
-    except KeyError as error:
+    rows = read_rows(path, _Row, "null curve")
+    constant = {
+        (row.norm, row.num_images, row.perturbation, row.perturbation_settings) for row in rows
+    }
+    if len(constant) > 1:
         raise UserError(
-            f"the null curve {path} has no column {error}: its first line must be size,probability"
-        ) from None
-    except (TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"the null curve {path} must hold numbers only: {error}") from None
-    stored_norm = first.get("norm") or norm
-    if stored_norm is None:
+            f"the null curve {path} must have the same norm, num_images, perturbation and "
+            "perturbation_settings in all rows"
+        )
+    stored_norm, num_images, perturbation, settings = next(iter(constant), (None, 0, None, "{}"))
+    found = stored_norm or norm
+    if found is None:
         raise UserError(
             f"the null curve {path} does not give the norm of its sizes: give it, as one of "
             f"{', '.join(LARGEST_SIZE)}"
         )
-    if norm not in (None, stored_norm):
-        raise UserError(f"the null curve {path} has sizes in {stored_norm}, not in {norm}")
-    if points and points[0][:2] == [0, 0]:
-        points = points[1:]
-    columns = dict(zip(names, zip(*points, strict=True), strict=False))
+    if norm not in (None, found):
+        raise UserError(f"the null curve {path} has sizes in {found}, not in {norm}")
+    if rows and (rows[0].size, rows[0].probability) == (0, 0):
+        rows = rows[1:]
+    fooled = [row.fooled for row in rows if row.fooled is not None]
+    what = f"the perturbation's settings in the null curve {path}"
     try:
         return NullCurve(
-            stored_norm,
-            columns.get("size", ()),
-            columns.get("probability", ()),
-            columns.get("fooled", ()),
+            found,
+            tuple(row.size for row in rows),
+            tuple(row.probability for row in rows),
+            tuple(fooled),
             num_images,
-            first.get("perturbation") or "",
-            settings,
+            perturbation or "",
+            parse(settings, dict[str, Any], what),
         )
     except UserError as error:
         raise UserError(f"the null curve {path} is invalid: {error}") from None

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import pandas as pd
 
+from nullclass.core.documents import Schema
+from nullclass.core.tables import read_rows
 from nullclass.report.render import markdown_table
 from nullclass.zoo.members import FOLDER, Member, find_members
 from nullclass.zoo.results import (
@@ -21,7 +24,19 @@ from nullclass.zoo.results import (
 )
 
 LITERATURE = Path(__file__).parent / "literature.csv"
-"""Published rates on MNIST, L∞: defence, eps, counted (what the rate counts), percent, source."""
+"""Published rates on MNIST, L∞."""
+
+
+class _Published(Schema, frozen=True):
+    """A row of :data:`LITERATURE`, as it is printed."""
+
+    defence: str
+    eps: str
+    counted: str
+    """What the rate counts."""
+    percent: str
+    source: str
+
 
 NOTHING = "–"
 
@@ -94,7 +109,7 @@ def page(folder: Path = FOLDER) -> str:
     known = [(member, read_results(member)) for member in find_members(("all",), folder)]
     names = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
     datasets = sorted({names.get(member.data, member.data) for member, _ in known})
-    quoted = pd.read_csv(LITERATURE, dtype=str)
+    quoted = read_rows(LITERATURE, _Published, "table of published rates")
     return PAGE.format(
         datasets=", ".join(datasets),
         clean=markdown_table(
@@ -123,7 +138,8 @@ def page(folder: Path = FOLDER) -> str:
         ),
         tolerance=100 * ATTACK_TOLERANCE,
         literature=markdown_table(
-            ("defence", "ε", "what the rate counts", "%", "source"), quoted.to_numpy().tolist()
+            ("defence", "ε", "what the rate counts", "%", "source"),
+            map(msgspec.structs.astuple, quoted),
         ),
     )
 

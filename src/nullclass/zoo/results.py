@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import msgspec
 import pandas as pd
+from msgspec import Meta
 
+from nullclass.core.documents import Schema
 from nullclass.core.errors import UserError
+from nullclass.core.tables import read_rows
 from nullclass.metrics.rates import PROVED, wilson
-from nullclass.results.frames import read_frame, write_frame
+from nullclass.results.frames import write_frame
+from nullclass.training.card import Count, Sha256, Share
 from nullclass.zoo.members import FOLDER, Member
 
 RESULTS = "results.csv"
@@ -24,23 +29,6 @@ METRICS: dict[str, tuple[str, ...]] = {
 }
 """Metrics of each kind of row. A metric has one row per member, eps and number of images."""
 
-RESULT_COLUMNS = {
-    "member": "str",
-    "kind": "str",  # clean, proof or attack
-    "method": "str",  # attacks joined by " + ", or the verifier, or "clean"
-    "version": "str",  # of the attacks; "-" if they have none
-    "seed": "int64",  # of the attacks' random starts
-    "computed_on": "str",  # device, precision, and what else is special
-    "eps_pixels": "float64",  # L-infinity; 0 for clean images
-    "metric": "str",
-    "num_hits": "int64",  # images that count
-    "num_images": "int64",  # the first images of the test set
-    "rate": "float64",
-    "low": "float64",  # 95 % Wilson interval
-    "high": "float64",
-    "weights_sha256": "str",
-}
-"""Columns of ``results.csv`` and their types."""
 
 NO_VERSION = "-"
 
@@ -49,6 +37,49 @@ ATTACK_TOLERANCE = 0.005
 an attack follows the rounded gradients. Clean rates and proofs must agree to the image."""
 
 _KEY = ["member", "kind", "eps_pixels", "num_images", "metric"]
+
+_TINY = 1e-6
+"""The file has seven digits of a rate."""
+
+
+class _Row(Schema, frozen=True, kw_only=True):
+    """A row of ``results.csv``."""
+
+    member: str
+    kind: Literal["clean", "proof", "attack"]
+    method: str
+    """Attacks joined by `` + ``, or the verifier, or ``clean``."""
+    version: str
+    """Of the attacks; ``-`` if they have none."""
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
+    """Of the attacks' random starts."""
+    computed_on: str
+    """Device, precision, and what else is special."""
+    eps_pixels: Share
+    """L∞; 0 for clean images."""
+    metric: str
+    num_hits: Count
+    """Images that count."""
+    num_images: Annotated[int, Meta(ge=1, le=2**53)]
+    """The first images of the test set."""
+    rate: Share
+    low: Share
+    """95 % Wilson interval."""
+    high: Share
+    weights_sha256: Sha256
+
+    def __post_init__(self) -> None:
+        """Check what the types do not say."""
+        if self.metric not in METRICS[self.kind]:
+            raise ValueError(f"{self.metric!r} is no metric of the kind {self.kind}")
+        if abs(self.rate - self.num_hits / self.num_images) > _TINY:
+            raise ValueError("the rate is not num_hits / num_images")
+        if not self.low - _TINY <= self.rate <= self.high + _TINY:
+            raise ValueError("the rate is outside its interval")
+
+
+RESULT_COLUMNS = list(_Row.__struct_fields__)
+"""Columns of ``results.csv``."""
 
 
 def result_rows(
@@ -70,7 +101,7 @@ def result_rows(
         kind: A key of :data:`METRICS`.
         hits: Number of images that count, by metric.
         num_images: Number of images measured.
-        method: As in :data:`RESULT_COLUMNS`, like the remaining arguments.
+        method: As in ``results.csv``, like the remaining arguments.
         eps: The budget in pixel units.
         version: Of the attacks.
         seed: Of the attacks.
@@ -82,7 +113,7 @@ def result_rows(
         values = (member.name, kind, method, version, seed, computed_on, float(eps), metric)
         rate = num_hits / num_images
         rows.append((*values, num_hits, num_images, rate, low, high, member.weights_sha256))
-    return pd.DataFrame(rows, columns=list(RESULT_COLUMNS)).astype(RESULT_COLUMNS)
+    return pd.DataFrame(rows, columns=RESULT_COLUMNS)
 
 
 def read_results(member: Member) -> pd.DataFrame:
@@ -103,16 +134,18 @@ def read_results(member: Member) -> pd.DataFrame:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    if not path.exists():
-        return pd.DataFrame(columns=list(RESULT_COLUMNS)).astype(RESULT_COLUMNS)
-    return read_frame(path, RESULT_COLUMNS)[list(RESULT_COLUMNS)]
+    rows = read_rows(path, _Row, "table of rates") if path.exists() else []
+    table = pd.DataFrame(map(msgspec.structs.astuple, rows), columns=RESULT_COLUMNS)
+    if table.duplicated(_KEY).any():
+        raise UserError(f"the table of rates {path} has two rows of the same rate")
+    return table
 
 
 def write_rows(path: Path, rows: pd.DataFrame) -> None:
     """Write rows in a fixed order: by member, kind, eps, number of images and metric."""
     kinds, metrics = list(METRICS), [metric for names in METRICS.values() for metric in names]
     order = {"kind": kinds.index, "metric": metrics.index}
-    rows = rows.astype(RESULT_COLUMNS).sort_values(
+    rows = rows.sort_values(
         _KEY, key=lambda column: column.map(order.get(str(column.name), lambda value: value))
     )
     write_frame(path, rows)
@@ -131,7 +164,7 @@ def update_results(zoo: Path, rows: pd.DataFrame) -> Path:
     weights = dict(zip(rows["member"], rows["weights_sha256"], strict=True))
     old = _read(path)
     old = old[old["weights_sha256"] == old["member"].map(weights).fillna(old["weights_sha256"])]
-    both = pd.concat([old, rows[list(RESULT_COLUMNS)]]) if len(old) else rows
+    both = pd.concat([old, rows[RESULT_COLUMNS]]) if len(old) else rows
     write_rows(path, both.drop_duplicates(_KEY, keep="last"))
     return path
 
