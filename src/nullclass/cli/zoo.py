@@ -66,9 +66,9 @@ class ShowMember:
         from nullclass.zoo.results import CLEAN, read_results
 
         member = find_member(self.name, zoo)
+        rows = read_results(member)
         for label, text in _card_lines(member):
             print(f"{label}: {text}")
-        rows = read_results(member)
         print("rates:" if len(rows) else "rates: none yet (nullclass zoo evaluate)")
         keys = ["kind", "method", "eps_pixels", "num_images"]
         for (kind, method, eps, num_images), group in rows.groupby(keys, sort=False):

@@ -91,12 +91,9 @@ class NullCurve:
         if self.fooled:
             _check_shares(self.sizes, self.fooled, "shares fooled")
         check_count("num_images", self.num_images, 0)
-        if not isinstance(self.perturbation, str) or not isinstance(
-            self.perturbation_settings, dict
-        ):
-            raise UserError(
-                "this is no null curve: its perturbation must be a name, with a dictionary of settings"
-            )
+        for name, kind in (("perturbation", str), ("perturbation_settings", dict)):
+            if not isinstance(getattr(self, name), kind):
+                raise UserError(f"this is no null curve: {name} must be a {kind.__name__}")
 
     def __call__(self, sizes: npt.ArrayLike) -> Floats:
         """Return probabilities of null, shaped like the sizes; constant after the last point."""
