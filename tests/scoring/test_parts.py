@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from interruptions import (
+    NUM_CLASSES,
+    Calls,
+    InterruptError,
+    keep_everything,
+    make_data,
+    make_model,
+    passes,
+    until_done,
+)
 from torch import Tensor, nn
 
 from nullclass.attacks import (
@@ -25,14 +34,13 @@ from nullclass.attacks import (
     Square,
     Transfer,
 )
-from nullclass.attacks.base import BaseAttack, with_reference_images
+from nullclass.attacks.base import with_reference_images
 from nullclass.attacks.fmn import FMN
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 from nullclass.nulls.perturb import make_perturbation
 from nullclass.rejection import ProvableNull, with_threshold
 from nullclass.scoring import parts as parts_module
-from nullclass.scoring import proofs, score
 from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.crafted import craft, score_crafted
 from nullclass.scoring.ood import score_ood
@@ -42,8 +50,6 @@ from nullclass.scoring.score import score_clean
 from nullclass.scoring.smallest import score_smallest
 from nullclass.scoring.sweeps import score_radii, score_sizes
 
-T = TypeVar("T")
-NUM_CLASSES = 3
 BUDGETS = (0.02, 0.1, 0.2)
 ENSEMBLE = AttackEnsemble(
     (Noise(num_draws=2), PGD(num_steps=2, num_restarts=2), Square(num_queries=3), DatasetAttack()),
@@ -51,22 +57,9 @@ ENSEMBLE = AttackEnsemble(
 )
 
 
-class InterruptError(Exception):
-    """What a test interrupts with."""
-
-
 @pytest.fixture(autouse=True)
 def everything_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts_module, "MIN_SECONDS", 0.0)
-    monkeypatch.setattr(score, "BATCH_SIZE", 6)  # two batches
-    monkeypatch.setattr(proofs, "BATCH_SIZE", 6)
-    monkeypatch.setattr("os.fsync", lambda file: None)
-
-
-def make_model(seed: int = 0, num_outputs: int = NUM_CLASSES + 1) -> Classifier:
-    torch.manual_seed(seed)
-    body = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, num_outputs))
-    return Classifier(body, NUM_CLASSES, has_null=num_outputs > NUM_CLASSES, image_shape=(1, 4, 4))
+    keep_everything(monkeypatch)
 
 
 @pytest.fixture
@@ -76,83 +69,12 @@ def model() -> Classifier:
 
 @pytest.fixture
 def data(model: Classifier) -> LabelledImages:
-    """Images that the model mostly classifies correctly, so that attacks have work."""
-    images = torch.rand((200, 1, 4, 4), generator=torch.Generator().manual_seed(1))
-    predicted = model.predict(images)
-    chosen = (predicted >= 0).nonzero().squeeze(1)[:10]
-    labels = predicted[chosen].clone()
-    labels[3] = (labels[3] + 1) % NUM_CLASSES  # one that is wrong without an attack
-    return LabelledImages(images[chosen], labels, NUM_CLASSES)
-
-
-class Calls:
-    """Attacks called, in order."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.names: list[str] = []
-        call = BaseAttack.__call__
-
-        def counted(attack: BaseAttack, *args: Any, **options: Any) -> Tensor:
-            self.names.append(type(attack).__name__)
-            return call(attack, *args, **options)
-
-        monkeypatch.setattr(BaseAttack, "__call__", counted)
-        direction = FGSM.direction
-
-        def counted_direction(attack: FGSM, *args: Any, **options: Any) -> Tensor:
-            self.names.append("direction")
-            return direction(attack, *args, **options)
-
-        monkeypatch.setattr(FGSM, "direction", counted_direction)
-
-    def take(self) -> list[str]:
-        names, self.names = self.names, []
-        return names
+    return make_data(model)
 
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     return Calls(monkeypatch)
-
-
-def stop_at(count: int) -> Callable[[int], None]:
-    """Return a progress callback that interrupts its ``count``-th call."""
-    seen = 0
-
-    def on_images(num_images: int) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == count:
-            raise InterruptError
-
-    return on_images
-
-
-def until_done(call: Callable[..., T]) -> tuple[T, int]:
-    """Interrupt a call after every step, always one later; return the number of interruptions."""
-    count = 1
-    while True:
-        try:
-            return call(on_images=stop_at(count)), count - 1
-        except InterruptError:
-            count += 1
-
-
-@contextmanager
-def passes(model: nn.Module, stop: int | None = None) -> Iterator[list[int]]:
-    """Count the forward passes, and interrupt at one of them."""
-    seen: list[int] = []
-
-    def on_forward(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        seen.append(len(output))
-        if len(seen) == stop:
-            raise InterruptError
-
-    hook = model.register_forward_hook(on_forward)
-    try:
-        yield seen
-    finally:
-        hook.remove()
 
 
 def assert_same(found: AttackResult, expected: AttackResult) -> None:
@@ -211,7 +133,9 @@ def test_an_attack_goes_on_after_every_batch_and_eps(
 ) -> None:
     expected = attack_of()
     uninterrupted = calls.take()
-    found, num_interrupts = until_done(partial(attack_of, parts=Parts(tmp_path)))
+    found, num_interrupts = until_done(
+        lambda on_images: attack_of(parts=Parts(tmp_path), on_images=on_images)
+    )
     assert num_interrupts in (2, 6)
     assert calls.take() == uninterrupted, "nothing finished is repeated"
     assert_same(found, expected)
@@ -308,7 +232,7 @@ def test_every_step_goes_on_after_every_batch(
     num_saved = len(saved)
     saved.clear()
     step = partial(STEPS[name], model, data, parts=Parts(tmp_path / "interrupted"))
-    found, num_interrupts = until_done(step)
+    found, num_interrupts = until_done(lambda on_images: step(on_images=on_images))
     assert num_interrupts >= 2
     assert len(saved) == num_saved, "nothing finished is repeated"
     again = step()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from nullclass.attacks import Attack
 from nullclass.attacks.base import with_reference_images
+from nullclass.attacks.counters import Passes, count_passes
 from nullclass.attacks.state import logits_of
 from nullclass.core.modules import frozen
 from nullclass.core.norms import is_allowed
@@ -18,6 +21,7 @@ from nullclass.data import LabelledImages
 from nullclass.diagnostics.evidence import AttackRun, Evidence
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import SELF
+from nullclass.scoring.parts import NOTHING, Parts
 from nullclass.scoring.score import batch_of
 
 Result = dict[str, Any] | None
@@ -45,9 +49,15 @@ class ProbeContext:
             if run.source == SELF and run.is_fooling and run.name in attacks
         ]
         """The fooling attacks on this model."""
+        self.begin(NOTHING)
         self.attacks = {
             run.name: with_reference_images(attacks[run.name], data) for run in self.runs
         }
+
+    def begin(self, parts: Parts) -> None:
+        """Start a probe, which keeps its finished attacks in ``parts`` and has cost nothing yet."""
+        self.parts, self.num_attacks = parts, 0
+        self.passes, self.seconds_before = Passes(), 0.0
 
     def generator(self) -> torch.Generator:
         """Return a new one for every probe, so that probes do not depend on each other."""
@@ -79,20 +89,40 @@ class ProbeContext:
         """Return ``(N,)`` outcomes under an attack; out of budget counts as clean."""
         if not len(indices):
             return torch.zeros(0, dtype=torch.int64)
+        parts = self.parts.of(str(self.num_attacks), attack=attack, chosen=list(indices), eps=eps)
+        self.num_attacks += 1
+        passes, forward, backward = self.passes, self.passes.forward, self.passes.backward
+        started = time.perf_counter()
+        done = parts.keep(partial(self._attack, attack, indices, eps))
+        # kept or computed now, its cost counts once
+        passes.forward = forward + done["num_forwards"]
+        passes.backward = backward + done["num_backwards"]
+        self.seconds_before += done["seconds"] - (time.perf_counter() - started)
+        found: Tensor = done["outcomes"]
+        return found
+
+    def _attack(self, attack: Attack, indices: Sequence[int], eps: float) -> dict[str, Any]:
+        started = time.perf_counter()
         images, labels = self.batch(indices)
-        adv_images = attack(
-            self.model,
-            images,
-            labels,
-            eps=eps,
-            norm=self.norm,
-            generator=self.generator(),
-            batch_size=self.batch_size,
-        )
-        is_kept = is_allowed(adv_images, images, eps, self.norm).view(-1, 1, 1, 1)
-        with frozen(self.model):
-            logits = logits_of(self.model, torch.where(is_kept, adv_images, images))
-        return outcomes(predictions(logits, self.model.num_classes), labels).cpu()
+        with count_passes(self.model) as passes:
+            adv_images = attack(
+                self.model,
+                images,
+                labels,
+                eps=eps,
+                norm=self.norm,
+                generator=self.generator(),
+                batch_size=self.batch_size,
+            )
+            is_kept = is_allowed(adv_images, images, eps, self.norm).view(-1, 1, 1, 1)
+            with frozen(self.model):
+                logits = logits_of(self.model, torch.where(is_kept, adv_images, images))
+        return {
+            "outcomes": outcomes(predictions(logits, self.model.num_classes), labels).cpu(),
+            "num_forwards": passes.forward,
+            "num_backwards": passes.backward,
+            "seconds": time.perf_counter() - started,
+        }
 
     def num_fooled(self, attack: Attack, indices: Sequence[int], eps: float) -> int:
         """Return how many images an attack fools."""

@@ -164,7 +164,7 @@ def probe(
         seed: Seed of noise and random starts.
         batch_size: Images per forward and backward pass of an attack.
         on_images: Progress.
-        parts: Keeps what is finished, after each probe.
+        parts: Keeps what is finished, after each probe and each of its attacks.
 
     Returns:
         The results: ``has_null`` and one entry per probe, None where it does not apply; without
@@ -186,7 +186,8 @@ def probe(
     results: dict[str, Any] = {"has_null": model.has_null}
     costs = []
     for name, run in {**QUICK_PROBES, **(ATTACK_PROBES if level == "full" else {})}.items():
-        done = parts.of(name).keep(partial(_run, run, context))
+        kept = parts.of(name)
+        done = kept.keep(partial(_run, run, context, kept))
         results[name] = result = done.pop("result")
         num_images = 0 if result is None else int(result["num_images"])
         costs.append(
@@ -211,14 +212,17 @@ def probe(
     return results, pd.DataFrame(costs).astype(COST_COLUMNS)
 
 
-def _run(run: Callable[[ProbeContext], Result], context: ProbeContext) -> dict[str, Any]:
+def _run(
+    run: Callable[[ProbeContext], Result], context: ProbeContext, parts: Parts
+) -> dict[str, Any]:
     """Return a probe's result and its cost."""
     started = time.perf_counter()
-    with count_passes(context.model) as passes:
+    context.begin(parts)
+    with count_passes(context.model) as context.passes:
         result = run(context)
     return {
         "result": result,
-        "num_forwards": passes.forward,
-        "num_backwards": passes.backward,
-        "seconds": time.perf_counter() - started,
+        "num_forwards": context.passes.forward,
+        "num_backwards": context.passes.backward,
+        "seconds": context.seconds_before + time.perf_counter() - started,
     }
