@@ -362,7 +362,7 @@ def test_shares_that_fall_are_pooled() -> None:
         ("linf", {"largest": 0}, "the largest size must be in (0, 1] in linf, not 0"),
         ("linf", {"largest": 76.5}, "the largest size must be in (0, 1] in linf, not 76.5"),
         ("l2", {"largest": math.nan}, "the largest size must be in (0, 3.4641] in l2, not nan"),
-        ("linf", {"num_sizes": 1}, "at least two sizes, not 1"),
+        ("linf", {"num_sizes": 1}, "from 2 to 10000, not 1"),
     ],
 )
 def test_bad_arguments(norm: str, arguments: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from scipy.optimize import isotonic_regression
 from torch import Tensor
 
+from nullclass.core.checks import check_count
 from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
@@ -19,6 +20,9 @@ from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb import Perturbation, gradient_of, name_of
 from nullclass.results.null_curve import Floats, NullCurve
+
+MAX_SIZES = 10_000
+"""Most sizes of a curve."""
 
 MIN_IMAGES = 50
 """Images needed to estimate a curve; they give a fooled rate to within about 0.07."""
@@ -78,8 +82,7 @@ def estimate_curve(
         raise UserError(f"the largest size must be in (0, {limit:g}] in {norm}, not {largest}")
     if not 0 < always <= 1:
         raise UserError(f"always must be a rate in (0, 1], not {always}")
-    if num_sizes < 2:
-        raise UserError(f"a null curve needs at least two sizes, not {num_sizes}")
+    check_count("the number of sizes", num_sizes, 2, MAX_SIZES)
     batches = _correct_batches(model, held_out, perturbation)
     num_images = sum(len(labels) for _, labels, _ in batches)
     if num_images < MIN_IMAGES:
