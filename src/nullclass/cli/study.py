@@ -65,10 +65,11 @@ class Command:
         from nullclass.core.devices import find_device
         from nullclass.data import load_dataset
         from nullclass.experiments.engines import DataSource, make_engine
-        from nullclass.experiments.runner import run_study
+        from nullclass.experiments.runner import plan_trials, run_study
 
         default = study.name if self.preset == "quick" else f"{study.name}-{self.preset}"
         folder = self.out or Path("runs") / default
+        trials = plan_trials(study, self.preset, seeds, variants)
         device = find_device(self.device)
         check_output(folder)
         for name in study.further_data:
@@ -90,8 +91,7 @@ class Command:
             engine=engine,
             device=device,
             preset=self.preset,
-            seeds=seeds,
-            variants=variants,
+            trials=trials,
         )
         try:
             print_report(folder)

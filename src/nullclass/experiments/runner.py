@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from nullclass.core.checks import shown
 from nullclass.core.documents import json_values
 from nullclass.core.errors import CannotWriteError, UserError
-from nullclass.core.files import locked, make_folder
+from nullclass.core.files import locked
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset
 from nullclass.experiments.config import Preset, Study, Trial
@@ -42,6 +43,28 @@ class RunResult:
     def __str__(self) -> str:
         """Return one line per job given up."""
         return "\n".join(f"{title}: given up ({why})" for title, why in self.failed.items())
+
+
+def plan_trials(
+    study: Study,
+    preset: Preset,
+    seeds: Sequence[int] | None = None,
+    variants: Sequence[str] | None = None,
+) -> list[Trial]:
+    """Return the trials of some seeds and variants, by default those of the preset and all.
+
+    Raises:
+        UserError: If the study has no such variant.
+    """
+    seeds = study.seeds(preset) if seeds is None else seeds
+    variants = study.variants if variants is None else variants
+    for name in variants:
+        if name not in study.variants:
+            raise UserError(
+                f"the study {study.name} has no variant {shown(name)}: choose from "
+                f"{', '.join(study.variants)}"
+            )
+    return study.trials(preset, seeds, variants)
 
 
 def run_study(
@@ -81,18 +104,9 @@ def run_study(
     """
     try:
         if trials is None:
-            seeds = study.seeds(preset) if seeds is None else seeds
-            variants = study.variants if variants is None else variants
-            for name in variants:
-                if name not in study.variants:
-                    raise UserError(
-                        f"the study {study.name} has no variant {name!r}: choose from "
-                        f"{', '.join(study.variants)}"
-                    )
-            trials = study.trials(preset, seeds, variants)
+            trials = plan_trials(study, preset, seeds, variants)
         if not trials:
             raise UserError(f"there is nothing to do: name seeds and variants of {study.name}")
-        make_folder(folder)
         with locked(folder):
             _write_info(study, dataset, folder, preset, device, trials)
             started = time.perf_counter()
