@@ -116,6 +116,8 @@ def test_a_changed_claim_is_refused() -> None:
         claim(proved, label, -0.1),
         claim(proved, other, margin),
         claim(null, 1, 0.1),
+        claim(null, -1, 0.1),
+        claim(proved, -1, margin),
         replace(given_, radius=0.3),
     ):
         with pytest.raises(UserError, match="claims a margin"):
@@ -139,10 +141,10 @@ def test_an_edited_or_foreign_file_is_refused(tmp_path: Path) -> None:
         {"labels": content["labels"][:-1]},
     ):
         path.write_text(json.dumps(content | edit))
-        with pytest.raises(UserError, match="damaged or edited"):
+        with pytest.raises(UserError, match="is damaged: it has changed since it was written"):
             Certificates.load(path)
     path.write_text(json.dumps({"kind": "shopping"}))
-    with pytest.raises(UserError, match="holds no certificates"):
+    with pytest.raises(UserError, match="damaged or of another version"):
         Certificates.load(path)
     with pytest.raises(UserError, match="no list of certificates"):
         Certificates.load(tmp_path / "nothing.json")

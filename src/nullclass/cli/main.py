@@ -93,7 +93,7 @@ def _run(words: list[str]) -> int:
 
 def _refuse(reason: str) -> int:
     """Print one sentence and return the exit status of bad input."""
-    print(f"nullclass: {_one_line(reason)}", file=sys.stderr)
+    print(f"nullclass: {reason}", file=sys.stderr)
     return 2
 
 
@@ -111,13 +111,6 @@ def _parse(name: str, options: list[str]) -> Any:
 
     command = import_module(f"nullclass.cli.{name}").Command
     return expand_paths(tyro.cli(command, prog=f"nullclass {name}", args=options))
-
-
-def _one_line(text: str) -> str:
-    """Return a text with control characters and lone surrogates escaped, and a long name cut."""
-    bad = ("Cc", "Cs")
-    text = "".join(ascii(c)[1:-1] if unicodedata.category(c) in bad else c for c in text)
-    return text if len(text) < 1000 else f"{text[:400]} … {text[-400:]}"
 
 
 if __name__ == "__main__":

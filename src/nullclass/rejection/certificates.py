@@ -7,24 +7,20 @@ another model or image. :func:`nullclass.rejection.check_certificates` proves it
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
+from msgspec import Meta
 from torch import Tensor
 
 from nullclass.certify import check_images, check_radius
+from nullclass.core.documents import Document, Int64, read_document, write_document
 from nullclass.core.errors import UserError
-from nullclass.core.files import read_json, write_json
 from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.models.classifier import Classifier, check_classifier
-
-KIND = "nullclass certificates"
-VERSION = 1
-
 
 UNPROVED = -1e3
 """Margin of a class without any bound: finite, because logits must be."""
@@ -101,6 +97,21 @@ class CertifiedNull(Classifier):
         )
 
 
+class _File(Document, frozen=True, kw_only=True):
+    """The file of :class:`Certificates`."""
+
+    labels: tuple[Annotated[int, Meta(ge=NULL_LABEL, le=2**31)], ...]
+    margins: tuple[float, ...]
+    images_sha256: tuple[str, ...]
+    radius: float
+    norm: Literal["linf", "l2"]
+    verifier: str
+    dtype: Literal["float32", "float64"]
+    weights_sha256: str
+    confidence: Annotated[float, Meta(gt=0, le=1)]
+    settings: dict[str, Int64 | float]
+
+
 @dataclass(frozen=True)
 class Certificates:
     """Certificates of a batch of images: the model predicts each label within the radius."""
@@ -147,9 +158,7 @@ class Certificates:
         Raises:
             UserError: If the file cannot be written.
         """
-        values = asdict(self)
-        header = {"kind": KIND, "version": VERSION, "sha256": _digest(values)}
-        write_json(Path(path), header | values)
+        write_document(Path(path), _File(**asdict(self)))
 
     @classmethod
     def load(cls, path: Path | str) -> Certificates:
@@ -158,18 +167,8 @@ class Certificates:
         Raises:
             UserError: If the file is missing, damaged or edited, or of another kind.
         """
-        content = read_json(Path(path), "list of certificates")
-        if content.get("kind") != KIND or content.get("version") != VERSION:
-            raise UserError(f"{path} holds no certificates that this nullclass can read")
-        names = {each.name for each in fields(cls)}
-        values = {name: value for name, value in content.items() if name in names}
-        if set(values) != names or _digest(values) != content.get("sha256"):
-            raise UserError(
-                f"{path} does not match its own SHA-256: the certificates were damaged or edited, "
-                "make them again"
-            )
-        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-        return cls(**(values | lists))
+        file = read_document(Path(path), _File, "list of certificates")
+        return cls(**{each.name: getattr(file, each.name) for each in fields(cls)})
 
 
 def weights_sha256(model: Classifier) -> str:
@@ -194,7 +193,3 @@ def image_hashes(images: Tensor) -> Iterator[str]:
     for image in images.detach().cpu():
         shape = f"{tuple(image.shape)}\n".encode()
         yield hashlib.sha256(shape + image.double().contiguous().numpy().tobytes()).hexdigest()
-
-
-def _digest(values: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

@@ -101,6 +101,14 @@ def check_certificates(
     check_images(images, inner.image_shape)
     if not all(NULL_LABEL <= label < inner.num_classes for label in certificates.labels):
         raise UserError("a certificate claims a label that the model does not have")
+    for index, (label, margin) in enumerate(
+        zip(certificates.labels, certificates.margins, strict=True)
+    ):
+        if not (margin > 0 if label >= 0 else margin <= 0):
+            raise UserError(
+                f"certificate {index} claims a margin of {margin:.6g} for the label {label}, but "
+                "only that of null (-1) is 0 or less: it was changed"
+            )
     inner = copy.deepcopy(inner).cpu().eval()
     if certificates.verifier == SMOOTHING:
         return _check_by_fresh_noise(
