@@ -52,6 +52,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "checkpoint"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_model("small", image_shape=(1, 8, 8), num_classes=3)
+        model = build_model("small", image_shape=(1, 8, 8), num_classes=3, has_null=False)
     save_checkpoint(model, folder, origin=Origin(data="idx"))
     return folder

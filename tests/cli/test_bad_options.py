@@ -127,13 +127,16 @@ def test_unknown_names(refused: Refused, data_dir: Path, checkpoint: Path) -> No
 # Paths, numbers and text
 
 COMMANDS = {
-    "train": ["train", "--dataset", "idx", "--data-dir", "DATA", "--out", "OUT"],
+    "train": ["train", "--dataset", "idx", "--data-dir", "DATA", "--out", "OUT", "--validation",
+              "9", "--epochs", "1"],
     "substitute": ["substitute", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT"],
-    "evaluate": ["evaluate", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT"],
+    "evaluate": ["evaluate", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT", "--images", "5",
+                 "--attack", "fgsm"],
     "curve": ["curve", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT"],
-    "certify": ["certify", "CHECKPOINT", "--data-dir", "DATA", "--radius", "0.1", "--out", "OUT"],
+    "certify": ["certify", "CHECKPOINT", "--data-dir", "DATA", "--radius", "0.1",
+                "--out", "OUT"],
     "transfer": ["transfer", "--sources", "CHECKPOINT", "--targets", "CHECKPOINT", "--data-dir",
-                 "DATA", "--out", "OUT"],
+                 "DATA", "--out", "OUT", "--images", "5"],
     "study": ["study", "ramps", "--out", "OUT"],
     "zoo": ["zoo", "evaluate", "notebook-null", "--data-dir", "DATA", "--out", "OUT"],
     "leaderboard": ["zoo", "leaderboard", "--out", "OUT"],
@@ -183,7 +186,7 @@ def test_unusable_outputs(name: str, refused: Refused, data_dir: Path, checkpoin
 
 INPUTS = {
     "nowhere": "nowhere'? (is not a|is missing)|there is no|no members",
-    "file": "is not a folder|is a file|is damaged|there is no run|no members|no column|cannot be",
+    "file": "is not a folder|is a file|is damaged|there is no run|no members|does not give",
     "folder": "lacks|is missing|is not a regular file|no members|is damaged|cannot be read",
     "link": "is not a folder|is missing|there is no|no members",
     "loop": "is not a folder|cannot be read|there is no|no members",
@@ -217,7 +220,7 @@ def test_unusable_inputs(name: str, refused: Refused, data_dir: Path, checkpoint
 HUGE = "1" + "0" * 23
 NUMBERS: list[tuple[str, str, str, str]] = [
     *(("train", option, HUGE, "at most 1,000,000,000") for option in ("--epochs", "--null-steps")),
-    *(("train", option, bad, "finite number|from 0 to 1|learning_rate|eps")
+    *(("train", option, bad, "finite number|from 0 to 1|learning_rate|eps|at least 0|in \\[0, 1\\)")
       for option in ("--learning-rate", "--null-weight", "--null-eps", "--nulls-per-image",
                      "--replace-rate", "--weight-decay")
       for bad in ("nan", "inf", "-inf", "-1")),
