@@ -20,6 +20,7 @@ from nullclass.nulls.perturb import make_perturbation
 from nullclass.results import schema, store
 from nullclass.results.null_curve import NullCurve, write_curve
 from nullclass.scoring.crafted import craft
+from nullclass.scoring.parts import Parts
 
 
 def run_task(
@@ -120,6 +121,7 @@ def _craft(run: RunContext, config: Craft, folder: Path, advance: Advance) -> No
         seed=config.seed,
         name=plan.name,
         on_images=lambda count: advance(count / units),
+        parts=Parts(folder / schema.PARTS),
     )
     crafted.save(folder)
     result = {"model": config.source_name, "attack": plan.name}

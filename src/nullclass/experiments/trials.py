@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,7 @@ from nullclass.results.schema import LAST, SELF
 from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.crafted import Crafted, score_crafted
 from nullclass.scoring.fgsm_thresholds import find_thresholds
-from nullclass.scoring.parts import Parts
+from nullclass.scoring.parts import FEW, Parts
 from nullclass.scoring.proofs import prove
 from nullclass.scoring.score import OnImages, score_clean
 from nullclass.scoring.sweeps import score_radii, score_sizes
@@ -41,7 +42,7 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
     started = time.perf_counter()
     test, parts = run.dataset.test, Parts(folder / schema.PARTS)
     model = run.load_model(trial.model_spec)
-    indices, thresholds = _images_to_attack(run, trial, model, folder)
+    indices, thresholds = _images_to_attack(run, trial, model, folder, parts.of("thresholds"))
     if trial.decision_grid:
         _write_decisions(run, model, trial.decision_grid, folder)
     units = _num_images(trial, len(indices))
@@ -191,14 +192,13 @@ def _score_sizes(
 
 
 def _images_to_attack(
-    run: RunContext, trial: Trial, model: Classifier, folder: Path
+    run: RunContext, trial: Trial, model: Classifier, folder: Path, parts: Parts
 ) -> tuple[Tensor, Tensor]:
     """Return indices of test images, and their thresholds in pixel units (empty if unknown)."""
     if trial.thresholds is not None:
-        plan = trial.thresholds
-        indices, thresholds = find_thresholds(
-            model, run.dataset.test, first_image=plan.first_image, num_images=plan.num_images
-        )
+        settings, test = asdict(trial.thresholds), run.dataset.test
+        kept = parts.of(models=[model], images=test.batch(FEW)[0], data=test, settings=settings)
+        indices, thresholds = kept.keep(lambda: find_thresholds(model, test, **settings))
         # All digits: a trial that reads the file attacks at the same eps.
         table = pd.DataFrame({"image": indices.numpy(), "threshold": thresholds.double().numpy()})
         frames.write_frame(folder / schema.THRESHOLDS, table)
