@@ -91,7 +91,7 @@ def _check(path: Path, loaded: LoadedModel) -> None:
     how = "proved again" if certificates.confidence == 1 else "not contradicted by fresh noise"
     print(
         f"{certificates.num_proved} answers within {certificates.norm} {certificates.radius:g}: "
-        f"{how}; {num - certificates.num_proved} images without an answer"
+        f"{how}; {num - certificates.num_proved} images are null, as nothing is proved"
     )
 
 

@@ -27,6 +27,9 @@ DEPTH = 64
 Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
 """A whole number that fits into a column of a table."""
 
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
+"""In hexadecimal."""
+
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _LEVEL = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import msgspec
 import torch
 from msgspec import Meta
 from torch import Tensor
 
 from nullclass.certify import check_images, check_radius
-from nullclass.core.documents import Document, Int64, read_document, write_document
+from nullclass.core.documents import Document, Int64, Sha256, read_document, write_document
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.models.classifier import Classifier, check_classifier
@@ -89,53 +89,40 @@ class CertifiedNull(Classifier):
             margins=tuple(logits[:, : self.num_classes].amax(dim=1).tolist()),
             images_sha256=tuple(image_hashes(images)),
             radius=self.radius,
-            norm=self.norm,
+            norm=self.norm,  # type: ignore[arg-type]
             verifier=self.verifier,
-            dtype=str(logits.dtype).removeprefix("torch."),
+            dtype=str(logits.dtype).removeprefix("torch."),  # type: ignore[arg-type]
             weights_sha256=weights_sha256(self.model),
             **settings,
         )
 
 
-class _File(Document, frozen=True, kw_only=True):
-    """The file of :class:`Certificates`."""
+class Certificates(Document, frozen=True, kw_only=True, tag_field="kind", tag="certificates"):
+    """Certificates of a batch of images.
+
+    A label says that the model predicts it within the radius. Null says that the verifier, in the
+    floating-point type of the proof, proves no label within the radius.
+    """
 
     labels: tuple[Annotated[int, Meta(ge=NULL_LABEL, le=2**31)], ...]
+    """Proved labels; -1 is null."""
     margins: tuple[float, ...]
-    images_sha256: tuple[str, ...]
-    radius: float
+    """Lower bound of the label's logit minus any other, positive. For null the largest such bound
+    of any class, zero or negative."""
+    images_sha256: tuple[Sha256, ...]
+    """From :func:`image_hashes`."""
+    radius: Annotated[float, Meta(ge=0)]
+    """In pixel units."""
     norm: Literal["linf", "l2"]
     verifier: str
-    dtype: Literal["float32", "float64"]
-    weights_sha256: str
-    confidence: Annotated[float, Meta(gt=0, le=1)]
-    settings: dict[str, Int64 | float]
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """Certificates of a batch of images: the model predicts each label within the radius."""
-
-    labels: tuple[int, ...]
-    """Proved labels; -1 (null) claims nothing."""
-    margins: tuple[float, ...]
-    """Lower bound of the label's logit minus any other, positive. For null the largest margin of a
-    class, zero or negative."""
-    images_sha256: tuple[str, ...]
-    """From :func:`image_hashes`."""
-    radius: float
-    """In pixel units."""
-    norm: str
-    """``linf`` or ``l2``."""
-    verifier: str
     """Name in :data:`nullclass.certify.VERIFIERS`, or ``smoothing``."""
-    dtype: str
+    dtype: Literal["float16", "bfloat16", "float32", "float64"]
     """Floating-point type of the proof."""
-    weights_sha256: str
+    weights_sha256: Sha256
     """From :func:`weights_sha256`."""
-    confidence: float = 1.0
+    confidence: Annotated[float, Meta(gt=0, le=1)] = 1.0
     """Confidence of each certificate: 1 for proofs, less for randomised smoothing."""
-    settings: dict[str, float] = field(default_factory=dict)
+    settings: dict[str, Int64 | float] = msgspec.field(default_factory=dict)
     """Settings of the verifier, if it has any."""
 
     def __post_init__(self) -> None:
@@ -158,7 +145,7 @@ class Certificates:
         Raises:
             UserError: If the file cannot be written.
         """
-        write_document(Path(path), _File(**asdict(self)))
+        write_document(Path(path), self)
 
     @classmethod
     def load(cls, path: Path | str) -> Certificates:
@@ -167,8 +154,8 @@ class Certificates:
         Raises:
             UserError: If the file is missing, damaged or edited, or of another kind.
         """
-        file = read_document(Path(path), _File, "list of certificates")
-        return cls(**{each.name: getattr(file, each.name) for each in fields(cls)})
+        read = read_document(Path(path), cls, "list of certificates")
+        return msgspec.structs.replace(read, checksum="")
 
 
 def weights_sha256(model: Classifier) -> str:

@@ -7,6 +7,7 @@ cannot be proved; fresh noise must not contradict them.
 
 from __future__ import annotations
 
+import bisect
 import copy
 import math
 import secrets
@@ -24,7 +25,7 @@ from nullclass.certify import (
     read_network,
 )
 from nullclass.core.checks import check_count
-from nullclass.core.devices import default_batch_size, exact_float32
+from nullclass.core.devices import BATCH_SIZE, default_batch_size, exact_float32
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.models.classifier import Classifier
@@ -34,6 +35,7 @@ from nullclass.rejection.certificates import (
     image_hashes,
     weights_sha256,
 )
+from nullclass.rejection.provable import ProvableNull
 from nullclass.rejection.smoothing import (
     NORMAL,
     SMOOTHING,
@@ -45,6 +47,9 @@ from nullclass.rejection.smoothing import (
 TOLERANCE = 1e-6
 """Allowed difference of two float64 computations of a margin, relative to max(1, margin): far above
 their rounding, far below the effect of any mistake."""
+
+NULL_TOLERANCE = 1e-4
+"""The same for two float32 computations on different machines, of the margin of null."""
 
 CONTRADICTION = 1e-6
 """Probability of the fresh votes below which a certificate of smoothing is refused."""
@@ -74,11 +79,12 @@ def check_certificates(
             in the certificate may be forged.)
 
     Returns:
-        ``(N,)`` float64: the margins proved now; NaN for null, which claims nothing. For smoothing,
+        ``(N,)`` float64: the margins proved now, for null the largest of any class. For smoothing,
         the margins certified by the fresh noise, negative where it certifies less than the radius.
 
     Raises:
-        UserError: If the weights or an image do not match, or a margin cannot be proved.
+        UserError: If the weights or an image do not match, a margin cannot be proved, or null is
+            claimed where a class is proved.
     """
     if not isinstance(certificates, Certificates):
         certificates = Certificates.load(certificates)
@@ -129,7 +135,7 @@ def _check_by_proof(certificates: Certificates, model: Classifier, images: Tenso
     radius, norm = certificates.radius, certificates.norm
     all_labels = torch.tensor(certificates.labels, dtype=torch.long)
     all_claimed = torch.tensor(certificates.margins, dtype=torch.float64)
-    proved = torch.full((len(images),), math.nan, dtype=torch.float64)
+    proved = _largest_margins(certificates, model, images.cpu(), all_labels, all_claimed)
     claims = (all_labels >= 0).nonzero().squeeze(1)
     images = images.cpu()
     for indices in claims.split(default_batch_size(images)):
@@ -146,7 +152,7 @@ def _check_by_proof(certificates: Certificates, model: Classifier, images: Tenso
                     f"two computations of a bound differ ({margins[i]:.9g} and {other[i]:.9g}): "
                     "one of them is wrong, so nothing is confirmed"
                 )
-        is_proved = (claimed > 0) & (margins > 0)
+        is_proved = margins > 0
         is_proved &= claimed <= margins + TOLERANCE * margins.abs().clamp(1)
         if not is_proved.all():
             i = int((~is_proved).nonzero()[0])
@@ -158,6 +164,43 @@ def _check_by_proof(certificates: Certificates, model: Classifier, images: Tenso
     return proved
 
 
+def _largest_margins(
+    certificates: Certificates, model: Classifier, images: Tensor, labels: Tensor, claimed: Tensor
+) -> Tensor:
+    """Return ``(N,)`` the largest margin of any class where null is claimed, else NaN.
+
+    They are computed as the certificates say they were, in the same floating-point type, since
+    bounds in float64 are a little better and may prove a class.
+
+    Raises:
+        UserError: If a class is proved, or the margin is another one.
+    """
+    found = torch.full((len(images),), math.nan, dtype=torch.float64)
+    nulls = (labels < 0).nonzero().squeeze(1)
+    if not len(nulls):
+        return found
+    dtype = torch.float64 if certificates.dtype == "float64" else torch.float32
+    refusing = ProvableNull(
+        copy.deepcopy(model).to(dtype),
+        certificates.radius,
+        norm=certificates.norm,
+        verifier=certificates.verifier,
+    )
+    for indices in nulls.split(BATCH_SIZE):
+        logits = refusing(images[indices].to(dtype))
+        found[indices] = logits[:, : model.num_classes].amax(dim=1).double()
+    allowed = (TOLERANCE if dtype == torch.float64 else NULL_TOLERANCE) * claimed.abs().clamp(1)
+    is_right = (found <= allowed) & ((found - claimed).abs() <= allowed)
+    wrong = nulls[~is_right[nulls]]
+    if len(wrong):
+        i = int(wrong[0])
+        raise UserError(
+            f"certificate {i} claims that nothing is proved, with a largest margin of "
+            f"{claimed[i]:.6g}, and these weights give {found[i]:.6g}: it was changed"
+        )
+    return found
+
+
 def _check_by_fresh_noise(
     certificates: Certificates, model: Classifier, images: Tensor, num_fresh: int
 ) -> Tensor:
@@ -165,7 +208,8 @@ def _check_by_fresh_noise(
 
     This is weaker than a proof. A certificate is refused if its own votes cannot certify it, if
     another class gets most of the fresh votes, or if these have a probability of less than
-    :data:`CONTRADICTION` under it. The seed is random, so that no certificate can be fitted to it.
+    :data:`CONTRADICTION` under it. Null is refused if the fresh votes leave it a probability of
+    less than that. The seed is random, so that no certificate can be fitted to it.
     """
     settings, confidence = certificates.settings, certificates.confidence
     if set(settings) != SETTINGS or certificates.norm != "l2" or not confidence >= 0.5:
@@ -174,6 +218,7 @@ def _check_by_fresh_noise(
             "l2 and a confidence of at least 0.5: these were changed, make them again"
         )
     num_samples = check_count("num_samples", settings["num_samples"], 1, MAX_SAMPLES)
+    num_selection = check_count("num_selection", settings["num_selection"], 1, MAX_SAMPLES)
     sigma = settings["sigma"]
     fresh = SmoothedNull(
         model,
@@ -185,20 +230,40 @@ def _check_by_fresh_noise(
     )
     unanimous = lower_confidence_bound(num_samples, num_samples, confidence)
     largest = sigma * NORMAL.inv_cdf(unanimous)
+    num_needed = bisect.bisect_right(
+        range(num_samples + 1),
+        certificates.radius,
+        key=lambda hits: radius_of(hits, num_samples, sigma, confidence),
+    )
+
+    def chance_of_null(probability: float) -> float:
+        """Bound the chance that votes for a class of this probability do not certify it."""
+        not_selected = float(bdtr(num_selection // 2, num_selection, probability))
+        return not_selected + float(bdtr(num_needed - 1, num_samples, probability))
+
     margins = torch.full((len(images),), math.nan, dtype=torch.float64)
     for index, (label, margin) in enumerate(
         zip(certificates.labels, certificates.margins, strict=True)
     ):
+        votes = fresh.fresh_votes(images[index])
         if label < 0:
+            hits = int(votes.max())
+            p_lower = lower_confidence_bound(hits, num_fresh, 1 - CONTRADICTION)
+            if chance_of_null(p_lower) < CONTRADICTION:
+                raise UserError(
+                    f"certificate {index} claims that its votes certify nothing, and fresh noise "
+                    f"finds label {int(votes.argmax())} {hits} times in {num_fresh}: it was changed"
+                )
+            certified = radius_of(hits, num_fresh, sigma, confidence)
+            margins[index] = max(certified, UNPROVED) - certificates.radius
             continue
         radius = margin + certificates.radius
         # Margins are float32 numbers and may exceed the bound by their rounding.
-        if not margin > 0 or not radius <= largest + 1e-6 * max(1.0, largest):
+        if not radius <= largest + 1e-6 * max(1.0, largest):
             raise UserError(
                 f"certificate {index} claims a radius of {radius:.6g}, and {num_samples} votes "
                 f"certify at most {largest:.6g}, all for one class: it was changed"
             )
-        votes = fresh.fresh_votes(images[index])
         hits, claimed = int(votes[label]), NORMAL.cdf(radius / sigma)
         if bdtr(hits, num_fresh, claimed) < CONTRADICTION or int(votes.argmax()) != label:
             raise UserError(

@@ -8,14 +8,11 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from nullclass.core.documents import Document, Schema, read_document
+from nullclass.core.documents import Document, Schema, Sha256, read_document
 from nullclass.core.errors import UserError
 from nullclass.core.provenance import Provenance
 
 CARD = "card.json"
-
-Sha256 = Annotated[str, Meta(pattern=r"\A[0-9a-f]{64}\Z")]
-"""In hexadecimal."""
 
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 Side = Annotated[int, Meta(ge=1, le=2**15)]

@@ -10,12 +10,12 @@ import msgspec
 import pandas as pd
 from msgspec import Meta
 
-from nullclass.core.documents import Schema
+from nullclass.core.documents import Schema, Sha256
 from nullclass.core.errors import UserError
 from nullclass.core.tables import read_rows
 from nullclass.metrics.rates import PROVED, wilson
 from nullclass.results.frames import write_frame
-from nullclass.training.card import Count, Sha256, Share
+from nullclass.training.card import Count, Share
 from nullclass.zoo.members import FOLDER, Member
 
 RESULTS = "results.csv"
