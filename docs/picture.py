@@ -7,7 +7,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from nullclass.results.store import read_run
+from nullclass.studies.reports import read_run
 
 MODEL = "null-0.5-wd"
 DETECTED, FOOLED = "#0072B2", "#D55E00"  # Okabe and Ito (2008)

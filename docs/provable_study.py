@@ -10,8 +10,8 @@ from nullclass.core.files import write_text
 from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION
-from nullclass.results.store import Run, read_run
 from nullclass.studies.provable_null.measured import find_violations
 from nullclass.studies.provable_null.page import findings
 from nullclass.studies.provable_null.tables import (
@@ -22,6 +22,7 @@ from nullclass.studies.provable_null.tables import (
     shown_budgets,
     verifiers_text,
 )
+from nullclass.studies.reports import read_run
 
 PAGE = Path(__file__).with_name("provable-null.md")
 BEGIN = "<!-- results: written by docs/provable_study.py, do not edit -->"
@@ -46,11 +47,11 @@ def results(run: Run) -> str:
     """The text between the two marks."""
     measures = Measures(run)
     head = HEAD.format(
-        study=run.info["study"],
-        preset=run.info["preset"],
+        study=run.info.study,
+        preset=run.info.preset,
         seeds=", ".join(map(str, measures.seeds)),
-        data=run.info["data"]["name"],
-        torch=run.info["provenance"]["versions"]["torch"],
+        data=run.info.data.name,
+        torch=run.info.provenance.versions["torch"],
         verifiers=verifiers_text(run),
         attacks=" and ".join(map(attack_name, measures.attacks())),
         norm=measures.norm(UNION),

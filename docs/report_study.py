@@ -8,8 +8,8 @@ from pathlib import Path
 from nullclass.core.files import write_text
 from nullclass.report.formatting import percent
 from nullclass.report.render import markdown_table
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, UNION
-from nullclass.results.store import Run, read_run
 from nullclass.studies.null_samples.config import (
     TRANSFER_AT_THRESHOLD,
     WHITE_BOX_AT_THRESHOLD,
@@ -24,6 +24,7 @@ from nullclass.studies.null_samples.tables import (
     scores,
     with_spread,
 )
+from nullclass.studies.reports import read_run
 
 PAGE = """# The report's study, reproduced, and white-box attacks
 
@@ -72,10 +73,10 @@ def page(run: Run, options: str) -> str:
     rates = [(metric, eps) for eps in WHITE_BOX_EPS for metric in ("aer", "rar")]
     return PAGE.format(
         options=options,
-        preset=run.info["preset"],
+        preset=run.info.preset,
         num_sets=len(measures.seeds),
         num_models=sum(len(measure.values) for measure in accuracies(measures)),
-        torch=run.info["provenance"]["versions"]["torch"],
+        torch=run.info.provenance.versions["torch"],
         verdicts=f"{counts[0]} published scores and {counts[1]} accuracies are reproduced.",
         rule=rule(),
         thresholds=markdown_table(

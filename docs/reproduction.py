@@ -8,10 +8,11 @@ from pathlib import Path
 from nullclass.core.files import write_text
 from nullclass.report.formatting import FGSM
 from nullclass.report.measures import Measure, Measures
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
-from nullclass.results.store import Run, read_run
 from nullclass.studies.fgsm_null.config import PIXEL
 from nullclass.studies.fgsm_null.tables import compared, compared_cell, name_of, reproduced
+from nullclass.studies.reports import read_run
 
 HEAD = """# The notebook's figures, reproduced
 
@@ -57,7 +58,7 @@ def page(run: Run, note: str) -> str:
         seeds="; ".join(seeds),
         num_images=measures.num_images(CLEAN),
         num_fgsm=measures.num_images(FGSM),
-        torch=run.info["provenance"]["versions"]["torch"],
+        torch=run.info.provenance.versions["torch"],
         pixel=PIXEL,
         rates=reproduced(found, are_rates=True),
         losses=reproduced(found, are_rates=False),

@@ -42,9 +42,9 @@ from nullclass.results.schema import (
     SUMMARY,
     SUMMARY_COLUMNS,
 )
-from nullclass.results.store import read_run
 from nullclass.studies import STUDIES, Trial
 from nullclass.studies.fgsm_null.config import FGSM_NULL
+from nullclass.studies.reports import read_run
 from nullclass.training.card import CARD, Card, Origin, read_card
 from nullclass.training.checkpoint import WEIGHTS
 from nullclass.training.recipes import Recipe
@@ -222,10 +222,10 @@ def test_evaluate(
     assert set(trial.ood["source"]) == {"noise", "blank", "tiles"}
     assert len(trial.held_out) == 20, "what the training held out"
     assert {"auroc", "aurc", "rerr99"} <= set(trial.scores["metric"])
-    assert trial.result["threat"]["attacks"]["pgd"]["objective"] == "fool"
+    assert trial.result.threat.attacks["pgd"].objective == "fool"
     assert all(f"  {flag.name}: " in printed for flag in trial.flags)
     assert list(run.summary.columns) == list(SUMMARY_COLUMNS)
-    assert run.info["study"] == "evaluate"
+    assert run.info.study == "evaluate"
     assert check_tables(out) >= {ROWS, COSTS, OOD, HELD_OUT, SCORES, SUMMARY}
 
 
@@ -244,8 +244,9 @@ def test_strict_evaluation_in_l2_with_a_threshold(
     assert " red flag" in capsys.readouterr().out
     (trial,) = read_run(tmp_path / "run").trials
     assert set(trial.rows["norm"]) == {"l2"}
-    threshold = trial.result["threat"]["threshold"]
-    assert (threshold["origin"], threshold["num_images"]) == ("held-out", 20)
+    threshold = trial.result.threat.threshold
+    assert threshold is not None
+    assert (threshold.origin, threshold.num_images) == ("held-out", 20)
     is_null = trial.held_out["outcome"] == "null"
     assert is_null.mean() <= 0.2
     assert (is_null == (trial.held_out["null_score"] > 0)).all(), "scores are relative to it"
@@ -324,7 +325,7 @@ def test_evaluate_with_a_radius_and_draw_the_report(
     (trial,) = run.trials
     assert set(trial.certified["eps_pixels"]) == {0.0002, 0.3}
     assert trial.certified["is_rar_proved"].any()
-    assert run.info["settings"]["radius"] == 0.0001
+    assert run.info.settings.evaluation["radius"] == 0.0001
     assert main([*arguments, "--null-rate", "0.1"]) == 2
     assert "not both" in capsys.readouterr().err
 
@@ -343,7 +344,7 @@ def test_zoo_models_by_name(
         assert folder.name.startswith("notebook-null-")
         (trial,) = read_run(folder).trials
         assert trial.model == "notebook-null"
-        assert set(trial.result["probes"]) - {"has_null", "expected_seconds"} == probes
+        assert set(trial.result.probes) - {"has_null", "expected_seconds"} == probes
     assert main(["certify", "provable-0.3", *arguments]) == 0
     assert "RAR ≥" in capsys.readouterr().out, "with the radius of its card"
 

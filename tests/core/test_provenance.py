@@ -8,7 +8,8 @@ import torch
 
 import nullclass
 from nullclass.core.documents import parse
-from nullclass.core.provenance import Provenance, provenance
+from nullclass.core.origin import Provenance
+from nullclass.core.provenance import provenance
 
 
 def test_it_says_what_ran() -> None:

@@ -390,7 +390,7 @@ def test_a_check_raises_its_flag_in_one_sentence(name: str, bad: Evidence, good:
     assert ". " not in message
     assert "nan" not in message
     assert CHECKS[name](good) is None
-    assert Flag(name, message) in find_flags(bad)
+    assert Flag(name=name, message=message) in find_flags(bad)
 
 
 def test_every_check_has_a_case_and_a_paragraph() -> None:
@@ -401,7 +401,7 @@ def test_every_check_has_a_case_and_a_paragraph() -> None:
         name, _, body = part.partition("\n\n")
         assert "\n\n" not in body.strip(), f"{name} has more than one paragraph"
         assert len(body.split()) > 25
-        assert Flag(name, "").page == f"docs/red-flags.md#{name}"
+        assert Flag(name=name, message="").page == f"docs/red-flags.md#{name}"
 
 
 def test_a_sound_table_raises_nothing() -> None:

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from idx_files import tiny_arrays, write_dataset
 
 from nullclass import UserError, load_dataset, save_checkpoint
+from nullclass.core.files import LOCK
 from nullclass.data import FILE_NAMES
 from nullclass.evaluation import Evaluation
+from nullclass.evaluation import record as record_module
 from nullclass.evaluation.record import load_with_data, record_evaluation
 from nullclass.models import build_model
-from nullclass.results import schema
-from nullclass.studies.reports import write_report
+from nullclass.results import schema, store
+from nullclass.results.run import read_run
 from nullclass.training.card import Origin
 
 CPU = torch.device("cpu")
@@ -48,7 +51,7 @@ def test_labels_that_are_not_classes_of_the_model(tmp_path: Path) -> None:
     assert not out.exists()
 
 
-def test_a_kill_before_the_rows_are_written_leaves_no_earlier_results(
+def test_an_interrupted_evaluation_leaves_the_earlier_one_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays = tiny_arrays(40, 30, 4, 28, seed=0)
@@ -56,21 +59,49 @@ def test_a_kill_before_the_rows_are_written_leaves_no_earlier_results(
     model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
     out = tmp_path / "run"
 
-    def record(eps: float) -> None:
-        record_evaluation(
-            model, None, data, out, name="m", attacks=["fgsm"], eps=[eps], norm="linf",
+    def record(eps: float, folder: Path = out) -> Evaluation:
+        return record_evaluation(
+            model, None, data, folder, name="m", attacks=["fgsm"], eps=[eps], norm="linf",
             num_images=10, checks="none", seed=0,
         )  # fmt: skip
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    record(0.1)
+    first = record(0.1)
     (out / schema.REPORT).write_text("the page of the first evaluation")
-    monkeypatch.setattr(Evaluation, "write", killed)
-    with pytest.raises(KeyboardInterrupt):
-        record(0.2)
-    assert not (out / schema.REPORT).exists()
-    assert not (out / schema.SUMMARY).exists()
-    with pytest.raises(UserError, match="no finished evaluation"):
-        write_report(out)
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for broken in ((Evaluation, "write"), (store, "remove_views"), (store, "write_info")):
+        with monkeypatch.context() as patch:
+            patch.setattr(*broken, killed)
+            with pytest.raises(KeyboardInterrupt):
+                record(0.2)
+        if broken[1] != "write_info":
+            assert before.items() <= {p: p.read_bytes() for p in before if p.exists()}.items()
+        (trial,) = read_run(out).trials
+        pd.testing.assert_frame_equal(Evaluation.read(trial).rows, first.rows)
+    second = record(0.2)
+    (trial,) = read_run(out).trials
+    assert [path.name for path in (out / schema.TRIALS).iterdir()] == [trial.folder.name]
+    assert sorted(path.name for path in out.iterdir()) == [
+        LOCK,
+        "run.json",
+        "summary.csv",
+        "trials",
+    ]
+    pd.testing.assert_frame_equal(second.rows, record(0.2, tmp_path / "fresh").rows)
+    monkeypatch.setattr(record_module, "evaluate", killed)
+    pd.testing.assert_frame_equal(record(0.2).rows, second.rows)
+
+
+def test_a_folder_that_is_no_evaluation_is_refused(tmp_path: Path) -> None:
+    arrays = tiny_arrays(40, 30, 4, 28, seed=0)
+    data = load_dataset("idx", data_dir=write_dataset(tmp_path / "data", arrays), validation=0)
+    model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
+    names = sorted(path.name for path in (tmp_path / "data").iterdir())
+    with pytest.raises(UserError, match="so it is no run folder: choose another --out"):
+        record_evaluation(
+            model, None, data, tmp_path / "data", name="m", attacks=["fgsm"], eps=[0.1],
+            norm="linf", num_images=10, seed=0,
+        )  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == names

@@ -66,7 +66,7 @@ def test_rate(evaluation: Evaluation) -> None:
 
 
 def test_an_attack_on_one_class_is_no_worst_case(digits: Digits) -> None:
-    attacks = {"to 3": PGD(targets=3, num_steps=5), "null": PGD("force-null", num_steps=5)}
+    attacks = {"to 3": PGD(targets=3, num_steps=5), "to null": PGD("force-null", num_steps=5)}
     data = (digits.images[:30], digits.labels[:30])
     result = nullclass.evaluate(digits.guarded, data, attacks=attacks, eps=0.1)
     assert "no-null-aware-attack" in {flag.name for flag in result.flags}

@@ -40,8 +40,8 @@ from nullclass.nulls import NullProbabilities
 from nullclass.nulls.perturb import FGSMPerturbation
 from nullclass.rejection import ProvableNull, calibrate, with_threshold
 from nullclass.results.null_curve import NullCurve
+from nullclass.results.run import Run, read_run, read_trial
 from nullclass.results.schema import CURVE, IMAGES, QUERIES, RESULT, ROWS, SIZE_COLUMNS, SIZES
-from nullclass.results.store import Run, read_run, read_trial
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe
 
@@ -221,9 +221,9 @@ def test_a_threshold_is_calibrated_on_the_held_out_images(
     images = dataset.test.batch(slice(None))[0]
     predicted = with_threshold(network, threshold).predict(images)
     assert clean["prediction"].tolist() == predicted.tolist()
-    info = trial.result["threat"]["threshold"]
-    assert info["value"] == threshold.value
-    assert info["origin"] == "held-out"
+    info = trial.result.threat.threshold
+    assert info is not None
+    assert (info.value, info.origin) == (threshold.value, "held-out")
     # The probabilities are the network's own.
     clean_sizes = trial.sizes.query("norm == 'linf' and size == 0")
     own = network(images[:10]).softmax(dim=1)
@@ -275,11 +275,11 @@ def test_background_images_of_the_same_dataset_are_refused(
 
 
 def test_settings_of_the_run(found: Run) -> None:
-    settings = found.info["settings"]
-    assert [plan["source"] for plan in settings["crafted"]] == [
+    settings = found.info.settings
+    assert [plan["source"] for plan in settings.crafted] == [
         "clean", "soft", "substitute", "uniform"
     ]  # fmt: skip
-    assert [plan["norm"] for plan in settings["sizes"]] == ["linf", "l0"]
+    assert [plan["norm"] for plan in settings.sizes] == ["linf", "l0"]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fake_run import PROVENANCE
 from pandas_defaults import check_tables
 from tiny_study import CPU, NUM_JOBS, TINY, VALIDATION, results, run_here, trials
 
@@ -20,7 +21,7 @@ from nullclass.attacks import FGSM
 from nullclass.core.errors import CannotWriteError, UserError
 from nullclass.core.files import locked, make_folder
 from nullclass.data import Dataset
-from nullclass.experiments import trainings
+from nullclass.experiments import runner, trainings
 from nullclass.experiments import trials as trial_jobs
 from nullclass.experiments.config import AttackPlan, Config
 from nullclass.experiments.engines import serial
@@ -29,8 +30,10 @@ from nullclass.experiments.engines.serial import SerialEngine
 from nullclass.experiments.jobs import folder_of, jobs_of
 from nullclass.experiments.runner import NUM_ATTEMPTS, RunResult, run_study
 from nullclass.results import schema, store
+from nullclass.results.info import TrainingResult
+from nullclass.results.run import read_run
 from nullclass.results.schema import CLEAN, MODELS, RESULT, ROWS, STATE, SUMMARY, TRIALS
-from nullclass.results.store import is_complete, read_run
+from nullclass.results.store import is_complete
 from nullclass.training.checkpoint import CARD, WEIGHTS
 
 
@@ -61,13 +64,13 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 def test_run_folder(finished: Path, dataset: Dataset) -> None:
     assert check_tables(finished) >= {ROWS, SUMMARY, schema.HISTORY, schema.THRESHOLDS}
     info = store.read_info(finished)
-    assert (info["study"], info["models"], info["seeds"]) == ("tiny", list(TINY.variants), [0, 1])
-    assert info["data"]["checksum"] == dataset.checksum
-    assert info["data"]["num_training_images"] == len(dataset.train)
-    assert {"provenance", "device", "started", "seconds"} <= set(info)
-    assert set(info["settings"]["trainings"]) == set(TINY.variants)
+    assert (info.study, info.models, info.seeds) == ("tiny", list(TINY.variants), [0, 1])
+    assert info.data.checksum == dataset.checksum
+    assert info.data.num_training_images == len(dataset.train)
+    assert set(info.results) == set(info.trials.values())
+    assert set(info.settings.trainings) == set(TINY.variants)
     for trial in read_run(finished).trials:
-        trained = finished / trial.result["trained_in"]
+        trained = finished / str(trial.result.trained_in)
         assert is_complete(trained)
         assert is_complete(trial.folder)
         model, card = load_checkpoint(trained / trial.selection)
@@ -128,7 +131,7 @@ def test_attacks_at_thresholds_are_made_on_the_source(finished: Path, dataset: D
     thresholds = torch.tensor(table["threshold"].to_numpy(), dtype=torch.float32)
     adv_images = FGSM()(base, images, labels, eps=thresholds)
     for name, trial in found.items():
-        model, _ = load_checkpoint(finished / trial.result["trained_in"] / trial.selection)
+        model, _ = load_checkpoint(finished / str(trial.result.trained_in) / trial.selection)
         rows = trial.rows.query("attack == 'at-threshold'").set_index("image").loc[table["image"]]
         assert set(rows["source"]) == {"self" if name == "base" else "base"}
         assert rows["has_own_eps"].all()
@@ -243,6 +246,7 @@ def test_a_damaged_state_starts_the_training_again(
     whole = folder_in(finished, "base", MODELS)
     begun = tmp_path / MODELS / whole.name
     begun.mkdir(parents=True)
+    store.write_info(tmp_path, store.read_info(finished))
     (begun / STATE).write_bytes(b"cut short")
     assert run_here(dataset, tmp_path, variants=["base"], seeds=[0]).num_done == 2
     assert not (begun / STATE).exists()
@@ -253,13 +257,13 @@ def test_more_seeds_and_variants_join_a_run(dataset: Dataset, tmp_path: Path) ->
     result = run_here(dataset, tmp_path, variants=["grown"], seeds=[0])
     assert result.num_done == 4, "with the trial of its source"
     before, info = stamps(tmp_path), store.read_info(tmp_path)
-    assert (info["models"], info["seeds"], info["selections"]) == (["grown"], [0], ["last"])
+    assert (info.models, info.seeds, info.selections) == (["grown"], [0], ["last"])
     result = run_here(dataset, tmp_path, variants=["base", "grown"], seeds=[2, 0])
     assert (result.num_done, result.num_skipped) == (4, 4)
     info = store.read_info(tmp_path)
-    assert (info["models"], info["seeds"]) == (["base", "grown"], [0, 2])
-    assert set(info["settings"]["trainings"]) == {"base", "grown"}
-    labels = [plan["label"] for plan in info["settings"]["attacks"]]
+    assert (info.models, info.seeds) == (["base", "grown"], [0, 2])
+    assert set(info.settings.trainings) == {"base", "grown"}
+    labels = [plan["label"] for plan in info.settings.attacks]
     assert labels.count("at-threshold") == 2, "own and transferred, each once"
     assert stamps(tmp_path).items() >= before.items()
     found = {(trial.model, trial.seed) for trial in read_run(tmp_path).trials}
@@ -278,7 +282,7 @@ def test_a_trial_in_l2(dataset: Dataset, tmp_path: Path) -> None:
     run_here(dataset, tmp_path, trials=[replace(base, attacks=(plan,), is_checked=True)])
     (trial,) = read_run(tmp_path).trials
     assert set(trial.rows["norm"]) == {"l2"}
-    assert trial.result["probes"], "the probes ran"
+    assert trial.result.probes, "the probes ran"
 
 
 # Refusals
@@ -354,10 +358,12 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs write nothing but their result."""
 
     def run_task(config: Config, run_folder: Path, dataset: Dataset, **_: object) -> None:
-        store.finalize(make_folder(run_folder / folder_of(config, dataset.checksum)), {})
+        result = TrainingResult(name="x", seed=0, epochs={}, provenance=PROVENANCE)
+        store.finalize(make_folder(run_folder / folder_of(config, dataset.checksum)), result)
 
     monkeypatch.setattr(serial, "run_task", run_task)
-    monkeypatch.setattr(store, "write_summary", lambda *_: None)
+    monkeypatch.setattr(runner, "write_summary", lambda *_: None)
+    monkeypatch.setattr(runner, "read_run", lambda *_: None)
 
 
 @pytest.mark.usefixtures("pretend")

@@ -24,7 +24,7 @@ from nullclass import load_checkpoint
 from nullclass.core.errors import UserError
 from nullclass.rejection import Certificates
 from nullclass.results.null_curve import read_curve
-from nullclass.results.store import read_run
+from nullclass.results.run import read_run
 from nullclass.studies.reports import write_report
 from nullclass.training.checkpoint import CARD
 from nullclass.zoo.load import load_member

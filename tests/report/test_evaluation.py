@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from fake_evaluation import FLAGS, MEMBERS, write_fake_evaluation
 from fake_run import with_files
+from msgspec import structs
 from page_checks import (
     check_blocks,
     check_html,
@@ -48,9 +49,10 @@ from nullclass.report.sections import trial_flags
 from nullclass.report.tables import outcome_table, union_table
 from nullclass.report.worst_case import strongest, subsample, worst_case_table
 from nullclass.results import schema
-from nullclass.results.schema import CLEAN, NO_MEMBER
-from nullclass.results.store import Run, Trial, read_run
-from nullclass.studies.reports import summary_table
+from nullclass.results.info import ThresholdInfo
+from nullclass.results.run import Run, Trial
+from nullclass.results.schema import CLEAN, NO_MEMBER, Flag
+from nullclass.studies.reports import read_run, summary_table
 
 EPS = (0.05, 0.1, 0.2, 0.3)
 NUM = 120
@@ -403,20 +405,24 @@ def test_the_gallery_names_the_smallest_eps_of_each_image(page: Page, trial: Tri
 
 def test_no_flags_and_no_checks_differ(trial: Trial) -> None:
     def shown(**changes: object) -> str:
-        of = replace(trial, result=trial.result | changes)
+        of = replace(trial, result=structs.replace(trial.result, **changes))
         return render(Page("", "", [], [Section("Red flags", trial_flags(of))]))
 
     assert f"None of the {len(CHECKS)} automatic checks found a reason" in shown(flags=[])
     assert "Not checked" in shown(flags=[], probes={})
-    flag = {"name": "zero-gradients", "message": "<script>alert(1)</script>"}
+    flag = Flag(name="zero-gradients", message="<script>alert(1)</script>")
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in shown(flags=[flag])
 
 
+def with_threat(trial: Trial, **changes: Any) -> Trial:
+    threat = structs.replace(trial.result.threat, **changes)
+    return replace(trial, result=structs.replace(trial.result, threat=threat))
+
+
 def test_the_threat_model_has_every_attack(trial: Trial) -> None:
-    threat = trial.result["threat"]
-    attacks = threat["attacks"] | {"pgd": threat["attacks"]["fgsm"] | {"source": "substitute"}}
-    result = trial.result | {"threat": threat | {"attacks": attacks}}
-    of = with_files(replace(trial, result=result), rows=trial.rows)
+    attacks = trial.result.threat.attacks
+    attacks |= {"pgd": structs.replace(attacks["fgsm"], source="substitute")}
+    of = with_files(with_threat(trial, attacks=attacks), rows=trial.rows)
     table = next(block for block in threat_model(of) if isinstance(block, Table))
     assert row(table, "worst-case ensemble") == [
         Cell("worst-case ensemble", "worst-case 1"),
@@ -434,9 +440,9 @@ def test_the_threat_model_has_every_attack(trial: Trial) -> None:
 def test_the_threshold_and_its_origin(trial: Trial) -> None:
     def rule(**changes: Any) -> str:
         known = {"origin": "held-out", "clean_null_rate": 0.01, "held_out_null_rate": 0.0096}
-        known |= {"value": 1.5, "num_images": 5000, "num_overlapping": 0} | changes
-        threat = trial.result["threat"] | {"threshold": known}
-        of = with_files(replace(trial, result=trial.result | {"threat": threat}), rows=trial.rows)
+        known |= {"value": 1.5, "num_images": 5000, "num_overlapping": 0, "images_sha256": None}
+        threshold = ThresholdInfo(**(known | changes))
+        of = with_files(with_threat(trial, threshold=threshold), rows=trial.rows)
         terms = next(block for block in threat_model(of) if isinstance(block, Terms))
         return dict(terms.pairs)["null"]
 

@@ -1,34 +1,31 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from fake_run import PROVENANCE, run_info, trial_folder
 from few_resamples import few_resamples
+from msgspec import structs
 from pandas_defaults import check_tables
 
 from nullclass.core.errors import CannotWriteError, UserError
-from nullclass.core.files import write_json
+from nullclass.core.files import make_folder
 from nullclass.core.tensor_files import save_tensors
 from nullclass.evaluation.result import Evaluation
 from nullclass.results import frames, schema, store
+from nullclass.results import run as runs
 from nullclass.results.frames import empty_table, read_frame, write_frame
+from nullclass.results.info import TrainingResult
+from nullclass.results.run import read_run, read_trial, write_summary
 from nullclass.results.schema import ROW_COLUMNS, SUMMARY_COLUMNS, Examples
-from nullclass.results.store import (
-    finalize,
-    invalidate,
-    is_complete,
-    read_run,
-    read_trial,
-    recorded_trials,
-    write_info,
-    write_summary,
-)
+from nullclass.results.store import finalize, invalidate, is_complete, write_info
 
 ROWS = pd.DataFrame(
     {
@@ -57,9 +54,12 @@ COST = {
 }  # fmt: skip
 
 
+THREAT = {"norm": "linf", "num_classes": 10}
+
+
 def evaluation(rows: pd.DataFrame, examples: list[Examples]) -> Evaluation:
     held_out, ood = empty_table(schema.HELD_OUT), empty_table(schema.OOD)
-    return Evaluation(rows, pd.DataFrame([COST]), examples, held_out, ood, {"norm": "linf"}, {}, [])
+    return Evaluation(rows, pd.DataFrame([COST]), examples, held_out, ood, THREAT, {}, [])
 
 
 def example(seed: int = 0) -> Examples:
@@ -84,12 +84,20 @@ def write_run(folder: Path, *models: tuple[str, int]) -> None:
         trained_in = f"{schema.MODELS}/{model}-seed{seed}"
         history = pd.DataFrame({"epoch": [1], "seconds": [2.0], "test_loss": [0.25]})
         write_frame(folder / trained_in / schema.HISTORY, history)
-        evaluation(ROWS, [example(0), example(1)]).write(
-            store.trial_folder(folder, model, seed),
-            {"model": model, "seed": seed, "trained_in": trained_in},
-        )
-    write_info(folder, {"study": "x", "models": ["b", "a"]})
-    write_summary(folder, "x")
+        write_trial(folder, model, seed, [example(0), example(1)], trained_in=trained_in)
+    write_info(folder, run_info(folder, study="x", models=["b", "a"]))
+
+
+def write_trial(
+    folder: Path,
+    model: str,
+    seed: int,
+    examples: Sequence[Examples] = (),
+    rows: pd.DataFrame = ROWS,
+    **values: str,
+) -> None:
+    values |= {"model": model, "seed": seed, "provenance": PROVENANCE}
+    evaluation(rows, [*examples]).write(trial_folder(folder, model, seed), **values)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +117,7 @@ def run(written: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def trial(run: Path) -> Path:
     """The folder of a trial in that copy."""
-    return store.trial_folder(run, "a", 0)
+    return trial_folder(run, "a", 0)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -138,12 +146,14 @@ def test_tables_survive_writing_and_reading(tmp_path: Path) -> None:
         assert found.dtypes.astype(str).to_dict() == schema.TABLES[name]
 
 
-def test_pandas_reads_every_table_with_its_defaults(written: Path) -> None:
+def test_pandas_reads_every_table_with_its_defaults(written: Path, run: Path) -> None:
     names = check_tables(written)
     assert names == {schema.ROWS, schema.COSTS, schema.SUMMARY, schema.SCORES, schema.HISTORY}
-    costs = pd.read_csv(store.trial_folder(written, "a", 0) / schema.COSTS)
+    write_summary(read_run(run))
+    assert schema.SUMMARY in check_tables(run)
+    costs = pd.read_csv(trial_folder(written, "a", 0) / schema.COSTS)
     assert costs["access"].tolist() == ["none"]
-    summary = pd.read_csv(written / schema.SUMMARY)
+    summary = pd.read_csv(run / schema.SUMMARY)
     assert {"correct_rate", "null_rate", "fooled_rate"} <= set(summary["metric"])
 
 
@@ -162,7 +172,7 @@ def test_words_that_pandas_reads_as_missing_are_refused(tmp_path: Path, word: st
 def test_a_run_in_the_order_of_its_models(written: Path) -> None:
     run = read_run(written)
     assert [(trial.model, trial.seed) for trial in run.trials] == [("b", 0), ("b", 1), ("a", 0)]
-    assert run.info["study"] == "x"
+    assert run.info.study == "x"
     trial = run.trials[0]
     assert trial.selection == "last", "unless the result says otherwise"
     assert trial.history["seconds"].tolist() == [2.0]
@@ -186,7 +196,8 @@ def test_a_trial_with_thresholds_decisions_and_own_budgets(tmp_path: Path) -> No
     cube = (np.arange(27, dtype=np.int8) % 4 - 1).reshape(3, 3, 3)
     save_tensors(folder / schema.DECISIONS, {"predictions": torch.from_numpy(cube)})
     own = dataclasses.replace(example(), eps_pixels=float("nan"), budgets=[0.125, 0.75])
-    evaluation(ROWS, [own]).write(folder, {"model": "a", "seed": 3, "selection": "test"})
+    values = {"model": "a", "seed": 3, "selection": "test", "provenance": PROVENANCE}
+    evaluation(ROWS, [own]).write(folder, **values)
     trial = read_trial(folder)
     assert (trial.model, trial.seed, trial.selection) == ("a", 3, "test")
     pd.testing.assert_frame_equal(trial.thresholds, thresholds, check_exact=True)
@@ -209,18 +220,18 @@ def test_tables_are_read_on_first_use(written: Path, monkeypatch: pytest.MonkeyP
         paths.append(path)
         return original(path, *columns)
 
-    monkeypatch.setattr(store, "read_frame", counting)
+    monkeypatch.setattr(runs, "read_frame", counting)
     run = read_run(written)
-    assert [path.name for path in paths] == [schema.SUMMARY]
+    assert paths == []
     _ = run.trials[0].rows, run.trials[0].rows
-    assert [path.name for path in paths[1:]] == [schema.ROWS], "once"
+    assert [path.name for path in paths] == [schema.ROWS], "once"
 
 
 def test_the_summary_joins_the_trials_with_published_figures(tmp_path: Path) -> None:
     own = ROWS.assign(has_own_eps=[False, False, True], source=["clean", "clean", "base"])
-    for model, rows, info in (("a", ROWS, {}), ("b", own, {"selection": "held-out"})):
-        folder = store.trial_folder(tmp_path, model, 2)
-        evaluation(rows, []).write(folder, {"model": model, "seed": 2, **info})
+    write_trial(tmp_path, "a", 2)
+    write_trial(tmp_path, "b", 2, rows=own, selection="held-out")
+    write_info(tmp_path, run_info(tmp_path, study="x"))
     calls: list[tuple[str, str, float, str]] = []
 
     def published(model: str, attack: str, eps: float, metric: str) -> float | None:
@@ -228,7 +239,7 @@ def test_the_summary_joins_the_trials_with_published_figures(tmp_path: Path) -> 
         is_own = np.isnan(eps) and (model, attack, metric) == ("b", "pgd", "fooled_rate")
         return 0.75 if is_own else None
 
-    write_summary(tmp_path, "x", published)
+    write_summary(read_run(tmp_path, published))
     summary = read_frame(tmp_path / schema.SUMMARY)
     assert list(summary.columns) == list(SUMMARY_COLUMNS)
     assert set(summary["study"]) == {"x"}
@@ -240,29 +251,58 @@ def test_the_summary_joins_the_trials_with_published_figures(tmp_path: Path) -> 
     assert found["metric"] == "fooled_rate"
     assert np.isnan(found["eps_pixels"])
     assert len(calls) == len(summary)
-    write_summary(tmp_path / "no trials", "x")
-    assert list(read_frame(tmp_path / "no trials" / schema.SUMMARY).columns) == list(
-        SUMMARY_COLUMNS
-    )
+    write_info(tmp_path, run_info(tmp_path, trials={}))
+    assert read_run(tmp_path).summary.dtypes.astype(str).to_dict() == SUMMARY_COLUMNS
 
 
 # Completeness and damage
 
 
-def test_trials_without_a_result_or_a_plan_do_not_count(run: Path, trial: Path) -> None:
-    (store.trial_folder(run, "b", 1) / schema.RESULT).unlink()
-    assert [(trial.model, trial.seed) for trial in read_run(run).trials] == [("b", 0), ("a", 0)]
-    write_info(run, {"study": "x", "trials": {"a, seed 0": "trials/a-seed0"}})
-    (store.trial_folder(run, "b", 0) / schema.ROWS).write_bytes(b"garbage")
+def test_unfinished_trials_and_trials_of_other_settings_do_not_count(run: Path) -> None:
+    write_trial(run, "b", 7)
+    folders = {path.name: f"trials/{path.name}" for path in (run / schema.TRIALS).iterdir()}
+    info = structs.replace(store.read_info(run), trials=folders | {"c": "trials/c-seed0"})
+    invalidate(trial_folder(run, "b", 1))
+    write_info(run, info)
+    assert [(t.model, t.seed) for t in read_run(run).trials] == [("b", 0), ("b", 7), ("a", 0)]
+    write_info(run, structs.replace(info, trials={"a": "trials/a-seed0"}))
+    (trial_folder(run, "b", 0) / schema.ROWS).write_bytes(b"garbage")
     assert [trial.model for trial in read_run(run).trials] == ["a"]
-    write_summary(run, "x")
-    assert set(read_frame(run / schema.SUMMARY)["model"]) == {"a"}
-    invalidate(trial)
-    invalidate(trial)
-    assert not is_complete(trial)
-    assert list(recorded_trials(run)) == []
-    with pytest.raises(CannotWriteError, match="cannot write to"):
+    store.remove_others(run)
+    assert [path.name for path in (run / schema.TRIALS).iterdir()] == ["a-seed0"]
+    with pytest.raises(CannotWriteError, match="cannot write"):
         invalidate(run / schema.RUN)
+
+
+def test_run_and_results_cover_each_other(run: Path, trial: Path) -> None:
+    older = (trial / schema.RESULT).read_bytes()
+    write_trial(run, "a", 0)
+    with pytest.raises(UserError, match=r"a-seed0/result\.json is not the one"):
+        read_run(run)
+    write_info(run, store.read_info(run))
+    assert len(read_run(run).trials) == 3
+    (trial / schema.RESULT).write_bytes(older)
+    with pytest.raises(UserError, match="is not the one"):
+        read_run(run)
+    shutil.rmtree(trial)
+    with pytest.raises(UserError, match=r"result\.json is missing"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("name", ["../../victim", "/etc", "trials/../../victim", "trials/\0"])
+def test_a_run_refers_to_its_own_folders_only(run: Path, name: str) -> None:
+    info = structs.replace(store.read_info(run), trials={"a": name})
+    store.write_document(run / schema.RUN, info)
+    with pytest.raises(UserError, match="is not the name of a file in"):
+        read_run(run)
+
+
+def test_a_folder_of_something_else_is_no_run_folder(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    for folder in (tmp_path, tmp_path / "thesis.tex"):
+        with pytest.raises(UserError, match="thesis"), store.writing(folder):
+            pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_the_result_is_written_last(
@@ -297,36 +337,18 @@ DAMAGES = ["missing", "truncated", "empty", "garbage", "flipped"]
 def test_damage_is_reported_in_one_sentence(written: Path, tmp_path: Path, how: str) -> None:
     for name in (schema.ROWS, schema.EXAMPLES, schema.SUMMARY, schema.RESULT, schema.RUN):
         run = Path(shutil.copytree(written, tmp_path / name))
-        damage((run if name == schema.RUN else store.trial_folder(run, "a", 0)) / name, how)
-        if (name, how) == (schema.RESULT, "missing"):
-            assert {trial.model for trial in read_run(run).trials} == {"b"}, "to be done again"
-            continue
+        damage((run if name == schema.RUN else trial_folder(run, "a", 0)) / name, how)
         sentence = name if name in (schema.RUN, schema.RESULT) else "trials/a-seed0 is damaged"
         with pytest.raises(UserError, match=sentence.replace(".", r"\.")) as refused:
             read_run(run)
         assert "\n" not in str(refused.value)
 
 
-def test_a_summary_without_a_column_or_with_an_impossible_rate_is_refused(run: Path) -> None:
-    path = run / schema.SUMMARY
-    summary = read_frame(path)
-    is_loss = summary["metric"] == "loss"
-    write_frame(path, summary.assign(value=summary["value"].mask(is_loss, 1.5)))
-    assert (read_run(run).summary["value"] == 1.5).sum() == is_loss.sum(), "a loss is no rate"
-    for table, message in (
-        (summary.drop(columns="published"), "lacks the column 'published'"),
-        (summary.assign(value=summary["value"].where(is_loss, 1.5)), "a rate outside"),
-        (summary.assign(low=summary["low"].where(is_loss, -0.1)), "a rate outside"),
-    ):
-        write_frame(path, table)
-        with pytest.raises(UserError, match=message):
-            read_run(run)
-
-
 @pytest.mark.parametrize("number", [None, 0, "1", 2])
 def test_a_run_of_another_format_is_refused(run: Path, number: object) -> None:
-    write_json(run / schema.RUN, {"study": "x"} | ({} if number is None else {"format": number}))
-    with pytest.raises(UserError, match="another version of nullclass: run it again"):
+    values = {"study": "x"} | ({} if number is None else {"format": number})
+    (run / schema.RUN).write_text(json.dumps(values))
+    with pytest.raises(UserError, match="another version"):
         read_run(run)
 
 
@@ -363,15 +385,16 @@ def test_no_run_folder(tmp_path: Path) -> None:
         read_run(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"run\.json is missing"):
         read_run(tmp_path)
-    evaluation(ROWS, []).write(tmp_path / "trial", {"seed": 0})
-    with pytest.raises(UserError, match=r"result\.json lacks 'model'"):
+    training = TrainingResult(name="a", seed=0, epochs={}, provenance=PROVENANCE)
+    finalize(make_folder(tmp_path / "trial"), training)
+    with pytest.raises(UserError, match=r"result\.json .* Invalid value 'training'"):
         read_trial(tmp_path / "trial")
 
 
 def test_any_changed_or_lost_file_makes_a_folder_incomplete(trial: Path) -> None:
     (trial / "last").mkdir()
     (trial / "last" / "model.bin").write_bytes(b"weights")
-    finalize(trial, {"model": "a", "seed": 0})
+    finalize(trial, read_trial(trial).result)
     assert is_complete(trial)
     written = {path: path.read_bytes() for path in trial.rglob("*") if path.is_file()}
     assert {path.name for path in written} == {

@@ -14,12 +14,14 @@ from torch import Tensor
 from nullclass.attacks import PGD, DatasetAttack
 from nullclass.certify import VERIFIERS
 from nullclass.core.errors import UserError
+from nullclass.core.provenance import provenance
 from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
 from nullclass.metrics.rates import proved_rates, wilson
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull, with_threshold
-from nullclass.results import frames, schema, store
+from nullclass.results import schema
+from nullclass.results.run import read_trial
 from nullclass.scoring.proofs import COARSENESS, prove
 
 GRID = square_grid(21)
@@ -116,15 +118,14 @@ def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(found.certified, prove(guarded, data, [0.03, 0.06]))
     assert found.summary()["attack"].tolist()[-6:] == ["proof"] * 6, "proofs come last"
     folder = tmp_path / "trials" / "a-seed0"
-    found.write(folder, {"model": "a", "seed": 0})
-    stored = store.read_trial(folder).certified.drop(columns="margin")
+    found.write(folder, model="a", seed=0, provenance=provenance())
+    stored = read_trial(folder).certified.drop(columns="margin")
     pd.testing.assert_frame_equal(stored, found.certified.drop(columns="margin"))
-    store.write_summary(tmp_path, "a")
-    assert (frames.read_frame(tmp_path / schema.SUMMARY)["metric"] == "rar_proved").sum() == 2
+    assert (read_trial(folder).summary["metric"] == "rar_proved").sum() == 2
     without = evaluate(guarded, data, attacks={}, eps=0.1, checks="none")
-    without.write(folder, {"model": "a", "seed": 0})
+    without.write(folder, model="a", seed=0, provenance=provenance())
     assert not (folder / schema.CERTIFIED).exists()
-    assert store.read_trial(folder).certified.empty
+    assert read_trial(folder).certified.empty
 
 
 @pytest.mark.parametrize("num_nulls", [0, 1])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +11,9 @@ import pandas as pd
 import pytest
 from fake_evaluation import FLAGS
 from fake_fgsm import MODELS, write_fake_fgsm
-from fake_run import with_files
+from fake_run import PROVENANCE, run_info, with_files
 from fake_study import group
+from msgspec import structs
 from page_checks import check_blocks, check_html, check_same_bytes, row, terminal_lines, text_of
 
 from nullclass.core.errors import UserError
@@ -36,8 +35,10 @@ from nullclass.report.render import render, write_page
 from nullclass.report.sections import fill, flat
 from nullclass.report.tables import outcome_table, white_box_table
 from nullclass.results import schema
-from nullclass.results.schema import CLEAN, SUMMARY_COLUMNS
-from nullclass.results.store import Run, Trial, read_run, write_info
+from nullclass.results.info import ThreatModel, TrialResult
+from nullclass.results.run import Run, Trial
+from nullclass.results.schema import CLEAN
+from nullclass.results.store import read_info, write_info
 from nullclass.studies.fgsm_null.figures import FIGURES
 from nullclass.studies.fgsm_null.page import SENTENCES, numbers
 from nullclass.studies.fgsm_null.page import page as draw_page
@@ -49,7 +50,7 @@ from nullclass.studies.fgsm_null.tables import (
     undetected,
     undetected_table,
 )
-from nullclass.studies.reports import summary_table, write_report
+from nullclass.studies.reports import read_run, summary_table, write_report
 
 HALF = 0.15405
 """The notebook's 0.5 in pixel units."""
@@ -72,18 +73,19 @@ def rows_of(seed: int) -> pd.DataFrame:
 
 
 def tiny_run(seeds: tuple[int, ...], published: float | None = None) -> Run:
-    tables, trials = [], []
+    trials = []
     for seed in seeds:
         rows = rows_of(seed)
-        table = summarise(rows).assign(study="fgsm-null", model="null-0.5", seed=seed)
-        is_rate = (table["metric"] == "null_rate") & (table["attack"] == "fgsm")
-        table["selection"], table["published"] = "last", math.nan
-        table.loc[is_rate, "published"] = published
-        tables.append(table)
-        trial = Trial(Path("run"), "null-0.5", seed, "last", {})
-        trials.append(with_files(trial, rows=rows, history=pd.DataFrame(), examples=[]))
-    info = {"study": "fgsm-null", "models": ["null-0.5"]}
-    return Run(Path("run"), info, pd.concat(tables)[list(SUMMARY_COLUMNS)], trials)
+        threat = ThreatModel(norm="linf", num_classes=10)
+        result = TrialResult(model="null-0.5", seed=seed, threat=threat, provenance=PROVENANCE)
+        files = {"rows": rows, "summary": summarise(rows), "history": pd.DataFrame()}
+        trials.append(with_files(Trial(Path("run"), result), **files, examples=[]))
+    values = {"study": "fgsm-null", "models": ["null-0.5"], "seeds": [*seeds]}
+
+    def published_rate(model: str, attack: str, eps: float, metric: str) -> float | None:
+        return published if (attack, metric) == ("fgsm", "null_rate") else None
+
+    return Run(Path("run"), run_info(Path("run"), **values), trials, published_rate)
 
 
 # Tables
@@ -167,7 +169,7 @@ def test_models_are_compared_only_where_intervals_are_disjoint(
     summary.loc[is_aer, "value"] = [0.3, 0.4]
     of_clean.loc[of_clean["metric"] == "aer", "value"] = clean
     of_clean.loc[of_clean["metric"] == "null_rate", "value"] = 0.0
-    both = replace(run, summary=pd.concat([summary, of_clean]))
+    both = with_files(run, summary=pd.concat([summary, of_clean]))
     text = " ".join(fill(SENTENCES, numbers(both, Measures(both))))
     assert ("a lower AER than clean-wd" in text) == is_compared
     assert "a higher" not in text
@@ -275,7 +277,7 @@ def test_figures_without_data_are_left_out(run_folder: Path) -> None:
         )
         for trial in run.trials
     ]
-    bare = replace(run, summary=run.summary[is_clean], trials=trials)
+    bare = with_files(run, summary=run.summary[is_clean], trials=trials)
     shown = {name for name, draw in FIGURES.items() if draw(bare) is not None}
     assert shown == {"outcomes"}  # the clean outcomes are always there
     check_blocks(draw_page(bare))
@@ -296,8 +298,7 @@ def run_folder(template: Path, tmp_path: Path) -> Path:
 
 
 def change_info(folder: Path, **changes: object) -> None:
-    path = folder / schema.RUN
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_info(folder, structs.replace(read_info(folder), **changes))
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise", "missing", "scrambled"])
@@ -335,6 +336,9 @@ def test_a_report_is_drawn_from_the_rows_alone(run_folder: Path) -> None:
     assert (run_folder / schema.SUMMARY).read_bytes() == summary
     for result in run_folder.glob("trials/*/result.json"):
         result.unlink()
+    with pytest.raises(UserError, match=r"result\.json is missing"):
+        write_report(run_folder)
+    write_info(run_folder, read_info(run_folder))
     with pytest.raises(UserError, match="no results yet"):
         write_report(run_folder)
 
@@ -353,15 +357,14 @@ def test_names_notes_and_missing_models(tmp_path: Path) -> None:
         tmp_path,
         models=["<script>a&b", "null-9"],
         notes=["Two epochs too few."],
-        machine={"processor": "</style><script>alert(1)</script>"},
+        device="</style><script>alert(1)</script>",
     )
     html = render(draw_page(read_run(tmp_path)))
     assert "<script" not in html
     assert "&lt;script&gt;a&amp;b" in html
     assert "not finished: 1 of 2 evaluations are missing, all of null-9." in text_of(html)
     assert "Two epochs too few." in html
-    write_info(tmp_path, {"study": "fgsm-null"})
-    assert "0.154 px" in render(draw_page(read_run(tmp_path)))  # the unit is the study's
+    assert "0.154 px" in html  # the unit is the study's
 
 
 def test_large_colour_images_are_shrunk(run_folder: Path) -> None:

@@ -19,7 +19,7 @@ from nullclass.report.blocks import Cell, Drawing, Page
 from nullclass.report.measures import Measures
 from nullclass.results import schema
 from nullclass.results.null_curve import NullCurve
-from nullclass.results.store import Run, read_run
+from nullclass.results.run import Run
 from nullclass.studies.null_probabilities.figures import FIGURES
 from nullclass.studies.null_probabilities.measured import (
     by_size,
@@ -35,7 +35,7 @@ from nullclass.studies.null_probabilities.tables import (
     queries_table,
     substitute_table,
 )
-from nullclass.studies.reports import write_report
+from nullclass.studies.reports import read_run, write_report
 
 MODELS = ("clean", "np-l2", "np-l0", "ccat")
 
@@ -119,7 +119,7 @@ def test_criteria_are_met_or_missed(run: Run, measures: Measures, alone: Run) ->
     is_first = summary["attack"].str.endswith("on sub-clean") & (summary["eps_pixels"] == 0.1)
     for value, is_met in ((0.02, True), (0.0201, False)):
         summary.loc[is_first & (summary["metric"] == "fooled_rate"), "value"] = value
-        found = criteria(Measures(replace(alone, summary=summary)), fits)
+        found = criteria(Measures(with_files(alone, summary=summary)), fits)
         assert found.set_index(["criterion", "eps"]).loc[("fooled", 0.1), "is_met"] == is_met
 
 
@@ -262,7 +262,7 @@ def test_a_single_model(alone: Run) -> None:
 
 def test_figures_without_data_are_left_out(run: Run) -> None:
     nothing = {"sizes": pd.DataFrame(columns=list(schema.SIZE_COLUMNS))}
-    bare = replace(
+    bare = with_files(
         run,
         folder=run.folder / "nowhere",
         summary=run.summary[run.summary["attack"] == schema.CLEAN],

@@ -21,8 +21,8 @@ from nullclass.report.measures import OWN_BUDGET, Measure, Measures, on_common_s
 from nullclass.report.render import write_page
 from nullclass.report.sections import unfinished
 from nullclass.results import schema
+from nullclass.results.run import Run, Trial
 from nullclass.results.schema import CLEAN
-from nullclass.results.store import Run, Trial, read_run
 from nullclass.studies.null_samples.config import VARIANTS
 from nullclass.studies.null_samples.figures import FIGURES, mixed, shuffled
 from nullclass.studies.null_samples.page import findings
@@ -36,7 +36,7 @@ from nullclass.studies.null_samples.tables import (
     source_spread,
     threshold_table,
 )
-from nullclass.studies.reports import write_report
+from nullclass.studies.reports import read_run, write_report
 
 MODELS = VARIANTS[:5]
 SHEETS = [f"fig_adversarial_samples_{n}" for n in ("baseline", *MODELS[1:], "baseline_1.5")]
@@ -163,7 +163,7 @@ def test_no_gap_is_reported_where_intervals_overlap(run: Run) -> None:
         attack="worst-case-threshold"
     )
     same = same[same["selection"] == "test"]
-    text = sentences(replace(run, summary=pd.concat([run.summary[~is_own], same])))
+    text = sentences(with_files(run, summary=pd.concat([run.summary[~is_own], same])))
     assert "The largest difference" not in text
     assert "fools them on 2.5 % (us) to 22.5 % (u)" in text
 
@@ -295,7 +295,7 @@ def test_an_unfinished_run(tmp_path: Path) -> None:
 
 def test_figures_without_data_are_left_out(run: Run) -> None:
     nothing = {"history": pd.DataFrame(), "examples": [], "thresholds": pd.DataFrame()}
-    bare = replace(
+    bare = with_files(
         run,
         summary=run.summary[run.summary["attack"] == CLEAN],
         trials=[with_files(trial, **nothing) for trial in run.trials],

@@ -11,15 +11,18 @@ import msgspec
 import pytest
 from fake_provable import NUM_SHOWN, write_fake_provable
 from fake_run import with_files
+from msgspec import structs
 from page_checks import check_blocks, check_html, check_same_bytes, row, terminal_text
 from pandas_defaults import check_tables
 
 from nullclass.core.documents import write_document
+from nullclass.experiments.config import RobustPlan
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Cell, Drawing
 from nullclass.report.measures import Measures
 from nullclass.results import schema
-from nullclass.results.store import Run, read_run
+from nullclass.results.run import Run
+from nullclass.studies import find_study
 from nullclass.studies.provable_null.figures import (
     FIGURES,
     picture_rows,
@@ -37,7 +40,7 @@ from nullclass.studies.provable_null.measured import (
 from nullclass.studies.provable_null.page import findings
 from nullclass.studies.provable_null.page import page as draw_page
 from nullclass.studies.provable_null.tables import models_table, radius_table
-from nullclass.studies.reports import write_report
+from nullclass.studies.reports import read_run, write_report
 from nullclass.training.card import CARD, read_card
 from nullclass.zoo import FOLDER, read_zoo
 from nullclass.zoo.members import CHECKPOINTS
@@ -106,7 +109,7 @@ def test_more_and_less_need_disjoint_intervals(
     summary = run.summary.copy()
     at = (summary["model"] == "abstain") & (summary["metric"] == "rar")
     summary.loc[at, ["value", "low", "high"]] = [sum(ends) / 2, *ends]
-    assert f"(n = 40), {verdict}." in sentences(replace(run, summary=summary))
+    assert f"(n = 40), {verdict}." in sentences(with_files(run, summary=summary))
 
 
 def test_the_bracket_has_proved_and_attacked_rates(run: Run) -> None:
@@ -160,9 +163,10 @@ def test_other_radii(run: Run) -> None:
     ],
 )
 def test_the_eps_of_an_epoch(settings: dict[str, float], eps: list[float]) -> None:
-    robust = {"loss": "interval", "settings": {"eps": 0.2} | settings}
-    assert training_eps({"robust": robust}, 5) == pytest.approx(eps)
-    assert list(training_eps({"robust": None}, 3)) == [0, 0, 0]
+    (trial,) = find_study("provable-null").trials("quick", [0], ["clean"])
+    robust = RobustPlan("interval", {"eps": 0.2} | settings)
+    assert training_eps(replace(trial.training, robust=robust), 5) == pytest.approx(eps)
+    assert list(training_eps(trial.training, 3)) == [0, 0, 0]
 
 
 # Proofs against attacks
@@ -246,7 +250,8 @@ def test_models_of_the_zoo(run: Run, tmp_path: Path) -> None:
     member(tmp_path, "other")
     member(tmp_path, "clean")
     member(tmp_path, "elsewhere", "fashion-mnist")
-    on_mnist = replace(run, info=run.info | {"data": {"name": "mnist"}})
+    data = structs.replace(run.info.data, name="mnist")
+    on_mnist = replace(run, info=structs.replace(run.info, data=data))
     found = zoo_brackets(on_mnist, {"clean"}, tmp_path)
     assert set(found["model"]) == {"other"}
     of = found.set_index(["kind", "eps"])

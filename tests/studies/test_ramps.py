@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from fake_run import rows_table
+from fake_run import DATA, rows_table, trial_folder
 from fake_study import write_run, write_training, write_trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from msgspec import structs
 from page_checks import check_html, check_same_bytes, text_of
 from safetensors.numpy import save_file
 
@@ -29,8 +30,7 @@ from nullclass import report
 from nullclass.data import ramps as data
 from nullclass.report.blocks import Page, Section, Text
 from nullclass.report.render import render
-from nullclass.results import schema, store
-from nullclass.results.store import read_run
+from nullclass.results import schema
 from nullclass.studies.ramps.config import RAMPS
 from nullclass.studies.ramps.cube import (
     BOX_VOLUME,
@@ -46,7 +46,7 @@ from nullclass.studies.ramps.cube import (
 )
 from nullclass.studies.ramps.figures import sample_kinds, scene, spaces
 from nullclass.studies.ramps.page import best_possible, page
-from nullclass.studies.reports import write_report
+from nullclass.studies.reports import read_run, write_report
 
 SIDE = 9
 MODELS = ["base", "uniform", "shuffled"]
@@ -268,7 +268,7 @@ def write_ramp_run(
         epochs = np.arange(1, 4)
         losses = {"loss": (0.2 + 0.02 * seed) / epochs}
         losses["train_accuracy"] = 0.96 - 0.1 / epochs + 0.01 * seed
-        path = store.trial_folder(folder, model, seed)
+        path = trial_folder(folder, model, seed)
         path.mkdir(parents=True)
         history = {"epoch": epochs, **losses} if has_results else {"epoch": []}
         write_training(folder, trial.training, history)
@@ -281,8 +281,8 @@ def write_ramp_run(
         labels = np.arange(40) % 2
         rows = rows_table(labels, np.where((np.arange(40) == 0) & (model == "uniform"), -1, labels))
         write_trial(path, trial, [rows], [])
-    data = {"name": "ramps", "num_training_images": 32_000}
     planned = MODELS if models[0] in MODELS else models
+    data = structs.replace(DATA, name="ramps", num_training_images=32_000)
     return write_run(folder, RAMPS, planned, len(seeds), seeds=list(seeds), data=data)
 
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fake_run import build_evaluation, examples_of, rows_table
+from fake_run import PROVENANCE, build_evaluation, examples_of, rows_table, run_info, trial_folder
 
 from nullclass.report.formatting import SMALLEST
 from nullclass.results import schema, store
+from nullclass.results.info import Settings
 from nullclass.results.schema import NO_MEMBER, Flag
 
 MEMBERS = ("margin", "targets", "square")
@@ -25,8 +26,11 @@ OBJECTIVES = {"fgsm": "untargeted", "worst-case": "fool", "worst-case-force-null
 AIMS = {"fool": "fooled", "force-null": "null"}
 
 FLAGS = (
-    Flag("zero-gradients", "The gradient of the margin is exactly zero on 31 of 64 images."),
-    Flag("null-on-clean", "The model refuses 9 of 120 clean images (7.5 %)."),
+    Flag(
+        name="zero-gradients",
+        message="The gradient of the margin is exactly zero on 31 of 64 images.",
+    ),
+    Flag(name="null-on-clean", message="The model refuses 9 of 120 clean images (7.5 %)."),
 )
 
 
@@ -103,17 +107,10 @@ def write_fake_evaluation(
         flags=list(flags),
         certified=_certified(images, proved, norm),
     )
-    evaluation.write(store.trial_folder(folder, "made-up", 0), {"model": "made-up", "seed": 0})
-    store.write_summary(folder, "evaluate")
-    info = {
-        "study": "evaluate",
-        "models": ["made-up"],
-        "seeds": [0],
-        "settings": {"attacks": [{"attack": attack, "eps": [*eps]} for attack in attacks]},
-        "data": {"name": "made up", "num_test_images": num_images},
-        "started": "2030-01-02T03:04:05+00:00",
-    }
-    store.write_info(folder, info)
+    path = trial_folder(folder, "made-up", 0)
+    evaluation.write(path, model="made-up", seed=0, provenance=PROVENANCE)
+    settings = Settings(attacks=[{"attack": attack, "eps": [*eps]} for attack in attacks])
+    store.write_info(folder, run_info(folder, settings=settings))
     return folder
 
 

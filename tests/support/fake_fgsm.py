@@ -13,10 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fake_run import examples_of
+from fake_run import examples_of, trial_folder
 from fake_study import group, write_run, write_training, write_trial
 
-from nullclass.results import store
 from nullclass.results.schema import CLEAN, Flag
 from nullclass.studies.fgsm_null.config import FGSM_NULL, TEST_EPS, VARIANTS, WHITE_BOX_EPS, pixels
 
@@ -54,7 +53,7 @@ def write_fake_fgsm(
                 examples_of(of.head(8), of["label"][:8], rng, of["eps_pixels"][0])
                 for of in rows[1:]
             ]
-            path = store.trial_folder(folder, model, seed)
+            path = trial_folder(folder, model, seed)
             write_trial(path, trial, rows, shown, flags=list(flags), probes=probes)
     preset = "quick" if num_seeds == 1 else "full"
     return write_run(folder, FGSM_NULL, models, num_seeds, preset=preset)

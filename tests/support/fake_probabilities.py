@@ -12,10 +12,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from fake_run import PROVENANCE
 from fake_study import examples, group, predictions_of, write_run, write_training, write_trial
 
+from nullclass.core.documents import json_values
 from nullclass.experiments.config import Trial
 from nullclass.results import frames, schema, store
+from nullclass.results.info import CraftResult, EstimateResult, TrainingResult
 from nullclass.results.null_curve import NullCurve
 from nullclass.studies import find_study
 from nullclass.studies.null_probabilities.config import EPS, MAKERS, QUERIED, VARIANTS
@@ -99,8 +102,9 @@ def _write_curves(folder: Path, seed: int) -> None:
         shares = (sizes / largest).clip(max=1)
         raw = tuple(0.99 * shares)
         curve = NullCurve(norm, tuple(sizes.tolist()), tuple(shares), raw, 480, MAKERS[norm][0])
-        info = {"model": "clean", "seed": seed, "curve": curve.to_dict()}
-        store.finalize(_made(folder / schema.ESTIMATES / f"{norm}-seed{seed}"), info)
+        values = json_values(curve.to_dict())
+        result = EstimateResult(model="clean", seed=seed, curve=values, provenance=PROVENANCE)
+        store.finalize(_made(folder / schema.ESTIMATES / f"{norm}-seed{seed}"), result)
 
 
 def _write_sources(folder: Path, planned: Sequence[Trial]) -> None:
@@ -111,8 +115,8 @@ def _write_sources(folder: Path, planned: Sequence[Trial]) -> None:
         counts = (NUM_TRANSFERRED // 2, NUM_TRANSFERRED, NUM_TRANSFERRED)
         rows = [_rows("transfer", e, NUM_TRANSFERRED, n) for e, n in zip(EPS, counts, strict=True)]
         frames.write_frame(path / schema.ROWS, pd.concat(rows))
-        info = {"model": craft.source_name, "seed": craft.seed, "attack": craft.plan.name}
-        store.finalize(path, info)
+        values = {"model": craft.source_name, "attack": craft.plan.name}
+        store.finalize(path, CraftResult(**values, seed=craft.seed, provenance=PROVENANCE))
         if not craft.source_name.startswith(QUERIED):
             continue
         path = _made(folder / schema.MODELS / f"{craft.source_name}-seed{craft.seed}")
@@ -124,7 +128,8 @@ def _write_sources(folder: Path, planned: Sequence[Trial]) -> None:
             "agreement_after": [0.9, 0.95, 0.98],
         }
         frames.write_frame(path / schema.QUERIES, pd.DataFrame(rounds))
-        store.finalize(path, {"config": {"name": craft.source_name, "seed": craft.seed}})
+        values = {"name": craft.source_name, "seed": craft.seed}
+        store.finalize(path, TrainingResult(**values, epochs={}, provenance=PROVENANCE))
 
 
 def _made(folder: Path) -> Path:

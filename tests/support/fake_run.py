@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 
+from nullclass.core.origin import Machine, Provenance
+from nullclass.core.paths import file_name
 from nullclass.evaluation.result import Evaluation
 from nullclass.results import schema, store
+from nullclass.results.info import DataInfo, RunInfo, Settings, TrialResult
+from nullclass.results.run import Run, Trial
 from nullclass.results.schema import CLEAN, NO_MEMBER
 
 
@@ -22,13 +27,55 @@ def build_evaluation(
     tables = {"costs": schema.COST_COLUMNS, "held_out": schema.ROW_COLUMNS}
     tables["ood"] = schema.OOD_COLUMNS
     empty = {name: pd.DataFrame(columns=list(columns)) for name, columns in tables.items()}
-    defaults = {"threat": {}, "probes": {}, "flags": []}
+    defaults = {"threat": {"norm": "linf", "num_classes": 10}, "probes": {}, "flags": []}
     return Evaluation(rows=rows, examples=examples, **(empty | defaults | parts))
 
 
-def with_files(trial: store.Trial, **contents: Any) -> store.Trial:
-    """A copy of a trial whose files have other contents."""
-    copy = replace(trial)
+T = TypeVar("T", Trial, Run)
+
+PROVENANCE = Provenance(
+    versions={"nullclass": "1", "torch": "2.13.0", "python": "3.11"},
+    commit=None,
+    machine=Machine(system="Linux", processor="made up", num_cores=2, num_threads=1),
+)
+
+
+DATA = DataInfo(
+    name="made up",
+    checksum="0",
+    source="made up",
+    num_test_images=100,
+    num_training_images=55_000,
+)
+
+
+def trial_folder(folder: Path, model: str, seed: int) -> Path:
+    """Folder of a model's evaluation."""
+    return folder / schema.TRIALS / f"{file_name(model)}-seed{seed}"
+
+
+def run_info(folder: Path, **values: Any) -> RunInfo:
+    """``run.json`` of the evaluations written before."""
+    trials = sorted(path.parent for path in (folder / schema.TRIALS).glob(f"*/{schema.RESULT}"))
+    results = [store.read_result(path, TrialResult) for path in trials]
+    defaults = {
+        "format": schema.FORMAT,
+        "study": "evaluate",
+        "models": list(dict.fromkeys(result.model for result in results)),
+        "seeds": sorted({result.seed for result in results}),
+        "trials": {path.name: path.relative_to(folder).as_posix() for path in trials},
+        "data": DATA,
+        "device": "cpu",
+        "provenance": PROVENANCE,
+        "started": "2030-01-02T03:04:05+00:00",
+        "settings": Settings(),
+    }
+    return RunInfo(**(defaults | values))
+
+
+def with_files(one: T, **contents: Any) -> T:
+    """A copy of a trial or run whose files have other contents."""
+    copy = replace(one)
     copy.__dict__.update(contents)  # where cached_property stores what it read
     return copy
 

@@ -44,10 +44,8 @@ def write_fake_samples(
 ) -> Path:
     """Write a run folder; model, set and selection of evaluations it lacks may be given."""
     study, left_out = find_study("null-samples"), set(lacking)
-    recipes = {}
     for trial in study.trials("full", range(num_sets), models):
         model, seed, selection = trial.model, trial.seed, trial.selection
-        recipes[model] = {"recipe": vars(trial.training.recipe)}
         if selection == "test":
             # the odd sets keep another epoch if it is chosen on held-out images
             epochs = {"test": 3, "held-out": 3 - seed % 2}
@@ -62,8 +60,7 @@ def write_fake_samples(
             frames.write_frame(path / schema.THRESHOLDS, pd.DataFrame(thresholds))
         write_trial(path, trial, _rows(trial), _examples(model, rng))
     info = {"selections": ["test", "held-out"], "preset": "full"}
-    settings = {"trainings": recipes, "attacks": []}
-    return write_run(folder, study, models, num_sets, settings=settings, **info)
+    return write_run(folder, study, models, num_sets, **info)
 
 
 def _rows(trial: Trial) -> list[pd.DataFrame]:

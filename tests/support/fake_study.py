@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from fake_run import build_evaluation, digit, rows_table
+from fake_run import PROVENANCE, build_evaluation, digit, rows_table, run_info
 
+from nullclass.core.documents import json_values
+from nullclass.core.paths import file_name
 from nullclass.evaluation.result import Evaluation
 from nullclass.experiments.config import Study, Training, Trial
 from nullclass.results import frames, schema, store
+from nullclass.results.info import TrainingResult
 
 
 class Unscored(Evaluation):
@@ -41,10 +43,17 @@ def group(
 
 def write_training(folder: Path, training: Training, history: dict[str, Any], **epochs: int) -> str:
     """Write the history of a training; the result's ``trained_in``."""
-    trained_in = f"{schema.MODELS}/{training.name}-seed{training.seed}"
+    trained_in = f"{schema.MODELS}/{file_name(training.name)}-seed{training.seed}"
     missing = {"null_loss": np.nan, "validation_accuracy": np.nan, "seconds": 9.0}
     frames.write_frame(folder / trained_in / schema.HISTORY, pd.DataFrame(missing | history))
-    store.finalize(folder / trained_in, {"config": asdict(training), "epochs": epochs})
+    result = TrainingResult(
+        name=training.name,
+        seed=training.seed,
+        config=json_values(training),
+        epochs=epochs,
+        provenance=PROVENANCE,
+    )
+    store.finalize(folder / trained_in, result)
     return trained_in
 
 
@@ -65,31 +74,23 @@ def write_trial(
         tables: Further tables of the evaluation.
     """
     evaluation = vars(build_evaluation(pd.concat(rows, ignore_index=True), examples)) | tables
-    info = {"model": trial.model, "seed": trial.seed, "selection": trial.selection}
-    trained_in = f"{schema.MODELS}/{trial.model}-seed{trial.seed}"
-    Unscored(**evaluation).write(folder, info | {"config": asdict(trial), "trained_in": trained_in})
+    Unscored(**evaluation).write(
+        folder,
+        model=trial.model,
+        seed=trial.seed,
+        selection=trial.selection,
+        config=trial,
+        trained_in=f"{schema.MODELS}/{file_name(trial.model)}-seed{trial.seed}",
+        provenance=PROVENANCE,
+    )
 
 
 def write_run(
     folder: Path, study: Study, models: Sequence[str], num_seeds: int, **info: Any
 ) -> Path:
-    """Write ``run.json`` and the summary of the evaluations written before."""
-    store.write_info(
-        folder,
-        {
-            "study": study.name,
-            "preset": "quick",
-            "models": list(models),
-            "seeds": list(range(num_seeds)),
-            "selections": ["last"],
-            "settings": {"attacks": [], "trainings": {}},
-            "data": {"name": "made up", "num_training_images": 55_000},
-            "versions": {"torch": "2.13.0"},
-            "started": "2030-01-02T03:04:05+00:00",
-            **info,
-        },
-    )
-    store.write_summary(folder, study.name, study.published)
+    """Write ``run.json`` of the evaluations written before."""
+    values = {"preset": "quick", "models": list(models), "seeds": list(range(num_seeds)), **info}
+    store.write_info(folder, run_info(folder, study=study.name, **values))
     return folder
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from nullclass.report.blocks import Cell, Drawing, Page, Table
 from nullclass.results import schema
-from nullclass.results.store import Run
+from nullclass.results.run import Run
 from nullclass.studies.reports import summary_table
 
 

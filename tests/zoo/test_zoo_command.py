@@ -18,7 +18,7 @@ from tiny_zoo import CARD_OF_TINY, EPS, RADIUS, TinyZoo
 from nullclass import UserError, load_checkpoint, save_checkpoint
 from nullclass.cli.main import main
 from nullclass.rejection import ProvableNull
-from nullclass.results.store import read_run
+from nullclass.results.run import read_run
 from nullclass.training.checkpoint import CARD, WEIGHTS
 from nullclass.zoo import FOLDER, find_member, read_zoo
 from nullclass.zoo.adopt import adopt

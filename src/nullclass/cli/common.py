@@ -147,8 +147,7 @@ def print_table(
 
 def print_report(folder: Path) -> None:
     """Draw the report of a run folder; print its table and path."""
-    from nullclass.results.store import read_run
-    from nullclass.studies.reports import summary_table, write_report
+    from nullclass.studies.reports import read_run, summary_table, write_report
 
     path = write_report(folder)
     print_rich(summary_table(read_run(folder)))

@@ -71,13 +71,22 @@ def parse(content: bytes | str, schema: type[T], what: str) -> T:
 
 
 def json_values(value: Any, what: str = "this") -> Any:
-    """Return a value as JSON holds it: dictionaries, lists, text and numbers; NaN is None.
+    """Return a value as JSON holds it (:func:`to_json`): dictionaries, lists, text and numbers.
 
     Raises:
         UserError: If it holds something else, or text that is not Unicode.
     """
+    return msgspec.json.decode(to_json(value, what))
+
+
+def to_json(value: Any, what: str = "this") -> bytes:
+    """Return the JSON of a value; NaN is null, NumPy's scalars are numbers.
+
+    Raises:
+        UserError: As :func:`json_values`.
+    """
     try:
-        return msgspec.json.decode(msgspec.json.encode(value))
+        return msgspec.json.encode(value, enc_hook=_plain)
     except (msgspec.MsgspecError, TypeError, ValueError, RecursionError, OverflowError) as error:
         raise UserError(
             f"{what} must hold JSON values (numbers, text, lists and dictionaries): {error}"
@@ -123,6 +132,13 @@ def read_document(path: Path, schema: type[D], what: str) -> D:
     if hashlib.sha256(text).hexdigest() != document.checksum:
         raise UserError(f"{path} (the {what}) is damaged: it has changed since it was written")
     return document
+
+
+def _plain(value: Any) -> Any:
+    """Return the plain value of a scalar of NumPy."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def _formatted(values: dict[str, Any]) -> bytes:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
 from nullclass.core.errors import CannotWriteError, UserError
 
@@ -68,8 +67,11 @@ def replacing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as written:
             os.fsync(written.fileno())  # content before name, in case of a power cut
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # safetensors has its own disk errors
-        raise cannot_write(path, error) from error
+    except Exception as error:
+        # safetensors has its own disk errors; to import it here would load NumPy for every help
+        if isinstance(error, OSError) or type(error).__name__ == "SafetensorError":
+            raise cannot_write(path, error) from error
+        raise
     finally:
         if temporary is not None:
             with suppress(OSError):
@@ -126,8 +128,10 @@ def make_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, part: str = "") -> Iterator[None]:
     """Hold the lock of a folder, created if needed, and remove its stale temporary files.
+
+    ``part`` names a lock of its own, for files that another process may write meanwhile.
 
     The system releases the lock when the process ends, even if killed. A folder that was created
     here and is empty in the end is removed again.
@@ -141,8 +145,12 @@ def locked(folder: Path) -> Iterator[None]:
         )
         make_folder(folder)
         stack.callback(_remove_lock_alone, folder)
-        stack.enter_context(_lock(folder / LOCK, folder))
-        stack.enter_context(_working(_Workplace(folder.absolute(), folder.absolute() / TEMPORARY)))
+        lock = folder / f"{part}{LOCK}"
+        stack.enter_context(_lock(lock, folder))
+        if part:
+            stack.callback(lock.unlink, missing_ok=True)
+        temporary = folder.absolute() / f"{part}{TEMPORARY}"
+        stack.enter_context(_working(_Workplace(folder.absolute(), temporary)))
         yield
 
 

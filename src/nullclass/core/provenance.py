@@ -1,4 +1,4 @@
-"""Versions, commit and machine, recorded in every model card and result. Imports no torch."""
+"""Versions, commit and machine, recorded in every model card and result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from nullclass.core.documents import Schema
+import torch
+
+from nullclass.core.origin import Machine, Provenance
 
 
 @cache
@@ -43,30 +45,8 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-class Machine(Schema, frozen=True):
-    """A computer."""
-
-    system: str
-    processor: str
-    num_cores: int | None
-    num_threads: int
-    """Threads that torch uses."""
-
-
-class Provenance(Schema, frozen=True):
-    """What computed a result."""
-
-    versions: dict[str, str]
-    """Of nullclass, torch and python."""
-    commit: str | None
-    """Of the source tree, with ``+changes`` if it was edited."""
-    machine: Machine
-
-
 def provenance() -> Provenance:
     """Return versions, commit and machine."""
-    import torch
-
     try:
         own_version = version("nullclass")
     except PackageNotFoundError:  # a source tree that was never installed

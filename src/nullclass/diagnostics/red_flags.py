@@ -55,7 +55,7 @@ BEST_KNOWN: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
 def find_flags(evidence: Evidence) -> list[Flag]:
     """Return all red flags, in the order of :data:`CHECKS`."""
     messages = ((name, check(evidence)) for name, check in CHECKS.items())
-    return [Flag(name, message) for name, message in messages if message is not None]
+    return [Flag(name=name, message=message) for name, message in messages if message is not None]
 
 
 # The threat model

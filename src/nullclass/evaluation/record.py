@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import torch
+from msgspec.structs import replace
 
 from nullclass.attacks import describe
 from nullclass.certify import find_verifier
 from nullclass.core.checks import check_seed
 from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
-from nullclass.core.files import make_folder
+from nullclass.core.paths import file_name
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset, load_dataset
 from nullclass.diagnostics.probes import ProbeLevel
@@ -21,11 +25,17 @@ from nullclass.evaluation.plan import plan_attacks
 from nullclass.evaluation.result import Evaluation
 from nullclass.evaluation.run import evaluate
 from nullclass.models import Classifier
-from nullclass.rejection import ProvableNull, calibrate, with_threshold
+from nullclass.rejection import ProvableNull, ThresholdedClassifier, calibrate, with_threshold
 from nullclass.results import schema, store
+from nullclass.results.info import DataInfo, RunInfo, Settings
+from nullclass.results.run import read_run, write_summary
 from nullclass.scoring.score import check_labels
+from nullclass.training.batches import sha256
 from nullclass.training.card import Card
 from nullclass.training.checkpoint import load_checkpoint
+
+EVALUATE = "evaluate"
+"""``study`` in ``run.json`` of an evaluation."""
 
 NUM_EXAMPLES = 8
 """Adversarial images kept for the report's gallery."""
@@ -98,8 +108,9 @@ def record_evaluation(
 ) -> Evaluation:
     """Evaluate a model on the first test images and write rows, summary and ``run.json``.
 
-    An earlier evaluation in the folder is replaced. The model is attacked by
-    :func:`nullclass.evaluation.run.evaluate`.
+    An earlier evaluation in the folder stays valid until this one is finished, and is then
+    replaced. An interrupted call resumes when it is repeated, and a finished one only reads the
+    result.
 
     Args:
         model: The model.
@@ -127,8 +138,8 @@ def record_evaluation(
         The evaluation, as :func:`nullclass.evaluation.run.evaluate` returns it.
 
     Raises:
-        UserError: If the dataset does not fit the model, or as for
-            :func:`nullclass.evaluation.run.evaluate`.
+        UserError: If the dataset does not fit the model, the folder holds something else, another
+            process writes to it, or as for :func:`nullclass.evaluation.run.evaluate`.
     """
     if model.image_shape is not None and tuple(model.image_shape) != dataset.image_shape:
         raise UserError(
@@ -151,82 +162,104 @@ def record_evaluation(
         raise UserError("give at least one --attack")
     if clean_null_rate is not None:
         model = refuse_at_rate(model, dataset, clean_null_rate)
-    make_folder(folder)
-    _check_free(folder)
-    started = time.perf_counter()
-    origin = {
-        "data": dataset.describe(),
-        "device": str(model.mean.device),
-        "provenance": json_values(provenance()),
-        "started": now(),
+    settings: dict[str, Any] = {
+        "held_out": dataset.validation,
+        "ood": ood,
+        "num_smallest": num_smallest,
+        "proofs": proofs,
+        "data_name": dataset.name,
+        "selected_on": selected_on,
+        "num_examples": NUM_EXAMPLES,
+        "seed": seed,
+        "checks": checks,
     }
-    evaluation = evaluate(
-        model,
-        test,
-        attacks=attacks,
-        eps=eps,
-        norm=norm,
-        held_out=dataset.validation,
-        ood=ood,
-        num_smallest=num_smallest,
-        proofs=proofs,
-        data_name=dataset.name,
-        selected_on=selected_on,
-        num_examples=NUM_EXAMPLES,
-        seed=seed,
-        checks=checks,
-        progress=True,
-    )
-    seconds = round(time.perf_counter() - started, 1)
-    settings = {
-        "attacks": [
-            {
-                "attack": attack,
-                "eps": planned.budgets,
-                "num_images": len(test),
-                "settings": describe(planned.attack),
-                "norm": norm,
-            }
+    recorded = Settings(
+        num_held_out=0 if dataset.validation is None else len(dataset.validation),
+        attacks=[
+            json_values(
+                {
+                    "attack": attack,
+                    "eps": planned.budgets,
+                    "num_images": len(test),
+                    "settings": describe(planned.attack),
+                    "norm": norm,
+                }
+            )
             for attack, planned in plan.items()
         ],
-        "num_held_out": 0 if dataset.validation is None else len(dataset.validation),
-        **({} if radius is None else {"radius": radius}),
-        **({} if proofs is None else {"proofs": proofs}),
-        "card": {} if card is None else json_values(card),
-    }
-    info = {"study": "evaluate", "models": [name], "seeds": [seed], "settings": settings}
-    _remove_earlier(folder)
-    # First: run.json says which evaluation the other files belong to.
-    store.write_info(folder, info | origin | {"seconds": seconds})
-    result = {"model": name, "seed": seed, "evaluation_seconds": seconds}
-    result["provenance"] = json_values(provenance())
-    evaluation.write(store.trial_folder(folder, name, seed), result)
-    store.write_summary(folder, "evaluate")
-    return evaluation
-
-
-def _check_free(folder: Path) -> None:
-    """Refuse a folder that holds something else than an earlier evaluation."""
-    if (folder / schema.RUN).exists():
-        if store.read_info(folder).get("study") != "evaluate":
+        evaluation=json_values(
+            {key: value for key, value in settings.items() if key != "held_out"}
+            | {"radius": radius, "clean_null_rate": clean_null_rate}
+        ),
+        card={} if card is None else json_values(card),
+    )
+    digest = _digest(model, dataset, recorded)
+    trial = f"{schema.TRIALS}/{file_name(f'{name}-seed{seed}')}-{digest}"
+    info = RunInfo(
+        format=schema.FORMAT,
+        study=EVALUATE,
+        models=[name],
+        seeds=[seed],
+        trials={f"{name}, seed {seed}": trial},
+        data=msgspec.convert(dataset.describe(), DataInfo),
+        device=str(model.mean.device),
+        provenance=provenance(),
+        started=now(),
+        settings=recorded,
+    )
+    with store.writing(folder):
+        earlier = store.read_info(folder) if (folder / schema.RUN).exists() else None
+        if earlier is not None and earlier.study != EVALUATE:
             raise UserError(f"{folder} holds a run of a study: choose another --out")
-        return
-    for name in (schema.TRIALS, schema.SUMMARY, schema.REPORT):
-        if (folder / name).exists():
-            raise UserError(
-                f"{folder} holds {name} but no {schema.RUN}: choose another --out, or empty that "
-                "folder"
+        if earlier is None:  # from now on the folder is known as a run folder
+            store.write_info(folder, info)
+        if not store.is_complete(folder / trial):
+            started = time.perf_counter()
+            evaluation = evaluate(
+                model,
+                test,
+                attacks=attacks,
+                eps=eps,
+                norm=norm,
+                progress=True,
+                parts=folder / trial / schema.PARTS,
+                **settings,
             )
+            seconds = round(time.perf_counter() - started, 1)
+            evaluation.write(
+                folder / trial,
+                model=name,
+                seed=seed,
+                data_checksum=dataset.checksum,
+                device=info.device,
+                provenance=info.provenance,
+                evaluation_seconds=seconds,
+            )
+            info = replace(info, seconds=seconds)
+        elif earlier is not None and earlier.trials == info.trials:
+            info = earlier
+        if earlier is None or earlier.trials != info.trials:
+            store.remove_views(folder)
+        store.write_info(folder, info)  # the commit: before it, the earlier evaluation is valid
+        run = read_run(folder)
+        write_summary(run)
+        store.remove_others(folder)
+    return Evaluation.read(run.trials[0])
 
 
-def _remove_earlier(folder: Path) -> None:
-    """Remove the evaluation that ``run.json`` describes, so that two are never mixed."""
-    if not (folder / schema.RUN).exists():
-        return
-    info = store.read_info(folder)
-    for name in (schema.RUN, schema.SUMMARY, schema.REPORT):
-        (folder / name).unlink(missing_ok=True)
-    for model in info.get("models", []):
-        for seed in info.get("seeds", []):
-            for name in schema.TRIAL_FILES:
-                (store.trial_folder(folder, model, seed) / name).unlink(missing_ok=True)
+def _digest(model: Classifier, dataset: Dataset, settings: Settings) -> str:
+    """Return a hash of all that decides the rows of an evaluation."""
+    threshold = None
+    if isinstance(model, ThresholdedClassifier):
+        threshold = model.threshold.to_dict()
+    parts = {
+        "format": schema.FORMAT,
+        "nullclass": provenance().versions["nullclass"],
+        "settings": replace(settings, card={}),
+        "model": repr(model),
+        "weights": {name: sha256(tensor) for name, tensor in model.state_dict().items()},
+        "threshold": threshold,
+        "data": dataset.checksum,
+        "device": model.mean.device.type,
+    }
+    return hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:10]

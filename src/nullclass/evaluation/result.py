@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import pandas as pd
 
+from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import SUCCESSES
 from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.metrics.rates import proved_rates, summarise
 from nullclass.metrics.scores import score_metrics
+from nullclass.results.info import TrialResult
+from nullclass.results.run import Trial
 from nullclass.results.schema import (
     CERTIFIED,
     CERTIFIED_COLUMNS,
@@ -225,9 +229,15 @@ class Evaluation:
             )
         return notes
 
-    def write(self, folder: Path, result: dict[str, Any]) -> None:
-        """Write the evaluation as a trial's folder; see
-        :func:`nullclass.results.store.write_trial`.
+    def write(self, folder: Path, **result: Any) -> None:
+        """Write the evaluation as a trial's folder.
+
+        Args:
+            folder: The trial's folder.
+            result: Further fields of :class:`nullclass.results.info.TrialResult`.
+
+        Raises:
+            CannotWriteError: If the folder cannot be written.
         """
         tables = {
             ROWS: self.rows[list(ROW_COLUMNS)],
@@ -238,12 +248,28 @@ class Evaluation:
             OOD: self.ood[list(OOD_COLUMNS)],
             CERTIFIED: self.certified[list(CERTIFIED_COLUMNS)],
         }
-        info = {
-            "threat": self.threat,
-            "probes": self.probes,
-            "flags": [asdict(flag) for flag in self.flags],
-        }
-        write_trial(folder, tables, self.examples, result | info)
+        values = result | {"threat": self.threat, "probes": self.probes, "flags": self.flags}
+        values = json_values(values | {"kind": "trial"})
+        write_trial(folder, tables, self.examples, msgspec.convert(values, TrialResult))
+
+    @classmethod
+    def read(cls, trial: Trial) -> Evaluation:
+        """Return the evaluation that :meth:`write` wrote.
+
+        Raises:
+            UserError: If a file is damaged.
+        """
+        return cls(
+            rows=trial.rows,
+            costs=trial.costs,
+            examples=trial.examples,
+            held_out=trial.held_out,
+            ood=trial.ood,
+            certified=trial.certified,
+            threat=json_values(trial.result.threat),
+            probes=trial.result.probes,
+            flags=trial.result.flags,
+        )
 
 
 def _percent(row: Mapping[Any, Any]) -> str:

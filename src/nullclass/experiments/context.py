@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,13 @@ class RunContext:
         return with_threshold(model, calibrate(model, self.dataset.validation, spec.null_rate))
 
     def describe(self, config: Config) -> dict[str, Any]:
-        """Return config, seed, data, device and versions, for ``result.json``."""
+        """Return the fields that every result has (:class:`nullclass.results.info.Result`)."""
         return {
             "seed": config.seed,
-            "config": asdict(config),
+            "config": json_values(config),
             "data_checksum": self.dataset.checksum,
             "device": str(self.device),
-            "provenance": json_values(provenance()),
+            "provenance": provenance(),
         }
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 
 from nullclass.core.checks import shown
 from nullclass.core.documents import json_values
 from nullclass.core.errors import CannotWriteError, UserError
-from nullclass.core.files import locked
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset
 from nullclass.experiments.config import Preset, Study, Trial
@@ -22,6 +21,8 @@ from nullclass.experiments.engines.base import Done, Engine, Event, Failed, Prog
 from nullclass.experiments.jobs import Job, folder_of, jobs_of
 from nullclass.experiments.progress import JobBars
 from nullclass.results import schema, store
+from nullclass.results.info import DataInfo, RunInfo, Settings
+from nullclass.results.run import read_run, write_summary
 
 NUM_ATTEMPTS = 3
 """Attempts at a job before the runner gives it up."""
@@ -107,19 +108,24 @@ def run_study(
             trials = plan_trials(study, preset, seeds, variants)
         if not trials:
             raise UserError(f"there is nothing to do: name seeds and variants of {study.name}")
-        with locked(folder):
-            _write_info(study, dataset, folder, preset, device, trials)
+        with store.writing(folder):
+            info = _info(study, dataset, preset, device, trials)
+            if (folder / schema.RUN).exists():
+                info = _merged(study, store.read_info(folder), info)
+            store.write_info(folder, info)
             started = time.perf_counter()
             jobs = jobs_of(trials, dataset.checksum)
             runner = _Runner(f"{study.name} ({preset})", jobs, dataset.checksum, folder, engine)
             result = runner.run()
-            store.write_summary(folder, study.name, study.published)
+            _check_present(folder, jobs, result)
             if result.num_done:
-                info = store.read_info(folder)
-                seconds = info.get("seconds", 0) + time.perf_counter() - started
-                info["seconds"] = round(seconds, 1)
-                info["peak_mb"] = max(info.get("peak_mb", 0), result.peak_mb)
+                info = replace(
+                    info,
+                    seconds=round(info.seconds + time.perf_counter() - started, 1),
+                    peak_mb=max(info.peak_mb, result.peak_mb),
+                )
                 store.write_info(folder, info)
+            write_summary(read_run(folder, study.published))
         return result
     finally:
         engine.close()
@@ -202,48 +208,45 @@ class _Runner:
         self.bars.say(f"{job.title}: given up after {NUM_ATTEMPTS} attempts{also} ({reason})")
 
 
-def _write_info(
-    study: Study,
-    dataset: Dataset,
-    folder: Path,
-    preset: Preset,
-    device: torch.device,
-    trials: Sequence[Trial],
-) -> None:
-    """Write ``run.json``, or add the trials to that of an earlier call."""
-    info: dict[str, Any] = {
-        "study": study.name,
-        "claim": study.claim,
-        "preset": preset,
-        "models": [trial.model for trial in trials],
-        "seeds": [trial.seed for trial in trials],
-        "selections": [trial.selection for trial in trials],
-        "trials": {
+def _check_present(folder: Path, jobs: Sequence[Job], result: RunResult) -> None:
+    """Raise UserError if a finished job's result is gone: somebody removed it meanwhile."""
+    for job in jobs:
+        if job.title not in result.failed and not (folder / job.folder / schema.RESULT).exists():
+            raise UserError(
+                f"{folder / job.folder} was removed while the study ran: run the same command again"
+            )
+
+
+def _info(
+    study: Study, dataset: Dataset, preset: Preset, device: torch.device, trials: Sequence[Trial]
+) -> RunInfo:
+    """Return the ``run.json`` of these trials."""
+    trainings = {
+        trial.model: _without_seeds(json_values(trial.training)) for trial in reversed(trials)
+    }
+    data = DataInfo(**dataset.describe(), num_training_images=len(dataset.train))
+    return RunInfo(
+        format=schema.FORMAT,
+        study=study.name,
+        claim=study.claim,
+        preset=preset,
+        models=_distinct([trial.model for trial in trials]),
+        seeds=sorted({trial.seed for trial in trials}),
+        selections=_distinct([trial.selection for trial in trials]),
+        trials={
             f"{trial.model}, seed {trial.seed}, {trial.selection}": folder_of(
                 trial, dataset.checksum
             )
             for trial in trials
         },
-        "settings": {
-            "validation": trials[0].training.validation,
-            **_plans(trials),
-            "trainings": {
-                trial.model: _without_seeds(asdict(trial.training)) for trial in reversed(trials)
-            },
-        },
-        "data": dataset.describe(),
-        "device": str(device),
-        "provenance": json_values(provenance()),
-        "started": now(),
-    }
-    info["data"]["num_training_images"] = len(dataset.train)
-    info = json.loads(json.dumps(info))  # as a later call reads it: tuples are lists
-    if (folder / schema.RUN).exists():
-        info = _merged(folder, store.read_info(folder), info)
-    info["models"] = [name for name in study.variants if name in info["models"]]
-    info["seeds"] = sorted(set(info["seeds"]))
-    info["selections"] = _distinct(info["selections"])
-    store.write_info(folder, info)
+        settings=Settings(
+            num_held_out=trials[0].training.validation, trainings=trainings, **_plans(trials)
+        ),
+        data=data,
+        device=str(device),
+        provenance=provenance(),
+        started=now(),
+    )
 
 
 def _without_seeds(values: Any) -> Any:
@@ -258,16 +261,16 @@ def _without_seeds(values: Any) -> Any:
     }
 
 
-def _plans(trials: Sequence[Trial]) -> dict[str, list[dict[str, Any]]]:
+def _plans(trials: Sequence[Trial]) -> dict[str, Any]:
     """Return the attacks, crafted images and perturbations of the trials, each once."""
     plans = {
-        "attacks": [asdict(plan) for trial in trials for plan in trial.attacks],
+        "attacks": [json_values(plan) for trial in trials for plan in trial.attacks],
         "crafted": [
-            {"source": craft.source_name} | asdict(craft.plan)
+            {"source": craft.source_name} | json_values(craft.plan)
             for trial in trials
             for craft in trial.crafted
         ],
-        "sizes": [asdict(plan) for trial in trials for plan in trial.sizes],
+        "sizes": [json_values(plan) for trial in trials for plan in trial.sizes],
     }
     return {kind: _distinct(values) for kind, values in plans.items()}
 
@@ -276,32 +279,37 @@ def _distinct(values: list[Any]) -> list[Any]:
     return [value for index, value in enumerate(values) if value not in values[:index]]
 
 
-def _merged(folder: Path, before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+def _merged(study: Study, before: RunInfo, now: RunInfo) -> RunInfo:
     """Return the info of an earlier call with the trials of this one.
 
     Raises:
         UserError: If the two runs have different settings: one report cannot describe both.
     """
-    try:
-        old, new = before["settings"], now["settings"]
-        same = [(before[key], now[key]) for key in ("study", "preset")]
-        same.append((old["validation"], new["validation"]))
-        # The files may come from another source, but must hold the same data.
-        same.append((before["data"]["checksum"], now["data"]["checksum"]))
-        shared = old["trainings"].keys() & new["trainings"].keys()
-        same += [(old["trainings"][name], new["trainings"][name]) for name in shared]
-        if any(one != other for one, other in same):
-            raise UserError(
-                f"{folder} holds a run with other settings or data: choose another --out, or "
-                "remove that folder to start again"
-            )
-        settings = old | {"trainings": old["trainings"] | new["trainings"]}
-        for kind in ("attacks", "crafted", "sizes"):
-            settings[kind] = _distinct(old[kind] + new[kind])
-        lists = {key: before[key] + now[key] for key in ("models", "seeds", "selections")}
-        trials = before["trials"] | now["trials"]
-        return before | lists | {"trials": trials, "settings": settings}
-    except (KeyError, TypeError):
+    old, new = before.settings, now.settings
+    shared = old.trainings.keys() & new.trainings.keys()
+    is_same = (
+        (before.study, before.preset, old.num_held_out) == (now.study, now.preset, new.num_held_out)
+        # the files may come from another source, but must hold the same data
+        and before.data.checksum == now.data.checksum
+        and all(old.trainings[name] == new.trainings[name] for name in shared)
+    )
+    if not is_same:
         raise UserError(
-            f"{folder / schema.RUN} does not describe a run: choose another --out, or remove it"
-        ) from None
+            "the run folder holds a run with other settings or data: choose another --out, or "
+            "remove that folder to start again"
+        )
+    known = {*before.models, *now.models}
+    return replace(
+        before,
+        models=[name for name in study.variants if name in known],
+        seeds=sorted({*before.seeds, *now.seeds}),
+        selections=_distinct(before.selections + now.selections),
+        trials=before.trials | now.trials,
+        settings=replace(
+            old,
+            trainings=old.trainings | new.trainings,
+            attacks=_distinct(old.attacks + new.attacks),
+            crafted=_distinct(old.crafted + new.crafted),
+            sizes=_distinct(old.sizes + new.sizes),
+        ),
+    )

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from nullclass.core.devices import exact_float32
+from nullclass.core.documents import json_values
 from nullclass.core.errors import StateError, UserError
-from nullclass.core.files import make_folder, read_json
+from nullclass.core.files import make_folder, working_in
 from nullclass.core.progress import Advance
 from nullclass.data import Dataset
 from nullclass.experiments.config import Config, Craft, Estimate, Training
@@ -18,6 +19,7 @@ from nullclass.experiments.trials import evaluate_trial
 from nullclass.nulls.estimate_curve import estimate_curve
 from nullclass.nulls.perturb import make_perturbation
 from nullclass.results import schema, store
+from nullclass.results.info import CraftResult, EstimateResult
 from nullclass.results.null_curve import NullCurve, write_curve
 from nullclass.scoring.crafted import craft
 from nullclass.scoring.parts import Parts
@@ -48,28 +50,28 @@ def run_task(
     folder = run.folder_of(config)
     if store.is_complete(folder):
         return
-    make_folder(folder)
-    store.invalidate(folder)
-    store.clear_leftovers(folder)
-    if isinstance(config, Training) and config.queries is not None:
-        target = run.load_model(config.queries.target)
-        train_substitute(config, target, dataset, folder, device)
-    elif isinstance(config, Training):
-        _train(run, config, folder, advance)
-    elif isinstance(config, Estimate):
-        _estimate(run, config, folder, advance)
-    elif isinstance(config, Craft):
-        _craft(run, config, folder, advance)
-    else:
-        evaluate_trial(run, config, folder, advance)
+    with working_in(run_folder):
+        make_folder(folder)
+        store.invalidate(folder)
+        if isinstance(config, Training) and config.queries is not None:
+            target = run.load_model(config.queries.target)
+            train_substitute(config, target, dataset, folder, device)
+        elif isinstance(config, Training):
+            _train(run, config, folder, advance)
+        elif isinstance(config, Estimate):
+            _estimate(run, config, folder, advance)
+        elif isinstance(config, Craft):
+            _craft(run, config, folder, advance)
+        else:
+            evaluate_trial(run, config, folder, advance)
 
 
 def _train(run: RunContext, training: Training, folder: Path, advance: Advance) -> None:
     start = None if training.start is None else run.load_trained(training.start)
     curve = None
     if training.nulls is not None and training.nulls.estimate is not None:
-        result = run.folder_of(training.nulls.estimate) / schema.RESULT
-        curve = NullCurve.from_dict(read_json(result, "null curve").get("curve", {}))
+        result = store.read_result(run.folder_of(training.nulls.estimate), EstimateResult)
+        curve = NullCurve.from_dict(result.curve)
 
     def train() -> None:
         trainer = Trainer(training, run.dataset, device=run.device, start=start, curve=curve)
@@ -101,8 +103,8 @@ def _estimate(run: RunContext, estimate: Estimate, folder: Path, advance: Advanc
         on_images=lambda count: advance(count / units),
     )
     write_curve(folder / schema.CURVE, curve)
-    result = {"model": estimate.model.training.name, "curve": curve.to_dict()}
-    store.finalize(folder, result | run.describe(estimate))
+    name, values = estimate.model.training.name, json_values(curve.to_dict())
+    store.finalize(folder, EstimateResult(model=name, curve=values, **run.describe(estimate)))
 
 
 @exact_float32()
@@ -124,5 +126,5 @@ def _craft(run: RunContext, config: Craft, folder: Path, advance: Advance) -> No
         parts=Parts(folder / schema.PARTS),
     )
     crafted.save(folder)
-    result = {"model": config.source_name, "attack": plan.name}
-    store.finalize(folder, result | run.describe(config))
+    result = CraftResult(model=config.source_name, attack=plan.name, **run.describe(config))
+    store.finalize(folder, result)

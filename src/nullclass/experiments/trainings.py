@@ -22,6 +22,7 @@ from nullclass.experiments.config import NullPlan, Training
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import NullSource, make_nulls
 from nullclass.results import frames, schema, store
+from nullclass.results.info import TrainingResult
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import LAST
 from nullclass.training.card import Origin
@@ -154,7 +155,7 @@ class Trainer:
             save_checkpoint(self.model, folder / name, origin=self.origin(history, epochs[name]))
         self.model.load_state_dict(last)
         frames.write_frame(folder / schema.HISTORY, history)
-        _finish(self.training, folder, self.dataset, epochs)
+        _finish(self.training, folder, self.dataset, self.device, epochs)
         remove(folder / schema.STATE)  # last: a kill before loses no training
 
     def origin(self, history: pd.DataFrame, epoch: int | None = None) -> Origin:
@@ -194,7 +195,7 @@ def train_substitute(
     origin = _origin(training, time.perf_counter() - started, dataset, device)
     frames.write_frame(folder / schema.QUERIES, pd.DataFrame([asdict(entry) for entry in rounds]))
     save_checkpoint(substitute, folder / LAST, origin=origin)
-    _finish(training, folder, dataset, {})
+    _finish(training, folder, dataset, device, {})
     remove(folder / schema.STATE)  # last: a kill before loses no queries
 
 
@@ -214,10 +215,24 @@ def _origin(
     )
 
 
-def _finish(training: Training, folder: Path, dataset: Dataset, epochs: dict[str, int]) -> None:
+def _finish(
+    training: Training,
+    folder: Path,
+    dataset: Dataset,
+    device: torch.device,
+    epochs: dict[str, int],
+) -> None:
     """Write ``result.json`` of a training job; ``epochs`` maps a selection to its epoch."""
-    result = {"config": asdict(training), "epochs": epochs, "data_checksum": dataset.checksum}
-    store.finalize(folder, result | {"provenance": json_values(provenance())})
+    result = TrainingResult(
+        name=training.name,
+        seed=training.seed,
+        epochs=epochs,
+        config=json_values(training),
+        data_checksum=dataset.checksum,
+        device=str(device),
+        provenance=provenance(),
+    )
+    store.finalize(folder, result)
 
 
 def check_data(training: Training, dataset: Dataset) -> None:

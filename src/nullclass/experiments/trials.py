@@ -21,7 +21,8 @@ from nullclass.experiments.jobs import folder_of
 from nullclass.models import Classifier
 from nullclass.nulls.perturb import make_perturbation
 from nullclass.rejection import ThresholdedClassifier
-from nullclass.results import frames, schema, store
+from nullclass.results import frames, schema
+from nullclass.results.run import read_trial
 from nullclass.results.schema import LAST, SELF
 from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.crafted import Crafted, score_crafted
@@ -96,13 +97,14 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
         seed=trial.seed,
         parts=parts.of("checks"),
     )
-    result = {
-        "model": trial.model,
-        "selection": trial.selection,
-        "trained_in": folder_of(trial.training, run.dataset.checksum),
-        "evaluation_seconds": round(time.perf_counter() - started, 1),
-    }
-    evaluation.write(folder, result | run.describe(trial))
+    evaluation.write(
+        folder,
+        model=trial.model,
+        selection=trial.selection,
+        trained_in=folder_of(trial.training, run.dataset.checksum),
+        evaluation_seconds=round(time.perf_counter() - started, 1),
+        **run.describe(trial),
+    )
 
 
 def _num_images(trial: Trial, num_attacked: int) -> int:
@@ -204,7 +206,7 @@ def _images_to_attack(
         frames.write_frame(folder / schema.THRESHOLDS, table)
         return indices, thresholds
     if trial.images_from is not None:
-        table = store.read_trial(run.folder_of(trial.images_from)).thresholds
+        table = read_trial(run.folder_of(trial.images_from)).thresholds
         indices = torch.tensor(table["image"].to_numpy(dtype="int64"))
         return indices, torch.tensor(table["threshold"].to_numpy(dtype="float32"))
     return torch.arange(len(run.dataset.test)), torch.empty(0)

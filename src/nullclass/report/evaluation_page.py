@@ -30,8 +30,8 @@ from nullclass.report.sections import (
     trial_flags,
 )
 from nullclass.report.tables import outcome_table, union_table
+from nullclass.results.run import Run, Trial
 from nullclass.results.schema import CLEAN, PROOF, UNION
-from nullclass.results.store import Run, Trial
 
 TERMS = [
     (

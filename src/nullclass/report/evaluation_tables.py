@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -14,8 +14,9 @@ from nullclass.report.formatting import NORMS, SUCCESS_TEXTS, attack_name, eps_t
 from nullclass.report.sections import SCORED_TEXT
 from nullclass.report.tables import make_table
 from nullclass.report.worst_case import OOD, can_refuse
-from nullclass.results.schema import CLEAN, COST_COUNTS, UNION
-from nullclass.results.store import Trial
+from nullclass.results.info import AttackInfo, ThresholdInfo
+from nullclass.results.run import Trial
+from nullclass.results.schema import CLEAN, COST_COUNTS, SELF, UNION
 
 ACCESS = {
     "white-box": "gradients and scores",
@@ -41,52 +42,51 @@ INTERVAL = "Below each value: its 95 % interval over the images."
 
 
 def threat_model(trial: Trial) -> list[Block]:
-    """The threat model of one evaluation; empty if it is not recorded."""
-    threat = trial.result.get("threat")
-    if not threat:
-        return []
-    norm = str(threat["norm"])
+    """The threat model of one evaluation."""
+    threat = trial.result.threat
+    norm = threat.norm
     terms = [
         (
             "budget",
             f"{NORMS.get(norm, norm)}: {WITHIN.get(norm, 'within ε of the clean image')}; ε in "
-            f"pixel units ({threat['units']}); attacked images stay in [0, 1]",
+            f"pixel units ({threat.units}); attacked images stay in [0, 1]",
         ),
-        ("null", _null_rule(threat["threshold"], can_refuse(trial.rows))),
-        ("data", f"{threat['data'] or 'not named'}, {threat['num_classes']} classes"),
-        ("weights selected on", SELECTED_ON.get(threat["selected_on"], "nothing, as recorded")),
+        ("null", _null_rule(threat.threshold, can_refuse(trial.rows))),
+        ("data", f"{threat.data or 'not named'}, {threat.num_classes} classes"),
+        ("weights selected on", SELECTED_ON.get(threat.selected_on or "", "nothing, as recorded")),
     ]
-    rows = [_attack_row(name, info) for name, info in threat["attacks"].items()]
+    rows = [_attack_row(name, info) for name, info in threat.attacks.items()]
     headings = ["attack", "success", "access", "made on", "ε", "test images"]
     attacks = make_table("The attacks", headings, rows, holds_words=True)
     return [attacks, Terms(terms), Text(SCORED_TEXT)]
 
 
-def _attack_row(name: str, info: Mapping[str, Any]) -> list[Any]:
-    is_own = info["source"] == "self"
+def _attack_row(name: str, info: AttackInfo) -> list[Any]:
+    is_own = info.source == SELF
     return [
-        (attack_name(name), str((info["settings"] or {}).get("version") or "")),
-        SUCCESS_TEXTS.get(info["objective"], info["objective"]),
-        ACCESS.get(info["access"], info["access"]),
-        "the model itself" if is_own else f"another model ({info['source']})",
-        ", ".join(map(eps_text, info["eps"])) if info["eps"] else "each image's own",
-        info["num_images"],
+        (attack_name(name), str((info.settings or {}).get("version") or "")),
+        SUCCESS_TEXTS.get(info.objective, info.objective),
+        ACCESS.get(info.access, info.access),
+        "the model itself" if is_own else f"another model ({info.source})",
+        ", ".join(map(eps_text, info.eps)) if info.eps else "each image's own",
+        info.num_images,
     ]
 
 
-def _null_rule(threshold: Mapping[str, Any] | None, has_null: bool) -> str:
+def _null_rule(threshold: ThresholdInfo | None, has_null: bool) -> str:
     """When the model answers null."""
     if threshold is None:
         return "whenever it is the largest logit" if has_null else "never: the model has no null"
-    rule = f"null score above {threshold['value']:.4g}"
-    if threshold["origin"] != "held-out" or not threshold["num_images"]:
+    rule = f"null score above {threshold.value:.4g}"
+    rates = threshold.clean_null_rate, threshold.held_out_null_rate
+    if threshold.origin != "held-out" or rates[0] is None or rates[1] is None:
         return f"{rule}; the images it was calibrated on are not recorded"
     rule += (
-        f", calibrated on {threshold['num_images']:,} held-out clean images for a null rate of at "
-        f"most {percent(threshold['clean_null_rate'])} %; on these images it is "
-        f"{percent(threshold['held_out_null_rate'])} %"
+        f", calibrated on {threshold.num_images:,} held-out clean images for a null rate of at "
+        f"most {percent(rates[0])} %; on these images it is "
+        f"{percent(rates[1])} %"
     )
-    overlap = threshold["num_overlapping"]
+    overlap = threshold.num_overlapping
     return f"{rule}; {overlap:,} of them are also test images" if overlap else rule
 
 

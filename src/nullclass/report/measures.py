@@ -14,8 +14,8 @@ from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Mark
 from nullclass.report.formatting import FGSM, NORMS, SMALLEST, WORST_CASE
-from nullclass.results.schema import CLEAN, LAST, LOSSES, PROOF, SUMMARY, UNION
-from nullclass.results.store import Run
+from nullclass.results.run import Run
+from nullclass.results.schema import CLEAN, LOSSES, PROOF, SUMMARY, UNION
 
 NULL_AWARE = (WORST_CASE, "null-aware-pgd")
 """White-box attacks that take null into account, the stronger first."""
@@ -149,11 +149,11 @@ class Measures:
                 f"{run.folder / SUMMARY} holds no results yet: run the study again to resume it"
             )
         known = [*summary["selection"].unique()]
-        of_run = [name for name in run.info.get("selections", [LAST]) if name in known]
+        of_run = [name for name in run.info.selections if name in known]
         self.selections: list[str] = of_run or known
         self.selection: str = self.selections[0] if selection is None else selection
         summary = summary[summary["selection"] == self.selection]
-        planned = [str(name) for name in run.info.get("models", [])]
+        planned = run.info.models
         known = [*summary["model"].unique()]
         self.models: list[str] = [name for name in planned if name in known]
         self.models += [name for name in known if name not in planned]

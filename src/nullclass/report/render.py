@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nullclass.core.errors import UserError
 from nullclass.core.files import write_bytes, write_text
+from nullclass.core.paths import inside
 from nullclass.report.blocks import Page, Table
 from nullclass.results.schema import FIGURES, REPORT
 
@@ -36,18 +38,34 @@ def _tidy(text: str) -> str:
     return text.replace(" %", "\u00a0%").replace("ε ", "ε\u00a0").replace(" ± ", "\u00a0±\u00a0")
 
 
+def check_page(folder: Path) -> None:
+    """Check that a page could be written into a folder.
+
+    Raises:
+        UserError: If something else has the name of the page or of its folder of figures.
+    """
+    for name, is_expected in ((REPORT, Path.is_file), (FIGURES, Path.is_dir)):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and not is_expected(path)):
+            raise UserError(f"{path} is in the way of the report: remove it")
+
+
 def write_page(folder: Path, page: Page) -> Path:
     """Write a page and its figures into a run folder; an older page is replaced last.
 
     Returns:
         Path of ``report.html``.
+
+    Raises:
+        UserError: If something has the name of the page or its folder, or it cannot be written.
     """
+    check_page(folder)
+    files = dict(page.files)
     for panel in page.panels():
         if panel.file:
-            write_bytes(folder / FIGURES / f"{panel.file}.svg", panel.svg)
-            write_bytes(folder / FIGURES / f"{panel.file}.png", panel.png)
-    for name, content in page.files.items():
-        write_bytes(folder / FIGURES / name, content)
+            files |= {f"{panel.file}.svg": panel.svg, f"{panel.file}.png": panel.png}
+    for name, content in files.items():
+        write_bytes(inside(folder, f"{FIGURES}/{name}"), content)
     write_text(folder / REPORT, render(page))
     return folder / REPORT
 

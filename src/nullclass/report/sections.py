@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from string import Formatter
 from typing import Any
 
+from nullclass.core.documents import json_values
 from nullclass.diagnostics.red_flags import CHECKS
 from nullclass.report.blocks import (
     Block,
@@ -22,8 +23,8 @@ from nullclass.report.blocks import (
 )
 from nullclass.report.formatting import SUCCESS_TEXTS, attack_name, eps_text
 from nullclass.report.measures import Measures
+from nullclass.results.run import Run, Trial
 from nullclass.results.schema import CLEAN, UNION
-from nullclass.results.store import Run, Trial
 
 Figure = Callable[[Run], Drawing | None]
 """Draws a run; ``None`` if the run has nothing to show."""
@@ -108,12 +109,11 @@ def unfinished(run: Run, measures: Measures, variants: Sequence[str] = ()) -> li
     """
     known = [*measures.models, *measures.missing]
     left_out = [name for name in variants if name not in known]
-    seeds, selections = run.info.get("seeds", measures.seeds), measures.selections
     wanted = {
-        (model, int(seed), selection)
+        (model, seed, selection)
         for model in known
-        for seed in seeds
-        for selection in run.info.get("selections", selections)
+        for seed in run.info.seeds
+        for selection in run.info.selections
     }
     missing = wanted - {(t.model, t.seed, t.selection) for t in run.trials}
     return fill(
@@ -132,8 +132,7 @@ def unfinished(run: Run, measures: Measures, variants: Sequence[str] = ()) -> li
 
 def notes_of(run: Run) -> Block | None:
     """Notes in ``run.json``, if there are any."""
-    notes = run.info.get("notes")
-    return Bullets([str(note) for note in notes]) if isinstance(notes, list) and notes else None
+    return Bullets(run.info.notes) if run.info.notes else None
 
 
 def figure_sections(
@@ -155,8 +154,10 @@ def closing_sections(
     definitions: Sequence[tuple[str, str]] = DEFINITIONS,
 ) -> list[Section]:
     """Settings, definitions and how to redraw: the end of every page."""
-    info = {key: value for key, value in run.info.items() if key not in ("settings", "notes")}
-    settings = run.info.get("settings") or {}
+    info = json_values(run.info)
+    settings = {key: value for key, value in info.pop("settings").items() if value}
+    for name in ("notes", "results", "checksum"):
+        del info[name]
     nested = {key: value for key, value in settings.items() if _is_nested(value)}
     plain = {key: value for key, value in settings.items() if key not in nested}
     redraw = (
@@ -219,7 +220,7 @@ def study_page(
     attacks = Terms(attack_terms(measures))
     return Page(
         title,
-        f"Study {run.info.get('study')} · {subtitle(run, measures, word)}",
+        f"Study {run.info.study} · {subtitle(run, measures, word)}",
         [*unfinished(run, measures, variants), *findings],
         [
             *sections,
@@ -239,7 +240,7 @@ def trial_flags(trial: Trial) -> list[Block]:
             Text("Reasons not to trust the numbers below until each is explained:"),
             FlagList([FlagItem(flag) for flag in trial.flags]),
         ]
-    if not trial.result.get("probes"):
+    if not trial.result.probes:
         return [
             Text(
                 "Not checked: the checks were switched off, so nothing is known about whether the "
@@ -256,7 +257,7 @@ def trial_flags(trial: Trial) -> list[Block]:
 
 def flags_section(run: Run) -> list[Section]:
     """Red flags of a study, one per model and check; no section if no trial was checked."""
-    checked = [trial for trial in run.trials if trial.result.get("probes") or trial.flags]
+    checked = [trial for trial in run.trials if trial.result.probes or trial.flags]
     which = f"{len(checked)} of {len(run.trials)} evaluations were checked"
     found: dict[tuple[str, str], list[FlagItem]] = {}
     for trial in checked:
@@ -277,13 +278,12 @@ def flags_section(run: Run) -> list[Section]:
 
 def subtitle(run: Run, measures: Measures, word: str = "seed") -> str:
     """Preset, seeds, images, data and date of a run, as far as known."""
-    data = run.info.get("data")
     parts = [
-        f"preset {run.info['preset']}" if run.info.get("preset") else "",
+        f"preset {run.info.preset}" if run.info.preset else "",
         measures.seeds_text(word),
-        f"data {data['name']}" if isinstance(data, dict) and data.get("name") else "",
+        f"data {run.info.data.name}",
         f"{measures.num_images(CLEAN)} test images" if measures.budgets(CLEAN) else "",
-        str(run.info.get("started", ""))[:10],
+        run.info.started[:10],
     ]
     return " · ".join(filter(None, parts))
 

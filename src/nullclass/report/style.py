@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.core.paths import file_name
 from nullclass.report.blocks import Panel
 from nullclass.report.measures import Measure
 
@@ -102,7 +103,8 @@ def sheet(
         figure.set_layout_engine("none")  # the layout is already computed
         inline = _inline(svg.decode(), alt, "wide" if size[0] >= WIDE else "")
         if is_file:
-            panels.append(Panel(inline, heading, name, svg, _saved(figure, "png")))
+            file = file_name(name)  # a model or an attack may have any name
+            panels.append(Panel(inline, heading, file, svg, _saved(figure, "png")))
         else:
             panels.append(Panel(inline, heading))
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import BinaryIO
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from nullclass.core.documents import Int64, Schema, parse, to_json
 from nullclass.core.errors import UserError
 from nullclass.core.files import replacing
+from nullclass.core.paths import check_regular, open_regular
 from nullclass.results.schema import TABLES, Examples
 
 READ_AS_MISSING = frozenset(
@@ -22,6 +26,24 @@ READ_AS_MISSING = frozenset(
     | {"<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null"}
 )
 """Words that ``pandas.read_csv`` takes for a missing value."""
+
+
+MAX_ROWS = 100_000_000
+"""Most rows of a table."""
+
+
+class _Shown(Schema, frozen=True):
+    """What an image file says of :class:`nullclass.results.schema.Examples`, apart from images."""
+
+    attack: str
+    norm: str
+    eps_pixels: float | None
+    budgets: list[float]
+    labels: list[Int64]
+    clean_predictions: list[Int64]
+    clean_confidences: list[float]
+    predictions: list[Int64]
+    confidences: list[float]
 
 
 def empty_table(name: str) -> pd.DataFrame:
@@ -69,28 +91,39 @@ def read_frame(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataF
 
     Args:
         path: Its file.
-        columns: Columns that it must have, and their types; by default those of
+        columns: Exactly the columns that it must have, and their types; by default those of
             :data:`nullclass.results.schema.TABLES` for a file of that name.
 
     Raises:
-        UserError: If it is missing, damaged, or lacks a column.
+        UserError: If it is missing, no regular file, damaged, or has other columns.
     """
     wanted = dict(columns or TABLES.get(path.name, {}))
     try:
-        is_parquet = path.suffix == ".parquet"
-        frame = pd.read_parquet(path) if is_parquet else pd.read_csv(path, dtype=wanted)
+        with open_regular(path, "table") as file:
+            frame = _parquet(file) if path.suffix == ".parquet" else pd.read_csv(file, dtype=wanted)
+        unexpected = [name for name in frame if name not in wanted] if wanted else []
         lacking = [column for column in wanted if column not in frame]
         frame = frame if lacking else frame.astype(wanted)
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: run the study again to restore it") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path} is damaged ({reason}): remove it and run the study again"
         ) from None
-    if lacking:
-        raise UserError(f"{path} lacks the column {lacking[0]!r}: it has another format")
+    if lacking or unexpected:
+        which = f"lacks the column {lacking[0]!r}" if lacking else f"has a column {unexpected[0]!r}"
+        raise UserError(f"{path} {which}: it has another format")
     return frame
+
+
+def _parquet(file: BinaryIO) -> pd.DataFrame:
+    """Read a Parquet file; its header says how many rows it takes memory for."""
+    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+    num_rows = ParquetFile(file).metadata.num_rows
+    if num_rows > MAX_ROWS:
+        raise ValueError(f"{num_rows:,} rows, more than {MAX_ROWS:,}")
+    file.seek(0)
+    return pd.read_parquet(file)
 
 
 def write_examples(path: Path, examples: list[Examples]) -> None:
@@ -102,8 +135,9 @@ def write_examples(path: Path, examples: list[Examples]) -> None:
         for name in ("clean", "adv_images"):
             tensors[f"{number}.{name}"] = np.ascontiguousarray(values.pop(name))
         metadata.append(values)
+    examples_json = to_json(metadata).decode()
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={"examples": json.dumps(metadata)})
+        save_file(tensors, temporary, metadata={"examples": examples_json})
 
 
 def read_examples(path: Path) -> list[Examples]:
@@ -115,14 +149,16 @@ def read_examples(path: Path) -> list[Examples]:
     if not path.exists():
         return []
     try:
-        with safe_open(path, framework="numpy") as file:
+        with safe_open(check_regular(path, "examples"), framework="numpy") as file:
+            shown = parse((file.metadata() or {})["examples"], list[_Shown], "the list of examples")
             return [
                 Examples(
-                    **values,
+                    **msgspec.structs.asdict(values)
+                    | {"eps_pixels": math.nan if values.eps_pixels is None else values.eps_pixels},
                     clean=file.get_tensor(f"{number}.clean"),
                     adv_images=file.get_tensor(f"{number}.adv_images"),
                 )
-                for number, values in enumerate(json.loads(file.metadata()["examples"]))
+                for number, values in enumerate(shown)
             ]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}): remove it and run the study again") from None

@@ -2,9 +2,10 @@
 
 A run folder::
 
-    run.json             format, study, settings, versions, commit, machine, data
+    run.json             :class:`nullclass.results.info.RunInfo`
     summary.csv          one row per metric (:data:`SUMMARY_COLUMNS`)
     report.html, figures/
+    .lock, .tmp/         of the process that writes to the folder
     models/NAME-seedN-HASH/    one training each; the hash covers its config and data
         last/, test/ …         checkpoints: of the last epoch, or of each selection
         history.csv            one row per epoch
@@ -25,9 +26,10 @@ A run folder::
         thresholds.parquet     smallest eps that fools each image, if any
         examples.safetensors   a few images to show
 
-Every training, estimate, crafted set and trial has a ``result.json``, written last. It holds the
-SHA-256 of every file beside it. Tables per image are Parquet, others CSV; pandas reads both with
-its defaults.
+Every training, estimate, crafted set and trial has a ``result.json``, written last
+(:mod:`nullclass.results.info`). ``summary.csv``, the report and the figures are drawn from the
+trials, and can be drawn again. Tables per image are Parquet, others CSV; pandas reads both with its
+defaults.
 """
 
 from __future__ import annotations
@@ -37,6 +39,8 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from nullclass.core.documents import Schema
 
 FORMAT = 1
 """``format`` in ``run.json``; another number means other files, columns or keys."""
@@ -69,9 +73,6 @@ STATE = "training.safetensors"
 """The state of an unfinished training."""
 PARTS = ".parts"
 """Folder of the finished parts of an unfinished evaluation."""
-
-TRIAL_FILES = (RESULT, ROWS, COSTS, HELD_OUT, OOD, CERTIFIED, SUMMARY, SCORES, EXAMPLES)
-"""Everything an evaluation writes; ``result.json`` is removed first."""
 
 CLEAN = "clean"
 """``attack``, ``objective``, ``source`` and ``member`` of clean images."""
@@ -252,8 +253,7 @@ class Examples:
     """``(N, C, H, W)`` in [0,1]."""
 
 
-@dataclass(frozen=True)
-class Flag:
+class Flag(Schema, frozen=True):
     """One red flag of an evaluation."""
 
     name: str

@@ -11,15 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from nullclass.core.errors import UserError
-from nullclass.report.render import on_terminal, write_page
-from nullclass.results.store import read_info, read_run, write_summary
+from nullclass.core.files import locked
+from nullclass.report.render import check_page, on_terminal, write_page
+from nullclass.results import run as runs
+from nullclass.results.run import write_summary
+from nullclass.results.store import read_info
 from nullclass.studies import EVALUATION, STUDIES
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from nullclass.report.blocks import Page, Table
-    from nullclass.results.store import Run
+    from nullclass.results.run import Run
 
 
 class PageModule(Protocol):
@@ -51,13 +54,33 @@ def page_module(study: object) -> PageModule:
     return cast(PageModule, import_module(name))
 
 
+def read_run(folder: Path) -> Run:
+    """Read a run folder, with the published figures of its study.
+
+    Raises:
+        UserError: If the folder is no run folder, or something in it is missing or damaged.
+    """
+    study = STUDIES.get(read_info(folder).study)
+    return runs.read_run(folder) if study is None else runs.read_run(folder, study.published)
+
+
 def summary_table(run: Run) -> Group:
     """The tables of a run, for rich's ``print``."""
-    return on_terminal(page_module(run.info.get("study")).summary_tables(run))
+    return on_terminal(page_module(run.info.study).summary_tables(run))
+
+
+def check_drawable(folder: Path, study: str) -> None:
+    """Check, before the work, what a report needs in the end.
+
+    Raises:
+        UserError: If the study has no report, or its files cannot be written.
+    """
+    page_module(study)
+    check_page(folder)
 
 
 def write_report(folder: Path) -> Path:
-    """Draw the report of a run folder from its rows.
+    """Draw the report of a run folder from its rows, and write its summary.
 
     The same rows give the same bytes. An older report is kept until the new one is complete.
 
@@ -65,11 +88,15 @@ def write_report(folder: Path) -> Path:
         Path of ``report.html``.
 
     Raises:
-        UserError: If the folder is not a run, something in it is missing or damaged, or the report
-            cannot be written.
+        UserError: If the folder is not a run, something in it is missing or damaged, the report
+            cannot be written, or another process draws it or changed the run meanwhile.
     """
-    study = read_info(folder).get("study")
-    module = page_module(study)
-    published = {"published": STUDIES[study].published} if study in STUDIES else {}
-    write_summary(folder, str(study), **published)  # from the rows, also of an unfinished run
-    return write_page(folder, module.page(read_run(folder)))
+    before = read_info(folder)
+    check_drawable(folder, before.study)
+    with locked(folder, ".report"):
+        found = read_run(folder)
+        page = page_module(found.info.study).page(found)
+        if read_info(folder).checksum != before.checksum:
+            raise UserError(f"{folder} has changed while its report was drawn: draw it again")
+        write_summary(found)
+        return write_page(folder, page)

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from nullclass.core.documents import Document, Schema, Sha256, read_document
 from nullclass.core.errors import UserError
-from nullclass.core.provenance import Provenance
+from nullclass.core.origin import Provenance
 
 CARD = "card.json"
 

@@ -12,8 +12,8 @@ from nullclass.report.formatting import eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.style import INK, WIDE, WIDTH, panel
 from nullclass.report.worst_case import can_refuse, worst_case_table
+from nullclass.results.run import Trial
 from nullclass.results.schema import UNION
-from nullclass.results.store import Trial
 
 MOST_CLASSES = 20
 """A matrix of more classes is not readable."""
@@ -52,10 +52,9 @@ def confusion(trial: Trial, measures: Measures) -> Drawing | None:
 
 
 def num_classes_of(trial: Trial) -> int:
-    """K of the threat model; without one, the largest class in the rows plus one."""
-    known = (trial.result.get("threat") or {}).get("num_classes")
+    """K of the threat model, at least the largest class in the rows plus one."""
     columns = ["label", "prediction", "real_prediction"]
-    return int(known or 1 + trial.rows[columns].to_numpy().max())
+    return max(trial.result.threat.num_classes, 1 + int(trial.rows[columns].to_numpy().max()))
 
 
 def counted(

@@ -12,8 +12,8 @@ from nullclass.report.formatting import FGSM, NORMS, attack_name, eps_text
 from nullclass.report.pictures import answer_text, card, change_in, shrink_note
 from nullclass.report.style import OUTCOME_LEGEND
 from nullclass.report.worst_case import subsample
+from nullclass.results.run import Run, Trial
 from nullclass.results.schema import Examples
-from nullclass.results.store import Run, Trial
 
 NUM_BUDGETS = 3
 """Budgets shown per attack."""

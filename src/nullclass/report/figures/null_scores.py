@@ -13,8 +13,8 @@ from nullclass.report.formatting import attack_name, eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.style import FAINT, INK, WIDTH, panel, percent_axis, sheet
 from nullclass.report.worst_case import can_refuse, strongest, subsample, with_given_eps
+from nullclass.results.run import Trial
 from nullclass.results.schema import CLEAN
-from nullclass.results.store import Trial
 
 Scores = npt.NDArray[np.float64]
 

@@ -9,8 +9,8 @@ from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import FGSM, attack_name, eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOME_LEGEND, WIDTH, percent_axis, sheet
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
-from nullclass.results.store import Run
 
 
 def outcomes(run: Run, unit: float | None = None) -> Drawing | None:

@@ -12,8 +12,8 @@ from nullclass.report.measures import Measure, Measures
 from nullclass.report.style import curve, panel, rate_axes
 from nullclass.report.tables import MEANINGS, UNION_RATES
 from nullclass.report.worst_case import worst_case_table
+from nullclass.results.run import Trial
 from nullclass.results.schema import PROOF, UNION
-from nullclass.results.store import Trial
 
 STYLES: dict[str, dict[str, Any]] = {
     "aer": {"color": "#D55E00", "linestyle": "solid", "marker": "o"},

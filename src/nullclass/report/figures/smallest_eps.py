@@ -12,8 +12,8 @@ from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import SMALLEST, eps_text, percent
 from nullclass.report.measures import Measures
 from nullclass.report.style import INK, OUTCOME_COLOURS, panel, percent_axis
+from nullclass.results.run import Trial
 from nullclass.results.schema import NO_MEMBER
-from nullclass.results.store import Trial
 
 
 def smallest_of(trial: Trial) -> npt.NDArray[np.float64]:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.style import line_style, panel, percent_axis
-from nullclass.results.store import Run
+from nullclass.results.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,8 +10,8 @@ from nullclass.report.formatting import FGSM, attack_name
 from nullclass.report.measures import Measures
 from nullclass.report.sections import Figure
 from nullclass.report.style import curve, line_style, panel, rate_axes
+from nullclass.results.run import Run
 from nullclass.results.schema import UNION
-from nullclass.results.store import Run
 from nullclass.studies.fgsm_null.config import PIXEL
 
 

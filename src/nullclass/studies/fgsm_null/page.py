@@ -10,8 +10,8 @@ from nullclass.report.formatting import FGSM, attack_name, eps_text, percent, ra
 from nullclass.report.measures import Measures, differ, tolerance_note
 from nullclass.report.sections import NULL_AWARE_TEXT, SCORED_TEXT, fill, notes_of, study_page
 from nullclass.report.tables import union_table, white_box_table
+from nullclass.results.run import Run
 from nullclass.results.schema import UNION
-from nullclass.results.store import Run
 from nullclass.studies.fgsm_null.config import PIXEL
 from nullclass.studies.fgsm_null.figures import FIGURES
 from nullclass.studies.fgsm_null.tables import (
@@ -97,7 +97,7 @@ def numbers(run: Run, measures: Measures) -> dict[str, Any]:
     within, num = reproduced(compared(measures), are_rates=True)
     near, judged = reproduced(compared(measures), are_rates=False)
     if num:
-        is_quick = run.info.get("preset") == "quick"
+        is_quick = run.info.preset == "quick"
         recipe = " The quick preset uses the fast recipe, the full preset the notebook's own."
         losses = f" and {near} of {judged} losses" if judged else ""
         values |= {"within": within, "num": num, "losses": losses, "recipe": recipe * is_quick}

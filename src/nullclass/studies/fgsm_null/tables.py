@@ -11,8 +11,8 @@ from nullclass.report.formatting import FGSM, eps_text, loss_text, percent, valu
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import MARKS
 from nullclass.report.tables import make_table, rates_table
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
-from nullclass.results.store import Run
 from nullclass.studies.fgsm_null.config import PIXEL, PUBLISHED_CLEAN
 
 METRICS = {

@@ -23,7 +23,7 @@ from nullclass.report.style import (
     sheet,
 )
 from nullclass.results.null_curve import NullCurve
-from nullclass.results.store import Run
+from nullclass.results.run import Run
 from nullclass.studies.null_probabilities.config import QUERIED, SUBSTITUTES, TRANSFERS, VARIANTS
 from nullclass.studies.null_probabilities.measured import SHARES, by_size, transfer_table
 from nullclass.studies.null_probabilities.names import NORMS, SIZES, short, size_text, with_names

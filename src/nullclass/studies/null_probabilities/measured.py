@@ -9,8 +9,8 @@ import pandas as pd
 
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.measures import Measure, Measures, on_common_seeds
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
-from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import (
     BASE,
     ON,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import msgspec
+
 from nullclass.report.blocks import Cell, Table
-from nullclass.results.store import Run
+from nullclass.results.run import Run
 from nullclass.studies.null_probabilities.config import BASE, QUERIED
 
 NORMS = {"linf": "L∞", "l2": "L2", "l0": "L0"}
@@ -68,7 +70,10 @@ def named(table: Table) -> Table:
 
 def with_names(run: Run) -> Run:
     """The run with the names of its models, for shared figures."""
-    trials = [replace(trial, model=short(trial.model)) for trial in run.trials]
+    trials = []
+    for trial in run.trials:
+        result = msgspec.structs.replace(trial.result, model=short(trial.model))
+        trials.append(replace(trial, result=result))
     return replace(run, trials=trials)
 
 

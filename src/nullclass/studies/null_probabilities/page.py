@@ -26,8 +26,8 @@ from nullclass.report.sections import (
     study_page,
 )
 from nullclass.report.tables import union_table, white_box_table
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, UNION
-from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import (
     BASE,
     ON,

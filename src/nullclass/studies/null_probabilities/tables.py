@@ -12,8 +12,8 @@ from nullclass.report.blocks import Table
 from nullclass.report.formatting import attack_name, eps_text, spread_text, value_cell
 from nullclass.report.measures import Measures
 from nullclass.report.tables import clean_outcomes_table, make_table, rates_table
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, UNION
-from nullclass.results.store import Run
 from nullclass.studies.null_probabilities.config import BASE, QUERIED, TRANSFERS, from_substitute
 from nullclass.studies.null_probabilities.measured import (
     CLEAN_NULL,

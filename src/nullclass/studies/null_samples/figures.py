@@ -26,8 +26,8 @@ from nullclass.report.style import (
     percent_axis,
     sheet,
 )
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, Examples
-from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
     BASE,

@@ -18,8 +18,8 @@ from nullclass.report.formatting import (
 from nullclass.report.measures import Measure, Measures, differ, on_common_seeds
 from nullclass.report.sections import NULL_AWARE_TEXT, SCORED_TEXT, fill, notes_of, study_page
 from nullclass.report.tables import white_box_table
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, UNION
-from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
     BASE,
@@ -47,8 +47,10 @@ from nullclass.studies.null_samples.tables import (
     summary_table,
     threshold_table,
 )
+from nullclass.studies.recorded import trial_config
 
-SOURCE_RECIPE = {"epochs": 20, "batch_size": 32}
+SOURCE_RECIPE = (20, 32)
+"""Epochs and batch size of the report."""
 SOURCE_IMAGES = 60_000
 """Training of the report."""
 
@@ -228,7 +230,7 @@ def _reproduction(run: Run, measures: Measures) -> dict[str, Any]:
         return {}
     outside = [m for m in judged if m.verdict == "outside"]
     furthest = max(outside, key=lambda m: abs(m.mean - (m.published or 0)), default=None)
-    is_quick = run.info["preset"] == "quick"
+    is_quick = run.info.preset == "quick"
     num_sets = len(measures.seeds)
     return {
         "within": len(judged) - len(outside),
@@ -294,14 +296,14 @@ def _differences(run: Run, measures: Measures) -> list[Block]:
     outside = [m for m in (*scores(measures), *accuracies(measures)) if m.verdict == "outside"]
     if not outside:
         return []
-    recipe = next(iter(run.info["settings"]["trainings"].values()))["recipe"]
-    num_images = run.info["data"]["num_training_images"]
+    recipe = trial_config(run.trials[0]).training.recipe
+    num_images = run.info.data.num_training_images
     fewest = min((m.num_images for m in scores(measures)), default=NUM_IMAGES)
-    is_other = any(recipe[key] != value for key, value in SOURCE_RECIPE.items())
+    is_other = (recipe.epochs, recipe.batch_size) != SOURCE_RECIPE
     num_sets = len(measures.seeds)
     reasons = {
-        "epochs": recipe["epochs"] if is_other else None,
-        "batch_size": recipe["batch_size"],
+        "epochs": recipe.epochs if is_other else None,
+        "batch_size": recipe.batch_size,
         "num_images": num_images if num_images != SOURCE_IMAGES else None,
         "num_sets": num_sets if num_sets < SOURCE_SETS else None,
         "fewest": fewest if fewest < NUM_IMAGES else None,

@@ -11,8 +11,8 @@ from nullclass.report.formatting import eps_text, percent, spread_text, value_ce
 from nullclass.report.measures import OWN_BUDGET, Measure, Measures, on_common_seeds
 from nullclass.report.render import MARKS
 from nullclass.report.tables import make_table
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
-from nullclass.results.store import Run
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
     BASE,

@@ -27,18 +27,18 @@ from nullclass.report.style import (
     rate_axes,
     sheet,
 )
+from nullclass.results.run import Run, Trial
 from nullclass.results.schema import CLEAN, PROOF, UNION, Examples
-from nullclass.results.store import Run, Trial
 from nullclass.studies.provable_null.measured import (
     BRACKET,
     brackets,
     by_radius,
-    configs,
     radii,
     training_eps,
     zoo_brackets,
 )
 from nullclass.studies.provable_null.tables import verifiers_text
+from nullclass.studies.recorded import trial_config
 from nullclass.zoo import FOLDER
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ def certified_training(run: Run) -> Drawing | None:
     """Loss, robust share and ε against epochs."""
     trials = []
     for trial in run.trials:
-        eps = training_eps(configs(run)[trial.model]["training"], len(trial.history))
+        eps = training_eps(trial_config(trial).training, len(trial.history))
         copy = replace(trial)
         copy.__dict__["history"] = trial.history.assign(eps=eps)
         trials.append(copy)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +13,14 @@ import pandas as pd
 
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.experiments.config import Training, Trial
 from nullclass.metrics import claims
 from nullclass.metrics.claims import ROUNDING
 from nullclass.metrics.rates import wilson
 from nullclass.report.measures import Measure, Measures
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION
-from nullclass.results.store import Run
+from nullclass.studies.recorded import trial_config
 from nullclass.training.eps_schedule import RAMPS, EpsSchedule
 from nullclass.zoo import FOLDER, read_zoo
 from nullclass.zoo import results as zoo_results
@@ -61,7 +62,7 @@ def zoo_brackets(run: Run, known: Collection[str], folder: Path = FOLDER) -> pd.
         The columns of :data:`BRACKET`; the rates of most images. No rows if the zoo is damaged,
         which must not prevent the report of a run.
     """
-    dataset = run.info["data"]["name"]
+    dataset = run.info.data.name
     try:
         tables = [
             zoo_results.read_results(member)
@@ -124,14 +125,14 @@ def by_radius(run: Run) -> pd.DataFrame:
     return both.agg(means)[columns]
 
 
-def configs(run: Run) -> dict[str, dict[str, Any]]:
-    """The config of each model's trials (:class:`nullclass.experiments.config.Trial`)."""
-    return {trial.model: trial.result["config"] for trial in run.trials}
+def configs(run: Run) -> dict[str, Trial]:
+    """The config of each model's trials."""
+    return {trial.model: trial_config(trial) for trial in run.trials}
 
 
 def radii(run: Run) -> dict[str, float]:
     """The radii of the models that prove their answers."""
-    found = {model: config["radius"] for model, config in configs(run).items()}
+    found = {model: config.radius for model, config in configs(run).items()}
     return {model: radius for model, radius in found.items() if radius is not None}
 
 
@@ -142,17 +143,17 @@ def training_minutes(run: Run) -> pd.Series[float]:
     return table.groupby("model")["seconds"].mean() / 60
 
 
-def training_eps(training: dict[str, Any], num_epochs: int) -> npt.NDArray[np.float64]:
+def training_eps(training: Training, num_epochs: int) -> npt.NDArray[np.float64]:
     """Mean ε of the steps of each epoch in pixel units; 0 without a robust loss.
 
     Args:
-        training: A training config (:class:`nullclass.experiments.config.Training`).
+        training: The training.
         num_epochs: Number of epochs.
     """
-    robust = training["robust"]
+    robust = training.robust
     if robust is None:
         return np.zeros(num_epochs)
-    (warmup, ramp), settings = RAMPS[robust["loss"]], robust["settings"]
+    (warmup, ramp), settings = RAMPS[robust.loss], robust.settings
     schedule = EpsSchedule(
         settings["eps"], settings.get("warmup", warmup), settings.get("ramp", ramp)
     )

@@ -11,8 +11,8 @@ from nullclass.report.blocks import FlagItem, FlagList, Page, Section, Table, Te
 from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, rate_text
 from nullclass.report.measures import Measure, Measures, differ
 from nullclass.report.sections import NULL_AWARE_TEXT, SCORED_TEXT, fill, notes_of, study_page
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION, Flag
-from nullclass.results.store import Run
 from nullclass.studies.provable_null.config import LEARNED, PROVABLE, VARIANTS
 from nullclass.studies.provable_null.figures import FIGURES
 from nullclass.studies.provable_null.measured import (
@@ -202,8 +202,8 @@ def _learned(run: Run, measures: Measures, proved: list[Measure]) -> dict[str, A
         )
     if not left:
         return {}
-    trainings = {model: config["training"] for model, config in configs(run).items()}
-    trained = {m: trainings[m]["robust"]["settings"]["eps"] for m in LEARNED if m in trainings}
+    robust = {model: config.training.robust for model, config in configs(run).items()}
+    trained = {m: plan.settings["eps"] for m in LEARNED if (plan := robust.get(m)) is not None}
     smaller = [f"{m} (ε {eps_text(eps)})" for m, eps in trained.items() if eps < last - 1e-9]
     beyond = f" ε {eps_text(last)} is larger than the training ε of {' and '.join(smaller)}."
     return {
@@ -219,12 +219,12 @@ def _training_differences(run: Run) -> str | None:
     """Network, epochs and distortion of the models, those in which they differ."""
     facts = {}
     for model, config in configs(run).items():
-        training = config["training"]
-        recipe = training["recipe"]
+        training = config.training
+        recipe = training.recipe
         facts[model] = {
-            "network": f"network {training['architecture']}",
-            "epochs": f"{recipe['epochs']} epochs",
-            "images": "distorted images" if recipe["jitter"] else "undistorted images",
+            "network": f"network {training.architecture}",
+            "epochs": f"{recipe.epochs} epochs",
+            "images": "distorted images" if recipe.jitter else "undistorted images",
         }
     table = pd.DataFrame.from_dict(facts, orient="index")
     table = table.loc[:, table.nunique() > 1]
@@ -249,7 +249,7 @@ def _broken_section(violations: pd.DataFrame) -> list[Section]:
     for (model, seed, _), of in violations.groupby(["model", "seed", "claim"], sort=False):
         num, first = of["image"].nunique(), of.iloc[0]
         message = f"Images: {num}. Image {first['image']} is {_violation(first)}."
-        items.append(FlagItem(Flag("proof-broken", message), f"{model}, seed {seed}"))
+        items.append(FlagItem(Flag(name="proof-broken", message=message), f"{model}, seed {seed}"))
     text = Text("A proof has no exceptions: one image is enough to distrust this page.")
     return [Section("A proof is broken", [text, FlagList(items)])]
 

@@ -7,8 +7,8 @@ from nullclass.report.blocks import Table
 from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.tables import make_table
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION
-from nullclass.results.store import Run
 from nullclass.studies.provable_null.measured import by_radius, radii, training_minutes
 
 SHOWN_RATES: dict[str, tuple[str, str]] = {

@@ -16,7 +16,7 @@ from nullclass.report.blocks import Drawing, Panel, Scene
 from nullclass.report.figures.training import ACCURACY, training
 from nullclass.report.sections import Figure
 from nullclass.report.style import WIDTH, panel, sheet
-from nullclass.results.store import Run
+from nullclass.results.run import Run
 from nullclass.studies.ramps.config import GRID
 from nullclass.studies.ramps.cube import (
     CENTRES,
@@ -244,8 +244,7 @@ def ramp_training(run: Run) -> Drawing | None:
 
 def num_training_images(run: Run) -> int:
     """Training images per epoch; 0 if not recorded."""
-    data = run.info.get("data")
-    return int(data.get("num_training_images", 0)) if isinstance(data, dict) else 0
+    return run.info.data.num_training_images or 0
 
 
 FIGURES: dict[str, Figure] = {"training": ramp_training, "samples": lambda _: ramp_samples()}

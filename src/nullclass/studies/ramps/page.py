@@ -13,8 +13,8 @@ from nullclass.report.formatting import loss_text, percent, rate_text, value_cel
 from nullclass.report.measures import Measure, Measures, tolerance_note
 from nullclass.report.sections import DEFINITIONS, fill, notes_of, study_page
 from nullclass.report.tables import clean_outcomes_table, make_table
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
-from nullclass.results.store import Run
 from nullclass.studies.ramps.config import NULL_SHARE
 from nullclass.studies.ramps.cube import BOX_VOLUME, NULL, shares
 from nullclass.studies.ramps.figures import (
@@ -213,7 +213,7 @@ def numbers(run: Run, measures: Measures, found: Found) -> dict[str, Any]:
         "shuffled_end": found.get((SHUFFLED, ACCURACY)),
         "least": least,
     }
-    is_quick = run.info.get("preset") == "quick"
+    is_quick = run.info.preset == "quick"
     return {
         "box": percent(BOX_VOLUME, 1),
         "claimed": ", ".join(f"{m.model} {rate_text(m)}" for m in claimed) or None,
