@@ -22,7 +22,7 @@ from nullclass.experiments.config import Trial
 from nullclass.experiments.engines import DataSource
 from nullclass.experiments.engines.serial import SerialEngine, load
 from nullclass.report.blocks import Drawing, Page, Panel, section
-from nullclass.results.store import Run, read_run
+from nullclass.results.run import Run, read_run
 from nullclass.studies import STUDIES
 from nullclass.studies.fgsm_null.config import FGSM_NULL
 from nullclass.training.card import Origin
