@@ -129,7 +129,8 @@ def test_unknown_names(refused: Refused, data_dir: Path, checkpoint: Path) -> No
 COMMANDS = {
     "train": ["train", "--dataset", "idx", "--data-dir", "DATA", "--out", "OUT", "--validation",
               "9", "--epochs", "1"],
-    "substitute": ["substitute", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT"],
+    "substitute": ["substitute", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT", "--seeds",
+                   "10", "--queries", "20"],
     "evaluate": ["evaluate", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT", "--images", "5",
                  "--attack", "fgsm"],
     "curve": ["curve", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT"],
@@ -179,14 +180,16 @@ def hostile(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_unusable_outputs(name: str, refused: Refused, data_dir: Path, checkpoint: Path) -> None:
     places = {"DATA": data_dir, "CHECKPOINT": checkpoint}
-    last = {"folder": "is not a regular file"} if name in FILES else {"file": "Not a directory"}
+    last = {"file": "Not a directory"}
+    if name in FILES:
+        last = {"folder": "is not a regular file", "x" * 250: "lock: File name too long"}
     for path, says in (OUTPUTS | last).items():
         refused(*((places | {"OUT": path}).get(word, word) for word in COMMANDS[name]), says=says)
 
 
 INPUTS = {
     "nowhere": "nowhere'? (is not a|is missing)|there is no|no members",
-    "file": "is not a folder|is a file|is damaged|there is no run|no members|does not give",
+    "file": "is not a folder|is a file|is damaged|there is no run|no members|have the columns",
     "folder": "lacks|is missing|is not a regular file|no members|is damaged|cannot be read",
     "link": "is not a folder|is missing|there is no|no members",
     "loop": "is not a folder|cannot be read|there is no|no members",
@@ -248,6 +251,7 @@ NUMBERS: list[tuple[str, str, str, str]] = [
     ("zoo", "--images", HUGE, "at most 1,000,000,000"),
     *((name, option, "x" * 300, "x…x")
       for name, option in (("train", "--model"), ("train", "--dataset"), ("train", "--device"),
+                           ("substitute", "--model"),
                            ("evaluate", "--attack"), ("evaluate", "--norm"),
                            ("evaluate", "--device"), ("transfer", "--attack"),
                            ("certify", "--verifier"), ("study", "--variants"),

@@ -200,11 +200,11 @@ def _working(place: _Workplace) -> Iterator[None]:
 @contextmanager
 def _lock(path: Path, target: Path) -> Iterator[None]:
     """Lock a file, which must be a regular one or missing."""
-    with suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise UserError(f"{path} is not a regular file: remove it, or choose another --out")
     lock = FileLock(path, timeout=0)
     try:
+        with suppress(FileNotFoundError):
+            if not stat.S_ISREG(path.lstat().st_mode):
+                raise UserError(f"{path} is not a regular file: remove it, or choose another --out")
         lock.acquire()
     except Timeout:
         raise UserError(

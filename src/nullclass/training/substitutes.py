@@ -225,6 +225,10 @@ def query_substitute(
             f"there are {len(pool)} images, but the plan has {plan.num_seed_images} seed images: "
             "give more images or set num_seed_images"
         )
+    channels, height, width = pool.images.shape[1:]
+    shape = channels, height, width
+    with fork_rng(seed):  # a model that cannot be made fails before a query is paid
+        build_model(architecture, image_shape=shape, num_classes=target.num_classes)
     generator = torch.Generator().manual_seed(seed)
     path, mark = None if state_folder is None else Path(state_folder) / STATE, ""
     if path is not None:
@@ -232,7 +236,7 @@ def query_substitute(
         mark = _fingerprint(settings, pool, target)
     answers = _Answers(generator)
     if path is not None and path.exists():
-        answers.load(path, mark, tuple(pool.images.shape[1:]), target.num_classes, plan.budget)
+        answers.load(path, mark, shape, target.num_classes, plan.budget)
     else:
         drawn = torch.randperm(len(pool), generator=generator)[: plan.num_seed_images]
         answers.add(_unqueried(pool.batch(drawn)[0].cpu(), set()), target)
