@@ -68,7 +68,7 @@ def full(model: Classifier, data: LabelledImages, **more: Any) -> Evaluation:
         "proofs": "interval",
         "num_examples": 2,
         "checks": "full",
-        "seed": 2,
+        "seed": np.int64(2),
     }
     return nullclass.evaluate(model, data, **settings | more)
 
@@ -162,6 +162,7 @@ def constant(shape: tuple[int, ...]) -> torch.Tensor:
 
 
 WITHOUT_NULL = make_model(num_outputs=3)
+TWO_CLASSES = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), 2)
 
 
 class NoBound(nn.Module):
@@ -177,11 +178,20 @@ LATE: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "target": ({"attacks": {"a": PGD(targets=3)}}, "targets must be from 0 to 2"),
     "classes of a source": (
-        {"source": Classifier(nn.Sequential(nn.Flatten(), nn.Linear(16, 3)), 2)},
+        {"source": TWO_CLASSES},
         "labels run from 0 to 2",
     ),
-    "name of an attack": ({"attacks": {"null": FGSM()}}, "'null' is no name of an attack"),
-    "no name": ({"attacks": {3: FGSM()}}, "3 is no name of an attack"),
+    "name of an attack": ({"attacks": {"null": FGSM()}}, "'null' cannot be an attack's name"),
+    "no name": ({"attacks": {3: FGSM()}}, "3 cannot be an attack's name"),
+    "half a character": ({"attacks": {"\udc80": FGSM()}}, "cannot be an attack's name"),
+    "name of a member": (
+        {"attacks": {"a": AttackEnsemble((FGSM(),), ("None",))}},
+        "'None' cannot be an attack's name",
+    ),
+    "classes of a transfer": (
+        {"attacks": {"a": Transfer((make_model(num_outputs=3), TWO_CLASSES), FGSM())}},
+        "a source has 2 classes",
+    ),
     "source of no class": ({"ood": ("noise", "nothing")}, "ood must be"),
     "images of no class": ({"ood": {"mine": constant((3, 1, 4, 4)) * 3}}, "must be in"),
     "unsuitable images of no class": ({"ood": ("fashion-mnist",)}, "28"),

@@ -162,8 +162,12 @@ class BaseAttack(ABC):
         norm: str = "linf",
         batch_size: int | None = None,
     ) -> AttackState:
-        """Return the state in which the attack starts; arguments as in a call."""
-        return AttackState(
+        """Return the state in which the attack starts; arguments as in a call.
+
+        Raises:
+            UserError: If an argument is out of range or the attack does not support it.
+        """
+        state = AttackState(
             model,
             images,
             labels,
@@ -173,6 +177,11 @@ class BaseAttack(ABC):
             precision=getattr(self, "precision", "float32"),
             batch_size=batch_size,
         )
+        self.prepare(state)
+        return state
+
+    def prepare(self, state: AttackState) -> None:  # noqa: B027 (most attacks need nothing)
+        """Set what the attack adds to its state, and raise UserError for what it cannot attack."""
 
 
 class RestartedAttack(BaseAttack):

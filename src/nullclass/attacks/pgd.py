@@ -18,8 +18,6 @@ from nullclass.attacks.base import RestartedAttack
 from nullclass.attacks.losses import LossName, ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss, Precision, check_targets
 from nullclass.attacks.steps import add_momentum, ascend, has_direction
-from nullclass.core.norms import Eps
-from nullclass.models.classifier import Classifier
 
 
 class PGDSteps(RestartedAttack):
@@ -85,22 +83,11 @@ class PGD(_PGDSettings):
     """One class for all images, or ``(N,)`` with one per image; -1 for null. Only the target then
     counts as success while the attack runs. Images whose label is the target are left alone."""
 
-    def begin(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
-        batch_size: int | None = None,
-    ) -> AttackState:
-        """Return the state in which the attack starts; refuses impossible targets."""
-        state = super().begin(model, images, labels, eps=eps, norm=norm, batch_size=batch_size)
+    def prepare(self, state: AttackState) -> None:
+        """Set the targets; see :class:`nullclass.attacks.base.BaseAttack`."""
         if self.targets is not None:
             state.targets = check_targets(self.targets, state.labels, state.model)
             state.active &= state.targets != state.labels
-        return state
 
     def losses(self, state: AttackState) -> list[IndexedLoss]:
         """Return the objective's loss, or the loss towards the targets."""

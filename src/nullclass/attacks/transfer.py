@@ -47,15 +47,19 @@ class Transfer(BaseAttack):
         """The attack's objective."""
         return self.attack.objective
 
-    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
-        """See :class:`nullclass.attacks.base.BaseAttack`."""
-        num_classes, loss = state.model.num_classes, state.loss("margin")
+    def prepare(self, state: AttackState) -> None:
+        """Refuse sources of other classes; see :class:`nullclass.attacks.base.BaseAttack`."""
+        num_classes = state.model.num_classes
         for source in self.sources:
             if source.num_classes != num_classes:
                 raise UserError(
                     f"a source has {source.num_classes} classes, but the model under attack "
                     f"{num_classes}: give sources of the same classes"
                 )
+
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        loss = state.loss("margin")
         state.evaluate_clean(loss)
         for source in self.sources:
             active = state.active.nonzero().squeeze(1)

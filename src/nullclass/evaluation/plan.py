@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nullclass.attacks import Attack, find_attack
 from nullclass.attacks.base import BaseAttack, check_attack
+from nullclass.attacks.ensemble import AttackEnsemble
 from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.norms import check_eps
@@ -99,9 +100,12 @@ def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[st
             f"{{'pgd': PGD()}}, not {type(attacks).__name__}"
         )
     for name, attack in attacks.items():
-        if not isinstance(name, str) or name in READ_AS_MISSING:
-            raise UserError(f"{name!r} is no name of an attack: choose a word that is not empty")
         check_attack(attack)
+        for each in (name, *(attack.names if isinstance(attack, AttackEnsemble) else ())):
+            if not isinstance(each, str) or not each.isprintable() or each in READ_AS_MISSING:
+                raise UserError(
+                    f"{each!r} cannot be an attack's name in a table: choose another word"
+                )
         targets = getattr(attack, "targets", None)
         if isinstance(targets, Tensor) and targets.ndim:
             raise UserError(

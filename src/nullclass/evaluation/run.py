@@ -124,9 +124,9 @@ def evaluate(
     check_choice("checks", checks, get_args(ProbeLevel))
     if selected_on is not None:
         check_choice("selected_on", selected_on, ("test", "held-out"))
-    check_seed(seed)
-    check_count("num_examples", num_examples, 0)
-    check_count("num_smallest", num_smallest, 0)
+    seed = check_seed(seed)
+    num_examples = check_count("num_examples", num_examples, 0)
+    num_smallest = check_count("num_smallest", num_smallest, 0)
     if not (isinstance(progress, bool) or callable(progress)):
         raise UserError(f"progress must be True, False or a function, not {progress!r}")
     images = tensors_or_loader(data)
@@ -149,7 +149,7 @@ def evaluate(
         check_provable(model, norm, proofs, image.shape[1:])
     smallest = images.first(min(num_smallest, len(images))) if num_smallest else None
     unknown = _ood_images(images, ood, seed)
-    kept = NOTHING if parts is None else Parts(make_folder(parts))
+    kept = NOTHING if parts is None else Parts(make_folder(Path(parts)))
     settings: dict[str, Any] = {
         "norm": norm,
         "batch_size": check_count("batch_size", batch_size),

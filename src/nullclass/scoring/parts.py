@@ -7,7 +7,8 @@ fingerprint, or a checksum that does not fit, means that the step is computed ag
 be reused for any evaluation, and two evaluations are never mixed.
 
 Nothing is kept of a step whose result is not decided by what nullclass knows of it: a user's own
-attack, or a model whose answers are random.
+attack, or a model whose answers are random. On another kind of processor answers may differ in the
+last bit; then all is computed again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 import pandas as pd
 import torch
 from safetensors.torch import load, save
@@ -91,7 +93,7 @@ class Parts:
             return Parts()
         about = given if self.fingerprint else [*given, _code()]
         folder = self.folder / file_name(name) if name else self.folder
-        return Parts(folder, _sha256(msgspec.json.encode(about)))
+        return Parts(folder, _sha256(repr(about).encode()))
 
     def keep(self, compute: Callable[[], T]) -> T:
         """Return what was kept of this step, or compute it and keep it.
@@ -202,6 +204,8 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
 
 def _described(value: Any) -> Any:
     """Return JSON values that differ where two settings may lead to different results."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):

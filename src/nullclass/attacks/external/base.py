@@ -27,7 +27,6 @@ from nullclass.attacks.external.view import KClassView, Merge
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.errors import UserError
-from nullclass.core.norms import Eps
 from nullclass.core.outcomes import predictions
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import Access
@@ -161,19 +160,9 @@ class NamedAttack(ExternalAttack):
     relative: Mapping[str, float] = field(default_factory=dict)
     """Arguments in units of eps, as ``{"eps_step": 0.0625}``."""
 
-    def begin(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        eps: Eps,
-        norm: str = "linf",
-        batch_size: int | None = None,
-    ) -> AttackState:
-        """Return the state in which the attack starts; refuses a norm without an attack."""
-        self.name(norm)
-        return super().begin(model, images, labels, eps=eps, norm=norm, batch_size=batch_size)
+    def prepare(self, state: AttackState) -> None:
+        """Refuse a norm without an attack; see :class:`nullclass.attacks.base.BaseAttack`."""
+        self.name(state.norm_name)
 
     def create(self, given: LibraryInput, *first: object, **arguments: object) -> Any:
         """Return the library's attack for the norm.
