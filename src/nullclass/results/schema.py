@@ -35,12 +35,13 @@ defaults.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal
 
 from nullclass.core.documents import Schema
+
+if TYPE_CHECKING:  # NumPy is slow to load, and every help needs this module
+    import numpy as np
+    import numpy.typing as npt
 
 FORMAT = 1
 """``format`` in ``run.json``; another number means other files, columns or keys."""
