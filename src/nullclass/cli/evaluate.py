@@ -71,11 +71,12 @@ class Command:
             check_ood(source)
         device = find_device(self.device)
         if self.out is not None:
-            check_output(self.out)
+            _check(self.out)
         loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
         # The hash keeps checkpoints of one name in different runs apart.
         name = f"{loaded.name}-{loaded.card.weights_sha256[:8]}"
         folder = self.out or Path("runs") / "evaluate" / name
+        _check(folder)
         evaluation = record_evaluation(
             loaded.model,
             loaded.card,
@@ -101,3 +102,12 @@ class Command:
         else:
             print_flags(evaluation.flags)
         return int(self.strict and bool(evaluation.flags))
+
+
+def _check(folder: Path) -> None:
+    """Check, before the work, that the rows and the report can be written."""
+    from nullclass.studies import EVALUATION
+    from nullclass.studies.reports import check_drawable
+
+    check_output(folder)
+    check_drawable(folder, EVALUATION)

@@ -66,12 +66,14 @@ class Command:
         from nullclass.data import load_dataset
         from nullclass.experiments.engines import DataSource, make_engine
         from nullclass.experiments.runner import plan_trials, run_study
+        from nullclass.studies.reports import check_drawable
 
         default = study.name if self.preset == "quick" else f"{study.name}-{self.preset}"
         folder = self.out or Path("runs") / default
         trials = plan_trials(study, self.preset, seeds, variants)
         device = find_device(self.device)
         check_output(folder)
+        check_drawable(folder, study.name)
         for name in study.further_data:
             load_dataset(name, validation=0)
         dataset = load_dataset(study.dataset, data_dir=self.data_dir, validation=study.validation)
