@@ -116,9 +116,9 @@ def is_work(name: str) -> bool:
     """Whether a file belongs to work in progress: it is removed by the same command later."""
     parts = Path(name).parts
     return (
-        parts[0] in (".tmp", ".parts")
-        or parts[-1] in (".lock", STATE)
-        or (parts[-1].startswith(".") and parts[-1].endswith(".tmp"))
+        parts[0] == ".parts"
+        or parts[-1] == STATE
+        or any(part.startswith(".") and part.endswith((".tmp", ".lock")) for part in parts)
         or parts[-1].endswith(".new")
     )
 
