@@ -23,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from msgspec import structs
-from page_checks import check_html, check_same_bytes, text_of
+from page_checks import check_html, check_same_bytes, terminal_lines, text_of
 from safetensors.numpy import save_file
 
 from nullclass import report
@@ -46,7 +46,7 @@ from nullclass.studies.ramps.cube import (
 )
 from nullclass.studies.ramps.figures import sample_kinds, scene, spaces
 from nullclass.studies.ramps.page import best_possible, page
-from nullclass.studies.reports import read_run, write_report
+from nullclass.studies.reports import read_run, summary_table, write_report
 
 SIDE = 9
 MODELS = ["base", "uniform", "shuffled"]
@@ -337,6 +337,12 @@ def test_tables_and_findings_over_seeds(two_seeds: Path) -> None:
     assert f"uniform {2 * boxes + mean:.2f} ± {sd:.2f} % (n = 729 per seed)" in text
     assert "ours at 93.17 ± 0.71 % (n = 32,000 per seed) and" in text
     assert "no model can be correct on more than 66.7 %" in text
+
+
+def test_tables_on_the_terminal(two_seeds: Path) -> None:
+    text = " ".join(" ".join(terminal_lines(summary_table(read_run(two_seeds.parent)))).split())
+    assert "Shares of the cube" in text
+    assert "The end of training" in text
 
 
 def test_a_run_with_one_variant_or_a_hostile_name_has_a_page(tmp_path: Path) -> None:

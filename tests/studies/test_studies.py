@@ -31,6 +31,7 @@ from nullclass.studies.fgsm_null.config import (
 )
 from nullclass.studies.null_samples import config as null_samples
 from nullclass.studies.ramps import config as ramps
+from nullclass.studies.reports import page_module
 from nullclass.training.batches import steps_per_epoch
 
 PRESETS = ("quick", "full")
@@ -126,6 +127,13 @@ def test_some_seeds_and_variants_are_a_subset(name: str) -> None:
             assert part == [t for t in every if (t.model, t.seed) == (variant, 4)]
             assert part
         assert study.trials(preset, [], study.variants) == []  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_brings_a_page_and_tables_for_the_terminal(name: str) -> None:
+    module = page_module(name)
+    assert callable(module.page)
+    assert callable(module.summary_tables)
 
 
 def test_importing_the_studies_does_not_import_torch() -> None:

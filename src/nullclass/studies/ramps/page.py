@@ -115,6 +115,12 @@ def page(run: Run) -> Page:
     )
 
 
+def summary_tables(run: Run) -> list[Table]:
+    """Tables for the terminal."""
+    measures, found = Measures(run), measured(run)
+    return [cube_table(run, found, measures), end_table(run, found, measures)]
+
+
 def measured(run: Run) -> Found:
     """Shares of the cube, and loss and accuracy of the last epoch, over seeds."""
     values: dict[tuple[str, str], list[float]] = {}
