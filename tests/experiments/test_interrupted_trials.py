@@ -89,7 +89,7 @@ def test_a_trial_goes_on_where_it_was(
     evaluate_trial(run, TRIAL, whole, shares.append)
     assert sum(shares) == pytest.approx(1)
     uninterrupted = calls.take()
-    until_done(lambda advance: evaluate_trial(run, TRIAL, interrupted, advance), every=4)
+    until_done(lambda advance: evaluate_trial(run, TRIAL, interrupted, advance), every=8)
     assert calls.take() == uninterrupted, "no attack is made twice"
     assert not (interrupted / schema.PARTS).exists()
     assert {path.name for path in interrupted.iterdir()} == {path.name for path in whole.iterdir()}

@@ -149,7 +149,7 @@ def test_an_attack_goes_on_after_any_pass(
     expected = attack_of()
     with passes(model) as seen:
         attack_of(parts=Parts(tmp_path / "all"))
-    for stop in range(1, len(seen) + 1, max(1, len(seen) // 3)):
+    for stop in range(1, len(seen) + 1, max(1, len(seen) // 2)):
         parts = Parts(tmp_path / str(stop))
         with pytest.raises(InterruptError), passes(model, stop):
             attack_of(parts=parts)
@@ -173,7 +173,7 @@ def test_finished_members_of_an_ensemble_are_not_repeated(
         call(parts=Parts(tmp_path / "all"))
     calls.take()
     repeated = set()
-    for stop in range(1, len(seen) + 1, 2):
+    for stop in range(1, len(seen) + 1, 4):
         parts = Parts(tmp_path / str(stop))
         with pytest.raises(InterruptError), passes(model, stop):
             call(parts=parts)
