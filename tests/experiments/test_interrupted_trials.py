@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,9 @@ from nullclass.experiments.context import RunContext
 from nullclass.experiments.trials import evaluate_trial
 from nullclass.models import Classifier, build_model
 from nullclass.results import schema, store
+from nullclass.results.run import read_trial
 from nullclass.scoring.crafted import craft
+from nullclass.scoring.parts import Parts
 from nullclass.training.recipes import Recipe
 
 TRAINING = Training(
@@ -93,7 +96,7 @@ def test_a_trial_goes_on_where_it_was(
     assert calls.take() == uninterrupted, "no attack is made twice"
     assert not (interrupted / schema.PARTS).exists()
     assert {path.name for path in interrupted.iterdir()} == {path.name for path in whole.iterdir()}
-    one, other = store.read_trial(interrupted), store.read_trial(whole)
+    one, other = read_trial(interrupted), read_trial(whole)
     for name in ("rows", "certified", "sizes", "summary", "scores"):
         pd.testing.assert_frame_equal(getattr(one, name), getattr(other, name), check_exact=True)
     assert one.costs.drop(columns="seconds").equals(other.costs.drop(columns="seconds"))
@@ -119,3 +122,17 @@ def test_progress_counts_what_is_finished_at_once(
     evaluate_trial(run, trial, folder, shares.append)
     assert calls.take() == []
     assert sum(shares) == pytest.approx(1)
+
+
+def test_parts_of_a_finished_trial_are_removed_by_the_next_call(
+    finished: Path, dataset: Dataset, tmp_path: Path
+) -> None:
+    """A process may be killed between the two."""
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    trial, other = sorted((folder / schema.TRIALS).iterdir())[:2]
+    for each in (trial, other):
+        assert Parts(each / schema.PARTS).of("step").save({"a": 1}, seconds=9.0)
+    (other / schema.ROWS).unlink()
+    with store.writing(folder):
+        assert not (trial / schema.PARTS).exists()
+        assert (other / schema.PARTS).exists(), "that trial goes on"

@@ -104,6 +104,10 @@ def writing(folder: Path) -> Iterator[None]:
     check_free(folder)
     with locked(folder):
         check_free(folder)  # another process may have been faster
+        for parts in folder.glob(f"*/*/{schema.PARTS}"):
+            name = parts.parent.relative_to(folder).as_posix()
+            if is_complete(inside(folder, name)):  # killed after the result was written
+                remove(parts)
         yield
 
 
