@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -213,7 +214,12 @@ def record_evaluation(
             raise UserError(f"{folder} holds a run of a study: choose another --out")
         if earlier is None:  # from now on the folder is known as a run folder
             store.write_info(folder, info)
-        if not store.is_complete(folder / trial):
+        is_complete = store.is_complete(folder / trial)
+        if is_complete:
+            _say(f"{folder} holds this evaluation already: nothing is computed again")
+        elif (folder / trial / schema.PARTS).is_dir():
+            _say(f"{folder} holds finished parts of this evaluation: it goes on from there")
+        if not is_complete:
             started = time.perf_counter()
             evaluation = evaluate(
                 model,
@@ -245,6 +251,10 @@ def record_evaluation(
         write_summary(run)
         store.remove_others(folder)
     return Evaluation.read(run.trials[0])
+
+
+def _say(text: str) -> None:
+    print(f"nullclass: {text}", file=sys.stderr)
 
 
 def _digest(model: Classifier, dataset: Dataset, settings: Settings) -> str:
