@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import hashlib
+import os
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,11 @@ def test_wrong_content_is_never_kept(cache: Path, monkeypatch: pytest.MonkeyPatc
     add_tiny(monkeypatch, FakeSource("a captive portal", login_page))
     with pytest.raises(UserError, match=r"a captive portal.*another checksum.*data_dir"):
         fetch("tiny", progress=ignore)
-    assert list(cache.iterdir()) == []
+    assert not cache.parent.exists(), "what was made for nothing is removed"
+    cache.parent.mkdir()
+    with pytest.raises(UserError, match="another checksum"):
+        fetch("tiny", progress=ignore)
+    assert list(cache.parent.iterdir()) == []
 
 
 def test_what_expands_beyond_the_known_size_is_not_expanded(
@@ -147,6 +153,19 @@ def test_an_interrupted_download_leaves_no_half_file(
     fetch("tiny", progress=ignore)
     assert source.requests == [FILE_NAMES[1:]]
     assert_cached(cache)
+
+
+def test_what_killed_downloads_left_is_removed(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_tiny(monkeypatch, FakeSource("a fake", CONTENTS))
+    for name, age in (("old", 2 * 86_400), ("young", 60)):
+        left = cache / f".fetching-{name}"
+        left.mkdir(parents=True)
+        (left / "0-half.gz").write_bytes(b"half")
+        os.utime(left, (time.time() - age,) * 2)
+    fetch("tiny", progress=ignore)
+    assert {path.name for path in cache.iterdir()} == {".fetching-young", *FILE_NAMES}
 
 
 @pytest.mark.parametrize("damage", [b"", CONTENTS[FILE_NAMES[1]][:-1], b"\x1f\x8bxx"])

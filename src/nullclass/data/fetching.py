@@ -10,9 +10,12 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -25,6 +28,9 @@ from nullclass.data.sources import SourceError
 
 ANY_IDX = "idx"
 """The name under which a folder of any four IDX files is loaded."""
+
+STALE_SECONDS = 86_400.0
+"""Age of a folder of an unfinished download that is removed: no download takes so long."""
 
 Progress = Callable[[str], None]
 """Receives one line whenever there is something to wait for."""
@@ -157,6 +163,8 @@ def _download(
             raise _cannot_write(folder, error) from error
         missing.remove(name)
 
+    made = [path for path in (folder, folder.parent) if not os.path.exists(path)]
+    _remove_stale(folder)
     for source in known.sources:
         count = "1 file" if len(missing) == 1 else f"{len(missing)} files"
         progress(f"{known.title}: fetching {count} from {source.label}")
@@ -176,10 +184,21 @@ def _download(
             origins.append(source.label)
         if not missing:
             return origins
+    with suppress(OSError):  # not empty
+        for path in made:
+            path.rmdir()
     raise UserError(
         f"{known.title} could not be fetched ({'; '.join(failures)}): go online, or put "
         f"{', '.join(FILE_NAMES)} into a folder and give it as data_dir"
     )
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove what killed downloads left; a young folder may be of one that goes on."""
+    for path in folder.glob(".fetching-*"):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(path)
 
 
 def _cannot_write(folder: Path, error: OSError) -> UserError:
