@@ -153,17 +153,22 @@ def _closed() -> None:
 
 
 def _full() -> None:
-    os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
+    _write_to(os.open("/dev/full", os.O_WRONLY))
 
 
 def _ascii() -> None:
-    sys.stdout = TextIOWrapper(os.fdopen(os.dup(1), "wb"), encoding="ascii")
+    _write_to(os.dup(1), "ascii")
 
 
 def _unread() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    os.dup2(writing, 1)
+    _write_to(writing)
+
+
+def _write_to(handle: int, encoding: str = "utf-8") -> None:
+    os.dup2(handle, 1)
+    sys.stdout = TextIOWrapper(os.fdopen(1, "wb", closefd=False), encoding=encoding)
 
 
 OUTPUTS = {"closed": _closed, "full": _full, "ASCII": _ascii, "unread": _unread}

@@ -13,8 +13,8 @@ from fault_worlds import World, contents_of_checkpoint, contents_of_run, file_na
 from nullclass.core.errors import UserError
 from nullclass.rejection import Certificates
 from nullclass.results.null_curve import read_curve
-from nullclass.results.run import read_run
 from nullclass.results.schema import REPORT, STATE, SUMMARY
+from nullclass.results.run import read_run
 
 Words = Callable[[World, Path], list[str]]
 
@@ -114,13 +114,12 @@ def problem_at_last(
 
 def is_work(name: str) -> bool:
     """Whether a file belongs to work in progress: it is removed by the same command later."""
-    parts = Path(name).parts
-    return (
-        parts[0] == ".parts"
-        or parts[-1] == STATE
-        or any(part.startswith(".") and part.endswith((".tmp", ".lock")) for part in parts)
-        or parts[-1].endswith(".new")
+    *folders, file = Path(name).parts
+    is_hidden = any(
+        part.startswith(".") and part.endswith((".tmp", ".parts", ".lock"))
+        for part in (*folders, file)
     )
+    return is_hidden or file == STATE or file.endswith(".new")
 
 
 def views_problem(folder: Path) -> str | None:

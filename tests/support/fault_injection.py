@@ -75,7 +75,8 @@ class Running:
                 if prepare is not None:
                     prepare()
                 status = action()
-                sys.stdout.flush()
+                if sys.stdout is not None:
+                    sys.stdout.flush()
             except SystemExit as stopped:
                 status = stopped.code if isinstance(stopped.code, int) else 71
             except BaseException:
@@ -134,7 +135,7 @@ class Operation:
     @property
     def variants(self) -> tuple[str, ...]:
         """Ways to die at it: before it, with an empty new file, with half of the content."""
-        if self.event == "open":
+        if self.event == "open" and not os.path.isdir(self.path):  # else a file without a name
             return ("before", "empty")
         if self.event == "os.rename":
             return ("before", "half") if os.path.isfile(self.path) else ("before",)
