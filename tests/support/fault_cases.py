@@ -13,8 +13,8 @@ from fault_worlds import World, contents_of_checkpoint, contents_of_run, file_na
 from nullclass.core.errors import UserError
 from nullclass.rejection import Certificates
 from nullclass.results.null_curve import read_curve
-from nullclass.results.schema import REPORT, STATE, SUMMARY
 from nullclass.results.run import read_run
+from nullclass.results.schema import REPORT, STATE, SUMMARY
 
 Words = Callable[[World, Path], list[str]]
 

@@ -16,6 +16,7 @@ from tiny_zoo import trained
 
 from nullclass import load_checkpoint, load_dataset, save_checkpoint
 from nullclass.cli.main import main
+from nullclass.core.errors import UserError
 from nullclass.core.files import LOCK
 from nullclass.experiments import engines
 from nullclass.experiments.config import Trial
@@ -181,9 +182,12 @@ def contents_of_run(folder: Path) -> dict[str, object]:
     """All values of a run but times and origin.
 
     Raises:
-        UserError: If it is no run, or damaged.
+        UserError: If it is no run, or damaged, or nothing in it is finished.
     """
-    return run_values(read_run(folder))
+    run = read_run(folder)
+    if not run.trials:
+        raise UserError(f"{folder} holds no finished evaluation")
+    return run_values(run)
 
 
 def run_values(run: Run) -> dict[str, object]:
