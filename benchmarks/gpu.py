@@ -16,6 +16,7 @@ a part is over is reported as not run.
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -41,10 +42,11 @@ from nullclass.attacks.base import with_reference_images
 from nullclass.attacks.ensemble import run_attack
 from nullclass.attacks.state import logits_of
 from nullclass.core.devices import find_device
-from nullclass.core.documents import json_values
-from nullclass.core.files import read_json, write_json, write_text
+from nullclass.core.documents import LIMIT, json_values, parse
+from nullclass.core.files import write_text
 from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import OUTCOME_NAMES, Outcome, outcomes, predictions
+from nullclass.core.paths import read_bytes
 from nullclass.core.process import tune_process
 from nullclass.core.provenance import provenance
 from nullclass.data import LabelledImages
@@ -120,7 +122,7 @@ class Results:
         self.json, self.markdown = out / "results-gpu.json", out / "results-gpu.md"
         self.content: Row = {"about": {}, "parts": {}}
         if self.json.exists():
-            self.content = read_json(self.json, "GPU results")
+            self.content = parse(read_bytes(self.json, "GPU results", LIMIT), Row, "GPU results")
 
     def items(self, part: str) -> dict[str, Row]:
         """The items of a part by name."""
@@ -141,7 +143,7 @@ class Results:
 
     def save(self) -> None:
         """Write both files."""
-        write_json(self.json, self.content)
+        write_text(self.json, json.dumps(self.content, indent=2, ensure_ascii=False) + "\n")
         write_text(self.markdown, markdown(self.content))
 
 

@@ -16,9 +16,7 @@ from nullclass.core.files import (
     locked,
     locked_file,
     make_folder,
-    read_json,
     replacing,
-    write_json,
     write_text,
 )
 from nullclass.core.paths import sha256
@@ -59,7 +57,7 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for write in (
         lambda: write_text(tmp_path / "file" / "x.txt", ""),
-        lambda: write_json(tmp_path / "file" / "x" / "y.json", {}),
+        lambda: write_text(tmp_path / "file" / "x" / "y.json", ""),
         lambda: make_folder(tmp_path / "file"),
         lambda: make_folder(tmp_path / "file" / "x"),
     ):
@@ -70,12 +68,9 @@ def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     assert names(tmp_path) == ["file"]
 
 
-def test_make_folder_and_json(tmp_path: Path) -> None:
+def test_make_folder(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "a" / "b")
     assert names(make_folder(folder)) == []
-    content = {"ε": [1, 2.5, None], "nested": {"yes": True}}
-    write_json(folder / "x.json", content)
-    assert read_json(folder / "x.json", "test") == content
 
 
 def test_a_locked_folder_has_one_place_for_temporary_files(tmp_path: Path) -> None:
@@ -138,24 +133,6 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         other.kill()
     with locked(tmp_path):
         pass
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        (None, "is missing, so there is no model card there"),
-        ("{", "cannot be read as the model card"),
-        ("", "cannot be read as the model card"),
-        ("[1]", "is not a model card"),
-        ("\udcff", "cannot be read as the model card"),
-    ],
-)
-def test_bad_json(tmp_path: Path, text: str | None, says: str) -> None:
-    path = tmp_path / "card.json"
-    if text is not None:
-        path.write_bytes(text.encode(errors="surrogateescape"))
-    with pytest.raises(UserError, match=says):
-        read_json(path, "model card")
 
 
 def test_sha256(tmp_path: Path) -> None:

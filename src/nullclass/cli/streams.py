@@ -24,8 +24,8 @@ class Output:
         self._is_piped = is_piped
         self.error: OSError | None = None
         """Why output was lost."""
-        if hasattr(self._stream, "reconfigure"):
-            self._stream.reconfigure(errors="backslashreplace")
+        with suppress(AttributeError, OSError):  # not every stream is a file
+            self._stream.reconfigure(errors="backslashreplace")  # type: ignore[attr-defined]
 
     def write(self, text: str) -> int:
         """Write a text and return its length."""
@@ -38,7 +38,7 @@ class Output:
 
     def discard(self) -> None:
         """Send everything nowhere from now on, also what Python flushes when it exits."""
-        with suppress(OSError):  # not every stream is a file
+        with suppress(OSError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)

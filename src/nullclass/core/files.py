@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import stat
@@ -12,7 +11,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -235,21 +233,3 @@ def _remove_empty(folders: list[Path]) -> None:
     with suppress(OSError):
         for folder in folders:
             folder.rmdir()
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write indented JSON atomically; raises like :func:`replacing`."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def read_json(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON object; goes when every file has a schema."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing, so there is no {what} there") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as the {what}: {error}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a {what}: expected a JSON object")
-    return content
