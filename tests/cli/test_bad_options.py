@@ -34,7 +34,10 @@ TRAIN: list[tuple[Sequence[str], str]] = [
     (["--null-steps", "0"], "step"),
     (["--null-weight", "-1"], "null_weight must be at least 0"),
     (["--epochs", "0"], "of at least 1"),
-    (["--validation", "160"], "cannot hold out 160 of 160"),
+    (
+        ["--validation", "160"],
+        "held out of 160 .* from 0 to 159, not 160",
+    ),
     (["--model", "resnet"], "'resnet'.*notebook|notebook.*'resnet'"),
     (["--dataset", "minst"], "'minst'.*did you mean mnist"),
     (["--device", "cuda:99"], "this machine has no device 'cuda:99': use the device cpu"),
@@ -227,7 +230,7 @@ NUMBERS: list[tuple[str, str, str, str]] = [
       for option in ("--learning-rate", "--null-weight", "--null-eps", "--nulls-per-image",
                      "--replace-rate", "--weight-decay")
       for bad in ("nan", "inf", "-inf", "-1")),
-    ("train", "--validation", HUGE, "cannot hold out 1000"),
+    ("train", "--validation", HUGE, "from 0 to 159, not 1000"),
     ("train", "--seed", HUGE, "seed must be a whole number from 0"),
     ("train", "--background", "mnist", "--background is for --nulls background"),
     *(("curve", option, HUGE, "at most 1,000,000,000|held-out") for option in ("--images",)),

@@ -30,6 +30,12 @@ def test_what_this_machine_lacks(name: str) -> None:
         find_device(name)
 
 
+def test_a_device_is_a_name_too() -> None:
+    assert find_device(torch.device("cpu")) == torch.device("cpu")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="there is no device None"):
+        find_device(None)  # type: ignore[arg-type]
+
+
 def test_cuda_and_mps_where_they_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)

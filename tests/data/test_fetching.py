@@ -269,8 +269,9 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
         fetch("mnits")
     with pytest.raises(UserError, match=r"did you mean fashion-mnist\?"):
         fetch("Fashion_MNIST")
-    with pytest.raises(UserError, match="choose one of"):
-        fetch("cifar")
+    for name in ("cifar", "x" * 10**5, "", None, 3, ["mnist"]):
+        with pytest.raises(UserError, match=r"there is no dataset .*: choose one of"):
+            fetch(name)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="data_dir"):
         fetch("idx")
     monkeypatch.delenv("NULLCLASS_CACHE", raising=False)

@@ -79,9 +79,12 @@ def test_sizes_of_the_validation_set(folder: Path) -> None:
     data = load_dataset("idx", data_dir=folder, validation=0)
     assert data.validation is None
     assert torch.equal(data.train.images[:, 0], torch.from_numpy(ARRAYS[FILE_NAMES[0]]))
-    for validation in (40, 5000, -1):
-        with pytest.raises(UserError, match=r"of 40 training images: set validation to 0 … 39"):
-            load_dataset("idx", data_dir=folder, validation=validation)
+    for validation in (40, 5000, -1, 1.5, "5", 10**23):
+        with pytest.raises(UserError, match=r"held out of 40 .* from 0 to 39, not"):
+            load_dataset("idx", data_dir=folder, validation=validation)  # type: ignore[arg-type]
+    for seed in (-1, 2**64, 1.5):
+        with pytest.raises(UserError, match="seed must be a whole number"):
+            load_dataset("idx", data_dir=folder, validation=5, seed=seed)  # type: ignore[arg-type]
 
 
 def changed(tmp_path: Path, **arrays: np.ndarray) -> Path:

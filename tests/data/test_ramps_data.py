@@ -59,5 +59,5 @@ def test_the_dataset_is_always_the_same() -> None:
     parts = load_dataset("ramps", validation=2000, seed=1)
     assert parts.validation is not None
     assert (len(parts.train), len(parts.validation)) == (30_000, 2_000)
-    with pytest.raises(UserError, match="cannot hold out"):
+    with pytest.raises(UserError, match="held out of"):
         load_dataset("ramps", validation=32_000)

@@ -43,7 +43,7 @@ def find_device(name: str = "auto") -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UserError(
             f"there is no device {shown(name)}: use auto, cpu, cuda, cuda:N or mps"
         ) from None
@@ -53,7 +53,7 @@ def find_device(name: str = "auto") -> torch.device:
         num_devices = int(torch.backends.mps.is_available())
     else:
         num_devices = int(device.type == "cpu")
-    is_as_named = str(device) == name  # torch reads cuda:256 as cuda:0
+    is_as_named = str(device) == str(name)  # torch reads cuda:256 as cuda:0
     if not is_as_named or (device.index or 0) >= num_devices:
         raise UserError(f"this machine has no device {name!r}: use the device cpu")
     return device

@@ -63,9 +63,9 @@ def fetch(
         UserError: If the name is unknown, the folder lacks files or has wrong ones, the cache
             cannot be written, or no source has the files.
     """
-    if name != ANY_IDX and name not in DATASETS:
+    if not isinstance(name, str) or (name != ANY_IDX and name not in DATASETS):
         known = (*DATASETS, ANY_IDX)
-        close = difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1)
+        close = difflib.get_close_matches(str(name).lower().replace("_", "-"), known, n=1)
         hint = f" (did you mean {close[0]}?)" if close else ""
         names = ", ".join(known)
         raise UserError(f"there is no dataset {shown(name)}{hint}: choose one of {names}")

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
 from nullclass.data.arrays import LabelledImages
 from nullclass.data.fetching import Progress, fetch, print_line
@@ -165,11 +166,9 @@ def split(
     Raises:
         UserError: If ``num_validation`` is out of range.
     """
-    if not 0 <= num_validation < len(data):
-        raise UserError(
-            f"cannot hold out {num_validation} of {len(data)} training images: "
-            f"set validation to 0 … {len(data) - 1}"
-        )
+    what = f"validation, held out of {len(data)} training images,"
+    num_validation = check_count(what, num_validation, 0, len(data) - 1)
+    check_seed(seed)
     if num_validation == 0:
         return data, None
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
