@@ -132,13 +132,26 @@ class Endless(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"),
-    [("drip", "too slowly"), ("announced", "larger than it should"), ("flood", "larger than it")],
+    ("kind", "window_bytes", "says"),
+    [
+        ("drip", 1 << 19, "too slowly"),
+        ("drip", 1, "too slowly"),  # fast enough, but without end
+        ("announced", 1, "larger than it should be"),
+        ("flood", 1, "larger than it should be"),
+    ],
 )
 def test_a_mirror_that_never_ends_is_given_up(
-    kind: str, says: str, web: str, work: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    window_bytes: int,
+    says: str,
+    web: str,
+    work: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(sources, "_CHUNK", 1)
     monkeypatch.setattr(sources, "_WINDOW_SECONDS", 0.2)
+    monkeypatch.setattr(sources, "_WINDOW_BYTES", window_bytes)
+    monkeypatch.setattr(sources, "_MAX_SECONDS", 0.5)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
         server.is_over = False  # type: ignore[attr-defined]
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
