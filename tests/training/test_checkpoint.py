@@ -404,8 +404,9 @@ def test_no_pickle_anywhere() -> None:
 
 def test_slips_of_the_caller(tmp_path: Path) -> None:
     model, folder = built(), tmp_path / "model"
-    with pytest.raises(UserError, match="metadata must hold JSON values"):
-        save_checkpoint(model, folder, metadata={"a": torch.zeros(1)})
+    for value in (torch.zeros(1), torch.zeros(2), {1j: 2}, "\ud800"):
+        with pytest.raises(UserError, match="metadata must hold JSON values"):
+            save_checkpoint(model, folder, metadata={"a": value})
     assert not folder.exists()
     save_checkpoint(model, folder)
     with pytest.raises(UserError, match="this machine has no device 'cuda:99'"):

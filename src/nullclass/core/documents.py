@@ -136,7 +136,7 @@ def read_document(path: Path, schema: type[D], what: str) -> D:
 
 def _plain(value: Any) -> Any:
     """Return the plain value of a scalar of NumPy."""
-    if hasattr(value, "item"):
+    if type(value).__module__ == "numpy" and value.shape == ():
         return value.item()
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
