@@ -94,7 +94,7 @@ def test_a_huge_header_allocates_nothing(tmp_path: Path, end: str) -> None:
     path.write_bytes(gzip.compress(contents) if end else contents)
     tracemalloc.start()
     try:
-        with pytest.raises(UserError, match=r"truncated.*only 3 follow"):
+        with pytest.raises(UserError, match=r"truncated.*only 3 follow|more than 200 times"):
             read_images(path)
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
     finally:
@@ -116,14 +116,15 @@ def bomb(path: Path, shape: tuple[int, ...]) -> Path:
     [
         ((10**5, 28, 28), (10**4,), "100000 images but .* 10000 labels"),
         ((10**5, 28, 28), (10**5,), "more than 200 times"),
-        ((9, 2**16, 2**16), (9,), "truncated"),
+        ((9, 2**16, 2**16), (9,), "more than 200 times"),
+        ((9, 2**10, 2**12), (9,), "truncated"),
     ],
 )
 def test_a_small_file_never_takes_much_memory(
     tmp_path: Path, images: tuple[int, ...], labels: tuple[int, ...], says: str
 ) -> None:
     image_path, label_path = tmp_path / "images.gz", bomb(tmp_path / "labels.gz", labels)
-    if math.prod(images) > 10**8:  # a header that lies
+    if images[0] == 9:  # a header that lies
         header = struct.pack(">BBBBIII", 0, 0, 8, 3, *images)
         image_path.write_bytes(gzip.compress(header + bytes(10**7), 1))
     else:

@@ -18,8 +18,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import platformdirs
-
 from nullclass.core.checks import check_path, shown
 from nullclass.core.errors import UserError
 from nullclass.data.idx import GZIP_MAGIC, content_chunks
@@ -81,6 +79,8 @@ def cache_folder() -> Path:
     chosen = os.environ.get("NULLCLASS_CACHE")
     if chosen:
         return check_path("NULLCLASS_CACHE", chosen)
+    import platformdirs  # takes 40 ms, and is seldom needed
+
     return platformdirs.user_cache_path("nullclass")
 
 

@@ -152,24 +152,22 @@ def _read(path: Path, shape: tuple[int, ...]) -> Bytes:
     return array
 
 
-def _content_size(path: Path, limit: int) -> int:
-    """Return the size of the uncompressed content, counted in chunks; stops above the limit.
+def _content_size(path: Path, expected: int) -> int:
+    """Return the size of the uncompressed content, counted up to one byte above what is expected.
 
     Raises:
-        UserError: If the file expands like no images do.
+        UserError: If the file is gzipped and too small for images of the expected size.
     """
     with _open(path) as stream:
         size = os.fstat(stream.fileno()).st_size
     if path.suffix != ".gz":
         return size
-    most = max(_SMALL, _MAX_EXPANSION * size)
-    total = sum(map(len, content_chunks(path, min(limit, most))))
-    if total > most:
+    if expected > max(_SMALL, _MAX_EXPANSION * size):
         raise UserError(
-            f"{path} expands to more than {_MAX_EXPANSION} times its size, as no images do: fetch "
-            "it again, or gunzip it if that is intended"
+            f"the header of {path} promises more than {_MAX_EXPANSION} times the size of the file, "
+            "as no images need: fetch it again, or gunzip it if that is intended"
         )
-    return total
+    return sum(map(len, content_chunks(path, expected)))
 
 
 def _read_shape(path: Path, num_dims: int) -> tuple[int, ...]:
