@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from fake_evaluation import FLAGS, write_fake_evaluation
 from fault_injection import dying_at, read_trace, recording, run_forked
-from fault_worlds import World, contents_of_checkpoint, contents_of_run, remove, run_command
+from fault_worlds import (
+    World,
+    contents_of_checkpoint,
+    contents_of_run,
+    copy_of,
+    file_names,
+    remove,
+    run_command,
+)
 from json_faults import sealed
 
 from conftest import Counter
@@ -16,7 +26,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.files import LOCK
 from nullclass.rejection import Certificates
 from nullclass.results.null_curve import read_curve
-from nullclass.results.schema import FIGURES, REPORT, RESULT, RUN, STATE, SUMMARY
+from nullclass.results.schema import FIGURES, PARTS, REPORT, RESULT, RUN, STATE, SUMMARY
 
 VIEWS = (SUMMARY, REPORT)
 """Files of a run folder that are drawn from the others."""
@@ -110,23 +120,15 @@ def test_views_are_drawn_again(world: World, tmp_path: Path, counter: Counter) -
     counter.check(at_least=20)
 
 
-def test_edits_of_documents(world: World, tmp_path: Path, counter: Counter) -> None:
+def test_edits_of_documents(tmp_path: Path, counter: Counter) -> None:
     """An edit by hand is noticed, also if the file's own checksum is written again."""
     folder = tmp_path / "run"
-    flagged = ("--attack", "fgsm", "--norm", "l2", "--checks", "quick")
-    assert run_command(world.evaluate(folder, *flagged, eps="0.5")) == 0
+    write_fake_evaluation(folder, flags=FLAGS)
     (path,) = folder.rglob(RESULT)
     before = path.read_text(encoding="utf-8")
-    start = before.index('"flags": [')
-    depth, end = 0, start + len('"flags": ')
-    for end in range(start + len('"flags": '), len(before)):
-        depth += {"[": 1, "]": -1}.get(before[end], 0)
-        if depth == 0:
-            break
-    assert before[start : end + 1] != '"flags": []', "an evaluation with red flags"
     edits = {
-        "no flags": before[:start] + '"flags": []' + before[end + 1 :],
-        "another seed": before.replace('"seed": 0', '"seed": 1'),
+        "no flags": re.sub(r'"flags": \[\s*{.*?}\s*\]', '"flags": []', before, flags=re.DOTALL),
+        "another name": before.replace('"made-up"', '"better"'),
         "other spaces": before.replace("  ", " "),
     }
     for what, text in edits.items():
@@ -174,6 +176,37 @@ def test_a_null_curve(world: World, tmp_path: Path, counter: Counter) -> None:
             problem = None if "\n" not in str(error) and str(path) in str(error) else str(error)
         counter.add(what, problem)
     counter.check(at_least=60)
+
+
+def test_parts_of_an_evaluation(world: World, tmp_path: Path, counter: Counter) -> None:
+    """Finished attacks of an evaluation that was killed: used if undamaged, else made again."""
+    folder, trace, kept = tmp_path / "run", tmp_path / "trace", tmp_path / "kept"
+    words = world.evaluate(folder)
+    record = recording(folder, trace)
+    assert run_forked(lambda: run_command(words), tmp_path, prepare=record).status == 0
+    values, names = contents_of_run(folder), file_names(folder)
+    stop = max(number for number, _, what in read_trace(trace) if what.endswith(f"/{RESULT}"))
+    remove(folder)
+    dying = dying_at(folder, stop, "before")
+    run_forked(lambda: run_command(words), tmp_path, prepare=dying)
+    copy_of(folder, kept)
+    parts = [path for path in folder.rglob("*") if path.is_file() and PARTS in path.parts]
+    assert parts
+    for path in parts:
+        for what, content in damaged(path.read_bytes(), 3, random.Random(path.name)):
+            copy_of(kept, folder)
+            path.write_bytes(content)
+            ended = run_forked(lambda: run_command(words), tmp_path)
+            problem = None
+            if ended.status != 0:
+                problem = f"{ended.status}: {ended.err[-300:]}"
+            elif contents_of_run(folder) != values:
+                problem = "another result"
+            elif file_names(folder) != names:
+                problem = "other files"
+            counter.add(f"{path.name}: {what}", problem)
+            copy_of(kept, folder)
+    counter.check(at_least=15)
 
 
 def test_the_state_of_a_training(world: World, tmp_path: Path, counter: Counter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -18,6 +19,7 @@ from json_faults import write_sealed
 from conftest import Counter
 from nullclass.core.files import LOCK
 from nullclass.results.schema import (
+    COSTS,
     FIGURES,
     HELD_OUT,
     OOD,
@@ -117,8 +119,6 @@ def _problem_of(ended: Ended) -> str | None:
 
 def _set_strings(path: Path, pattern: str, name: str) -> bytes:
     """Return a JSON text with the string that a pattern finds replaced by a name."""
-    import json
-
     text = path.read_text(encoding="utf-8")
     found = re.search(pattern, text)
     assert found is not None, pattern
@@ -131,17 +131,27 @@ def test_names_in_tables(world: World, yard: Yard, counter: Counter) -> None:
     """Of attacks, members and sources, in files with valid checksums."""
     assert run_command(world.evaluate(yard.folder)) == 0
     kept = copy_of(yard.folder, yard.scratch / "run")
-    columns = ((ROWS, "attack"), (ROWS, "attack"), (ROWS, "member"), (OOD, "source"))
-    for index, (what, name) in enumerate(NAMES.items()):
-        table, column = columns[index % 4]
+    for what, name in NAMES.items():
         copy_of(kept, yard.folder)
-        (path,) = yard.folder.rglob(table)
-        before, frame = path.read_bytes(), pd.read_parquet(path)
         named = name.replace("VICTIM", str(yard.victim))
-        frame[column] = frame[column].where(frame[column] == "clean", named)
-        frame.to_parquet(path, index=False)
-        write_sealed(yard.folder, path, path.read_bytes(), before)
-        counter.add(f"{table} {column} {what}", yard.attempt(["report", str(yard.folder)]))
+        for table, column in ((ROWS, "attack"), (ROWS, "member"), (OOD, "source")):
+            (path,) = yard.folder.rglob(table)
+            before, frame = path.read_bytes(), pd.read_parquet(path)
+            frame[column] = frame[column].replace({"fgsm": named, "noise": named})
+            frame.to_parquet(path, index=False)
+            write_sealed(yard.folder, path, path.read_bytes(), before)
+        report = ["report", str(yard.folder)]
+        problem = yard.attempt(report)
+        if problem is None:  # the same name in what goes with the rows
+            (path,), (result,) = yard.folder.rglob(COSTS), yard.folder.rglob(RESULT)
+            before, frame = path.read_bytes(), pd.read_csv(path)
+            frame.replace({"fgsm": named}).to_csv(path, index=False)
+            write_sealed(yard.folder, path, path.read_bytes(), before)
+            content = result.read_bytes()
+            changed = content.replace(b'"fgsm"', json.dumps(named).encode())
+            write_sealed(yard.folder, result, changed, content)
+            problem = yard.attempt(report)
+        counter.add(f"attack, member and source {what}", problem)
     counter.check(at_least=15)
 
 
@@ -160,8 +170,8 @@ def test_names_in_documents(world: World, yard: Yard, counter: Counter) -> None:
         ("trials", yard.folder / RUN): r'("trials/[^"]*")',
     }
     for (field, path), pattern in patterns.items():
-        if re.search(pattern, path.read_text(encoding="utf-8")) is None:
-            continue
+        copy_of(kept, yard.folder)
+        assert re.search(pattern, path.read_text(encoding="utf-8")) is not None, pattern
         for what in ("above", "above from a seed", "absolute", "parent", "NUL", "long"):
             copy_of(kept, yard.folder)
             content = _set_strings(path, pattern, NAMES[what].replace("VICTIM", str(yard.victim)))
