@@ -111,8 +111,8 @@ def test_documents_of_an_evaluation(
         write_report(folder)
 
     with unchanged(victim), little_memory():
-        try_all(counter, folder, path, load, 400)
-    counter.check(at_least=400)
+        try_all(counter, folder, path, load, 250)
+    counter.check(at_least=250)
 
 
 @pytest.mark.parametrize("kind", ["models", "estimates", "crafted", "trials"])
@@ -131,8 +131,8 @@ def test_documents_of_a_study(kind: str, tmp_path: Path, counter: Counter) -> No
 
     path = min(folder.glob(f"{kind}/*/result.json"))
     with little_memory():
-        try_all(counter, folder, path, load, 60 if kind == "crafted" else 250)
-    counter.check(at_least=70)
+        try_all(counter, folder, path, load, 40 if kind == "crafted" else 120)
+    counter.check(at_least=50)
 
 
 @pytest.mark.parametrize("name", ["learned", "plain"])
@@ -142,7 +142,7 @@ def test_cards(name: str, world: World, tmp_path: Path, counter: Counter) -> Non
         run_command(world.train(folder, *(() if name == "learned" else ("--nulls", "none")))) == 0
     )
     with little_memory():
-        try_all(counter, folder, folder / CARD, lambda: load_checkpoint(folder), 500)
+        try_all(counter, folder, folder / CARD, lambda: load_checkpoint(folder), 300)
     counter.check(at_least=300)
 
 
@@ -158,7 +158,7 @@ def test_cards_of_a_zoo(tmp_path: Path, counter: Counter) -> None:
             assert member.training_minutes is None or member.training_minutes >= 0
 
     with little_memory():
-        try_all(counter, zoo, path, load, 500)
+        try_all(counter, zoo, path, load, 300)
     counter.check(at_least=300)
 
 
@@ -173,7 +173,7 @@ def test_certificates(world: World, tmp_path: Path, counter: Counter) -> None:
             raise AssertionError("another status")
 
     with little_memory():
-        try_all(counter, path.parent, path, load, 400)
+        try_all(counter, path.parent, path, load, 300)
     counter.check(at_least=200)
 
 

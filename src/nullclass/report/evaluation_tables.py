@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from nullclass.core.errors import UserError
 from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.report.blocks import Block, Cell, Table, Terms, Text
 from nullclass.report.formatting import NORMS, SUCCESS_TEXTS, attack_name, eps_text, percent
@@ -91,13 +92,22 @@ def _null_rule(threshold: ThresholdInfo | None, has_null: bool) -> str:
 
 
 def cost_table(trial: Trial) -> Table:
-    """Successes and cost of each attack and of each member of an ensemble."""
+    """Successes and cost of each attack and of each member of an ensemble.
+
+    Raises:
+        UserError: If an attack has costs, but no rows.
+    """
     is_check = trial.costs["attack"] == CHECKS_NAME
     costs, check_seconds = trial.costs[~is_check], trial.costs.loc[is_check, "seconds"].sum()
     eps = costs["eps_pixels"].drop_duplicates().sort_values().tolist()  # NaN last
     num_images = trial.rows.groupby("attack")["image"].nunique()
     rows = []
     for attack, of_attack in costs.groupby("attack", sort=False):
+        if attack not in num_images:
+            raise UserError(
+                f"the tables in {trial.folder} do not belong together ({attack} has costs, but no "
+                "rows): evaluate again"
+            )
         num = int(num_images[attack])
         by_eps = of_attack.groupby("eps_pixels", dropna=False, sort=False)
         total = by_eps[COST_COUNTS].sum()
