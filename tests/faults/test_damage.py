@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from fake_evaluation import FLAGS, write_fake_evaluation
+from fault_counts import Counter
 from fault_injection import dying_at, read_trace, recording, run_forked
 from fault_worlds import (
     World,
@@ -21,7 +22,6 @@ from fault_worlds import (
 )
 from json_faults import sealed
 
-from conftest import Counter
 from nullclass.core.errors import UserError
 from nullclass.core.files import LOCK
 from nullclass.rejection import Certificates

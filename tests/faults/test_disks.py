@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from fault_cases import CASES, Case, problem_after, problem_at_last
+from fault_counts import Counter
 from fault_injection import (
     Ended,
     failing_at,
@@ -24,8 +25,6 @@ from fault_injection import (
     spread,
 )
 from fault_worlds import World, copy_of, file_names, remove, run_command
-
-from conftest import Counter
 
 ERRORS = (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO, errno.EDQUOT)
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from fault_counts import Counter
 from fault_injection import Ended, run_forked, snapshot
 from fault_worlds import World, copy_of, remove, run_command
 from json_faults import write_sealed
 
-from conftest import Counter
 from nullclass.core.files import LOCK
 from nullclass.results.schema import (
     COSTS,
@@ -227,6 +227,22 @@ def test_links_in_a_run_folder(is_new: bool, world: World, yard: Yard, counter: 
             commands = [words] if is_new else [["report", str(yard.folder)], words]
             counter.add(f"{name} is a link to {target}", yard.attempt(*commands))
     counter.check(at_least=20)
+
+
+def test_links_in_the_folder_of_a_study(world: World, yard: Yard, counter: Counter) -> None:
+    """To the victim, in an empty folder and in a run."""
+    words = world.study(yard.folder)
+    assert run_command(words) == 0
+    kept = copy_of(yard.folder, yard.scratch / "run")
+    jobs = [path.relative_to(kept).as_posix() for path in kept.glob("*/*-seed0-*")]
+    assert jobs
+    for name in ("models", TRIALS, FIGURES, *jobs):
+        copy_of(kept, yard.folder)
+        link = yard.folder / name
+        remove(link)
+        link.symlink_to(yard.victim)
+        counter.add(f"{name} is a link", yard.attempt(words, ["report", str(yard.folder)]))
+    counter.check(at_least=5)
 
 
 def test_links_as_outputs(world: World, yard: Yard, counter: Counter) -> None:

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 from fake_probabilities import write_fake_probabilities
+from fault_counts import Counter
 from fault_injection import spread, unchanged
 from fault_worlds import World, contents_of_run, run_command
 from json_faults import faults_of_files, faults_of_values, write_sealed
 from tiny_zoo import make_zoo
 
-from conftest import Counter
 from nullclass import load_checkpoint
 from nullclass.core.errors import UserError
 from nullclass.rejection import Certificates

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 from fault_cases import CASES, is_work, problem_after, problem_at_last
+from fault_counts import Counter
 from fault_injection import KILLED, dying_at, read_trace, recording, run_forked, spread
 from fault_worlds import World, copy_of, file_names, run_command
-
-from conftest import Counter
 
 
 @pytest.mark.parametrize("name", CASES)

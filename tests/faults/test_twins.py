@@ -14,6 +14,7 @@ from fault_cases import (
     read_null_curve,
     views_problem,
 )
+from fault_counts import Counter
 from fault_injection import Ended, Running, run_forked, slowed
 from fault_worlds import (
     World,
@@ -24,8 +25,6 @@ from fault_worlds import (
     remove,
     run_command,
 )
-
-from conftest import Counter
 
 Words = Callable[[World, Path], list[str]]
 

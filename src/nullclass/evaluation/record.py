@@ -18,7 +18,7 @@ from nullclass.certify import find_verifier
 from nullclass.core.checks import check_seed
 from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
-from nullclass.core.paths import file_name
+from nullclass.core.paths import file_name, inside
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset, load_dataset
 from nullclass.diagnostics.probes import ProbeLevel
@@ -214,10 +214,11 @@ def record_evaluation(
             raise UserError(f"{folder} holds a run of a study: choose another --out")
         if earlier is None:  # from now on the folder is known as a run folder
             store.write_info(folder, info)
-        is_complete = store.is_complete(folder / trial)
+        trial_folder = inside(folder, trial)
+        is_complete = store.is_complete(trial_folder)
         if is_complete:
             _say(f"{folder} holds this evaluation already: nothing is computed again")
-        elif (folder / trial / schema.PARTS).is_dir():
+        elif (trial_folder / schema.PARTS).is_dir():
             _say(f"{folder} holds finished parts of this evaluation: it goes on from there")
         if not is_complete:
             started = time.perf_counter()
@@ -228,12 +229,12 @@ def record_evaluation(
                 eps=eps,
                 norm=norm,
                 progress=True,
-                parts=folder / trial / schema.PARTS,
+                parts=trial_folder / schema.PARTS,
                 **settings,
             )
             seconds = round(time.perf_counter() - started, 1)
             evaluation.write(
-                folder / trial,
+                trial_folder,
                 model=name,
                 seed=seed,
                 data_checksum=dataset.checksum,

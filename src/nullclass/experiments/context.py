@@ -12,6 +12,7 @@ from nullclass.attacks import ATTACKS, Attack
 from nullclass.attacks.base import with_reference_images
 from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
+from nullclass.core.paths import inside
 from nullclass.core.provenance import provenance
 from nullclass.data import Dataset, LabelledImages
 from nullclass.experiments.config import AttackPlan, Config, ModelSpec, Training
@@ -31,8 +32,8 @@ class RunContext:
     device: torch.device
 
     def folder_of(self, config: Config) -> Path:
-        """Return the folder of a job."""
-        return self.run_folder / folder_of(config, self.dataset.checksum)
+        """Return the folder of a job; raises as :func:`nullclass.core.paths.inside`."""
+        return inside(self.run_folder, folder_of(config, self.dataset.checksum))
 
     def load_trained(self, training: Training, selection: str = LAST) -> Classifier:
         """Return a checkpoint of a finished training."""

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from nullclass.core.checks import shown
 from nullclass.core.documents import json_values
 from nullclass.core.errors import CannotWriteError, UserError
+from nullclass.core.paths import inside
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset
 from nullclass.experiments.config import Preset, Study, Trial
@@ -140,7 +141,7 @@ class _Runner:
         self.data_checksum = data_checksum
         self.run_folder = run_folder
         self.engine = engine
-        unfinished = [job for job in jobs if not store.is_complete(run_folder / job.folder)]
+        unfinished = [job for job in jobs if not store.is_complete(inside(run_folder, job.folder))]
         self.waiting = {job.folder: job for job in unfinished}
         """In the study's order: every job after what it needs."""
         self.running: dict[str, Job] = {}
