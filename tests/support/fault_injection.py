@@ -90,8 +90,12 @@ class Running:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         os.dup2(os.open(self.out, flags) if stdout is None else stdout, 1)
         os.dup2(os.open(self.err, flags), 2)
-        sys.stdout = TextIOWrapper(os.fdopen(1, "wb"), encoding="utf-8", write_through=False)
-        sys.stderr = TextIOWrapper(os.fdopen(2, "wb"), encoding="utf-8", write_through=True)
+        sys.stdout = TextIOWrapper(
+            os.fdopen(1, "wb", closefd=False), encoding="utf-8", write_through=False
+        )
+        sys.stderr = TextIOWrapper(
+            os.fdopen(2, "wb", closefd=False), encoding="utf-8", write_through=True
+        )
 
     def end(self, seconds: float = 60) -> Ended:
         """Wait; a process that takes longer is killed, and its status is -9."""
