@@ -61,7 +61,7 @@ def full(model: Classifier, data: LabelledImages, **more: Any) -> Evaluation:
     ensemble = AttackEnsemble((PGD(num_steps=1), Noise(num_draws=2)), ("pgd", "noise"))
     settings: dict[str, Any] = {
         "attacks": {"fgsm": FGSM(), "both": ensemble},
-        "eps": [0.02, 0.1],
+        "eps": [0.1, 0.2],
         "held_out": (data.images.flip(0), data.labels.flip(0)),
         "ood": ("noise", "blank"),
         "num_smallest": 8,

@@ -50,7 +50,7 @@ from nullclass.scoring.score import score_clean
 from nullclass.scoring.smallest import score_smallest
 from nullclass.scoring.sweeps import score_radii, score_sizes
 
-BUDGETS = (0.02, 0.1, 0.2)
+BUDGETS = (0.1, 0.2, 0.3)
 ENSEMBLE = AttackEnsemble(
     (Noise(num_draws=2), PGD(num_steps=2, num_restarts=2), Square(num_queries=3), DatasetAttack()),
     ("noise", "pgd", "square", "dataset"),
@@ -128,6 +128,14 @@ def attack_of(
     return call
 
 
+def test_the_attacks_have_work(model: Classifier, data: LabelledImages) -> None:
+    """Some images succeed at each eps, so that a batch starts the next one with their images."""
+    attack = ATTACKS["random restarts"]
+    rows = score_attack(model, data, torch.arange(6), "a", attack, BUDGETS, norm="linf").rows
+    num_fooled = rows["outcome"].eq("fooled").groupby(rows["eps_pixels"]).sum().tolist()
+    assert 0 < num_fooled[0] < num_fooled[1] < num_fooled[2] < 6
+
+
 def test_an_attack_goes_on_after_every_batch_and_eps(
     attack_of: Callable[..., AttackResult], calls: Calls, tmp_path: Path
 ) -> None:
@@ -163,7 +171,7 @@ def test_finished_members_of_an_ensemble_are_not_repeated(
 
     def call(**more: Any) -> AttackResult:
         return score_attack(
-            model, data, torch.arange(6), "name", attack, [0.05], norm="linf", **more
+            model, data, torch.arange(6), "name", attack, [0.2], norm="linf", **more
         )
 
     expected = call()
@@ -270,7 +278,7 @@ def attack_with(model: Classifier, data: LabelledImages, **changed: Any) -> Atta
         "chosen": torch.arange(6),
         "name": "name",
         "attack": PGD(num_steps=2, num_restarts=2),
-        "budgets": [0.05],
+        "budgets": [0.2],
         "norm": "linf",
     }
     return score_attack(model, data, **arguments | changed)
@@ -287,8 +295,8 @@ def with_other_labels(data: LabelledImages) -> LabelledImages:
 
 
 CHANGES: dict[str, dict[str, Any]] = {
-    "eps": {"budgets": [0.06]},
-    "eps per image": {"budgets": torch.full((6,), 0.05)},
+    "eps": {"budgets": [0.21]},
+    "eps per image": {"budgets": torch.full((6,), 0.2)},
     "norm": {"norm": "l2"},
     "seed": {"seed": 1},
     "batch size": {"batch_size": 2},

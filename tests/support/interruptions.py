@@ -19,6 +19,8 @@ from nullclass.scoring import parts, proofs, score
 
 T = TypeVar("T")
 NUM_CLASSES = 3
+SPREAD = 5
+"""Rank of the margin from one image to the next."""
 
 
 class InterruptError(Exception):
@@ -41,11 +43,14 @@ def make_model(seed: int = 0, num_outputs: int = NUM_CLASSES + 1) -> Classifier:
 
 
 def make_data(model: Classifier) -> LabelledImages:
-    """Ten images; the model is right about all but one, so that attacks have work."""
-    images = torch.rand((200, 1, 4, 4), generator=torch.Generator().manual_seed(1))
+    """Ten images of different margins; the model is right about all but one."""
+    images = torch.rand((1000, 1, 4, 4), generator=torch.Generator().manual_seed(1))
     predicted = model.predict(images)
-    chosen = (predicted >= 0).nonzero().squeeze(1)[:10]
-    labels = predicted[chosen].clone()
+    images, labels = images[predicted >= 0], predicted[predicted >= 0]
+    with torch.no_grad():
+        best = model(images)[:, :NUM_CLASSES].topk(2, dim=1).values
+    chosen = (best[:, 0] - best[:, 1]).argsort()[: 10 * SPREAD : SPREAD]
+    labels = labels[chosen]
     labels[3] = (labels[3] + 1) % NUM_CLASSES
     return LabelledImages(images[chosen], labels, NUM_CLASSES)
 
