@@ -490,6 +490,22 @@ def test_output_that_cannot_be_printed_costs_the_printing_only(
         assert (tmp_path / name / WEIGHTS).read_bytes() == (checkpoint / WEIGHTS).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [(MemoryError(), "out of memory"), (RecursionError(), "the input is nested too deeply")],
+)
+def test_input_that_is_too_much(
+    error: Exception, says: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def fails(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("nullclass.zoo.members.find_members", fails)
+    assert main(["zoo", "list"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"nullclass: {says}")
+
+
 @pytest.mark.slow
 def test_nothing_is_left_to_print_when_the_interpreter_ends() -> None:
     for redirection, expected in (("> /dev/full", 3), (">&- 2>&-", 0), ("2> /dev/full", 0)):
