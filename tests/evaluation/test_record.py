@@ -45,6 +45,7 @@ def test_labels_that_are_not_classes_of_the_model(tmp_path: Path) -> None:
         (good, {"attacks": []}, "at least one --attack"),
         (good, {"radius": 0.1, "clean_null_rate": 0.1}, "either a radius or a threshold"),
         (good, {"clean_null_rate": 0.1}, "no held-out images are known"),
+        (good, {"ood": ["tiles"], "num_images": 1}, "at least two test images"),
     ):
         with pytest.raises(UserError, match=says):
             record_evaluation(model, None, dataset, out, **(settings | changed))
@@ -92,6 +93,16 @@ def test_an_interrupted_evaluation_leaves_the_earlier_one_and_goes_on(
     pd.testing.assert_frame_equal(second.rows, record(0.2, tmp_path / "fresh").rows)
     monkeypatch.setattr(record_module, "evaluate", killed)
     pd.testing.assert_frame_equal(record(0.2).rows, second.rows)
+
+
+def test_a_long_name(tmp_path: Path) -> None:
+    arrays = tiny_arrays(40, 30, 4, 28, seed=0)
+    data = load_dataset("idx", data_dir=write_dataset(tmp_path / "data", arrays), validation=0)
+    model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
+    name, out = "n" * 120, tmp_path / "run"
+    settings: dict[str, Any] = {"attacks": ["fgsm"], "eps": [0.1], "norm": "linf", "num_images": 4}
+    record_evaluation(model, None, data, out, name=name, seed=0, checks="none", **settings)
+    assert read_run(out).trials[0].model == name
 
 
 def test_a_folder_that_is_no_evaluation_is_refused(tmp_path: Path) -> None:

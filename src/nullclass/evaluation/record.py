@@ -18,6 +18,7 @@ from nullclass.certify import find_verifier
 from nullclass.core.checks import check_seed
 from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
+from nullclass.core.files import remove
 from nullclass.core.paths import file_name, inside
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset, load_dataset
@@ -195,7 +196,7 @@ def record_evaluation(
         card={} if card is None else json_values(card),
     )
     digest = _digest(model, dataset, recorded)
-    trial = f"{schema.TRIALS}/{file_name(f'{name}-seed{seed}')}-{digest}"
+    trial = f"{schema.TRIALS}/{file_name(f'{name}-seed{seed}-{digest}')}"
     info = RunInfo(
         format=schema.FORMAT,
         study=EVALUATE,
@@ -215,23 +216,29 @@ def record_evaluation(
         if earlier is None:  # from now on the folder is known as a run folder
             store.write_info(folder, info)
         trial_folder = inside(folder, trial)
+        parts = trial_folder / schema.PARTS
         is_complete = store.is_complete(trial_folder)
         if is_complete:
             _say(f"{folder} holds this evaluation already: nothing is computed again")
-        elif (trial_folder / schema.PARTS).is_dir():
+        elif parts.is_dir():
             _say(f"{folder} holds finished parts of this evaluation: it goes on from there")
         if not is_complete:
             started = time.perf_counter()
-            evaluation = evaluate(
-                model,
-                test,
-                attacks=attacks,
-                eps=eps,
-                norm=norm,
-                progress=True,
-                parts=trial_folder / schema.PARTS,
-                **settings,
-            )
+            try:
+                evaluation = evaluate(
+                    model,
+                    test,
+                    attacks=attacks,
+                    eps=eps,
+                    norm=norm,
+                    progress=True,
+                    parts=parts,
+                    **settings,
+                )
+            except UserError:
+                if earlier is None and not parts.exists():  # refused before any work
+                    remove(folder / schema.RUN)
+                raise
             seconds = round(time.perf_counter() - started, 1)
             evaluation.write(
                 trial_folder,

@@ -90,7 +90,7 @@ def folder_of(config: Config, data_checksum: str) -> str:
     name = config.model if isinstance(config, Trial) else config.name
     key = {"version": VERSION, "kind": parent, "config": _as_json(config), "data": data_checksum}
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]
-    return f"{parent}/{file_name(f'{name}-seed{config.seed}')}-{digest}"
+    return f"{parent}/{file_name(f'{name}-seed{config.seed}-{digest}')}"
 
 
 def _as_json(config: object) -> object:
