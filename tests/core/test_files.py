@@ -98,6 +98,16 @@ def test_a_refused_command_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
+def test_a_refused_command_leaves_the_lock_of_another(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    with locked(folder):
+        for _ in range(2):
+            with pytest.raises(UserError, match="another process"), locked(folder):
+                pass
+        assert (folder / LOCK).exists()
+    assert not folder.exists()
+
+
 def test_links_are_not_followed(tmp_path: Path) -> None:
     victim, folder = tmp_path / "victim", tmp_path / "run"
     write_text(victim / "file", "precious")

@@ -138,15 +138,15 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
         UserError: If another process holds the lock, or the folder cannot be written.
     """
     with ExitStack() as stack:
-        stack.callback(
-            _remove_empty, [path for path in (folder, *folder.parents) if not path.exists()]
-        )
+        stack.callback(_remove_empty, _missing(folder))
         make_folder(folder)
-        stack.callback(_remove_lock_alone, folder)
         lock = folder / f"{part}{LOCK}"
         stack.enter_context(_lock(lock, folder))
+        # while it is held: once released, it may be another process's
         if part:
             stack.callback(lock.unlink, missing_ok=True)
+        else:
+            stack.callback(_remove_lock_alone, folder)
         temporary = folder.absolute() / f"{part}{TEMPORARY}"
         stack.enter_context(_working(_Workplace(folder.absolute(), temporary)))
         yield
