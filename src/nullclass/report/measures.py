@@ -15,7 +15,7 @@ from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Mark
 from nullclass.report.formatting import FGSM, NORMS, SMALLEST, WORST_CASE
 from nullclass.results.run import Run
-from nullclass.results.schema import CLEAN, LOSSES, PROOF, SUMMARY, UNION
+from nullclass.results.schema import CLEAN, LOSSES, PROOF, UNION
 
 NULL_AWARE = (WORST_CASE, "null-aware-pgd")
 """White-box attacks that take null into account, the stronger first."""
@@ -146,7 +146,7 @@ class Measures:
         summary = run.summary[run.summary["value"].notna()]
         if summary.empty:
             raise UserError(
-                f"{run.folder / SUMMARY} holds no results yet: run the study again to resume it"
+                f"{run.folder} holds no results yet: the command that wrote it resumes it"
             )
         known = [*summary["selection"].unique()]
         of_run = [name for name in run.info.selections if name in known]

@@ -107,7 +107,7 @@ def read_frame(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataF
     except (OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{path} is damaged ({reason}): remove it and run the study again"
+            f"{path} is damaged ({reason}): run the command that wrote it again"
         ) from None
     if lacking or unexpected:
         which = f"lacks the column {lacking[0]!r}" if lacking else f"has a column {unexpected[0]!r}"
@@ -161,4 +161,6 @@ def read_examples(path: Path) -> list[Examples]:
                 for number, values in enumerate(shown)
             ]
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error}): remove it and run the study again") from None
+        raise UserError(
+            f"{path} is damaged ({error}): run the command that wrote it again"
+        ) from None

@@ -76,7 +76,7 @@ class Trial:
         path = self.folder / schema.ROWS
         rows = read_frame(path)
         if len(rows) != self.result.num_rows or not rows["outcome"].isin(OUTCOME_NAMES).all():
-            raise UserError(f"{path} is damaged: remove it and run the study again")
+            raise UserError(f"{path} is damaged: run the command that wrote it again")
         return rows
 
     @cached_property
@@ -145,7 +145,9 @@ class Trial:
         try:
             return load_file(check_regular(path, "decisions"))["predictions"]
         except (SafetensorError, OSError, KeyError) as error:
-            raise UserError(f"{path} is damaged ({error}): run the study again") from None
+            raise UserError(
+                f"{path} is damaged ({error}): run the command that wrote it again"
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -246,8 +248,8 @@ def read_trial(folder: Path) -> Trial:
     result = read_result(folder, TrialResult)
     if not is_unchanged(folder, result.files):
         raise UserError(
-            f"{folder} is damaged (a file has changed since it was written): remove it and run "
-            "the study again"
+            f"{folder} is damaged (a file has changed since it was written): run the command "
+            "that wrote it again"
         )
     return Trial(folder, result)
 
