@@ -125,6 +125,7 @@ def run_study(
                     seconds=round(info.seconds + time.perf_counter() - started, 1),
                     peak_mb=max(info.peak_mb, result.peak_mb),
                 )
+                store.remove_views(folder)  # of fewer trials
                 store.write_info(folder, info)
             write_summary(read_run(folder, study.published))
         return result

@@ -9,7 +9,7 @@ import torch
 from nullclass.core.devices import exact_float32
 from nullclass.core.documents import json_values
 from nullclass.core.errors import StateError, UserError
-from nullclass.core.files import make_folder, working_in
+from nullclass.core.files import make_folder, remove, working_in
 from nullclass.core.progress import Advance
 from nullclass.data import Dataset
 from nullclass.experiments.config import Config, Craft, Estimate, Training
@@ -80,7 +80,7 @@ def _train(run: RunContext, training: Training, folder: Path, advance: Advance) 
     try:
         train()
     except StateError:  # damaged, or of another device: start again
-        (folder / schema.STATE).unlink()
+        remove(folder / schema.STATE)
         train()
 
 
