@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         Exit status: 0; 1 if jobs of a study failed or ``--strict`` found a red flag; 2 for bad
-        input; 3 if standard output was full; 130 if interrupted.
+        input; 3 if standard output was full; 130 if interrupted; 141 if its reader is gone.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     before = sys.stdout, sys.stderr
