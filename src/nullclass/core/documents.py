@@ -130,7 +130,10 @@ def read_document(path: Path, schema: type[D], what: str) -> D:
     stated = f'"checksum": "{document.checksum}"'.encode(errors="replace")
     text = content.replace(stated, b'"checksum": ""', 1)
     if hashlib.sha256(text).hexdigest() != document.checksum:
-        raise UserError(f"{path} (the {what}) is damaged: it has changed since it was written")
+        raise UserError(
+            f"{path} (the {what}) is damaged: it has changed since it was written; restore it from "
+            "a copy, or write it again in a new place"
+        )
     return document
 
 

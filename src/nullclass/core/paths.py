@@ -69,7 +69,7 @@ def open_regular(path: Path, what: str) -> BufferedReader:
         # a pipe without a writer would block
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing, so there is no {what} there") from None
+        raise UserError(f"{path} is missing (the {what})") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path} cannot be read as the {what}: {reason}") from None
