@@ -29,7 +29,7 @@ from nullclass.evaluation.run import evaluate
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull, ThresholdedClassifier, calibrate, with_threshold
 from nullclass.results import schema, store
-from nullclass.results.info import DataInfo, RunInfo, Settings
+from nullclass.results.info import DataInfo, RunInfo, Settings, TrialResult
 from nullclass.results.run import read_run, write_summary
 from nullclass.scoring.score import check_labels
 from nullclass.training.batches import sha256
@@ -239,7 +239,6 @@ def record_evaluation(
                 if earlier is None and not parts.exists():  # refused before any work
                     remove(folder / schema.RUN)
                 raise
-            seconds = round(time.perf_counter() - started, 1)
             evaluation.write(
                 trial_folder,
                 model=name,
@@ -247,11 +246,12 @@ def record_evaluation(
                 data_checksum=dataset.checksum,
                 device=info.device,
                 provenance=info.provenance,
-                evaluation_seconds=seconds,
+                evaluation_seconds=round(time.perf_counter() - started, 1),
             )
-            info = replace(info, seconds=seconds)
         elif earlier is not None and earlier.trials == info.trials:
             info = earlier
+        result = store.read_result(trial_folder, TrialResult)
+        info = replace(info, seconds=result.evaluation_seconds)
         if earlier is None or earlier.trials != info.trials:
             store.remove_views(folder)
         store.write_info(folder, info)  # the commit: before it, the earlier evaluation is valid
