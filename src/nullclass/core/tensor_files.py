@@ -48,7 +48,9 @@ def check_header(path: Path, what: str) -> None:
     with open_regular(path, what) as file:
         size = int.from_bytes(file.read(8), "little")
     if size > HEADER_LIMIT:
-        raise UserError(f"{path} is damaged: its header has {size:,} bytes, too many for {what}")
+        raise UserError(
+            f"{path} is damaged: its header has {size:,} bytes, too many for the {what}"
+        )
 
 
 def save_state(path: Path, fingerprint: str, tensors: Mapping[str, Tensor], info: Schema) -> None:
@@ -84,7 +86,7 @@ def load_state(path: Path, fingerprint: str, schema: type[S]) -> tuple[S, dict[s
         StateError: If it has another fingerprint.
     """
     try:
-        check_header(path, "a state")
+        check_header(path, "state")
         position, digest = _checksum(path)
         with path.open("rb") as file:
             file.seek(position)

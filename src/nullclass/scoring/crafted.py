@@ -18,7 +18,7 @@ from nullclass.attacks.base import access_of, with_reference_images
 from nullclass.core.devices import exact_float32
 from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
-from nullclass.core.tensor_files import save_tensors
+from nullclass.core.tensor_files import check_header, save_tensors
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results import frames, schema
@@ -70,10 +70,11 @@ class Crafted:
             UserError: If a file is missing or damaged.
         """
         path = folder / schema.IMAGES
+        check_header(path, "file of adversarial images")
         try:
             images = {float(eps): stored for eps, stored in load_file(path).items()}
         except (SafetensorError, OSError, ValueError) as error:
-            raise UserError(f"{path} is missing or damaged ({error}): make it again") from None
+            raise UserError(f"{path} is damaged ({error}): make it again") from None
         return cls(
             attack=attack,
             norm=norm,

@@ -162,7 +162,7 @@ def load_checkpoint(
     card = read_card(folder)
     weights = folder / (NEW_WEIGHTS if _is_new(folder, card) else WEIGHTS)
     try:
-        check_header(weights, f"the weights of {CARD}")
+        check_header(weights, f"weights of {CARD}")
         with safe_open(weights, framework="pt") as file:
             # The sizes in the files are compared before memory is taken for them.
             with torch.device("meta"):
