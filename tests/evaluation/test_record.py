@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -116,3 +118,37 @@ def test_a_folder_that_is_no_evaluation_is_refused(tmp_path: Path) -> None:
             norm="linf", num_images=10, seed=0,
         )  # fmt: skip
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == names
+
+
+def test_a_report_being_drawn_is_waited_for(tmp_path: Path) -> None:
+    """Else it would describe the earlier evaluation beside the new one."""
+    arrays = tiny_arrays(40, 30, 4, 28, seed=0)
+    data = load_dataset("idx", data_dir=write_dataset(tmp_path / "data", arrays), validation=0)
+    model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
+    out = tmp_path / "run"
+
+    def record(eps: float) -> Evaluation:
+        return record_evaluation(
+            model, None, data, out, name="m", attacks=["fgsm"], eps=[eps], norm="linf",
+            num_images=10, checks="none", seed=0,
+        )  # fmt: skip
+
+    record(0.1)
+    (before,) = read_run(out).trials
+    with ThreadPoolExecutor() as pool:
+        with store.drawing(out):
+            later = pool.submit(record, 0.2)
+            while not any(
+                store.is_complete(path)
+                for path in (out / schema.TRIALS).iterdir()
+                if path != before.folder
+            ):
+                assert not later.done()
+                time.sleep(0.01)
+            assert not wait([later], timeout=0.3).done
+            assert [trial.folder for trial in read_run(out).trials] == [before.folder]
+            (out / schema.REPORT).write_text("the page of the earlier evaluation")
+        later.result(timeout=60)
+    assert not (out / schema.REPORT).exists()
+    (after,) = read_run(out).trials
+    assert after.folder != before.folder

@@ -126,10 +126,11 @@ def make_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def locked(folder: Path, part: str = "") -> Iterator[None]:
+def locked(folder: Path, part: str = "", wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of a folder, created if needed, and remove its stale temporary files.
 
-    ``part`` names a lock of its own, for files that another process may write meanwhile.
+    ``part`` names a lock of its own, for files that another process may write meanwhile. ``wait``
+    is how many seconds to wait for another process.
 
     The system releases the lock when the process ends, even if killed. A folder that was created
     here and is empty in the end is removed again.
@@ -141,7 +142,7 @@ def locked(folder: Path, part: str = "") -> Iterator[None]:
         stack.callback(_remove_empty, _missing(folder))
         make_folder(folder)
         lock = folder / f"{part}{LOCK}"
-        stack.enter_context(_lock(lock, folder))
+        stack.enter_context(_lock(lock, folder, wait))
         # while it is held: once released, it may be another process's
         if part:
             stack.callback(lock.unlink, missing_ok=True)
@@ -196,9 +197,9 @@ def _working(place: _Workplace) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(path: Path, target: Path) -> Iterator[None]:
+def _lock(path: Path, target: Path, wait: float = 0.0) -> Iterator[None]:
     """Lock a file, which must be a regular one or missing."""
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=wait)
     try:
         with suppress(FileNotFoundError):
             if not stat.S_ISREG(path.lstat().st_mode):

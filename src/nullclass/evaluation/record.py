@@ -39,6 +39,9 @@ from nullclass.training.checkpoint import load_checkpoint
 EVALUATE = "evaluate"
 """``study`` in ``run.json`` of an evaluation."""
 
+MAX_DRAWING = 300.0
+"""Seconds that a finished evaluation waits for a report of the earlier one."""
+
 NUM_EXAMPLES = 8
 """Adversarial images kept for the report's gallery."""
 
@@ -252,12 +255,13 @@ def record_evaluation(
             info = earlier
         result = store.read_result(trial_folder, TrialResult)
         info = replace(info, seconds=result.evaluation_seconds)
-        if earlier is None or earlier.trials != info.trials:
-            store.remove_views(folder)
-        store.write_info(folder, info)  # the commit: before it, the earlier evaluation is valid
-        run = read_run(folder)
-        write_summary(run)
-        store.remove_others(folder)
+        with store.drawing(folder, wait=MAX_DRAWING):  # of the earlier evaluation
+            if earlier is None or earlier.trials != info.trials:
+                store.remove_views(folder)
+            store.write_info(folder, info)  # the commit: before it, the earlier one is valid
+            run = read_run(folder)
+            write_summary(run)
+            store.remove_others(folder)
     return Evaluation.read(run.trials[0])
 
 

@@ -111,6 +111,17 @@ def writing(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def drawing(folder: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a run's views; whoever replaces the run waits until they are drawn.
+
+    Raises:
+        UserError: If another process still draws them after ``wait`` seconds.
+    """
+    with locked(folder, ".report", wait):
+        yield
+
+
 def check_free(folder: Path) -> None:
     """Raise UserError unless the folder is missing, empty or that of a run."""
     if (folder / schema.RUN).exists() or not folder.is_dir():

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 from nullclass.core.errors import UserError
-from nullclass.core.files import locked
 from nullclass.report.render import check_page, on_terminal, write_page
 from nullclass.results import run as runs
 from nullclass.results.run import write_summary
-from nullclass.results.store import read_info
+from nullclass.results.store import drawing, read_info
 from nullclass.studies import EVALUATION, STUDIES
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def write_report(folder: Path) -> Path:
     """
     before = read_info(folder)
     check_drawable(folder, before.study)
-    with locked(folder, ".report"):
+    with drawing(folder):
         found = read_run(folder)
         page = page_module(found.info.study).page(found)
         if read_info(folder).checksum != before.checksum:
