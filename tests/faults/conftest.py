@@ -50,6 +50,7 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)  # a forked process has no other threads
     patch.setattr("nullclass.report.evaluation_page.page", stub_page)
     patch.setattr("nullclass.report.evaluation_page.summary_tables", lambda run: [])
+    patch.setattr("nullclass.report.render.render", lambda page: page.subtitle)
     patch.setattr("nullclass.scoring.parts.MIN_SECONDS", 0.0)  # every step is kept
     use_small_study(patch)
 

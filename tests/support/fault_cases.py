@@ -50,13 +50,13 @@ def evaluate(eps: str, *options: str) -> Words:
 
 
 CASES = {
-    "evaluate": Case(evaluate("0.1"), contents_of_run, 50),
+    "evaluate": Case(evaluate("0.1"), contents_of_run, 40),
     "evaluate over another": Case(
-        evaluate("0.2", "--seed", "1"), contents_of_run, 240, evaluate("0.1")
+        evaluate("0.2", "--seed", "1"), contents_of_run, 220, evaluate("0.1")
     ),
-    "report": Case(lambda w, out: ["report", str(out)], contents_of_run, 40, evaluate("0.1")),
-    "train": Case(World.train, contents_of_checkpoint, 50),
-    "substitute": Case(World.substitute, contents_of_checkpoint, 40),
+    "report": Case(lambda w, out: ["report", str(out)], contents_of_run, 30, evaluate("0.1")),
+    "train": Case(World.train, contents_of_checkpoint, 40),
+    "substitute": Case(World.substitute, contents_of_checkpoint, 25),
     "certify": Case(lambda w, out: w.certify(out / "out.json"), read_certificates, 40),
     "certify over another": Case(
         lambda w, out: w.certify(out / "out.json"),
