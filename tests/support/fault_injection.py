@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
@@ -76,7 +76,8 @@ class Running:
                     prepare()
                 status = action()
                 if sys.stdout is not None:
-                    sys.stdout.flush()
+                    with suppress(OSError):  # as the command line left it
+                        sys.stdout.flush()
             except SystemExit as stopped:
                 status = stopped.code if isinstance(stopped.code, int) else 71
             except BaseException:
