@@ -31,6 +31,7 @@ Sha256 = Annotated[str, msgspec.Meta(pattern=r"\A[0-9a-f]{64}\Z")]
 """In hexadecimal."""
 
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKETS = re.compile(rb"[][{}]+")
 _LEVEL = {ord("{"): 1, ord("["): 1, ord("}"): -1, ord("]"): -1}
 
 
@@ -62,7 +63,8 @@ def parse(content: bytes | str, schema: type[T], what: str) -> T:
     """
     try:
         raw = content.encode() if isinstance(content, str) else content
-        levels = accumulate(_LEVEL.get(byte, 0) for byte in _STRING.sub(b"", raw))
+        brackets = b"".join(_BRACKETS.findall(_STRING.sub(b"", raw)))
+        levels = accumulate(_LEVEL[bracket] for bracket in brackets)
         if max(levels, default=0) > DEPTH:
             raise UserError(f"{what} is nested over {DEPTH} levels deep")
         return msgspec.json.decode(raw, type=schema)

@@ -21,6 +21,7 @@ from nullclass.results.frames import empty_table, read_examples, read_frame, wri
 from nullclass.results.info import (
     CraftResult,
     EstimateResult,
+    Result,
     RunInfo,
     TrainingResult,
     TrialResult,
@@ -112,8 +113,10 @@ class Trial:
         Columns epoch, loss, null_loss, train_accuracy, validation_accuracy, seconds and the losses
         of the selections, such as ``test_loss``.
         """
-        path = self._training and self._training / schema.HISTORY
-        return read_frame(path) if path and path.exists() else pd.DataFrame()
+        if self._training is None or not (self._training / schema.RESULT).exists():
+            return pd.DataFrame()
+        result = read_result(self._training, TrainingResult)
+        return _read_listed(self._training, result, schema.HISTORY)
 
     @cached_property
     def epochs(self) -> dict[str, int]:
@@ -216,7 +219,9 @@ class Run:
     def sources(self) -> list[Source]:
         """The models that transferred images were made on."""
         return [
-            Source(result.model, result.seed, result.attack, read_frame(folder / schema.ROWS))
+            Source(
+                result.model, result.seed, result.attack, _read_listed(folder, result, schema.ROWS)
+            )
             for folder, result in _results(self.folder / schema.CRAFTED, CraftResult)
         ]
 
@@ -227,9 +232,9 @@ class Run:
         Columns num_queries, num_images, null, agreement_before, agreement_after.
         """
         return {
-            (result.name, result.seed): read_frame(folder / schema.QUERIES)
+            (result.name, result.seed): _read_listed(folder, result, schema.QUERIES)
             for folder, result in _results(self.folder / schema.MODELS, TrainingResult)
-            if (folder / schema.QUERIES).exists()
+            if schema.QUERIES in result.files
         }
 
 
@@ -237,6 +242,22 @@ def _results(parent: Path, kind: type[R]) -> Iterator[tuple[Path, R]]:
     """Yield folders with a result, by name, and their results."""
     for path in sorted(parent.glob(f"*/{schema.RESULT}")):
         yield path.parent, read_result(path.parent, kind)
+
+
+def _read_listed(folder: Path, result: Result, name: str) -> pd.DataFrame:
+    """Read a table whose digest a result lists; without it, a table without rows.
+
+    Raises:
+        UserError: If it is missing or has changed since it was written.
+    """
+    digest = result.files.get(name)
+    if digest is None:
+        return pd.DataFrame()
+    if sha256(folder / name) != digest:
+        raise UserError(
+            f"{folder / name} has changed since it was written: run the command that wrote it again"
+        )
+    return read_frame(folder / name)
 
 
 def read_trial(folder: Path) -> Trial:
