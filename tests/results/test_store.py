@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -84,6 +85,8 @@ def write_run(folder: Path, *models: tuple[str, int]) -> None:
         trained_in = f"{schema.MODELS}/{model}-seed{seed}"
         history = pd.DataFrame({"epoch": [1], "seconds": [2.0], "test_loss": [0.25]})
         write_frame(folder / trained_in / schema.HISTORY, history)
+        training = TrainingResult(name=model, seed=seed, epochs={}, provenance=PROVENANCE)
+        finalize(folder / trained_in, training)
         write_trial(folder, model, seed, [example(0), example(1)], trained_in=trained_in)
     write_info(folder, run_info(folder, study="x", models=["b", "a"]))
 
@@ -305,6 +308,19 @@ def test_a_folder_of_something_else_is_no_run_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_run_whose_description_was_removed_goes_on(run: Path, tmp_path: Path) -> None:
+    (run / schema.RUN).unlink()
+    with store.writing(run):
+        pass
+    (run / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="thesis"), store.writing(run):
+        pass
+    figures = tmp_path / "mine" / schema.FIGURES
+    figures.mkdir(parents=True)
+    with pytest.raises(UserError, match="figures but no"), store.writing(figures.parent):
+        pass
+
+
 def test_the_result_is_written_last(
     run: Path, trial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -338,8 +354,12 @@ def test_damage_is_reported_in_one_sentence(written: Path, tmp_path: Path, how: 
     for name in (schema.ROWS, schema.EXAMPLES, schema.SUMMARY, schema.RESULT, schema.RUN):
         run = Path(shutil.copytree(written, tmp_path / name))
         damage((run if name == schema.RUN else trial_folder(run, "a", 0)) / name, how)
-        sentence = name if name in (schema.RUN, schema.RESULT) else "trials/a-seed0 is damaged"
-        with pytest.raises(UserError, match=sentence.replace(".", r"\.")) as refused:
+        says = f"{name} has changed since"
+        if (name, how) == (schema.RUN, "missing"):
+            says = "is no run folder"
+        elif name in (schema.RUN, schema.RESULT):
+            says = name
+        with pytest.raises(UserError, match=re.escape(says)) as refused:
             read_run(run)
         assert "\n" not in str(refused.value)
 
@@ -383,7 +403,7 @@ def test_rows_that_do_not_fit_the_result_are_damaged(trial: Path) -> None:
 def test_no_run_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no run folder"):
         read_run(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"run\.json is missing"):
+    with pytest.raises(UserError, match=r"is no run folder, since it has no run\.json"):
         read_run(tmp_path)
     training = TrainingResult(name="a", seed=0, epochs={}, provenance=PROVENANCE)
     finalize(make_folder(tmp_path / "trial"), training)
@@ -405,7 +425,7 @@ def test_any_changed_or_lost_file_makes_a_folder_incomplete(trial: Path) -> None
         if path.name != schema.RESULT:
             path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
             assert not is_complete(trial), path.name
-            with pytest.raises(UserError, match="a file has changed since it was written"):
+            with pytest.raises(UserError, match="has changed since it was written"):
                 read_trial(trial)
         path.unlink()
         assert not is_complete(trial), path.name

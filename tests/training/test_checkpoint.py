@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -415,3 +416,27 @@ def test_slips_of_the_caller(tmp_path: Path) -> None:
     weights.touch()
     with pytest.raises(UserError, match=r"a\.pt is a file: give the folder of a checkpoint"):
         load_checkpoint(weights)
+
+
+def test_a_checkpoint_that_is_saved_again_meanwhile_is_loaded(tmp_path: Path) -> None:
+    models = [build_model("small", image_shape=(1, 28, 28), num_classes=3) for _ in range(2)]
+    save_checkpoint(models[0], tmp_path)
+    is_over = threading.Event()
+
+    def save() -> None:
+        while not is_over.is_set():
+            for model in models:
+                save_checkpoint(model, tmp_path)
+
+    thread = threading.Thread(target=save)
+    thread.start()
+    try:
+        found = [load_checkpoint(tmp_path)[0].state_dict() for _ in range(20)]
+    finally:
+        is_over.set()
+        thread.join()
+    for loaded in found:
+        assert any(
+            all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
+            for model in models
+        )

@@ -215,7 +215,7 @@ def record_evaluation(
     with store.writing(folder):
         earlier = store.read_info(folder) if (folder / schema.RUN).exists() else None
         if earlier is not None and earlier.study != EVALUATE:
-            raise UserError(f"{folder} holds a run of a study: choose another --out")
+            raise UserError(f"{folder} holds a run of {earlier.study}: choose another --out")
         if earlier is None:  # from now on the folder is known as a run folder
             store.write_info(folder, info)
         trial_folder = inside(folder, trial)
@@ -256,6 +256,8 @@ def record_evaluation(
         result = store.read_result(trial_folder, TrialResult)
         info = replace(info, seconds=result.evaluation_seconds)
         with store.drawing(folder, wait=MAX_DRAWING):  # of the earlier evaluation
+            if earlier is not None and earlier.trials != info.trials:
+                _say(f"{folder} held the evaluation of {', '.join(earlier.trials)}: it is replaced")
             if earlier is None or earlier.trials != info.trials:
                 store.remove_views(folder)
             store.write_info(folder, info)  # the commit: before it, the earlier one is valid

@@ -112,7 +112,10 @@ def run_study(
         with store.writing(folder):
             info = _info(study, dataset, preset, device, trials)
             if (folder / schema.RUN).exists():
-                info = _merged(study, store.read_info(folder), info)
+                before = store.read_info(folder)
+                if before.study != study.name:
+                    raise UserError(f"{folder} holds a run of {before.study}: choose another --out")
+                info = _merged(study, before, info, folder)
             store.write_info(folder, info)
             started = time.perf_counter()
             jobs = jobs_of(trials, dataset.checksum)
@@ -281,7 +284,7 @@ def _distinct(values: list[Any]) -> list[Any]:
     return [value for index, value in enumerate(values) if value not in values[:index]]
 
 
-def _merged(study: Study, before: RunInfo, now: RunInfo) -> RunInfo:
+def _merged(study: Study, before: RunInfo, now: RunInfo, folder: Path) -> RunInfo:
     """Return the info of an earlier call with the trials of this one.
 
     Raises:
@@ -290,16 +293,13 @@ def _merged(study: Study, before: RunInfo, now: RunInfo) -> RunInfo:
     old, new = before.settings, now.settings
     shared = old.trainings.keys() & new.trainings.keys()
     is_same = (
-        (before.study, before.preset, old.num_held_out) == (now.study, now.preset, new.num_held_out)
+        (before.preset, old.num_held_out) == (now.preset, new.num_held_out)
         # the files may come from another source, but must hold the same data
         and before.data.checksum == now.data.checksum
         and all(old.trainings[name] == new.trainings[name] for name in shared)
     )
     if not is_same:
-        raise UserError(
-            "the run folder holds a run with other settings or data: choose another --out, or "
-            "remove that folder to start again"
-        )
+        raise UserError(f"{folder} holds a run with other settings or data: choose another --out")
     known = {*before.models, *now.models}
     return replace(
         before,

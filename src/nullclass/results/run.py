@@ -28,7 +28,7 @@ from nullclass.results.info import (
 )
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import Examples, Flag
-from nullclass.results.store import R, is_unchanged, read_info, read_result
+from nullclass.results.store import R, changed_file, read_info, read_result
 
 Published = Callable[[str, str, float, str], float | None]
 """From model, attack, eps in pixel units and metric to the source's figure, if any."""
@@ -267,10 +267,11 @@ def read_trial(folder: Path) -> Trial:
         UserError: If something in it is missing or damaged.
     """
     result = read_result(folder, TrialResult)
-    if not is_unchanged(folder, result.files):
+    changed = changed_file(folder, result.files)
+    if changed is not None:
         raise UserError(
-            f"{folder} is damaged (a file has changed since it was written): run the command "
-            "that wrote it again"
+            f"{changed} has changed since it was written, or is gone: run the command that wrote "
+            "it again"
         )
     return Trial(folder, result)
 

@@ -14,6 +14,7 @@ import msgspec
 import pandas as pd
 from msgspec.structs import replace
 
+from nullclass.core.checks import shown
 from nullclass.core.documents import LIMIT, Int64, parse, read_document, write_document
 from nullclass.core.errors import UserError
 from nullclass.core.files import LOCK, TEMPORARY, locked, remove
@@ -24,6 +25,14 @@ from nullclass.results.info import AnyResult, Result, RunInfo, TrialResult
 from nullclass.results.schema import Examples
 
 R = TypeVar("R", bound=Result)
+
+OWN_NAMES = frozenset(
+    {
+        *(schema.MODELS, schema.ESTIMATES, schema.CRAFTED, schema.TRIALS),
+        *(schema.SUMMARY, schema.REPORT, schema.FIGURES),
+    }
+)
+"""What a run folder holds, besides ``run.json``."""
 
 
 def write_trial(
@@ -62,7 +71,7 @@ def is_complete(folder: Path) -> bool:
     """Return whether every file that ``result.json`` lists is there, unchanged."""
     try:
         result: Result = read_document(folder / schema.RESULT, AnyResult, "result")  # type: ignore[arg-type]
-        return is_unchanged(folder, result.files)
+        return changed_file(folder, result.files) is None
     except UserError:
         return False
 
@@ -76,10 +85,13 @@ def read_result(folder: Path, kind: type[R]) -> R:
     return read_document(folder / schema.RESULT, kind, "result")
 
 
-def is_unchanged(folder: Path, files: Mapping[str, str]) -> bool:
-    """Return whether the files have these digests; other files are not ours."""
-    paths = {name: inside(folder, name) for name in files}
-    return all(path.is_file() and sha256(path) == files[name] for name, path in paths.items())
+def changed_file(folder: Path, files: Mapping[str, str]) -> Path | None:
+    """Return the first file that lacks its digest, if there is one; other files are not ours."""
+    for name, digest in files.items():
+        path = inside(folder, name)
+        if not path.is_file() or sha256(path) != digest:
+            return path
+    return None
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -126,12 +138,20 @@ def check_free(folder: Path) -> None:
     """Raise UserError unless the folder is missing, empty or that of a run."""
     if (folder / schema.RUN).exists() or not folder.is_dir():
         return
-    other = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, TEMPORARY))
-    if other:
-        raise UserError(
-            f"{folder} holds {other[0]} but no {schema.RUN}, so it is no run folder: choose "
-            "another --out"
-        )
+    names = {path.name for path in folder.iterdir()} - {LOCK, TEMPORARY}
+    if not names or (names <= OWN_NAMES and _has_results(folder)):  # run.json was removed
+        return
+    other = min(names - OWN_NAMES or names)
+    raise UserError(
+        f"{folder} holds {shown(other)} but no {schema.RUN}, so it is no run folder: choose "
+        "another --out"
+    )
+
+
+def _has_results(folder: Path) -> bool:
+    """Return whether a job of a run was finished in a folder."""
+    results = folder.glob(f"*/*/{schema.RESULT}")
+    return any(is_complete(path.parent) for path in results if path.is_file())
 
 
 def write_info(folder: Path, info: RunInfo) -> None:
@@ -151,16 +171,27 @@ def read_info(folder: Path) -> RunInfo:
         UserError: If the folder is no run folder, the file is missing or damaged, or another
             version of nullclass wrote it.
     """
+    path = folder / schema.RUN
     if not folder.is_dir():
         raise UserError(f"there is no run folder {folder}: give the --out of a study or evaluation")
-    path = folder / schema.RUN
-    content = read_bytes(path, "description of a run", LIMIT)
-    number = parse(content, _Format, f"{path} (the description of a run)").format
-    if number != schema.FORMAT:
+    if not path.exists():
         raise UserError(
-            f"{folder} was written by another version of nullclass: run it again in a new folder"
+            f"{folder} is no run folder, since it has no {schema.RUN}: give the --out of a study "
+            "or an evaluation"
         )
-    return read_document(path, RunInfo, "description of a run")
+    content = read_bytes(path, "description of a run", LIMIT)
+    try:
+        number = parse(content, _Format, f"{path} (the description of a run)").format
+        if number == schema.FORMAT:
+            return read_document(path, RunInfo, "description of a run")
+    except UserError as error:
+        raise UserError(
+            f"{error}. Restore it, or remove it and run the same command again: finished trials "
+            "are kept"
+        ) from None
+    raise UserError(
+        f"{folder} was written by another version of nullclass: run it again in a new folder"
+    )
 
 
 class _Format(msgspec.Struct):

@@ -52,6 +52,9 @@ from nullclass.training.card import (
 )
 
 WEIGHTS = "model.safetensors"
+NUM_READS = 10
+"""Attempts to read a checkpoint while other processes save over it."""
+
 NEW_WEIGHTS = "model.safetensors.new"
 """Weights whose card may not be written yet."""
 
@@ -159,6 +162,17 @@ def load_checkpoint(
     if not folder.is_dir():
         raise UserError(f"{folder} is a file: give the folder of a checkpoint, with its {CARD}")
     device = find_device(str(device))
+    for _ in range(NUM_READS):
+        before = _stamps(folder)
+        try:
+            return _load(folder, body, device)
+        except UserError:
+            if _stamps(folder) == before:
+                raise  # else another process saved meanwhile
+    raise UserError(f"{folder} is being written all the time: load it when that has ended")
+
+
+def _load(folder: Path, body: nn.Module | None, device: torch.device) -> tuple[Classifier, Card]:
     card = read_card(folder)
     weights = folder / (NEW_WEIGHTS if _is_new(folder, card) else WEIGHTS)
     try:
@@ -181,6 +195,18 @@ def load_checkpoint(
         model = _build(card, body)
     model.load_state_dict(unpacked(tensors))
     return _wrapped(model.to(device).eval(), card, held_out, folder), card
+
+
+def _stamps(folder: Path) -> list[tuple[int, int, int] | None]:
+    """Return what changes when one of the files is replaced."""
+    stamps: list[tuple[int, int, int] | None] = []
+    for name in (CARD, WEIGHTS, NEW_WEIGHTS):
+        try:
+            found = (folder / name).stat()
+            stamps.append((found.st_ino, found.st_mtime_ns, found.st_size))
+        except OSError:
+            stamps.append(None)
+    return stamps
 
 
 def _finish_save(folder: Path) -> None:
