@@ -317,7 +317,7 @@ def test_a_run_whose_description_was_removed_goes_on(run: Path, tmp_path: Path) 
         pass
     figures = tmp_path / "mine" / schema.FIGURES
     figures.mkdir(parents=True)
-    with pytest.raises(UserError, match="figures but no"), store.writing(figures.parent):
+    with pytest.raises(UserError, match="'figures' but no"), store.writing(figures.parent):
         pass
 
 
