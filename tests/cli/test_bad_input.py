@@ -152,10 +152,10 @@ def test_output_folders_of_something_else(
     refused("report", "out", says="there is no run folder out")
     out.unlink()
     out.mkdir()
-    refused("report", "out", says=r"run\.json is missing")
+    refused("report", "out", says=r"is no run folder, since it has no run\.json")
     (out / "trials").mkdir()
     (out / "trials" / "mine").write_text("mine")
-    refused(*evaluate_arguments(checkpoint, data_dir), says="holds trials but no run.json")
+    refused(*evaluate_arguments(checkpoint, data_dir), says="holds 'trials' but no run.json")
 
 
 # A real process
