@@ -13,13 +13,13 @@ run: $(VENV)/.core  ## the notebook's study, quick preset: trains, attacks, prin
 	$(BIN)/nullclass study fgsm-null
 
 # One thread per worker: several workers share the cores.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
 
 test: $(VENV)/.dev  ## all but the slow tests
-	$(PYTEST) -m "not slow"
+	$(PYTEST) --dist loadfile -m "not slow"
 
-test-all: test  ## and the slow tests
-	$(PYTEST) -m slow
+test-all: test  ## and the slow tests, of which some files take as long as all others
+	$(PYTEST) --dist load -m slow
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

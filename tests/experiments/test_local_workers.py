@@ -209,6 +209,7 @@ def test_a_job_that_always_fails_is_given_up_and_the_rest_is_done(
     bad = next(job for job in jobs if job.folder.startswith("models/base-seed1"))
     # A folder where the training's state should be: every attempt fails.
     (tmp_path / bad.folder / schema.STATE).mkdir(parents=True)
+    store.write_info(tmp_path, store.read_info(finished))
     engine = LocalEngine(2, 1, source_of(data), "cpu")
     result = run_study(TINY, dataset, tmp_path, engine=engine, device=CPU)
     assert "training base, seed 1: given up (" in str(result)

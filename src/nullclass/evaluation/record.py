@@ -268,7 +268,8 @@ def record_evaluation(
 
 
 def _say(text: str) -> None:
-    print(f"nullclass: {text}", file=sys.stderr)
+    """Print a line between those of the progress."""
+    print(text, file=sys.stderr)
 
 
 def _digest(model: Classifier, dataset: Dataset, settings: Settings) -> str:
