@@ -193,7 +193,7 @@ def test_unusable_outputs(name: str, refused: Refused, data_dir: Path, checkpoin
 INPUTS = {
     "nowhere": "nowhere'? (is not a|is missing)|there is no|no members",
     "file": "is not a folder|is a file|is damaged|there is no run|no members|have the columns",
-    "folder": "lacks|is missing|is no run folder|is not a regular file|no members|is damaged|cannot be read",
+    "folder": "lacks|is missing|is no run|is not a regular|no members|is damaged|cannot be read",
     "link": "is not a folder|is missing|there is no|no members",
     "loop": "is not a folder|cannot be read|there is no|no members",
     "pipe": "is not a (folder|regular file)|is a file|there is no run|no members",
