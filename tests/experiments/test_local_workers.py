@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,10 +208,15 @@ def test_a_job_that_always_fails_is_given_up_and_the_rest_is_done(
 ) -> None:
     jobs = jobs_of(trials("quick", range(2), TINY.variants), dataset.checksum)
     bad = next(job for job in jobs if job.folder.startswith("models/base-seed1"))
-    # A folder where the training's state should be: every attempt fails.
-    (tmp_path / bad.folder / schema.STATE).mkdir(parents=True)
-    store.write_info(tmp_path, store.read_info(finished))
-    engine = LocalEngine(2, 1, source_of(data), "cpu")
+
+    class OtherData(LocalEngine):
+        """Every attempt at one job fails, since its data are others."""
+
+        def start(self, task: Task) -> None:
+            is_bad = task.job.folder == bad.folder
+            super().start(replace(task, data_checksum="broken") if is_bad else task)
+
+    engine = OtherData(2, 1, source_of(data), "cpu")
     result = run_study(TINY, dataset, tmp_path, engine=engine, device=CPU)
     assert "training base, seed 1: given up (" in str(result)
     assert len(result.failed) == 5, "with 4 jobs that need it"
