@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import settings
 sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from fault_counts import FAULTS
 from worlds import Digits, train_digits
 
 from nullclass.data import Dataset, load_dataset
@@ -38,3 +40,18 @@ def digits() -> Digits:
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(20)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Print tried and handled per suite; the properties of reports come from xdist's workers."""
+    counts: dict[str, list[int]] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if getattr(report, "when", None) != "call":
+                continue
+            for key, (suite, tried, handled) in report.user_properties:
+                if key == FAULTS:
+                    total = counts.setdefault(suite, [0, 0])
+                    total[0], total[1] = total[0] + tried, total[1] + handled
+    for suite, (tried, handled) in sorted(counts.items()):
+        terminalreporter.write_line(f"{suite}: tried {tried}, handled {handled}")

@@ -1,14 +1,13 @@
-"""Tiny models and data, faults, and a line per suite: how many were tried and handled."""
+"""Tiny models and data, faults."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from fault_counts import FAULTS, Counter
+from fault_counts import Counter
 from fault_worlds import World, make_world, stub_page, use_small_study, warm_up
 from few_resamples import few_resamples
 
@@ -54,18 +53,3 @@ def make_quick(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("nullclass.report.render.render", lambda page: page.subtitle)
     patch.setattr("nullclass.scoring.parts.MIN_SECONDS", 0.0)  # every step is kept
     use_small_study(patch)
-
-
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Print tried and handled per suite; the properties of reports come from xdist's workers."""
-    counts: dict[str, list[int]] = {}
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            if getattr(report, "when", None) != "call":
-                continue
-            for key, (suite, tried, handled) in report.user_properties:
-                if key == FAULTS:
-                    total = counts.setdefault(suite, [0, 0])
-                    total[0], total[1] = total[0] + tried, total[1] + handled
-    for suite, (tried, handled) in sorted(counts.items()):
-        terminalreporter.write_line(f"{suite}: tried {tried}, handled {handled}")
