@@ -20,7 +20,7 @@ from fault_worlds import (
     remove,
     run_command,
 )
-from json_faults import sealed
+from json_faults import with_checksum
 
 from nullclass.core.errors import UserError
 from nullclass.core.files import LOCK
@@ -136,7 +136,7 @@ def test_edits_of_documents(tmp_path: Path, counter: Counter) -> None:
         encoded = text.encode()
         for how, content in (
             (what, encoded),
-            (f"{what}, sealed", sealed(encoded, before.encode())),
+            (f"{what}, sealed", with_checksum(encoded, before.encode())),
         ):
             path.write_bytes(content)
             counter.add(how, problem_of(lambda: contents_of_run(folder), path, None))

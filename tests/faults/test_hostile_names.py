@@ -15,7 +15,7 @@ import pytest
 from fault_counts import Counter
 from fault_injection import Ended, run_forked, snapshot
 from fault_worlds import World, copy_of, remove, run_command
-from json_faults import write_sealed
+from json_faults import write_with_checksum
 
 from nullclass.core.files import LOCK
 from nullclass.results.schema import (
@@ -139,17 +139,17 @@ def test_names_in_tables(world: World, yard: Yard, counter: Counter) -> None:
             before, frame = path.read_bytes(), pd.read_parquet(path)
             frame[column] = frame[column].replace({"fgsm": named, "noise": named})
             frame.to_parquet(path, index=False)
-            write_sealed(yard.folder, path, path.read_bytes(), before)
+            write_with_checksum(yard.folder, path, path.read_bytes(), before)
         report = ["report", str(yard.folder)]
         problem = yard.attempt(report)
         if problem is None:  # the same name in what goes with the rows
             (path,), (result,) = yard.folder.rglob(COSTS), yard.folder.rglob(RESULT)
             before, frame = path.read_bytes(), pd.read_csv(path)
             frame.replace({"fgsm": named}).to_csv(path, index=False)
-            write_sealed(yard.folder, path, path.read_bytes(), before)
+            write_with_checksum(yard.folder, path, path.read_bytes(), before)
             content = result.read_bytes()
             changed = content.replace(b'"fgsm"', json.dumps(named).encode())
-            write_sealed(yard.folder, result, changed, content)
+            write_with_checksum(yard.folder, result, changed, content)
             problem = yard.attempt(report)
         counter.add(f"attack, member and source {what}", problem)
     counter.check(at_least=15)
@@ -175,7 +175,7 @@ def test_names_in_documents(world: World, yard: Yard, counter: Counter) -> None:
         for what in ("above", "above from a seed", "absolute", "parent", "NUL", "long"):
             copy_of(kept, yard.folder)
             content = _set_strings(path, pattern, NAMES[what].replace("VICTIM", str(yard.victim)))
-            write_sealed(yard.folder, path, content, path.read_bytes())
+            write_with_checksum(yard.folder, path, content, path.read_bytes())
             problem = yard.attempt(["report", str(yard.folder)], words)
             counter.add(f"{field} {what}", problem)
     counter.check(at_least=20)

@@ -17,7 +17,7 @@ from fake_probabilities import write_fake_probabilities
 from fault_counts import Counter
 from fault_injection import spread, unchanged
 from fault_worlds import World, contents_of_run, run_command
-from json_faults import faults_of_files, faults_of_values, write_sealed
+from json_faults import faults_of_files, faults_of_values, write_with_checksum
 from tiny_zoo import make_zoo
 
 from nullclass import load_checkpoint
@@ -75,7 +75,7 @@ def try_all(
     before, names = path.read_bytes(), {file.name for file in folder.parent.iterdir()}
     values = ((what, text.encode("utf-8")) for what, text in faults_of_values(before.decode()))
     for what, content in [*faults_of_files(before), *spread(list(values), num)]:
-        write_sealed(folder, path, content, before)
+        write_with_checksum(folder, path, content, before)
         problem = problem_of(load, folder)
         if problem is None and {file.name for file in folder.parent.iterdir()} != names:
             problem = "something was written beside the folder"
@@ -212,7 +212,7 @@ def test_metadata_of_example_images(world: World, tmp_path: Path, counter: Count
         changed = header | {"__metadata__": {"examples": text}}
         encoded = json.dumps(changed).encode()
         content = struct.pack("<Q", len(encoded)) + encoded + tensors
-        write_sealed(folder, path, content, before)
+        write_with_checksum(folder, path, content, before)
         counter.add(what, problem_of(load, folder))
         for file, original in files.items():
             file.write_bytes(original)

@@ -94,7 +94,7 @@ def some_paths(text: str) -> int:
 # Checksums
 
 
-def sealed(content: bytes, before: bytes) -> bytes:
+def with_checksum(content: bytes, before: bytes) -> bytes:
     """Return a changed document with a valid checksum in place of that of the unchanged one."""
     try:
         old = json.loads(before).get("checksum")
@@ -108,9 +108,9 @@ def sealed(content: bytes, before: bytes) -> bytes:
     return content.replace(stated, f'"checksum": "{digest}"'.encode(), 1)
 
 
-def write_sealed(folder: Path, path: Path, content: bytes, before: bytes) -> None:
+def write_with_checksum(folder: Path, path: Path, content: bytes, before: bytes) -> None:
     """Write a changed file with its checksum, and its digests in the documents above it."""
-    content = sealed(content, before)
+    content = with_checksum(content, before)
     path.write_bytes(content)
     old, new = hashlib.sha256(before).hexdigest(), hashlib.sha256(content).hexdigest()
     above = path.parent
@@ -122,7 +122,7 @@ def write_sealed(folder: Path, path: Path, content: bytes, before: bytes) -> Non
             unchanged = document.read_bytes()
             if old.encode() in unchanged:
                 changed = unchanged.replace(old.encode(), new.encode())
-                write_sealed(folder, document, changed, unchanged)
+                write_with_checksum(folder, document, changed, unchanged)
         above = above.parent
 
 

@@ -138,18 +138,7 @@ def locked(folder: Path, part: str = "", wait: float = 0.0) -> Iterator[None]:
     Raises:
         UserError: If another process holds the lock, or the folder cannot be written.
     """
-    with ExitStack() as stack:
-        stack.callback(_remove_empty, _missing(folder))
-        make_folder(folder)
-        lock = folder / f"{part}{LOCK}"
-        stack.enter_context(_lock(lock, folder, wait))
-        # while it is held: once released, it may be another process's
-        if part:
-            stack.callback(lock.unlink, missing_ok=True)
-        else:
-            stack.callback(_remove_lock_alone, folder)
-        temporary = folder.absolute() / f"{part}{TEMPORARY}"
-        stack.enter_context(_working(_Workplace(folder.absolute(), temporary)))
+    with _holding(folder, folder / f"{part}{LOCK}", folder / f"{part}{TEMPORARY}", wait):
         yield
 
 
@@ -162,38 +151,46 @@ def locked_file(path: Path) -> Iterator[None]:
     """
     if path.is_dir() or (path.exists() and not path.is_file()):
         raise UserError(f"{path} is not a regular file: choose another output file")
-    folder, absolute = path.parent, path.absolute()
-    with ExitStack() as stack:
-        stack.callback(_remove_empty, _missing(folder))
-        make_folder(folder)
-        lock = folder / f".{path.name}{LOCK}"
-        stack.enter_context(_lock(lock, path))
-        stack.callback(lock.unlink, missing_ok=True)
-        place = _Workplace(absolute, absolute.parent / f".{path.name}{TEMPORARY}")
-        stack.enter_context(_working(place))
+    folder, name = path.parent, f".{path.name}"
+    with _holding(path, folder / f"{name}{LOCK}", folder / f"{name}{TEMPORARY}"):
         yield
 
 
 @contextmanager
 def working_in(folder: Path) -> Iterator[None]:
     """Use the temporary folder of a folder that another process has locked."""
-    token = _workplace.set(_Workplace(folder.absolute(), folder.absolute() / TEMPORARY))
-    try:
+    with _working(folder, folder / TEMPORARY):
         yield
-    finally:
-        _workplace.reset(token)
 
 
 @contextmanager
-def _working(place: _Workplace) -> Iterator[None]:
-    remove(place.temporary)
-    token = _workplace.set(place)
+def _holding(target: Path, lock: Path, temporary: Path, wait: float = 0.0) -> Iterator[None]:
+    """Hold the lock of a folder or file, with an empty folder for its temporary files."""
+    with ExitStack() as stack:
+        stack.callback(_remove_empty, _missing(lock.parent))
+        make_folder(lock.parent)
+        stack.enter_context(_lock(lock, target, wait))
+        # while it is held: once released, it may be another process's
+        stack.callback(_remove_lock, lock)
+        remove(temporary)
+        stack.callback(_remove_if_possible, temporary)
+        stack.enter_context(_working(target, temporary))
+        yield
+
+
+@contextmanager
+def _working(scope: Path, temporary: Path) -> Iterator[None]:
+    """Use a folder for the temporary files of what is in ``scope``."""
+    token = _workplace.set(_Workplace(scope.absolute(), temporary.absolute()))
     try:
         yield
     finally:
         _workplace.reset(token)
-        with suppress(CannotWriteError):
-            remove(place.temporary)
+
+
+def _remove_if_possible(path: Path) -> None:
+    with suppress(CannotWriteError):
+        remove(path)
 
 
 @contextmanager
@@ -217,11 +214,11 @@ def _lock(path: Path, target: Path, wait: float = 0.0) -> Iterator[None]:
         lock.release()
 
 
-def _remove_lock_alone(folder: Path) -> None:
-    """Remove the lock file if nothing else is in the folder."""
+def _remove_lock(lock: Path) -> None:
+    """Remove a lock file; that of a folder only if nothing else is in the folder."""
     with suppress(OSError):
-        if [path.name for path in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
+        if lock.name != LOCK or [path.name for path in lock.parent.iterdir()] == [LOCK]:
+            lock.unlink()
 
 
 def _missing(folder: Path) -> list[Path]:

@@ -97,7 +97,7 @@ def read_bytes(path: Path, what: str, limit: int) -> bytes:
     """
     with open_regular(path, what) as file:
         try:
-            size = os.fstat(file.fileno()).st_size  # read() takes all the memory it is told
+            size = os.fstat(file.fileno()).st_size  # read(n) allocates n bytes
             content = file.read(min(size, limit) + 1)
         except OSError as error:
             raise UserError(f"{path} cannot be read as the {what}: {error.strerror}") from None

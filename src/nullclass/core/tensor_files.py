@@ -22,7 +22,7 @@ HEADER_LIMIT = 2**22
 """Most bytes of a file's header: some 30,000 tensors."""
 
 _UNSIGNED = b"0" * 64
-"""Stands for the checksum in the content that the checksum is of."""
+"""Placeholder of the checksum in the content that is hashed."""
 
 S = TypeVar("S", bound=Schema)
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -123,15 +123,13 @@ def writing(folder: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def drawing(folder: Path, wait: float = 0.0) -> Iterator[None]:
+def drawing(folder: Path, wait: float = 0.0) -> AbstractContextManager[None]:
     """Hold the lock of a run's views; whoever replaces the run waits until they are drawn.
 
     Raises:
         UserError: If another process still draws them after ``wait`` seconds.
     """
-    with locked(folder, ".report", wait):
-        yield
+    return locked(folder, ".report", wait)
 
 
 def check_free(folder: Path) -> None:

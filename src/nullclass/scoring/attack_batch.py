@@ -36,7 +36,7 @@ class AttackedBatch:
     """Name of the ensemble member that succeeded, per image."""
     stats: tuple[MemberStats, ...]
     adv_images: Tensor
-    """The first adversarial images on the CPU, as many as were asked for."""
+    """The first adversarial images on the CPU, ``num_returned`` of them."""
 
 
 def attack_batch(
