@@ -37,6 +37,8 @@ from nullclass.studies.null_probabilities.tables import (
 )
 from nullclass.studies.reports import read_run, write_report
 
+pytestmark = pytest.mark.slow  # half a minute of pages
+
 MODELS = ("clean", "np-l2", "np-l0", "ccat")
 
 
@@ -248,7 +250,6 @@ def test_the_page(run: Run, page: Page, alone: Run) -> None:
     assert check_tables(alone.folder) >= {"table_transfers.csv", "summary.csv", "rows.parquet"}
 
 
-@pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes(alone: Run) -> None:
     check_same_bytes(alone.folder / schema.REPORT)
 

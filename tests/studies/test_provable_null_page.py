@@ -46,6 +46,8 @@ from nullclass.zoo import FOLDER, read_zoo
 from nullclass.zoo.members import CHECKPOINTS
 from nullclass.zoo.results import result_rows, update_results
 
+pytestmark = pytest.mark.slow  # half a minute of pages
+
 PROVED = "provable-r0.15"
 
 
@@ -306,7 +308,6 @@ def test_the_page(tmp_path: Path) -> None:
     assert drawn == {f"fig_{name}" for name in names}
 
 
-@pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     check_same_bytes(write_report(write_fake_provable(tmp_path, models=(PROVED, "abstain"))))
 

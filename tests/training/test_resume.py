@@ -192,6 +192,7 @@ def test_stopped_in_or_at_the_end_of_the_first_epoch(step: int, tmp_path: Path) 
     assert_same_bits(run()[0], run(state_folder=tmp_path)[0])
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     script = Path(__file__).parents[1] / "support" / "kill_me.py"
     architectures = ["notebook", "report"]
