@@ -26,7 +26,7 @@ from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
 from nullclass.data import LabelledImages
 from nullclass.diagnostics.attack_probes import NUM_DOUBLED, NUM_REPEATED, double
 from nullclass.diagnostics.evidence import MIN_IMAGES, Evidence
-from nullclass.diagnostics.probe_context import ProbeContext, evenly
+from nullclass.diagnostics.probe_context import ProbeContext
 from nullclass.diagnostics.probes import ATTACK_PROBES, QUICK_PROBES, probe
 from nullclass.models import Classifier
 from nullclass.results.schema import COST_COLUMNS
@@ -326,10 +326,3 @@ def test_double() -> None:
     assert isinstance(more.members[2], AttackEnsemble)
     assert more.members[2].members == (MultiTargetedPGD(num_steps=6),)
     assert double(AttackEnsemble((DatasetAttack(),)), steps) is None
-
-
-def test_evenly() -> None:
-    assert evenly(range(10), 20) == list(range(10))
-    assert evenly({7, 3, 5}, 2) == [3, 7]
-    assert evenly(range(100), 4) == [12, 37, 62, 87]
-    assert evenly([], 4) == []

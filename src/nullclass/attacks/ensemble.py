@@ -101,6 +101,10 @@ class AttackEnsemble(BaseAttack):
     """The members' names in tables; by default their positions and classes."""
     version: str = ""
     """Version of a published sequence; results of two versions are not comparable."""
+    largest_eps_first: bool = False
+    """Whether an evaluation at several eps starts with the largest one and infers survival at the
+    smaller ones (:mod:`nullclass.scoring.eps_order`). For ensembles whose failure at an eps means
+    that they would fail at a smaller one."""
 
     def __post_init__(self) -> None:
         """Check the members and their names."""

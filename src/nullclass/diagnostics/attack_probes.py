@@ -13,8 +13,9 @@ from nullclass.attacks import PGD, Attack, AttackEnsemble, MultiTargetedPGD
 from nullclass.attacks.steps import NoGradientError
 from nullclass.core.norms import find_norm
 from nullclass.core.outcomes import Outcome
+from nullclass.core.sampling import evenly
 from nullclass.diagnostics.evidence import MIN_IMAGES
-from nullclass.diagnostics.probe_context import ProbeContext, Result, evenly
+from nullclass.diagnostics.probe_context import ProbeContext, Result
 
 NUM_LARGEST = 50
 """Images attacked at the largest eps: most are fooled quickly."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -127,11 +127,3 @@ class ProbeContext:
     def num_fooled(self, attack: Attack, indices: Sequence[int], eps: float) -> int:
         """Return how many images an attack fools."""
         return int((self.attack(attack, indices, eps) == Outcome.FOOLED).sum())
-
-
-def evenly(images: Iterable[int], num: int) -> list[int]:
-    """Return at most ``num`` of the indices, evenly from first to last."""
-    indices = sorted({int(image) for image in images})
-    if len(indices) <= num:
-        return indices
-    return [indices[(2 * n + 1) * len(indices) // (2 * num)] for n in range(num)]

@@ -26,10 +26,11 @@ from nullclass.core.losses import cross_entropy
 from nullclass.core.modules import frozen
 from nullclass.core.norms import find_ball
 from nullclass.core.outcomes import NULL_LABEL, predictions
+from nullclass.core.sampling import evenly
 from nullclass.data import LabelledImages
 from nullclass.diagnostics import attack_probes
 from nullclass.diagnostics.evidence import CHECKS_NAME, GREY, Evidence
-from nullclass.diagnostics.probe_context import ProbeContext, Result, evenly
+from nullclass.diagnostics.probe_context import ProbeContext, Result
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import CLEAN, COST_COLUMNS, SELF
 from nullclass.scoring.parts import FEW, NOTHING, Parts
