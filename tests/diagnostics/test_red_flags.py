@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from worlds import Digits
 
 from nullclass.diagnostics.evidence import Evidence
 from nullclass.diagnostics.red_flags import CHECKS, Flag, find_flags
-from nullclass.results.schema import CLEAN, COST_COLUMNS, ROW_COLUMNS, UNION
+from nullclass.results.schema import CLEAN, COST_COLUMNS, NO_MEMBER, PROVED, ROW_COLUMNS, UNION
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "red-flags.md"
 LETTERS = {"c": "correct", "n": "null", "f": "fooled"}
@@ -65,6 +65,8 @@ def rows_of(name: str, eps: float, run: Run, letters: str, loss: float) -> pd.Da
         norm="linf",
         has_own_eps=False,
         eps_pixels=eps,
+        attacked_eps_pixels=np.nan if name == CLEAN else eps,
+        member=NO_MEMBER,
         outcome=[LETTERS[letter] for letter in letters],
         confidence=0.9,
         loss=loss,
@@ -195,6 +197,21 @@ def known(num_fooled: int) -> Evidence:
     return evidence(clean="c" * 1000, pgd=run, info={"data": "mnist"})
 
 
+def not_attacked(found: Evidence, name: str, images: range, eps: float | None = None) -> Evidence:
+    """An attack did not attack some images: they are proved, or it attacked them at eps."""
+    rows = found.rows.copy()
+    chosen = (rows["attack"] == name) & rows["image"].isin(images)
+    rows.loc[chosen, "attacked_eps_pixels"] = np.nan if eps is None else eps
+    rows.loc[chosen, "member"] = PROVED if eps is None else NO_MEMBER
+    return replace(found, rows=rows)
+
+
+FIRST_20, BY_STEP, ALL_NULL = (
+    evidence(pgd=Run({0.2: "c" * 20 + "f" * 180}, losses=0.1)),
+    evidence(pgd=HEALTHY, fgsm=at(123, 0.2, objective="untargeted", is_iterative=False)),
+    evidence(pgd=at(180, 0.2, rest="n")),
+)
+
 # Name of the check, evidence that must raise it, evidence just below it.
 CASES: list[tuple[str, Evidence, Evidence]] = [
     ("no-threat-model", evidence(), evidence(pgd=HEALTHY)),
@@ -260,6 +277,10 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         evidence(clean=some("f", 50), pgd=Run({0.2: "f" * 180 + "c" * 20}, losses=0.1)),
         evidence(clean=some("f", 50), pgd=Run({0.2: "f" * NUM}, losses=0.1)),
     ),
+    ("attack-moves-nothing", FIRST_20, not_attacked(FIRST_20, "pgd", range(1))),
+    ("single-step-beats-iterative", BY_STEP, not_attacked(BY_STEP, "pgd", range(122, 123))),
+    ("failures-all-null", ALL_NULL, not_attacked(ALL_NULL, "pgd", range(199, 200))),
+    ("failures-all-null", ALL_NULL, not_attacked(ALL_NULL, "pgd", range(199, 200), eps=0.3)),
     (
         "single-step-beats-iterative",
         evidence(pgd=HEALTHY, fgsm=at(123, 0.2, objective="untargeted", is_iterative=False)),

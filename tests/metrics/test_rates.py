@@ -49,7 +49,8 @@ def random_rows(draw: st.DrawFn) -> pd.DataFrame:
         predicted = {"correct": 0, "null": -1, "fooled": 1}[outcome]
         source = "clean" if attack == "clean" else "self"
         key = (image, 0, attack, objective, source, "linf", False, eps)
-        rows.append((*key, "clean", predicted, outcome, 0.5, 1.0, 2.0, 0, 0.0))
+        attacked_eps = math.nan if attack == "clean" else eps
+        rows.append((*key, attacked_eps, "clean", predicted, outcome, 0.5, 1.0, 2.0, 0, 0.0))
 
     for image in range(num_images):
         add(image, "clean", "clean", 0.0)

@@ -31,6 +31,7 @@ from nullclass.metrics.scores import (
     roc,
     score_metrics,
 )
+from nullclass.results.schema import PROVED
 
 few_scores = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=7)
 """Small whole numbers, so that ties are common."""
@@ -258,7 +259,7 @@ def table(**groups: str) -> pd.DataFrame:
             eps = 0.0 if attack == "clean" else 0.1
             lines.append((attack, "linf", False, image, eps, 0, source, 1.0, letter == "f", score))
     columns = "attack norm has_own_eps image eps_pixels label source null_loss real_prediction"
-    return pd.DataFrame(lines, columns=[*columns.split(), "null_score"])
+    return pd.DataFrame(lines, columns=[*columns.split(), "null_score"]).assign(member="pgd")
 
 
 NO_OOD = pd.DataFrame({"source": [], "prediction": [], "null_score": []})
@@ -267,6 +268,13 @@ NO_OOD = pd.DataFrame({"source": [], "prediction": [], "null_score": []})
 def lookup(scores: pd.DataFrame, metric: str, attack: str) -> dict[str, Any]:
     (line,) = scores[(scores["metric"] == metric) & (scores["attack"] == attack)].to_dict("records")
     return line
+
+
+def test_images_that_were_not_attacked_do_not_count_as_attacked() -> None:
+    rows = table(clean="c" * 20, pgd="n" * 10 + "c" * 10)
+    rows.loc[(rows["attack"] == "pgd") & (rows["image"] >= 10), "member"] = PROVED
+    line = lookup(score_metrics(rows, rows.head(0), NO_OOD), "auroc", "pgd")
+    assert (line["value"], line["num_images"]) == (1.0, 10)
 
 
 def test_a_broken_model_looks_perfect_only_where_the_table_says_optimistic() -> None:

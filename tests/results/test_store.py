@@ -38,6 +38,7 @@ ROWS = pd.DataFrame(
         "norm": "linf",
         "has_own_eps": False,
         "eps_pixels": [0.0, 0.0, 0.154],
+        "attacked_eps_pixels": [float("nan"), float("nan"), 0.154],
         "member": ["clean", "clean", "targets"],
         "prediction": [3, -1, 5],
         "outcome": ["correct", "null", "fooled"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 from nullclass.nulls.perturb import make_perturbation
 from nullclass.rejection import ProvableNull, with_threshold
+from nullclass.scoring import audit
 from nullclass.scoring import parts as parts_module
 from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.crafted import craft, score_crafted
@@ -51,6 +53,14 @@ from nullclass.scoring.smallest import score_smallest
 from nullclass.scoring.sweeps import score_radii, score_sizes
 
 BUDGETS = (0.1, 0.2, 0.3)
+PROOFS = pd.DataFrame(
+    {
+        "image": [1, 5, 8, 9],
+        "norm": "linf",
+        "eps_pixels": [0.3, 0.2, 0.3, 0.3],
+        "is_never_fooled": [True, True, True, False],
+    }
+)
 ENSEMBLE = AttackEnsemble(
     (Noise(num_draws=2), PGD(num_steps=2, num_restarts=2), Square(num_queries=3), DatasetAttack()),
     ("noise", "pgd", "square", "dataset"),
@@ -102,12 +112,18 @@ ATTACKS: dict[str, Attack] = {
     "targets": MultiTargetedPGD(num_steps=2),
     "square": Square(num_queries=4),
     "ensemble": ENSEMBLE,
+    "largest eps first": replace(ENSEMBLE, largest_eps_first=True),
 }
 
 
-@pytest.fixture(params=[*ATTACKS, "from another model", "per image", "transfer inside"])
+@pytest.fixture(
+    params=[*ATTACKS, "from another model", "per image", "transfer inside", "proved images"]
+)
 def attack_of(
-    request: pytest.FixtureRequest, model: Classifier, data: LabelledImages
+    request: pytest.FixtureRequest,
+    model: Classifier,
+    data: LabelledImages,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., AttackResult]:
     """A call of ``score_attack`` on two batches at three eps."""
     name, settings = request.param, dict[str, Any](num_examples=2)
@@ -119,6 +135,9 @@ def attack_of(
         budgets = torch.linspace(0.02, 0.2, len(data))
     if name == "transfer inside":
         attack = Transfer((make_model(1),), PGD(num_steps=2, num_restarts=2))
+    if name == "proved images":
+        monkeypatch.setattr(audit, "NUM_AUDITED", 1)
+        attack, settings["certified"] = ATTACKS["largest eps first"], PROOFS
 
     def call(**more: Any) -> AttackResult:
         chosen, used = torch.arange(len(data)).flip(0), with_reference_images(attack, data)
@@ -128,12 +147,15 @@ def attack_of(
     return call
 
 
-def test_the_attacks_have_work(model: Classifier, data: LabelledImages) -> None:
+@pytest.mark.parametrize("name", ["random restarts", "largest eps first"])
+def test_the_attacks_have_work(name: str, model: Classifier, data: LabelledImages) -> None:
     """Some images succeed at each eps, so that a batch starts the next one with their images."""
-    attack = ATTACKS["random restarts"]
-    rows = score_attack(model, data, torch.arange(6), "a", attack, BUDGETS, norm="linf").rows
+    attack = with_reference_images(ATTACKS[name], data)
+    result = score_attack(model, data, torch.arange(6), "a", attack, BUDGETS, norm="linf")
+    rows = result.rows
     num_fooled = rows["outcome"].eq("fooled").groupby(rows["eps_pixels"]).sum().tolist()
     assert 0 < num_fooled[0] < num_fooled[1] < num_fooled[2] < 6
+    assert result.costs.groupby("eps_pixels")["num_images"].max().gt(0).all()
 
 
 def test_an_attack_goes_on_after_every_batch_and_eps(
@@ -312,13 +334,20 @@ CHANGES: dict[str, dict[str, Any]] = {
     "labels": {"data": with_other_labels},
     "weights": {"model": make_model(2)},
     "a threshold": {"model": with_threshold(make_model(), 0.1)},
+    "proofs": {"certified": PROOFS},
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_parts_of_other_settings_are_not_reused(
-    change: str, model: Classifier, data: LabelledImages, calls: Calls, tmp_path: Path
+    change: str,
+    model: Classifier,
+    data: LabelledImages,
+    calls: Calls,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
+    monkeypatch.setattr(audit, "NUM_AUDITED", 1)
     attack_with(model, data, parts=Parts(tmp_path))
     calls.take()
     changed = dict(CHANGES[change])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from proof_worlds import distances, line_world, square_grid, tiny_net
 from torch import Tensor
 
-from nullclass.attacks import PGD, DatasetAttack
+from nullclass.attacks import FGSM, PGD, AttackEnsemble, DatasetAttack
 from nullclass.certify import VERIFIERS
 from nullclass.core.errors import UserError
 from nullclass.core.provenance import provenance
@@ -122,7 +123,7 @@ def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
     stored = read_trial(folder).certified.drop(columns="margin")
     pd.testing.assert_frame_equal(stored, found.certified.drop(columns="margin"))
     assert (read_trial(folder).summary["metric"] == "rar_proved").sum() == 2
-    without = evaluate(guarded, data, attacks={}, eps=0.1, checks="none")
+    without = evaluate(guarded, data, attacks={}, eps=0.1, checks="none")  # nothing to spare
     without.write(folder, model="a", seed=0, provenance=provenance())
     assert not (folder / schema.CERTIFIED).exists()
     assert read_trial(folder).certified.empty
@@ -139,6 +140,78 @@ def test_attacks_find_an_unsound_bound(num_nulls: int, monkeypatch: pytest.Monke
     for verifier, is_found in (("interval", False), ("hopeful", True)):
         proofs = prove(model, labelled(model), eps, verifier=verifier)
         assert find_violations(rows, proofs).violations.empty != is_found
+
+
+@pytest.mark.parametrize("largest_eps_first", [False, True])
+@pytest.mark.parametrize("num_nulls", [0, 1])
+def test_proved_images_are_not_attacked_and_the_rates_are_equal(
+    num_nulls: int, largest_eps_first: bool
+) -> None:
+    model, eps = tiny_net(0, num_nulls=num_nulls), [0.01, 0.05, 0.1]
+    members = (DatasetAttack(), PGD(num_steps=10))
+    attack = AttackEnsemble(members, largest_eps_first=largest_eps_first)
+    settings: dict[str, Any] = {"attacks": {"a": attack, "fgsm": FGSM("untargeted")}, "eps": eps}
+    found, expected = (
+        evaluate(model, labelled(model), checks="none", proofs=proofs, **settings)
+        for proofs in ("interval", None)
+    )
+    for metric in ("aer", "rar"):
+        assert [found.rate(metric, e) for e in eps] == [expected.rate(metric, e) for e in eps]
+    rows = found.rows[found.rows["attack"] == "a"].set_index(["image", "eps_pixels"])
+    never = found.certified.set_index(["image", "eps_pixels"])["is_never_fooled"]
+    left_out = rows.index[rows["member"] == schema.PROVED]
+    assert len(left_out) > 100
+    assert never[left_out].all()
+    is_attacked = rows["attacked_eps_pixels"] == rows.index.get_level_values("eps_pixels")
+    num_audited = (is_attacked & never.reindex(rows.index)).groupby("eps_pixels").sum()
+    if not largest_eps_first:
+        assert num_audited.tolist() == [25, 25, 25]
+    clean = found.rows[found.rows["attack"] == schema.CLEAN].set_index("image")["outcome"]
+    images = left_out.get_level_values("image")
+    assert rows.loc[left_out, "outcome"].tolist() == clean[images].tolist()
+    for name in ("a", "fgsm"):
+        of_attack = found.costs[found.costs["attack"] == name]
+        of_other = expected.costs[expected.costs["attack"] == name]
+        is_spared = of_attack["num_images"].sum() < of_other["num_images"].sum()
+        assert is_spared == (name == "a"), "only where null is a defence"
+
+
+def test_a_provable_null_is_proved_by_default() -> None:
+    guarded = ProvableNull(tiny_net(0), 0.03)
+    data, attacks = labelled(guarded), {"pgd": PGD(num_steps=3)}
+    settings: dict[str, Any] = {"eps": [0.03, 0.06], "checks": "none"}
+    found = evaluate(guarded, data, attacks=attacks, **settings)
+    expected = evaluate(guarded, data, attacks=attacks, proofs="interval", **settings)
+    pd.testing.assert_frame_equal(found.certified, expected.certified)
+    pd.testing.assert_frame_equal(found.rows, expected.rows)
+    assert (found.rows["member"] == schema.PROVED).sum() > 100
+    for model, more in (
+        (guarded, {"norm": "l2"}),
+        (guarded, {"source": tiny_net(1)}),
+        (guarded, {"attacks": {"pgd": PGD("untargeted", num_steps=3)}}),
+        (guarded.model, {"has_null": False}),
+        (with_threshold(guarded, 0.0), {}),
+    ):
+        without = evaluate(model, data, **{"attacks": attacks} | settings | more)
+        assert without.certified.empty
+        assert schema.PROVED not in set(without.rows["member"])
+
+
+@pytest.mark.parametrize("verifier", ["interval", "hopeful"])
+def test_the_audit_breaks_a_wrong_proof(verifier: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A verifier that proves every image, of which two in three are fooled."""
+    sound = VERIFIERS["interval"]
+    monkeypatch.setitem(VERIFIERS, "hopeful", lambda *args: lambda spec: sound(*args)(spec) + 30.0)
+    data = line_images(*torch.linspace(0.51, 0.99, 300).tolist())
+    ensemble = AttackEnsemble((PGD(num_steps=5),), largest_eps_first=True)
+    found = evaluate(line_world(), data, attacks={"pgd": ensemble}, eps=[0.1, 0.3], proofs=verifier)
+    rows = found.rows[(found.rows["attack"] == "pgd") & (found.rows["eps_pixels"] == 0.3)]
+    num_proved = int((rows["member"] == schema.PROVED).sum())
+    flags = {flag.name for flag in found.flags}
+    assert ("proof-broken" in flags) == (verifier == "hopeful")
+    assert num_proved == (275 if verifier == "hopeful" else 119 - 25)
+    num_fooled = int((rows["outcome"] == "fooled").sum())
+    assert num_fooled == (15 if verifier == "hopeful" else 181)
 
 
 def test_invalid_arguments_are_refused() -> None:

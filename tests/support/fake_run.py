@@ -98,6 +98,7 @@ def rows_table(labels: np.ndarray, predicted: np.ndarray, **columns: Any) -> pd.
         "norm": "linf",
         "has_own_eps": False,
         "eps_pixels": 0.0,
+        "attacked_eps_pixels": math.nan if is_clean else columns.get("eps_pixels", 0.0),
         "member": CLEAN if is_clean else NO_MEMBER,
         "prediction": predicted,
         "outcome": np.select([predicted == labels, predicted < 0], ["correct", "null"], "fooled"),

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from nullclass.core.outcomes import SUCCESSES
-from nullclass.results.schema import CLEAN, SELF, UNKNOWN, Access
+from nullclass.results.schema import CLEAN, PROVED, SELF, UNKNOWN, Access
 
 MIN_POINTS = 0.005
 """Smallest difference that counts, as a share of images: half a point, about the spread of a good
@@ -68,8 +68,13 @@ class AttackRun:
         return self.rows[self.rows["eps_pixels"] == eps].set_index("image")
 
     def images(self, eps: float) -> set[int]:
-        """Return the images that it attacked at an eps."""
+        """Return the images of its rows at an eps."""
         return set(self.rows.loc[self.rows["eps_pixels"] == eps, "image"])
+
+    def left_out(self, eps: float) -> set[int]:
+        """Return the images that it did not attack at an eps, because they are proved."""
+        rows = self.at(eps)
+        return set(rows.index[rows["member"] == PROVED])
 
     @cached_property
     def _smallest_eps(self) -> pd.Series[float]:
@@ -164,7 +169,7 @@ class Evidence:
         return sorted({float(eps) for run in self.attacks for eps in run.rows["eps_pixels"]})
 
     def judged(self, eps: float) -> set[int]:
-        """Return the images scored clean and attacked by all fooling attacks at an eps.
+        """Return the images scored clean and under all fooling attacks at an eps.
 
         Empty without such an attack.
         """

@@ -131,7 +131,7 @@ def _attack_moves_nothing(evidence: Evidence) -> str | None:
         eps = run.rows["eps_pixels"].max()
         if run.access not in ("white-box", "unknown") or eps == 0:
             continue  # without gradients the clean image may well be the best one found
-        attacked = run.at(eps)
+        attacked = run.at(eps).drop(index=list(run.left_out(eps)))
         clean = evidence.clean.reindex(attacked.index)
         # An image that is a success when clean is left alone.
         failed = attacked["outcome"].eq(clean["outcome"]) & ~clean["outcome"].isin(run.successes)
@@ -259,13 +259,18 @@ def _better_than_known(evidence: Evidence) -> str | None:
 
 
 def _failures_all_null(evidence: Evidence) -> str | None:
-    """Of the attack that fools most; weaker ones may well end in null."""
+    """Of the attack that fools most; weaker ones may well end in null.
+
+    Only of images attacked at that eps: an image found at a larger one and projected may well end
+    elsewhere than an attack would.
+    """
     for eps in evidence.budgets:
         runs = [run for run in evidence.fooling_attacks if run.images(eps)]
         if not runs:
             continue
         strongest = max(runs, key=lambda run: len(run.fooled(eps)))
-        outcomes = strongest.at(eps)["outcome"]
+        rows = strongest.at(eps)
+        outcomes = rows.loc[rows["attacked_eps_pixels"] == eps, "outcome"]
         failed = outcomes[outcomes.index.isin(evidence.judged(eps) - evidence.fooled(eps))]
         num = int((failed == "null").sum())
         if len(failed) >= MIN_FAILURES and num / len(failed) >= ALL:
@@ -350,7 +355,9 @@ def _only_found_by(
             at_eps = [other for other in others if other.images(eps)]
             if not at_eps:
                 continue
-            common = run.images(eps).intersection(*(other.images(eps) for other in at_eps))
+            common = run.images(eps).intersection(
+                *(other.images(eps) - other.left_out(eps) for other in at_eps)
+            )
             outcomes = run.at(eps)["outcome"]
             found = set(outcomes.index[outcomes == "fooled"]) & common
             found -= evidence.clean_with("fooled").union(*(o.fooled(eps) for o in others))

@@ -30,8 +30,8 @@ from nullclass.evaluation.plan import (
     plan_attacks,
 )
 from nullclass.evaluation.result import Evaluation
-from nullclass.models.classifier import as_classifier
-from nullclass.rejection import Threshold, with_threshold
+from nullclass.models.classifier import Classifier, as_classifier
+from nullclass.rejection import ProvableNull, Threshold, with_threshold
 from nullclass.results.schema import (
     OOD_COLUMNS,
     SELF,
@@ -77,7 +77,8 @@ def evaluate(
     """Attack a model and score every image, clean and attacked.
 
     An iterative attack that succeeds at a smaller eps counts as successful at every larger eps,
-    and is not repeated there.
+    and is not repeated there; the worst case starts with the largest eps, and does not repeat what
+    failed there (:mod:`nullclass.scoring.eps_order`).
 
     Args:
         model: A :class:`nullclass.Classifier`, or any module from images ``(N, C, H, W)`` in
@@ -100,7 +101,11 @@ def evaluate(
         ood: Images of no class: names in :data:`nullclass.scoring.ood.OOD`, or images by name.
         num_smallest: For how many of the first images to search the smallest eps that fools; slow.
         proofs: Name in :data:`nullclass.certify.verifiers.VERIFIERS`. Then every image is also
-            verified at every eps (:mod:`nullclass.scoring.proofs`).
+            verified at every eps (:mod:`nullclass.scoring.proofs`), and attacks that fool leave out
+            the images proved never to be fooled, except for an audit
+            (:mod:`nullclass.scoring.audit`). Default: none; for a
+            :class:`nullclass.rejection.ProvableNull` in its own norm its verifier, if such an
+            attack is made on it.
         data_name: Name of the dataset, for red flags that know its best published results.
         selected_on: ``test`` or ``held-out``: the images by which the weights were selected.
         num_examples: How many of the first adversarial images to keep for figures.
@@ -145,6 +150,8 @@ def evaluate(
     if batch_size is None:
         batch_size = find_batch_size(model, image)
     check_can_begin(plan, model if attacked is None else attacked, image, label, norm)
+    if proofs is None and attacked is None:
+        proofs = _own_verifier(model, norm, plan)
     if proofs is not None:
         check_provable(model, norm, proofs, image.shape[1:])
     smallest = images.first(min(num_smallest, len(images))) if num_smallest else None
@@ -195,6 +202,7 @@ def evaluate(
                     **shown,
                     source=attacked,
                     source_name=SELF if attacked is None else "source",
+                    certified=certified,
                     seed=seed,
                     on_images=on_images,
                     parts=kept.of("attacks"),
@@ -234,6 +242,14 @@ def evaluate(
                 on_images=on_images,
                 parts=kept.of("checks"),
             )
+
+
+def _own_verifier(model: Classifier, norm: str, plan: Mapping[str, PlannedAttack]) -> str | None:
+    """Return the verifier of a model that answers what it proves, if proofs spare an attack."""
+    is_spared = any(planned.attack.objective == "fool" for planned in plan.values())
+    if isinstance(model, ProvableNull) and model.norm == norm and is_spared:
+        return model.verifier
+    return None
 
 
 def _ood_images(

@@ -72,8 +72,11 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
     if trial.radii:
         radii = score_radii(model, clean, trial.radii, on_images=on_images, parts=parts.of("radii"))
         frames.write_frame(folder / schema.RADII, radii)
+    certified = pd.concat(proved, ignore_index=True) if proved else None
     attacks = {plan.name: make_attack(plan, clean) for plan in trial.attacks}
-    results = _score_attacks(run, trial, model, attacks, indices, thresholds, on_images, parts)
+    results = _score_attacks(
+        run, trial, model, attacks, indices, thresholds, certified, on_images, parts
+    )
     results += _score_crafted(run, trial, model, on_images, parts)
     if trial.sizes:
         sizes = pd.concat(_score_sizes(run, trial, model, on_images, parts), ignore_index=True)
@@ -92,7 +95,7 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
         results,
         {plan.name: attacks[plan.name] for plan in trial.attacks if not plan.is_transfer},
         info,
-        certified=pd.concat(proved, ignore_index=True) if proved else None,
+        certified=certified,
         checks="full" if trial.is_checked else "none",
         seed=trial.seed,
         parts=parts.of("checks"),
@@ -124,6 +127,7 @@ def _score_attacks(
     attacks: dict[str, Attack],
     indices: Tensor,
     thresholds: Tensor,
+    certified: pd.DataFrame | None,
     on_images: OnImages,
     parts: Parts,
 ) -> list[AttackResult]:
@@ -143,6 +147,7 @@ def _score_attacks(
             norm=trial.norm,
             source=source if plan.is_transfer else None,
             source_name=trial.source.model if plan.is_transfer and trial.source else SELF,
+            certified=certified,
             num_examples=plan.num_examples,
             seed=trial.seed,
             on_images=on_images,

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nullclass.metrics.rates import wilson, wilson_of
-from nullclass.results.schema import CLEAN, SELF, UNION
+from nullclass.results.schema import CLEAN, PROVED, SELF, UNION
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
@@ -258,8 +258,9 @@ def score_metrics(rows: pd.DataFrame, held_out: pd.DataFrame, ood: pd.DataFrame)
     """Return metrics of the null score with 95 % intervals, one per row.
 
     - Clean images: ``aurc`` and ``augrc``.
-    - Every attack and eps: ``auroc`` and ``fpr95`` of its images against the clean ones; only
-      attacks on the model itself, if there are any.
+    - Every attack and eps: ``auroc`` and ``fpr95`` of its images against the clean ones, without
+      those that it did not attack because they are proved; only attacks on the model itself, if
+      there are any.
     - All attacks up to an eps together: ``rerr``, the error among images that the model accepts,
       if it can answer null; with held-out images ``rerr99``, the same at the threshold that accepts
       99 % of the correct held-out images.
@@ -308,6 +309,7 @@ def _selective(clean: pd.DataFrame) -> Iterator[Line]:
 def _detection(attacked: pd.DataFrame, clean: pd.DataFrame) -> Iterator[Line]:
     own = attacked[attacked["source"] == SELF]
     attacked = own if len(own) else attacked
+    attacked = attacked[attacked["member"] != PROVED]
     for (attack, norm, eps), group in attacked.groupby(["attack", "norm", "eps_pixels"]):
         keys = {"attack": attack, "norm": norm, "eps_pixels": eps, "is_optimistic": True}
         yield from _separation(keys, group["null_score"], clean["null_score"])

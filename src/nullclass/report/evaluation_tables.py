@@ -129,9 +129,11 @@ def cost_table(trial: Trial) -> Table:
         rows,
         "Successes: images that become what the attack aims at; below, the number of images given. "
         "An iterative attack gets only active images: not those that already count when clean or "
-        "at a smaller ε, and as a member of an ensemble not those of an earlier member. A dash: no "
-        "image was active. Passes: images through the attacked model, over all ε, per image of the "
-        "attack, so that members add up to their ensemble. The red-flag checks took "
+        "at a smaller ε, and as a member of an ensemble not those of an earlier member. The worst "
+        "case starts with the largest ε; at a smaller one it gets only images that succeeded, and "
+        "no longer do when projected. Images proved never to be fooled are left out, except a few. "
+        "A dash: no image was active. Passes: images through the attacked model, over all ε, per "
+        "image of the attack, so that members add up to their ensemble. The red-flag checks took "
         f"{check_seconds:,.1f} seconds.",
     )
 

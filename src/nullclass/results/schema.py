@@ -81,6 +81,10 @@ CLEAN = "clean"
 NO_MEMBER = "no-success"
 """``member`` of images on which no attack succeeded."""
 
+PROVED = "proved"
+"""``member`` of images that are not attacked, because they are proved never to be fooled at that
+eps; their row has the answer on the clean image."""
+
 SELF = "self"
 """``source`` of an attack made on the same model that it is scored on."""
 
@@ -102,6 +106,7 @@ ROW_COLUMNS = {
     "norm": "str",
     "has_own_eps": "bool",  # whether each image has a budget of its own, not one for all
     "eps_pixels": "float64",
+    "attacked_eps_pixels": "float64",  # at which the row's image was attacked; NaN: it was not
     "member": "str",  # the member of an ensemble that succeeded
     "prediction": "int64",  # -1 is null
     "outcome": "str",  # correct, null or fooled
@@ -111,7 +116,13 @@ ROW_COLUMNS = {
     "real_prediction": "int64",  # the best real class
     "null_score": "float64",  # larger is closer to null (nullclass.rejection.threshold)
 }
-"""One row per image and attack."""
+"""One row per image and attack.
+
+``attacked_eps_pixels`` is ``eps_pixels`` where the image was attacked at that eps. It is smaller
+where a success at a smaller eps counts; larger where the image was attacked at a larger eps only,
+and what was found there is projected into the smaller ball: a success, or an inferred survival. NaN
+for clean images, for images that are a success without an attack, and where ``member`` is
+:data:`PROVED`."""
 
 Access = Literal["white-box", "scores", "labels", "none"]
 """What an attack uses of the model under attack: gradients and logits, logits only, predicted

@@ -1,14 +1,16 @@
-"""Attacks one batch of images, eps by eps, and goes on where an earlier call was interrupted.
+"""Attacks one batch of images at one eps after another, and goes on after an interruption.
 
 After each eps, and within it after each member of an ensemble, the state of the batch is kept: what
-is finished, the adversarial images so far, and the state of the random numbers.
+is finished, the adversarial images so far, and the state of the random numbers. The order of the
+eps, and which images are attacked at each, is that of :mod:`nullclass.scoring.eps_order`.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -21,41 +23,28 @@ from nullclass.attacks.ensemble import EnsembleProgress, MemberStats, run_attack
 from nullclass.core.errors import UserError
 from nullclass.core.norms import Eps, is_allowed, step_along
 from nullclass.models.classifier import Classifier
-from nullclass.results.schema import NO_MEMBER
+from nullclass.results.schema import NO_MEMBER, PROVED
 from nullclass.scoring.parts import Parts
 from nullclass.scoring.score import is_success, score_batch
 
 
 @dataclass(frozen=True)
 class AttackedBatch:
-    """A batch attacked at one eps."""
+    """A batch at one eps."""
 
     answers: pd.DataFrame
     """Rows of :func:`nullclass.scoring.score.score_batch`."""
     members: list[str]
-    """Name of the ensemble member that succeeded, per image."""
+    """``member`` of the rows (:data:`nullclass.results.schema.ROW_COLUMNS`)."""
+    attacked_eps: Tensor
+    """``(N,)`` float64: the eps at which each image was attacked, NaN if it was not attacked."""
     stats: tuple[MemberStats, ...]
     adv_images: Tensor
     """The first adversarial images on the CPU, ``num_returned`` of them."""
 
 
-def attack_batch(
-    model: Classifier,
-    source: Classifier,
-    name: str,
-    attack: Attack,
-    images: Tensor,
-    labels: Tensor,
-    budgets: Sequence[Eps],
-    *,
-    norm: str,
-    clean: pd.DataFrame | None,
-    num_returned: int,
-    seed: int,
-    batch_size: int | None,
-    parts: Parts,
-) -> Iterator[AttackedBatch]:
-    """Attack one batch at each eps, and score the adversarial images.
+class BatchAttack:
+    """An attack on one batch: its state, which is kept, and one step, an eps.
 
     Args:
         model: The model to score.
@@ -66,113 +55,161 @@ def attack_batch(
         labels: ``(N,)``.
         budgets: Eps in pixel units, increasing.
         norm: Norm of the budgets.
-        clean: The answers on the clean images, if images are not attacked again once the attack
-            has succeeded: they keep their adversarial image. Otherwise all images are attacked at
-            every eps.
+        clean: The answers on the clean images, if a success at one eps counts at every larger one;
+            None if all images are attacked at every eps.
+        proved_eps: ``(N,)`` float64: at this eps and below an image is not attacked.
         num_returned: How many adversarial images to return.
         seed: Seed of the random numbers, which go on from eps to eps.
         batch_size: Images per forward and backward pass.
-        parts: Keeps the state of this batch.
-
-    Raises:
-        UserError: If the attack leaves its budget or the [0,1] box.
+        parts: Keeps the state.
     """
-    run = _CachedDirection(attack) if isinstance(attack, LinearAttack) else attack
-    generator = torch.Generator().manual_seed(seed)
-    state = _State(images, torch.full_like(labels, -1))
-    kept, saved_at = parts.load(), time.perf_counter()
-    if kept is not None:
-        state = _State.from_values(kept["state"], images)
-        generator.set_state(kept["generator"])
-        if isinstance(run, _CachedDirection):
-            run.direction = kept["direction"].to(images.device)
-    yield from state.finished
 
-    def save(progress: EnsembleProgress | None = None) -> None:
-        nonlocal saved_at
-        state.progress = progress
-        is_over = len(state.finished) == len(budgets)
-        values = {
-            "state": state.to_values(has_images=clean is not None and not is_over),
-            "generator": generator.get_state(),
-            "direction": run.direction if isinstance(run, _CachedDirection) else None,
-        }
-        if parts.save(values, time.perf_counter() - saved_at):
-            saved_at = time.perf_counter()
+    def __init__(
+        self,
+        model: Classifier,
+        source: Classifier,
+        name: str,
+        attack: Attack,
+        images: Tensor,
+        labels: Tensor,
+        budgets: Sequence[Eps],
+        *,
+        norm: str,
+        clean: pd.DataFrame | None,
+        proved_eps: Tensor,
+        num_returned: int,
+        seed: int,
+        batch_size: int | None,
+        parts: Parts,
+    ) -> None:
+        self.model, self.source, self.name, self.attack = model, source, name, attack
+        self.images, self.labels, self.budgets, self.norm = images, labels, budgets, norm
+        self.clean, self.proved_eps = clean, proved_eps
+        self.num_returned, self.batch_size, self.parts = num_returned, batch_size, parts
+        self.generator = torch.Generator().manual_seed(seed)
+        self.linear = _CachedDirection(attack) if isinstance(attack, LinearAttack) else None
+        self.adv_images = images
+        """``(N, C, H, W)`` of the last finished eps."""
+        self.winning_member = torch.full_like(labels, -1)
+        """``(N,)``: the member that succeeded when the image was last attacked, -1 for none."""
+        self.attacked_eps = torch.full_like(self.proved_eps, math.nan)
+        """``(N,)`` on the CPU: the eps at which the image was last attacked, NaN for none."""
+        self.finished: list[AttackedBatch] = []
+        """One per eps, in the order in which they were attacked."""
+        self.progress: EnsembleProgress | None = None
+        """Of an ensemble at the next eps."""
+        self._saved_at = time.perf_counter()
+        self._load()
 
-    for eps in budgets[len(state.finished) :]:
-        active = torch.ones_like(labels, dtype=torch.bool)
-        if clean is not None:
-            before = state.finished[-1].answers if state.finished else clean
-            active = ~is_success(before, attack.objective).to(images.device)
+    def score(self, adv_images: Tensor) -> pd.DataFrame:
+        """Return the answers on images ``(N, C, H, W)``."""
+        return score_batch(self.model, adv_images, self.labels, self.batch_size)
+
+    def is_success(self, answers: pd.DataFrame | None = None) -> Tensor:
+        """Return ``(N,)`` booleans on the device of the images: whether the attack succeeded.
+
+        Without answers: at the last finished eps, or on the clean images.
+        """
+        if answers is None:
+            answers = self.finished[-1].answers if self.finished else self.clean
+        if answers is None:
+            return torch.zeros_like(self.labels, dtype=torch.bool)
+        return is_success(answers, self.attack.objective).to(self.images.device)
+
+    def attack_at(self, eps: Eps, active: Tensor, start: Tensor) -> None:
+        """Attack images at one eps, score all, and keep the state.
+
+        Args:
+            eps: The budget.
+            active: ``(N,)`` booleans: the images to attack, unless they are proved.
+            start: ``(N, C, H, W)`` within eps: what is scored of the images not attacked.
+
+        Raises:
+            UserError: If the attack leaves its budget or the [0,1] box.
+        """
+        budget = eps.cpu() if isinstance(eps, Tensor) else eps
+        is_proved = self.proved_eps >= budget
+        active = active & ~is_proved.to(active.device)
         result = run_attack(
-            run,  # type: ignore[arg-type]
-            name,
-            source,
-            images[active],
-            labels[active],
-            progress=state.progress,
-            on_member=save,
+            self.linear or self.attack,  # type: ignore[arg-type]
+            self.name,
+            self.source,
+            self.images[active],
+            self.labels[active],
+            progress=self.progress,
+            on_member=self._save,
             eps=eps[active] if isinstance(eps, Tensor) else eps,
-            norm=norm,
-            generator=generator,
-            batch_size=batch_size,
+            norm=self.norm,
+            generator=self.generator,
+            batch_size=self.batch_size,
         )
-        adv_images, members = state.adv_images.clone(), state.members.clone()
-        adv_images[active], members[active] = result.adv_images, result.winning_member
-        _check_budget(name, adv_images, images, eps, norm)
-        answers = score_batch(model, adv_images, labels, batch_size)
-        succeeded = is_success(answers, attack.objective).to(images.device)
-        stats = result.member_stats
+        self.adv_images = start.clone()
+        self.adv_images[active], self.winning_member[active] = (
+            result.adv_images,
+            result.winning_member,
+        )
+        self.attacked_eps = torch.where(active.cpu(), budget, self.attacked_eps)
+        _check_budget(self.name, self.adv_images, self.images, eps, self.norm)
+        answers = self.score(self.adv_images)
+        succeeded, stats = self.is_success(answers), result.member_stats
         if len(stats) == 1:
             stats = (replace(stats[0], num_successes=int((succeeded & active).sum())),)
-        names = winning_members(members.where(succeeded, -1), stats)
-        returned = adv_images[:num_returned].clone().cpu()  # does not keep all of them in memory
-        state.adv_images, state.members = adv_images, members
-        state.finished.append(AttackedBatch(answers, names, stats, returned))
-        save()
-        yield state.finished[-1]
+        returned = self.adv_images[: self.num_returned].clone().cpu()  # without the others' memory
+        members = self._members(succeeded, is_proved, stats)
+        self.finished.append(AttackedBatch(answers, members, self.attacked_eps, stats, returned))
+        self._save()
 
+    def _members(
+        self, succeeded: Tensor, is_proved: Tensor, stats: Sequence[MemberStats]
+    ) -> list[str]:
+        """Return ``member`` of the rows."""
+        names = [*(each.member for each in stats), self.name]  # -1: by no member alone
+        found = [names[number] for number in self.winning_member.tolist()]
+        is_attacked = ~self.attacked_eps.isnan()
+        succeeded = succeeded.cpu()
+        columns = (succeeded & is_attacked, is_proved & ~is_attacked & ~succeeded)
+        return [
+            name if is_found else PROVED if is_safe else NO_MEMBER
+            for name, is_found, is_safe in zip(found, *(c.tolist() for c in columns), strict=True)
+        ]
 
-@dataclass
-class _State:
-    """What an attack on a batch goes on from."""
-
-    adv_images: Tensor
-    """``(N, C, H, W)`` of the last finished eps."""
-    members: Tensor
-    """``(N,)``: the member that succeeded, -1 for none."""
-    finished: list[AttackedBatch] = field(default_factory=list)
-    """One per eps."""
-    progress: EnsembleProgress | None = None
-    """Of an ensemble at the next eps."""
-
-    def to_values(self, *, has_images: bool) -> dict[str, Any]:
-        """Return the state as lists and dictionaries, with or without ``adv_images``."""
-        progress = self.progress
-        return {
-            "adv_images": self.adv_images if has_images else None,
-            "members": self.members,
+    def _save(self, progress: EnsembleProgress | None = None) -> None:
+        self.progress = progress
+        is_over = len(self.finished) == len(self.budgets)
+        values = {
+            "adv_images": None if self.clean is None or is_over else self.adv_images,
+            "winning_member": self.winning_member,
+            "attacked_eps": self.attacked_eps,
             "finished": [vars(each) | {"stats": _as_dicts(each.stats)} for each in self.finished],
             "progress": progress
             and vars(progress) | {"member_stats": _as_dicts(progress.member_stats)},
+            "generator": self.generator.get_state(),
+            "direction": self.linear and self.linear.direction,
         }
+        if self.parts.save(values, time.perf_counter() - self._saved_at):
+            self._saved_at = time.perf_counter()
 
-    @classmethod
-    def from_values(cls, values: dict[str, Any], images: Tensor) -> _State:
-        """Return the state from values; without images it has the clean ``images``."""
-        finished, progress = values["finished"], values["progress"]
+    def _load(self) -> None:
+        kept = self.parts.load()
+        if kept is None:
+            return
+        device = self.images.device
+        if kept["adv_images"] is not None:
+            self.adv_images = kept["adv_images"].to(device)
+        self.winning_member = kept["winning_member"].to(device)
+        self.attacked_eps = kept["attacked_eps"]
+        self.finished = [
+            AttackedBatch(**each | {"stats": _from_dicts(each["stats"])})
+            for each in kept["finished"]
+        ]
+        progress = kept["progress"]
         if progress is not None:
             stats = _from_dicts(progress.pop("member_stats"))
-            on_device = {name: tensor.to(images.device) for name, tensor in progress.items()}
-            progress = EnsembleProgress(member_stats=stats, **on_device)
-        adv_images = values["adv_images"]
-        return cls(
-            images if adv_images is None else adv_images.to(images.device),
-            values["members"].to(images.device),
-            [AttackedBatch(**each | {"stats": _from_dicts(each["stats"])}) for each in finished],
-            progress,
-        )
+            on_device = {name: tensor.to(device) for name, tensor in progress.items()}
+            self.progress = EnsembleProgress(member_stats=stats, **on_device)
+        self.generator.set_state(kept["generator"])
+        if self.linear is not None:
+            self.linear.direction = kept["direction"].to(device)
 
 
 def _as_dicts(stats: Sequence[MemberStats]) -> list[dict[str, Any]]:
@@ -181,11 +218,6 @@ def _as_dicts(stats: Sequence[MemberStats]) -> list[dict[str, Any]]:
 
 def _from_dicts(stats: Sequence[dict[str, Any]]) -> tuple[MemberStats, ...]:
     return tuple(MemberStats(**each) for each in stats)
-
-
-def winning_members(members: Tensor, stats: Sequence[MemberStats]) -> list[str]:
-    """Return, per image, the name of the ensemble member that succeeded."""
-    return [NO_MEMBER if member < 0 else stats[member].member for member in members.tolist()]
 
 
 class _CachedDirection:

@@ -22,7 +22,9 @@ from nullclass.results.schema import (
     SELF,
     Examples,
 )
-from nullclass.scoring.attack_batch import attack_batch
+from nullclass.scoring.attack_batch import BatchAttack
+from nullclass.scoring.audit import find_proved_eps
+from nullclass.scoring.eps_order import attack_at_every_eps
 from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import (
     OnImages,
@@ -59,6 +61,7 @@ def score_attack(
     norm: str,
     source: Classifier | None = None,
     source_name: str = SELF,
+    certified: pd.DataFrame | None = None,
     num_examples: int = 0,
     keep_images: bool = False,
     batch_size: int | None = None,
@@ -68,9 +71,7 @@ def score_attack(
 ) -> AttackResult:
     """Attack images at every budget and score the adversarial images.
 
-    An iterative attack on the model itself is not repeated on an image that it fooled at a
-    smaller eps: the success counts at every larger eps. Attacks on another source, and
-    single-step attacks, run on every image at every eps.
+    Which images are attacked at which eps is described in :mod:`nullclass.scoring.eps_order`.
 
     Args:
         model: The model to score.
@@ -82,6 +83,9 @@ def score_attack(
         norm: Name in :data:`nullclass.core.norms.NORMS`.
         source: The model to attack, if it is not the model to score.
         source_name: The attacked model's name in the rows.
+        certified: Proofs of the images (:data:`nullclass.results.schema.CERTIFIED_COLUMNS`). An
+            attack with the objective ``fool`` on the model itself leaves out images proved never
+            to be fooled, except for an audit (:mod:`nullclass.scoring.audit`).
         num_examples: How many images to keep per budget, for figures.
         keep_images: Whether to return all adversarial images.
         batch_size: Images per forward and backward pass. Default: the attack's own.
@@ -96,7 +100,10 @@ def score_attack(
         check_eps(budget, norm, torch.Size((len(chosen), *data.images.shape[1:])))
     keys = {"attack": name, "objective": attack.objective, "source": source_name, "norm": norm}
     # A success chosen by its effect on this model must not be reused for a transfer.
-    skips_successes = attack.is_iterative and source is None
+    carries_successes = attack.is_iterative and source is None
+    proved_eps = torch.full((len(chosen),), -math.inf, dtype=torch.float64)
+    if certified is not None and source is None and attack.objective == "fool":
+        proved_eps = find_proved_eps(certified, chosen, norm)
     tables: list[pd.DataFrame] = []
     costs: list[dict[str, object]] = []
     examples: list[Examples] = []
@@ -111,7 +118,7 @@ def score_attack(
         norm=norm,
         seed=seed,
         batch_size=batch_size,
-        skips_successes=skips_successes,
+        carries_successes=carries_successes,
     )
     for indices, images, labels in batches_of(model, data, chosen):
         num_shown = num_examples if start == 0 else 0
@@ -121,18 +128,20 @@ def score_attack(
             if isinstance(budgets, Tensor)
             else budgets
         )
+        proved = proved_eps[start : start + len(indices)]
         kept = parts.of(
             str(start),
             images=images,
             labels=labels,
             budgets=batch_budgets,
+            proved_eps=proved,
             num_returned=num_returned,
         )
         clean = None
-        if skips_successes or num_shown:
+        if carries_successes or num_shown:
             score = partial(score_batch, model, images, labels, batch_size)
             clean = kept.of("clean").keep(score)
-        finished = attack_batch(
+        attacked_batch = BatchAttack(
             model,
             attacked,
             name,
@@ -141,14 +150,23 @@ def score_attack(
             labels,
             batch_budgets,
             norm=norm,
-            clean=clean if skips_successes else None,
+            clean=clean if carries_successes else None,
+            proved_eps=proved,
             num_returned=num_returned,
             seed=batch_seed(seed, start),
             batch_size=batch_size,
             parts=kept,
         )
+        finished = attack_at_every_eps(attacked_batch, partial(on_images, len(indices)))
         for eps, batch in zip(batch_budgets, finished, strict=True):
-            rows = label_rows(batch.answers, indices, **keys, eps=eps, members=batch.members)
+            rows = label_rows(
+                batch.answers,
+                indices,
+                **keys,
+                eps=eps,
+                attacked_eps=batch.attacked_eps,
+                members=batch.members,
+            )
             tables.append(rows)
             eps_of_all = math.nan if isinstance(eps, Tensor) else eps
             costs += [keys | {"eps_pixels": eps_of_all} | asdict(each) for each in batch.stats]
@@ -160,7 +178,6 @@ def score_attack(
                 examples.append(example)
             if keep_images:
                 images_at.setdefault(eps_of_all, []).append(batch.adv_images)
-            on_images(len(indices))
         start += len(indices)
     return AttackResult(
         pd.concat(tables, ignore_index=True),

@@ -189,7 +189,9 @@ def score_crafted(
             answers = kept.keep(partial(score_batch, target, adv_images, labels, batch_size))
             succeeded = is_success(answers, attack.objective).tolist()
             members = [name if success else NO_MEMBER for success in succeeded]
-            tables.append(label_rows(answers, indices, **keys, eps=eps, members=members))
+            tables.append(
+                label_rows(answers, indices, **keys, eps=eps, attacked_eps=eps, members=members)
+            )
             on_images(len(indices))
     rows = sort_rows(tables)
     num_successes = (rows["member"] == name).groupby(rows["eps_pixels"]).sum()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -146,6 +148,7 @@ def label_rows(
     source: str = CLEAN,
     norm: str,
     eps: Eps = 0.0,
+    attacked_eps: Eps = math.nan,
     members: list[str] | str = CLEAN,
 ) -> pd.DataFrame:
     """Return rows of :func:`score_batch` with the columns that say what was done to the images.
@@ -158,7 +161,8 @@ def label_rows(
         source: Name of the attacked model.
         norm: Norm of the budget.
         eps: The budget in pixel units, or ``(N,)``, one per image.
-        members: Name of the ensemble member that succeeded, per image.
+        attacked_eps: The eps at which the images were attacked, or ``(N,)``; NaN for none.
+        members: ``member`` of the rows, or ``(N,)``.
     """
     return answers.assign(
         image=indices.numpy(),
@@ -167,9 +171,14 @@ def label_rows(
         source=source,
         norm=norm,
         has_own_eps=isinstance(eps, Tensor),
-        eps_pixels=eps.cpu().numpy() if isinstance(eps, Tensor) else eps,
+        eps_pixels=_values(eps),
+        attacked_eps_pixels=_values(attacked_eps),
         member=members,
     )
+
+
+def _values(eps: Eps) -> Any:
+    return eps.double().cpu().numpy() if isinstance(eps, Tensor) else eps
 
 
 def is_success(answers: pd.DataFrame, objective: str) -> Tensor:

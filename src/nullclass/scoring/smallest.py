@@ -71,7 +71,9 @@ def score_smallest(
         clean, attacked = (score_batch(model, x, labels, batch_size) for x in (images, adv_images))
         members = [name if is_found else NO_MEMBER for is_found in sizes.isfinite().tolist()]
         eps = sizes.where(sizes.isfinite(), largest)
-        tables.append(label_rows(attacked, indices, **keys, eps=eps, members=members))
+        tables.append(
+            label_rows(attacked, indices, **keys, eps=eps, attacked_eps=eps, members=members)
+        )
         found.append((sizes, images, adv_images))
         answers.append((clean, attacked))
     examples = []
