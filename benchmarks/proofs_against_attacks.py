@@ -15,6 +15,7 @@ import tyro
 from common import mnist, say, table
 from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
+from nullclass.scoring import audit
 from nullclass.zoo import load_zoo
 
 
@@ -39,6 +40,7 @@ class Options:
 def measure(options: Options) -> str:
     """Run it and give its section of the results."""
     data = mnist(options.data_dir).test.first(options.num_images)
+    audit.NUM_AUDITED = options.num_images  # attack every proved image
     lines = []
     for name in options.models:
         model = load_zoo(name)

@@ -7,12 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullclass.metrics.claims import CLAIMS, find_violations
+from nullclass.results.schema import PROVED
 
 COLUMNS = [claim.column for claim in CLAIMS]
 
 
-def row(outcome: str, attack: str = "pgd", eps: float = 0.1, image: int = 0) -> dict[str, object]:
-    return {"image": image, "attack": attack, "norm": "linf", "eps_pixels": eps, "outcome": outcome}
+def row(
+    outcome: str, attack: str = "pgd", eps: float = 0.1, image: int = 0, member: str = "pgd"
+) -> dict[str, object]:
+    keys = {"image": image, "attack": attack, "norm": "linf", "eps_pixels": eps}
+    return keys | {"member": member, "outcome": outcome}
 
 
 def proof(column: str, eps: float = 0.1, image: int = 0, norm: str = "linf") -> dict[str, object]:
@@ -35,6 +39,13 @@ def test_a_claim_is_about_the_ball_of_that_image_and_norm_alone() -> None:
     assert not violations(fooled, [proof("is_never_fooled", 0.19, 3)])
     assert not violations(fooled, [proof("is_never_fooled", 0.3, 4)])
     assert not violations(fooled, [proof("is_never_fooled", 0.3, 3, norm="l2")])
+
+
+def test_a_row_of_an_image_that_was_not_attacked_checks_nothing() -> None:
+    rows = [row("null", member=PROVED), row("correct", image=1)]
+    proofs = [proof("is_correct_proved"), proof("is_correct_proved", image=1)]
+    checked = find_violations(pd.DataFrame(rows), pd.DataFrame(proofs))
+    assert (checked.num_rows, len(checked.violations)) == (1, 0)
 
 
 def test_a_row_that_violates_two_claims_is_one_row() -> None:

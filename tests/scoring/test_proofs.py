@@ -23,6 +23,7 @@ from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull, with_threshold
 from nullclass.results import schema
 from nullclass.results.run import read_trial
+from nullclass.scoring import audit
 from nullclass.scoring.proofs import COARSENESS, prove
 
 GRID = square_grid(21)
@@ -135,8 +136,10 @@ def test_attacks_find_an_unsound_bound(num_nulls: int, monkeypatch: pytest.Monke
     monkeypatch.setitem(VERIFIERS, "hopeful", lambda *args: lambda spec: sound(*args)(spec) + 3.0)
     model = tiny_net(0, num_nulls=num_nulls)
     model = model if num_nulls else ProvableNull(model, 0.03)
+    monkeypatch.setattr(audit, "NUM_AUDITED", 1000)  # proved images are attacked
     attacks, eps = {"pgd": PGD(num_steps=20), "dataset": DatasetAttack()}, [0.1, 0.3]
     rows = evaluate(model, labelled(model), attacks=attacks, eps=eps, checks="none").rows
+    assert schema.PROVED not in set(rows["member"])
     for verifier, is_found in (("interval", False), ("hopeful", True)):
         proofs = prove(model, labelled(model), eps, verifier=verifier)
         assert find_violations(rows, proofs).violations.empty != is_found

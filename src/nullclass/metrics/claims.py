@@ -1,7 +1,8 @@
 """Checks proofs against outcomes: did an image do what is proved to be impossible?
 
 A proof about an image within eps is checked against every row of that image in that norm, at that
-eps or below, clean rows included. One violation refutes a proof.
+eps or below, clean rows included; rows of images that were not attacked because they are proved say
+nothing. One violation refutes a proof.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, PROVED
 
 ROUNDING = 1e-9
 """Budgets that differ by this are equal."""
@@ -64,7 +65,7 @@ def find_violations(rows: pd.DataFrame, certified: pd.DataFrame) -> ClaimCheck:
     """
     tables: list[pd.DataFrame] = []
     num_images: dict[str, int] = {}
-    rows = rows.reset_index(drop=True)
+    rows = rows[rows["member"] != PROVED].reset_index(drop=True)
     is_covered = np.zeros(len(rows), dtype=bool)
     is_clean = (rows["attack"] == CLEAN).to_numpy()
     eps = rows["eps_pixels"].to_numpy(dtype=float)

@@ -50,7 +50,8 @@ def gallery(run: Run, unit: float | None = None) -> Drawing | None:
         f"seed {seed}, up to {NUM_BUDGETS} budgets per attack. Borders: outcome. Below: prediction "
         "and its probability. Difference: attacked minus clean, mean over channels; purple is "
         "darker, orange brighter, white unchanged, with the scale given per attack. An iterative "
-        "attack keeps an image that succeeded at a smaller ε."
+        "attack keeps an image that succeeded at a smaller ε; the worst case may show one made at "
+        "a larger ε, projected. Images that are proved never to be fooled are shown as they are."
         + shrink_note([e for trial in trials for e in trial.examples[:1]]),
         panels,
         OUTCOME_LEGEND,

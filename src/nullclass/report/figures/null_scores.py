@@ -14,7 +14,7 @@ from nullclass.report.measures import Measures
 from nullclass.report.style import FAINT, INK, WIDTH, panel, percent_axis, sheet
 from nullclass.report.worst_case import can_refuse, strongest, subsample, with_given_eps
 from nullclass.results.run import Trial
-from nullclass.results.schema import CLEAN
+from nullclass.results.schema import CLEAN, PROVED
 
 Scores = npt.NDArray[np.float64]
 
@@ -43,9 +43,10 @@ def clean_images(trial: Trial) -> Population:
 
 
 def attacked_images(trial: Trial) -> list[Population]:
-    """Images of the strongest attack, one population per ε."""
+    """Images of the strongest attack, one population per ε; proved ones are not attacked."""
     attack, rows = strongest(trial.rows), with_given_eps(trial.rows)
-    groups = [*rows[rows["attack"] == attack].groupby("eps_pixels")["null_score"]]
+    rows = rows[(rows["attack"] == attack) & (rows["member"] != PROVED)]
+    groups = [*rows.groupby("eps_pixels")["null_score"]]
     shown = subsample(groups, len(ATTACK_COLOURS))
     return [
         Population(f"{attack_name(str(attack))}, ε {eps_text(eps)}", colour, of.to_numpy())

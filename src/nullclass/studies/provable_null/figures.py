@@ -191,7 +191,8 @@ def answered_refused(run: Run) -> Drawing | None:
         "Answered and refused",
         f"Test images in their order, seed {seed}. Title: the answer, and the margin in logits by "
         "which interval bounds prove the best class within the radius; an answer needs a positive "
-        "one. First the first images that are answered when clean, then the same images attacked; "
+        "one. First the first images that are answered when clean, then the same images attacked "
+        "(an attack that fools leaves most proved images as they are); "
         "below the first images that are null when clean. Frame: blue correct, grey null, red "
         "fooled. L∞, pixel units.",
         [_pictures_panel(trial, own[trial.model]) for trial in trials if trial.seed == seed],
