@@ -1,8 +1,8 @@
 """Part ``checks`` of ``gpu.py``: what the package computes on a device, against the CPU.
 
-Both sides get the same weights, images and seeds. Convolutions run in float32 without TF32, so that
-only the order of sums differs. Random draws must be equal exactly, losses and bounds within a
-tolerance, and the outcomes of attacks for nearly all images.
+Both get the same weights, images and seeds. Products are in float32 without TF32, so that only the
+order of sums differs. Random draws must be equal exactly, losses and bounds within a tolerance, and
+the outcomes of attacks for nearly all images.
 """
 
 from __future__ import annotations
@@ -21,30 +21,33 @@ import torch
 from torch import Tensor
 
 from common import ROOT, mnist
+from gpu_options import Items, Row
 from nullclass.attacks import ATTACKS, PGD, Attack
 from nullclass.attacks.base import supported_norms, with_reference_images
 from nullclass.certify import VERIFIERS
 from nullclass.cli.main import main as nullclass_command
-from nullclass.core.devices import find_device
+from nullclass.core.devices import exact_float32, find_device
+from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import Outcome, outcomes
-from nullclass.data import FILE_NAMES, LabelledImages
-from nullclass.experiments.config import Training
+from nullclass.data import FILE_NAMES, LabelledImages, load_dataset
+from nullclass.experiments.config import AttackPlan, Study, Training, Trial
+from nullclass.experiments.engines import ENGINES, DataSource, Engine, make_engine
+from nullclass.experiments.engines.serial import SerialEngine
+from nullclass.experiments.runner import run_study
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import NULL_SOURCES, make_nulls
 from nullclass.rejection import ProvableNull, SmoothedNull
 from nullclass.results.null_curve import NullCurve
+from nullclass.results.run import read_run
 from nullclass.scoring.fgsm_thresholds import find_thresholds
 from nullclass.scoring.proofs import prove
-from nullclass.studies import null_samples
 from nullclass.training.config import TrainConfig
 from nullclass.training.loop import train
-from nullclass.training.recipes import Recipe, find_recipe
+from nullclass.training.recipes import Recipe
 from nullclass.training.robust import ROBUST_LOSSES, make_robust
-from nullclass.training.steps import step_append_nulls, step_replace_with_nulls, step_robust
+from nullclass.training.steps import Step, StepContext, make_step
 from nullclass.zoo import load_zoo, read_zoo
-
-Row = dict[str, Any]
 
 EPS = {"linf": 0.1, "l2": 1.5, "l1": 10.0}
 
@@ -77,7 +80,7 @@ COMMANDS = (
     "train --out {out}/c --nulls none --epochs 2 --validation 100",
     "train --out {out}/d --nulls ccat --validation 100",
     "train --out {out}/e --model certifiable-small --robust interval --robust-eps 0.1 --epochs 2"
-    " --validation 0 --no-null-class",
+    " --validation 0",
     "curve {out}/c --out {out}/f.csv --images 100 --sizes 4 --perturbation pgd --steps 2",
     "substitute {zoo}/report-usm --out {out}/s --queries 60 --seeds 20",
     "transfer --sources {out}/c --targets {out}/a {zoo}/report-usm --attack pgd --images 16",
@@ -88,12 +91,30 @@ COMMANDS = (
 )
 
 
-def report_training(place: int, epochs: int = 1) -> Training:
-    """Training number ``place`` of the report's eight variants, without held-out images."""
-    variant = null_samples.VARIANTS[::-1][place % 8]
-    recipe = replace(find_recipe("fast", "report"), epochs=epochs, stem_epochs=None)
-    training = null_samples.training(variant, place, "quick")
-    return replace(training, validation=0, recipe=recipe, selections=())
+def small_trials(preset: Any, seeds: Any, variants: Any) -> list[Trial]:
+    """Return one trial: a training of an epoch, and FGSM on a few images."""
+    training = Training(
+        name="small",
+        architecture="small",
+        dataset="idx",
+        validation=0,
+        seed=0,
+        weight_decay=0.0,
+        nulls=None,
+        recipe=Recipe(batch_size=32, epochs=1, learning_rate=2e-3),
+    )
+    return [Trial(training, (AttackPlan("fgsm", (0.1,), 16),), 32)]
+
+
+SMALL = Study(
+    name="small",
+    claim="It runs.",
+    dataset="idx",
+    validation=0,
+    variants=("small",),
+    seeds=lambda preset: range(1),
+    trials=small_trials,
+)
 
 
 def shrunk(attack: Attack) -> Attack:
@@ -119,7 +140,8 @@ def write_small_dataset(folder: Path, data: tuple[Tensor, ...]) -> None:
         (folder / name).write_bytes(header + array.tobytes())
 
 
-def judged(is_same: bool, note: str) -> Row:
+def compared(is_same: bool, note: str) -> Row:
+    """Return the result of a comparison."""
     return {"state": "ok" if is_same else "differs", "note": note}
 
 
@@ -131,8 +153,7 @@ class Checks:
         self.dataset = mnist(data_dir, 320 if is_tiny else 1280)
         self.many = self.dataset.test.first(50 if is_tiny else 1000)
         self.few = self.dataset.test.first(8 if is_tiny else 64)
-        self.places = (torch.device("cpu"), self.device)
-        torch.backends.cudnn.allow_tf32 = False  # compare code, not number formats
+        self.devices = (torch.device("cpu"), self.device)
 
     def batch(self, device: torch.device, data: LabelledImages | None = None) -> list[Tensor]:
         """Images and labels on a device."""
@@ -141,51 +162,50 @@ class Checks:
 
     def logits(self, name: str) -> Row:
         """Logits and answers of a member of the zoo; also in TF32, torch's default."""
-        seen = []
-        for device, is_tf32 in ((self.places[0], False), (self.device, False), (self.device, True)):
-            torch.backends.cudnn.allow_tf32 = is_tf32
-            with torch.no_grad():
+        answers = []
+        for device in (*self.devices, self.device):
+            is_tf32 = len(answers) == 2
+            with nullcontext() if is_tf32 else exact_float32(), torch.no_grad():
                 model, images = load_zoo(name, device), self.batch(device, self.many)[0]
                 if isinstance(model, ProvableNull):  # on a GPU its bounds are in float64
                     model, images = model.double(), images.double()
-                seen.append(model(images).cpu().double())
-            torch.backends.cudnn.allow_tf32 = False
-        exact, tf32 = ((seen[0] - other).abs().max().item() for other in seen[1:])
-        others = [int((seen[0].argmax(1) != other.argmax(1)).sum()) for other in seen[1:]]
+                answers.append(model(images).cpu().double())
+        exact, tf32 = ((answers[0] - other).abs().max().item() for other in answers[1:])
+        others = [int((answers[0].argmax(1) != other.argmax(1)).sum()) for other in answers[1:]]
         note = f"largest difference {exact:.1e}, {others[0]} answers differ; with TF32 {tf32:.1e}"
-        return judged(others[0] == 0 and exact < 1e-3, f"{note}, {others[1]} answers differ")
+        return compared(others[0] == 0 and exact < 1e-3, f"{note}, {others[1]} answers differ")
 
     def attack(self, name: str, norm: str, model: str = "notebook-null") -> Row:
         """Images of an attack with few steps: outcomes for nearly all images alike."""
         scored, made, is_valid = [], [], True
-        for device in self.places:
+        for device in self.devices:
             classifier, (images, labels) = load_zoo(model, device), self.batch(device)
             attack = shrunk(ATTACKS[name]())
             attack = with_reference_images(attack, self.few)
             stream = torch.Generator().manual_seed(5)
-            told = {"eps": EPS[norm], "norm": norm, "generator": stream}
-            made.append(attack(classifier, images, labels, **told))
+            options = {"eps": EPS[norm], "norm": norm, "generator": stream}
+            made.append(attack(classifier, images, labels, **options))
             is_valid &= bool(is_allowed(made[-1], images, EPS[norm], norm).all())
             scored.append(outcomes(classifier.predict(made[-1]), labels).cpu())
         num_other = int((scored[0] != scored[1]).sum())
         share = ((made[0] - made[1].cpu()).abs() > 1e-4).double().mean().item()
         note = f"{num_other} of {len(self.few)} outcomes differ; {share:.1%} of the pixels differ"
         is_same = num_other <= max(1, len(self.few) // 20)
-        return judged(is_same and is_valid, note + ("" if is_valid else "; outside the ball"))
+        return compared(is_same and is_valid, note + ("" if is_valid else "; outside the ball"))
 
     def nulls(self, name: str, settings: Row, is_exact: bool) -> Row:
         """Null images: exactly the same, or but for signs of tiny gradients."""
         made = []
-        for device in self.places:
+        for device in self.devices:
             source = self.source(name, settings, load_zoo("notebook-null", device))
             made.append(source(*self.batch(device), torch.Generator().manual_seed(7)))
         share = ((made[0].images - made[1].images.cpu()).abs() > 1e-6).double().mean().item()
         note = f"{share:.2%} of the pixels differ"
         is_same = share == 0 if is_exact else share < 0.05
-        if made[0].shares is not None:
-            off = (made[0].shares - made[1].shares.cpu()).abs().max().item()
-            note, is_same = f"{note}, shares by {off:.1e}", is_same and off < 0.05
-        return judged(is_same, note + (" (must be none)" if is_exact else ""))
+        if made[0].null_probs is not None:
+            off = (made[0].null_probs - made[1].null_probs.cpu()).abs().max().item()
+            note, is_same = f"{note}, null_probs by {off:.1e}", is_same and off < 0.05
+        return compared(is_same, note + (" (must be none)" if is_exact else ""))
 
     def source(self, name: str, settings: Row, model: Classifier) -> Any:
         """A null source."""
@@ -194,23 +214,22 @@ class Checks:
         return make_nulls(name, settings, model)
 
     def loss(
-        self, architecture: str, has_null: bool, step: Callable[..., Any], within: float
+        self, architecture: str, has_null: bool, step_of: Callable[..., Step], within: float
     ) -> Row:
         """One training step: loss and gradients."""
-        seen, gradients = [], []
-        for device in self.places:
+        found, gradients = [], []
+        for device in self.devices:
             torch.manual_seed(3)
             shape = {"image_shape": (1, 28, 28), "num_classes": 10, "has_null": has_null}
             model = build_model(architecture, **shape).to(device).train()
-            stream = torch.Generator().manual_seed(9)
-            losses = step(model, *self.batch(device), stream)
-            seen.append(np.nan_to_num([losses.loss, losses.null_loss]))
+            losses = step_of(model, torch.Generator().manual_seed(9))(*self.batch(device), 0.9)
+            found.append(np.nan_to_num(np.array([losses.loss, losses.null_loss], dtype=float)))
             grads = [p.grad.flatten().cpu() for p in model.parameters() if p.grad is not None]
             gradients.append(torch.cat(grads))
-        off = float(np.abs(seen[0] - seen[1]).max())
+        off = float(np.abs(found[0] - found[1]).max())
         far = ((gradients[0] - gradients[1]).norm() / gradients[0].norm()).item()
-        note = f"losses {seen[0].round(4).tolist()} differ by {off:.1e} (limit {within:g})"
-        return judged(off <= within, f"{note}, gradients by {far:.1e} of their norm")
+        note = f"losses {found[0].round(4).tolist()} differ by {off:.1e} (limit {within:g})"
+        return compared(off <= within, f"{note}, gradients by {far:.1e} of their norm")
 
     def resumed(self) -> Row:
         """A training stopped after an epoch and resumed, against one without a stop."""
@@ -235,12 +254,12 @@ class Checks:
             with suppress(StopError):
                 run(second, on_step=stop)
             resumed = run(second)
-        return judged(abs(whole - resumed) < 1e-2, f"loss {whole:.4f}, resumed {resumed:.4f}")
+        return compared(abs(whole - resumed) < 1e-2, f"loss {whole:.4f}, resumed {resumed:.4f}")
 
     def bounds(self, name: str, verifier: str, eps: float) -> Row:
         """What is proved on both devices, and whether an attack on the device breaks a proof."""
         model, rows = load_zoo(name), []
-        for device in self.places:
+        for device in self.devices:
             model = model.to(device, torch.float64)
             rows.append(prove(model, self.few, [eps], verifier=verifier))
         off = float((rows[0]["margin"] - rows[1]["margin"]).abs().max())
@@ -253,15 +272,15 @@ class Checks:
             broken += int((outcomes(model.predict(attacked), labels) == Outcome.FOOLED).sum())
         is_same = off < 1e-9 and bool((rows[0]["status"] == rows[1]["status"]).all())
         note = f"margins differ by {off:.1e}, {int(never.sum())} of {len(never)} images proved"
-        return judged(is_same and broken == 0, f"{note}, {broken} proofs broken")
+        return compared(is_same and broken == 0, f"{note}, {broken} proofs broken")
 
     def certificates(self) -> Row:
         """Certificates of a provable model, made on both."""
-        told = [load_zoo("provable-0.3", device).double() for device in self.places]
-        first, second = (model.certificates(self.batch(torch.device("cpu"))[0]) for model in told)
+        models = [load_zoo("provable-0.3", device).double() for device in self.devices]
+        first, second = (m.certificates(self.batch(self.devices[0])[0]) for m in models)
         off = float(np.abs(np.subtract(first.margins, second.margins)).max())
         is_same = first.labels == second.labels and first.weights_sha256 == second.weights_sha256
-        return judged(is_same and off < 1e-9, f"margins differ by {off:.1e}")
+        return compared(is_same and off < 1e-9, f"margins differ by {off:.1e}")
 
     def smoothing(self) -> Row:
         """A smoothed model, called twice on the device."""
@@ -269,45 +288,70 @@ class Checks:
         body = build_model("small", image_shape=(1, 28, 28), num_classes=10, has_null=False)
         smoothed = SmoothedNull(body.to(self.device), 0.1, sigma=0.5, num_samples=200)
         images = self.batch(self.device)[0][:4]
-        return judged(bool((smoothed(images) == smoothed(images)).all()), "the same image twice")
+        return compared(bool((smoothed(images) == smoothed(images)).all()), "the same image twice")
 
     def thresholds(self) -> Row:
         """The smallest FGSM step that fools, for each image."""
-        ends = []
-        for device in self.places:
-            model, (images, labels) = load_zoo("report-usm", device), self.batch(device)
-            ends.append(find_thresholds(model, images, labels).cpu())
-        is_close = ends[0].isclose(ends[1], atol=2e-3, equal_nan=True)
-        return judged(is_close.double().mean().item() > 0.95, f"{int((~is_close).sum())} differ")
+        found = [
+            find_thresholds(load_zoo("report-usm", device), self.many, first_image=0, num_images=4)
+            for device in self.devices
+        ]
+        is_same = found[0][0].tolist() == found[1][0].tolist()
+        off = (found[0][1].cpu() - found[1][1].cpu()).abs().max().item()
+        return compared(is_same and off < 2e-3, f"thresholds differ by {off:.1e}")
 
     def command(self, folder: Path, words: str) -> Row:
         """A command of the package on the device: whether it ends well."""
-        told = words.format(out=folder, zoo=ROOT / "src/nullclass/zoo/checkpoints")
-        told += "" if words.startswith("curve") else " --dataset idx"
-        code = nullclass_command(f"{told} --data-dir {folder} --device {self.device}".split())
+        text = words.format(out=folder, zoo=ROOT / "src/nullclass/zoo/checkpoints")
+        text += "" if words.startswith("curve") else " --dataset idx"
+        code = nullclass_command(f"{text} --data-dir {folder} --device {self.device}".split())
         return {"state": "ok" if code == 0 else f"failed: exit status {code}", "note": words}
 
-    def beside(self, name: str, settings: Row, model: Classifier, *batch: Any) -> Any:
-        """A step with null images beside the batch."""
-        source = self.source(name, settings, model)
-        return step_append_nulls(model, batch[0], batch[1], source, batch[2], nullcontext, 0.3, 1.0)
+    def engine(self, folder: Path, name: str) -> Row:
+        """A study of one training and one attack in an engine, against the CPU in this process."""
+        source = DataSource("idx", str(folder), 0)
+        dataset = load_dataset("idx", data_dir=folder, validation=0)
+        engines: dict[str, Engine] = {"cpu": SerialEngine(dataset, self.devices[0])}
+        try:
+            engines[name] = (
+                SerialEngine(dataset, self.device)
+                if name == "serial"
+                else make_engine(name, source, device=str(self.device), num_workers=1)
+            )
+        except UserError as error:
+            return {"note": f"left out: {error}"}
+        found = []
+        for number, engine in enumerate(engines.values()):
+            run = folder / f"engine-{name}-{number}"
+            result = run_study(SMALL, dataset, run, engine=engine, device=self.devices[number])
+            if result.failed:
+                return {"state": f"failed: {result}"}
+            found.append(read_run(run).trials[0].rows)
+        num_other = int((found[0]["outcome"] != found[1]["outcome"]).sum())
+        is_same = len(found[0]) == len(found[1]) and num_other <= len(found[0]) // 4
+        return compared(is_same, f"{num_other} of {len(found[0])} outcomes differ")
 
-    def within(self, model: Classifier, *batch: Any) -> Any:
-        """A step with null images within the batch."""
-        source = make_nulls("mixed", {}, None)
-        return step_replace_with_nulls(
-            model, batch[0], batch[1], source, batch[2], nullcontext, 0.4
-        )
+    def step_of(
+        self,
+        nulls: tuple[str, Row] | None,
+        config: TrainConfig,
+        model: Classifier,
+        stream: torch.Generator,
+    ) -> Step:
+        """The training step of a configuration."""
+        source = None if nulls is None else self.source(*nulls, model)
+        return make_step(StepContext(model, config, source, stream))
 
-    def robust(self, name: str, model: Classifier, *batch: Any) -> Any:
-        """A step on a robust loss."""
-        return step_robust(make_robust(name, {"eps": 0.2}).bind(model), *batch, 0.9)
-
-    def items(self, folder: Path) -> dict[str, Callable[[], Row]]:
+    def items(self, folder: Path) -> Items:
         """All checks by name."""
-        items: dict[str, Callable[[], Row]] = {
-            f"logits of {name}": partial(self.logits, name) for name in read_zoo()
-        }
+        logits = {f"logits of {name}": partial(self.logits, name) for name in read_zoo()}
+        return logits | {name: exact_float32()(c) for name, c in self.exact_items(folder).items()}
+
+    def exact_items(self, folder: Path) -> Items:
+        """The checks that run without TF32."""
+        items: Items = {}
+        append = TrainConfig(Recipe(precision="float32"), null_weight=0.3)
+        replacing = TrainConfig(Recipe(precision="float32"), replace_rate=0.4)
         for name, make in ATTACKS.items():
             for norm in (norm for norm in EPS if norm in supported_norms(make())):
                 items[f"attack {name}, {norm}"] = partial(self.attack, name, norm)
@@ -316,13 +360,15 @@ class Checks:
         for name, settings, is_exact in NULLS:
             label = " ".join([name, *(f"{k}={v}" for k, v in settings.items() if k in SHOWN)])
             items[f"nulls {label}"] = partial(self.nulls, name, settings, is_exact)
-            step = partial(self.beside, name, settings)
+            step = partial(self.step_of, (name, settings), append)
             limit = 1e-4 if is_exact else 5e-3
-            items[f"loss beside, {label}"] = partial(self.loss, "notebook", True, step, limit)
-        items["loss within, mixed"] = partial(self.loss, "notebook", True, self.within, 1e-4)
+            items[f"loss appended, {label}"] = partial(self.loss, "notebook", True, step, limit)
+        step = partial(self.step_of, ("mixed", {}), replacing)
+        items["loss replaced, mixed"] = partial(self.loss, "notebook", True, step, 1e-4)
         for name in ROBUST_LOSSES:
             has_null, network = name in ("abstain", "adversarial"), "certifiable-small"
-            step = partial(self.robust, name)
+            config = TrainConfig(robust=make_robust(name, {"eps": 0.2}))
+            step = partial(self.step_of, None, config)
             items[f"loss {name}"] = partial(self.loss, network, has_null, step, 1e-3)
         items["training resumed"] = self.resumed
         for name, eps in (("abstain", 0.3), ("adversarial-null", 0.02), ("provable-0.3", 0.3)):
@@ -333,6 +379,8 @@ class Checks:
         train, test = self.dataset.train, self.many
         parts = (train.images[:, 0], train.labels, test.images[:, 0], test.labels)
         write_small_dataset(folder, parts)
+        for name in ("serial", *ENGINES):
+            items[f"engine {name}"] = partial(self.engine, folder, name)
         for number, words in enumerate(COMMANDS, start=1):
             items[f"command {number}, {words.split()[0]}"] = partial(self.command, folder, words)
         return items
