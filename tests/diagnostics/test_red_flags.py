@@ -15,7 +15,7 @@ from worlds import Digits
 
 from nullclass.diagnostics.evidence import Evidence
 from nullclass.diagnostics.red_flags import CHECKS, Flag, find_flags
-from nullclass.results.schema import CLEAN, COST_COLUMNS, NO_MEMBER, PROVED, ROW_COLUMNS, UNION
+from nullclass.results.schema import CLEAN, COST_COLUMNS, LEFT_OUT, NO_MEMBER, ROW_COLUMNS, UNION
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "red-flags.md"
 LETTERS = {"c": "correct", "n": "null", "f": "fooled"}
@@ -202,7 +202,7 @@ def not_attacked(found: Evidence, name: str, images: range, eps: float | None = 
     rows = found.rows.copy()
     chosen = (rows["attack"] == name) & rows["image"].isin(images)
     rows.loc[chosen, "attacked_eps_pixels"] = np.nan if eps is None else eps
-    rows.loc[chosen, "member"] = PROVED if eps is None else NO_MEMBER
+    rows.loc[chosen, "member"] = LEFT_OUT if eps is None else NO_MEMBER
     return replace(found, rows=rows)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nullclass.metrics.claims import CLAIMS, find_violations
-from nullclass.results.schema import PROVED
+from nullclass.results.schema import LEFT_OUT
 
 COLUMNS = [claim.column for claim in CLAIMS]
 
@@ -42,7 +42,7 @@ def test_a_claim_is_about_the_ball_of_that_image_and_norm_alone() -> None:
 
 
 def test_a_row_of_an_image_that_was_not_attacked_checks_nothing() -> None:
-    rows = [row("null", member=PROVED), row("correct", image=1)]
+    rows = [row("null", member=LEFT_OUT), row("correct", image=1)]
     proofs = [proof("is_correct_proved"), proof("is_correct_proved", image=1)]
     checked = find_violations(pd.DataFrame(rows), pd.DataFrame(proofs))
     assert (checked.num_rows, len(checked.violations)) == (1, 0)

@@ -31,7 +31,7 @@ from nullclass.metrics.scores import (
     roc,
     score_metrics,
 )
-from nullclass.results.schema import PROVED
+from nullclass.results.schema import LEFT_OUT
 
 few_scores = st.lists(st.integers(0, 4).map(float), min_size=1, max_size=7)
 """Small whole numbers, so that ties are common."""
@@ -272,7 +272,7 @@ def lookup(scores: pd.DataFrame, metric: str, attack: str) -> dict[str, Any]:
 
 def test_images_that_were_not_attacked_do_not_count_as_attacked() -> None:
     rows = table(clean="c" * 20, pgd="n" * 10 + "c" * 10)
-    rows.loc[(rows["attack"] == "pgd") & (rows["image"] >= 10), "member"] = PROVED
+    rows.loc[(rows["attack"] == "pgd") & (rows["image"] >= 10), "member"] = LEFT_OUT
     line = lookup(score_metrics(rows, rows.head(0), NO_OOD), "auroc", "pgd")
     assert (line["value"], line["num_images"]) == (1.0, 10)
 

@@ -21,7 +21,7 @@ from nullclass.metrics.claims import find_violations
 from nullclass.models import Classifier
 from nullclass.models.dropout import Dropout
 from nullclass.rejection import ProvableNull, provable, with_threshold
-from nullclass.results.schema import PROVED
+from nullclass.results.schema import LEFT_OUT
 from nullclass.scoring import audit
 from nullclass.scoring.proofs import prove
 
@@ -129,7 +129,7 @@ def test_attacks_through_the_bounds_never_beat_the_proof(
         checks="none",
         seed=seed,
     )
-    assert PROVED not in set(found.rows["member"])
+    assert LEFT_OUT not in set(found.rows["member"])
     assert find_violations(found.rows, found.certified).violations.empty
     rates = found.summary().set_index(["attack", "metric", "eps_pixels"])["value"]
     assert rates["proof", "rar_proved", 0.04] > 0.1, "nothing is proved: the test is empty"

@@ -15,7 +15,7 @@ from worlds import linear_batch
 from nullclass.attacks import FGSM, PGD, Attack, AttackEnsemble, null_aware_pgd
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
-from nullclass.results.schema import NO_MEMBER, PROVED
+from nullclass.results.schema import LEFT_OUT, NO_MEMBER
 from nullclass.scoring import audit
 from nullclass.scoring.attacked import score_attack
 from nullclass.scoring.audit import find_proved_eps
@@ -215,7 +215,7 @@ def test_proved_images_are_left_out(largest_eps_first: bool) -> None:
         assert calls == {0.3: [0, 1, 2, 3, 4, 5]}
     else:
         assert calls == {0.1: [3, 5], 0.2: [1, 2, 4, 5], 0.3: [0, 2, 5]}
-    is_proved = {i: [m == PROVED for m in of] for i, of in by_eps(rows, "member").items()}
+    is_proved = {i: [m == LEFT_OUT for m in of] for i, of in by_eps(rows, "member").items()}
     if largest_eps_first:  # what is found at a larger eps is tried at no cost
         assert not any(map(any, is_proved.values()))
     else:
@@ -224,7 +224,7 @@ def test_proved_images_are_left_out(largest_eps_first: bool) -> None:
         assert is_proved == {
             0: [True, True, False], 1: first, 2: first, 3: none, 4: first, 5: none, 6: none,
         }  # fmt: skip
-        left_out = rows[rows["member"] == PROVED]
+        left_out = rows[rows["member"] == LEFT_OUT]
         assert left_out["attacked_eps_pixels"].isna().all()
         assert (left_out["outcome"] == "correct").all()
     with_proofs, without = by_eps(rows, "outcome"), by_eps(score(attack), "outcome")
@@ -241,7 +241,7 @@ def test_what_is_never_attacked_has_the_clean_answer() -> None:
     rows = score(attack, certified=proofs(_0_3=[0, 3, 5]))
     # 3, the middle one of the three, is audited.
     assert push.calls == [(0.3, [1, 2, 3, 4]), (0.1, [1, 4])]
-    of_proved = rows[rows["member"] == PROVED]
+    of_proved = rows[rows["member"] == LEFT_OUT]
     assert of_proved["image"].tolist() == [0, 5] * 3
     assert (of_proved["outcome"] == "correct").all()
     assert of_proved["attacked_eps_pixels"].isna().all()
@@ -255,7 +255,7 @@ def test_transfers_and_other_objectives_attack_proved_images(
     attack: Attack, settings: dict[str, Any]
 ) -> None:
     rows = score(attack, certified=proofs(_0_3=list(range(100))), **settings)
-    assert PROVED not in set(rows["member"])
+    assert LEFT_OUT not in set(rows["member"])
 
 
 def test_the_audit_is_fixed_by_the_proofs_alone() -> None:
@@ -289,7 +289,7 @@ def test_an_image_with_a_budget_of_its_own_is_left_out_up_to_it(one_audited: Non
         MODEL, data, chosen, "a", attack, budgets, norm="linf", certified=certified
     ).rows
     assert [images for _, images in push.calls] == [[0, 2, 3, 5]]
-    assert rows["member"].tolist()[1] == rows["member"].tolist()[4] == PROVED
+    assert rows["member"].tolist()[1] == rows["member"].tolist()[4] == LEFT_OUT
     is_attacked = rows["attacked_eps_pixels"].notna()
     assert is_attacked.tolist() == [True, False, True, True, False, True, False]
     assert (rows["attacked_eps_pixels"] == rows["eps_pixels"])[is_attacked].all()

@@ -139,7 +139,7 @@ def test_attacks_find_an_unsound_bound(num_nulls: int, monkeypatch: pytest.Monke
     monkeypatch.setattr(audit, "NUM_AUDITED", 1000)  # proved images are attacked
     attacks, eps = {"pgd": PGD(num_steps=20), "dataset": DatasetAttack()}, [0.1, 0.3]
     rows = evaluate(model, labelled(model), attacks=attacks, eps=eps, checks="none").rows
-    assert schema.PROVED not in set(rows["member"])
+    assert schema.LEFT_OUT not in set(rows["member"])
     for verifier, is_found in (("interval", False), ("hopeful", True)):
         proofs = prove(model, labelled(model), eps, verifier=verifier)
         assert find_violations(rows, proofs).violations.empty != is_found
@@ -162,7 +162,7 @@ def test_proved_images_are_not_attacked_and_the_rates_are_equal(
         assert [found.rate(metric, e) for e in eps] == [expected.rate(metric, e) for e in eps]
     rows = found.rows[found.rows["attack"] == "a"].set_index(["image", "eps_pixels"])
     never = found.certified.set_index(["image", "eps_pixels"])["is_never_fooled"]
-    left_out = rows.index[rows["member"] == schema.PROVED]
+    left_out = rows.index[rows["member"] == schema.LEFT_OUT]
     assert len(left_out) > 100
     assert never[left_out].all()
     is_attacked = rows["attacked_eps_pixels"] == rows.index.get_level_values("eps_pixels")
@@ -187,7 +187,10 @@ def test_a_provable_null_is_proved_by_default() -> None:
     expected = evaluate(guarded, data, attacks=attacks, proofs="interval", **settings)
     pd.testing.assert_frame_equal(found.certified, expected.certified)
     pd.testing.assert_frame_equal(found.rows, expected.rows)
-    assert (found.rows["member"] == schema.PROVED).sum() > 100
+    num = (found.rows["member"] == schema.LEFT_OUT).groupby(found.rows["eps_pixels"]).sum()
+    assert num[0.06] > 100
+    note = f"so not attacked to fool: {num[0.03]} at eps 0.03, {num[0.06]} at eps 0.06."
+    assert note in str(found)
     for model, more in (
         (guarded, {"norm": "l2"}),
         (guarded, {"source": tiny_net(1)}),
@@ -197,7 +200,7 @@ def test_a_provable_null_is_proved_by_default() -> None:
     ):
         without = evaluate(model, data, **{"attacks": attacks} | settings | more)
         assert without.certified.empty
-        assert schema.PROVED not in set(without.rows["member"])
+        assert schema.LEFT_OUT not in set(without.rows["member"])
 
 
 @pytest.mark.parametrize("verifier", ["interval", "hopeful"])
@@ -209,7 +212,7 @@ def test_the_audit_breaks_a_wrong_proof(verifier: str, monkeypatch: pytest.Monke
     ensemble = AttackEnsemble((PGD(num_steps=5),), largest_eps_first=True)
     found = evaluate(line_world(), data, attacks={"pgd": ensemble}, eps=[0.1, 0.3], proofs=verifier)
     rows = found.rows[(found.rows["attack"] == "pgd") & (found.rows["eps_pixels"] == 0.3)]
-    num_proved = int((rows["member"] == schema.PROVED).sum())
+    num_proved = int((rows["member"] == schema.LEFT_OUT).sum())
     flags = {flag.name for flag in found.flags}
     assert ("proof-broken" in flags) == (verifier == "hopeful")
     assert num_proved == (275 if verifier == "hopeful" else 119 - 25)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from nullclass.core.outcomes import SUCCESSES
-from nullclass.results.schema import CLEAN, PROVED, SELF, UNKNOWN, Access
+from nullclass.results.schema import CLEAN, LEFT_OUT, SELF, UNKNOWN, Access
 
 MIN_POINTS = 0.005
 """Smallest difference that counts, as a share of images: half a point, about the spread of a good
@@ -74,7 +74,7 @@ class AttackRun:
     def left_out(self, eps: float) -> set[int]:
         """Return the images that it did not attack at an eps, because they are proved."""
         rows = self.at(eps)
-        return set(rows.index[rows["member"] == PROVED])
+        return set(rows.index[rows["member"] == LEFT_OUT])
 
     @cached_property
     def _smallest_eps(self) -> pd.Series[float]:

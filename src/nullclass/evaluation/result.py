@@ -16,7 +16,7 @@ from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import SUCCESSES
 from nullclass.diagnostics.evidence import CHECKS_NAME
-from nullclass.metrics.rates import proved_rates, summarise
+from nullclass.metrics.rates import num_left_out, proved_rates, summarise
 from nullclass.metrics.scores import score_metrics
 from nullclass.results.info import TrialResult
 from nullclass.results.run import Trial
@@ -208,6 +208,10 @@ class Evaluation:
         is_check = self.costs["attack"] == CHECKS_NAME
         seconds = self.costs["seconds"]
         notes = []
+        left_out = num_left_out(self.rows)
+        if left_out:
+            counts = ", ".join(f"{num} at eps {eps:g}" for eps, num in left_out.items())
+            notes.append(f"Proved never to be fooled, and so not attacked to fool: {counts}.")
         if self.rows["null_loss"].notna().any() and not self._forces_null():
             notes.append(
                 "No attack tries to force null, so strict and null_dos are not shown: add "

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from nullclass.results.schema import CLEAN, PROVED
+from nullclass.results.schema import CLEAN, LEFT_OUT
 
 ROUNDING = 1e-9
 """Budgets that differ by this are equal."""
@@ -65,7 +65,7 @@ def find_violations(rows: pd.DataFrame, certified: pd.DataFrame) -> ClaimCheck:
     """
     tables: list[pd.DataFrame] = []
     num_images: dict[str, int] = {}
-    rows = rows[rows["member"] != PROVED].reset_index(drop=True)
+    rows = rows[rows["member"] != LEFT_OUT].reset_index(drop=True)
     is_covered = np.zeros(len(rows), dtype=bool)
     is_clean = (rows["attack"] == CLEAN).to_numpy()
     eps = rows["eps_pixels"].to_numpy(dtype=float)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.results.schema import CLEAN, LOSSES, UNION
+from nullclass.results.schema import CLEAN, LEFT_OUT, LOSSES, UNION
 
 
 def wilson(num_hits: int, num_images: int, z: float = 1.959964) -> tuple[float, float]:
@@ -116,6 +116,17 @@ def _union(rows: pd.DataFrame) -> list[dict[str, Any]]:
             keys["eps_pixels"] = eps
             lines += [keys | _rate(name, hits) for name, hits in metrics.items()]
     return lines
+
+
+def num_left_out(rows: pd.DataFrame) -> dict[float, int]:
+    """Return by eps how many images no attack tried to fool, because they are proved.
+
+    Args:
+        rows: Columns of :data:`nullclass.results.schema.ROW_COLUMNS`, of one model.
+    """
+    left_out = rows[(rows["member"] == LEFT_OUT) & ~rows["has_own_eps"]]
+    counts = left_out.groupby("eps_pixels")["image"].nunique()
+    return dict(zip(counts.index.tolist(), counts.tolist(), strict=True))
 
 
 PROVED = {

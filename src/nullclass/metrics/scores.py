@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nullclass.metrics.rates import wilson, wilson_of
-from nullclass.results.schema import CLEAN, PROVED, SELF, UNION
+from nullclass.results.schema import CLEAN, LEFT_OUT, SELF, UNION
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
@@ -309,7 +309,7 @@ def _selective(clean: pd.DataFrame) -> Iterator[Line]:
 def _detection(attacked: pd.DataFrame, clean: pd.DataFrame) -> Iterator[Line]:
     own = attacked[attacked["source"] == SELF]
     attacked = own if len(own) else attacked
-    attacked = attacked[attacked["member"] != PROVED]
+    attacked = attacked[attacked["member"] != LEFT_OUT]
     for (attack, norm, eps), group in attacked.groupby(["attack", "norm", "eps_pixels"]):
         keys = {"attack": attack, "norm": norm, "eps_pixels": eps, "is_optimistic": True}
         yield from _separation(keys, group["null_score"], clean["null_score"])

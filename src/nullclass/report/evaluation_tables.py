@@ -10,6 +10,7 @@ import pandas as pd
 
 from nullclass.core.errors import UserError
 from nullclass.diagnostics.evidence import CHECKS_NAME
+from nullclass.metrics.rates import num_left_out
 from nullclass.report.blocks import Block, Cell, Table, Terms, Text
 from nullclass.report.formatting import NORMS, SUCCESS_TEXTS, attack_name, eps_text, percent
 from nullclass.report.sections import SCORED_TEXT
@@ -56,6 +57,10 @@ def threat_model(trial: Trial) -> list[Block]:
         ("data", f"{threat.data or 'not named'}, {threat.num_classes} classes"),
         ("weights selected on", SELECTED_ON.get(threat.selected_on or "", "nothing, as recorded")),
     ]
+    left_out = num_left_out(trial.rows)
+    if left_out:
+        counts = ", ".join(f"{num:,} at ε {eps_text(eps)}" for eps, num in left_out.items())
+        terms.append(("proved images", f"not attacked to fool, except a few as an audit: {counts}"))
     rows = [_attack_row(name, info) for name, info in threat.attacks.items()]
     headings = ["attack", "success", "access", "made on", "ε", "test images"]
     attacks = make_table("The attacks", headings, rows, holds_words=True)

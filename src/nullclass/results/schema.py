@@ -81,7 +81,7 @@ CLEAN = "clean"
 NO_MEMBER = "no-success"
 """``member`` of images on which no attack succeeded."""
 
-PROVED = "proved"
+LEFT_OUT = "proved"
 """``member`` of images that are not attacked, because they are proved never to be fooled at that
 eps; their row has the answer on the clean image."""
 
@@ -122,7 +122,7 @@ ROW_COLUMNS = {
 where a success at a smaller eps counts; larger where the image was attacked at a larger eps only,
 and what was found there is projected into the smaller ball: a success, or an inferred survival. NaN
 for clean images, for images that are a success without an attack, and where ``member`` is
-:data:`PROVED`."""
+:data:`LEFT_OUT`."""
 
 Access = Literal["white-box", "scores", "labels", "none"]
 """What an attack uses of the model under attack: gradients and logits, logits only, predicted

@@ -23,7 +23,7 @@ from nullclass.attacks.ensemble import EnsembleProgress, MemberStats, run_attack
 from nullclass.core.errors import UserError
 from nullclass.core.norms import Eps, is_allowed, step_along
 from nullclass.models.classifier import Classifier
-from nullclass.results.schema import NO_MEMBER, PROVED
+from nullclass.results.schema import LEFT_OUT, NO_MEMBER
 from nullclass.scoring.parts import Parts
 from nullclass.scoring.score import is_success, score_batch
 
@@ -169,7 +169,7 @@ class BatchAttack:
         succeeded = succeeded.cpu()
         columns = (succeeded & is_attacked, is_proved & ~is_attacked & ~succeeded)
         return [
-            name if is_found else PROVED if is_safe else NO_MEMBER
+            name if is_found else LEFT_OUT if is_safe else NO_MEMBER
             for name, is_found, is_safe in zip(found, *(c.tolist() for c in columns), strict=True)
         ]
 

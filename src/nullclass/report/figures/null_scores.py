@@ -14,7 +14,7 @@ from nullclass.report.measures import Measures
 from nullclass.report.style import FAINT, INK, WIDTH, panel, percent_axis, sheet
 from nullclass.report.worst_case import can_refuse, strongest, subsample, with_given_eps
 from nullclass.results.run import Trial
-from nullclass.results.schema import CLEAN, PROVED
+from nullclass.results.schema import CLEAN, LEFT_OUT
 
 Scores = npt.NDArray[np.float64]
 
@@ -45,7 +45,7 @@ def clean_images(trial: Trial) -> Population:
 def attacked_images(trial: Trial) -> list[Population]:
     """Images of the strongest attack, one population per ε; proved ones are not attacked."""
     attack, rows = strongest(trial.rows), with_given_eps(trial.rows)
-    rows = rows[(rows["attack"] == attack) & (rows["member"] != PROVED)]
+    rows = rows[(rows["attack"] == attack) & (rows["member"] != LEFT_OUT)]
     groups = [*rows.groupby("eps_pixels")["null_score"]]
     shown = subsample(groups, len(ATTACK_COLOURS))
     return [
