@@ -51,7 +51,7 @@ def measure(options: Options) -> str:
                 attacks=options.attack,
                 eps=options.eps,
                 proofs="interval",
-                checks="none",
+                checks=False,
                 seed=seed,
             )
             rates = found.summary().set_index(["attack", "eps_pixels", "metric"])["value"]

@@ -13,6 +13,7 @@ from planted import Noisy, Quantised, Saturated, Scaled, Softmaxed, around
 from torch import Tensor, nn
 from worlds import Affine, Digits
 
+import nullclass
 from nullclass.attacks import (
     FGSM,
     PGD,
@@ -22,16 +23,26 @@ from nullclass.attacks import (
     MultiTargetedPGD,
     Square,
 )
-from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
+from nullclass.attacks.counters import count_passes
+from nullclass.attacks.ensemble import OnZeroGradient
 from nullclass.data import LabelledImages
-from nullclass.diagnostics.attack_probes import NUM_DOUBLED, NUM_REPEATED, double
-from nullclass.diagnostics.evidence import MIN_IMAGES, Evidence
-from nullclass.diagnostics.probe_context import ProbeContext
-from nullclass.diagnostics.probes import ATTACK_PROBES, QUICK_PROBES, probe
+from nullclass.diagnostics.attack_probes import (
+    ATTACK_PROBES,
+    NUM_REPEATED,
+    REFERENCE,
+    REFERENCE_COST,
+    RESTARTS,
+    STEPS,
+    double,
+)
+from nullclass.diagnostics.evidence import BACKWARD, CHECKS_NAME, MIN_IMAGES, Evidence, cost_of
+from nullclass.diagnostics.probe_context import BATCH_COST, ProbeContext
+from nullclass.diagnostics.probes import MAX_SHARE, MIN_COST, PROBES, probe
 from nullclass.models import Classifier
-from nullclass.results.schema import COST_COLUMNS
+from nullclass.results.schema import COST_COLUMNS, LEFT_OUT
+from nullclass.scoring.parts import NOTHING
+from nullclass.scoring.score import score_batch
 
-PROBES: dict[str, Any] = QUICK_PROBES | ATTACK_PROBES
 NO_COSTS = pd.DataFrame(columns=list(COST_COLUMNS))
 STEP = FGSM("untargeted")
 WEAK = {"pgd": PGD(num_steps=3)}
@@ -53,13 +64,11 @@ def rows_of(
             batches.append((name, attack.objective, budget, adv_images))
     tables = []
     for name, objective, budget, adv_images in batches:
-        predicted = model.predict(adv_images)
-        names = [OUTCOME_NAMES[code] for code in outcomes(predicted, labels).tolist()]
         tables.append(
-            pd.DataFrame({"image": range(len(labels)), "label": labels.numpy(), "outcome": names})
-            .assign(attack=name, objective=objective, norm=norm, has_own_eps=False)
+            score_batch(model, adv_images, labels)
+            .assign(image=range(len(labels)), attack=name, objective=objective, norm=norm)
             .assign(source="clean" if name == "clean" else "self", eps_pixels=budget)
-            .assign(prediction=predicted.numpy())
+            .assign(attacked_eps_pixels=budget, has_own_eps=False, member=name)
         )
     return pd.concat(tables, ignore_index=True)
 
@@ -72,7 +81,9 @@ def context(
     norm: str = "linf",
 ) -> ProbeContext:
     evidence = Evidence(rows, NO_COSTS, {"has_null": model.has_null}, {"norm": norm})
-    return ProbeContext(model, data, evidence, attacks, seed=0, batch_size=None)
+    shared = ProbeContext(model, data, evidence, attacks, seed=0, batch_size=None)
+    shared.begin(NOTHING, 1e9, 1e9)
+    return shared
 
 
 def run(
@@ -102,11 +113,8 @@ def test_probes_of_an_ordinary_model_are_repeatable_and_change_nothing(
     before, state = data.images.clone(), torch.get_rng_state()
     counts: list[int] = []
 
-    def probe_all(**settings: Any) -> tuple[dict[str, Any], pd.DataFrame]:
-        evidence = Evidence(rows, NO_COSTS, {"has_null": model.has_null}, {"norm": "linf"})
-        return probe(model, data, evidence, WEAK, seed=3, **settings)
-
-    results, costs = probe_all(on_images=counts.append)
+    evidence = Evidence(rows, NO_COSTS, {"has_null": model.has_null}, {"norm": "linf"})
+    results, costs = probe(model, data, evidence, WEAK, seed=3, on_images=counts.append)
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     assert list(results) == ["has_null", *PROBES]
     assert costs["member"].tolist() == list(PROBES)
@@ -119,12 +127,7 @@ def test_probes_of_an_ordinary_model_are_repeatable_and_change_nothing(
     gradients = {"num_images": 64, "has_gradients": True}
     assert results["gradients"] == dict.fromkeys(results["gradients"], 0) | gradients
     assert (results["noise"] is None) == (name == "plain")
-    quick, costs = probe_all(level="quick")
-    assert quick.pop("expected_seconds") >= 0
-    assert quick == {key: results[key] for key in ("has_null", *QUICK_PROBES)}
-    assert costs["member"].tolist() == list(QUICK_PROBES)
-    assert 0 < costs["num_forwards"].sum() < 1500
-    assert costs["num_backwards"].sum() == 3 * 64
+    assert probe(model, data, evidence, WEAK, seed=3)[0] == results
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(data.images, before)
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -161,7 +164,7 @@ def test_a_model_without_gradients(digits: Digits, data: LabelledImages) -> None
     square: dict[str, Attack] = {"square": Square(num_queries=20)}
     assert not run("gradients", model, data, square)["has_gradients"]
     assert run("reference", model, data, square) is None
-    assert run("doubling", model, data, square)["steps"] is not None
+    assert run("doubled_steps", model, data, square)["num_images"] > 0
 
 
 class NotANumber(nn.Module):
@@ -214,25 +217,13 @@ class OutOfBudget(Still):
         return images.roll(1, dims=0)
 
 
-@dataclass(frozen=True)
-class FoolsOne(Still):
-    """Fools the first image of a batch if it may take two steps."""
-
-    num_steps: int = 1
-
-    def __call__(self, model: Classifier, images: Tensor, labels: Tensor, **how: Any) -> Tensor:
-        adv_images = images.clone()
-        if self.num_steps > 1:
-            adv_images[:1] = PGD()(model, images[:1], labels[:1], **how)
-        return adv_images
-
-
 def test_the_largest_eps_counts_the_union(digits: Digits, data: LabelledImages) -> None:
     still: dict[str, Attack] = {"still": Still()}
     result = run("largest_eps", digits.guarded, data, still)
-    assert (result["eps"], result["num_images"]) == (1.0, 50)
-    assert result["num_fooled"] <= 3  # those that are fooled when clean
+    assert (result["eps"], result["num_images"]) == (1.0, 4), "it fails on the first few"
+    assert result["num_fooled"] <= 1  # fooled when clean
     both = run("largest_eps", digits.guarded, data, still | {"dataset": DatasetAttack()})
+    assert both["num_images"] == 50
     assert both["num_fooled"] >= both["num_accepted"] >= 48
     assert run("largest_eps", digits.guarded, data, still, (1.0,), "l2")["eps"] == 8.0
 
@@ -241,39 +232,90 @@ def test_images_out_of_budget_do_not_count(digits: Digits, data: LabelledImages)
     rows = rows_of(digits.plain, data, {"still": Still()}, (0.05, 0.1))
     attacks: dict[str, Attack] = {"still": OutOfBudget()}
     honest = context(digits.plain, data, rows, attacks)
-    assert PROBES["doubling"](honest)["steps"] is None
+    assert PROBES["doubled_steps"](honest) is None
     assert PROBES["rerun"](honest)["num_images"] == 0
-    moved = rows.assign(outcome=rows["outcome"].where(rows["eps_pixels"] != 0.05, "fooled"))
+    moved = rows.assign(outcome="fooled").where(rows["attack"] != "clean", rows)
+    moved["attacked_eps_pixels"] = 0.05
     rerun = PROBES["rerun"](context(digits.plain, data, moved, attacks))
-    assert (rerun["num_images"], rerun["num_fooled"]) == (NUM_REPEATED, 0)
+    assert rerun["num_images"] == NUM_REPEATED
+    assert rerun["num_fooled"] <= 3  # fooled when clean
 
 
 def test_the_reference_finds_what_a_weak_attack_misses(
     digits: Digits, data: LabelledImages
 ) -> None:
     weak = run("reference", digits.guarded, data, {"still": Still()}, (0.15,))
-    assert weak["num_images"] == NUM_REPEATED
-    assert weak["num_more"] > 50
-    assert weak["num_null_by_stock"] > 50  # stock PGD counts null as success
+    assert weak["num_judged"] == len(data)
+    assert weak["num_images"] == weak["num_survivors"] > 140
+    assert weak["num_fooled"] > 100
     sound: dict[str, Attack] = {"pgd": AttackEnsemble((PGD(), MultiTargetedPGD()))}
     result = run("reference", digits.guarded, data, sound, (0.15,))
-    assert result["num_more"] == 0
-    assert abs(result["num_fooled"] - weak["num_fooled"] - weak["num_more"]) <= 2
+    assert result["num_fooled"] == 0 < result["num_images"]
+    assert abs(weak["num_survivors"] - weak["num_fooled"] - result["num_survivors"]) <= 3
 
 
-def test_doubling_finds_what_more_steps_find(digits: Digits, data: LabelledImages) -> None:
-    doubling = run("doubling", digits.guarded, data, {"pgd": PGD(num_steps=1)}, (0.05, 0.15))
-    assert (doubling["attack"], doubling["eps"]) == ("pgd", 0.15)
-    assert doubling["steps"]["num_successes"] >= MIN_IMAGES
-    assert doubling["steps"]["num_images"] == min(doubling["num_active"], NUM_DOUBLED[0])
-    steady = run("doubling", digits.plain, data, {"pgd": PGD(num_steps=40)}, (0.1,))
-    num_images = min(steady["num_active"], NUM_DOUBLED[0])
-    assert steady["steps"] == {"num_images": num_images, "num_successes": 0}
-    # One success among the first images is too few: it attacks more images.
-    single = run("doubling", digits.plain, data, {"one": FoolsOne()}, (0.4,))
-    assert single["steps"] == {"num_images": single["num_active"], "num_successes": 2}
-    assert single["restarts"] is None
-    assert single["num_active"] > NUM_DOUBLED[0]
+@pytest.mark.parametrize("effort", ["steps", "restarts"])
+def test_doubling_finds_what_more_effort_finds(
+    effort: str, digits: Digits, data: LabelledImages
+) -> None:
+    name = f"doubled_{effort}"
+    doubled = run(name, digits.guarded, data, {"pgd": PGD(num_steps=1)}, (0.05, 0.15))
+    assert (doubled["attack"], doubled["eps"]) == ("pgd", 0.15)
+    assert doubled["num_fooled"] >= MIN_IMAGES
+    steady = run(name, digits.plain, data, {"pgd": PGD(num_steps=40)}, (0.1,))
+    assert steady["num_images"] == steady["num_survivors"] > 0
+    assert steady["num_fooled"] == 0
+
+
+def test_few_images_are_attacked_the_most_nearly_fooled_first(
+    digits: Digits, data: LabelledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attacks: dict[str, Attack] = {"still": Still(), "pgd": PGD(num_steps=2)}
+    rows = rows_of(digits.guarded, data, attacks, (0.15,))
+    shared = context(digits.guarded, data, rows, attacks)
+    survivors = shared.survivors(0.15)
+    images, labels = data.batch(survivors)
+    adv_images = attacks["pgd"](digits.guarded, images, labels, eps=0.15)
+    with torch.no_grad():
+        chances = digits.guarded(adv_images).softmax(dim=1)
+    wrong = 1 - chances[:, 10] - chances.gather(1, labels[:, None]).squeeze(1)
+    assert (wrong.diff() < 1e-6).all()
+    assert wrong[0] > wrong[-1] + 0.1
+
+
+def test_rounds_keep_to_a_budget(digits: Digits, data: LabelledImages) -> None:
+    shared = context(digits.plain, data, rows_of(digits.plain, data, {}, ()), {})
+
+    def sizes(num_images: int, cost: float, used: float = 1.0, left: float = 200) -> list[int]:
+        """Images per round, if each image needs a share of its cost."""
+        shared.begin(NOTHING, left, share=200)
+        rounds = []
+        for chosen in shared.rounds(range(num_images), cost):
+            rounds.append(len(chosen))
+            shared.passes.backward += round(used * cost * (len(chosen) + BATCH_COST) / BACKWARD)
+        return rounds
+
+    assert sizes(40, cost=10) == [15]
+    assert sizes(40, cost=10, used=0.4) == [15, 7]  # of 200 they take 80 and 48
+    assert sizes(4, cost=10) == [4]
+    assert sizes(40, cost=0) == [40]
+    assert sizes(40, cost=26) == [], "two images decide nothing"
+    assert sizes(2, cost=26) == [2]
+    assert sizes(40, cost=26, left=300) == [3], "more than its share"
+    assert sizes(40, cost=40, left=300) == []
+
+
+@pytest.mark.parametrize("num_images", [30, 150])
+def test_all_probes_keep_to_a_budget(num_images: int, digits: Digits, data: LabelledImages) -> None:
+    strong = AttackEnsemble((PGD(num_steps=20), MultiTargetedPGD(num_steps=20)))
+    result = nullclass.evaluate(
+        digits.guarded, data.first(num_images), attacks={"strong": strong}, eps=[0.05, 0.15]
+    )
+    is_check = result.costs["attack"] == CHECKS_NAME
+    of_checks, of_attacks = (cost_of(result.costs[rows]).sum() for rows in (is_check, ~is_check))
+    budget = max(MAX_SHARE * of_attacks, MIN_COST)
+    assert 0.2 * budget < of_checks < budget
+    assert result.probes["reference"]["num_images"] >= MIN_IMAGES
 
 
 def test_the_strongest_attack_at_the_middle_eps(digits: Digits, data: LabelledImages) -> None:
@@ -281,25 +323,43 @@ def test_the_strongest_attack_at_the_middle_eps(digits: Digits, data: LabelledIm
     rows = rows_of(digits.plain, data, attacks, (0.01, 0.1, 0.4))
     shared = context(digits.plain, data, rows, attacks)
     assert shared.middle_eps() == 0.1
-    doubling, rerun = PROBES["doubling"](shared), PROBES["rerun"](shared)
-    assert doubling["eps"] == 0.1
-    assert doubling["attack"] == rerun["attack"] == "pgd"
-    assert rerun["eps"] == 0.4
+    doubled = PROBES["doubled_steps"](shared)
+    assert (doubled["attack"], doubled["eps"]) == ("pgd", 0.1)
+
+
+def test_an_attack_is_repeated_where_its_answers_follow_from_another_eps(
+    digits: Digits, data: LabelledImages
+) -> None:
+    attacks: dict[str, Attack] = {"still": Still(), "pgd": PGD(num_steps=20)}
+    rows = rows_of(digits.plain, data, attacks, (0.01, 0.1, 0.4))
+    is_last, is_fooled = rows["eps_pixels"] == 0.4, rows["outcome"] == "fooled"
+    carried = rows.assign(attacked_eps_pixels=rows["eps_pixels"].mask(is_last & is_fooled, 0.1))
+    rerun = PROBES["rerun"](context(digits.plain, data, carried, attacks))
+    assert (rerun["attack"], rerun["eps"], rerun["follows_from"]) == ("pgd", 0.4, "smaller")
     assert rerun["num_fooled"] == rerun["num_images"] > 50
+    # As if it had failed at 0.4 on all images and was not run at 0.1
+    survived = rows.assign(attacked_eps_pixels=0.4, outcome="correct")
+    rerun = PROBES["rerun"](context(digits.plain, data, survived, attacks))
+    assert (rerun["eps"], rerun["follows_from"]) == (0.1, "larger")
+    assert rerun["num_fooled"] >= MIN_IMAGES
+    proved = survived.assign(member=LEFT_OUT)
+    assert PROBES["rerun"](context(digits.plain, data, proved, attacks))["num_images"] == 0
 
 
 def test_attacks_that_a_probe_does_not_apply_to(digits: Digits, data: LabelledImages) -> None:
     rows = rows_of(digits.plain, data, {"fgsm": STEP}, (0.1, 0.2))
     single_step = context(digits.plain, data, rows, {"fgsm": STEP})
     assert PROBES["largest_eps"](single_step) is not None
-    assert PROBES["doubling"](single_step) is None  # nothing to double
+    assert PROBES["doubled_steps"](single_step) is None  # nothing to double
     assert (
         PROBES["rerun"](single_step) is None
     )  # no search, so its success need not hold at a larger eps
     force_null: dict[str, Attack] = {"force-null": PGD(objective="force-null", num_steps=3)}
     rows = rows_of(digits.guarded, data, force_null, (0.1,))
     denied = context(digits.guarded, data, rows, force_null)
-    assert [PROBES[name](denied) for name in ("largest_eps", "doubling", "rerun")] == [None] * 3
+    assert [PROBES[name](denied) for name in ("largest_eps", "doubled_steps", "rerun")] == [
+        None
+    ] * 3
     rows = rows_of(digits.guarded, data, WEAK, (0.1,))
     rows.loc[rows["attack"] == "pgd", "source"] = "source"  # a transfer
     assert PROBES["largest_eps"](context(digits.guarded, data, rows, WEAK)) is None
@@ -309,20 +369,26 @@ def test_attacks_that_a_probe_does_not_apply_to(digits: Digits, data: LabelledIm
 
 
 def test_double() -> None:
-    steps, restarts = ("num_steps", "num_queries"), ("num_restarts",)
     attack = PGD(num_steps=7, num_restarts=2, relative_step=0.1)
-    assert double(attack, steps) == PGD(num_steps=14, num_restarts=2, relative_step=0.1)
-    assert double(attack, restarts) == PGD(num_steps=7, num_restarts=4, relative_step=0.1)
-    assert double(STEP, steps) is None
-    assert double(Still(), steps) is None
+    assert double(attack, STEPS) == PGD(num_steps=14, num_restarts=2, relative_step=0.1)
+    assert double(attack, RESTARTS) == PGD(num_steps=7, num_restarts=4, relative_step=0.1)
+    assert double(STEP, STEPS) is None
+    assert double(Still(), STEPS) is None
     both = AttackEnsemble(
-        (DatasetAttack(), PGD(num_steps=5), AttackEnsemble((MultiTargetedPGD(num_steps=3),))),
+        (DatasetAttack(), PGD(num_steps=5), AttackEnsemble((OnZeroGradient(Square()),))),
         ("a", "b", "c"),
     )
-    more = double(both, steps)
-    assert isinstance(more, AttackEnsemble)
+    more = double(both, STEPS)
     assert more.names == both.names
     assert more.members[:2] == (DatasetAttack(), PGD(num_steps=10))
-    assert isinstance(more.members[2], AttackEnsemble)
-    assert more.members[2].members == (MultiTargetedPGD(num_steps=6),)
-    assert double(AttackEnsemble((DatasetAttack(),)), steps) is None
+    assert more.members[2].members == (OnZeroGradient(Square(num_queries=10_000)),)
+    assert double(AttackEnsemble((DatasetAttack(),)), STEPS) is None
+
+
+def test_the_cost_of_the_reference(digits: Digits, data: LabelledImages) -> None:
+    images, labels = data.first(20).batch(slice(0, 20))
+    with count_passes(digits.plain) as passes:
+        adv_images = REFERENCE(digits.plain, images, labels, eps=1e-6)
+    assert torch.equal(digits.plain.predict(adv_images), digits.plain.predict(images))
+    cost = passes.forward + BACKWARD * passes.backward
+    assert 0.8 * 20 * REFERENCE_COST < cost <= 20 * REFERENCE_COST

@@ -38,7 +38,6 @@ def everything_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "FMN", lambda: FMN(num_steps=2))
     reference = AttackEnsemble((PGD(num_steps=2), Noise(num_draws=1)), ("pgd", "noise"))
     monkeypatch.setattr(attack_probes, "REFERENCE", reference)
-    monkeypatch.setattr(attack_probes, "STOCK", PGD(objective="untargeted", num_steps=1))
 
 
 @pytest.fixture
@@ -67,7 +66,7 @@ def full(model: Classifier, data: LabelledImages, **more: Any) -> Evaluation:
         "num_smallest": 8,
         "proofs": "interval",
         "num_examples": 2,
-        "checks": "full",
+        "checks": True,
         "seed": np.int64(2),
     }
     return nullclass.evaluate(model, data, **settings | more)
@@ -129,7 +128,7 @@ def test_it_goes_on_after_any_pass(
 def test_another_evaluation_in_the_same_folder_is_not_mixed(
     model: Classifier, data: LabelledImages, tmp_path: Path
 ) -> None:
-    models, settings = (model, make_model(5)), {"checks": "none", "num_smallest": 0}
+    models, settings = (model, make_model(5)), {"checks": False, "num_smallest": 0}
     expected = [full(used, data, **settings) for used in models]
     for number in (0, 1, 0):
         assert_same(full(models[number], data, parts=tmp_path, **settings), expected[number])
@@ -205,7 +204,7 @@ def test_what_would_fail_late_fails_first(
     monkeypatch.setattr(run_module, "score_clean", too_late)
     settings, message = LATE[case]
     arguments: dict[str, Any] = {"model": make_model(), "attacks": {"a": FGSM()}, "eps": [0.1]}
-    arguments |= {"data": data, "parts": tmp_path / "parts", "checks": "none"} | settings
+    arguments |= {"data": data, "parts": tmp_path / "parts", "checks": False} | settings
     with pytest.raises(UserError, match=message):
         nullclass.evaluate(**arguments)
     assert calls.take() == []
@@ -224,5 +223,5 @@ def test_a_folder_that_cannot_be_written_is_refused_first(
 def test_attacks_inside_others_are_allowed_to_wait(model: Classifier, data: LabelledImages) -> None:
     """Checks before the start call no attack, not even one that has no images yet."""
     attacks = {"a": DatasetAttack(), "b": Transfer((make_model(3),), PGD(num_steps=1))}
-    rows = nullclass.evaluate(model, data, attacks=attacks, eps=0.1, checks="none").rows
+    rows = nullclass.evaluate(model, data, attacks=attacks, eps=0.1, checks=False).rows
     assert set(rows["attack"]) == {"clean", "a", "b"}

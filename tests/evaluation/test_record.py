@@ -65,7 +65,7 @@ def test_an_interrupted_evaluation_leaves_the_earlier_one_and_goes_on(
     def record(eps: float, folder: Path = out) -> Evaluation:
         return record_evaluation(
             model, None, data, folder, name="m", attacks=["fgsm"], eps=[eps], norm="linf",
-            num_images=10, checks="none", seed=0,
+            num_images=10, checks=False, seed=0,
         )  # fmt: skip
 
     def killed(*_: object, **__: object) -> None:
@@ -103,7 +103,7 @@ def test_a_long_name(tmp_path: Path) -> None:
     model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
     name, out = "n" * 120, tmp_path / "run"
     settings: dict[str, Any] = {"attacks": ["fgsm"], "eps": [0.1], "norm": "linf", "num_images": 4}
-    record_evaluation(model, None, data, out, name=name, seed=0, checks="none", **settings)
+    record_evaluation(model, None, data, out, name=name, seed=0, checks=False, **settings)
     assert read_run(out).trials[0].model == name
 
 
@@ -130,7 +130,7 @@ def test_a_report_being_drawn_is_waited_for(tmp_path: Path) -> None:
     def record(eps: float) -> Evaluation:
         return record_evaluation(
             model, None, data, out, name="m", attacks=["fgsm"], eps=[eps], norm="linf",
-            num_images=10, checks="none", seed=0,
+            num_images=10, checks=False, seed=0,
         )  # fmt: skip
 
     record(0.1)

@@ -126,7 +126,7 @@ def test_attacks_through_the_bounds_never_beat_the_proof(
         },
         eps=[0.02, 0.04, 0.08, 0.3],
         proofs="interval",
-        checks="none",
+        checks=False,
         seed=seed,
     )
     assert LEFT_OUT not in set(found.rows["member"])

@@ -192,7 +192,7 @@ def test_real_models_are_calibrated_and_evaluated(digits: Digits, name: str) -> 
     assert num_null == 19 == round(400 * threshold.held_out_null_rate)
     data = LabelledImages(digits.images[400:440], digits.labels[400:440], 10)
     attacks = {"pgd": MultiTargetedPGD(num_steps=5)}
-    rows = evaluate(wrapped, data, attacks=attacks, eps=0.1, checks="none").rows
+    rows = evaluate(wrapped, data, attacks=attacks, eps=0.1, checks=False).rows
     clean = rows[rows["eps_pixels"] == 0]
     assert clean["prediction"].tolist() == wrapped.predict(data.images).tolist()
     assert rows["null_loss"].notna().all()

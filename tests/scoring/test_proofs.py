@@ -115,7 +115,7 @@ def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
     data = labelled(guarded)
     attacks = {"pgd": PGD(num_steps=5)}
     found = evaluate(
-        guarded, data, attacks=attacks, eps=[0.03, 0.06], proofs="interval", checks="none"
+        guarded, data, attacks=attacks, eps=[0.03, 0.06], proofs="interval", checks=False
     )
     pd.testing.assert_frame_equal(found.certified, prove(guarded, data, [0.03, 0.06]))
     assert found.summary()["attack"].tolist()[-6:] == ["proof"] * 6, "proofs come last"
@@ -124,7 +124,7 @@ def test_evaluate_proves_beside_its_attacks(tmp_path: Path) -> None:
     stored = read_trial(folder).certified.drop(columns="margin")
     pd.testing.assert_frame_equal(stored, found.certified.drop(columns="margin"))
     assert (read_trial(folder).summary["metric"] == "rar_proved").sum() == 2
-    without = evaluate(guarded, data, attacks={}, eps=0.1, checks="none")  # nothing to spare
+    without = evaluate(guarded, data, attacks={}, eps=0.1, checks=False)  # nothing to spare
     without.write(folder, model="a", seed=0, provenance=provenance())
     assert not (folder / schema.CERTIFIED).exists()
     assert read_trial(folder).certified.empty
@@ -138,7 +138,7 @@ def test_attacks_find_an_unsound_bound(num_nulls: int, monkeypatch: pytest.Monke
     model = model if num_nulls else ProvableNull(model, 0.03)
     monkeypatch.setattr(audit, "NUM_AUDITED", 1000)  # proved images are attacked
     attacks, eps = {"pgd": PGD(num_steps=20), "dataset": DatasetAttack()}, [0.1, 0.3]
-    rows = evaluate(model, labelled(model), attacks=attacks, eps=eps, checks="none").rows
+    rows = evaluate(model, labelled(model), attacks=attacks, eps=eps, checks=False).rows
     assert schema.LEFT_OUT not in set(rows["member"])
     for verifier, is_found in (("interval", False), ("hopeful", True)):
         proofs = prove(model, labelled(model), eps, verifier=verifier)
@@ -155,7 +155,7 @@ def test_proved_images_are_not_attacked_and_the_rates_are_equal(
     attack = AttackEnsemble(members, largest_eps_first=largest_eps_first)
     settings: dict[str, Any] = {"attacks": {"a": attack, "fgsm": FGSM("untargeted")}, "eps": eps}
     found, expected = (
-        evaluate(model, labelled(model), checks="none", proofs=proofs, **settings)
+        evaluate(model, labelled(model), checks=False, proofs=proofs, **settings)
         for proofs in ("interval", None)
     )
     for metric in ("aer", "rar"):
@@ -182,7 +182,7 @@ def test_proved_images_are_not_attacked_and_the_rates_are_equal(
 def test_a_provable_null_is_proved_by_default() -> None:
     guarded = ProvableNull(tiny_net(0), 0.03)
     data, attacks = labelled(guarded), {"pgd": PGD(num_steps=3)}
-    settings: dict[str, Any] = {"eps": [0.03, 0.06], "checks": "none"}
+    settings: dict[str, Any] = {"eps": [0.03, 0.06], "checks": False}
     found = evaluate(guarded, data, attacks=attacks, **settings)
     expected = evaluate(guarded, data, attacks=attacks, proofs="interval", **settings)
     pd.testing.assert_frame_equal(found.certified, expected.certified)

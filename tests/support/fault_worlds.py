@@ -49,7 +49,7 @@ class World:
         return [
             *("evaluate", str(self.learned), "--out", str(out), "--attack", "fgsm", "noise"),
             *("--eps", eps, "--images", "6", "--smallest", "0", "--ood", "noise"),
-            *("--checks", "none", *self._common, *options),
+            *("--no-checks", *self._common, *options),
         ]
 
     def train(self, out: Path, *options: str) -> list[str]:

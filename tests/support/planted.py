@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -24,12 +23,9 @@ from nullclass.attacks import (
 from nullclass.attacks.losses import find_objective
 from nullclass.certify import VERIFIERS, interval_bounds
 from nullclass.data import LabelledImages
-from nullclass.evaluation import run
-from nullclass.evaluation.run import Evaluation
+from nullclass.evaluation.run import Evaluation, evaluate
 from nullclass.models import Classifier
 from nullclass.rejection import calibrate, with_threshold
-
-evaluate = partial(run.evaluate, checks="full")
 
 # Models that hide their weakness
 

@@ -185,7 +185,7 @@ def test_a_wrong_rate_is_reported(
 def test_an_update_replaces_only_the_same_rates(run: Run, zoo: TinyZoo) -> None:
     member = find_member("proved", zoo.folder)
     before = read_results(member)
-    options = ("--out", zoo.out, "--update", "--checks", "none")
+    options = ("--out", zoo.out, "--update", "--no-checks")
     assert run(zoo, "evaluate", "proved", "--attack", "none", *options)[0] == 0
     pd.testing.assert_frame_equal(read_results(member), before)
     other = ("--eps", 0.03, "--proofs", "none")

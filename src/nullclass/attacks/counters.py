@@ -16,6 +16,8 @@ class Passes:
 
     forward: int = 0
     backward: int = 0
+    forward_batches: int = 0
+    backward_batches: int = 0
 
 
 @contextmanager
@@ -25,11 +27,13 @@ def count_passes(model: nn.Module) -> Iterator[Passes]:
 
     def on_forward(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         passes.forward += len(output)
+        passes.forward_batches += 1
         if output.requires_grad:
             output.register_hook(on_backward)
 
     def on_backward(gradient: Tensor) -> None:
         passes.backward += len(gradient)
+        passes.backward_batches += 1
 
     hook = model.register_forward_hook(on_forward)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
@@ -47,10 +47,7 @@ Images = Annotated[int, tyro.conf.arg(help="Number of attacked test images, from
 AttackNorm = Annotated[str, tyro.conf.arg(help="linf, l2 or l1.")]
 AttackSeed = Annotated[int, tyro.conf.arg(help="Seed of the attacks' random starts.")]
 Checks = Annotated[
-    Literal["none", "quick", "full"],
-    tyro.conf.arg(
-        help="Red flags: none, from the rows, or also from attacks with more effort (slow)."
-    ),
+    bool, tyro.conf.arg(help="Look for red flags; adds about a fifth to the cost of the attacks.")
 ]
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:N or mps.")]
 

@@ -46,7 +46,7 @@ class Command:
     """Inputs of no class: noise, blank, tiles, fashion-mnist; or none."""
     smallest: int = 50
     """For how many images to search the smallest eps that fools."""
-    checks: Checks = "full"
+    checks: Checks = True
     strict: bool = False
     """Exit with status 1 if there is a red flag."""
     dataset: OtherDataset = None
@@ -60,8 +60,8 @@ class Command:
         """Run the command and return the exit status."""
         check_seed(self.seed)
         check_count("--smallest", self.smallest, 0)
-        if self.strict and self.checks == "none":
-            raise UserError("--strict needs red flags: leave out --checks none")
+        if self.strict and not self.checks:
+            raise UserError("--strict needs red flags: leave out --no-checks")
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import record_evaluation
         from nullclass.scoring.ood import check_ood
@@ -97,10 +97,10 @@ class Command:
             seed=self.seed,
         )
         print_report(folder)
-        if self.checks == "none":
-            print("no checks were run")
-        else:
+        if self.checks:
             print_flags(evaluation.flags)
+        else:
+            print("no checks were run")
         return int(self.strict and bool(evaluation.flags))
 
 

@@ -99,7 +99,7 @@ class EvaluateMembers:
     """Names of attacks, one with the objective fool; or none."""
     proofs: str = "interval"
     """Verifier: interval or crown-ibp; or none."""
-    checks: Checks = "full"
+    checks: Checks = True
     data_dir: DataDir = None
     seed: AttackSeed = 0
     device: str = "auto"

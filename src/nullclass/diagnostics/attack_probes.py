@@ -1,163 +1,179 @@
-"""Probes that repeat attacks, with more effort or in another way."""
+"""Probes that repeat attacks, with more effort or in another way, within a budget of passes."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-import torch
-
-from nullclass.attacks import PGD, Attack, AttackEnsemble, MultiTargetedPGD
+from nullclass.attacks import Attack, MultiTargetedPGD
 from nullclass.attacks.steps import NoGradientError
 from nullclass.core.norms import find_norm
 from nullclass.core.outcomes import Outcome
 from nullclass.core.sampling import evenly
-from nullclass.diagnostics.evidence import MIN_IMAGES
+from nullclass.diagnostics.evidence import BACKWARD, is_many
 from nullclass.diagnostics.probe_context import ProbeContext, Result
 
-NUM_LARGEST = 50
-"""Images attacked at the largest eps: most are fooled quickly."""
+NUM_LARGEST = (4, 46)
+"""Images attacked at the largest eps, where most are fooled quickly; the second part only if the
+attacks fool images of the first."""
 
 NUM_REPEATED = 100
-"""Images attacked again, by the reference or at a larger eps."""
+"""Images attacked again that were fooled at a smaller eps, at most."""
 
-NUM_DOUBLED = (64, 200)
-"""Images attacked with twice the effort; the second number if the successes among the first are too
-few to count. Each image costs about four times what it cost in the evaluation."""
-
-REFERENCE = AttackEnsemble((PGD(num_steps=40), MultiTargetedPGD(num_steps=20)), ("pgd", "targets"))
+REFERENCE = MultiTargetedPGD(num_steps=20, num_targets=3)
 """The null-aware reference attack, the same for every evaluation."""
 
-STOCK = PGD(objective="untargeted", num_steps=40)
-"""What attack libraries do: any answer but the true label counts as success, null included."""
+REFERENCE_COST = 3 * (20 * (1 + BACKWARD) + 1) + 2
+"""Cost of an image that it does not fool (:func:`nullclass.diagnostics.evidence.cost_of`)."""
 
-EFFORTS = {"steps": ("num_steps", "num_queries", "num_draws"), "restarts": ("num_restarts",)}
-"""Settings of attacks that are doubled together."""
-
-
-def expected_seconds(context: ProbeContext) -> float:
-    """Return the estimated time of these probes, from the costs of the evaluation's own attacks."""
-    eps, costs = context.middle_eps(), context.evidence.own_costs
-    run = context.strongest(eps)
-    num_passes = costs["num_forwards"].sum() + costs["num_backwards"].sum()
-    if eps is None or run is None or not num_passes:
-        return 0.0
-    of_run = costs[(costs["attack"] == run.name) & (costs["eps_pixels"] == eps)]
-    per_image = of_run["seconds"].sum() / max(of_run["num_images"].max(), 1)
-    num_active = len(context.evidence.judged(eps) - context.evidence.fooled(eps))
-    num_repeats = 4 * min(num_active, NUM_DOUBLED[0]) + NUM_LARGEST + NUM_REPEATED
-    num_reference = NUM_REPEATED * 40 * (4 + context.model.num_classes - 1)
-    per_pass = costs["seconds"].sum() / num_passes
-    return float(per_image * num_repeats + per_pass * num_reference)
+STEPS = ("num_steps", "num_queries", "num_draws")
+RESTARTS = ("num_restarts",)
+"""Settings of attacks that are doubled."""
 
 
 def largest_eps(context: ProbeContext) -> Result:
     """Run all attacks at the largest eps there is, where any image can become any other."""
     evidence = context.evidence
-    indices = evenly(evidence.clean.index, NUM_LARGEST)
+    indices = evenly(evidence.clean.index, sum(NUM_LARGEST))
     if not indices or not context.attacks:
         return None
     eps = find_norm(context.norm).largest(math.prod(context.data.images.shape[1:]))
-    active = [image for image in indices if image not in evidence.clean_with("fooled")]
-    for attack in context.attacks.values():
-        fooled = context.attack(attack, active, eps) == Outcome.FOOLED
-        active = [image for image, success in zip(active, fooled, strict=True) if not success]
+    first = evenly(indices, NUM_LARGEST[0])
+    num_images = num_accepted = num_fooled = 0
+    for chosen in (first, [image for image in indices if image not in first]):
+        active = [image for image in chosen if image not in evidence.clean_with("fooled")]
+        for attack in context.attacks.values():
+            fooled = context.attack(attack, active, eps) == Outcome.FOOLED
+            active = [image for image, success in zip(active, fooled, strict=True) if not success]
+        num_images += len(chosen)
+        num_accepted += len(set(chosen) - evidence.clean_with("null"))
+        num_fooled += len(chosen) - len(active)
+        if is_many(num_accepted - num_fooled, num_images):
+            break
     return {
         "eps": eps,
-        "num_images": len(indices),
-        "num_accepted": len(set(indices) - evidence.clean_with("null")),
-        "num_fooled": len(indices) - len(active),
+        "num_images": num_images,
+        "num_accepted": num_accepted,
+        "num_fooled": num_fooled,
     }
-
-
-def doubling(context: ProbeContext) -> Result:
-    """Run the strongest attack with twice the steps, then twice the restarts, on its failures."""
-    eps = context.middle_eps()
-    run = context.strongest(eps)
-    if eps is None or run is None:
-        return None
-    judged = context.evidence.judged(eps)
-    active = judged - context.evidence.fooled(eps)
-    results: dict[str, Any] = {
-        "attack": run.name,
-        "eps": eps,
-        "num_judged": len(judged),
-        "num_active": len(active),
-        "num_images": 0,
-    }
-    for effort, settings in EFFORTS.items():
-        stronger = double(context.attacks[run.name], settings)
-        if stronger is None:
-            results[effort] = None
-            continue
-        indices = evenly(active, NUM_DOUBLED[0])
-        num_successes = context.num_fooled(stronger, indices, eps)
-        if 0 < num_successes < MIN_IMAGES:  # too few to count: attack more
-            more = evenly(active.difference(indices), NUM_DOUBLED[1] - len(indices))
-            num_successes += context.num_fooled(stronger, more, eps)
-            indices += more
-        results[effort] = {"num_images": len(indices), "num_successes": num_successes}
-        results["num_images"] += len(indices)
-    return results
-
-
-def double(attack: Attack, settings: Sequence[str]) -> Attack | None:
-    """Return the attack with these settings doubled, in members too; None if it has none."""
-    changes: dict[str, Any] = {}
-    config: Any = attack
-    for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
-        value = getattr(attack, field.name)
-        if field.name in settings and isinstance(value, int):
-            changes[field.name] = 2 * value
-        elif field.name == "members" and isinstance(value, tuple):
-            members = [double(member, settings) for member in value]
-            if any(member is not None for member in members):
-                pairs = zip(members, value, strict=True)
-                changes["members"] = tuple(new or old for new, old in pairs)
-    return dataclasses.replace(config, **changes) if changes else None
 
 
 def rerun(context: ProbeContext) -> Result:
-    """Run the strongest attack again at the largest eps, on images it fooled at a smaller one."""
+    """Run the strongest attack at an eps at which its answers follow from another eps.
+
+    Either it did not attack there what it had not fooled at a larger eps; or it counts as fooled
+    what it had fooled at a smaller one.
+    """
     budgets = sorted({float(eps) for run in context.runs for eps in run.rows["eps_pixels"]} - {0.0})
     run = context.strongest(budgets[-1]) if len(budgets) > 1 else None
     if run is None:
         return None
-    eps, judged = budgets[-1], context.evidence.judged(budgets[-1])
-    successes = (run.fooled(budgets[-2]) & judged) - context.evidence.clean_with("fooled")
-    indices = evenly(successes, NUM_REPEATED)
+    eps, rows = budgets[-2], run.at(budgets[-2])
+    survived = set(rows.index[rows["attacked_eps_pixels"] > eps])
+    images = [image for image in context.survivors(eps) if image in survived]
+    if not images:
+        eps, rows = budgets[-1], run.at(budgets[-1])
+        is_carried = (rows["attacked_eps_pixels"] < eps) & (rows["outcome"] == "fooled")
+        images = evenly(rows.index[is_carried], NUM_REPEATED)
+    num_judged, num_images, num_fooled = len(context.evidence.judged(eps)), 0, 0
+    for chosen in context.rounds(images, context.cost_of_failure(run)):
+        num_images += len(chosen)
+        num_fooled += context.num_fooled(context.attacks[run.name], chosen, eps)
+        num_changed = num_fooled if eps < budgets[-1] else num_images - num_fooled
+        if is_many(num_changed, num_judged):
+            break
     return {
         "attack": run.name,
         "eps": eps,
-        "num_judged": len(judged),
-        "num_successes": len(successes),
-        "num_images": len(indices),
-        "num_fooled": context.num_fooled(context.attacks[run.name], indices, eps),
+        "follows_from": "larger" if eps < budgets[-1] else "smaller",
+        "num_judged": num_judged,
+        "num_images": num_images,
+        "num_fooled": num_fooled,
     }
 
 
 def reference(context: ProbeContext) -> Result:
-    """Run a null-aware and a stock attack on the images of the evaluation's attacks."""
+    """Run a null-aware attack on images that the evaluation's attacks did not fool."""
     eps = context.middle_eps()
     if eps is None:
         return None
-    indices = evenly(context.evidence.judged(eps), NUM_REPEATED)
-    fooled = context.evidence.fooled(eps)
-    active = [image for image in indices if image not in fooled]
-    is_active = torch.tensor([image not in fooled for image in indices])
     try:
-        by_stock = context.attack(STOCK, indices, eps)
+        return attack_survivors(context, REFERENCE, eps, REFERENCE_COST)
     except NoGradientError:
         return None
-    by_reference = context.attack(REFERENCE, active, eps)
-    is_new = (by_stock[is_active] == Outcome.FOOLED) | (by_reference == Outcome.FOOLED)
+
+
+def doubled(context: ProbeContext, settings: Sequence[str]) -> Result:
+    """Run the strongest attack with twice the steps, or twice the restarts, on its failures."""
+    eps = context.middle_eps()
+    run = context.strongest(eps)
+    stronger = None if run is None else double(context.attacks[run.name], settings)
+    if eps is None or run is None or stronger is None:
+        return None
+    found = attack_survivors(context, stronger, eps, 2 * context.cost_of_failure(run))
+    return {"attack": run.name, **found}
+
+
+ATTACK_PROBES: dict[str, Callable[[ProbeContext], Result]] = {
+    "largest_eps": largest_eps,
+    "rerun": rerun,
+    "reference": reference,
+    "doubled_steps": partial(doubled, settings=STEPS),
+    "doubled_restarts": partial(doubled, settings=RESTARTS),
+}
+"""In the order in which they take their share of the budget."""
+
+
+def attack_survivors(
+    context: ProbeContext, attack: Attack, eps: float, cost: float
+) -> dict[str, Any]:
+    """Attack images that no attack of the evaluation fooled, the most nearly fooled first.
+
+    So the share of successes among all images is a lower bound, from however few survivors. Stops
+    as soon as there are enough for a red flag.
+
+    Args:
+        context: The evaluation.
+        attack: The attack.
+        eps: The budget in pixel units.
+        cost: Cost of an image on which the attack fails.
+    """
+    num_judged, survivors = len(context.evidence.judged(eps)), context.survivors(eps)
+    num_images = num_fooled = 0
+    for chosen in context.rounds(survivors, cost):
+        num_images += len(chosen)
+        num_fooled += context.num_fooled(attack, chosen, eps)
+        if is_many(num_fooled, num_judged):
+            break
     return {
         "eps": eps,
-        "num_images": len(indices),
-        "num_fooled": len(indices) - len(active),
-        "num_more": int(is_new.sum()),
-        "num_broken_by_stock": int((by_stock != Outcome.CORRECT).sum()),
-        "num_null_by_stock": int((by_stock == Outcome.NULL).sum()),
+        "num_judged": num_judged,
+        "num_survivors": len(survivors),
+        "num_images": num_images,
+        "num_fooled": num_fooled,
     }
+
+
+def double(attack: Any, settings: Sequence[str]) -> Any:
+    """Return an attack with these settings doubled, in its members too; None if it has none.
+
+    Args:
+        attack: An attack, or any dataclass inside of one.
+        settings: Names of whole numbers.
+    """
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(attack) if dataclasses.is_dataclass(attack) else ():
+        value = getattr(attack, field.name)
+        if field.name in settings and isinstance(value, int):
+            changes[field.name] = 2 * value
+        elif isinstance(value, tuple):
+            parts = [double(part, settings) for part in value]
+            if any(part is not None for part in parts):
+                pairs = zip(parts, value, strict=True)
+                changes[field.name] = tuple(old if new is None else new for new, old in pairs)
+        elif (part := double(value, settings)) is not None:
+            changes[field.name] = part
+    return dataclasses.replace(attack, **changes) if changes else None

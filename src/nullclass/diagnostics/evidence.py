@@ -28,6 +28,9 @@ ALL = 0.99
 GREY = 0.5
 """L-infinity eps from which any image can be made plain grey."""
 
+BACKWARD = 2
+"""Time of a backward pass, in forward passes."""
+
 CHECKS_NAME = "checks"
 """Value of the ``attack`` column of the costs for the probes."""
 
@@ -35,6 +38,15 @@ CHECKS_NAME = "checks"
 def is_many(num: int, total: int, share: float = MIN_POINTS) -> bool:
     """Return whether a number of images exceeds both chance and a share of the total."""
     return num >= MIN_IMAGES and num > share * total
+
+
+def cost_of(costs: pd.DataFrame) -> pd.Series[float]:
+    """Return the cost of each row: a number of forward passes that takes as long.
+
+    It does not depend on the machine, unlike seconds, so that everything derived from it can be
+    repeated.
+    """
+    return (costs["num_forwards"] + BACKWARD * costs["num_backwards"]).astype(float)
 
 
 @dataclass(frozen=True, eq=False)

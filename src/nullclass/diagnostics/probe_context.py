@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -18,14 +21,18 @@ from nullclass.core.modules import frozen
 from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import Outcome, outcomes, predictions
 from nullclass.data import LabelledImages
-from nullclass.diagnostics.evidence import AttackRun, Evidence
+from nullclass.diagnostics.evidence import BACKWARD, MIN_IMAGES, AttackRun, Evidence, cost_of
 from nullclass.models.classifier import Classifier
-from nullclass.results.schema import SELF
+from nullclass.results.schema import LEFT_OUT, SELF
 from nullclass.scoring.parts import NOTHING, Parts
 from nullclass.scoring.score import batch_of
 
 Result = dict[str, Any] | None
 """Of a probe: JSON values, or None where it does not apply."""
+
+
+BATCH_COST = 5
+"""Cost of a batch of any size, in images: 2 to 13 for the networks of the zoo on a processor."""
 
 
 class ProbeContext:
@@ -49,15 +56,27 @@ class ProbeContext:
             if run.source == SELF and run.is_fooling and run.name in attacks
         ]
         """The fooling attacks on this model."""
-        self.begin(NOTHING)
+        self.begin(NOTHING, 0, 0)
         self.attacks = {
             run.name: with_reference_images(attacks[run.name], data) for run in self.runs
         }
 
-    def begin(self, parts: Parts) -> None:
-        """Start a probe, which keeps its finished attacks in ``parts`` and has cost nothing yet."""
-        self.parts, self.num_attacks = parts, 0
+    def begin(self, parts: Parts, left: float, share: float) -> None:
+        """Start a probe, which keeps its finished attacks in ``parts`` and has cost nothing yet.
+
+        Args:
+            parts: Of this probe.
+            left: Cost (:func:`nullclass.diagnostics.evidence.cost_of`) of this and later probes.
+            share: What this probe should cost.
+        """
+        self.parts, self.left, self.share, self.num_attacks = parts, left, share, 0
         self.passes, self.seconds_before = Passes(), 0.0
+
+    @property
+    def cost(self) -> int:
+        """What the probe has cost so far."""
+        num_batches = self.passes.forward_batches + BACKWARD * self.passes.backward_batches
+        return self.passes.forward + BACKWARD * self.passes.backward + BATCH_COST * num_batches
 
     def generator(self) -> torch.Generator:
         """Return a new one for every probe, so that probes do not depend on each other."""
@@ -85,18 +104,62 @@ class ProbeContext:
         ]
         return max(runs, key=lambda run: len(run.fooled(eps or 0.0)), default=None)
 
+    def survivors(self, eps: float) -> list[int]:
+        """Return the images that were attacked but not fooled at eps, the most nearly fooled first.
+
+        Near is a large probability of all wrong real classes together, under any attack at eps.
+        """
+        rows = pd.concat([run.at(eps) for run in self.evidence.fooling_attacks])
+        survivors = self.evidence.judged(eps) - self.evidence.fooled(eps)
+        rows = rows[rows.index.isin(survivors) & (rows["member"] != LEFT_OUT)]
+        losses = rows[["loss", "null_loss"]].fillna(np.inf).to_numpy()
+        wrong = pd.Series(1 - np.exp(-losses).sum(axis=1), rows.index).groupby(level=0).max()
+        return sorted(wrong.index, key=lambda image: (-wrong[image], image))
+
+    def cost_of_failure(self, run: AttackRun) -> float:
+        """Estimate the cost of an image that an attack does not fool, from its own costs.
+
+        Successes, which cost less, are counted as free, so the estimate is rather too high.
+        """
+        costs = self.evidence.own_costs
+        costs = costs[(costs["attack"] == run.name) & (costs["num_images"] > 0)]
+        num_failures = (costs["num_images"] - costs["num_successes"]).clip(lower=1)
+        by_eps = (cost_of(costs) / num_failures).groupby(costs["eps_pixels"]).sum()
+        return float(by_eps.max()) if len(by_eps) else 0.0
+
+    def rounds(self, images: Sequence[int], cost: float) -> Iterator[list[int]]:
+        """Yield images in parts, each as large as the rest of the share pays for.
+
+        What successes have saved pays for the next part. Fewer than :data:`MIN_IMAGES` would decide
+        nothing; so many may cost more than the share, if enough is left.
+
+        Args:
+            images: Which images, the most important first.
+            cost: Cost of an image on which the attack fails.
+        """
+        images = list(images)
+        while images:
+            needed = min(MIN_IMAGES, len(images))
+            num = _num_affordable(self.share - self.cost, cost, len(images))
+            if num < needed and not self.cost:
+                num = min(needed, _num_affordable(self.left, cost, len(images)))
+            if num < needed:
+                return
+            yield images[:num]
+            images = images[num:]
+
     def attack(self, attack: Attack, indices: Sequence[int], eps: float) -> Tensor:
         """Return ``(N,)`` outcomes under an attack; out of budget counts as clean."""
         if not len(indices):
             return torch.zeros(0, dtype=torch.int64)
         parts = self.parts.of(str(self.num_attacks), attack=attack, chosen=list(indices), eps=eps)
         self.num_attacks += 1
-        passes, forward, backward = self.passes, self.passes.forward, self.passes.backward
+        before = asdict(self.passes)
         started = time.perf_counter()
         done = parts.keep(partial(self._attack, attack, indices, eps))
         # kept or computed now, its cost counts once
-        passes.forward = forward + done["num_forwards"]
-        passes.backward = backward + done["num_backwards"]
+        for name, num in done["passes"].items():
+            setattr(self.passes, name, before[name] + num)
         self.seconds_before += done["seconds"] - (time.perf_counter() - started)
         found: Tensor = done["outcomes"]
         return found
@@ -119,11 +182,15 @@ class ProbeContext:
                 logits = logits_of(self.model, torch.where(is_kept, adv_images, images))
         return {
             "outcomes": outcomes(predictions(logits, self.model.num_classes), labels).cpu(),
-            "num_forwards": passes.forward,
-            "num_backwards": passes.backward,
+            "passes": asdict(passes),
             "seconds": time.perf_counter() - started,
         }
 
     def num_fooled(self, attack: Attack, indices: Sequence[int], eps: float) -> int:
         """Return how many images an attack fools."""
         return int((self.attack(attack, indices, eps) == Outcome.FOOLED).sum())
+
+
+def _num_affordable(budget: float, cost: float, num_images: int) -> int:
+    """Return how many of the images, in one batch, a budget pays for."""
+    return min(num_images, int(budget // cost) - BATCH_COST) if cost else num_images

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from nullclass.diagnostics.evidence import MIN_IMAGES, MIN_POINTS, Evidence, is_many
+from typing import Any
+
+from nullclass.diagnostics.evidence import MIN_IMAGES, Evidence, is_many
 from nullclass.metrics.rates import wilson
 
 HIGH_ZERO_GRADIENTS = 0.05
@@ -20,47 +22,43 @@ RANDOM_GRADIENTS = 1e-2
 
 def doubling_finds_more(evidence: Evidence) -> str | None:
     """Twice the steps or restarts would raise AER by more than half a point."""
-    probe = evidence.probes.get("doubling") or {}
     for effort in ("steps", "restarts"):
-        result = probe.get(effort)
-        if not result or result["num_successes"] < MIN_IMAGES:
-            continue
-        share = result["num_successes"] / result["num_images"]
-        change = share * probe["num_active"] / probe["num_judged"]
-        if change > MIN_POINTS:
-            return (
-                f"With twice the {effort}, {probe['attack']} at eps {probe['eps']:g} fooled "
-                f"{result['num_successes']} of {result['num_images']} images that it had not "
-                f"fooled: AER would rise by {100 * change:.1f} points."
-            )
+        probe = evidence.probes.get(f"doubled_{effort}")
+        if probe and is_many(probe["num_fooled"], probe["num_judged"]):
+            return f"With twice the {effort}, {probe['attack']} {_found(probe)}."
     return None
 
 
 def reference_finds_more(evidence: Evidence) -> str | None:
     """The reference attack fools images that the evaluation's attacks do not."""
     probe = evidence.probes.get("reference")
-    if not probe or not is_many(probe["num_more"], probe["num_images"]):
+    if not probe or not is_many(probe["num_fooled"], probe["num_judged"]):
         return None
+    return f"A null-aware reference {_found(probe)}."
+
+
+def _found(probe: dict[str, Any]) -> str:
     return (
-        f"At eps {probe['eps']:g} a null-aware reference fooled {probe['num_more']} of "
-        f"{probe['num_images']} images that the evaluation's attacks had not fooled, besides the "
-        f"{probe['num_fooled']} that they had; a stock attack breaks "
-        f"{probe['num_broken_by_stock']}, {probe['num_null_by_stock']} of them by null."
+        f"at eps {probe['eps']:g} fooled {probe['num_fooled']} of {probe['num_images']} images "
+        "that no attack had fooled: AER would rise by at least "
+        f"{100 * probe['num_fooled'] / probe['num_judged']:.1f} points"
     )
 
 
-def rerun_fails(evidence: Evidence) -> str | None:
-    """An attack fails at a larger eps on images that it fooled at a smaller one."""
+def rerun_differs(evidence: Evidence) -> str | None:
+    """An attack fails at a larger eps on images that it fools at a smaller one."""
     probe = evidence.probes.get("rerun")
-    if not probe or not probe["num_images"]:
+    if not probe:
         return None
-    num = probe["num_images"] - probe["num_fooled"]
-    share = num / probe["num_images"] * probe["num_successes"] / probe["num_judged"]
-    if num < MIN_IMAGES or share <= MIN_POINTS:
+    is_larger = probe["follows_from"] == "larger"
+    num = probe["num_fooled"] if is_larger else probe["num_images"] - probe["num_fooled"]
+    if not is_many(num, probe["num_judged"]):
         return None
+    did = "fooled" if is_larger else "did not fool"
+    had = "had not fooled at a larger" if is_larger else "had fooled at a smaller"
     return (
-        f"{probe['attack']}, run from scratch at eps {probe['eps']:g}, did not fool {num} of "
-        f"{probe['num_images']} images that it had fooled at a smaller eps."
+        f"{probe['attack']}, run from scratch at eps {probe['eps']:g}, {did} {num} of "
+        f"{probe['num_images']} images that it {had} eps."
     )
 
 

@@ -1,8 +1,9 @@
 """Measurements on the model that red flags need and rows do not contain.
 
-Each probe is one function on a few images and returns JSON values. The images are spread evenly
-over the test images, so that data sorted by class do not bias a probe. Those of a few passes are
-here, those that repeat attacks in :mod:`nullclass.diagnostics.attack_probes`.
+Each probe is one function on a few images and returns JSON values. Those of a few passes are here;
+their images are spread evenly over the test images, so that data sorted by class do not bias them.
+Those that repeat attacks are in :mod:`nullclass.diagnostics.attack_probes`. All probes together
+have a budget, a share of what the attacks of the evaluation cost.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import pandas as pd
 import torch
@@ -28,24 +29,27 @@ from nullclass.core.norms import find_ball
 from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.core.sampling import evenly
 from nullclass.data import LabelledImages
-from nullclass.diagnostics import attack_probes
-from nullclass.diagnostics.evidence import CHECKS_NAME, GREY, Evidence
+from nullclass.diagnostics.attack_probes import ATTACK_PROBES
+from nullclass.diagnostics.evidence import CHECKS_NAME, GREY, Evidence, cost_of
 from nullclass.diagnostics.probe_context import ProbeContext, Result
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import CLEAN, COST_COLUMNS, SELF
 from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import OnImages, ignore
 
-ProbeLevel = Literal["none", "quick", "full"]
-"""Which probes run: none, those of a few passes, or also those that repeat attacks."""
+MAX_SHARE = 0.2
+"""Cost of all probes, as a share of that of the evaluation's attacks."""
 
-EXPECTED_IMAGES: dict[ProbeLevel, int] = {"none": 0, "quick": 328, "full": 642}
-"""Images of all probes together, at most about this."""
+MIN_COST = 5_000
+"""Cost of all probes where that share is less: about 40 images attacked by PGD with 40 steps."""
+
+EXPECTED_IMAGES = 400
+"""Images of all probes together, about."""
 
 NUM_PASSES = 64
 """Images of a probe that takes a few passes."""
 
-NUM_NOISY = 200
+NUM_NOISY = 100
 """Images tested with noise: one pass each."""
 
 
@@ -126,20 +130,13 @@ def noise(context: ProbeContext) -> Result:
     return {"eps": eps, "num_images": len(indices), **counts}
 
 
-QUICK_PROBES: dict[str, Callable[[ProbeContext], Result]] = {
+PROBES: dict[str, Callable[[ProbeContext], Result]] = {
     "forward": forward,
     "gradients": gradients,
     "noise": noise,
+    **ATTACK_PROBES,
 }
-"""Probes of a few passes."""
-
-ATTACK_PROBES: dict[str, Callable[[ProbeContext], Result]] = {
-    "largest_eps": attack_probes.largest_eps,
-    "doubling": attack_probes.doubling,
-    "rerun": attack_probes.rerun,
-    "reference": attack_probes.reference,
-}
-"""Probes that repeat attacks."""
+"""In their order: what a probe leaves of the budget is shared by those after it."""
 
 
 def probe(
@@ -148,7 +145,6 @@ def probe(
     evidence: Evidence,
     attacks: Mapping[str, Attack],
     *,
-    level: ProbeLevel = "full",
     seed: int,
     batch_size: int | None = None,
     on_images: OnImages = ignore,
@@ -161,16 +157,14 @@ def probe(
         data: The test images.
         evidence: The evaluation's rows, costs and metadata.
         attacks: The attacks of the rows by name; those on other models are ignored.
-        level: ``quick`` runs :data:`QUICK_PROBES`, ``full`` also :data:`ATTACK_PROBES`.
         seed: Seed of noise and random starts.
         batch_size: Images per forward and backward pass of an attack.
         on_images: Progress.
         parts: Keeps what is finished, after each probe and each of its attacks.
 
     Returns:
-        The results: ``has_null`` and one entry per probe, None where it does not apply; without
-        the attack probes also ``expected_seconds``, their estimated time. And their costs
-        (:data:`nullclass.results.schema.COST_COLUMNS`).
+        The results: ``has_null`` and one entry per probe, None where it does not apply. And their
+        costs (:data:`nullclass.results.schema.COST_COLUMNS`).
     """
     context = ProbeContext(model, data, evidence, attacks, seed, batch_size)
     parts = parts.of(
@@ -186,9 +180,12 @@ def probe(
     )
     results: dict[str, Any] = {"has_null": model.has_null}
     costs = []
-    for name, run in {**QUICK_PROBES, **(ATTACK_PROBES if level == "full" else {})}.items():
+    left = max(MAX_SHARE * float(cost_of(evidence.costs).sum()), MIN_COST)
+    for number, (name, run) in enumerate(PROBES.items()):
         kept = parts.of(name)
-        done = kept.keep(partial(_run, run, context, kept))
+        context.begin(kept, left, left / (len(PROBES) - number))
+        done = kept.keep(partial(_run, run, context))
+        left -= done.pop("cost")
         results[name] = result = done.pop("result")
         num_images = 0 if result is None else int(result["num_images"])
         costs.append(
@@ -208,21 +205,17 @@ def probe(
             }
         )
         on_images(num_images)
-    if level != "full":
-        results["expected_seconds"] = round(attack_probes.expected_seconds(context), 1)
     return results, pd.DataFrame(costs).astype(COST_COLUMNS)
 
 
-def _run(
-    run: Callable[[ProbeContext], Result], context: ProbeContext, parts: Parts
-) -> dict[str, Any]:
+def _run(run: Callable[[ProbeContext], Result], context: ProbeContext) -> dict[str, Any]:
     """Return a probe's result and its cost."""
     started = time.perf_counter()
-    context.begin(parts)
     with count_passes(context.model) as context.passes:
         result = run(context)
     return {
         "result": result,
+        "cost": context.cost,
         "num_forwards": context.passes.forward,
         "num_backwards": context.passes.backward,
         "seconds": context.seconds_before + time.perf_counter() - started,

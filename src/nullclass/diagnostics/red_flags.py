@@ -201,7 +201,7 @@ def _aer_falls(evidence: Evidence) -> str | None:
                     f"{run.name} fooled {before} of {len(both)} images at eps {small:g}, but only "
                     f"{after} at the larger {large:g}."
                 )
-    return probe_flags.rerun_fails(evidence)
+    return probe_flags.rerun_differs(evidence)
 
 
 def _strict_above_chance(evidence: Evidence) -> str | None:

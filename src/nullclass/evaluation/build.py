@@ -11,7 +11,7 @@ import pandas as pd
 from nullclass.attacks import Attack, describe
 from nullclass.data import LabelledImages
 from nullclass.diagnostics.evidence import Evidence
-from nullclass.diagnostics.probes import ProbeLevel, probe
+from nullclass.diagnostics.probes import probe
 from nullclass.diagnostics.red_flags import find_flags
 from nullclass.evaluation.result import Evaluation
 from nullclass.models.classifier import Classifier
@@ -41,7 +41,7 @@ def build_evaluation(
     held_out: pd.DataFrame | None = None,
     ood: pd.DataFrame | None = None,
     certified: pd.DataFrame | None = None,
-    checks: ProbeLevel,
+    checks: bool,
     seed: int,
     on_images: OnImages = ignore,
     parts: Parts = NOTHING,
@@ -59,13 +59,13 @@ def build_evaluation(
         held_out: Rows of clean held-out images.
         ood: Rows of images of no class.
         certified: Rows of proofs.
-        checks: As for :func:`evaluate`.
+        checks: Whether to look for red flags.
         seed: Seed of the checks.
         on_images: Progress of the checks.
         parts: Keeps the finished checks.
 
     Returns:
-        The evaluation, with its red flags unless ``checks`` is ``none``.
+        The evaluation, with its red flags if ``checks``.
     """
     rows = sort_rows([clean, *(result.rows for result in results)])
     costs = join([result.costs for result in results], COST_COLUMNS)
@@ -76,14 +76,13 @@ def build_evaluation(
     threat = threat_model(rows, costs, attacks, info)
     probes: dict[str, Any] = {}
     flags = []
-    if checks != "none":
+    if checks:
         evidence = Evidence(rows, costs, {"has_null": model.has_null}, info, certified)
         probes, probe_costs = probe(
             model,
             data,
             evidence,
             attacks,
-            level=checks,
             seed=seed,
             batch_size=info.get("batch_size"),
             on_images=on_images,

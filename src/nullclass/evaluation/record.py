@@ -22,7 +22,6 @@ from nullclass.core.files import remove
 from nullclass.core.paths import file_name, inside
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset, load_dataset
-from nullclass.diagnostics.probes import ProbeLevel
 from nullclass.evaluation.plan import plan_attacks
 from nullclass.evaluation.result import Evaluation
 from nullclass.evaluation.run import evaluate
@@ -108,7 +107,7 @@ def record_evaluation(
     ood: Sequence[str] = (),
     num_smallest: int = 0,
     selected_on: str | None = None,
-    checks: ProbeLevel = "full",
+    checks: bool = True,
     seed: int,
 ) -> Evaluation:
     """Evaluate a model on the first test images and write rows, summary and ``run.json``.

@@ -218,7 +218,7 @@ class Evaluation:
                 "'worst-case-force-null' to the attacks."
             )
         if not self.probes:
-            notes.append("No checks were run: evaluate(..., checks='quick') looks for red flags.")
+            notes.append("No checks were run: leave out checks=False to look for red flags.")
             return notes
         if not self.flags:
             notes.append("No red flags.")
@@ -226,11 +226,6 @@ class Evaluation:
             f"Attacks took {seconds[~is_check].sum():.1f} s, "
             f"checks {seconds[is_check].sum():.1f} s."
         )
-        if "expected_seconds" in self.probes:
-            notes.append(
-                f"Checks that repeat attacks were not run: about "
-                f"{self.probes['expected_seconds']:.0f} s with evaluate(..., checks='full')."
-            )
         return notes
 
     def write(self, folder: Path, **result: Any) -> None:

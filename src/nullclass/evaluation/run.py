@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from nullclass.core.files import make_folder
 from nullclass.core.progress import Stages
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.data.arrays import checked_images
-from nullclass.diagnostics.probes import EXPECTED_IMAGES, ProbeLevel
+from nullclass.diagnostics.probes import EXPECTED_IMAGES, MAX_SHARE, MIN_COST
 from nullclass.evaluation.build import build_evaluation, join, threshold_info
 from nullclass.evaluation.plan import (
     SMALLEST,
@@ -70,7 +70,7 @@ def evaluate(
     num_examples: int = 0,
     batch_size: int | None = None,
     seed: int = 0,
-    checks: ProbeLevel = "quick",
+    checks: bool = True,
     progress: bool | OnImages = False,
     parts: Path | None = None,
 ) -> Evaluation:
@@ -111,8 +111,8 @@ def evaluate(
         num_examples: How many of the first adversarial images to keep for figures.
         batch_size: Images per forward and backward pass. Default: what fits into memory.
         seed: Seed of the attacks' random starts.
-        checks: ``quick``: red flags from the rows and a few passes. ``full``: also repeats attacks
-            with more effort, which can take longer than the evaluation. ``none``: no red flags.
+        checks: Whether to look for red flags (:mod:`nullclass.diagnostics`), which adds about a
+            fifth to the cost of the attacks.
         progress: True shows progress and the remaining time; a function receives the number of
             images scored since its last call.
         parts: A folder that keeps what is finished (:mod:`nullclass.scoring.parts`): after an
@@ -126,7 +126,8 @@ def evaluate(
         UserError: If the images, labels, budgets, attacks or the model's outputs are invalid.
         CannotWriteError: If the folder of parts cannot be written.
     """
-    check_choice("checks", checks, get_args(ProbeLevel))
+    if not isinstance(checks, bool):
+        raise UserError(f"checks must be True or False, not {checks!r}")
     if selected_on is not None:
         check_choice("selected_on", selected_on, ("test", "held-out"))
     seed = check_seed(seed)
@@ -276,7 +277,7 @@ def _stages(
     images: LabelledImages,
     held_out: LabelledImages | None,
     num_smallest: int,
-    checks: ProbeLevel,
+    checks: bool,
 ) -> Iterator[Stage]:
     """Progress of the steps: bars or lines, the caller's function, or nothing."""
     if progress is not True:
@@ -289,11 +290,13 @@ def _stages(
         "clean images": (len(images), 1),
         "held-out images": (0 if held_out is None else len(held_out), 1),
         SMALLEST: (num_smallest, 400),
-        "checks": (EXPECTED_IMAGES[checks], 100 if checks == "full" else 3),
     }
     for name, planned in plan.items():
         passes = 100 if planned.attack.is_iterative else 3
         steps[name] = (planned.num_images * len(planned.budgets), passes)
-    costs = {name: num * passes for name, (num, passes) in steps.items()}
+    costs: dict[str, float] = {name: num * passes for name, (num, passes) in steps.items()}
+    of_attacks = sum(costs[name] for name in (*plan, SMALLEST))
+    costs["checks"] = max(MAX_SHARE * of_attacks, MIN_COST) if checks else 0
+    units = {name: num for name, (num, _) in steps.items()} | {"checks": EXPECTED_IMAGES}
     with Stages("evaluation", sum(costs.values())) as stages:
-        yield lambda name: stages.stage(name, units=max(steps[name][0], 1), cost=costs[name])
+        yield lambda name: stages.stage(name, units=max(units[name], 1), cost=costs[name])

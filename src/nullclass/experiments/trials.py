@@ -14,6 +14,7 @@ from nullclass.attacks import ATTACKS, Attack
 from nullclass.core.devices import exact_float32
 from nullclass.core.progress import Advance
 from nullclass.core.tensor_files import save_tensors
+from nullclass.diagnostics.probes import MAX_SHARE
 from nullclass.evaluation.build import build_evaluation, threshold_info
 from nullclass.experiments.config import Trial
 from nullclass.experiments.context import RunContext, first, make_attack
@@ -46,9 +47,11 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
     indices, thresholds = _images_to_attack(run, trial, model, folder, parts.of("thresholds"))
     if trial.decision_grid:
         _write_decisions(run, model, trial.decision_grid, folder)
-    units = _num_images(trial, len(indices))
+    num_attacked = _num_attacked(trial, len(indices))
+    num_checked = MAX_SHARE * num_attacked if trial.is_checked else 0
+    units = _num_images(trial) + num_attacked + num_checked
 
-    def on_images(count: int) -> None:
+    def on_images(count: float) -> None:
         advance(count / units)
 
     clean = first(test, trial.num_clean)
@@ -96,10 +99,11 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
         {plan.name: attacks[plan.name] for plan in trial.attacks if not plan.is_transfer},
         info,
         certified=certified,
-        checks="full" if trial.is_checked else "none",
+        checks=trial.is_checked,
         seed=trial.seed,
         parts=parts.of("checks"),
     )
+    on_images(num_checked)
     evaluation.write(
         folder,
         model=trial.model,
@@ -110,14 +114,18 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
     )
 
 
-def _num_images(trial: Trial, num_attacked: int) -> int:
-    """Return the number of images that a trial scores, for its progress."""
-    attacks = (min(plan.num_images, num_attacked) * max(len(plan.eps), 1) for plan in trial.attacks)
+def _num_attacked(trial: Trial, num_images: int) -> int:
+    """Return the number of images that the attacks of a trial get, of so many, for its progress."""
+    return sum(min(plan.num_images, num_images) * max(len(plan.eps), 1) for plan in trial.attacks)
+
+
+def _num_images(trial: Trial) -> int:
+    """Return the number of further images that a trial scores."""
     crafted = (len(craft.plan.eps) * craft.plan.num_images for craft in trial.crafted)
     sizes = (len(plan.sizes) * plan.num_images for plan in trial.sizes)
     proofs = sum(plan.num_images for plan in trial.proofs)
     clean = trial.num_clean * (2 if trial.radii else 1)
-    return clean + proofs + sum(attacks) + sum(crafted) + sum(sizes)
+    return clean + proofs + sum(crafted) + sum(sizes)
 
 
 def _score_attacks(

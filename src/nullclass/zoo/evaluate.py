@@ -135,7 +135,7 @@ def attack_member(
         eps=eps,
         data_name=dataset.name,
         seed=seed,
-        checks="none",
+        checks=False,
     )
     return attack_rows(member, evaluation, attacks, seed, device)
 

@@ -119,7 +119,7 @@ def _of_seed(preset: Preset, seed: int, variants: Sequence[str]) -> list[Trial]:
                 _attacks(is_full, has_null=name != BASE),
                 num_clean=10_000,
                 null_rate=model.null_rate,
-                is_checked=is_full,
+                is_checked=True,
                 crafted=(*crafted, *(craft(own, attack, preset) for attack in TRANSFERS)),
                 sizes=tuple(
                     SizePlan(maker, norm, SIZES[norm], 1000 if is_full else 100, settings)

@@ -91,7 +91,7 @@ def _trial(name: str, dataset: str, seed: int, preset: Preset) -> Trial:
         training(name, dataset, seed, preset),
         tuple(attacks),
         num_clean=10_000,
-        is_checked=is_full,
+        is_checked=True,
         radius=PROVABLE.get(name),
         proofs=(ProofPlan(EPS_PROVED, 10_000),),
         radii=RADII if name in PROVABLE else (),
