@@ -249,9 +249,9 @@ def test_what_is_never_attacked_has_the_clean_answer() -> None:
 
 @pytest.mark.parametrize(
     ("attack", "settings"),
-    [(Push(), {"source": MODEL}), (PGD("untargeted"), {}), (FGSM("untargeted"), {})],
+    [(Push(), {"source": MODEL}), (PGD("untargeted"), {}), (FGSM("fool"), {})],
 )
-def test_transfers_and_other_objectives_attack_proved_images(
+def test_transfers_single_steps_and_other_objectives_attack_proved_images(
     attack: Attack, settings: dict[str, Any]
 ) -> None:
     rows = score(attack, certified=proofs(_0_3=list(range(100))), **settings)

@@ -38,8 +38,8 @@ class Command:
     images: Images = 1000
     null_rate: NullRate = None
     proofs: str | None = None
-    """Also prove what no attack can do, with this verifier: interval or crown-ibp. Attacks that fool
-    leave out proved images, except a few. Default: none; with a radius, interval."""
+    """Also prove what no attack can do, with this verifier: interval or crown-ibp. The worst
+    case leaves out proved images, except a few. Default: none; with a radius, interval."""
     radius: float | None = None
     """For a model without null class: answer only what is proved within this radius (L∞, pixel
     units), else null. Default: the radius of a zoo model's card."""

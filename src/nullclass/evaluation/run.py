@@ -101,8 +101,8 @@ def evaluate(
         ood: Images of no class: names in :data:`nullclass.scoring.ood.OOD`, or images by name.
         num_smallest: For how many of the first images to search the smallest eps that fools; slow.
         proofs: Name in :data:`nullclass.certify.verifiers.VERIFIERS`. Then every image is also
-            verified at every eps (:mod:`nullclass.scoring.proofs`), and attacks that fool leave out
-            the images proved never to be fooled, except for an audit
+            verified at every eps (:mod:`nullclass.scoring.proofs`), and iterative attacks that fool
+            leave out the images proved never to be fooled, except for an audit
             (:mod:`nullclass.scoring.audit`). Default: none; for a
             :class:`nullclass.rejection.ProvableNull` in its own norm its verifier, if such an
             attack is made on it.
@@ -247,7 +247,8 @@ def evaluate(
 
 def _own_verifier(model: Classifier, norm: str, plan: Mapping[str, PlannedAttack]) -> str | None:
     """Return the verifier of a model that answers what it proves, if proofs spare an attack."""
-    is_spared = any(planned.attack.objective == "fool" for planned in plan.values())
+    attacks = [planned.attack for planned in plan.values()]
+    is_spared = any(a.is_iterative and a.objective == "fool" for a in attacks)
     if isinstance(model, ProvableNull) and model.norm == norm and is_spared:
         return model.verifier
     return None

@@ -84,8 +84,8 @@ def score_attack(
         source: The model to attack, if it is not the model to score.
         source_name: The attacked model's name in the rows.
         certified: Proofs of the images (:data:`nullclass.results.schema.CERTIFIED_COLUMNS`). An
-            attack with the objective ``fool`` on the model itself leaves out images proved never
-            to be fooled, except for an audit (:mod:`nullclass.scoring.audit`).
+            iterative attack with the objective ``fool`` on the model itself leaves out images
+            proved never to be fooled, except for an audit (:mod:`nullclass.scoring.audit`).
         num_examples: How many images to keep per budget, for figures.
         keep_images: Whether to return all adversarial images.
         batch_size: Images per forward and backward pass. Default: the attack's own.
@@ -102,7 +102,7 @@ def score_attack(
     # A success chosen by its effect on this model must not be reused for a transfer.
     carries_successes = attack.is_iterative and source is None
     proved_eps = torch.full((len(chosen),), -math.inf, dtype=torch.float64)
-    if certified is not None and source is None and attack.objective == "fool":
+    if certified is not None and carries_successes and attack.objective == "fool":
         proved_eps = find_proved_eps(certified, chosen, norm)
     tables: list[pd.DataFrame] = []
     costs: list[dict[str, object]] = []

@@ -8,8 +8,8 @@
   the next smaller eps. There its adversarial image, projected into the smaller ball, is tried
   first. So an image costs at most one ensemble that fails, however many eps there are.
 
-Images that are proved never to be fooled at an eps are not attacked at it, except for an audit
-(:mod:`nullclass.scoring.audit`).
+In the latter two orders, attacks with the objective ``fool`` leave out images that are proved never
+to be fooled at that eps, except for an audit (:mod:`nullclass.scoring.audit`).
 """
 
 from __future__ import annotations
