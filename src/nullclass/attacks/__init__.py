@@ -8,7 +8,8 @@ from functools import partial
 from nullclass.attacks.apgd import APGD, MultiTargetedAPGD
 from nullclass.attacks.base import Attack, check_attack, describe
 from nullclass.attacks.dataset import DatasetAttack
-from nullclass.attacks.ensemble import AttackEnsemble, null_aware_pgd, worst_case
+from nullclass.attacks.diversified import DiversifiedPGD
+from nullclass.attacks.ensemble import AttackEnsemble
 from nullclass.attacks.external import EXTERNAL
 from nullclass.attacks.fgsm import FGSM
 from nullclass.attacks.fmn import FMN
@@ -19,6 +20,7 @@ from nullclass.attacks.rays import RayS
 from nullclass.attacks.selective import SelectivePGD
 from nullclass.attacks.square import Square
 from nullclass.attacks.transfer import Transfer
+from nullclass.attacks.worst_case import null_aware_pgd, worst_case, worst_case_1
 from nullclass.core.checks import check_choice
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Attack",
     "AttackEnsemble",
     "DatasetAttack",
+    "DiversifiedPGD",
     "MultiTargetedAPGD",
     "MultiTargetedPGD",
     "Noise",
@@ -43,6 +46,7 @@ __all__ = [
     "find_attack",
     "null_aware_pgd",
     "worst_case",
+    "worst_case_1",
 ]
 
 ATTACKS: dict[str, Callable[..., Attack]] = {
@@ -50,6 +54,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "mi-fgsm": MIFGSM,
     "pgd": PGD,
     "multi-targeted-pgd": MultiTargetedPGD,
+    "diversified-pgd": DiversifiedPGD,
     "apgd": APGD,
     "multi-targeted-apgd": MultiTargetedAPGD,
     "fmn": FMN,
@@ -61,6 +66,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "null-aware-pgd": null_aware_pgd,
     "worst-case": worst_case,
     "worst-case-force-null": partial(worst_case, "force-null"),
+    "worst-case-1": worst_case_1,
 }
 """Names to callables that take settings by name and return an attack; all have defaults."""
 

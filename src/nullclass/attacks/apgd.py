@@ -138,7 +138,7 @@ def _run_steps(
         x_next = _next_point(state, it, ALPHA if k > 1 else 1.0)
         it.x_before, it.x = it.x, x_next
         if k == num_steps:
-            state.evaluate(it.indices, it.x, loss)
+            state.evaluate(it.indices, it.x)
             return
         f, it.gradient, succeeded = state.forward_backward(it.indices, it.x, loss)
         it.num_increases = it.num_increases + (f > it.f)

@@ -184,6 +184,37 @@ class BaseAttack(ABC):
         """Set what the attack adds to its state, and raise UserError for what it cannot attack."""
 
 
+def run_on(
+    attack: Attack, state: AttackState, chosen: Tensor, generator: torch.Generator | None
+) -> None:
+    """Run an attack on some images of another attack's state, from their best images so far.
+
+    Args:
+        attack: The attack.
+        state: Receives successes and better images.
+        chosen: ``(N,)`` indices of the images.
+        generator: Source of random numbers.
+
+    Raises:
+        UserError: If the attack does not support the norm.
+    """
+    if isinstance(attack, BaseAttack):
+        part = attack.begin(
+            state.model,
+            state.images[chosen],
+            state.labels[chosen],
+            eps=state.eps_at(chosen),
+            norm=state.norm_name,
+            batch_size=state.batch_size,
+        )
+        part.adv_images, part.best = state.adv_images[chosen], state.best[chosen]
+        attack.run(part, generator)
+        adv_images = part.adv_images
+    else:
+        adv_images = state.attack_some(attack, state.model, chosen, generator)
+    state.evaluate_all(chosen, adv_images)
+
+
 class RestartedAttack(BaseAttack):
     """Climbs one loss after another, from the clean image and then from random points."""
 

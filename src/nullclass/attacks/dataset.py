@@ -47,9 +47,8 @@ class DatasetAttack(BaseAttack):
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
-        loss = state.loss("margin")
         reference = subsample(self.reference_images, state.images, self.num_candidates)
-        state.evaluate_clean(loss)
+        state.evaluate_clean()
         if not bool(state.active.any()):
             return
         logits = logits_of(state.model, reference, state.batch_size)
@@ -68,7 +67,7 @@ class DatasetAttack(BaseAttack):
                 indices = batch[usable[batch]]
                 if len(indices):
                     adv_images = _into_ball(reference[candidates[indices]], indices, state)
-                    state.evaluate(indices, adv_images, loss)
+                    state.evaluate(indices, adv_images)
 
 
 def _into_ball(candidates: Tensor, indices: Tensor, state: AttackState) -> Tensor:

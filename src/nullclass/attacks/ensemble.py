@@ -10,23 +10,20 @@ from typing import Literal, Unpack
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks.apgd import APGD
 from nullclass.attacks.base import (
     Attack,
     BaseAttack,
     CallOptions,
     access_of,
     check_attack,
+    run_on,
     supported_norms,
     with_reference_images,
 )
 from nullclass.attacks.counters import Passes, count_passes
-from nullclass.attacks.dataset import DatasetAttack
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.attacks.pgd import PGD, MultiTargetedPGD
-from nullclass.attacks.square import Square
-from nullclass.attacks.state import AttackState, Precision
-from nullclass.attacks.steps import NoGradientError, has_direction
+from nullclass.attacks.state import AttackState
+from nullclass.attacks.steps import NoGradientError
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data.arrays import LabelledImages
@@ -80,7 +77,7 @@ class EnsembleProgress(EnsembleResult):
     active: Tensor
     """``(N,)`` booleans: images still attacked."""
     best: Tensor
-    """``(N,)``: the loss at ``adv_images``."""
+    """``(N,)``: the margin at ``adv_images``."""
 
 
 OnMember = Callable[[EnsembleProgress], None]
@@ -176,7 +173,6 @@ class AttackEnsemble(BaseAttack):
         progress: EnsembleProgress | None = None,
         on_member: OnMember | None = None,
     ) -> tuple[Tensor, tuple[MemberStats, ...]]:
-        margin = state.loss("margin")
         winning_member = torch.full_like(state.labels, -1)
         member_stats: list[MemberStats] = []
         if progress is not None:
@@ -192,11 +188,9 @@ class AttackEnsemble(BaseAttack):
             with count_passes(state.model) as passes:
                 if len(active) and status == "ran":
                     try:
-                        adv_images = state.attack_some(member, state.model, active, generator)
+                        run_on(member, state, active, generator)
                     except NoGradientError:
                         status = "no-gradient"
-                    else:
-                        state.evaluate_all(active, adv_images, margin)
             won = active[~state.active[active]]
             winning_member[won] = number
             num_images = len(active) if status == "ran" else 0
@@ -257,105 +251,3 @@ def _stats(
         num_backwards=passes.backward,
         seconds=time.perf_counter() - started,
     )
-
-
-@dataclass(frozen=True)
-class OnZeroGradient(BaseAttack):
-    """Runs an attack on images without a gradient of the logsumexp margin, and on no others.
-
-    Gradients that are exactly zero are the simplest form of masking (Athalye et al. 2018): attacks
-    that follow gradients cannot move. Where there is a gradient, such attacks are far cheaper.
-    """
-
-    attack: Attack
-
-    def __post_init__(self) -> None:
-        """Check the attack."""
-        check_attack(self.attack)
-
-    @property
-    def norms(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The norms the attack supports."""
-        return supported_norms(self.attack)
-
-    @property
-    def objective(self) -> ObjectiveName:  # type: ignore[override]
-        """The attack's objective."""
-        return self.attack.objective
-
-    @property
-    def access(self) -> Access:  # type: ignore[override]
-        """What the attack uses; the gradient only decides whether it runs."""
-        return self.attack.access
-
-    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
-        """See :class:`nullclass.attacks.base.BaseAttack`."""
-        has_gradient, loss = torch.zeros_like(state.active), state.loss("logsumexp-margin")
-        try:
-            for indices in state.batches():
-                _, gradient, _ = state.forward_backward(indices, state.images[indices], loss)
-                has_gradient[indices] = has_direction(gradient)
-        except NoGradientError:
-            state.evaluate_clean(loss)
-        chosen = state.active & ~has_gradient
-        if bool(chosen.any()):
-            state.adv_images[chosen] = state.attack_some(
-                self.attack, state.model, chosen, generator
-            )
-
-
-def null_aware_pgd(
-    num_steps: int = 40, num_target_steps: int = 40, precision: Precision = "float32"
-) -> AttackEnsemble:
-    """Return the null-aware PGD of the studies: logsumexp margin, margin, every wrong class.
-
-    The margin is for models whose logits differ little, where the logsumexp margin misleads.
-
-    Args:
-        num_steps: Steps of each untargeted member.
-        num_target_steps: Steps towards each of the K - 1 wrong real classes.
-        precision: Of the gradients, as in :class:`nullclass.attacks.pgd.PGD`.
-    """
-    members = {
-        "logsumexp-margin": PGD(num_steps=num_steps, precision=precision),
-        "margin": PGD(loss="margin", num_steps=num_steps, precision=precision),
-        "targets": MultiTargetedPGD(num_steps=num_target_steps, precision=precision),
-    }
-    return AttackEnsemble(tuple(members.values()), tuple(members))
-
-
-VERSION = "1"
-"""Version of the worst case; changes with any member or setting."""
-
-
-def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
-    """Return the strongest attack: a fixed, versioned ensemble, cheapest member first.
-
-    Each member attacks only the images still active, so that an image costs what it takes to fool
-    it. The members were chosen by what they add for their cost (LOG.md):
-
-    1. images of other classes, projected into the ball (exact at the largest eps);
-    2. PGD on the logsumexp margin, large steps with momentum;
-    3. PGD towards every other answer, on the logsumexp margin and, in smaller steps, on the
-       margin, for logits that differ little;
-    4. Auto-PGD on the logsumexp margin from many random starts, for bumpy losses;
-    5. random search for masked gradients, longer where the gradient is zero.
-
-    No member uses DLR: it added no image on any model tried (LOG.md). The idea of a fixed ensemble
-    is AutoAttack's (Croce & Hein 2020); the objectives are those of a model that may reject.
-
-    Args:
-        objective: What the attacker wants.
-    """
-    members: dict[str, Attack] = {
-        "dataset": DatasetAttack(objective=objective),
-        "pgd": PGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
-        "targets": MultiTargetedPGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
-        "targets-margin": MultiTargetedPGD(
-            objective, "margin", num_steps=80, relative_step=0.05, momentum=0.75
-        ),
-        "restarts": APGD(objective, num_steps=25, num_restarts=12),
-        "square": Square(objective, "logsumexp-margin", num_queries=3000),
-        "square-zero-gradient": OnZeroGradient(Square(objective, num_queries=5000)),
-    }
-    return AttackEnsemble(tuple(members.values()), tuple(members), f"worst-case {VERSION}")

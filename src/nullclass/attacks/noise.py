@@ -33,8 +33,7 @@ class Noise(BaseAttack):
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
-        loss = state.loss("margin")
-        state.evaluate_clean(loss)
+        state.evaluate_clean()
         for draw in range(self.num_draws):
             for indices in state.batches():
                 images, eps = state.images[indices], state.eps_at(indices)
@@ -42,7 +41,7 @@ class Noise(BaseAttack):
                 if draw % 2 == 1:
                     delta = _to_boundary(delta, eps, state)
                 adv_images = state.norm.project(images + delta, images, eps)
-                state.evaluate(indices, adv_images, loss)
+                state.evaluate(indices, adv_images)
 
 
 def _to_boundary(delta: Tensor, eps: Eps, state: AttackState) -> Tensor:

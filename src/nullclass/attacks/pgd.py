@@ -33,11 +33,14 @@ class PGDSteps(RestartedAttack):
         """Return the gradients to follow: by default, those of the loss."""
         return gradient
 
+    def step_sizes(self) -> list[float]:
+        """Return the sizes of the steps as shares of eps."""
+        return [self.relative_step or 2.5 / self.num_steps] * self.num_steps
+
     def climb(self, state: AttackState, indices: Tensor, start: Tensor, loss: IndexedLoss) -> None:
         """See :class:`nullclass.attacks.base.RestartedAttack`."""
-        relative_step = self.relative_step or 2.5 / self.num_steps
         adv_images, past = start, torch.zeros_like(start)
-        for _ in range(self.num_steps):
+        for share in self.step_sizes():
             _, gradient, succeeded = state.forward_backward(indices, adv_images, loss)
             if self.momentum:
                 gradient = add_momentum(past, gradient, self.momentum)
@@ -53,10 +56,10 @@ class PGDSteps(RestartedAttack):
                 gradient,
                 state.images[indices],
                 eps=eps,
-                step_size=relative_step * eps,
+                step_size=share * eps,
                 norm=state.norm,
             )
-        state.evaluate(indices, adv_images, loss)
+        state.evaluate(indices, adv_images)
 
 
 @dataclass(frozen=True)

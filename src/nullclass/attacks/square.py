@@ -57,7 +57,7 @@ class Square(BaseAttack):
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
         loss = state.loss(self.loss)
-        state.evaluate_clean(loss)
+        state.evaluate_clean()
         if bool(torch.as_tensor(state.eps > 0).any()):
             for _ in range(self.num_restarts):
                 self._search(state, loss, generator)
@@ -80,7 +80,7 @@ class Square(BaseAttack):
                 else:
                     adv_images = current.index_select(0, indices)
                     adv_images = proposals.step(adv_images, images, eps, share, generator)
-                losses, _ = state.evaluate(indices, adv_images, loss)
+                losses = loss(state.evaluate(indices, adv_images), indices)
                 is_higher = losses > best[indices]
                 higher = indices[is_higher]
                 current[higher] = adv_images[is_higher]

@@ -73,16 +73,21 @@ class AttackState:
         self.targets: Tensor | None = None
         """``(N,)`` classes that alone count as success, for attacks with chosen targets."""
         self.adv_images = self.images.clone()
-        """Successes, and the images with the largest loss for the rest."""
+        """Successes, and the images with the largest margin for the rest."""
         self.active = torch.ones(len(images), dtype=torch.bool, device=images.device)
         self.best = torch.full((len(images),), -torch.inf, device=images.device)
-        """The loss at ``adv_images``."""
+        """The margin at ``adv_images``, comparable between losses and restarts."""
 
     def batches(self) -> Iterator[Tensor]:
         """Yield the indices of the images that are active now, in batches ``(N,)``."""
         active = self.active.nonzero().squeeze(1)
         if len(active):  # split() of nothing would yield one empty batch
             yield from active.split(self.batch_size)
+
+    def nearest_to_success(self) -> Tensor:
+        """Return the indices of the active images, largest margin so far first."""
+        active = self.active.nonzero().squeeze(1)
+        return active[self.best[active].argsort(descending=True, stable=True)]
 
     def eps_at(self, indices: Tensor) -> Eps:
         """Return the budgets of some images."""
@@ -132,31 +137,29 @@ class AttackState:
             logits = forward(self.model, adv_images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         losses = loss(logits, indices)
-        succeeded = self._update(indices, adv_images, logits, losses, confirm=self.uses_autocast)
+        succeeded = self._update(indices, adv_images, logits, confirm=self.uses_autocast)
         if bool(succeeded.all()):
             return losses.detach(), torch.zeros_like(adv_images), succeeded
         return losses.detach(), backward(losses, adv_images), succeeded
 
     @torch.no_grad()
-    def evaluate(
-        self, indices: Tensor, adv_images: Tensor, loss: IndexedLoss
-    ) -> tuple[Tensor, Tensor]:
-        """Return losses and successes, both ``(N,)``; keep successes and the best images."""
-        logits = self.model(adv_images)
+    def evaluate(self, indices: Tensor, adv_images: Tensor) -> Tensor:
+        """Return the logits of images of one batch; keep successes and the best images."""
+        logits: Tensor = self.model(adv_images)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        losses = loss(logits, indices)
-        return losses, self._update(indices, adv_images, logits, losses)
+        self._update(indices, adv_images, logits)
+        return logits
 
-    def evaluate_all(self, indices: Tensor, adv_images: Tensor, loss: IndexedLoss) -> None:
+    def evaluate_all(self, indices: Tensor, adv_images: Tensor) -> None:
         """Evaluate any number of images, in batches."""
         batches = indices.split(self.batch_size), adv_images.split(self.batch_size)
-        for part, images in zip(*batches, strict=True):
-            self.evaluate(part, images, loss)
+        for part, images in zip(*batches, strict=True) if len(indices) else ():
+            self.evaluate(part, images)
 
-    def evaluate_clean(self, loss: IndexedLoss) -> None:
-        """Evaluate the clean images, so that those that succeed are not attacked."""
-        for indices in self.batches():
-            self.evaluate(indices, self.images[indices], loss)
+    def evaluate_clean(self) -> None:
+        """Evaluate clean images that are not yet, so that those that succeed are not attacked."""
+        new = (self.active & self.best.isneginf()).nonzero().squeeze(1)
+        self.evaluate_all(new, self.images[new])
 
     def attack_some(
         self,
@@ -180,25 +183,27 @@ class AttackState:
 
     @torch.no_grad()
     def _update(
-        self,
-        indices: Tensor,
-        adv_images: Tensor,
-        logits: Tensor,
-        losses: Tensor,
-        confirm: bool = False,
+        self, indices: Tensor, adv_images: Tensor, logits: Tensor, confirm: bool = False
     ) -> Tensor:
         check_finite(logits)
-        adv_images, losses = adv_images.detach(), losses.detach().to(self.best)
+        adv_images, logits = adv_images.detach(), logits.detach()
+        margins = self._margin(logits, indices).to(self.best)
         succeeded = self._is_success(indices, logits)
         if confirm and bool(succeeded.any()):
             apparent = succeeded.nonzero().squeeze(1)
             exact = self.model(adv_images[apparent])
             succeeded[apparent] = self._is_success(indices[apparent], exact)
-        is_kept = succeeded | (losses > self.best[indices])
+        is_kept = succeeded | (margins > self.best[indices])
         self.adv_images[indices[is_kept]] = adv_images[is_kept]
-        self.best[indices[is_kept]] = losses[is_kept]
+        self.best[indices[is_kept]] = margins[is_kept]
         self.active[indices[succeeded]] = False
         return succeeded
+
+    def _margin(self, logits: Tensor, indices: Tensor) -> Tensor:
+        if self.targets is None:
+            return self.loss("margin")(logits, indices)
+        chosen = self.targets.where(self.targets >= 0, self.model.num_classes)
+        return self.target_loss(chosen, "margin")(logits, indices)
 
     def _is_success(self, indices: Tensor, logits: Tensor) -> Tensor:
         num_classes = self.model.num_classes

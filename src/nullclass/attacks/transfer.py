@@ -59,11 +59,10 @@ class Transfer(BaseAttack):
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
-        loss = state.loss("margin")
-        state.evaluate_clean(loss)
+        state.evaluate_clean()
         for source in self.sources:
             active = state.active.nonzero().squeeze(1)
             if not len(active):
                 break
             adv_images = state.attack_some(self.attack, source, active, generator)
-            state.evaluate_all(active, adv_images, loss)
+            state.evaluate_all(active, adv_images)

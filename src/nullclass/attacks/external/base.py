@@ -91,15 +91,14 @@ class ExternalAttack(BaseAttack):
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
         seed = int(torch.randint(2**31, (), generator=generator))
-        loss = state.loss("margin")
         with _undisturbed(state.model, seed):
-            state.evaluate_clean(loss)
+            state.evaluate_clean()
             for indices, given in self._inputs(state):
                 adv_images = self.run_library(given).detach().to(given.images)
                 is_finite = adv_images.flatten(1).isfinite().all(dim=1).view(-1, 1, 1, 1)
                 adv_images = torch.where(is_finite, adv_images, given.images)
                 adv_images = state.norm.project(adv_images, given.images, given.eps)
-                state.evaluate(indices, adv_images, loss)
+                state.evaluate(indices, adv_images)
 
     def _reference(self, state: AttackState, logits: Tensor) -> tuple[Tensor, Tensor]:
         return state.images, predictions(logits, state.model.num_classes)

@@ -1,0 +1,97 @@
+"""Attacks that run only where they can help: without a gradient, or where a sample succeeds."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nullclass.attacks.base import Attack, BaseAttack, check_attack, run_on, supported_norms
+from nullclass.attacks.losses import ObjectiveName
+from nullclass.attacks.state import AttackState
+from nullclass.attacks.steps import NoGradientError, has_direction
+from nullclass.results.schema import Access
+
+
+@dataclass(frozen=True)
+class ConditionalAttack(BaseAttack):
+    """Runs an attack on some of the images; subclasses choose them."""
+
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        check_attack(self.attack)
+        super().__post_init__()
+
+    @property
+    def norms(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The norms the attack supports."""
+        return supported_norms(self.attack)
+
+    @property
+    def objective(self) -> ObjectiveName:  # type: ignore[override]
+        """The attack's objective."""
+        return self.attack.objective
+
+    @property
+    def access(self) -> Access:  # type: ignore[override]
+        """What the attack uses of the model."""
+        return self.attack.access
+
+
+@dataclass(frozen=True)
+class OnZeroGradient(ConditionalAttack):
+    """Runs an attack on images without a gradient of the logsumexp margin, and on no others.
+
+    Gradients that are exactly zero are the simplest form of masking (Athalye et al. 2018): attacks
+    that follow gradients cannot move. Where there is a gradient, such attacks are far cheaper.
+    """
+
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        has_gradient, loss = torch.zeros_like(state.active), state.loss("logsumexp-margin")
+        try:
+            for indices in state.batches():
+                _, gradient, _ = state.forward_backward(indices, state.images[indices], loss)
+                has_gradient[indices] = has_direction(gradient)
+        except NoGradientError:
+            state.evaluate_clean()
+        chosen = (state.active & ~has_gradient).nonzero().squeeze(1)
+        if len(chosen):
+            run_on(self.attack, state, chosen, generator)
+
+
+@dataclass(frozen=True)
+class OnSample(ConditionalAttack):
+    """Runs an attack on the images nearest to a success, and on more of them if it succeeds.
+
+    The sample grows fourfold as long as the last part had a success; so an attack that adds nothing
+    costs little, and one that adds something attacks all images. Nearest is the largest margin that
+    earlier attacks reached (after A3, Liu et al. 2022).
+    """
+
+    num_images: int = 16
+    """Images of the first sample, at least."""
+    share: float = 0.0
+    """Images of the first sample as a share of all, at least."""
+
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        state.evaluate_clean()
+        size = max(self.num_images, math.ceil(self.share * len(state.images)))
+        for chosen in growing_parts(state.nearest_to_success(), size):
+            run_on(self.attack, state, chosen, generator)
+            if bool(state.active[chosen].all()):
+                return
+
+
+def growing_parts(indices: Tensor, size: int) -> list[Tensor]:
+    """Return indices in parts of ``size``, four times ``size``, and so on."""
+    parts = []
+    while len(indices):
+        parts.append(indices[:size])
+        indices, size = indices[size:], 4 * size
+    return parts
