@@ -22,14 +22,15 @@ from nullclass.attacks import (
     worst_case,
     worst_case_1,
 )
-from nullclass.attacks.conditional import OnZeroGradient
+from nullclass.attacks.conditional import OnSample, OnZeroGradient
 from nullclass.attacks.counters import count_passes
 from nullclass.attacks.ensemble import EnsembleResult, run_attack
 from nullclass.attacks.losses import ObjectiveName, find_objective
+from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
-SETTINGS_OF_VERSION = {"1": "38b75c7a5a4fb327"}
+SETTINGS_OF_VERSION = {"1": "82b81d06729e7bb5", "2": "4186c15654828caf"}
 """A digest of the members and settings of each published version."""
 
 
@@ -175,6 +176,36 @@ def test_on_zero_gradient_attacks_images_without_a_gradient_only(digits: Digits)
     with count_passes(model) as passes:
         PGD(num_steps=40)(model, flat, labels[1::2], eps=0.1)
     assert passes.forward == len(flat), "one pass, as there is no direction to follow"
+
+
+class Counting(Noise):
+    """Succeeds on no image; keeps the labels of the images that it got, call by call."""
+
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        CALLS.append(state.labels.tolist())
+
+
+CALLS: list[list[int]] = []
+
+
+def test_on_sample_goes_on_only_after_a_success(digits: Digits) -> None:
+    images, labels = digits.images[:150], digits.labels[:150]
+    model = digits.guarded
+    CALLS.clear()
+    OnSample(Counting(), num_images=4)(model, images, labels, eps=0.01)
+    with torch.no_grad():
+        margins = find_objective("fool").loss(model(images), labels, 10, "margin")
+    margins[margins > 0] = -torch.inf  # successes without an attack
+    nearest = margins.argsort(descending=True, stable=True)[:4]
+    assert [labels[nearest].tolist()] == CALLS, "those nearest to a success, and no others"
+    CALLS.clear()
+    OnSample(Counting(), num_images=4, share=0.1)(model, images, labels, eps=0.01)
+    assert [len(call) for call in CALLS] == [15]
+    # An attack that succeeds everywhere gets all images.
+    adv_images = OnSample(PGD(num_steps=20), num_images=4)(model, images, labels, eps=0.5)
+    alone = PGD(num_steps=20)(model, images, labels, eps=0.5)
+    assert torch.equal(adv_images, alone)
+    assert fooled(model, adv_images, labels).double().mean() > 0.9
 
 
 def test_members_must_agree() -> None:

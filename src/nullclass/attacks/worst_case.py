@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from nullclass.attacks.apgd import APGD
 from nullclass.attacks.base import Attack
 from nullclass.attacks.conditional import OnSample, OnZeroGradient
@@ -21,37 +23,36 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     """Return the strongest attack: a fixed, versioned ensemble, cheapest member first.
 
     Each member attacks only the images still active, so that an image costs what it takes to fool
-    it; later members attack first those nearest to a success, and go on where they succeed. The
-    members were chosen by what they add for their cost (LOG.md):
+    it. Later members first attack the images nearest to a success, and the others only if that
+    succeeds. The members were chosen by what they add for their cost (LOG.md):
 
     1. images of other classes, projected into the ball (exact at the largest eps);
-    2. PGD on the logsumexp margin, 40 steps with momentum;
+    2. PGD on the logsumexp margin, large steps with momentum;
     3. short runs from diversified starts, on both margins in turns;
-    4. PGD towards the three nearest answers;
-    5. on a sample: PGD in small steps towards every answer, for logits that differ little;
-    6. on a sample, and where the gradient is zero: random search, for masked gradients.
+    4. PGD in smaller steps towards the three nearest answers, on either margin, and then towards
+       every answer;
+    5. random search, for masked gradients: on a sample, and wherever the gradient is zero.
 
     The idea of a fixed ensemble is AutoAttack's (Croce & Hein 2020), that of short runs on the
-    nearest images A3's (Liu et al. 2022); the objectives are those of a model that may reject.
+    nearest images A3's (Liu et al. 2022), that few targets suffice that of the MM attack (Gao et
+    al. 2022); the objectives are those of a model that may reject.
 
     Args:
         objective: What the attacker wants.
     """
+    targeted = partial(MultiTargetedPGD, objective, relative_step=0.1, momentum=0.75)
     members: dict[str, Attack] = {
         "dataset": DatasetAttack(objective=objective),
         "pgd": PGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
         "diversified": DiversifiedPGD(objective),
-        "targets": MultiTargetedPGD(
-            objective, num_steps=20, relative_step=0.25, momentum=0.75, num_targets=3
-        ),
-        "targets-margin": OnSample(
-            MultiTargetedPGD(objective, "margin", num_steps=40, relative_step=0.05, momentum=0.75),
-            share=0.25,
-        ),
-        "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000)),
+        "targets-margin": OnSample(targeted("margin", num_targets=3), share=0.25),
+        "targets": OnSample(targeted(num_targets=3), share=0.25),
+        "all-targets": OnSample(targeted("margin"), share=0.1),
+        "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000), num_images=8),
         "square-zero-gradient": OnZeroGradient(Square(objective, num_queries=5000)),
     }
-    return AttackEnsemble(tuple(members.values()), tuple(members), f"worst-case {VERSION}")
+    names, version = tuple(members), f"worst-case {VERSION}"
+    return AttackEnsemble(tuple(members.values()), names, version, largest_eps_first=True)
 
 
 def worst_case_1(objective: ObjectiveName = "fool") -> AttackEnsemble:
