@@ -30,7 +30,7 @@ from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
-SETTINGS_OF_VERSION = {"1": "82b81d06729e7bb5", "2": "4186c15654828caf"}
+SETTINGS_OF_VERSION = {"1": "82b81d06729e7bb5", "2": "9ac51a4f62a79f26"}
 """A digest of the members and settings of each published version."""
 
 

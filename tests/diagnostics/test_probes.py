@@ -23,8 +23,8 @@ from nullclass.attacks import (
     MultiTargetedPGD,
     Square,
 )
+from nullclass.attacks.conditional import OnZeroGradient
 from nullclass.attacks.counters import count_passes
-from nullclass.attacks.ensemble import OnZeroGradient
 from nullclass.data import LabelledImages
 from nullclass.diagnostics.attack_probes import (
     ATTACK_PROBES,

@@ -31,7 +31,7 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     3. short runs from diversified starts, on both margins in turns;
     4. PGD in smaller steps towards the three nearest answers, on either margin, and then towards
        every answer;
-    5. random search, for masked gradients: on a sample, and wherever the gradient is zero.
+    5. random search, for masked gradients: longer where the gradient is zero.
 
     The idea of a fixed ensemble is AutoAttack's (Croce & Hein 2020), that of short runs on the
     nearest images A3's (Liu et al. 2022), that few targets suffice that of the MM attack (Gao et
@@ -48,8 +48,8 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
         "targets-margin": OnSample(targeted("margin", num_targets=3), share=0.25),
         "targets": OnSample(targeted(num_targets=3), share=0.25),
         "all-targets": OnSample(targeted("margin"), share=0.1),
+        "square-zero-gradient": OnZeroGradient(OnSample(Square(objective), share=0.1)),
         "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000), num_images=8),
-        "square-zero-gradient": OnZeroGradient(Square(objective, num_queries=5000)),
     }
     names, version = tuple(members), f"worst-case {VERSION}"
     return AttackEnsemble(tuple(members.values()), names, version, largest_eps_first=True)
