@@ -40,18 +40,20 @@ def say(line: str) -> None:
 
 
 def in_turns(
-    contenders: Mapping[str, Callable[[int], Result]], rounds: int
+    contenders: Mapping[str, Callable[[int], Result]],
+    rounds: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[tuple[float, Result]]]:
-    """Run A B A B …; each is told its round and gives ``[(seconds, what it returned), …]``.
+    """Run A B A B …, each with the number of its round; return ``[(seconds, result), …]`` of each.
 
-    A machine's speed drifts from minute to minute; in turns the drift hits everybody.
+    A machine's speed drifts from minute to minute; in turns the drift affects all alike.
     """
     measured: dict[str, list[tuple[float, Result]]] = {name: [] for name in contenders}
     for done in range(rounds):
         for name, run in contenders.items():
-            started = time.perf_counter()
+            started = clock()
             result = run(done)
-            measured[name].append((time.perf_counter() - started, result))
+            measured[name].append((clock() - started, result))
             say(f"  round {done + 1}, {name}: {measured[name][-1][0]:.2f} s")
     return measured
 
@@ -68,7 +70,7 @@ def table(header: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
 
 
 def verdict(is_met: bool, what: str) -> str:
-    """One line that says whether a number that was asked for was reached."""
+    """Return one line that says whether a number was reached."""
     return f"- **{'reached' if is_met else 'MISSED'}**: {what}"
 
 

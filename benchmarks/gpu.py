@@ -153,6 +153,8 @@ def run(o: Options) -> None:
     about = json_values(provenance())
     cores, version = about["machine"]["num_cores"], about["versions"]["torch"]
     about["machine"] = f"1x {card_name(o)}, {cores} CPU cores, torch {version}."
+    if o.tiny:
+        about["machine"] += " Tiny: a few images and steps, which only test this code."
     results.content["about"] = about
     for part in o.parts:
         kept = results.items(part) if o.resume else {}

@@ -7,10 +7,11 @@ the outcomes of attacks for nearly all images.
 
 from __future__ import annotations
 
+import io
 import struct
 import tempfile
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -48,6 +49,7 @@ from nullclass.training.recipes import Recipe
 from nullclass.training.robust import ROBUST_LOSSES, make_robust
 from nullclass.training.steps import Step, StepContext, make_step
 from nullclass.zoo import load_zoo, read_zoo
+from worst_case_models import ADVERSARIAL
 
 EPS = {"linf": 0.1, "l2": 1.5, "l1": 10.0}
 
@@ -81,13 +83,15 @@ COMMANDS = (
     "train --out {out}/d --nulls ccat --validation 100",
     "train --out {out}/e --model certifiable-small --robust interval --robust-eps 0.1 --epochs 2"
     " --validation 0",
-    "curve {out}/c --out {out}/f.csv --images 100 --sizes 4 --perturbation pgd --steps 2",
+    "curve {adversarial} --out {out}/f.csv --images 100 --sizes 4 --perturbation pgd --steps 2",
     "substitute {zoo}/report-usm --out {out}/s --queries 60 --seeds 20",
-    "transfer --sources {out}/c --targets {out}/a {zoo}/report-usm --attack pgd --images 16",
-    "certify {out}/e --radius 0.02 --eps 0.04 --images 16 --out {out}/proofs",
-    "evaluate {zoo}/notebook-null --attack fgsm apgd rays --eps 0.1 --images 16 --smallest 2"
+    "transfer --sources {adversarial} --targets {zoo}/abstain {zoo}/report-usm --attack pgd"
+    " --images 16 --out {out}/transfers",
+    "certify {adversarial} --radius 0.02 --eps 0.04 --images 16 --out {out}/proofs",
+    "evaluate {zoo}/adversarial-null --attack fgsm apgd --eps 0.1 --images 8 --smallest 2"
     " --ood noise tiles --out {out}/run",
-    "evaluate {out}/c --attack pgd square --norm l2 --eps 1 --images 8 --out {out}/run2",
+    "evaluate {adversarial} --attack pgd square --norm l2 --eps 1 --images 8 --checks none"
+    " --out {out}/run2",
 )
 
 
@@ -302,10 +306,14 @@ class Checks:
 
     def command(self, folder: Path, words: str) -> Row:
         """A command of the package on the device: whether it ends well."""
-        text = words.format(out=folder, zoo=ROOT / "src/nullclass/zoo/checkpoints")
+        zoo = ROOT / "src/nullclass/zoo/checkpoints"
+        text = words.format(out=folder, zoo=zoo, adversarial=ADVERSARIAL)
         text += "" if words.startswith("curve") else " --dataset idx"
-        code = nullclass_command(f"{text} --data-dir {folder} --device {self.device}".split())
-        return {"state": "ok" if code == 0 else f"failed: exit status {code}", "note": words}
+        with redirect_stdout(io.StringIO()) as printed, redirect_stderr(printed):
+            code = nullclass_command(f"{text} --data-dir {folder} --device {self.device}".split())
+        last = printed.getvalue().strip().splitlines()[-1:]
+        failed = f"failed: exit status {code}: {' '.join(last)}"
+        return {"state": "ok" if code == 0 else failed, "note": words}
 
     def engine(self, folder: Path, name: str) -> Row:
         """A study of one training and one attack in an engine, against the CPU in this process."""
