@@ -101,7 +101,7 @@ MAKERS: dict[str, Callable[[], Attack]] = {
     "diversified-pgd": partial(DiversifiedPGD, num_start_steps=2, num_steps=3, num_restarts=5),
     "diversified-pgd, force-null": partial(DiversifiedPGD, "force-null", num_steps=3),
     "on zero gradient": lambda: OnZeroGradient(Noise()),
-    "on sample": lambda: OnSample(PGD(num_steps=3), num_images=2),
+    "on sample": lambda: OnSample(PGD(num_steps=3), share=0.2),
     "ensemble": lambda: AttackEnsemble(
         (PGD(num_steps=3), MultiTargetedPGD(num_steps=3, num_restarts=2))
     ),

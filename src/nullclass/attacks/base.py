@@ -308,7 +308,7 @@ def _as_json(setting: Any) -> Any:
     return describe(setting) if hasattr(setting, "objective") else setting
 
 
-_LARGEST = {"relative_step": 2.0, "p_init": 1.0, "tolerance": 0.1}
+_LARGEST = {"relative_step": 2.0, "p_init": 1.0, "share": 1.0, "tolerance": 0.1}
 """Settings in ``(0, largest]``."""
 
 

@@ -73,16 +73,14 @@ class OnSample(ConditionalAttack):
     earlier attacks reached (after A3, Liu et al. 2022).
     """
 
-    num_images: int = 16
-    """Images of the first sample, at least."""
-    share: float = 0.0
-    """Images of the first sample as a share of all, at least."""
+    share: float = 0.25
+    """The first sample as a share of the images."""
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
         state.evaluate_clean()
-        size = max(self.num_images, math.ceil(self.share * len(state.images)))
-        for chosen in growing_parts(state.nearest_to_success(), size):
+        ranked = state.nearest_to_success()
+        for chosen in growing_parts(ranked, math.ceil(self.share * len(ranked))):
             run_on(self.attack, state, chosen, generator)
             if bool(state.active[chosen].all()):
                 return

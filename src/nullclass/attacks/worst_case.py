@@ -49,7 +49,7 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
         "targets": OnSample(targeted(num_targets=3), share=0.25),
         "all-targets": OnSample(targeted("margin"), share=0.1),
         "square-zero-gradient": OnZeroGradient(OnSample(Square(objective), share=0.1)),
-        "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000), num_images=8),
+        "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000), share=0.03),
     }
     names, version = tuple(members), f"worst-case {VERSION}"
     return AttackEnsemble(tuple(members.values()), names, version, largest_eps_first=True)
