@@ -15,6 +15,7 @@ from worlds import Affine, Digits
 
 import nullclass
 from nullclass.attacks import (
+    APGD,
     FGSM,
     PGD,
     Attack,
@@ -383,6 +384,36 @@ def test_double() -> None:
     assert more.members[:2] == (DatasetAttack(), PGD(num_steps=10))
     assert more.members[2].members == (OnZeroGradient(Square(num_queries=10_000)),)
     assert double(AttackEnsemble((DatasetAttack(),)), STEPS) is None
+
+
+def test_which_member_of_an_ensemble_is_repeated(digits: Digits, data: LabelledImages) -> None:
+    attack = AttackEnsemble((DatasetAttack(), PGD(), APGD(), Square()), ("a", "b", "c", "d"))
+    rows = rows_of(digits.plain, data, {"all": attack}, (0.01,))
+
+    def repeated(*num_successes: int) -> tuple[str, Attack, float]:
+        """The member, if these are the successes of each; none is left for the last."""
+        costs = pd.DataFrame(
+            {
+                "attack": "all",
+                "source": "self",
+                "member": attack.names,
+                "access": [member.access for member in attack.members],
+                "eps_pixels": 0.01,
+                "num_images": [20, 18, 12, 0],
+                "num_successes": num_successes,
+                "num_forwards": [0, 60, 40, 0],
+                "num_backwards": [0, 30, 20, 0],
+            }
+        )
+        evidence = Evidence(rows, costs, {"has_null": False}, {"norm": "linf"})
+        shared = ProbeContext(digits.plain, data, evidence, {"all": attack}, 0, None)
+        (run,) = shared.runs
+        return shared.last_success(run)
+
+    assert repeated(2, 6, 2, 0) == ("all (c)", APGD(), 8.0)  # 80 for ten failures
+    assert repeated(2, 6, 0, 0)[:2] == ("all (b)", PGD())
+    assert repeated(2, 6, 0, 0)[2] == 10.0
+    assert repeated(2, 0, 0, 0)[0] == "all (b)"
 
 
 def test_the_cost_of_the_reference(digits: Digits, data: LabelledImages) -> None:

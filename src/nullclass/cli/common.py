@@ -47,7 +47,8 @@ Images = Annotated[int, tyro.conf.arg(help="Number of attacked test images, from
 AttackNorm = Annotated[str, tyro.conf.arg(help="linf, l2 or l1.")]
 AttackSeed = Annotated[int, tyro.conf.arg(help="Seed of the attacks' random starts.")]
 Checks = Annotated[
-    bool, tyro.conf.arg(help="Look for red flags; adds about a fifth to the cost of the attacks.")
+    bool,
+    tyro.conf.arg(help="Look for red flags; adds at most a quarter to the cost of the attacks."),
 ]
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:N or mps.")]
 

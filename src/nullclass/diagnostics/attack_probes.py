@@ -62,7 +62,7 @@ def largest_eps(context: ProbeContext) -> Result:
 
 
 def rerun(context: ProbeContext) -> Result:
-    """Run the strongest attack at an eps at which its answers follow from another eps.
+    """Run a part of the strongest attack at an eps at which its answers follow from another eps.
 
     Either it did not attack there what it had not fooled at a larger eps; or it counts as fooled
     what it had fooled at a smaller one.
@@ -78,15 +78,16 @@ def rerun(context: ProbeContext) -> Result:
         eps, rows = budgets[-1], run.at(budgets[-1])
         is_carried = (rows["attacked_eps_pixels"] < eps) & (rows["outcome"] == "fooled")
         images = evenly(rows.index[is_carried], NUM_REPEATED)
+    name, attack, cost = context.last_success(run)
     num_judged, num_images, num_fooled = len(context.evidence.judged(eps)), 0, 0
-    for chosen in context.rounds(images, context.cost_of_failure(run)):
+    for chosen in context.rounds(images, cost):
         num_images += len(chosen)
-        num_fooled += context.num_fooled(context.attacks[run.name], chosen, eps)
+        num_fooled += context.num_fooled(attack, chosen, eps)
         num_changed = num_fooled if eps < budgets[-1] else num_images - num_fooled
         if is_many(num_changed, num_judged):
             break
     return {
-        "attack": run.name,
+        "attack": name,
         "eps": eps,
         "follows_from": "larger" if eps < budgets[-1] else "smaller",
         "num_judged": num_judged,
@@ -107,14 +108,16 @@ def reference(context: ProbeContext) -> Result:
 
 
 def doubled(context: ProbeContext, settings: Sequence[str]) -> Result:
-    """Run the strongest attack with twice the steps, or twice the restarts, on its failures."""
+    """Run a part of the strongest attack with twice the steps, or restarts, on its failures."""
     eps = context.middle_eps()
     run = context.strongest(eps)
-    stronger = None if run is None else double(context.attacks[run.name], settings)
-    if eps is None or run is None or stronger is None:
+    if eps is None or run is None:
         return None
-    found = attack_survivors(context, stronger, eps, 2 * context.cost_of_failure(run))
-    return {"attack": run.name, **found}
+    name, attack, cost = context.last_success(run)
+    stronger = double(attack, settings)
+    if stronger is None:
+        return None
+    return {"attack": name, **attack_survivors(context, stronger, eps, 2 * cost)}
 
 
 ATTACK_PROBES: dict[str, Callable[[ProbeContext], Result]] = {

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nullclass.attacks import Attack
+from nullclass.attacks import Attack, AttackEnsemble
 from nullclass.attacks.base import with_reference_images
 from nullclass.attacks.counters import Passes, count_passes
 from nullclass.attacks.state import logits_of
@@ -116,16 +116,28 @@ class ProbeContext:
         wrong = pd.Series(1 - np.exp(-losses).sum(axis=1), rows.index).groupby(level=0).max()
         return sorted(wrong.index, key=lambda image: (-wrong[image], image))
 
-    def cost_of_failure(self, run: AttackRun) -> float:
-        """Estimate the cost of an image that an attack does not fool, from its own costs.
+    def last_success(self, run: AttackRun) -> tuple[str, Attack, float]:
+        """Return an attack to repeat, with its name and the cost of an image that it does not fool.
 
-        Successes, which cost less, are counted as free, so the estimate is rather too high.
+        Of an ensemble, most of whose cost is that of members that find nothing, it is the last
+        member that used gradients and fooled an image; if none did, the first that used gradients.
+        The cost is an estimate that is rather too high, as if successes had cost nothing.
         """
-        costs = self.evidence.own_costs
-        costs = costs[(costs["attack"] == run.name) & (costs["num_images"] > 0)]
+        name, attack, costs = run.name, self.attacks[run.name], self.evidence.own_costs
+        costs = costs[(costs["attack"] == name) & (costs["num_images"] > 0)]
+        if isinstance(attack, AttackEnsemble):
+            members = dict(zip(attack.names, attack.members, strict=True))
+            by_gradient = costs.loc[costs["access"] == "white-box"]
+            used = set(by_gradient["member"])
+            succeeded = set(by_gradient.loc[by_gradient["num_successes"] > 0, "member"])
+            ordered = [member for member in members if member in used]
+            chosen = [*ordered[:1], *(member for member in ordered if member in succeeded)][-1:]
+            for member in chosen:
+                name, attack = f"{run.name} ({member})", members[member]
+                costs = costs[costs["member"] == member]
         num_failures = (costs["num_images"] - costs["num_successes"]).clip(lower=1)
         by_eps = (cost_of(costs) / num_failures).groupby(costs["eps_pixels"]).sum()
-        return float(by_eps.max()) if len(by_eps) else 0.0
+        return name, attack, float(by_eps.max()) if len(by_eps) else 0.0
 
     def rounds(self, images: Sequence[int], cost: float) -> Iterator[list[int]]:
         """Yield images in parts, each as large as the rest of the share pays for.

@@ -37,7 +37,7 @@ from nullclass.results.schema import CLEAN, COST_COLUMNS, SELF
 from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import OnImages, ignore
 
-MAX_SHARE = 0.2
+MAX_SHARE = 0.25
 """Cost of all probes, as a share of that of the evaluation's attacks."""
 
 MIN_COST = 5_000

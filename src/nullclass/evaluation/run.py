@@ -111,8 +111,8 @@ def evaluate(
         num_examples: How many of the first adversarial images to keep for figures.
         batch_size: Images per forward and backward pass. Default: what fits into memory.
         seed: Seed of the attacks' random starts.
-        checks: Whether to look for red flags (:mod:`nullclass.diagnostics`), which adds about a
-            fifth to the cost of the attacks.
+        checks: Whether to look for red flags (:mod:`nullclass.diagnostics`), which adds at
+            most a quarter to the cost of the attacks, or a few seconds.
         progress: True shows progress and the remaining time; a function receives the number of
             images scored since its last call.
         parts: A folder that keeps what is finished (:mod:`nullclass.scoring.parts`): after an
