@@ -399,6 +399,7 @@ def test_which_member_of_an_ensemble_is_repeated(digits: Digits, data: LabelledI
                 "member": attack.names,
                 "access": [member.access for member in attack.members],
                 "eps_pixels": 0.01,
+                "is_iterative": True,
                 "num_images": [20, 18, 12, 0],
                 "num_successes": num_successes,
                 "num_forwards": [0, 60, 40, 0],
