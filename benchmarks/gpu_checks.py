@@ -83,14 +83,14 @@ COMMANDS = (
     "train --out {out}/d --nulls ccat --validation 100",
     "train --out {out}/e --model certifiable-small --robust interval --robust-eps 0.1 --epochs 2"
     " --validation 0",
-    "curve {adversarial} --out {out}/f.csv --images 100 --sizes 4 --perturbation pgd --steps 2",
+    "curve {out}/c --out {out}/f.csv --images 100 --sizes 4 --perturbation pgd --steps 2",
     "substitute {zoo}/report-usm --out {out}/s --queries 60 --seeds 20",
     "transfer --sources {adversarial} --targets {zoo}/abstain {zoo}/report-usm --attack pgd"
     " --images 16 --out {out}/transfers",
     "certify {adversarial} --radius 0.02 --eps 0.04 --images 16 --out {out}/proofs",
     "evaluate {zoo}/adversarial-null --attack fgsm apgd --eps 0.1 --images 8 --smallest 2"
     " --ood noise tiles --out {out}/run",
-    "evaluate {adversarial} --attack pgd square --norm l2 --eps 1 --images 8 --checks none"
+    "evaluate {adversarial} --attack pgd square --norm l2 --eps 1 --images 8 --no-checks"
     " --out {out}/run2",
 )
 

@@ -62,21 +62,20 @@ def training_table(training: dict[str, Row]) -> Sequence[str]:
 
 def worst_case_table(items: dict[str, Row]) -> Sequence[str]:
     """Return one line per attack, model and eps, all chunks together, and what has no result."""
-    cells: dict[tuple[str, str, float], list[Row]] = {}
+    cells: dict[tuple[str, str, str, float], list[Row]] = {}
     for row in items.values():
         if "outcomes" in row:
-            cells.setdefault(
-                (row["version"] or row["attack"], row["model"], row["eps"]), []
-            ).append(row)
+            key = row["attack"], row["version"], row["model"], row["eps"]
+            cells.setdefault(key, []).append(row)
     lines = []
-    for (attack, model, eps), rows in cells.items():
+    for (attack, version, model, eps), rows in cells.items():
         letters = "".join(row["outcomes"] for row in rows)
         n, wrong, proved = len(letters), letters.count(WRONG), letters.count(PROVED)
         num_fooled, num_attacked = wrong + letters.count(FOOLED), n - wrong - proved
         passes = [sum(row[key] for row in rows) for key in ("forward", "backward")]
         lines.append(
             (
-                attack,
+                version or attack,
                 f"{model}, {eps:g}",
                 f"{n:,}",
                 wrong,
