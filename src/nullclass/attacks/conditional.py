@@ -68,9 +68,9 @@ class OnZeroGradient(ConditionalAttack):
 class OnSample(ConditionalAttack):
     """Runs an attack on the images nearest to a success, and on more of them if it succeeds.
 
-    The sample grows fourfold as long as the last part had a success; so an attack that adds nothing
-    costs little, and one that adds something attacks all images. Nearest is the largest margin that
-    earlier attacks reached (after A3, Liu et al. 2022).
+    Each sample is twice as large as the one before, as long as that one had a success: an attack
+    that adds nothing costs little, and one that adds much attacks all images. Nearest is the
+    largest margin that earlier attacks reached (after A3, Liu et al. 2022).
     """
 
     share: float = 0.25
@@ -87,9 +87,9 @@ class OnSample(ConditionalAttack):
 
 
 def growing_parts(indices: Tensor, size: int) -> list[Tensor]:
-    """Return indices in parts of ``size``, four times ``size``, and so on."""
+    """Return indices in parts of ``size``, twice ``size``, and so on."""
     parts = []
     while len(indices):
         parts.append(indices[:size])
-        indices, size = indices[size:], 4 * size
+        indices, size = indices[size:], 2 * size
     return parts

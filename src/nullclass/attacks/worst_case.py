@@ -29,8 +29,8 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     1. images of other classes, projected into the ball (exact at the largest eps);
     2. PGD on the logsumexp margin, large steps with momentum;
     3. short runs from diversified starts, on both margins in turns;
-    4. PGD in smaller steps towards the three nearest answers, on either margin, and then towards
-       every answer;
+    4. PGD in smaller steps towards the three nearest answers, on either margin, from random starts,
+       and towards every answer;
     5. random search, for masked gradients: longer where the gradient is zero.
 
     The idea of a fixed ensemble is AutoAttack's (Croce & Hein 2020), that of short runs on the
@@ -47,6 +47,10 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
         "diversified": DiversifiedPGD(objective),
         "targets-margin": OnSample(targeted("margin", num_targets=3), share=0.25),
         "targets": OnSample(targeted(num_targets=3), share=0.25),
+        "restarts": OnSample(
+            PGD(objective, num_steps=40, num_restarts=24, relative_step=0.15, momentum=0.75),
+            share=0.06,
+        ),
         "all-targets": OnSample(targeted("margin"), share=0.1),
         "square-zero-gradient": OnZeroGradient(OnSample(Square(objective), share=0.1)),
         "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000), share=0.03),
