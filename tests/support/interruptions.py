@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nullclass.attacks import FGSM
+from nullclass.attacks import FGSM, Attack, ensemble
 from nullclass.attacks.base import BaseAttack
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
@@ -56,21 +56,26 @@ def make_data(model: Classifier) -> LabelledImages:
 
 
 class Calls:
-    """The attacks called, in order: their classes."""
+    """The attacks called, and the members of ensembles, in order: their classes."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._names: list[str] = []
-        call, direction = BaseAttack.__call__, FGSM.direction
+        call, direction, run_on = BaseAttack.__call__, FGSM.direction, ensemble.run_on
 
         def counted(attack: BaseAttack, *args: Any, **options: Any) -> Tensor:
             self._names.append(type(attack).__name__)
             return call(attack, *args, **options)
+
+        def counted_member(attack: Attack, *args: Any) -> None:
+            self._names.append(type(attack).__name__)
+            run_on(attack, *args)
 
         def counted_direction(attack: FGSM, *args: Any, **options: Any) -> Tensor:
             self._names.append("direction")
             return direction(attack, *args, **options)
 
         monkeypatch.setattr(BaseAttack, "__call__", counted)
+        monkeypatch.setattr(ensemble, "run_on", counted_member)
         monkeypatch.setattr(FGSM, "direction", counted_direction)
 
     def take(self) -> list[str]:
