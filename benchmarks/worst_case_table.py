@@ -330,7 +330,7 @@ def verdicts(cells: Sequence[Cell]) -> list[str]:
         if other not in sums:
             return f"- not measured: {other}"
         found, raw = sums[OURS].over(sums[other]), sums[OURS].cpu_seconds / sums[other].cpu_seconds
-        text = f"CPU time of `{OURS}`, of `{other}`'s, all cells: {found:.3f} ({raw:.3f} as timed)"
+        text = f"CPU time over `{other}`'s, all cells: {found:.3f} ({raw:.3f} as timed)"
         return line(found <= most, f"{text}; wanted at most {most:g}")
 
     def per_cell(what: str, of: Sequence[Cell], problem: Callable[[Cell], str]) -> str:
@@ -366,7 +366,7 @@ def verdicts(cells: Sequence[Cell]) -> list[str]:
     return [
         ratio(REFERENCE, MAX_OF_REFERENCE),
         ratio(PEER, MAX_OF_PEER),
-        per_cell(f"at most {MAX_OF_PEER_PER_CELL:g} of `{PEER}`'s CPU time", with_peer, slow),
+        per_cell(f"CPU time at most {MAX_OF_PEER_PER_CELL:g} of `{PEER}`'s", with_peer, slow),
         per_cell(f"finds at least {100 * MIN_FOUND:g} % of the union", cells, few),
         per_cell(f"no attack finds more than {MAX_POINTS:g} points that it misses", cells, beaten),
         per_cell(
