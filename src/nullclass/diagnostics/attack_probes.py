@@ -62,10 +62,10 @@ def largest_eps(context: ProbeContext) -> Result:
 
 
 def rerun(context: ProbeContext) -> Result:
-    """Run a part of the strongest attack at an eps at which its answers follow from another eps.
+    """Run the strongest attack at an eps at which its outcomes follow from another eps.
 
-    Either it did not attack there what it had not fooled at a larger eps; or it counts as fooled
-    what it had fooled at a smaller one.
+    Either it did not attack what it had not fooled at a larger eps, of which a part of it might
+    fool some; or it counts as fooled what it had fooled at a smaller one.
     """
     budgets = sorted({float(eps) for run in context.runs for eps in run.rows["eps_pixels"]} - {0.0})
     run = context.strongest(budgets[-1]) if len(budgets) > 1 else None
@@ -74,11 +74,12 @@ def rerun(context: ProbeContext) -> Result:
     eps, rows = budgets[-2], run.at(budgets[-2])
     survived = set(rows.index[rows["attacked_eps_pixels"] > eps])
     images = [image for image in context.survivors(eps) if image in survived]
+    name, attack, cost = context.last_success(run)
     if not images:
         eps, rows = budgets[-1], run.at(budgets[-1])
         is_carried = (rows["attacked_eps_pixels"] < eps) & (rows["outcome"] == "fooled")
         images = evenly(rows.index[is_carried], NUM_REPEATED)
-    name, attack, cost = context.last_success(run)
+        name, attack, cost = run.name, context.attacks[run.name], context.cost_of_failure(run)
     num_judged, num_images, num_fooled = len(context.evidence.judged(eps)), 0, 0
     for chosen in context.rounds(images, cost):
         num_images += len(chosen)

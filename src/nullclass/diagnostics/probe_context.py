@@ -30,7 +30,6 @@ from nullclass.scoring.score import batch_of
 Result = dict[str, Any] | None
 """Of a probe: JSON values, or None where it does not apply."""
 
-
 BATCH_COST = 5
 """Cost of a batch of any size, in images: 2 to 13 for the networks of the zoo on a processor."""
 
@@ -116,28 +115,35 @@ class ProbeContext:
         wrong = pd.Series(1 - np.exp(-losses).sum(axis=1), rows.index).groupby(level=0).max()
         return sorted(wrong.index, key=lambda image: (-wrong[image], image))
 
+    def cost_of_failure(self, run: AttackRun, member: str | None = None) -> float:
+        """Estimate the cost of an image that an attack, or one of its members, does not fool.
+
+        Rather too high: as if successes had cost nothing.
+        """
+        costs = self.evidence.own_costs
+        costs = costs[(costs["attack"] == run.name) & (costs["num_images"] > 0)]
+        if member is not None:
+            costs = costs[costs["member"] == member]
+        num_failures = (costs["num_images"] - costs["num_successes"]).clip(lower=1)
+        by_eps = (cost_of(costs) / num_failures).groupby(costs["eps_pixels"]).sum()
+        return float(by_eps.max()) if len(by_eps) else 0.0
+
     def last_success(self, run: AttackRun) -> tuple[str, Attack, float]:
         """Return an attack to repeat, with its name and the cost of an image that it does not fool.
 
         Of an ensemble, most of whose cost is that of members that find nothing, it is the last
         member that used gradients and fooled an image; if none did, the first that used gradients.
-        The cost is an estimate that is rather too high, as if successes had cost nothing.
         """
-        name, attack, costs = run.name, self.attacks[run.name], self.evidence.own_costs
-        costs = costs[(costs["attack"] == name) & (costs["num_images"] > 0)]
+        attack, costs = self.attacks[run.name], self.evidence.own_costs
         if isinstance(attack, AttackEnsemble):
-            members = dict(zip(attack.names, attack.members, strict=True))
-            by_gradient = costs.loc[costs["access"] == "white-box"]
-            used = set(by_gradient["member"])
-            succeeded = set(by_gradient.loc[by_gradient["num_successes"] > 0, "member"])
-            ordered = [member for member in members if member in used]
-            chosen = [*ordered[:1], *(member for member in ordered if member in succeeded)][-1:]
-            for member in chosen:
-                name, attack = f"{run.name} ({member})", members[member]
-                costs = costs[costs["member"] == member]
-        num_failures = (costs["num_images"] - costs["num_successes"]).clip(lower=1)
-        by_eps = (cost_of(costs) / num_failures).groupby(costs["eps_pixels"]).sum()
-        return name, attack, float(by_eps.max()) if len(by_eps) else 0.0
+            costs = costs[(costs["attack"] == run.name) & (costs["access"] == "white-box")]
+            num_successes = costs.groupby("member")["num_successes"].sum()
+            used = [member for member in attack.names if member in num_successes]
+            if used:
+                member = [*used[:1], *(name for name in used if num_successes[name] > 0)][-1]
+                repeated = attack.members[attack.names.index(member)]
+                return f"{run.name} ({member})", repeated, self.cost_of_failure(run, member)
+        return run.name, attack, self.cost_of_failure(run)
 
     def rounds(self, images: Sequence[int], cost: float) -> Iterator[list[int]]:
         """Yield images in parts, each as large as the rest of the share pays for.
