@@ -283,7 +283,7 @@ def test_pictures_by_answer(run: Run) -> None:
     assert list(rows) == [
         "clean, answered",
         "worst-case ensemble, ε 0.3",
-        "PGD (force-null), ε 0.3",
+        "worst-case ensemble (force-null), ε 0.3",
         f"clean, null (of the first {NUM_SHOWN})",
         "the same, worst-case ensemble, ε 0.3",
     ]

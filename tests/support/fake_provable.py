@@ -98,7 +98,7 @@ def _write_trial(path: Path, trial: Trial, has_proofs: bool, breaks: bool) -> No
         tables.append(group("worst-case", eps, outcomes))
         if trial.model != "clean":
             forced = np.where(np.arange(NUM_ATTACKED) % 4 == 3, "correct", "null")
-            tables.append(group("pgd-force-null", eps, forced, objective="force-null"))
+            tables.append(group("worst-case-force-null", eps, forced, objective="force-null"))
     for table in tables:
         is_null = table["outcome"] == "null"
         table["null_score"] = np.where(is_null, 0.25, -2.0 + table["eps_pixels"])
@@ -135,7 +135,7 @@ def _certified(trial: Trial, clean: np.ndarray) -> pd.DataFrame:
     for eps, num in zip(EPS_PROVED, UNPROVED[trial.model], strict=True):
         # what is wrong when clean can never be proved
         never = (rank >= num) & (clean != "fooled")
-        # pgd-force-null makes images null from eps 0.1 on, so only 0.05 may be proved correct
+        # force-null succeeds from eps 0.1 on, so only 0.05 may be proved correct
         always = never & (clean == "correct") & (eps < 0.075) & (trial.model in PROVABLE)
         columns = {
             "image": images,

@@ -16,7 +16,7 @@ from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import SUCCESSES
 from nullclass.diagnostics.evidence import CHECKS_NAME
-from nullclass.metrics.rates import num_left_out, proved_rates, summarise
+from nullclass.metrics.rates import num_left_out, preview_note, proved_rates, summarise
 from nullclass.metrics.scores import score_metrics
 from nullclass.results.info import TrialResult
 from nullclass.results.run import Trial
@@ -207,7 +207,10 @@ class Evaluation:
     def _notes(self) -> list[str]:
         is_check = self.costs["attack"] == CHECKS_NAME
         seconds = self.costs["seconds"]
-        notes = []
+        rates = self.summary()
+        attacked = rates.loc[rates["attack"] == UNION, "num_images"]
+        preview = preview_note(int(attacked.min())) if len(attacked) else None
+        notes = [preview] if preview else []
         left_out = num_left_out(self.rows)
         if left_out:
             counts = ", ".join(f"{num} at eps {eps:g}" for eps, num in left_out.items())

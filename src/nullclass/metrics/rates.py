@@ -36,6 +36,25 @@ def wilson_of(share: float, num_images: int, z: float = 1.959964) -> tuple[float
     return low, high
 
 
+NUM_ATTACKED = 1000
+"""Fewer attacked images give a preview."""
+
+
+def preview_note(num_images: int) -> str | None:
+    """Return a sentence that rates on so few attacked images are a preview; None if they are not.
+
+    Args:
+        num_images: Number of attacked images.
+    """
+    if num_images >= NUM_ATTACKED:
+        return None
+    low, high = wilson_of(0.5, num_images)
+    return (
+        f"Rates under attack are of {num_images:,} images, a preview: their 95 % intervals are up "
+        f"to {100 * (high - low):.0f} points wide. Attack at least {NUM_ATTACKED:,}."
+    )
+
+
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Return rates and mean losses of one model, one per row.
 

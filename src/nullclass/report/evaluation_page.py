@@ -26,6 +26,7 @@ from nullclass.report.sections import (
     FLAGS_TITLE,
     closing_sections,
     fill,
+    previews,
     subtitle,
     trial_flags,
 )
@@ -73,7 +74,7 @@ def page(run: Run) -> Page:
     return Page(
         f"Evaluation of {trial.model}",
         subtitle(run, measures),
-        findings(measures, trial.model),
+        [*findings(measures, trial.model), *previews(measures)],
         [*_sections(run, trial, measures), *closing_sections(run, TERMS)],
     )
 

@@ -26,7 +26,6 @@ NAMES = {
     "null-aware-pgd": "null-aware PGD",
     SMALLEST: "search for the smallest ε",
     "pgd": "PGD",
-    "pgd-force-null": "PGD (force-null)",
     "multi-targeted-pgd": "multi-targeted PGD",
     "mi-fgsm": "MI-FGSM",
     "rays": "RayS",

@@ -9,6 +9,7 @@ from typing import Any
 
 from nullclass.core.documents import json_values
 from nullclass.diagnostics.red_flags import CHECKS
+from nullclass.metrics.rates import preview_note
 from nullclass.report.blocks import (
     Block,
     Bullets,
@@ -130,6 +131,13 @@ def unfinished(run: Run, measures: Measures, variants: Sequence[str] = ()) -> li
     )
 
 
+def previews(measures: Measures) -> list[str]:
+    """The sentence that rates under attack are a preview, if they are."""
+    counts = [measure.num_images for measure in measures.all if measure.attack == UNION]
+    note = preview_note(min(counts)) if counts else None
+    return [note] if note else []
+
+
 def notes_of(run: Run) -> Block | None:
     """Notes in ``run.json``, if there are any."""
     return Bullets(run.info.notes) if run.info.notes else None
@@ -221,7 +229,7 @@ def study_page(
     return Page(
         title,
         f"Study {run.info.study} · {subtitle(run, measures, word)}",
-        [*unfinished(run, measures, variants), *findings],
+        [*unfinished(run, measures, variants), *findings, *previews(measures)],
         [
             *sections,
             *figure_sections(run, figures or {}, last),

@@ -131,14 +131,9 @@ def _of_seed(preset: Preset, seed: int, variants: Sequence[str]) -> list[Trial]:
 
 
 def _attacks(is_full: bool, *, has_null: bool) -> tuple[AttackPlan, ...]:
-    num_images = 250 if is_full else 25
-    force_null = AttackPlan("worst-case-force-null", EPS, num_images)
-    if not is_full:  # the ensemble takes minutes on images that never become null
-        force_null = AttackPlan(
-            "pgd", EPS, num_images, {"objective": "force-null"}, label="pgd-force-null"
-        )
+    num_images = 1000 if is_full else 100
     return (
-        *([force_null] if has_null else []),
+        *([AttackPlan("worst-case-force-null", EPS, num_images)] if has_null else []),
         AttackPlan("rays", EPS, num_images, {"num_queries": 10_000 if is_full else 500}),
         AttackPlan("worst-case", EPS, num_images, num_examples=8),
     )
