@@ -208,6 +208,7 @@ def run_on(
             batch_size=state.batch_size,
         )
         part.adv_images, part.best = state.adv_images[chosen], state.best[chosen]
+        part.num_begun = state.num_begun
         attack.run(part, generator)
         adv_images = part.adv_images
     else:

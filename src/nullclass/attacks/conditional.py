@@ -74,13 +74,14 @@ class OnSample(ConditionalAttack):
     """
 
     share: float = 0.25
-    """The first sample as a share of the images."""
+    """The first sample as a share of the images that the ensemble began with. So its cost is known,
+    and where few images are left all of them are attacked."""
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
         state.evaluate_clean()
-        ranked = state.nearest_to_success()
-        for chosen in growing_parts(ranked, math.ceil(self.share * len(ranked))):
+        size = math.ceil(self.share * state.num_begun)
+        for chosen in growing_parts(state.nearest_to_success(), size):
             run_on(self.attack, state, chosen, generator)
             if bool(state.active[chosen].all()):
                 return

@@ -74,6 +74,8 @@ class AttackState:
         """``(N,)`` classes that alone count as success, for attacks with chosen targets."""
         self.adv_images = self.images.clone()
         """Successes, and the images with the largest margin for the rest."""
+        self.num_begun = len(images)
+        """Images that the attack, or the ensemble that it is a member of, began with."""
         self.active = torch.ones(len(images), dtype=torch.bool, device=images.device)
         self.best = torch.full((len(images),), -torch.inf, device=images.device)
         """The margin at ``adv_images``, comparable between losses and restarts."""
