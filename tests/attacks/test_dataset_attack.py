@@ -158,7 +158,8 @@ def test_reference_images_are_set_once_and_described_by_their_number(
     attack = replace(attack, objective="untargeted", num_candidates=7, reference_images=None)
     reference, other = small_reference(40), small_reference(5)
     takers = [name for name, make in ATTACKS.items() if isinstance(make(), TakesReferenceImages)]
-    assert takers == ["dataset", "rays", "null-aware-pgd", "worst-case", "worst-case-force-null"]
+    ensembles = ["null-aware-pgd", "worst-case", "worst-case-force-null", "worst-case-1"]
+    assert takers == ["dataset", "rays", *ensembles]
     with_images = attack.with_reference_images(reference)
     assert with_images.reference_images is reference
     assert with_images.with_reference_images(other).reference_images is reference

@@ -26,6 +26,7 @@ from nullclass.attacks import (
 )
 from nullclass.attacks.conditional import OnZeroGradient
 from nullclass.attacks.counters import count_passes
+from nullclass.attacks.steps import NoGradientError
 from nullclass.data import LabelledImages
 from nullclass.diagnostics.attack_probes import (
     ATTACK_PROBES,
@@ -164,7 +165,8 @@ def test_a_model_without_gradients(digits: Digits, data: LabelledImages) -> None
     model = Classifier(Detached(digits.guarded), 10)
     square: dict[str, Attack] = {"square": Square(num_queries=20)}
     assert not run("gradients", model, data, square)["has_gradients"]
-    assert run("reference", model, data, square) is None
+    with pytest.raises(NoGradientError):  # an evaluation leaves this probe out
+        run("reference", model, data, square)
     assert run("doubled_steps", model, data, square)["num_images"] > 0
 
 

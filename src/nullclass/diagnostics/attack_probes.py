@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from nullclass.attacks import Attack, MultiTargetedPGD
-from nullclass.attacks.steps import NoGradientError
 from nullclass.core.norms import find_norm
 from nullclass.core.outcomes import Outcome
 from nullclass.core.sampling import evenly
@@ -100,12 +99,7 @@ def rerun(context: ProbeContext) -> Result:
 def reference(context: ProbeContext) -> Result:
     """Run a null-aware attack on images that the evaluation's attacks did not fool."""
     eps = context.middle_eps()
-    if eps is None:
-        return None
-    try:
-        return attack_survivors(context, REFERENCE, eps, REFERENCE_COST)
-    except NoGradientError:
-        return None
+    return None if eps is None else attack_survivors(context, REFERENCE, eps, REFERENCE_COST)
 
 
 def doubled(context: ProbeContext, settings: Sequence[str]) -> Result:

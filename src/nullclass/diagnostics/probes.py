@@ -209,10 +209,16 @@ def probe(
 
 
 def _run(run: Callable[[ProbeContext], Result], context: ProbeContext) -> dict[str, Any]:
-    """Return a probe's result and its cost."""
+    """Return a probe's result and its cost.
+
+    The result of an attack that needs gradients is None without them; ``gradients`` reports that.
+    """
     started = time.perf_counter()
     with count_passes(context.model) as context.passes:
-        result = run(context)
+        try:
+            result = run(context)
+        except NoGradientError:
+            result = None
     return {
         "result": result,
         "cost": context.cost,
