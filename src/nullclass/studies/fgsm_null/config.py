@@ -61,7 +61,7 @@ def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> lis
         AttackPlan(
             "worst-case",
             WHITE_BOX_EPS,
-            num_images=1000 if is_full else 500,
+            num_images=1000 if is_full else 100,
             num_examples=8,
         ),
     )
