@@ -41,6 +41,7 @@ from nullclass.core.process import tune_process
 from nullclass.core.provenance import provenance
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
+from nullclass.rejection.certificates import weights_sha256
 from nullclass.scoring.proofs import prove
 from worst_case_models import MODELS, WITHOUT_NULL
 from worst_case_records import (
@@ -145,7 +146,7 @@ class Subject:
     def __init__(self, name: str, contestants: Sequence[Contestant], folder: Path) -> None:
         self.name, self.folder = name, folder
         self.model = MODELS[name]().eval().requires_grad_(False)
-        self.weights = weights_of(self.model)
+        self.weights = weights_sha256(self.model)[:10]
         settings = {contestant.name: contestant.settings for contestant in contestants}
         recorded = read_records(name, folder)
         self.records = {
@@ -173,14 +174,6 @@ def settings_of(name: str, attack: Attack) -> str:
         return named
     text = json.dumps(describe(attack), sort_keys=True)
     return f"{named} {hashlib.sha256(text.encode()).hexdigest()[:10]}".strip()
-
-
-def weights_of(model: Classifier) -> str:
-    """Return a digest of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:10]
 
 
 def versions(attack: str) -> str:

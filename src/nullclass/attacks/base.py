@@ -237,9 +237,7 @@ class RestartedAttack(BaseAttack):
                 for indices in state.batches():
                     start = state.images[indices]
                     if restart:
-                        eps = state.eps_at(indices)
-                        noise = state.norm.random(start, eps, generator)
-                        start = state.norm.project(start + noise, start, eps)
+                        start = state.random_start(indices, generator)
                     self.climb(state, indices, start, loss)
 
 

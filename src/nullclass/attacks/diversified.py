@@ -28,6 +28,7 @@ from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.pgd import PGDSteps
 from nullclass.attacks.state import AttackState, IndexedLoss, Precision
 from nullclass.attacks.steps import ascend
+from nullclass.core.norms import uniform
 
 LAST_STEP = 0.1
 """The last step as a share of the first."""
@@ -75,7 +76,7 @@ class DiversifiedPGD(PGDSteps):
             share = 0.5 ** max(0, number - NUM_FULL_ROUNDS + 1)
             ranked = state.nearest_to_success()
             num_chosen = math.ceil(max(share, SMALLEST_SHARE) * len(ranked))
-            for indices in ranked[:num_chosen].split(state.batch_size) if num_chosen else ():
+            for indices in state.split(ranked[:num_chosen]):
                 start = self._start(state, indices, generator)
                 left = state.active[indices]
                 if bool(left.any()):
@@ -85,14 +86,11 @@ class DiversifiedPGD(PGDSteps):
         self, state: AttackState, indices: Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """Return points of the balls ``(N, C, H, W)`` whose logits differ in random directions."""
+        adv_images = state.random_start(indices, generator)
         images, eps = state.images[indices], state.eps_at(indices)
-        noise = state.norm.random(images, eps, generator)
-        adv_images = state.norm.project(images + noise, images, eps)
         model, labels = state.model, state.labels[indices]
         num_logits = model.num_classes + model.has_null
-        device = generator.device if generator is not None else images.device
-        weights = torch.rand(len(indices), num_logits, generator=generator, device=device)
-        weights = weights.to(images)
+        weights = uniform(torch.Size((len(indices), num_logits)), images, generator)
         wins = state.objective.wins(weights, labels, model.num_classes)
         weights = torch.where(wins, 2 * weights - 1, -weights)
         for _ in range(self.num_start_steps):

@@ -142,9 +142,7 @@ class _Nearest:
 
     def batches(self, chosen: Tensor) -> Iterator[Tensor]:
         """Yield the indices of the chosen images in batches."""
-        indices = chosen.nonzero().squeeze(1)
-        if len(indices):
-            yield from indices.split(self.state.batch_size)
+        yield from self.state.split(chosen.nonzero().squeeze(1))
 
     def update(self, indices: Tensor, adv_images: Tensor, logits: Tensor, margin: Tensor) -> Tensor:
         """Keep nearer successes, and return which images ``(N,)`` succeed."""

@@ -94,10 +94,7 @@ class PGD(_PGDSettings):
 
     def losses(self, state: AttackState) -> list[IndexedLoss]:
         """Return the objective's loss, or the loss towards the targets."""
-        if state.targets is None:
-            return [state.loss(self.loss)]
-        logits = state.targets.where(state.targets >= 0, state.model.num_classes)
-        return [state.target_loss(logits, self.loss)]
+        return [state.loss(self.loss)]
 
 
 @dataclass(frozen=True)

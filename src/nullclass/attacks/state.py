@@ -82,9 +82,11 @@ class AttackState:
 
     def batches(self) -> Iterator[Tensor]:
         """Yield the indices of the images that are active now, in batches ``(N,)``."""
-        active = self.active.nonzero().squeeze(1)
-        if len(active):  # split() of nothing would yield one empty batch
-            yield from active.split(self.batch_size)
+        yield from self.split(self.active.nonzero().squeeze(1))
+
+    def split(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Return indices or images in batches; nothing is no batch, not an empty one."""
+        return values.split(self.batch_size) if len(values) else ()
 
     def nearest_to_success(self) -> Tensor:
         """Return the indices of the active images, largest margin so far first."""
@@ -95,8 +97,17 @@ class AttackState:
         """Return the budgets of some images."""
         return self.eps[indices] if isinstance(self.eps, Tensor) else self.eps
 
+    def random_start(self, indices: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Return random points ``(N, C, H, W)`` of the balls of some images."""
+        images, eps = self.images[indices], self.eps_at(indices)
+        noise = self.norm.random(images, eps, generator)
+        return self.norm.project(images + noise, images, eps)
+
     def loss(self, name: LossName) -> IndexedLoss:
-        """Return the objective's loss as a function of logits and image indices."""
+        """Return the objective's loss, or that towards chosen targets if there are any."""
+        if self.targets is not None:
+            chosen = self.targets.where(self.targets >= 0, self.model.num_classes)
+            return self.target_loss(chosen, name)
         return lambda logits, indices: self.objective.loss(
             logits, self.labels[indices], self.model.num_classes, name
         )
@@ -154,8 +165,7 @@ class AttackState:
 
     def evaluate_all(self, indices: Tensor, adv_images: Tensor) -> None:
         """Evaluate any number of images, in batches."""
-        batches = indices.split(self.batch_size), adv_images.split(self.batch_size)
-        for part, images in zip(*batches, strict=True) if len(indices) else ():
+        for part, images in zip(self.split(indices), self.split(adv_images), strict=True):
             self.evaluate(part, images)
 
     def evaluate_clean(self) -> None:
@@ -189,7 +199,7 @@ class AttackState:
     ) -> Tensor:
         check_finite(logits)
         adv_images, logits = adv_images.detach(), logits.detach()
-        margins = self._margin(logits, indices).to(self.best)
+        margins = self.loss("margin")(logits, indices).to(self.best)
         succeeded = self._is_success(indices, logits)
         if confirm and bool(succeeded.any()):
             apparent = succeeded.nonzero().squeeze(1)
@@ -200,12 +210,6 @@ class AttackState:
         self.best[indices[is_kept]] = margins[is_kept]
         self.active[indices[succeeded]] = False
         return succeeded
-
-    def _margin(self, logits: Tensor, indices: Tensor) -> Tensor:
-        if self.targets is None:
-            return self.loss("margin")(logits, indices)
-        chosen = self.targets.where(self.targets >= 0, self.model.num_classes)
-        return self.target_loss(chosen, "margin")(logits, indices)
 
     def _is_success(self, indices: Tensor, logits: Tensor) -> Tensor:
         num_classes = self.model.num_classes

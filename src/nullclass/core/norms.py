@@ -67,7 +67,7 @@ def _linf_project(attacked: Tensor, images: Tensor, eps: Eps) -> Tensor:
 
 
 def _linf_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
-    return (2 * _uniform(like.shape, like, generator) - 1) * expand_eps(eps, like)
+    return (2 * uniform(like.shape, like, generator) - 1) * expand_eps(eps, like)
 
 
 def _l2_size(delta: Tensor) -> Tensor:
@@ -83,9 +83,9 @@ def _l2_project(attacked: Tensor, images: Tensor, eps: Eps) -> Tensor:
 
 def _l2_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
     # Box-Muller keeps the whole draw on the caller's generator, on every device.
-    radius = (-2 * (1 - _uniform(like.shape, like, generator)).log()).sqrt()
-    direction = radius * (2 * math.pi * _uniform(like.shape, like, generator)).cos()
-    share = _uniform(like.shape[:1], like, generator) ** (1 / math.prod(like.shape[1:]))
+    radius = (-2 * (1 - uniform(like.shape, like, generator)).log()).sqrt()
+    direction = radius * (2 * math.pi * uniform(like.shape, like, generator)).cos()
+    share = uniform(like.shape[:1], like, generator) ** (1 / math.prod(like.shape[1:]))
     return _l2_steepest(direction, like) * _column(_on(eps, like) * share, like)
 
 
@@ -96,7 +96,8 @@ def _l2_steepest(gradient: Tensor, at: Tensor) -> Tensor:
     return scaled / _column(_l2_size(scaled).clamp(min=1e-12), scaled)
 
 
-def _uniform(shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
+def uniform(shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Return numbers in [0, 1), drawn on the generator's device, of the type of ``like``."""
     device = generator.device if generator is not None else like.device
     drawn = torch.rand(shape, generator=generator, device=device, dtype=like.dtype)
     return drawn.to(like.device)
@@ -155,10 +156,10 @@ def _l1_step(gradient: Tensor, at: Tensor) -> Tensor:
 
 def _l1_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
     # Uniform on the simplex by exponentials, a random sign each, and the radius as in any ball.
-    lengths = -(1 - _uniform(like.shape, like, generator)).log()
+    lengths = -(1 - uniform(like.shape, like, generator)).log()
     lengths = lengths / _column(_l1_size(lengths).clamp(min=1e-30), like)
-    share = _uniform(like.shape[:1], like, generator) ** (1 / math.prod(like.shape[1:]))
-    signs = (_uniform(like.shape, like, generator) < 0.5).to(like) * 2 - 1
+    share = uniform(like.shape[:1], like, generator) ** (1 / math.prod(like.shape[1:]))
+    signs = (uniform(like.shape, like, generator) < 0.5).to(like) * 2 - 1
     return signs * lengths * _column(_on(eps, like) * share, like)
 
 

@@ -129,7 +129,9 @@ class Evaluation:
 
         ``strict`` and ``null_dos`` only if an attack counts null as a success.
         """
-        summary = self.summary()
+        return self._table(self.summary())
+
+    def _table(self, summary: pd.DataFrame) -> pd.DataFrame:
         rows = summary[summary["attack"].isin([UNION, PROOF])].sort_values("eps_pixels")
         if not self._forces_null():
             rows = rows[~rows["metric"].isin(NEED_NULL)]
@@ -174,8 +176,9 @@ class Evaluation:
     def __repr__(self) -> str:
         """Return the table of rates, the red flags and the time taken, as text."""
         flags = [f"red flag {flag.name}: {flag.message} ({flag.page})" for flag in self.flags]
-        table = self.table().to_string(index=False) + "\n"
-        return "\n".join([*self._titles(), table, *flags, *self._notes()])
+        summary = self.summary()
+        table = self._table(summary).to_string(index=False) + "\n"
+        return "\n".join([*self._titles(summary), table, *flags, *self._notes(summary)])
 
     def _repr_html_(self) -> str:
         """Return the same for notebooks."""
@@ -183,12 +186,13 @@ class Evaluation:
             f"<li><b>{escape(flag.name)}</b>: {escape(flag.message)} ({escape(flag.page)})</li>"
             for flag in self.flags
         )
-        titles, notes = ("<br>".join(map(escape, x)) for x in (self._titles(), self._notes()))
-        table = self.table().to_html(index=False, border=0)
+        summary = self.summary()
+        texts = self._titles(summary), self._notes(summary)
+        titles, notes = ("<br>".join(map(escape, text)) for text in texts)
+        table = self._table(summary).to_html(index=False, border=0)
         return f"<p>{titles}</p>{table}<ul>{flags}</ul><p>{notes}</p>"
 
-    def _titles(self) -> list[str]:
-        summary = self.summary()
+    def _titles(self, summary: pd.DataFrame) -> list[str]:
         clean = summary[(summary["attack"] == CLEAN) & summary["metric"].isin(TRIPLE)]
         triple = ", ".join(
             f"{row['metric'].removesuffix('_rate')} {_percent(row)}"
@@ -204,11 +208,10 @@ class Evaluation:
     def _forces_null(self) -> bool:
         return any("null" in SUCCESSES.get(name, ()) for name in self.rows["objective"].unique())
 
-    def _notes(self) -> list[str]:
+    def _notes(self, summary: pd.DataFrame) -> list[str]:
         is_check = self.costs["attack"] == CHECKS_NAME
         seconds = self.costs["seconds"]
-        rates = self.summary()
-        attacked = rates.loc[rates["attack"] == UNION, "num_images"]
+        attacked = summary.loc[summary["attack"] == UNION, "num_images"]
         preview = preview_note(int(attacked.min())) if len(attacked) else None
         notes = [preview] if preview else []
         left_out = num_left_out(self.rows)

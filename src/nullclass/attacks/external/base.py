@@ -112,7 +112,7 @@ class ExternalAttack(BaseAttack):
         for network, num_logits, labels, is_chosen in self._networks(state, logits):
             for budget in eps[eps > 0].unique().tolist():
                 chosen = (state.active & is_chosen & (eps == budget)).nonzero().squeeze(1)
-                for indices in chosen.split(state.batch_size) if len(chosen) else ():
+                for indices in state.split(chosen):
                     yield (
                         indices,
                         LibraryInput(

@@ -80,8 +80,7 @@ def _trial(name: str, dataset: str, seed: int, preset: Preset) -> Trial:
     budgets = EPS if is_full else EPS_QUICK
     attacks = [AttackPlan("worst-case", budgets, num_images, num_examples=num_examples)]
     if name != BASE:
-        force_null = AttackPlan("worst-case-force-null", budgets, num_images, num_examples=12)
-        attacks.append(force_null)
+        attacks.append(AttackPlan("worst-case-force-null", budgets, num_images, num_examples=12))
     return Trial(
         training(name, dataset, seed, preset),
         tuple(attacks),
