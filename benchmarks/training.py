@@ -62,8 +62,10 @@ def measure(options: Options) -> str:
 
     def notebook(seed: int) -> Classifier:
         with fork_rng(seed):
-            body = notebook_loop.new_model_null()
-            notebook_loop.train_model_null(body, images, labels, options.notebook_epochs)
+            body = notebook_loop.new_model(11)
+            notebook_loop.train_model_null(
+                body, images, labels, options.notebook_epochs, weight_decay=1e-4
+            )
         return Classifier(
             body, 10, mean=(notebook_loop.MEAN,), std=(notebook_loop.STD,), image_shape=(1, 28, 28)
         )
