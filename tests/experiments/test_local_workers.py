@@ -138,6 +138,79 @@ def test_workers_by_default_and_on_a_shared_gpu() -> None:
         make_engine("dask", source, device="cpu")
 
 
+HANGS_ONCE = """
+import ctypes, pathlib
+from nullclass.experiments.engines import serial
+
+run_task = serial.run_task
+
+
+def hang(*args, **settings):
+    marker = pathlib.Path({marker!r})
+    if not marker.exists():
+        marker.touch()
+        ctypes.PyDLL(None).sleep(600)  # with Python's lock: no other thread can run
+    run_task(*args, **settings)
+
+
+serial.run_task = hang
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_is_ended_and_its_job_tried_again(
+    data: Path,
+    dataset: Dataset,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    planted, marker = tmp_path / "planted", tmp_path / "hung"
+    planted.mkdir()
+    (planted / "sitecustomize.py").write_text(HANGS_ONCE.format(marker=str(marker)))
+    monkeypatch.setenv("PYTHONPATH", f"{planted}:{os.environ.get('PYTHONPATH', '')}")
+    engine = LocalEngine(1, 1, source_of(data), "cpu", hang_seconds=20)
+    out = tmp_path / "out"
+    result = run_study(TINY, dataset, out, engine=engine, device=CPU, seeds=[0], variants=["base"])
+    assert marker.exists()
+    assert (result.num_done, result.failed) == (2, {})
+    found = {path: content for path, content in results(out).items() if path != SUMMARY}
+    assert found.items() <= results(finished).items()
+    lines = capfd.readouterr().err
+    assert "its worker process hung and was ended after 20 s; trying again" in lines
+    assert "serial.py" in lines, "the stack of the worker"
+
+
+WATCHED = """
+import sys, time
+import torch
+from nullclass.experiments.engines.watchdog import watchdog
+
+model = torch.nn.Linear(1, 1)
+works = {"model": lambda: model(torch.zeros(1, 1)), "report": lambda: report(None)}[sys.argv[1]]
+with watchdog(lambda _: None, 1) as report:
+    for _ in range(20):
+        time.sleep(0.1)
+        works()
+time.sleep(1.5)  # outside there is no limit
+with watchdog(lambda _: None, 1):
+    while True:
+        pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sign", ["model", "report"])
+def test_a_worker_that_calls_models_or_reports_does_not_hang(sign: str) -> None:
+    started = time.monotonic()
+    command = [sys.executable, "-c", WATCHED, sign]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == -signal.SIGALRM, ended.stderr
+    assert time.monotonic() - started > 2 + 1.5 + 1
+    assert 'File "<string>", line 1' in ended.stderr, "where it hung"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("victim", "num_kills"), [("worker", 5), ("parent", 3)])
 def test_killed_at_random_moments(

@@ -1,7 +1,7 @@
 """Worker processes on this machine, one job at a time each.
 
-A worker that crashes or is killed fails its own job only: every worker has its own pipe, so that no
-lock is shared that a killed worker could hold. A worker ends when its parent ends.
+A worker that crashes, hangs or is killed fails its own job only: every worker has its own pipe, so
+that no lock is shared that a killed worker could hold. A worker ends when its parent ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from multiprocessing import connection
 
 from nullclass.core.process import trim_memory, tune_process
+from nullclass.core.progress import duration
 from nullclass.experiments.engines.base import DataSource, Failed, Progress, Report, Task
+from nullclass.experiments.engines.watchdog import HANG_SECONDS, HANG_SIGNAL, watchdog
 
 
 @dataclass
@@ -35,13 +37,23 @@ class LocalEngine:
         num_threads: Threads per worker.
         source: The run's data.
         device: Device that every worker computes on; several may share a GPU.
+        hang_seconds: After so many seconds without a sign of work a worker is ended
+            (:mod:`nullclass.experiments.engines.watchdog`).
     """
 
-    def __init__(self, num_workers: int, num_threads: int, source: DataSource, device: str) -> None:
+    def __init__(
+        self,
+        num_workers: int,
+        num_threads: int,
+        source: DataSource,
+        device: str,
+        hang_seconds: int = HANG_SECONDS,
+    ) -> None:
         self.num_workers = num_workers
         self.num_threads = num_threads
         self.source = source
         self.device = device
+        self.hang_seconds = hang_seconds
         self._workers: list[_Worker] = []
 
     def has_room(self) -> bool:
@@ -91,7 +103,7 @@ class LocalEngine:
         theirs.close()
         worker = _Worker(process, ours)
         self._workers.append(worker)
-        ours.send((self.source, self.device, self.num_threads))
+        ours.send((self.source, self.device, self.num_threads, self.hang_seconds))
         return worker
 
     def _reap(self, worker: _Worker, report: Report) -> None:
@@ -100,6 +112,8 @@ class LocalEngine:
         status = worker.process.wait()
         if worker.task is not None:
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            if status == -HANG_SIGNAL:
+                how = f"hung and was ended after {duration(self.hang_seconds)}"
             report(Failed(worker.task.job.folder, f"its worker process {how}"))
 
 
@@ -107,7 +121,7 @@ def work(pipe: connection.Connection) -> None:
     """Run the tasks that arrive on a pipe until it ends."""
     os.dup2(2, 1)  # the parent's standard output is for results
     tune_process()
-    source, device, num_threads = pipe.recv()
+    source, device, num_threads, hang_seconds = pipe.recv()
     tasks: queue.SimpleQueue[Task] = queue.SimpleQueue()
 
     def listen() -> None:
@@ -125,7 +139,9 @@ def work(pipe: connection.Connection) -> None:
 
     torch.set_num_threads(num_threads)
     while True:
-        execute(tasks.get(), source, torch.device(device), pipe.send)
+        task = tasks.get()
+        with watchdog(pipe.send, hang_seconds) as report:
+            execute(task, source, torch.device(device), report)
         trim_memory()
 
 

@@ -1,7 +1,7 @@
 """Jobs on a Ray cluster, with the run folder on storage that all nodes share.
 
-A lost worker or node fails its own job, which the runner starts again. Ray itself retries nothing,
-so that no job runs twice at once.
+A lost node and a worker that is lost or hangs fail their own jobs, which the runner starts again.
+Ray itself retries nothing, so that no job runs twice at once.
 
 A cluster of this machine, started here, listens on loopback only, and its processes do not outlive
 this one.
@@ -19,6 +19,7 @@ from typing import Any
 from nullclass.core.errors import UserError
 from nullclass.experiments.engines.base import DataSource, Event, Failed, Report, Task
 from nullclass.experiments.engines.guard import descendants, start_guard
+from nullclass.experiments.engines.watchdog import HANG_SECONDS, watchdog
 
 LOCAL = "local"
 """Address that starts a cluster on this machine."""
@@ -149,5 +150,6 @@ def _execute_remotely(task: Task, source: DataSource, device: str, num_threads: 
 
     torch.set_num_threads(num_threads)
     events: list[Event] = []
-    execute(task, source, torch.device(device), events.append)
+    with watchdog(events.append, HANG_SECONDS) as report:
+        execute(task, source, torch.device(device), report)
     return events[-1]
