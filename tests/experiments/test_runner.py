@@ -213,6 +213,19 @@ def test_only_damaged_jobs_are_done_again(
     assert run_here(dataset, copy).num_skipped == NUM_JOBS
 
 
+def test_a_damaged_trial_of_another_seed_does_not_stop_a_run(
+    copy: Path, finished: Path, dataset: Dataset
+) -> None:
+    cut(folder_in(copy, "noisy", seed=1) / ROWS)
+    assert run_here(dataset, copy, seeds=[0]).num_skipped == NUM_JOBS // 2
+    run = read_run(copy)
+    assert [damaged.title for damaged in run.damaged] == ["noisy, seed 1, test"]
+    assert ("noisy", 1) not in {(trial.model, trial.seed) for trial in run.trials}
+    assert run_here(dataset, copy, seeds=[1]).num_done == 1
+    assert read_run(copy).damaged == []
+    assert results(copy) == results(finished)
+
+
 def test_interrupted_in_the_middle_of_a_training(
     finished: Path, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,8 @@ from nullclass.evaluation.result import Evaluation
 from nullclass.results import frames, schema, store
 from nullclass.results import run as runs
 from nullclass.results.frames import empty_table, read_frame, write_frame
-from nullclass.results.info import TrainingResult
+from nullclass.results.info import CraftResult, EstimateResult, TrainingResult
+from nullclass.results.null_curve import NullCurve
 from nullclass.results.run import read_run, read_trial, write_summary
 from nullclass.results.schema import ROW_COLUMNS, SUMMARY_COLUMNS, Examples
 from nullclass.results.store import finalize, invalidate, is_complete, write_info
@@ -226,7 +227,8 @@ def test_tables_are_read_on_first_use(written: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(runs, "read_frame", counting)
     run = read_run(written)
-    assert paths == []
+    assert {path.name for path in paths} == {schema.HISTORY}, "small, and shows damage"
+    paths.clear()
     _ = run.trials[0].rows, run.trials[0].rows
     assert [path.name for path in paths] == [schema.ROWS], "once"
 
@@ -281,16 +283,16 @@ def test_unfinished_trials_and_trials_of_other_settings_do_not_count(run: Path) 
 def test_run_and_results_cover_each_other(run: Path, trial: Path) -> None:
     older = (trial / schema.RESULT).read_bytes()
     write_trial(run, "a", 0)
-    with pytest.raises(UserError, match=r"a-seed0/result\.json is not the one"):
-        read_run(run)
+    (damaged,) = read_run(run).damaged
+    assert "a-seed0/result.json is not the one" in damaged.reason
     write_info(run, store.read_info(run))
-    assert len(read_run(run).trials) == 3
+    assert (len(read_run(run).trials), read_run(run).damaged) == (3, [])
     (trial / schema.RESULT).write_bytes(older)
-    with pytest.raises(UserError, match="is not the one"):
-        read_run(run)
+    (damaged,) = read_run(run).damaged
+    assert "is not the one" in damaged.reason
     shutil.rmtree(trial)
-    with pytest.raises(UserError, match=r"result\.json is missing"):
-        read_run(run)
+    (damaged,) = read_run(run).damaged
+    assert "result.json is missing" in damaged.reason
 
 
 @pytest.mark.parametrize("name", ["../../victim", "/etc", "trials/../../victim", "trials/\0"])
@@ -351,18 +353,71 @@ DAMAGES = ["missing", "truncated", "empty", "garbage", "flipped"]
 
 
 @pytest.mark.parametrize("how", DAMAGES)
-def test_damage_is_reported_in_one_sentence(written: Path, tmp_path: Path, how: str) -> None:
-    for name in (schema.ROWS, schema.EXAMPLES, schema.SUMMARY, schema.RESULT, schema.RUN):
+def test_a_damaged_trial_costs_itself(written: Path, tmp_path: Path, how: str) -> None:
+    expected = read_run(written)
+    assert [(trial.model, trial.seed) for trial in expected.trials] == [
+        ("b", 0),
+        ("b", 1),
+        ("a", 0),
+    ]
+    assert not expected.damaged
+    for name in (schema.ROWS, schema.EXAMPLES, schema.SUMMARY, schema.RESULT, schema.HISTORY):
         run = Path(shutil.copytree(written, tmp_path / name))
-        damage((run if name == schema.RUN else trial_folder(run, "a", 0)) / name, how)
-        says = f"{name} has changed since"
-        if (name, how) == (schema.RUN, "missing"):
-            says = "is no run folder"
-        elif name in (schema.RUN, schema.RESULT):
-            says = name
-        with pytest.raises(UserError, match=re.escape(says)) as refused:
+        folder = trial_folder(run, "b", 0)
+        if name == schema.HISTORY:
+            folder = run / str(read_trial(folder).result.trained_in)
+        damage(folder / name, how)
+        found = read_run(run)
+        assert [(trial.model, trial.seed) for trial in found.trials] == [("b", 1), ("a", 0)]
+        (damaged,) = found.damaged
+        assert damaged.title == "b-seed0"
+        assert str(folder / name) in damaged.reason
+        assert "\n" not in damaged.reason
+        left = expected.summary.query("not (model == 'b' and seed == 0)").reset_index(drop=True)
+        pd.testing.assert_frame_equal(found.summary, left)
+        for other in (("a", 0), ("b", 1)):
+            damage(trial_folder(run, *other) / schema.ROWS, how)
+        with pytest.raises(UserError, match=r"rows\.parquet has changed since it was written"):
             read_run(run)
-        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_curve_or_substitute_costs_itself(run: Path, how: str) -> None:
+    for name in ("x", "y"):
+        values = {"seed": 0, "provenance": PROVENANCE}
+        curve = NullCurve("linf", (0.1, 0.2), (0.5, 1.0)).to_dict()
+        estimate = EstimateResult(model=name, curve=curve, **values)
+        finalize(make_folder(run / schema.ESTIMATES / name), estimate)
+        rounds = pd.DataFrame({"num_queries": range(9)})
+        write_frame(run / schema.MODELS / name / schema.QUERIES, rounds)
+        finalize(run / schema.MODELS / name, TrainingResult(name=name, epochs={}, **values))
+        write_frame(run / schema.CRAFTED / name / schema.ROWS, ROWS)
+        craft = CraftResult(model=name, attack="fgsm", **values)
+        finalize(run / schema.CRAFTED / name, craft)
+    found = read_run(run)
+    assert [curve.model for curve in found.curves] == ["x", "y"]
+    assert [source.model for source in found.sources] == ["x", "y"]
+    assert list(found.queried) == [("x", 0), ("y", 0)]
+    damage(run / schema.ESTIMATES / "x" / schema.RESULT, how)
+    damage(run / schema.MODELS / "x" / schema.QUERIES, how)
+    damage(run / schema.CRAFTED / "x" / schema.ROWS, how)
+    found = read_run(run)
+    assert len(found.trials) == 3
+    assert [curve.model for curve in found.curves] == ["y"]
+    assert [source.model for source in found.sources] == ["y"]
+    assert list(found.queried) == [("y", 0)]
+    titles = [damaged.title for damaged in found.damaged]
+    # without result.json an estimate counts as unfinished
+    assert titles == ["estimates/x", "crafted/x", "models/x"][how == "missing" :]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_description_is_reported_in_one_sentence(run: Path, how: str) -> None:
+    damage(run / schema.RUN, how)
+    says = "is no run folder" if how == "missing" else schema.RUN
+    with pytest.raises(UserError, match=re.escape(says)) as refused:
+        read_run(run)
+    assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("number", [None, 0, "1", 2])

@@ -16,6 +16,7 @@ from fake_study import group
 from msgspec import structs
 from page_checks import check_blocks, check_html, check_same_bytes, row, terminal_lines, text_of
 
+from nullclass.cli.main import main
 from nullclass.core.errors import UserError
 from nullclass.metrics.rates import summarise, wilson
 from nullclass.report.blocks import Cell, Page
@@ -326,6 +327,24 @@ def test_damage_is_reported_in_a_sentence_and_the_old_report_stays(
     assert "\n" not in str(error.value).strip()
     assert report.read_text() == "old"
     assert [p.name for p in run_folder.iterdir() if p.name.startswith(".")] == []
+
+
+def test_a_damaged_trial_costs_its_own_row(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_fake_fgsm(tmp_path / "run", models=MODELS[:2], num_images=32)
+    damaged, sound = MODELS[:2]
+    (folder / f"trials/{damaged}-seed0" / schema.ROWS).write_bytes(b"cut short")
+    assert main(["report", str(folder)]) == 1
+    printed = capsys.readouterr().out
+    (line,) = (line for line in printed.splitlines() if line.startswith("damaged: "))
+    assert f"{damaged}-seed0: {folder}/trials/{damaged}-seed0/rows.parquet has changed" in line
+    page = (folder / schema.REPORT).read_text()
+    assert "1 damaged result is left out." in page
+    assert f"damaged: {damaged}-seed0" in page
+    assert f"trials/{damaged}-seed0/rows.parquet has changed since it was written" in page
+    assert str(folder) not in page
+    assert set(pd.read_csv(folder / schema.SUMMARY)["model"]) == {sound}
 
 
 def test_a_report_is_drawn_from_the_rows_alone(run_folder: Path) -> None:

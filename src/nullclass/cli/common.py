@@ -143,13 +143,21 @@ def print_table(
     print_rich(table, width)
 
 
-def print_report(folder: Path) -> None:
-    """Draw the report of a run folder; print its table and path."""
+def print_report(folder: Path) -> bool:
+    """Draw the report of a run folder; print its table, what is damaged, and its path.
+
+    Returns:
+        Whether nothing is damaged.
+    """
     from nullclass.studies.reports import read_run, summary_table, write_report
 
     path = write_report(folder)
-    print_rich(summary_table(read_run(folder)))
+    run = read_run(folder)
+    print_rich(summary_table(run))
+    for each in run.damaged:
+        print(f"damaged: {each.title}: {each.reason}")
     print(f"report: {path}")
+    return not run.damaged
 
 
 def print_flags(flags: Sequence[Flag]) -> None:

@@ -12,11 +12,14 @@ from nullclass.cli.common import print_report
 
 @dataclass(frozen=True)
 class Command:
-    """Draw the report of a run folder again, from its rows."""
+    """Draw the report of a run folder again, from its rows.
+
+    Damaged results are listed and left out; the exit status is then 1.
+    """
 
     folder: tyro.conf.Positional[Path]
     """Run folder of a study or an evaluation."""
 
-    def run(self) -> None:
-        """Run the command."""
-        print_report(self.folder)
+    def run(self) -> int:
+        """Run the command and return the exit status."""
+        return int(not print_report(self.folder))

@@ -95,10 +95,11 @@ class Command:
             preset=self.preset,
             trials=trials,
         )
+        is_complete = not result.failed
         try:
-            print_report(folder)
+            is_complete &= print_report(folder)
         except UserError:  # no trial to draw: the reasons follow
-            if not result.failed:
+            if is_complete:
                 raise
         if result.failed:
             reasons = "; ".join(f"{title} ({why})" for title, why in result.failed.items())
@@ -107,7 +108,7 @@ class Command:
                 f"command tries them again: {reasons}",
                 file=sys.stderr,
             )
-        return int(bool(result.failed))
+        return int(not is_complete)
 
 
 def parse_numbers(text: str) -> list[int]:

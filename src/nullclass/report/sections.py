@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from string import Formatter
 from typing import Any
 
@@ -13,11 +14,13 @@ from nullclass.metrics.rates import preview_note
 from nullclass.report.blocks import (
     Block,
     Bullets,
+    Cell,
     Drawing,
     FlagItem,
     FlagList,
     Page,
     Section,
+    Table,
     Terms,
     Text,
     section,
@@ -136,6 +139,22 @@ def previews(measures: Measures) -> list[str]:
     counts = [measure.num_images for measure in measures.all if measure.attack == UNION]
     note = preview_note(min(counts)) if counts else None
     return [note] if note else []
+
+
+def with_damage(page: Page, run: Run) -> Page:
+    """Return a page that begins with what is damaged, if anything is."""
+    if not run.damaged:
+        return page
+    num = len(run.damaged)
+    finding = f"{num} damaged result{'s' * (num > 1)} {'are' if num > 1 else 'is'} left out."
+    rows = [
+        [Cell(f"damaged: {each.title}"), Cell(each.reason.replace(f"{run.folder}/", ""))]
+        for each in run.damaged
+    ]
+    columns = [Cell("result"), Cell("what is wrong")]
+    table = Table("Left out everywhere else", columns, rows, holds_words=True)
+    sections = [*section("Damaged results", table), *page.sections]
+    return replace(page, findings=[finding, *page.findings], sections=sections)
 
 
 def notes_of(run: Run) -> Block | None:

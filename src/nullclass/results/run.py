@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ from nullclass.results.info import (
 )
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import Examples, Flag
-from nullclass.results.store import R, changed_file, read_info, read_result
+from nullclass.results.store import changed_file, read_info, read_result
 
 Published = Callable[[str, str, float, str], float | None]
 """From model, attack, eps in pixel units and metric to the source's figure, if any."""
@@ -113,21 +114,24 @@ class Trial:
         Columns epoch, loss, null_loss, train_accuracy, validation_accuracy, seconds and the losses
         of the selections, such as ``test_loss``.
         """
-        if self._training is None or not (self._training / schema.RESULT).exists():
+        if self._training is None:
             return pd.DataFrame()
-        result = read_result(self._training, TrainingResult)
-        return _read_listed(self._training, result, schema.HISTORY)
+        return _read_listed(*self._training, schema.HISTORY)
 
     @cached_property
     def epochs(self) -> dict[str, int]:
         """The epoch that each selection of the training kept, by selection."""
-        return {} if self._training is None else read_result(self._training, TrainingResult).epochs
+        return {} if self._training is None else self._training[1].epochs
 
-    @property
-    def _training(self) -> Path | None:
-        """The training's folder."""
-        name = self.result.trained_in
-        return None if name is None else inside(self.folder.parent.parent, name)
+    @cached_property
+    def _training(self) -> tuple[Path, TrainingResult] | None:
+        """The training's folder and result, if the run folder has them."""
+        if self.result.trained_in is None:
+            return None
+        folder = inside(self.folder.parent.parent, self.result.trained_in)
+        if not (folder / schema.RESULT).exists():
+            return None
+        return folder, read_result(folder, TrainingResult)
 
     @cached_property
     def examples(self) -> list[Examples]:
@@ -175,12 +179,18 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run folder. Curves, sources and tables of trials are read on first use.
+class Damaged:
+    """A result that cannot be read."""
 
-    Raises:
-        UserError: On first use, if a file is damaged.
-    """
+    title: str
+    """The trial's title, or the folder."""
+    reason: str
+    """One sentence."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, without what is damaged in it. Tables of trials are read on first use."""
 
     folder: Path
     info: RunInfo
@@ -188,6 +198,17 @@ class Run:
     trials: list[Trial] = field(repr=False)
     published: Published = field(repr=False)
     """See :func:`read_run`."""
+    curves: list[Curve] = field(default_factory=list, repr=False)
+    """The null curves estimated in the run."""
+    sources: list[Source] = field(default_factory=list, repr=False)
+    """The models that transferred images were made on."""
+    queried: dict[tuple[str, int], pd.DataFrame] = field(default_factory=dict, repr=False)
+    """Name and seed of each substitute trained by queries, to its rounds.
+
+    Columns num_queries, num_images, null, agreement_before, agreement_after.
+    """
+    damaged: list[Damaged] = field(default_factory=list)
+    """What is left out above."""
 
     @cached_property
     def summary(self) -> pd.DataFrame:
@@ -206,42 +227,6 @@ class Run:
         columns = schema.SUMMARY_COLUMNS
         summary = pd.concat(tables) if tables else pd.DataFrame(columns=list(columns))
         return summary[list(columns)].astype(columns).reset_index(drop=True)
-
-    @cached_property
-    def curves(self) -> list[Curve]:
-        """The null curves estimated in the run."""
-        return [
-            Curve(result.model, result.seed, NullCurve.from_dict(result.curve))
-            for _, result in _results(self.folder / schema.ESTIMATES, EstimateResult)
-        ]
-
-    @cached_property
-    def sources(self) -> list[Source]:
-        """The models that transferred images were made on."""
-        return [
-            Source(
-                result.model, result.seed, result.attack, _read_listed(folder, result, schema.ROWS)
-            )
-            for folder, result in _results(self.folder / schema.CRAFTED, CraftResult)
-        ]
-
-    @cached_property
-    def queried(self) -> dict[tuple[str, int], pd.DataFrame]:
-        """Name and seed of each substitute trained by queries, to its rounds.
-
-        Columns num_queries, num_images, null, agreement_before, agreement_after.
-        """
-        return {
-            (result.name, result.seed): _read_listed(folder, result, schema.QUERIES)
-            for folder, result in _results(self.folder / schema.MODELS, TrainingResult)
-            if schema.QUERIES in result.files
-        }
-
-
-def _results(parent: Path, kind: type[R]) -> Iterator[tuple[Path, R]]:
-    """Yield folders with a result, by name, and their results."""
-    for path in sorted(parent.glob(f"*/{schema.RESULT}")):
-        yield path.parent, read_result(path.parent, kind)
 
 
 def _read_listed(folder: Path, result: Result, name: str) -> pd.DataFrame:
@@ -277,7 +262,7 @@ def read_trial(folder: Path) -> Trial:
 
 
 def read_run(folder: Path, published: Published = lambda *_: None) -> Run:
-    """Read a run folder.
+    """Read a run folder; what is damaged costs itself, and is listed in :attr:`Run.damaged`.
 
     Args:
         folder: The folder.
@@ -285,23 +270,75 @@ def read_run(folder: Path, published: Published = lambda *_: None) -> Run:
             source's figure, if any, for the summary.
 
     Raises:
-        UserError: If the folder is no run folder, or something in it is missing or damaged.
+        UserError: If the folder is no run folder, ``run.json`` is damaged, or every finished trial.
     """
     info = read_info(folder)
-    trials = []
-    for name in dict.fromkeys(info.trials.values()):
-        path = inside(folder, name)
-        if name not in info.results and not (path / schema.RESULT).exists():
-            continue  # not finished yet
-        if name in info.results and sha256(path / schema.RESULT) != info.results[name]:
-            raise UserError(
-                f"{path / schema.RESULT} is not the one that {folder / schema.RUN} lists: run the "
-                "same command again"
-            )
-        trials.append(read_trial(path))
+    damaged: list[Damaged] = []
+    reading = partial(_noting_damage, damaged)
+    trials: list[Trial] = []
+    titles = {name: title for title, name in info.trials.items()}
+    for name, title in titles.items():
+        with reading(title):
+            trial = _read_listed_trial(folder, name, info.results.get(name))
+            if trial is not None:
+                trials.append(trial)
+    if damaged and not trials:
+        raise UserError(damaged[0].reason)
     order = {model: index for index, model in enumerate(info.models)}
     trials.sort(key=lambda trial: (order.get(trial.model, len(order)), trial.seed))
-    return Run(folder, info, trials, published)
+    curves: list[Curve] = []
+    for path in _results(folder / schema.ESTIMATES):
+        with reading(f"{schema.ESTIMATES}/{path.name}"):
+            estimate = read_result(path, EstimateResult)
+            curve = NullCurve.from_dict(estimate.curve)
+            curves.append(Curve(estimate.model, estimate.seed, curve))
+    sources: list[Source] = []
+    for path in _results(folder / schema.CRAFTED):
+        with reading(f"{schema.CRAFTED}/{path.name}"):
+            craft = read_result(path, CraftResult)
+            rows = _read_listed(path, craft, schema.ROWS)
+            sources.append(Source(craft.model, craft.seed, craft.attack, rows))
+    queried: dict[tuple[str, int], pd.DataFrame] = {}
+    for path in _results(folder / schema.MODELS):
+        with reading(f"{schema.MODELS}/{path.name}"):
+            training = read_result(path, TrainingResult)
+            if schema.QUERIES in training.files:
+                rounds = _read_listed(path, training, schema.QUERIES)
+                queried[training.name, training.seed] = rounds
+    return Run(folder, info, trials, published, curves, sources, queried, damaged)
+
+
+@contextmanager
+def _noting_damage(damaged: list[Damaged], title: str) -> Iterator[None]:
+    """Turn a UserError into an entry of ``damaged``."""
+    try:
+        yield
+    except UserError as error:
+        damaged.append(Damaged(title, str(error)))
+
+
+def _results(parent: Path) -> list[Path]:
+    """Return the folders with a result, by name."""
+    return [path.parent for path in sorted(parent.glob(f"*/{schema.RESULT}"))]
+
+
+def _read_listed_trial(folder: Path, name: str, digest: str | None) -> Trial | None:
+    """Read a trial of ``run.json`` with the record of its training; None if it is not finished.
+
+    Raises:
+        UserError: If something in it is missing or damaged.
+    """
+    path = inside(folder, name)
+    if digest is None and not (path / schema.RESULT).exists():
+        return None
+    if digest is not None and sha256(path / schema.RESULT) != digest:
+        raise UserError(
+            f"{path / schema.RESULT} is not the one that {folder / schema.RUN} lists: run the "
+            "same command again"
+        )
+    trial = read_trial(path)
+    trial.history  # noqa: B018 - reads it
+    return trial
 
 
 def write_summary(run: Run) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from nullclass.core.errors import UserError
 from nullclass.report.render import check_page, on_terminal, write_page
+from nullclass.report.sections import with_damage
 from nullclass.results import run as runs
 from nullclass.results.run import write_summary
 from nullclass.results.store import drawing, read_info
@@ -94,7 +95,7 @@ def write_report(folder: Path) -> Path:
     check_drawable(folder, before.study)
     with drawing(folder):
         found = read_run(folder)
-        page = page_module(found.info.study).page(found)
+        page = with_damage(page_module(found.info.study).page(found), found)
         if read_info(folder).checksum != before.checksum:
             raise UserError(f"{folder} has changed while its report was drawn: draw it again")
         write_summary(found)
