@@ -6,7 +6,7 @@ import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
@@ -14,6 +14,9 @@ from nullclass.cli.common import DataDir, Device, print_report
 from nullclass.cli.outputs import check_output
 from nullclass.core.checks import check_count, shown
 from nullclass.core.errors import UserError
+
+if TYPE_CHECKING:
+    from nullclass.experiments.config import Study
 
 MAX_WORKERS = 4096
 """Most workers, and threads of a worker."""
@@ -49,12 +52,19 @@ class Command:
     """Threads per worker. Default: the cores divided by the workers."""
     address: str | None = None
     """Address of the Ray cluster. Default: a cluster of this machine."""
+    join: Path | None = None
+    """Run nothing, but copy the finished jobs of another run folder of this study and preset, made
+    elsewhere, into the run folder."""
 
     def run(self) -> int:
         """Run the command and return the exit status."""
         from nullclass.studies import find_study
 
         study = find_study(self.name, self.data)  # before torch is loaded
+        default = study.name if self.preset == "quick" else f"{study.name}-{self.preset}"
+        folder = self.out or Path("runs") / default
+        if self.join is not None:
+            return self._join(study, folder, self.join)
         seeds = None if self.sets is None else parse_numbers(self.sets)
         variants = None if self.variants is None else self.variants.split(",")
         for option, value in (("--workers", self.workers), ("--threads", self.threads)):
@@ -68,8 +78,6 @@ class Command:
         from nullclass.experiments.runner import plan_trials, run_study
         from nullclass.studies.reports import check_drawable
 
-        default = study.name if self.preset == "quick" else f"{study.name}-{self.preset}"
-        folder = self.out or Path("runs") / default
         trials = plan_trials(study, self.preset, seeds, variants)
         device = find_device(self.device)
         check_output(folder)
@@ -109,6 +117,21 @@ class Command:
                 file=sys.stderr,
             )
         return int(not is_complete)
+
+    def _join(self, study: Study, folder: Path, piece: Path) -> int:
+        """Join a piece and return the exit status."""
+        if self.sets is not None or self.variants is not None:
+            raise UserError(
+                "--join copies all that the piece holds: leave out --sets and --variants"
+            )
+        from nullclass.experiments.join import join_run
+        from nullclass.studies.reports import check_drawable
+
+        check_output(folder)
+        check_drawable(folder, study.name)
+        num_copied, num_present = join_run(study, self.preset, folder, piece)
+        print(f"joined {num_copied} jobs of {piece}; {num_present} were there already")
+        return int(not print_report(folder))
 
 
 def parse_numbers(text: str) -> list[int]:

@@ -6,23 +6,20 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from msgspec.structs import replace
 
 from nullclass.core.checks import shown
-from nullclass.core.documents import json_values
 from nullclass.core.errors import CannotWriteError, UserError
 from nullclass.core.paths import inside
-from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset
 from nullclass.experiments.config import Preset, Study, Trial
 from nullclass.experiments.engines.base import Done, Engine, Event, Failed, Progress, Task
-from nullclass.experiments.jobs import Job, folder_of, jobs_of
+from nullclass.experiments.jobs import Job, jobs_of
 from nullclass.experiments.progress import JobBars
+from nullclass.experiments.run_info import describe_run, merge_info
 from nullclass.results import schema, store
-from nullclass.results.info import DataInfo, RunInfo, Settings
 from nullclass.results.run import read_run, write_summary
 
 NUM_ATTEMPTS = 3
@@ -110,12 +107,9 @@ def run_study(
         if not trials:
             raise UserError(f"there is nothing to do: name seeds and variants of {study.name}")
         with store.writing(folder):
-            info = _info(study, dataset, preset, device, trials)
+            info = describe_run(study, dataset, preset, device, trials)
             if (folder / schema.RUN).exists():
-                before = store.read_info(folder)
-                if before.study != study.name:
-                    raise UserError(f"{folder} holds a run of {before.study}: choose another --out")
-                info = _merged(study, before, info, folder)
+                info = merge_info(study, store.read_info(folder), info, folder)
             store.write_info(folder, info)
             started = time.perf_counter()
             jobs = jobs_of(trials, dataset.checksum)
@@ -220,98 +214,3 @@ def _check_present(folder: Path, jobs: Sequence[Job], result: RunResult) -> None
             raise UserError(
                 f"{folder / job.folder} was removed while the study ran: run the same command again"
             )
-
-
-def _info(
-    study: Study, dataset: Dataset, preset: Preset, device: torch.device, trials: Sequence[Trial]
-) -> RunInfo:
-    """Return the ``run.json`` of these trials."""
-    trainings = {
-        trial.model: _without_seeds(json_values(trial.training)) for trial in reversed(trials)
-    }
-    data = DataInfo(**dataset.describe(), num_training_images=len(dataset.train))
-    return RunInfo(
-        format=schema.FORMAT,
-        study=study.name,
-        claim=study.claim,
-        preset=preset,
-        models=_distinct([trial.model for trial in trials]),
-        seeds=sorted({trial.seed for trial in trials}),
-        selections=_distinct([trial.selection for trial in trials]),
-        trials={
-            f"{trial.model}, seed {trial.seed}, {trial.selection}": folder_of(
-                trial, dataset.checksum
-            )
-            for trial in trials
-        },
-        settings=Settings(
-            num_held_out=trials[0].training.validation, trainings=trainings, **_plans(trials)
-        ),
-        data=data,
-        device=str(device),
-        provenance=provenance(),
-        started=now(),
-    )
-
-
-def _without_seeds(values: Any) -> Any:
-    """Return the JSON values of a training without its seed and those of the trainings in it."""
-    if not isinstance(values, dict):
-        return values
-    is_training = "architecture" in values
-    return {
-        name: _without_seeds(value)
-        for name, value in values.items()
-        if not (is_training and name == "seed")
-    }
-
-
-def _plans(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Return the attacks, crafted images and perturbations of the trials, each once."""
-    plans = {
-        "attacks": [json_values(plan) for trial in trials for plan in trial.attacks],
-        "crafted": [
-            {"source": craft.source_name} | json_values(craft.plan)
-            for trial in trials
-            for craft in trial.crafted
-        ],
-        "sizes": [json_values(plan) for trial in trials for plan in trial.sizes],
-    }
-    return {kind: _distinct(values) for kind, values in plans.items()}
-
-
-def _distinct(values: list[Any]) -> list[Any]:
-    return [value for index, value in enumerate(values) if value not in values[:index]]
-
-
-def _merged(study: Study, before: RunInfo, now: RunInfo, folder: Path) -> RunInfo:
-    """Return the info of an earlier call with the trials of this one.
-
-    Raises:
-        UserError: If the two runs have different settings: one report cannot describe both.
-    """
-    old, new = before.settings, now.settings
-    shared = old.trainings.keys() & new.trainings.keys()
-    is_same = (
-        (before.preset, old.num_held_out) == (now.preset, new.num_held_out)
-        # the files may come from another source, but must hold the same data
-        and before.data.checksum == now.data.checksum
-        and all(old.trainings[name] == new.trainings[name] for name in shared)
-    )
-    if not is_same:
-        raise UserError(f"{folder} holds a run with other settings or data: choose another --out")
-    known = {*before.models, *now.models}
-    return replace(
-        before,
-        models=[name for name in study.variants if name in known],
-        seeds=sorted({*before.seeds, *now.seeds}),
-        selections=_distinct(before.selections + now.selections),
-        trials=before.trials | now.trials,
-        settings=replace(
-            old,
-            trainings=old.trainings | new.trainings,
-            attacks=_distinct(old.attacks + new.attacks),
-            crafted=_distinct(old.crafted + new.crafted),
-            sizes=_distinct(old.sizes + new.sizes),
-        ),
-    )

@@ -29,7 +29,7 @@ from nullclass.results.info import (
 )
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import Examples, Flag
-from nullclass.results.store import changed_file, read_info, read_result
+from nullclass.results.store import check_files, read_info, read_result
 
 Published = Callable[[str, str, float, str], float | None]
 """From model, attack, eps in pixel units and metric to the source's figure, if any."""
@@ -252,12 +252,7 @@ def read_trial(folder: Path) -> Trial:
         UserError: If something in it is missing or damaged.
     """
     result = read_result(folder, TrialResult)
-    changed = changed_file(folder, result.files)
-    if changed is not None:
-        raise UserError(
-            f"{changed} has changed since it was written, or is gone: run the command that wrote "
-            "it again"
-        )
+    check_files(folder, result)
     return Trial(folder, result)
 
 

@@ -70,10 +70,21 @@ def finalize(folder: Path, result: Result) -> None:
 def is_complete(folder: Path) -> bool:
     """Return whether every file that ``result.json`` lists is there, unchanged."""
     try:
-        result: Result = read_document(folder / schema.RESULT, AnyResult, "result")  # type: ignore[arg-type]
-        return changed_file(folder, result.files) is None
+        read_complete(folder)
     except UserError:
         return False
+    return True
+
+
+def read_complete(folder: Path) -> AnyResult:
+    """Read ``result.json`` of any kind, and check every file that it lists.
+
+    Raises:
+        UserError: If something in the folder is missing or damaged.
+    """
+    result: AnyResult = read_document(folder / schema.RESULT, AnyResult, "result")  # type: ignore[arg-type]
+    check_files(folder, result)
+    return result
 
 
 def read_result(folder: Path, kind: type[R]) -> R:
@@ -85,13 +96,19 @@ def read_result(folder: Path, kind: type[R]) -> R:
     return read_document(folder / schema.RESULT, kind, "result")
 
 
-def changed_file(folder: Path, files: Mapping[str, str]) -> Path | None:
-    """Return the first file that lacks its digest, if there is one; other files are not ours."""
-    for name, digest in files.items():
+def check_files(folder: Path, result: Result) -> None:
+    """Check every file that a result lists; other files are not ours.
+
+    Raises:
+        UserError: If one is missing or has changed.
+    """
+    for name, digest in result.files.items():
         path = inside(folder, name)
         if not path.is_file() or sha256(path) != digest:
-            return path
-    return None
+            raise UserError(
+                f"{path} has changed since it was written, or is gone: run the command that wrote "
+                "it again"
+            )
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -1,0 +1,176 @@
+"""Joins a piece of a study, copied from another machine, into a run folder.
+
+A piece is a run folder of the same study and preset, with other seeds or variants. All of it is
+checked before the first file is copied. Then one job after another is copied and renamed into
+place, ``run.json`` last: after an interruption the same call goes on, and repeating it changes
+nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from nullclass.core.errors import UserError
+from nullclass.core.files import TEMPORARY, cannot_write, remove, replacing
+from nullclass.core.paths import check_regular, inside, sha256
+from nullclass.experiments.config import Preset, Study
+from nullclass.experiments.run_info import merge_info
+from nullclass.results import schema, store
+from nullclass.results.info import AnyResult, RunInfo, TrialResult
+from nullclass.results.run import read_run, write_summary
+from nullclass.training.card import CARD
+
+KINDS = (schema.MODELS, schema.ESTIMATES, schema.CRAFTED, schema.TRIALS)
+"""Folders of the jobs; each needs only what comes before."""
+
+TIMED = (CARD, schema.HISTORY, schema.COSTS)
+"""Files that hold times, which differ between two runs of one job."""
+
+EVALUATION = ("attacks", "num_clean", "sizes", "proofs", "radii", "null_rate", "radius")
+"""Settings of a trial that do not depend on the seed."""
+
+
+def join_run(study: Study, preset: Preset, folder: Path, piece: Path) -> tuple[int, int]:
+    """Copy the finished jobs of a piece into a run folder.
+
+    Args:
+        study: The study.
+        preset: Its preset.
+        folder: The run folder; it need not exist yet.
+        piece: The other run folder, which is only read.
+
+    Returns:
+        The number of jobs copied, and of those that were there already.
+
+    Raises:
+        UserError: If the two folders are one, hold runs of other studies, presets, data or
+            settings, or the same job with other results; if the piece is damaged; or if another
+            process writes to the folder. Then the folder is left as it is.
+    """
+    if piece.resolve() == folder.resolve():
+        raise UserError(f"{piece} is the run folder itself: give --join the folder of a piece")
+    theirs = store.read_info(piece)
+    if (theirs.study, theirs.preset) != (study.name, preset):
+        raise UserError(
+            f"{piece} holds a run of {theirs.study} ({theirs.preset}), not of {study.name} "
+            f"({preset}): it cannot be joined"
+        )
+    with store.writing(folder):
+        info = theirs
+        if (folder / schema.RUN).exists():
+            before = store.read_info(folder)
+            info = _with_note(merge_info(study, before, theirs, folder), before, theirs)
+            _check_trials(before, theirs, piece)
+        jobs = _read_jobs(piece, theirs)
+        present = {name: store.read_complete(folder / name) for name in _complete(folder)}
+        for name, result in jobs.items():
+            if name in present:
+                _check_same(name, present[name], result)
+        _check_evaluations(present, jobs, piece)
+        missing = [name for name in jobs if name not in present]
+        for name in missing:
+            _copy(piece, folder, name, jobs[name])
+        if missing:
+            store.remove_views(folder)  # of fewer trials
+        store.write_info(folder, info)
+        write_summary(read_run(folder, study.published))
+    return len(missing), len(jobs) - len(missing)
+
+
+def _read_jobs(piece: Path, info: RunInfo) -> dict[str, AnyResult]:
+    """Return the finished jobs of a piece by their folders, every job after what it needs.
+
+    Raises:
+        UserError: If a file is damaged.
+    """
+    try:
+        for name, digest in info.results.items():
+            if sha256(inside(piece, name) / schema.RESULT) != digest:
+                raise UserError(f"{piece / name} is not the trial that {schema.RUN} lists")
+        return {name: store.read_complete(inside(piece, name)) for name in _with_result(piece)}
+    except UserError as error:
+        raise UserError(f"the piece is damaged: {error}") from None
+
+
+def _with_result(folder: Path) -> list[str]:
+    """Return the folders of jobs with a result, relative to the run folder."""
+    return [
+        f"{kind}/{path.parent.name}"
+        for kind in KINDS
+        for path in sorted((folder / kind).glob(f"*/{schema.RESULT}"))
+    ]
+
+
+def _complete(folder: Path) -> list[str]:
+    return [name for name in _with_result(folder) if store.is_complete(inside(folder, name))]
+
+
+def _check_trials(before: RunInfo, theirs: RunInfo, piece: Path) -> None:
+    """Raise UserError if a trial of both runs has two folders: its settings differ."""
+    for title in before.trials.keys() & theirs.trials.keys():
+        if before.trials[title] != theirs.trials[title]:
+            raise UserError(f"{piece} holds the trial {title} with other settings")
+
+
+def _check_same(name: str, ours: AnyResult, theirs: AnyResult) -> None:
+    """Raise UserError if two results of one job differ in more than their times."""
+    for file in sorted(ours.files.keys() | theirs.files.keys()):
+        is_same = ours.files.get(file) == theirs.files.get(file)
+        if not is_same and Path(file).name not in TIMED:
+            raise UserError(
+                f"both folders hold {name}, with another {file}: join pieces of other seeds, or "
+                "remove that job from one of them"
+            )
+
+
+def _check_evaluations(
+    present: dict[str, AnyResult], jobs: dict[str, AnyResult], piece: Path
+) -> None:
+    """Raise UserError if a model's trials of the two runs were evaluated with other settings."""
+
+    def settings_of(results: dict[str, AnyResult]) -> dict[tuple[str, str], Any]:
+        return {
+            (result.model, result.selection): {name: result.config.get(name) for name in EVALUATION}
+            for result in results.values()
+            if isinstance(result, TrialResult)
+        }
+
+    ours, theirs = settings_of(present), settings_of(jobs)
+    for model, selection in ours.keys() & theirs.keys():
+        if ours[model, selection] != theirs[model, selection]:
+            raise UserError(f"{piece} evaluates {model} with other settings: it cannot be joined")
+
+
+def _copy(piece: Path, folder: Path, name: str, result: AnyResult) -> None:
+    """Copy a job's folder, check the copy, and rename it into place."""
+    temporary, target = folder / TEMPORARY / "joined", inside(folder, name)
+    remove(temporary)
+    for file in (*result.files, schema.RESULT):
+        source = check_regular(inside(piece / name, file), "file of a job")
+        with replacing(temporary / file) as part:
+            shutil.copyfile(source, part)
+    store.read_complete(temporary)
+    remove(target)
+    try:
+        target.parent.mkdir(exist_ok=True)
+        os.replace(temporary, target)
+    except OSError as error:
+        raise cannot_write(target, error) from None
+
+
+def _with_note(info: RunInfo, before: RunInfo, theirs: RunInfo) -> RunInfo:
+    """Return the info with a sentence for the report, if the piece is from another machine."""
+    if (before.provenance, before.device) == (theirs.provenance, theirs.device):
+        return info
+    machine = theirs.provenance.machine
+    versions = ", ".join(f"{name} {text}" for name, text in theirs.provenance.versions.items())
+    note = (
+        f"Some results were computed on another machine ({machine.processor}, {theirs.device}, "
+        f"{versions}) and joined."
+    )
+    return info if note in info.notes else replace(info, notes=[*info.notes, note])
