@@ -25,7 +25,14 @@ from nullclass.zoo.adopt import adopt
 from nullclass.zoo.leaderboard import RATES, page
 from nullclass.zoo.load import load_member
 from nullclass.zoo.members import CHECKPOINTS
-from nullclass.zoo.results import METRICS, RESULTS, find_rate, read_results
+from nullclass.zoo.results import (
+    METRICS,
+    RESULTS,
+    find_rate,
+    read_results,
+    result_rows,
+    update_results,
+)
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -149,6 +156,20 @@ def test_results_of_other_weights_are_reported(run: Run, zoo: TinyZoo) -> None:
     options = ("--attack", "none", "--proofs", "none", "--out", zoo.out, "--update")
     assert run(zoo, "evaluate", "learned", *options)[0] == 0
     assert set(read_results(find_member("learned", zoo.folder))["kind"]) == {"clean"}
+
+
+@pytest.mark.parametrize(("num_images", "kept"), [(20, 30), (35, 35)])
+def test_the_rates_of_most_attacked_images_are_kept(
+    zoo: TinyZoo, num_images: int, kept: int
+) -> None:
+    member = find_member("proved", zoo.folder)
+    before = read_results(member)
+    attack = dict(method="pgd", eps=EPS[1], version="new 1")
+    update_results(zoo.folder, result_rows(member, "attack", {"aer": 1}, num_images, **attack))
+    after = read_results(member)
+    aer = after[(after["metric"] == "aer") & (after["eps_pixels"] == EPS[1])]
+    assert list(aer["num_images"]) == [kept]
+    assert len(after) == len(before)
 
 
 @pytest.mark.parametrize(

@@ -154,8 +154,8 @@ def write_rows(path: Path, rows: pd.DataFrame) -> None:
 def update_results(zoo: Path, rows: pd.DataFrame) -> Path:
     """Write rows into a zoo's ``results.csv``.
 
-    A new row replaces the row of the same metric, eps and number of images. Rows of the same
-    members for other weights are removed.
+    A new row replaces the row of the same metric, eps and number of images. Of the rates of an
+    attack only that of most images is kept. Rows of the same members for other weights are removed.
 
     Returns:
         The file.
@@ -165,7 +165,9 @@ def update_results(zoo: Path, rows: pd.DataFrame) -> Path:
     old = _read(path)
     old = old[old["weights_sha256"] == old["member"].map(weights).fillna(old["weights_sha256"])]
     both = pd.concat([old, rows[RESULT_COLUMNS]]) if len(old) else rows
-    write_rows(path, both.drop_duplicates(_KEY, keep="last"))
+    both = both.drop_duplicates(_KEY, keep="last")
+    most = both.groupby([name for name in _KEY if name != "num_images"])["num_images"]
+    write_rows(path, both[(both["kind"] != ATTACK) | (both["num_images"] == most.transform("max"))])
     return path
 
 
