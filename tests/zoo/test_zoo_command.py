@@ -164,8 +164,8 @@ def test_the_rates_of_most_attacked_images_are_kept(
 ) -> None:
     member = find_member("proved", zoo.folder)
     before = read_results(member)
-    attack = dict(method="pgd", eps=EPS[1], version="new 1")
-    update_results(zoo.folder, result_rows(member, "attack", {"aer": 1}, num_images, **attack))
+    rows = result_rows(member, "attack", {"aer": 1}, num_images, method="pgd", eps=EPS[1])
+    update_results(zoo.folder, rows)
     after = read_results(member)
     aer = after[(after["metric"] == "aer") & (after["eps_pixels"] == EPS[1])]
     assert list(aer["num_images"]) == [kept]
