@@ -3,7 +3,7 @@
     python benchmarks/worst_case.py --minutes 60   # go on with what is missing, then the table
     python benchmarks/worst_case.py --minutes 0    # the table of what is recorded
 
-Every attack gets the same images, 100 at a time, with one torch thread. Each chunk is recorded at
+Every attack gets the same images, 250 at a time, with one torch thread. Each chunk is recorded at
 once (``worst-case/MODEL.csv``), so that a run can be interrupted and continued, also on another
 machine; all attacks finish a chunk of all models before the next one begins. Outcomes, budget and
 box are checked here, on the images that come back. Images that are fooled when clean and images
@@ -60,7 +60,7 @@ from worst_case_records import (
 from worst_case_table import ATTACKS, EPS, NUM_IMAGES, REFERENCE, UNMODIFIED, report
 
 NORM = "linf"
-CHUNK = 100
+CHUNK = 250
 """Images per record."""
 
 ATTACKED = "?"

@@ -43,10 +43,11 @@ MAX_GAP = 0.1
 
 ABOUT = """\
 Written by `benchmarks/worst_case.py`. All attacks get the same images, the first of MNIST's test
-images, 100 at a time and with one thread. Outcomes, budget (L∞) and box are checked on the images
-that come back. *Wrong* images are fooled when clean and count as fooled for every attack; *proved*
-ones can never be fooled within ε, as interval bounds prove. Neither is attacked, and costs are per
-attacked image. `autoattack` attacks the K-class view (w_y = max(z_y, z_null)),
+images, 250 at a time and with one thread; the slow ones got fewer of them. Outcomes, budget (L∞)
+and box are checked on the images that come back. *Wrong* images are fooled when clean and count as
+fooled for every attack; *proved* ones can never be fooled within ε, as interval bounds prove.
+Neither is attacked, and costs are per attacked image. Ratios of costs are of the images that both
+attacks got. `autoattack` attacks the K-class view (w_y = max(z_y, z_null)),
 `autoattack-unmodified` all logits, `foolbox-fmn`, `art-pgd` and `torchattacks-pgd` every wrong
 class in turn. `adversarial` has no null class, so that both forms of AutoAttack are the same.
 `quantised` is `adversarial-null` with pixels rounded to 9 levels, `scaled` is `notebook-null` with
@@ -72,19 +73,27 @@ class Cost:
             self.backward + other.backward,
         )
 
+    def texts(self) -> list[str]:
+        """Return its numbers for a table."""
+        seconds = (self.cpu_seconds, self.scaled_seconds)
+        return [f"{value:,.0f}" for value in (*seconds, self.forward, self.backward)]
+
     def over(self, other: Cost) -> float:
         """Return the ratio of the scaled CPU seconds."""
         return self.scaled_seconds / max(other.scaled_seconds, 1e-9)
 
 
+NO_COST = Cost(0.0, 0.0, 0, 0)
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One model at one eps, the same images for every attack."""
+    """One model at one eps."""
 
     model: str
     eps: float
-    num_images: int
     records: dict[str, list[Record]]
+    """The records of each attack that has any, first images first, without a gap."""
     usual_speed: float
     """Median of the model's CPU seconds per pass."""
 
@@ -97,10 +106,13 @@ class Cell:
         """Model and eps."""
         return f"{self.model} at {self.eps:g}"
 
-    @property
-    def num_attacked(self) -> int:
-        """Images that are neither wrong nor proved."""
-        return self.num_images - len(self.images(next(iter(self.records)), PROVED + WRONG))
+    def num_images(self, attack: str) -> int:
+        """Return how many images an attack got."""
+        return sum(len(record.outcomes) for record in self.records[attack])
+
+    def num_attacked(self, attack: str) -> int:
+        """Return how many of its images are neither wrong nor proved."""
+        return self.num_images(attack) - len(self.images(attack, PROVED + WRONG))
 
     @cached_property
     def fooled(self) -> dict[str, set[int]]:
@@ -117,68 +129,59 @@ class Cell:
         """Images that only other attacks fool."""
         return sorted(self.union - self.fooled[OURS])
 
-    @cached_property
-    def costs(self) -> dict[str, Cost]:
-        """The cost of each attack."""
-        return {attack: self._cost(records) for attack, records in self.records.items()}
-
-    def _cost(self, records: Iterable[Record]) -> Cost:
-        total = Cost(0.0, 0.0, 0, 0)
-        for record in records:
-            speed = self.usual_speed / record.pass_seconds if record.pass_seconds else 1.0
-            seconds = record.cpu_seconds
-            total += Cost(seconds, seconds * speed, record.forward, record.backward)
+    def cost(self, attack: str, num_images: int) -> Cost:
+        """Return what an attack took for the first images."""
+        total = NO_COST
+        for record in self.records[attack]:
+            if record.first < num_images:
+                speed = self.usual_speed / record.pass_seconds if record.pass_seconds else 1.0
+                seconds = record.cpu_seconds
+                total += Cost(seconds, seconds * speed, record.forward, record.backward)
         return total
+
+    def costs_beside(self, other: str) -> tuple[Cost, Cost]:
+        """Return the costs of worst-case and of another attack on the images that both got."""
+        num_images = min(self.num_images(OURS), self.num_images(other))
+        return self.cost(OURS, num_images), self.cost(other, num_images)
 
 
 def cells_of(models: Sequence[str], folder: Path) -> list[Cell]:
-    """Return all cells, with as many images as every attack has finished in each of them.
+    """Return all cells that worst-case has begun, with the images that it got.
 
     Raises:
-        UserError: If nothing is recorded, or a cell has no image that all attacks have finished.
+        UserError: If there is none.
     """
-    read = {model: read_records(model, folder) for model in models}
-    read = {model: records for model, records in read.items() if records}
-    names = {record.attack for records in read.values() for record in records}
-    attacks = [name for name in ATTACKS if name in names]
-    num_images, cells = None, []
-    for model, records in read.items():
-        needed = [name for name in attacks if name != UNMODIFIED or model not in WITHOUT_NULL]
+    cells = []
+    for model in models:
+        records = read_records(model, folder)
+        speeds = [record.pass_seconds for record in records if record.pass_seconds]
+        usual_speed = statistics.median(speeds) if speeds else 1.0
         for eps in EPS:
-            by_attack = {
-                attack: sorted(
-                    (r for r in records if (r.attack, r.eps) == (attack, eps)),
-                    key=lambda record: record.first,
-                )
-                for attack in needed
+            found = {
+                attack: _without_gap(r for r in records if (r.attack, r.eps) == (attack, eps))
+                for attack in ATTACKS
             }
-            finished = min(_num_finished(found) for found in by_attack.values())
-            num_images = finished if num_images is None else min(num_images, finished)
-            speeds = [record.pass_seconds for record in records if record.pass_seconds]
-            usual_speed = statistics.median(speeds) if speeds else 1.0
-            cells.append((model, eps, by_attack, usual_speed))
-    if not num_images:
-        raise UserError("there is no chunk of images yet that all attacks have finished everywhere")
-    return [
-        Cell(model, eps, num_images, _first(by_attack, num_images), usual_speed)
-        for model, eps, by_attack, usual_speed in cells
-    ]
+            num_images = sum(len(record.outcomes) for record in found[OURS])
+            found = {
+                attack: [record for record in of if record.first < num_images]
+                for attack, of in found.items()
+            }
+            if num_images:
+                present = {attack: of for attack, of in found.items() if of}
+                cells.append(Cell(model, eps, present, usual_speed))
+    if not cells:
+        raise UserError(f"there is no record of {OURS} in {folder} yet")
+    return cells
 
 
-def _num_finished(records: Sequence[Record]) -> int:
-    """Return the number of images from the first without a gap."""
-    num_images = 0
-    for record in records:
+def _without_gap(records: Iterable[Record]) -> list[Record]:
+    """Return the records of the images from the first, as far as there is none missing."""
+    found, num_images = [], 0
+    for record in sorted(records, key=lambda record: record.first):
         if record.first == num_images:
+            found.append(record)
             num_images += len(record.outcomes)
-    return num_images
-
-
-def _first(by_attack: dict[str, list[Record]], num_images: int) -> dict[str, list[Record]]:
-    return {
-        attack: [record for record in records if record.first < num_images]
-        for attack, records in by_attack.items()
-    }
+    return found
 
 
 def report(models: Sequence[str], folder: Path) -> str:
@@ -192,20 +195,17 @@ def report(models: Sequence[str], folder: Path) -> str:
     sections = ["# Worst case", ABOUT, about_table(cells), "## Images fooled"]
     for eps in EPS:
         sections += [f"### ε {eps:g}", fooled_table([c for c in cells if c.eps == eps], attacks)]
-    if OURS in attacks:
-        sections += ["Missed by `worst-case`, and fooled by:", missed_list(cells)]
+    sections += [f"Missed by `{OURS}`, and fooled by:", missed_list(cells)]
     sections += ["## Costs", cost_table(cells, attacks), sum_table(cells, attacks)]
-    if OURS in attacks:
-        sections += ["## Numbers to reach", "\n".join(verdicts(cells))]
+    sections += ["## Numbers to reach", "\n".join(verdicts(cells))]
     return "\n\n".join(sections) + "\n"
 
 
 def about_table(cells: Sequence[Cell]) -> str:
-    """Return images, settings, versions and machines."""
+    """Return settings, versions and machines."""
     records = [r for cell in cells for found in cell.records.values() for r in found]
     settings = {f"`{record.attack}`: {record.settings}" for record in records}
     lines = [
-        ("images per model and ε", cells[0].num_images),
         ("settings", ", ".join(sorted(settings))),
         ("versions", ", ".join(sorted({v for r in records for v in r.versions.split(", ")}))),
         ("processors", "; ".join(sorted({record.processor for record in records}))),
@@ -214,22 +214,27 @@ def about_table(cells: Sequence[Cell]) -> str:
 
 
 def fooled_table(cells: Sequence[Cell], attacks: Sequence[str]) -> str:
-    """Return the images fooled at one eps."""
-    header = ["model", "wrong", "proved", *attacks, "union", f"{OURS} of the union", "missed"]
+    """Return the images fooled at one eps; of how many, where that is not all."""
+    header = ["model", "images", "wrong", "proved", *attacks, "union"]
+    header += [f"{OURS} of the union", "missed"]
     lines = []
     for cell in cells:
-        first = next(iter(cell.records))
-        line = [cell.model, len(cell.images(first, WRONG)), len(cell.images(first, PROVED))]
-        line += [_count(cell, attack) for attack in attacks] + [len(cell.union)]
-        lines.append(line + ([_found(cell), len(cell.missed)] if OURS in attacks else ["–", "–"]))
+        line = [cell.model, f"{cell.num_images(OURS):,}"]
+        line += [len(cell.images(OURS, WRONG)), len(cell.images(OURS, PROVED))]
+        line += [_count(cell, attack) for attack in attacks]
+        lines.append([*line, len(cell.union), _found(cell), len(cell.missed)])
     return table(header, lines)
 
 
 def _count(cell: Cell, attack: str) -> str:
     if attack not in cell.records:
         return "–"
-    outside = len(cell.images(attack, OUTSIDE))
-    return f"{len(cell.fooled[attack])}" + (f" (**{outside} OUTSIDE**)" if outside else "")
+    outside, num_images = len(cell.images(attack, OUTSIDE)), cell.num_images(attack)
+    return (
+        f"{len(cell.fooled[attack])}"
+        + (f" of {num_images:,}" if num_images < cell.num_images(OURS) else "")
+        + (f" (**{outside} OUTSIDE**)" if outside else "")
+    )
 
 
 def _found(cell: Cell) -> str:
@@ -257,93 +262,94 @@ def missed_list(cells: Sequence[Cell]) -> str:
 
 def cost_table(cells: Sequence[Cell], attacks: Sequence[str]) -> str:
     """Return CPU seconds and passes per attacked image."""
-    header = ["model, ε", "attacked", *attacks, *_ratio_names(attacks)]
+    others = [other for other in (REFERENCE, PEER) if other in attacks]
+    header = ["model, ε", "attacked", *attacks, *(f"{OURS} / {other}" for other in others)]
     lines = []
     for cell in cells:
-        line: list[object] = [f"{cell.model}, {cell.eps:g}", cell.num_attacked]
-        num = max(1, cell.num_attacked)
-        for attack in attacks:
-            cost = cell.costs.get(attack)
-            line.append(
-                "–"
-                if cost is None
-                else f"{cost.cpu_seconds / num:.2g} s, {cost.forward / num:,.0f} / "
-                f"{cost.backward / num:,.0f}"
-            )
-        lines.append([*line, *_ratios(cell.costs)])
+        line: list[object] = [f"{cell.model}, {cell.eps:g}", cell.num_attacked(OURS)]
+        line += [_cost_text(cell, attack) for attack in attacks]
+        line += [f"{_share(cell, other):.3f}" if other in cell.records else "–" for other in others]
+        lines.append(line)
     return f"CPU seconds, forward / backward passes per attacked image.\n\n{table(header, lines)}"
 
 
+def _cost_text(cell: Cell, attack: str) -> str:
+    if attack not in cell.records:
+        return "–"
+    cost, num = cell.cost(attack, cell.num_images(attack)), max(1, cell.num_attacked(attack))
+    seconds, passes = cost.cpu_seconds / num, (cost.forward / num, cost.backward / num)
+    return f"{seconds:.2g} s, {passes[0]:,.0f} / {passes[1]:,.0f}"
+
+
+def _share(cell: Cell, other: str) -> float:
+    """Return the CPU time of worst-case as a share of another attack's."""
+    ours, theirs = cell.costs_beside(other)
+    return ours.over(theirs)
+
+
 def sum_table(cells: Sequence[Cell], attacks: Sequence[str]) -> str:
-    """Return the costs of all cells together."""
-    sums = sum_costs(cells, attacks)
-    lines = [
-        (
-            attack,
-            f"{cost.cpu_seconds:,.0f}",
-            f"{cost.scaled_seconds:,.0f}",
-            f"{cost.forward:,}",
-            f"{cost.backward:,}",
+    """Return the costs of all cells together, beside those of each other attack."""
+    header = ["attack", "images", "CPU seconds", "at the same speed", "forward passes"]
+    header += ["backward passes", f"the same of {OURS}", "ratio at the same speed"]
+    lines = []
+    for other in attacks:
+        if other == OURS:
+            continue
+        num_images, ours, theirs = sum_costs(cells, other)
+        lines.append(
+            [
+                other,
+                f"{num_images:,}",
+                *theirs.texts(),
+                ", ".join(ours.texts()),
+                f"{ours.over(theirs):.3f}",
+            ]
         )
-        for attack, cost in sums.items()
-    ]
-    header = ["attack", "CPU seconds", "at the same speed", "forward passes", "backward passes"]
     note = (
-        "All cells together. *At the same speed*: a forward and a backward pass of 100 images is "
-        "timed before and after each chunk, and the seconds of the chunk are divided by that time. "
-        "All ratios are of these seconds."
+        "All cells together, on the images that both attacks got. *At the same speed*: a forward "
+        "and a backward pass is timed before and after each chunk, and the seconds of the chunk "
+        "are divided by that time."
     )
-    if UNMODIFIED in sums:
-        note += f" `{UNMODIFIED}` did not run on {', '.join(WITHOUT_NULL)}."
     return f"{note}\n\n{table(header, lines)}"
 
 
-def sum_costs(cells: Sequence[Cell], attacks: Sequence[str]) -> dict[str, Cost]:
-    """Return the cost of each attack over all cells."""
-    none = Cost(0.0, 0.0, 0, 0)
-    return {
-        attack: sum((cell.costs[attack] for cell in cells if attack in cell.costs), start=none)
-        for attack in attacks
-    }
-
-
-def _ratio_names(attacks: Sequence[str]) -> list[str]:
-    others = [other for other in (REFERENCE, PEER) if other in attacks and OURS in attacks]
-    return [f"{OURS} / {other}" for other in others]
-
-
-def _ratios(costs: dict[str, Cost]) -> list[str]:
-    others = [other for other in (REFERENCE, PEER) if other in costs and OURS in costs]
-    return [f"{costs[OURS].over(costs[other]):.3f}" for other in others]
+def sum_costs(cells: Sequence[Cell], other: str) -> tuple[int, Cost, Cost]:
+    """Return images, costs of worst-case and costs of another attack over all cells."""
+    num_images, ours, theirs = 0, NO_COST, NO_COST
+    for cell in cells:
+        if other in cell.records:
+            our_cost, their_cost = cell.costs_beside(other)
+            ours, theirs = ours + our_cost, theirs + their_cost
+            num_images += cell.num_images(other)
+    return num_images, ours, theirs
 
 
 def verdicts(cells: Sequence[Cell]) -> list[str]:
-    """Return one line per number to reach; open with fewer than :data:`NUM_IMAGES` images."""
-    num_images, sums = cells[0].num_images, sum_costs(cells, tuple(cells[0].records))
+    """Return one line per number to reach; finds with fewer than NUM_IMAGES images are open."""
 
-    def line(is_met: bool, what: str) -> str:
-        if num_images < NUM_IMAGES:
-            return f"- open with {num_images} images: {what}"
-        return verdict(is_met, what)
-
-    def ratio(other: str, most: float) -> str:
-        if other not in sums:
-            return f"- not measured: {other}"
-        found, raw = sums[OURS].over(sums[other]), sums[OURS].cpu_seconds / sums[other].cpu_seconds
-        text = f"CPU time over `{other}`'s, all cells: {found:.3f} ({raw:.3f} as timed)"
-        return line(found <= most, f"{text}; wanted at most {most:g}")
-
-    def per_cell(what: str, of: Sequence[Cell], problem: Callable[[Cell], str]) -> str:
-        failed = [f"{cell.name}: {problem(cell)}" for cell in of if problem(cell)]
+    def per_cell(
+        what: str, of: Sequence[Cell], needed: Sequence[str], problem: Callable[[Cell], str]
+    ) -> str:
+        of = [cell for cell in of if all(attack in cell.records for attack in needed)]
         if not of:
             return f"- not measured: {what}"
-        return line(
-            not failed, "; ".join([f"{what}: {len(of) - len(failed)} of {len(of)} cells", *failed])
-        )
+        failed = [f"{cell.name}: {problem(cell)}" for cell in of if problem(cell)]
+        num_images = min(cell.num_images(attack) for cell in of for attack in needed)
+        text = f"{what}: {len(of) - len(failed)} of {len(of)} cells, n ≥ {num_images:,}"
+        text = "; ".join([text, *failed])
+        return f"- open: {text}" if num_images < NUM_IMAGES else verdict(not failed, text)
+
+    def ratio(other: str, most: float) -> str:
+        num_images, ours, theirs = sum_costs(cells, other)
+        if not num_images:
+            return f"- not measured: {other}"
+        found, raw = ours.over(theirs), ours.cpu_seconds / theirs.cpu_seconds
+        text = f"CPU time over `{other}`'s, {num_images:,} images of all cells: {found:.3f}"
+        return verdict(found <= most, f"{text} ({raw:.3f} as timed); wanted at most {most:.2g}")
 
     def slow(cell: Cell) -> str:
-        share = cell.costs[OURS].over(cell.costs[PEER])
-        return f"{share:.3f}" if cell.num_attacked and share > MAX_OF_PEER_PER_CELL else ""
+        share = _share(cell, PEER)
+        return f"{share:.3f}" if cell.num_attacked(PEER) and share > MAX_OF_PEER_PER_CELL else ""
 
     def few(cell: Cell) -> str:
         is_met = len(cell.missed) <= (1 - MIN_FOUND) * len(cell.union)
@@ -351,28 +357,35 @@ def verdicts(cells: Sequence[Cell]) -> list[str]:
 
     def beaten(cell: Cell) -> str:
         more = {name: len(found - cell.fooled[OURS]) for name, found in cell.fooled.items()}
-        most = MAX_POINTS / 100 * cell.num_images
-        return ", ".join(f"{name} finds {num} more" for name, num in more.items() if num > most)
+        most = {name: MAX_POINTS / 100 * cell.num_images(name) for name in more}
+        return ", ".join(
+            f"{name} finds {num} more" for name, num in more.items() if num > most[name]
+        )
 
     def gap(cell: Cell) -> str:
-        points = 100 * (len(cell.fooled[PEER]) - len(cell.fooled[OURS])) / cell.num_images
+        num_images = cell.num_images(PEER)
+        ours = sum(image < num_images for image in cell.fooled[OURS])
+        points = 100 * (len(cell.fooled[PEER]) - ours) / num_images
         return "" if points <= MAX_GAP else f"AutoAttack's is {points:.2f} points lower"
 
     def outside(cell: Cell) -> str:
         found = {attack: len(cell.images(attack, OUTSIDE)) for attack in cell.records}
         return ", ".join(f"{attack} {num}" for attack, num in found.items() if num)
 
-    with_peer = [cell for cell in cells if PEER in cell.records]
+    both, without_null = (OURS, REFERENCE), [cell for cell in cells if cell.model in WITHOUT_NULL]
     return [
         ratio(REFERENCE, MAX_OF_REFERENCE),
         ratio(PEER, MAX_OF_PEER),
-        per_cell(f"CPU time at most {MAX_OF_PEER_PER_CELL:g} of `{PEER}`'s", with_peer, slow),
-        per_cell(f"finds at least {100 * MIN_FOUND:g} % of the union", cells, few),
-        per_cell(f"no attack finds more than {MAX_POINTS:g} points that it misses", cells, beaten),
+        per_cell(f"CPU time at most {MAX_OF_PEER_PER_CELL:g} of `{PEER}`'s", cells, [PEER], slow),
+        per_cell(f"finds at least {100 * MIN_FOUND:g} % of the union", cells, both, few),
+        per_cell(
+            f"no attack finds more than {MAX_POINTS:g} points that it misses", cells, both, beaten
+        ),
         per_cell(
             f"without null, its robust accuracy is within {MAX_GAP:g} points of AutoAttack's",
-            [cell for cell in with_peer if cell.model in WITHOUT_NULL],
+            without_null,
+            [PEER],
             gap,
         ),
-        per_cell("no image outside the ball or the box", cells, outside),
+        per_cell("no image outside the ball or the box", cells, [OURS], outside),
     ]

@@ -123,16 +123,18 @@ def record(attack: str, eps: float, outcomes: str, seconds: float, first: int = 
     )
 
 
-def test_the_table_counts_the_images_that_every_attack_has_finished(tmp_path: Path) -> None:
+def test_the_table_counts_what_every_attack_got(tmp_path: Path) -> None:
     records = []
     for eps in (0.1, 0.2, 0.3):
         records += [
             record("worst-case", eps, "wpffc", 1.0),
+            record("worst-case", eps, "cccff", 3.0, first=5),
             record("worst-case-1", eps, "wpffc", 10.0),
+            record("worst-case-1", eps, "cccff", 20.0, first=5),
             record("autoattack", eps, "wpfcf" if eps == 0.2 else "wpfcc", 20.0),
             record("art-pgd", eps, "wpxcc" if eps == 0.3 else "wpfcc", 5.0),
+            record("art-pgd", eps, "fffff", 5.0, first=10),  # after a gap
         ]
-    records.append(record("worst-case", 0.1, "fffff", 100.0, first=5))  # only this attack has it
     write_records("abstain", records, tmp_path)
     assert path_of("abstain", tmp_path).name == "abstain.csv"
     text = report(("abstain", "adversarial"), tmp_path)
@@ -141,24 +143,24 @@ def test_the_table_counts_the_images_that_every_attack_has_finished(tmp_path: Pa
         for line in text.splitlines()
         if line.startswith("| abstain |")
     ]
-    # model, wrong, proved, worst-case, worst-case-1, art-pgd, autoattack, union, share, missed
-    counts = [[*row[:8], row[9]] for row in rows]
+    # model, images, wrong, proved, worst-case, worst-case-1, art-pgd, autoattack, union, missed
+    counts = [[*row[:9], row[10]] for row in rows]
     assert counts == [
-        ["abstain", "1", "1", "3", "3", "2", "2", "3", "0"],
-        ["abstain", "1", "1", "3", "3", "2", "3", "4", "1"],
-        ["abstain", "1", "1", "3", "3", "1 (**1 OUTSIDE**)", "2", "3", "0"],
+        ["abstain", "10", "1", "1", "5", "5", "2 of 5", "2 of 5", "5", "0"],
+        ["abstain", "10", "1", "1", "5", "5", "2 of 5", "3 of 5", "6", "1"],
+        ["abstain", "10", "1", "1", "5", "5", "1 of 5 (**1 OUTSIDE**)", "2 of 5", "5", "0"],
     ]
-    assert rows[1][8].startswith("75.0 % (30.1 – 95.4)")
-    assert "| images per model and ε | 5 |" in text
+    assert rows[1][9].startswith("83.3 % (43.6 – 97.0)")
     assert "- abstain at 0.2: image 4 (autoattack)" in text
-    assert "| abstain, 0.1 | 3 | 0.33 s, 13 / 3 | 3.3 s, 13 / 3 |" in text
-    assert "| 0.100 | 0.050 |" in text
-    assert "open with 5 images: finds at least 99.5 % of the union: 2 of 3 cells" in text
-    assert "1 of 3 cells" not in text.split("no image outside")[0]
+    assert "| abstain, 0.1 | 8 | 0.5 s, 10 / 2 | 3.8 s, 10 / 2 |" in text
+    assert "| 0.133 | 0.050 |" in text
+    assert "| autoattack | 15 | 60 | 60 | 120 | 30 | 3, 3, 120, 30 | 0.050 |" in text
+    assert "over `worst-case-1`'s, 30 images of all cells: 0.133" in text
+    assert "open: finds at least 99.5 % of the union: 2 of 3 cells, n ≥ 10" in text
     assert "abstain at 0.3: art-pgd 1" in text
 
 
-def test_a_table_needs_a_chunk_that_every_attack_has_finished(tmp_path: Path) -> None:
-    write_records("abstain", [record("worst-case", 0.1, "fff", 1.0)], tmp_path)
-    with pytest.raises(UserError, match="no chunk of images yet"):
+def test_a_table_needs_a_record_of_the_worst_case(tmp_path: Path) -> None:
+    write_records("abstain", [record("worst-case-1", 0.1, "fff", 1.0)], tmp_path)
+    with pytest.raises(UserError, match="no record of worst-case"):
         report(("abstain",), tmp_path)
