@@ -31,6 +31,7 @@ from nullclass.attacks import (
     MultiTargetedPGD,
     Noise,
     RayS,
+    RefinedPGD,
     SelectivePGD,
     Square,
     Transfer,
@@ -100,6 +101,8 @@ MAKERS: dict[str, Callable[[], Attack]] = {
     "rays, own images": partial(RayS, num_queries=30),
     "diversified-pgd": partial(DiversifiedPGD, num_start_steps=2, num_steps=3, num_restarts=5),
     "diversified-pgd, force-null": partial(DiversifiedPGD, "force-null", num_steps=3),
+    "refined-pgd": partial(RefinedPGD, num_steps=3, num_restarts=5),
+    "refined-pgd, force-null": partial(RefinedPGD, "force-null", num_steps=3),
     "on zero gradient": lambda: OnZeroGradient(Noise()),
     "on sample": lambda: OnSample(PGD(num_steps=3), share=0.2),
     "ensemble": lambda: AttackEnsemble(

@@ -17,6 +17,7 @@ from nullclass.attacks.mi_fgsm import MIFGSM
 from nullclass.attacks.noise import Noise
 from nullclass.attacks.pgd import PGD, MultiTargetedPGD
 from nullclass.attacks.rays import RayS
+from nullclass.attacks.refined import RefinedPGD
 from nullclass.attacks.selective import SelectivePGD
 from nullclass.attacks.square import Square
 from nullclass.attacks.transfer import Transfer
@@ -38,6 +39,7 @@ __all__ = [
     "MultiTargetedPGD",
     "Noise",
     "RayS",
+    "RefinedPGD",
     "SelectivePGD",
     "Square",
     "Transfer",
@@ -55,6 +57,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "pgd": PGD,
     "multi-targeted-pgd": MultiTargetedPGD,
     "diversified-pgd": DiversifiedPGD,
+    "refined-pgd": RefinedPGD,
     "apgd": APGD,
     "multi-targeted-apgd": MultiTargetedAPGD,
     "fmn": FMN,

@@ -18,30 +18,20 @@ learned from earlier successes; rounds take the losses in turns.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nullclass.attacks.losses import ObjectiveName
-from nullclass.attacks.pgd import PGDSteps
+from nullclass.attacks.rounds import PGDRounds
 from nullclass.attacks.state import AttackState, IndexedLoss, Precision
 from nullclass.attacks.steps import ascend
 from nullclass.core.norms import uniform
 
-LAST_STEP = 0.1
-"""The last step as a share of the first."""
-
-NUM_FULL_ROUNDS = 3
-"""Rounds that attack all active images; each later one attacks half the share of the one before."""
-
-SMALLEST_SHARE = 0.25
-"""The smallest share of the active images that a round attacks."""
-
 
 @dataclass(frozen=True)
-class DiversifiedPGD(PGDSteps):
+class DiversifiedPGD(PGDRounds):
     """PGD from diversified starts, round by round.
 
     Settings: see :class:`nullclass.attacks.base.BaseAttack`.
@@ -61,31 +51,10 @@ class DiversifiedPGD(PGDSteps):
         """Return the losses that rounds take in turns."""
         return [state.loss("logsumexp-margin"), state.loss("margin")]
 
-    def step_sizes(self) -> list[float]:
-        """Return shares of eps that fall as a cosine."""
-        num_falls = max(self.num_steps - 1, 1)
-        falls = [(1 + math.cos(math.pi * k / num_falls)) / 2 for k in range(self.num_steps)]
-        sizes = zip(super().step_sizes(), falls, strict=True)
-        return [size * (LAST_STEP + (1 - LAST_STEP) * fall) for size, fall in sizes]
-
-    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
-        """See :class:`nullclass.attacks.base.BaseAttack`."""
-        losses = self.losses(state)
-        state.evaluate_clean()
-        for number in range(self.num_restarts):
-            share = 0.5 ** max(0, number - NUM_FULL_ROUNDS + 1)
-            ranked = state.nearest_to_success()
-            num_chosen = math.ceil(max(share, SMALLEST_SHARE) * len(ranked))
-            for indices in state.split(ranked[:num_chosen]):
-                start = self._start(state, indices, generator)
-                left = state.active[indices]
-                if bool(left.any()):
-                    self.climb(state, indices[left], start[left], losses[number % len(losses)])
-
-    def _start(
-        self, state: AttackState, indices: Tensor, generator: torch.Generator | None
+    def start(
+        self, state: AttackState, indices: Tensor, number: int, generator: torch.Generator | None
     ) -> Tensor:
-        """Return points of the balls ``(N, C, H, W)`` whose logits differ in random directions."""
+        """Return points of the balls whose logits differ in random directions."""
         adv_images = state.random_start(indices, generator)
         images, eps = state.images[indices], state.eps_at(indices)
         model, labels = state.model, state.labels[indices]

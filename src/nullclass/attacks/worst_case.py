@@ -12,6 +12,7 @@ from nullclass.attacks.diversified import DiversifiedPGD
 from nullclass.attacks.ensemble import AttackEnsemble
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.pgd import PGD, MultiTargetedPGD
+from nullclass.attacks.refined import RefinedPGD
 from nullclass.attacks.square import Square
 from nullclass.attacks.state import Precision
 
@@ -29,9 +30,10 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     1. images of other classes, projected into the ball (exact at the largest eps);
     2. PGD on the logsumexp margin, large steps with momentum;
     3. short runs from diversified starts, on both margins in turns;
-    4. PGD in smaller steps towards the three nearest answers, on either margin, from random starts,
-       and towards every answer;
-    5. random search, for masked gradients: longer where the gradient is zero.
+    4. PGD in smaller steps towards the three nearest answers;
+    5. PGD in falling steps from the best images so far, and from points near them;
+    6. PGD towards every answer;
+    7. random search, for masked gradients: longer where the gradient is zero.
 
     The idea of a fixed ensemble is AutoAttack's (Croce & Hein 2020), that of short runs on the
     nearest images A3's (Liu et al. 2022), that few targets suffice that of the MM attack (Gao et
@@ -40,20 +42,16 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     Args:
         objective: What the attacker wants.
     """
-    targeted = partial(MultiTargetedPGD, objective, relative_step=0.1, momentum=0.75)
+    targeted = partial(MultiTargetedPGD, objective, "margin", relative_step=0.1, momentum=0.75)
     members: dict[str, Attack] = {
         "dataset": DatasetAttack(objective=objective),
         "pgd": PGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
         "diversified": DiversifiedPGD(objective),
-        "targets-margin": OnSample(targeted("margin", num_targets=3), share=0.25),
         "targets": OnSample(targeted(num_targets=3), share=0.25),
-        "restarts": OnSample(
-            PGD(objective, num_steps=40, num_restarts=24, relative_step=0.15, momentum=0.75),
-            share=0.06,
-        ),
-        "all-targets": OnSample(targeted("margin"), share=0.1),
+        "refined": OnSample(RefinedPGD(objective), share=0.25),
+        "all-targets": OnSample(targeted(), share=0.05),
         "square-zero-gradient": OnZeroGradient(OnSample(Square(objective), share=0.1)),
-        "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000), share=0.03),
+        "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000), share=0.01),
     }
     names, version = tuple(members), f"worst-case {VERSION}"
     return AttackEnsemble(tuple(members.values()), names, version, largest_eps_first=True)
