@@ -5,9 +5,10 @@ float32 images, batch 64, ReLU before max-pool, plain Adam. Only its DataLoader 
 images are a tensor in memory, standardised beforehand, which is kinder to it than the notebook was.
 
 ``python benchmarks/notebook_loop.py`` trains the notebook's four models from several seeds (about
-18 CPU minutes per model on one core) and adds their test figures to ``results/notebook-loop.csv``:
-the reference that the package's models are compared with, because the notebook printed one run. A
-model whose rows are there is skipped, so that the same command resumes.
+18 CPU minutes per model on one core) and adds their test figures to
+``results/notebook-loop.csv``, a link into the package: the reference of the study ``fgsm-null``,
+because the notebook printed one run. A model whose rows are there is skipped, so that the same
+command resumes.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ MEAN, STD = 0.1307, 0.3081
 BATCH_SIZE = 64
 EPOCHS = 5
 NULL = 10
-RESULTS = Path(__file__).resolve().parent.parent / "results" / "notebook-loop.csv"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "src" / "nullclass" / "studies" / "fgsm_null" / "notebook-loop.csv"
 MNIST = Path.home() / ".cache" / "nullclass" / "mnist"
 COLUMNS = ("model", "seed", "metric", "eps", "value", "n", "torch", "processor")
 
@@ -205,7 +207,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> None:
     """Replace the file by rename: an interruption leaves the old rows or the new."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".part")
     with temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

@@ -1,33 +1,31 @@
-"""The quality of the ``fast`` recipe over seeds, with and without weight decay."""
+"""The notebook's rates from the quick recipes, over seeds, judged as the study judges them.
+
+Trains the models of ``nullclass study fgsm-null`` without the white-box attacks; interrupted, the
+same command resumes.
+"""
 
 from __future__ import annotations
 
-import math
-import statistics
-import tempfile
-import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 import tyro
 
-from common import (
-    WANTED,
-    Quality,
-    figures,
-    is_reached,
-    mnist,
-    percent,
-    quality_of,
-    say,
-    table,
-    train_and_save,
-    training_of,
-    verdict,
-)
+from common import SCRATCH, mnist, say, table, verdict
+from nullclass.experiments.engines import DataSource, make_engine
+from nullclass.experiments.runner import plan_trials, run_study
+from nullclass.report.measures import Measure
+from nullclass.studies.fgsm_null.config import FGSM_NULL
+from nullclass.studies.fgsm_null.loop import measures_of, rule
+from nullclass.studies.fgsm_null.tables import compared, loop_text, name_of, value_text
+from nullclass.studies.reports import read_run
 
-VARIANTS = ("null-0.5-wd", "null-0.5")
-"""The study's models at the notebook's training epsilon 0.5."""
+NUM_RATES = 19
+"""Rates that the notebook prints."""
+FEWEST = 18
+"""Rates that every single seed has to reproduce."""
 
 
 @dataclass(frozen=True)
@@ -38,47 +36,65 @@ class Options:
     """Seeds to train with."""
     data_dir: Path | None = None
     """Folder of IDX files; without it the cache, then the mirrors."""
-    num_train: int | None = None
-    """Only the first so many training images, for trying this out."""
+    folder: Path = SCRATCH / "quality"
+    """Run folder; what it holds is not trained again."""
 
 
 def measure(options: Options) -> str:
     """Run it and give its section of the results."""
-    dataset = mnist(options.data_dir, options.num_train)
-    lines, verdicts = [], []
-    for variant in VARIANTS:
-        reached = []
-        for seed in options.seeds:
-            started = time.perf_counter()
-            with tempfile.TemporaryDirectory() as folder:
-                model = train_and_save(training_of(variant, seed), dataset, Path(folder))
-            seconds = time.perf_counter() - started
-            reached.append(quality_of(model, dataset.test))
-            shown = [percent(share) for share in figures(reached[-1])]
-            say(f"  {variant}, seed {seed}: {seconds:.1f} s, {', '.join(shown)}")
-            lines.append((variant, seed, *shown))
-        columns = list(zip(*map(figures, reached), strict=True))
-        means = [statistics.mean(column) for column in columns]
-        spreads = [statistics.stdev(column) if len(reached) > 1 else math.nan for column in columns]
-        lines.append((f"**{variant}**", "**mean**", *(f"**{percent(mean)}**" for mean in means)))
-        lines.append((variant, "sd", *map(percent, spreads)))
-        verdicts.append(
-            verdict(
-                is_reached(Quality(*means)),
-                f"{variant}, mean of {len(reached)}: {', '.join(map(percent, means))} "
-                f"(wanted {', '.join(map(percent, figures(WANTED)))})",
-            )
-        )
-    header = ["model", "seed", "clean correct", "clean not null", "null under FGSM"]
+    source = DataSource("mnist", options.data_dir and str(options.data_dir.absolute()), 0)
+    trials = [
+        replace(trial, attacks=trial.attacks[:1], is_checked=False)
+        for trial in plan_trials(FGSM_NULL, "quick", options.seeds)
+    ]
+    outcome = run_study(
+        FGSM_NULL,
+        mnist(options.data_dir),
+        options.folder.absolute(),
+        engine=make_engine("local", source, device="cpu"),
+        device=torch.device("cpu"),
+        trials=trials,
+    )
+    if outcome.failed:
+        raise RuntimeError(str(outcome))
+    rates = [m for m in compared(measures_of(read_run(options.folder))) if m.is_rate]
+    by_seed = {seed: num_within(of_seed(rates, seed)) for seed in options.seeds}
+    for seed, num in by_seed.items():
+        missed = [f"{m.model} {name_of(m)}" for m in of_seed(rates, seed) if m.verdict != "within"]
+        say(f"  seed {seed}: {num} of {NUM_RATES}; not: {', '.join(missed) or 'none'}")
+    lines = [
+        (m.model, name_of(m), value_text(m), loop_text(m), "yes" if m.verdict == "within" else "no")
+        for m in rates
+    ]
+    fewest = min(by_seed.values())
     return "\n\n".join(
         [
-            "## Quality of `fast` over seeds",
-            f"{len(dataset.train)} training and {len(dataset.test)} test images; FGSM at the "
-            "training epsilon, 0.5 in the notebook's units.",
-            table(header, lines),
-            "\n".join(verdicts),
+            "## The notebook's rates over seeds",
+            f"Quick recipes, {len(options.seeds)} seeds, {rates[0].num_images:,} test images; "
+            f"%, mean ± sd. {rule()}",
+            table(["model", "figure", "measured", "loop", "reproduced"], lines),
+            "Reproduced by each seed alone: " + ", ".join(map(str, by_seed.values())) + ".",
+            "\n".join(
+                [
+                    verdict(
+                        num_within(rates) == NUM_RATES,
+                        f"{num_within(rates)} of {NUM_RATES} rates reproduced by the mean",
+                    ),
+                    verdict(fewest >= FEWEST, f"{fewest} by the worst seed (wanted {FEWEST})"),
+                ]
+            ),
         ]
     )
+
+
+def of_seed(found: Sequence[Measure], seed: int) -> list[Measure]:
+    """The measures as if there were that seed alone."""
+    return [replace(m, values=(m.values[m.seeds.index(seed)],), seeds=(seed,)) for m in found]
+
+
+def num_within(found: Sequence[Measure]) -> int:
+    """How many are reproduced."""
+    return sum(m.verdict == "within" for m in found)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +41,8 @@ from nullclass.results.info import ThreatModel, TrialResult
 from nullclass.results.run import Run, Trial
 from nullclass.results.schema import CLEAN
 from nullclass.results.store import read_info, write_info
+from nullclass.studies.fgsm_null import loop
+from nullclass.studies.fgsm_null.config import PUBLISHED_CLEAN, PUBLISHED_FGSM, pixels
 from nullclass.studies.fgsm_null.figures import FIGURES
 from nullclass.studies.fgsm_null.page import SENTENCES, numbers
 from nullclass.studies.fgsm_null.page import page as draw_page
@@ -47,12 +50,14 @@ from nullclass.studies.fgsm_null.tables import (
     clean_table,
     compared,
     fgsm_table,
+    published_table,
     reproduced,
     undetected,
     undetected_table,
 )
 from nullclass.studies.reports import read_run, summary_table, write_report
 
+ROOT = Path(__file__).resolve().parents[2]
 HALF = 0.15405
 """The notebook's 0.5 in pixel units."""
 
@@ -89,12 +94,24 @@ def tiny_run(seeds: tuple[int, ...], published: float | None = None) -> Run:
     return Run(Path("run"), run_info(Path("run"), **values), trials, published_rate)
 
 
+@pytest.fixture
+def made_up_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The notebook's loop over two seeds: null rates of 50 and 60 %, and losses."""
+    key = "null-0.5", "fgsm"
+    figures = {
+        (*key, "null_rate", HALF): loop.LoopFigure((0.5, 0.6)),
+        (*key, "null_loss", HALF): loop.LoopFigure((0.05,)),
+    }
+    monkeypatch.setattr(loop, "_figures", lambda: figures)
+
+
 # Tables
 
 
+@pytest.mark.usefixtures("made_up_loop")
 def test_tables_of_two_seeds() -> None:
     run = tiny_run((0, 1), published=0.75)
-    measures = Measures(run)
+    measures = loop.measures_of(run)
     clean = row(clean_table(measures), "null-0.5")
     # 4/5 and 3/5 correct: mean 70 %, sd sqrt(2) * 10 points; losses 0.5 and 1.5
     assert (clean[1].text, clean[1].small) == ("70.00", "± 14.14")
@@ -103,7 +120,11 @@ def test_tables_of_two_seeds() -> None:
     # null rates 3/5 and 2/5: mean 50 %, sd 14.14 points
     table = fgsm_table(measures, "null")
     assert (table.columns[1].text, table.columns[1].small) == ("ε 0.5", "0.154 px")
-    assert row(table, "null-0.5")[1] == Cell("50.00", "± 14.14", "75.00", "within")
+    cell = Cell("50.00", "± 14.14", "75.00, loop 55.00 ± 7.07", "within")
+    assert row(table, "null-0.5")[1] == cell
+    rows = [[cell.text for cell in line] for line in published_table(measures).rows]
+    figure = ["null-0.5", "null rate at ε 0.5", "50.00 ± 14.14", "75.00", "55.00 ± 7.07", "✓"]
+    assert rows == [figure]
     # The union at 0.154: the worst case, and what is fooled when clean; FGSM's ε is larger.
     # Seed 0: fooled 0, 1, 4; correct and never fooled 2, 3. Seed 1: fooled 0, 3, 4; correct 1, 2.
     aer = row(white_box_table(measures, "aer"), "null-0.5")
@@ -137,16 +158,17 @@ def test_tables_of_one_seed() -> None:
 # Sentences
 
 
+@pytest.mark.usefixtures("made_up_loop")
 def test_findings_have_these_numbers() -> None:
     run = tiny_run((0, 1), published=0.75)
-    text = " ".join(fill(SENTENCES, numbers(run, Measures(run))))
+    text = " ".join(fill(SENTENCES, numbers(run, loop.measures_of(run))))
     assert (
         "null-0.5 answers null to 50.00 ± 14.14 % (n = 5 per seed) of them at ε 0.154 (0.5" in text
     )
     assert "At the same ε a null-aware attacker fools null-0.5 on 60.00 ± 0.00 % (n = 5" in text
     assert "an AER of 60.0 % (null-0.5) and" in text
     assert "(RAR) of 40.0 % (null-0.5), on 5 images each." in text
-    assert "1 of 1 published rates are reproduced." in text
+    assert "1 of 1 published rates are reproduced, judged by the notebook's own loop" in text
     assert "this does not hold" in text
     assert "turns 10.00 % of the images" in text
     assert "n = 10;" in text
@@ -202,6 +224,44 @@ def test_when_a_value_is_reproduced(
     assert measure(values, published, metric).verdict == verdict
 
 
+@pytest.mark.usefixtures("made_up_loop")
+@pytest.mark.parametrize(
+    ("values", "metric", "verdict"),
+    [
+        ((0.692,), "null_rate", "outside"),  # mean 0.55, 2 sd = 0.14142
+        ((0.691,), "null_rate", "within"),
+        ((0.308, 0.510), "null_rate", "within"),  # our mean counts, not our spread
+        ((0.306, 0.510), "null_rate", "outside"),
+        ((0.0529,), "null_loss", "within"),  # one seed of the loop: 0.003
+        ((0.0531,), "null_loss", "outside"),
+    ],
+)
+def test_the_loop_decides(values: tuple[float, ...], metric: str, verdict: str) -> None:
+    ours = Measure("null-0.5", "fgsm", metric, values, eps=HALF, rule=loop.loop_spread)
+    assert ours.verdict == verdict
+    unknown = replace(ours, eps=0.1, published=values[0])  # by our own seeds
+    assert unknown.verdict == ("within" if metric == "null_rate" else "")
+
+
+def test_the_loop_has_the_published_figures() -> None:
+    with (ROOT / "results" / "notebook-loop.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for model, seed in {(line["model"], line["seed"]) for line in rows}:
+        own = [line for line in rows if (line["model"], line["seed"]) == (model, seed)]
+        values = {(line["metric"], float(line["eps"])): float(line["value"]) for line in own}
+        metrics = [name if name == "loss" else f"{name}_rate" for name in PUBLISHED_CLEAN[model]]
+        budgets = PUBLISHED_FGSM.get(model, {})
+        wanted = {(metric, 0.0) for metric in metrics}
+        wanted |= {(metric, eps) for eps in budgets for metric in ("null_rate", "null_loss")}
+        assert len(own) == len(values)
+        assert values.keys() == wanted
+        for (metric, eps), value in values.items():
+            attack = "fgsm" if eps else CLEAN
+            figure = loop.loop_figure(Measure(model, attack, metric, (0.0,), eps=pixels(eps)))
+            assert figure is not None
+            assert value in figure.values
+
+
 def test_how_numbers_are_written() -> None:
     assert percent(0.98755) in ("98.75", "98.76")
     losses = [loss_text(x) for x in (0.0, 2e-7, 0.03771, 17.07276)]
@@ -247,7 +307,7 @@ def test_the_written_page(drawn: tuple[Path, Page]) -> None:
     text = text_of((folder / schema.REPORT).read_text(encoding="utf-8"))
     if "preset full" not in text:
         assert "1 seed (0)" in text
-        assert "variation between trainings is unknown" in text
+        assert "its own code, run again" in text
         assert "Red flags" not in text
         check_same_bytes(folder / schema.REPORT)
     else:

@@ -50,20 +50,24 @@ def plan_trials(
     seeds: Sequence[int] | None = None,
     variants: Sequence[str] | None = None,
 ) -> list[Trial]:
-    """Return the trials of some seeds and variants, by default those of the preset and all.
+    """Return the trials of some seeds and variants, by default all those of the preset.
 
     Raises:
-        UserError: If the study has no such variant.
+        UserError: If the study, or this preset of it, has no such variant.
     """
     seeds = study.seeds(preset) if seeds is None else seeds
-    variants = study.variants if variants is None else variants
-    for name in variants:
+    for name in variants or ():
         if name not in study.variants:
             raise UserError(
                 f"the study {study.name} has no variant {shown(name)}: choose from "
                 f"{', '.join(study.variants)}"
             )
-    return study.trials(preset, seeds, variants)
+    trials = study.trials(preset, seeds, study.variants if variants is None else variants)
+    models = {trial.model for trial in trials}
+    for name in variants or ():
+        if seeds and name not in models:
+            raise UserError(f"the preset {preset} of {study.name} has no {name}: use another")
+    return trials
 
 
 def run_study(

@@ -28,21 +28,26 @@ ROUNDING = 1e-9
 OWN_BUDGET = math.nan
 """The ε of an attack in which each image's budget is its own threshold."""
 
-Tolerance = Callable[["Measure"], float | None]
-"""Largest distance between our mean and a published value that counts as reproduced.
+Band = tuple[float, float]
+"""Lowest and highest mean over our seeds that count as reproduced."""
+Rule = Callable[["Measure"], Band | None]
+"""When a published value counts as reproduced; ``None`` where no verdict is possible."""
 
-``None`` where no verdict is possible.
-"""
 
-
-def own_spread(measure: Measure) -> float | None:
-    """Two standard deviations of our seeds, at least :data:`TOLERANCE`.
+def own_spread(measure: Measure) -> Band | None:
+    """Two standard deviations of our seeds, at least :data:`TOLERANCE`, around the published value.
 
     With one seed, :data:`TOLERANCE` for a rate and no verdict on a loss.
     """
-    if len(measure.values) > 1:
-        return max(2 * measure.sd, TOLERANCE)
-    return TOLERANCE if measure.is_rate else None
+    if len(measure.values) == 1 and not measure.is_rate:
+        return None
+    spread = measure.sd if len(measure.values) > 1 else 0.0
+    return around(measure.published, max(2 * spread, TOLERANCE))
+
+
+def around(center: float | None, distance: float) -> Band | None:
+    """The band of that distance around a value, if it is known."""
+    return None if center is None else (center - distance, center + distance)
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,7 @@ class Measure:
     """Name of the attacked model, if it is another one."""
     seeds: tuple[int, ...] = ()
     """Seeds of the values, if known."""
-    tolerance: Tolerance = field(default=own_spread, repr=False)
+    rule: Rule = field(default=own_spread, repr=False)
 
     @property
     def name(self) -> str:
@@ -99,10 +104,11 @@ class Measure:
     @property
     def verdict(self) -> Mark:
         """Whether the published value is reproduced; empty if there is no verdict."""
-        allowed = self.tolerance(self)
-        if self.published is None or allowed is None:
+        band = self.rule(self)
+        if band is None:
             return ""
-        return "within" if abs(self.mean - self.published) <= allowed + ROUNDING else "outside"
+        low, high = band
+        return "within" if low - ROUNDING <= self.mean <= high + ROUNDING else "outside"
 
 
 def differ(one: Measure, other: Measure) -> bool:
@@ -134,15 +140,13 @@ class Measures:
         run: The run.
         selection: Which of each training's weights to use, where several are kept; by default the
             run's first selection.
-        tolerance: When a published value counts as reproduced.
+        rule: When a published value counts as reproduced.
 
     Raises:
         UserError: If the summary is empty.
     """
 
-    def __init__(
-        self, run: Run, selection: str | None = None, tolerance: Tolerance = own_spread
-    ) -> None:
+    def __init__(self, run: Run, selection: str | None = None, rule: Rule = own_spread) -> None:
         summary = run.summary[run.summary["value"].notna()]
         if summary.empty:
             raise UserError(
@@ -159,7 +163,7 @@ class Measures:
         self.models += [name for name in known if name not in planned]
         self.missing: list[str] = [name for name in planned if name not in known]
         self.seeds: list[int] = sorted(int(seed) for seed in summary["seed"].unique())
-        self.all: list[Measure] = _grouped(summary, tolerance)
+        self.all: list[Measure] = _grouped(summary, rule)
         self._by_name: dict[tuple[str, str, str], list[Measure]] = {}
         for measure in self.all:
             name = (measure.model, measure.attack, measure.metric)
@@ -257,7 +261,7 @@ class Measures:
         return "bands: lowest to highest seed"
 
 
-def _grouped(summary: pd.DataFrame, tolerance: Tolerance) -> list[Measure]:
+def _grouped(summary: pd.DataFrame, rule: Rule) -> list[Measure]:
     """Measures over seeds, sorted by name and ε."""
     keys = ["model", "attack", "objective", "norm", "eps_pixels", "metric", "source"]
     ordered = summary.sort_values([*keys, "seed"], na_position="last")
@@ -284,7 +288,7 @@ def _grouped(summary: pd.DataFrame, tolerance: Tolerance) -> list[Measure]:
                 num_images=min(line["num_images"] for line in lines),
                 source_name=first["source"],
                 seeds=tuple(line["seed"] for line in lines),
-                tolerance=tolerance,
+                rule=rule,
             )
         )
     return measures

@@ -102,8 +102,8 @@ FAST: dict[str, Recipe] = {
     "certifiable": CERTIFIED,
     "certifiable-small": CERTIFIED,
 }
-"""The same quality in a fraction of the time, measured in ``LOG.md``. One exception: at the
-notebook's null epsilon 0.01 it recognises about a point less of larger steps."""
+"""The same quality in a fraction of the time, measured in ``LOG.md``. One exception: FGSM null
+images at the notebook's ε 0.01 need two epochs."""
 
 
 def find_recipe(name: str, architecture: str) -> Recipe:

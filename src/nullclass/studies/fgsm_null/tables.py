@@ -10,10 +10,11 @@ from nullclass.report.blocks import Cell, Table
 from nullclass.report.formatting import FGSM, eps_text, loss_text, percent, value_cell
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import MARKS
-from nullclass.report.tables import make_table, rates_table
+from nullclass.report.tables import make_table
 from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
 from nullclass.studies.fgsm_null.config import PIXEL, PUBLISHED_CLEAN
+from nullclass.studies.fgsm_null.loop import loop_figure, rule
 
 METRICS = {
     "correct": "accuracy",
@@ -48,15 +49,39 @@ def name_of(measure: Measure) -> str:
     return f"{metric} at ε {eps_text(measure.eps / PIXEL)}"
 
 
-def compared_cell(measure: Measure | None) -> Cell:
-    """A measure with the notebook's value, or the range of its values."""
-    if measure is None or measure.attack != CLEAN:
-        return value_cell(measure)
+def value_text(measure: Measure) -> str:
+    """Mean ± sd over our seeds."""
+    cell = value_cell(measure)
+    return f"{cell.text} {cell.small}" if cell.small.startswith("±") else cell.text
+
+
+def published_text(measure: Measure) -> str:
+    """The notebook's value, or the range of its values."""
     known = PUBLISHED_CLEAN.get(measure.model, {}).get(measure.name)
-    if not isinstance(known, tuple):
+    is_range = measure.attack == CLEAN and isinstance(known, tuple)
+    values = known if is_range else (measure.published,)
+    return " to ".join(_write(measure, value) for value in values if value is not None)
+
+
+def loop_text(measure: Measure) -> str:
+    """The figure of the notebook's loop: mean ± sd over its seeds."""
+    figure = loop_figure(measure)
+    if figure is None:
+        return ""
+    spread = f" ± {_write(measure, figure.sd)}" if len(figure.values) > 1 else ""
+    return _write(measure, figure.mean) + spread
+
+
+def compared_cell(measure: Measure | None) -> Cell:
+    """A measure with the notebook's value and that of its loop."""
+    if measure is None or measure.published is None:
         return value_cell(measure)
-    write = percent if measure.is_rate else loss_text
-    return value_cell(measure, " to ".join(map(write, known)))
+    loop = loop_text(measure)
+    return value_cell(measure, published_text(measure) + f", loop {loop}" * bool(loop))
+
+
+def _write(measure: Measure, value: float) -> str:
+    return percent(value) if measure.is_rate else loss_text(value)
 
 
 def eps_heading(eps: float) -> Cell:
@@ -83,23 +108,27 @@ def clean_table(measures: Measures) -> Table:
         rows,
         f"{measures.num_images(CLEAN)} test images, {measures.seeds_text()}. "
         f"{measures.spread_note()} “pub.”: the notebook's value, from one run each; null-0.5 has "
-        "two, and the verdict is on their middle.",
+        "two.",
     )
 
 
 def fgsm_table(measures: Measures, metric: str) -> Table:
     """Null rate or null loss under FGSM at every test ε, with the published values."""
-    columns = [(eps_heading(eps), FGSM, metric, eps) for eps in measures.budgets(FGSM)[::-1]]
+    budgets = measures.budgets(FGSM)[::-1]
     what = "Null rate of FGSM images, %" if metric == "null" else "Null loss on FGSM images"
     is_interval = metric == "null" or len(measures.seeds) > 1
-    return rates_table(
-        measures,
+    rows = [
+        [model, *(compared_cell(measures.find(model, FGSM, metric, eps)) for eps in budgets)]
+        for model in filter(measures.has_null, measures.models)
+        if budgets
+    ]
+    return make_table(
         f"{what}, measured and published",
-        columns,
+        ["model", *map(eps_heading, budgets)],
+        rows,
         f"FGSM on the model itself, {measures.num_images(FGSM)} test images, "
         f"{measures.seeds_text()}; ε in the notebook's units, pixel units (px) below.",
-        models=filter(measures.has_null, measures.models),
-        note=None if is_interval else "Mean over the images.",
+        measures.spread_note() if is_interval else "Mean over the images.",
     )
 
 
@@ -156,16 +185,14 @@ def published_table(measures: Measures) -> Table:
     found = compared(measures)
     within, num = reproduced(found, are_rates=True)
     rows = []
-    for measure in found:
-        cell = compared_cell(measure)
-        if measure.is_rate:
-            spread = f" {cell.small}" if cell.small.startswith("±") else ""
-            texts = (measure.model, name_of(measure), cell.text + spread, cell.published)
-            rows.append([*texts, MARKS[cell.mark]])
+    for measure in filter(lambda measure: measure.is_rate, found):
+        texts = (measure.model, name_of(measure), value_text(measure))
+        mark = MARKS[measure.verdict]
+        rows.append([*texts, published_text(measure), loop_text(measure), mark])
     return make_table(
         f"Measured and published: {within} of {num} rates reproduced",
-        ["model", "figure", "measured", "published", ""],
+        ["model", "figure", "measured", "published", "loop", ""],
         rows,
         f"Rates in %, {measures.seeds_text()}, {measures.num_images(CLEAN)} clean images and "
-        f"{measures.num_images(FGSM)} for FGSM; ε in the notebook's units.",
+        f"{measures.num_images(FGSM)} for FGSM; ε in the notebook's units. {rule()}",
     )

@@ -8,7 +8,14 @@ import pandas as pd
 
 from nullclass.report.blocks import Table
 from nullclass.report.formatting import eps_text, percent, spread_text, value_cell
-from nullclass.report.measures import OWN_BUDGET, Measure, Measures, on_common_seeds
+from nullclass.report.measures import (
+    OWN_BUDGET,
+    Band,
+    Measure,
+    Measures,
+    around,
+    on_common_seeds,
+)
 from nullclass.report.render import MARKS
 from nullclass.report.tables import make_table
 from nullclass.results.run import Run
@@ -52,15 +59,17 @@ LANDMARKS = (
 """Rates that can be read off the report's curves: models, outcome, ε, percent."""
 
 
-def source_spread(measure: Measure) -> float | None:
+def source_spread(measure: Measure) -> Band | None:
     """Two standard deviations of the report's sets, at least the last published digit.
 
     :data:`READ_OFF` for a clean accuracy, which is read off a plot.
     """
     if measure.attack == CLEAN:
-        return READ_OFF
+        return around(measure.published, READ_OFF)
     published = AT_THRESHOLD.get(measure.model, {}).get(measure.name)
-    return None if published is None else max(2 * published[1], LAST_DIGIT)
+    if published is None:
+        return None
+    return around(measure.published, max(2 * published[1], LAST_DIGIT))
 
 
 def measures_of(run: Run, selection: str | None = None) -> Measures:

@@ -1,0 +1,92 @@
+"""The notebook's own loop over seeds: what the study's models are judged by.
+
+The notebook printed one run, so a part of its digits is the luck of that run.
+``notebook-loop.csv`` holds the figures of its code, run again from several seeds
+(``benchmarks/notebook_loop.py``, which shares no code with the package).
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import pandas as pd
+
+from nullclass.report.formatting import FGSM
+from nullclass.report.measures import (
+    TOLERANCE,
+    Band,
+    Measure,
+    Measures,
+    around,
+    own_spread,
+)
+from nullclass.results.run import Run
+from nullclass.results.schema import CLEAN
+from nullclass.studies.fgsm_null.config import pixels
+
+
+@dataclass(frozen=True)
+class LoopFigure:
+    """One figure of the notebook's loop, one value per seed."""
+
+    values: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return statistics.fmean(self.values)
+
+    @property
+    def sd(self) -> float:
+        """Sample standard deviation over seeds; 0 for one seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
+
+
+@cache
+def _figures() -> dict[tuple[str, str, str, float], LoopFigure]:
+    """Figures by model, attack, metric and ε in pixel units."""
+    with files(__package__).joinpath("notebook-loop.csv").open() as file:
+        rows = pd.read_csv(file)
+    groups = rows.groupby(["model", "metric", "eps"])["value"]
+    return {
+        (model, FGSM if eps else CLEAN, metric, pixels(eps)): LoopFigure(tuple(values))
+        for (model, metric, eps), values in groups
+    }
+
+
+def loop_figure(measure: Measure) -> LoopFigure | None:
+    """The loop's figure of a measure, if the notebook has it."""
+    key = (measure.model, measure.attack, measure.metric, round(measure.eps, 6))
+    return _figures().get(key)
+
+
+def loop_spread(measure: Measure) -> Band | None:
+    """Two standard deviations of the loop's seeds, at least :data:`TOLERANCE`, around the mean.
+
+    :func:`own_spread` for a figure that the loop does not have yet.
+    """
+    figure = loop_figure(measure)
+    if figure is None:
+        return own_spread(measure)
+    return around(figure.mean, max(2 * figure.sd, TOLERANCE))
+
+
+def measures_of(run: Run) -> Measures:
+    """Measures of a run, judged by :func:`loop_spread`."""
+    return Measures(run, rule=loop_spread)
+
+
+def rule() -> str:
+    """When a figure of the notebook counts as reproduced."""
+    nums = [len(figure.values) for figure in _figures().values()]
+    seeds = " to ".join(map(str, sorted({min(nums, default=0), max(nums, default=0)})))
+    return (
+        "The notebook prints one run. “Loop” is its own code, run again: mean ± standard "
+        f"deviation over {seeds} seeds (results/notebook-loop.csv in the repository). A figure "
+        "counts as reproduced (✓) if our mean is within 2 standard deviations of the loop's mean, "
+        "or within 0.3 points (0.003 for a loss). Where the loop has not been run, the published "
+        "value takes the place of its mean, and a loss gets no verdict from one seed of ours."
+    )
