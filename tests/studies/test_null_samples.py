@@ -193,7 +193,7 @@ def measure(attack: str, model: str, metric: str, value: float, published: float
         eps=math.nan,
         published=published,
         num_images=1000,
-        tolerance=source_spread,
+        rule=source_spread,
     )
 
 
