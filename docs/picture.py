@@ -1,4 +1,4 @@
-"""Draw docs/fgsm-null.png from the rows of a run: python docs/picture.py runs/fgsm-null."""
+"""Draw docs/fgsm-null.png from the rows of a run: python docs/picture.py runs/fgsm-null-full."""
 
 from __future__ import annotations
 

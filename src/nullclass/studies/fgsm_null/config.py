@@ -21,7 +21,8 @@ TEST_EPS = (3.0, 2.0, 1.0, 0.5, 0.1, 0.01, 0.001)
 """The notebook's test ε, in its own units."""
 
 WHITE_BOX_EPS = (0.1, 0.154, 0.2, 0.3)
-"""Budgets of the worst-case ensemble in pixel units; 0.154 is the notebook's 0.5."""
+"""Budgets of the worst-case ensemble in pixel units; 0.154 is the notebook's 0.5. The first, where
+images survive, costs ten times as much as the others together: it belongs to ``full``."""
 
 NULL_WEIGHT = 1 / 11
 """The notebook's α."""
@@ -60,7 +61,7 @@ def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> lis
         ),
         AttackPlan(
             "worst-case",
-            WHITE_BOX_EPS,
+            WHITE_BOX_EPS if is_full else WHITE_BOX_EPS[1:],
             num_images=1000 if is_full else 500,
             num_examples=8,
         ),
