@@ -7,12 +7,11 @@ The notebook printed one run, so a part of its digits is the luck of that run.
 
 from __future__ import annotations
 
+import csv
 import statistics
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-
-import pandas as pd
 
 from nullclass.report.formatting import FGSM
 from nullclass.report.measures import (
@@ -48,13 +47,13 @@ class LoopFigure:
 @cache
 def _figures() -> dict[tuple[str, str, str, float], LoopFigure]:
     """Figures by model, attack, metric and ε in pixel units."""
+    values: dict[tuple[str, str, str, float], list[float]] = {}
     with files(__package__).joinpath("notebook-loop.csv").open() as file:
-        rows = pd.read_csv(file)
-    groups = rows.groupby(["model", "metric", "eps"])["value"]
-    return {
-        (model, FGSM if eps else CLEAN, metric, pixels(eps)): LoopFigure(tuple(values))
-        for (model, metric, eps), values in groups
-    }
+        for line in csv.DictReader(file):
+            eps = float(line["eps"])
+            key = line["model"], FGSM if eps else CLEAN, line["metric"], pixels(eps)
+            values.setdefault(key, []).append(float(line["value"]))
+    return {key: LoopFigure(tuple(of_seeds)) for key, of_seeds in values.items()}
 
 
 def loop_figure(measure: Measure) -> LoopFigure | None:

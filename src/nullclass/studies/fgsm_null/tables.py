@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -57,10 +58,11 @@ def value_text(measure: Measure) -> str:
 
 def published_text(measure: Measure) -> str:
     """The notebook's value, or the range of its values."""
-    known = PUBLISHED_CLEAN.get(measure.model, {}).get(measure.name)
-    is_range = measure.attack == CLEAN and isinstance(known, tuple)
-    values = known if is_range else (measure.published,)
-    return " to ".join(_write(measure, value) for value in values if value is not None)
+    known: Any = measure.published
+    if measure.attack == CLEAN:
+        known = PUBLISHED_CLEAN.get(measure.model, {}).get(measure.name, known)
+    values = known if isinstance(known, tuple) else (known,)
+    return " to ".join(_write(measure, value) for value in values)
 
 
 def loop_text(measure: Measure) -> str:
