@@ -1,4 +1,4 @@
-# make run | test | test-all | check | bench | gpu | size. Each sets up what it needs in .venv; nothing else is touched.
+# make run | test | test-all | check | notebooks | bench | gpu | size. Each sets up what it needs in .venv; nothing else is touched.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Threads that wait must not spin: spinning is ruinous beside any other busy process (LOG.md).
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test test-all check format bench gpu size clean
+.PHONY: run test test-all check format notebooks bench gpu size clean
 
 run: $(VENV)/.core  ## the notebook's study, quick preset: trains, attacks, prints, reports
 	$(BIN)/nullclass study fgsm-null
@@ -31,6 +31,9 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+notebooks: $(VENV)/.notebooks  ## executes notebooks/*.py; writes notebooks/*.ipynb
+	$(BIN)/python docs/notebooks.py
+
 bench: $(VENV)/.bench $(VENV)-keras/.keras  ## about two hours; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
 
@@ -47,6 +50,10 @@ $(VENV)/.core: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.core
 	$(PIP) -e '.[dev]'
+	@touch $@
+
+$(VENV)/.notebooks: $(VENV)/.core
+	$(PIP) -e '.[notebooks]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev benchmarks/requirements.txt

@@ -34,3 +34,30 @@ def test_the_time_left_follows_the_cost(
             now[0] = 50.0
     lines = capsys.readouterr().err.splitlines()
     assert lines == ["first: 10.0 s, about 40 s left", "second: 40.0 s"]
+
+
+IN_JUPYTER = """
+from nullclass.core.progress import Stages
+with Stages("job", cost=1) as stages, stages.stage("first", units=2, cost=1) as advance:
+    advance(1)
+    advance(1)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_widgets", [True, False])
+def test_bars_in_jupyter(has_widgets: bool) -> None:
+    """A widget with bars, or without ipywidgets the lines alone and no warnings."""
+    for name in ("ipykernel", "ipywidgets"):
+        pytest.importorskip(name)
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    hide = "import sys; sys.modules['ipywidgets'] = None" if not has_widgets else ""
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_code_cell(source) for source in (hide, IN_JUPYTER)]
+    nbclient.NotebookClient(notebook, timeout=300).execute()
+    outputs = notebook.cells[1].outputs
+    assert all(output.output_type == "display_data" for output in outputs), outputs
+    widgets = [o for o in outputs if "application/vnd.jupyter.widget-view+json" in o.data]
+    assert len(widgets) == has_widgets
+    (line,) = (o.data["text/plain"] for o in outputs if "first: " in o.data["text/plain"])
+    assert line.startswith("first: ")

@@ -1,10 +1,11 @@
-"""Progress bars on a terminal, lines elsewhere."""
+"""Progress bars on a terminal and in Jupyter, lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Self
 
@@ -34,7 +35,9 @@ class Bars:
 
     def __init__(self, *columns: ProgressColumn, **settings: Any) -> None:
         self.console = Console(stderr=True)
-        is_hidden = not self.console.is_terminal
+        # Jupyter's bars are a widget; without ipywidgets rich would warn at each update
+        has_widgets = self.console.is_jupyter and find_spec("ipywidgets") is not None
+        is_hidden = not (self.console.is_terminal or has_widgets)
         self._bars = Progress(*columns, console=self.console, disable=is_hidden, **settings)
         self._started = time.perf_counter()
 

@@ -83,13 +83,17 @@ class FlagList:
 class Panel:
     """One picture of a drawing."""
 
-    html: Markup
+    html: Markup = field(repr=False)
     """Inline SVG, or images with their text; already escaped."""
     heading: str = ""
     file: str = ""
     """Name without ending of its files in the run's ``figures`` folder, if it has any."""
     svg: bytes = field(default=b"", repr=False)
     png: bytes = field(default=b"", repr=False)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return the picture for notebooks."""
+        return self.png or None
 
 
 @dataclass(frozen=True)

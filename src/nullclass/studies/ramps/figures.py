@@ -75,7 +75,7 @@ def decision_spaces(run: Run) -> Drawing:
         "both classes and their shadows on the floor, the small ones each class alone. Optimal: "
         "the class in the boxes of its noisy ramps, null elsewhere."
         f"{f' Models of seed {min(seeds)}.' if seeds else ''}",
-        [_sheet(model, space) for model, space in found.items()],
+        [decision_space(model, space) for model, space in found.items()],
         list(zip(CLASS_NAMES, CLASS_COLOURS, strict=True)),
         is_large=True,
     )
@@ -96,7 +96,8 @@ def scene(run: Run) -> Scene:
     )
 
 
-def _sheet(model: str, space: Space) -> Panel:
+def decision_space(model: str, space: Space) -> Panel:
+    """Draw the decision space of a model: both classes, and each alone."""
     share = {name: f"{100 * value:.1f} %" for name, value in shares(space).items()}
     alt = (
         f"Decision space of {model}: {share['down']} of the cube down, {share['up']} up, "
