@@ -30,7 +30,7 @@ from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
-SETTINGS_OF_VERSION = {"1": "82b81d06729e7bb5", "2": "8c105306a16b19ce"}
+SETTINGS_OF_VERSION = {"1": "82b81d06729e7bb5", "2": "6ab017b91f0a5b00"}
 """A digest of the members and settings of each published version."""
 
 
@@ -192,7 +192,7 @@ def test_on_sample_goes_on_only_after_a_success(digits: Digits) -> None:
     images, labels = digits.images[:150], digits.labels[:150]
     model = digits.guarded
     CALLS.clear()
-    OnSample(Counting(), share=0.02)(model, images, labels, eps=0.01)
+    OnSample(Counting(), share=0.02, smallest=1)(model, images, labels, eps=0.01)
     with torch.no_grad():
         margins = find_objective("fool").loss(model(images), labels, 10, "margin")
     ranked = margins.argsort(descending=True, stable=True)
@@ -200,9 +200,13 @@ def test_on_sample_goes_on_only_after_a_success(digits: Digits) -> None:
     assert [labels[ranked[:3]].tolist()] == CALLS
     # The share is of the images that the ensemble began with, not of those that are left.
     CALLS.clear()
-    few = AttackEnsemble((PGD(num_steps=20), OnSample(Counting(), share=0.02)))
+    few = AttackEnsemble((PGD(num_steps=20), OnSample(Counting(), share=0.02, smallest=1)))
     few(model, images, labels, eps=0.08)
     assert [len(call) for call in CALLS] == [3]
+    # A sample of few images would say little.
+    CALLS.clear()
+    OnSample(Counting(), share=0.02, smallest=5)(model, images, labels, eps=0.01)
+    assert [len(call) for call in CALLS] == [5]
     # An attack that succeeds everywhere gets all images.
     adv_images = OnSample(PGD(num_steps=20), share=0.03)(model, images, labels, eps=0.5)
     assert torch.equal(adv_images, PGD(num_steps=20)(model, images, labels, eps=0.5))

@@ -76,11 +76,13 @@ class OnSample(ConditionalAttack):
     share: float = 0.25
     """The first sample as a share of the images that the ensemble began with. So its cost is known,
     and where few images are left all of them are attacked."""
+    smallest: int = 16
+    """The first sample has at least so many images: fewer say little about the others."""
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
         state.evaluate_clean()
-        size = math.ceil(self.share * state.num_begun)
+        size = max(math.ceil(self.share * state.num_begun), self.smallest)
         for chosen in growing_parts(state.nearest_to_success(), size):
             run_on(self.attack, state, chosen, generator)
             if bool(state.active[chosen].all()):
