@@ -99,8 +99,8 @@ def made_up_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The notebook's loop over two seeds: null rates of 50 and 60 %, and losses."""
     key = "null-0.5", "fgsm"
     figures = {
-        (*key, "null_rate", HALF): loop.LoopFigure((0.5, 0.6)),
-        (*key, "null_loss", HALF): loop.LoopFigure((0.05, 0.05)),
+        (*key, "null_rate", HALF): (0.5, 0.6),
+        (*key, "null_loss", HALF): (0.05, 0.05),
     }
     monkeypatch.setattr(loop, "_figures", lambda: figures)
 

@@ -52,9 +52,5 @@ class RefinedPGD(PGDRounds):
         self, state: AttackState, indices: Tensor, number: int, generator: torch.Generator | None
     ) -> Tensor:
         """Return the best images so far, or points near them."""
-        adv_images = state.adv_images[indices]
-        if not number:
-            return adv_images
-        images, eps = state.images[indices], state.eps_at(indices)
-        noise = self.noise * state.norm.random(images, eps, generator)
-        return state.norm.project(adv_images + noise, images, eps)
+        best = state.adv_images[indices]
+        return state.random_near(best, self.noise, indices, generator) if number else best

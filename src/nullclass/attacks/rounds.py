@@ -1,4 +1,4 @@
-"""PGD in rounds: all active images first, then more and more only those nearest to a success."""
+"""PGD in rounds: first on all active images, then on fewer, those nearest to a success."""
 
 from __future__ import annotations
 

@@ -99,9 +99,15 @@ class AttackState:
 
     def random_start(self, indices: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return random points ``(N, C, H, W)`` of the balls of some images."""
+        return self.random_near(self.images[indices], 1.0, indices, generator)
+
+    def random_near(
+        self, points: Tensor, share: float, indices: Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Return random points within a share of eps of others, in the balls of their images."""
         images, eps = self.images[indices], self.eps_at(indices)
-        noise = self.norm.random(images, eps, generator)
-        return self.norm.project(images + noise, images, eps)
+        noise = share * self.norm.random(images, eps, generator)
+        return self.norm.project(points + noise, images, eps)
 
     def loss(self, name: LossName) -> IndexedLoss:
         """Return the objective's loss, or that towards chosen targets if there are any."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def join_run(study: Study, preset: Preset, folder: Path, piece: Path) -> tuple[i
             info = _with_note(merge_info(study, before, theirs, folder), before, theirs)
             _check_trials(before, theirs, piece)
         jobs = _read_jobs(piece, theirs)
-        present = {name: store.read_complete(folder / name) for name in _complete(folder)}
+        present = _read_present(folder)
         for name, result in jobs.items():
             if name in present:
                 _check_same(name, present[name], result)
@@ -99,15 +100,16 @@ def _read_jobs(piece: Path, info: RunInfo) -> dict[str, AnyResult]:
 
 def _with_result(folder: Path) -> list[str]:
     """Return the folders of jobs with a result, relative to the run folder."""
-    return [
-        f"{kind}/{path.parent.name}"
-        for kind in KINDS
-        for path in sorted((folder / kind).glob(f"*/{schema.RESULT}"))
-    ]
+    return [f"{kind}/{path.name}" for kind in KINDS for path in store.with_result(folder / kind)]
 
 
-def _complete(folder: Path) -> list[str]:
-    return [name for name in _with_result(folder) if store.is_complete(inside(folder, name))]
+def _read_present(folder: Path) -> dict[str, AnyResult]:
+    """Return the finished jobs of the run folder; a damaged one is not finished."""
+    present = {}
+    for name in _with_result(folder):
+        with suppress(UserError):
+            present[name] = store.read_complete(inside(folder, name))
+    return present
 
 
 def _check_trials(before: RunInfo, theirs: RunInfo, piece: Path) -> None:

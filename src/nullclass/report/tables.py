@@ -89,8 +89,6 @@ def rates_table(
     columns: Sequence[Column],
     caption: str,
     *,
-    models: Iterable[str] | None = None,
-    note: str | None = None,
     has_published: bool = True,
 ) -> Table:
     """One row per model; without columns no row.
@@ -100,19 +98,16 @@ def rates_table(
         title: Title.
         columns: Heading, attack, metric and ε of each column.
         caption: Caption: attack, number of images, seeds and unit of ε.
-        models: Models to show; by default all.
-        note: On the small print in cells; by default :meth:`Measures.spread_note`.
         has_published: Whether published values are shown.
     """
     rows: list[list[Any]] = []
-    for model in (measures.models if models is None else models) if columns else ():
+    for model in measures.models if columns else ():
         found = [measures.find(model, attack, rate, eps) for _, attack, rate, eps in columns]
         if not has_published:
             found = [measure and replace(measure, published=None) for measure in found]
         rows.append([model, *found])
     headings = ["model", *(heading for heading, *_ in columns)]
-    note = measures.spread_note() if note is None else note
-    return make_table(title, headings, rows, caption, note)
+    return make_table(title, headings, rows, caption, measures.spread_note())
 
 
 def clean_outcomes_table(measures: Measures, title: str, caption: str) -> Table:

@@ -29,7 +29,7 @@ from nullclass.results.info import (
 )
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import Examples, Flag
-from nullclass.results.store import check_files, read_info, read_result
+from nullclass.results.store import check_files, read_info, read_result, with_result
 
 Published = Callable[[str, str, float, str], float | None]
 """From model, attack, eps in pixel units and metric to the source's figure, if any."""
@@ -282,19 +282,19 @@ def read_run(folder: Path, published: Published = lambda *_: None) -> Run:
     order = {model: index for index, model in enumerate(info.models)}
     trials.sort(key=lambda trial: (order.get(trial.model, len(order)), trial.seed))
     curves: list[Curve] = []
-    for path in _results(folder / schema.ESTIMATES):
+    for path in with_result(folder / schema.ESTIMATES):
         with reading(f"{schema.ESTIMATES}/{path.name}"):
             estimate = read_result(path, EstimateResult)
             curve = NullCurve.from_dict(estimate.curve)
             curves.append(Curve(estimate.model, estimate.seed, curve))
     sources: list[Source] = []
-    for path in _results(folder / schema.CRAFTED):
+    for path in with_result(folder / schema.CRAFTED):
         with reading(f"{schema.CRAFTED}/{path.name}"):
             craft = read_result(path, CraftResult)
             rows = _read_listed(path, craft, schema.ROWS)
             sources.append(Source(craft.model, craft.seed, craft.attack, rows))
     queried: dict[tuple[str, int], pd.DataFrame] = {}
-    for path in _results(folder / schema.MODELS):
+    for path in with_result(folder / schema.MODELS):
         with reading(f"{schema.MODELS}/{path.name}"):
             training = read_result(path, TrainingResult)
             if schema.QUERIES in training.files:
@@ -310,11 +310,6 @@ def _noting_damage(damaged: list[Damaged], title: str) -> Iterator[None]:
         yield
     except UserError as error:
         damaged.append(Damaged(title, str(error)))
-
-
-def _results(parent: Path) -> list[Path]:
-    """Return the folders with a result, by name."""
-    return [path.parent for path in sorted(parent.glob(f"*/{schema.RESULT}"))]
 
 
 def _read_listed_trial(folder: Path, name: str, digest: str | None) -> Trial | None:

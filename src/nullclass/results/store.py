@@ -67,6 +67,11 @@ def finalize(folder: Path, result: Result) -> None:
     remove(folder / schema.PARTS)
 
 
+def with_result(parent: Path) -> list[Path]:
+    """Return the folders in a folder that have a result, by name."""
+    return [path.parent for path in sorted(parent.glob(f"*/{schema.RESULT}"))]
+
+
 def is_complete(folder: Path) -> bool:
     """Return whether every file that ``result.json`` lists is there, unchanged."""
     try:

@@ -8,8 +8,7 @@ The notebook printed one run, so a part of its digits is the luck of that run.
 from __future__ import annotations
 
 import csv
-import statistics
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 
@@ -27,39 +26,23 @@ from nullclass.results.schema import CLEAN
 from nullclass.studies.fgsm_null.config import pixels
 
 
-@dataclass(frozen=True)
-class LoopFigure:
-    """One figure of the notebook's loop, one value per seed."""
-
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean over seeds."""
-        return statistics.fmean(self.values)
-
-    @property
-    def sd(self) -> float:
-        """Sample standard deviation over seeds; 0 for one seed."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else 0.0
-
-
 @cache
-def _figures() -> dict[tuple[str, str, str, float], LoopFigure]:
-    """Figures by model, attack, metric and ε in pixel units."""
-    values: dict[tuple[str, str, str, float], list[float]] = {}
+def _figures() -> dict[tuple[str, str, str, float], tuple[float, ...]]:
+    """Values over seeds, by model, attack, metric and ε in pixel units."""
+    values: dict[tuple[str, str, str, float], tuple[float, ...]] = {}
     with files(__package__).joinpath("notebook-loop.csv").open() as file:
         for line in csv.DictReader(file):
             eps = float(line["eps"])
             key = line["model"], FGSM if eps else CLEAN, line["metric"], pixels(eps)
-            values.setdefault(key, []).append(float(line["value"]))
-    return {key: LoopFigure(tuple(of_seeds)) for key, of_seeds in values.items()}
+            values[key] = (*values.get(key, ()), float(line["value"]))
+    return values
 
 
-def loop_figure(measure: Measure) -> LoopFigure | None:
+def loop_figure(measure: Measure) -> Measure | None:
     """The loop's figure of a measure, if the notebook has it."""
     key = (measure.model, measure.attack, measure.metric, round(measure.eps, 6))
-    return _figures().get(key)
+    values = _figures().get(key)
+    return None if values is None else replace(measure, values=values, published=None)
 
 
 def loop_spread(measure: Measure) -> Band | None:
@@ -80,7 +63,7 @@ def measures_of(run: Run) -> Measures:
 
 def rule() -> str:
     """When a figure of the notebook counts as reproduced."""
-    num_seeds = max((len(figure.values) for figure in _figures().values()), default=0)
+    num_seeds = max(map(len, _figures().values()), default=0)
     return (
         "The notebook prints one run. “Loop” is its own code, run again: mean ± standard "
         f"deviation over up to {num_seeds} seeds (results/notebook-loop.csv in the repository). A "

@@ -51,7 +51,7 @@ def name_of(measure: Measure) -> str:
 
 
 def value_text(measure: Measure) -> str:
-    """Mean ± sd over our seeds."""
+    """Mean ± sd over seeds."""
     cell = value_cell(measure)
     return f"{cell.text} {cell.small}" if cell.small.startswith("±") else cell.text
 
@@ -62,16 +62,13 @@ def published_text(measure: Measure) -> str:
     if measure.attack == CLEAN:
         known = PUBLISHED_CLEAN.get(measure.model, {}).get(measure.name, known)
     values = known if isinstance(known, tuple) else (known,)
-    return " to ".join(_write(measure, value) for value in values)
+    return " to ".join(map(percent if measure.is_rate else loss_text, values))
 
 
 def loop_text(measure: Measure) -> str:
     """The figure of the notebook's loop: mean ± sd over its seeds."""
     figure = loop_figure(measure)
-    if figure is None:
-        return ""
-    spread = f" ± {_write(measure, figure.sd)}" if len(figure.values) > 1 else ""
-    return _write(measure, figure.mean) + spread
+    return "" if figure is None else value_text(figure)
 
 
 def compared_cell(measure: Measure | None) -> Cell:
@@ -80,10 +77,6 @@ def compared_cell(measure: Measure | None) -> Cell:
         return value_cell(measure)
     loop = loop_text(measure)
     return value_cell(measure, published_text(measure) + f", loop {loop}" * bool(loop))
-
-
-def _write(measure: Measure, value: float) -> str:
-    return percent(value) if measure.is_rate else loss_text(value)
 
 
 def eps_heading(eps: float) -> Cell:
