@@ -265,7 +265,7 @@ def test_figures_without_data_are_left_out(run: Run) -> None:
     nothing = {"sizes": pd.DataFrame(columns=list(schema.SIZE_COLUMNS))}
     bare = with_files(
         run,
-        folder=run.folder / "nowhere",
+        curves=[],
         summary=run.summary[run.summary["attack"] == schema.CLEAN],
         trials=[with_files(trial, **nothing) for trial in run.trials],
     )
