@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 import torch
-from planted import Noisy, Quantised, Saturated, Scaled, Softmaxed, around
+from planted import Noisy, Quantised, Saturated, Scaled, around
 from torch import Tensor, nn
 from worlds import Affine, Digits
 
@@ -125,7 +125,7 @@ def test_probes_of_an_ordinary_model_are_repeatable_and_change_nothing(
     assert sum(counts) == costs["num_images"].sum() > 200
     assert results["has_null"] == (name == "guarded")
     forward = {"num_images": 64, "num_predictions": 0, "largest_difference": 0}
-    assert results["forward"] == forward | {"are_probabilities": False}
+    assert results["forward"] == forward
     gradients = {"num_images": 64, "has_gradients": True}
     assert results["gradients"] == dict.fromkeys(results["gradients"], 0) | gradients
     assert (results["noise"] is None) == (name == "plain")
@@ -145,7 +145,6 @@ def test_masked_gradients(digits: Digits, data: LabelledImages) -> None:
     for mask in (Quantised, Saturated):
         gradients = result(mask, "gradients")
         assert gradients["num_zero_margin"] > 0.9 * gradients["num_images"]
-    assert result(Softmaxed, "forward")["are_probabilities"]
     for name in ("forward", "gradients"):
         assert result(Noisy, name)["largest_difference"] > 0.01
 

@@ -138,7 +138,6 @@ PROBES: dict[str, dict[str, Any]] = {
         "num_images": 64,
         "num_predictions": 0,
         "largest_difference": 1e-6,
-        "are_probabilities": False,
     },
     "gradients": {
         "num_images": 64,
@@ -329,7 +328,6 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         probed("gradients", largest_difference=1e-4),
     ),
     ("random-forward", probed("forward", largest_difference=1e-3), probed("forward")),
-    ("softmax-as-logits", probed("forward", are_probabilities=True), probed("forward")),
     (
         "failures-all-null",
         evidence(pgd=search(50, 120, rest="n")),

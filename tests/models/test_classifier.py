@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,43 +88,7 @@ def test_as_many_means_as_channels() -> None:
             model(torch.rand(4, 3, 2, 2))
 
 
-# What bodies may return
-
-
-OUTPUTS = {
-    "tensor": lambda logits: logits,
-    "tuple": lambda logits: (logits, None),
-    "list": lambda logits: [logits],
-    "dictionary": lambda logits: {"logits": logits, "loss": None},
-    "object": lambda logits: SimpleNamespace(logits=logits),
-}
-
-
-class Returns(FirstPixels):
-    def __init__(self, num: int, kind: str) -> None:
-        super().__init__(num)
-        self.kind = kind
-
-    def forward(self, images: Tensor) -> Any:
-        return OUTPUTS[self.kind](super().forward(images))
-
-
-@pytest.mark.parametrize("kind", OUTPUTS)
-def test_outputs_that_hold_logits(kind: str) -> None:
-    images = torch.rand(4, 1, 1, 3)
-    plain = FirstPixels(3)(images)
-    assert torch.equal(Classifier(Returns(3, kind), 2)(images), plain)
-    wrapped = as_classifier(Returns(3, kind), 2, images)
-    assert wrapped.has_null
-    assert torch.equal(wrapped(images), plain)
-
-
-@pytest.mark.parametrize("output", [None, {}, (), "logits", {"logits": None}, [1.0]])
-def test_outputs_without_logits_are_refused(output: Any) -> None:
-    body = nn.Identity()
-    body.forward = lambda images: output  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="without logits: return a tensor, a tuple"):
-        Classifier(body, 2)(torch.rand(2, 1, 2, 2))
+# What bodies may return (kinds of networks and outputs: test_any_model.py)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -170,11 +133,15 @@ def test_exported_models_take_any_batch() -> None:
 # Plain modules
 
 
-def test_plain_modules_are_wrapped_on_their_device() -> None:
-    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, device="meta"))
+def test_a_model_is_on_the_device_of_its_body() -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(4, 3, device="meta"))
+    assert Classifier(body, 2).mean.device.type == "meta"
+
+
+def test_plain_modules_are_wrapped() -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     image = torch.rand(1, 1, 2, 2)
     wrapped = as_classifier(module, 2, image)
-    assert wrapped.mean.device.type == "meta"
     assert wrapped.has_null, "K + 1 logits"
     assert not as_classifier(module, 3, image).has_null, "K logits"
     assert not as_classifier(module, 3, image, has_null=False).has_null
@@ -196,8 +163,9 @@ def test_wrapping_leaves_the_module_as_it_was() -> None:
     [
         (FirstPixels(3), {"num_classes": None}, "give num_classes"),
         (FirstPixels(3), {"images": None}, "give num_classes"),
-        (len, {}, "must be a torch.nn.Module, not a function"),
-        ("model", {}, "must be a torch.nn.Module, not a str"),
+        (len, {}, "returns int without logits"),
+        ("model", {}, "must be a torch.nn.Module or a function .* not a str"),
+        (FirstPixels, {}, "must be a torch.nn.Module or a function .* not the class FirstPixels"),
         (FirstPixels(2), {"has_null": True}, "none of them is null: pass has_null=False .*=1 if"),
         (FirstPixels(3), {"has_null": False}, "3 logits, but num_classes=2 and has_null=False"),
         (FirstPixels(5), {}, "5 logits, but num_classes=2 and has_null=False need 2"),

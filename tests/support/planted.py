@@ -59,13 +59,6 @@ class Saturated(Around):
         return F.hardtanh(20 * (logits - middle))
 
 
-class Softmaxed(Around):
-    """Probabilities where logits are expected."""
-
-    def change(self, logits: Tensor) -> Tensor:
-        return logits.softmax(dim=1)
-
-
 class Noisy(Around):
     """Logits that differ from pass to pass."""
 
@@ -292,7 +285,6 @@ PLANTED: dict[str, tuple[str, Callable[[Models], Evaluation]]] = {
         of(lambda m: around(Saturated, m.refusing)),
     ),
     "random forward pass": ("random-forward", of(lambda m: around(Noisy, m.refusing))),
-    "softmax as logits": ("softmax-as-logits", of(lambda m: around(Softmaxed, m.refusing))),
     "zero steps": ("attack-moves-nothing", of(refusing, attacks={"pgd": ZeroSteps()})),
     "step size too small": (
         "reference-finds-more",

@@ -28,6 +28,7 @@ from nullclass.core.modules import frozen
 from nullclass.core.norms import BALLS, Eps
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier, as_classifier
+from nullclass.models.network import Body
 from nullclass.results.schema import UNKNOWN, Access
 
 
@@ -126,7 +127,7 @@ class BaseAttack(ABC):
 
     def __call__(
         self,
-        model: nn.Module,
+        model: Body,
         images: Tensor,
         labels: Tensor,
         *,
@@ -139,8 +140,8 @@ class BaseAttack(ABC):
     ) -> Tensor:
         """Return adversarial images; see :class:`Attack`.
 
-        A module that is no Classifier needs ``num_classes``, K. The last of its K + 1 logits is
-        null; with ``has_null=False`` it has K.
+        A module or function that is no Classifier needs ``num_classes``, K. The last of its K + 1
+        logits is null; with ``has_null=False`` it has K.
 
         Raises:
             UserError: If an argument is out of range or the attack does not support it.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nullclass.attacks.base import (
     Attack,
@@ -28,6 +28,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier, as_classifier
+from nullclass.models.network import Body
 from nullclass.results.schema import Access
 
 MemberStatus = Literal["ran", "unsupported-norm", "no-gradient"]
@@ -137,7 +138,7 @@ class AttackEnsemble(BaseAttack):
 
     def run_members(
         self,
-        model: nn.Module,
+        model: Body,
         images: Tensor,
         labels: Tensor,
         num_classes: int | None = None,

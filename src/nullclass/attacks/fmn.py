@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import LossName, ObjectiveName, is_success
@@ -36,6 +36,7 @@ from nullclass.core.modules import frozen
 from nullclass.core.norms import expand_eps, find_ball
 from nullclass.core.outcomes import check_finite
 from nullclass.models.classifier import as_classifier
+from nullclass.models.network import Body
 
 ALPHA = 0.3
 """First step as a share of eps (alpha_0 in the paper); the last is a hundredth of it."""
@@ -72,7 +73,7 @@ class FMN(BaseAttack):
 
     def smallest(
         self,
-        model: nn.Module,
+        model: Body,
         images: Tensor,
         labels: Tensor,
         *,
@@ -83,7 +84,8 @@ class FMN(BaseAttack):
         """Return the nearest successes and their distances.
 
         Args:
-            model: A :class:`nullclass.models.Classifier`, or any module with ``num_classes``.
+            model: A :class:`nullclass.models.Classifier`, or any module or function with
+                ``num_classes``.
             images: ``(N, C, H, W)`` in [0,1].
             labels: ``(N,)`` true labels.
             norm: ``linf``, ``l2`` or ``l1``.

@@ -21,7 +21,8 @@ from nullclass.certify.layers import Layer, Linear, Reshape, Scale
 from nullclass.certify.operations import OPERATIONS, RESHAPING, SUPPORTED
 from nullclass.certify.rounding import proof_dtype
 from nullclass.core.errors import UserError
-from nullclass.models.classifier import Classifier, unwrap_logits
+from nullclass.models.classifier import Classifier
+from nullclass.models.network import split_output
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,7 @@ def read_network(model: Classifier, image_shape: Sequence[int]) -> Network:
             # Two images to read, three to compare: a view that mixes images fails for one of them.
             standardised = standardise.value(images[:2])
             image = _Activation.record(standardised, standardise, tape, -1)
-            logits = unwrap_logits(model.body(image))
+            logits, _ = split_output(model.body(image))
             if not isinstance(logits, _Activation):
                 raise UserError("the network must return its logits, computed from the images")
             steps = tuple(tape[: logits.position + 1])
@@ -212,6 +213,8 @@ def _check_model(model: Classifier) -> None:
         raise UserError(
             f"a {type(model).__name__} has no bounds of its own: use the classifier inside it"
         )
+    if model.has_score or model.outputs != "logits":
+        raise UserError("bounds need a network that returns logits, without a score or softmax")
     for tensor in (model.mean, *model.body.parameters()):
         proof_dtype(tensor.device, tensor.dtype)
         if tensor.dtype not in (torch.float32, torch.float64):

@@ -28,3 +28,8 @@ class StateError(UserError):
 
 class DamagedStateError(StateError):
     """The saved state is damaged: the work starts again."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return type and message of an exception as one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":. ")

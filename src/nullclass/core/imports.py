@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nullclass.core.checks import shown
-from nullclass.core.errors import UserError
+from nullclass.core.errors import UserError, describe_error
 
 
 def is_function_name(text: str) -> bool:
@@ -37,7 +37,7 @@ def import_function(name: str) -> Callable[..., Any]:
     try:
         module = import_module(module_name)
     except (Exception, SystemExit) as error:
-        raise UserError(f"{module_name} cannot be imported ({_reason(error)})") from error
+        raise UserError(f"{module_name} cannot be imported ({describe_error(error)})") from error
     function = getattr(module, attribute, None)
     if not callable(function):
         found = "no function" if function is None else f"a {type(function).__name__} as"
@@ -59,9 +59,4 @@ def call_function(name: str, **arguments: Any) -> Any:
     try:
         return function(**arguments)
     except (Exception, SystemExit) as error:
-        raise UserError(f"{name} failed ({_reason(error)})") from error
-
-
-def _reason(error: BaseException) -> str:
-    """Return type and message of an exception as one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":. ")
+        raise UserError(f"{name} failed ({describe_error(error)})") from error

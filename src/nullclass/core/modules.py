@@ -12,10 +12,10 @@ from torch import nn
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Switch to evaluation mode without parameter gradients inside the block, and back after it."""
-    modes = [(module, module.training) for module in model.modules()]
+    modes = [(part, part.training) for part in model.modules() if hasattr(part, "training")]
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        model.eval()
+        _evaluate(model)
         for parameter in trained:
             parameter.requires_grad_(False)
         with torch.enable_grad():
@@ -25,3 +25,11 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
         for module, was_training in modes:
             module.training = was_training
+
+
+def _evaluate(module: nn.Module) -> None:
+    try:
+        module.eval()
+    except NotImplementedError:  # a graph of torch.export has one mode
+        for child in module.children():
+            _evaluate(child)

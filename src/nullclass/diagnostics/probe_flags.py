@@ -129,17 +129,6 @@ def random_forward(evidence: Evidence) -> str | None:
     )
 
 
-def softmax_as_logits(evidence: Evidence) -> str | None:
-    """The outputs are probabilities."""
-    probe = evidence.probes.get("forward")
-    if not probe or not probe["are_probabilities"]:
-        return None
-    return (
-        f"The outputs of {probe['num_images']} images all lie in [0,1] and sum to 1: probabilities "
-        "where logits are expected."
-    )
-
-
 def null_on_noise(evidence: Evidence) -> str | None:
     """Random noise turns correct images to null."""
     probe = evidence.probes.get("noise")

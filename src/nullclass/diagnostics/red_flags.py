@@ -335,7 +335,6 @@ CHECKS: dict[str, Callable[[Evidence], str | None]] = {
     "non-finite-gradients": probe_flags.non_finite_gradients,
     "random-gradients": probe_flags.random_gradients,
     "random-forward": probe_flags.random_forward,
-    "softmax-as-logits": probe_flags.softmax_as_logits,
     "failures-all-null": _failures_all_null,
     "null-on-noise": probe_flags.null_on_noise,
     "null-on-clean": _null_on_clean,

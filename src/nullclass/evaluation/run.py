@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nullclass.attacks import Attack
 from nullclass.attacks.base import with_reference_images
@@ -30,7 +30,8 @@ from nullclass.evaluation.plan import (
     plan_attacks,
 )
 from nullclass.evaluation.result import Evaluation
-from nullclass.models.classifier import Classifier, as_classifier
+from nullclass.models.classifier import NUM_TRIED, Classifier, as_classifier, check_network
+from nullclass.models.network import Body
 from nullclass.rejection import ProvableNull, Threshold, with_threshold
 from nullclass.results.schema import (
     OOD_COLUMNS,
@@ -50,7 +51,7 @@ NUM_OOD = 1000
 
 @exact_float32()
 def evaluate(
-    model: nn.Module,
+    model: Body,
     data: Data,
     *,
     attacks: str | Sequence[str] | Mapping[str, Attack] = "worst-case",
@@ -59,7 +60,8 @@ def evaluate(
     num_images: int | Mapping[str, int] | None = None,
     num_classes: int | None = None,
     has_null: bool = True,
-    source: nn.Module | None = None,
+    has_score: bool = False,
+    source: Body | None = None,
     threshold: Threshold | float | None = None,
     held_out: Data | None = None,
     ood: Sequence[str] | Mapping[str, Tensor] = (),
@@ -81,18 +83,21 @@ def evaluate(
     failed there (:mod:`nullclass.scoring.eps_order`).
 
     Args:
-        model: A :class:`nullclass.Classifier`, or any module from images ``(N, C, H, W)`` in
-            [0,1] to logits ``(N, K + 1)`` with null last; then pass ``num_classes``.
+        model: A :class:`nullclass.Classifier`, or any module or function from images
+            ``(N, C, H, W)`` in [0,1] to logits ``(N, K + 1)`` with null last; then pass
+            ``num_classes``. If it expects standardised images, or ends with a softmax, make a
+            ``Classifier`` of it, with ``mean`` and ``std``, or with ``outputs``.
         data: The test images.
         attacks: Names of attacks, or attacks by the name they get in the rows.
         eps: Budgets in pixel units, for all attacks or by attack.
         norm: ``linf``, ``l2`` or ``l1``.
         num_images: How many of the first images are attacked, for all attacks or by attack.
             Default: all. The clean images are always all scored.
-        num_classes: K, the number of real classes, for a module that is not a ``Classifier``.
-        has_null: Whether the last of such a module's logits is null.
+        num_classes: K, the number of real classes, for a model that is not a ``Classifier``.
+        has_null: Whether the last of such a model's logits is null.
+        has_score: Whether such a model returns K logits and a score, which decides on null.
         source: A model to make the attacks on, for a transfer; its name in the rows is ``source``.
-            A module that is not a ``Classifier`` may have K logits or K + 1, with null last.
+            If it is not a ``Classifier`` it may have K logits or K + 1, with null last.
         threshold: Answer null where the null score is larger (:mod:`nullclass.rejection`), best
             from ``calibrate`` on held-out images. The attacks know the threshold. Default: the
             largest logit decides.
@@ -137,11 +142,15 @@ def evaluate(
         raise UserError(f"progress must be True, False or a function, not {progress!r}")
     images = tensors_or_loader(data)
     plan = plan_attacks(attacks, eps, norm, num_images, images)
+    few = images.batch(slice(0, NUM_TRIED))[0]
     image, label = images.batch([0])
-    model = as_classifier(model, num_classes, image, has_null=has_null)
+    model = as_classifier(model, num_classes, few, has_null=has_null, has_score=has_score)
+    attacked = None if source is None else as_classifier(source, num_classes, few)
+    for network in (model, attacked):
+        if network is not None:
+            check_network(network, few)
     if threshold is not None:
         model = with_threshold(model, threshold)
-    attacked = None if source is None else as_classifier(source, num_classes, image)
     held = None if held_out is None else tensors_or_loader(held_out)
     for part in (images, held):
         if part is not None:

@@ -20,7 +20,6 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
-from torch import nn
 
 from nullclass.attacks import MIFGSM, Attack, find_attack
 from nullclass.core.checks import check_seed
@@ -29,14 +28,15 @@ from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.data import tensors_or_loader
 from nullclass.evaluation.plan import Data, find_attacks, find_budgets
 from nullclass.metrics.rates import wilson
-from nullclass.models.classifier import as_classifier
+from nullclass.models.classifier import NUM_TRIED, as_classifier
+from nullclass.models.network import Body
 from nullclass.scoring.crafted import craft, score_crafted
 from nullclass.scoring.score import check_labels, score_clean
 
 
 def transfer_matrix(
-    sources: Mapping[str, nn.Module],
-    targets: Mapping[str, nn.Module],
+    sources: Mapping[str, Body],
+    targets: Mapping[str, Body],
     data: Data,
     *,
     attack: str | Attack | None = None,
@@ -52,8 +52,8 @@ def transfer_matrix(
     Where source and target are the same model, the row is that model's white-box result.
 
     Args:
-        sources: Models to attack, by name: :class:`nullclass.Classifier`, or modules from images
-            in [0,1] to logits with null last.
+        sources: Models to attack, by name: :class:`nullclass.Classifier`, or modules or functions
+            from images in [0,1] to logits with null last.
         targets: Models to score, likewise.
         data: The test images and labels.
         attack: An attack with the objective ``fool``, so that null counts as a defence of the
@@ -61,9 +61,9 @@ def transfer_matrix(
         eps: Budgets in pixel units.
         norm: ``linf``, ``l2`` or ``l1``.
         num_images: How many of the first images to attack. Default: all.
-        num_classes: K, for modules that are not a ``Classifier``.
-        has_null: Whether the last logit of such modules is null. If they differ, wrap them:
-            ``Classifier(module, num_classes, has_null=False)``.
+        num_classes: K, for models that are not a ``Classifier``.
+        has_null: Whether the last logit of such models is null. If they differ, wrap them:
+            ``Classifier(network, num_classes, has_null=False)``.
         seed: Seed of the attack's random starts.
 
     Returns:
@@ -82,10 +82,10 @@ def transfer_matrix(
     attacked_images = images.first(num_images)
     budgets = find_budgets(eps, norm, images)
     attack = _fooling(attack)
-    image = images.batch([0])[0]
+    few = images.batch(slice(0, NUM_TRIED))[0]
     source_models, target_models = (
         {
-            name: as_classifier(model, num_classes, image, has_null=has_null)
+            name: as_classifier(model, num_classes, few, has_null=has_null)
             for name, model in models.items()
         }
         for models in (sources, targets)

@@ -29,7 +29,12 @@ from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.core.outcomes import check_logits
 from nullclass.data import LabelledImages, tensors_or_loader
-from nullclass.models.classifier import Classifier, check_classifier
+from nullclass.models.classifier import (
+    Classifier,
+    append_null,
+    at_least_float32,
+    check_classifier,
+)
 from nullclass.rejection.certificates import image_hashes
 
 
@@ -77,9 +82,8 @@ class ThresholdedClassifier(Classifier):
     """A classifier that answers null exactly if the null score exceeds a threshold.
 
     Its logits are those of the model with the null logit lowered by tau, relative to the largest
-    real logit. This shift per image changes no decision, softmax or gradient; it makes
-    ``null logit > 0`` the same comparison as ``s > tau``, without another rounding. At a score of
-    exactly tau it answers. Its own null score is s - tau.
+    real logit (:func:`nullclass.models.classifier.append_null`). At a score of exactly tau it
+    answers. Its own null score is s - tau.
 
     Args:
         model: With or without null; shared, not copied.
@@ -110,13 +114,9 @@ class ThresholdedClassifier(Classifier):
 
     def all_logits(self, images: Tensor) -> Tensor:
         """Return logits ``(N, K + 1)`` of images ``(N, C, H, W)`` in [0,1]."""
-        logits = _at_least_float32(self.model(images))
-        real = logits[:, : self.num_classes]
-        top = real.amax(dim=1, keepdim=True)
-        null = null_scores(logits, self.num_classes)[:, None] - self.threshold.value
-        relative = torch.cat([real - top, null], dim=1)
-        # Zero, but its gradient keeps each logit's own gradient as it is without the shift.
-        return relative + (top - top.detach())
+        logits = at_least_float32(self.model(images))
+        scores = null_scores(logits, self.num_classes)
+        return append_null(logits[:, : self.num_classes], scores - self.threshold.value)
 
 
 def with_threshold(model: Classifier, threshold: Threshold | float) -> ThresholdedClassifier:
@@ -154,7 +154,7 @@ def null_scores(logits: Tensor, num_classes: int) -> Tensor:
         ValueError: If the logits have neither K nor K + 1 columns.
     """
     check_logits(logits, num_classes)
-    logits = _at_least_float32(logits)
+    logits = at_least_float32(logits)
     top = logits[:, :num_classes].max(dim=1, keepdim=True)
     if logits.shape[1] > num_classes:
         return logits[:, num_classes] - top.values.squeeze(1)
@@ -237,7 +237,3 @@ def _hashes(data: LabelledImages) -> Iterator[str]:
 def _batches(data: LabelledImages) -> Iterator[Tensor]:
     for start in range(0, len(data), BATCH_SIZE):
         yield data.batch(slice(start, start + BATCH_SIZE))[0]
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
