@@ -62,8 +62,8 @@ class Options:
     """Test images attacked."""
     model: Path = SCRATCH / "clean-fast"
     """Folder of the model under attack; trained by the fast recipe if it is not there."""
-    data_dir: Path | None = None
-    """Folder of IDX files; without it the cache, then the mirrors."""
+    data: str = "mnist"
+    """mnist, or a folder with its files."""
     num_train: int | None = None
     """Only the first so many training images, for trying this out."""
 
@@ -178,7 +178,7 @@ def fooled_share(model: Classifier, adv_images: Tensor, labels: Tensor) -> float
 
 def measure(options: Options) -> str:
     """Run it and give its section of the results."""
-    dataset = mnist(options.data_dir, options.num_train)
+    dataset = mnist(options.data, options.num_train)
     folder = options.model  # a cut-down training must not pass for the real one later
     if options.num_train is not None:
         folder = folder.with_name(f"{folder.name}-{options.num_train}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import tyro
@@ -43,8 +42,8 @@ class Options:
     """Images at once, for all contenders; small enough to stay in the cache."""
     rounds: int = 3
     """Times each contender is measured, in turns."""
-    data_dir: Path | None = None
-    """Folder of IDX files; without it the cache, then the mirrors."""
+    data: str = "mnist"
+    """mnist, or a folder with its files."""
 
 
 def measure(options: Options) -> str:
@@ -112,7 +111,7 @@ def measure(options: Options) -> str:
 
 
 def _test_images(options: Options) -> tuple[Tensor, Tensor]:
-    return mnist(options.data_dir).test.batch(slice(0, options.num_images))
+    return mnist(options.data).test.batch(slice(0, options.num_images))
 
 
 if __name__ == "__main__":

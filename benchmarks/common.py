@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch
 
 from nullclass.attacks import FGSM
+from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.data import Dataset, LabelledImages, load_dataset
 from nullclass.evaluation.run import evaluate
@@ -116,10 +117,14 @@ def quality_of(model: Classifier, images: LabelledImages) -> Quality:
     )
 
 
-def mnist(data_dir: Path | None, num_train: int | None = None) -> Dataset:
+def mnist(data: str, num_train: int | None = None) -> Dataset:
     """MNIST as the notebook has it, nothing held out; ``num_train`` cuts it, for trying out."""
-    dataset = load_dataset("mnist", data_dir=data_dir, validation=0)
-    return dataset if num_train is None else replace(dataset, train=dataset.train.first(num_train))
+    dataset = load_dataset(data, validation=0)
+    if dataset.name != "mnist":
+        raise UserError(f"{data} is not MNIST")
+    if num_train is None:
+        return dataset
+    return replace(dataset, train=dataset.training_images().first(num_train))
 
 
 def training_of(variant: str, seed: int = 0) -> Training:

@@ -86,7 +86,7 @@ def run_part(part: str, o: Options, seconds: float) -> None:
     """Run a part in child processes until all its items have a result or the time is over."""
     started, command = time.monotonic(), [sys.executable, __file__, "--child", part]
     command += ["--device", o.device, "--out", str(o.out), *(["--tiny"] if o.tiny else [])]
-    command += [] if o.data_dir is None else ["--data-dir", str(o.data_dir)]
+    command += ["--data", o.data]
     code: int | None = None
     while (left := seconds - (time.monotonic() - started)) > 0:
         child = subprocess.Popen(command, start_new_session=True)
@@ -134,7 +134,7 @@ def card_name(o: Options) -> str:
 
 def part_items(part: str, o: Options, folder: Path) -> Items:
     if part == "checks":
-        return Checks(o.device, o.data_dir, o.tiny).items(folder)
+        return Checks(o.device, o.data, o.tiny).items(folder)
     return {"training": training_items, "worst-case": worst_case_items}[part](o)
 
 

@@ -100,7 +100,7 @@ def small_trials(preset: Any, seeds: Any, variants: Any) -> list[Trial]:
     training = Training(
         name="small",
         architecture="small",
-        dataset="idx",
+        dataset="letters",
         validation=0,
         seed=0,
         weight_decay=0.0,
@@ -113,7 +113,7 @@ def small_trials(preset: Any, seeds: Any, variants: Any) -> list[Trial]:
 SMALL = Study(
     name="small",
     claim="It runs.",
-    dataset="idx",
+    dataset="letters",
     validation=0,
     variants=("small",),
     seeds=lambda preset: range(1),
@@ -152,9 +152,9 @@ def compared(is_same: bool, note: str) -> Row:
 class Checks:
     """What gives the same on the device and on the CPU: one method for each kind of item."""
 
-    def __init__(self, device: str, data_dir: Path | None, is_tiny: bool) -> None:
+    def __init__(self, device: str, data: str, is_tiny: bool) -> None:
         self.device = find_device(device)
-        self.dataset = mnist(data_dir, 320 if is_tiny else 1280)
+        self.dataset = mnist(data, 320 if is_tiny else 1280)
         self.many = self.dataset.test.first(50 if is_tiny else 1000)
         self.few = self.dataset.test.first(8 if is_tiny else 64)
         self.devices = (torch.device("cpu"), self.device)
@@ -214,7 +214,7 @@ class Checks:
     def source(self, name: str, settings: Row, model: Classifier) -> Any:
         """A null source."""
         if name == "background":
-            return NULL_SOURCES[name](model, images=self.dataset.train.first(100))
+            return NULL_SOURCES[name](model, images=self.dataset.training_images().first(100))
         return make_nulls(name, settings, model)
 
     def loss(
@@ -250,7 +250,7 @@ class Checks:
         def run(folder: str, **settings: Any) -> float:
             torch.manual_seed(3)
             model = build_model("report", image_shape=shape, num_classes=10, has_null=True)
-            model, data = model.to(self.device), self.dataset.train
+            model, data = model.to(self.device), self.dataset.training_images()
             return train(model, data, config, state_folder=folder, **settings)[-1].loss
 
         with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
@@ -308,17 +308,16 @@ class Checks:
         """A command of the package on the device: whether it ends well."""
         zoo = ROOT / "src/nullclass/zoo/checkpoints"
         text = words.format(out=folder, zoo=zoo, adversarial=ADVERSARIAL)
-        text += "" if words.startswith("curve") else " --dataset idx"
         with redirect_stdout(io.StringIO()) as printed, redirect_stderr(printed):
-            code = nullclass_command(f"{text} --data-dir {folder} --device {self.device}".split())
+            code = nullclass_command(f"{text} --data {folder} --device {self.device}".split())
         last = printed.getvalue().strip().splitlines()[-1:]
         failed = f"failed: exit status {code}: {' '.join(last)}"
         return {"state": "ok" if code == 0 else failed, "note": words}
 
     def engine(self, folder: Path, name: str) -> Row:
         """A study of one training and one attack in an engine, against the CPU in this process."""
-        source = DataSource("idx", str(folder), 0)
-        dataset = load_dataset("idx", data_dir=folder, validation=0)
+        source = DataSource(str(folder), 0)
+        dataset = load_dataset(folder, validation=0)
         engines: dict[str, Engine] = {"cpu": SerialEngine(dataset, self.devices[0])}
         try:
             engines[name] = (
@@ -384,7 +383,7 @@ class Checks:
                 items[f"bounds {verifier}, {name}"] = partial(self.bounds, name, verifier, eps)
         items |= {"certificates": self.certificates, "smoothing": self.smoothing}
         items["thresholds"] = self.thresholds
-        train, test = self.dataset.train, self.many
+        train, test = self.dataset.training_images(), self.many
         parts = (train.images[:, 0], train.labels, test.images[:, 0], test.labels)
         write_small_dataset(folder, parts)
         for name in ("serial", *ENGINES):

@@ -30,8 +30,8 @@ class Options:
     """Time limit of all parts together."""
     resume: bool = False
     """Keep the items that have a result in the output folder."""
-    data_dir: Path | None = None
-    """Folder of MNIST's IDX files; by default the cache, then the mirrors."""
+    data: str = "mnist"
+    """mnist, or a folder with its files."""
     out: Path = ROOT / "benchmarks"
     """Folder for results-gpu.json and results-gpu.md."""
     child: str = ""

@@ -45,7 +45,7 @@ def train_forever(
 ) -> None:
     """Train in a process, counting steps, as long as the parent wants it to."""
     torch.set_num_threads(1)
-    device, dataset = find_device(o.device), mnist(o.data_dir)
+    device, dataset = find_device(o.device), mnist(o.data)
     while (now := network.value) >= 0:
         is_report = NETWORKS[now] == "report"
         training = report_training(index) if is_report else training_of("null-0.5-wd")
@@ -62,7 +62,11 @@ def train_forever(
         trained = Trainer(training, dataset, device=device)
         with suppress(StopError):
             train(
-                trained.model, dataset.train, trained.config, nulls=trained.nulls, on_step=on_step
+                trained.model,
+                dataset.training_images(),
+                trained.config,
+                nulls=trained.nulls,
+                on_step=on_step,
             )
 
 

@@ -39,7 +39,7 @@ def worst_case_items(o: Options) -> Items:
 @exact_float32()
 def attack_images(name: str, model: str, eps: float, first: int, size: int, o: Options) -> Row:
     """Attack some images of a model; outcomes are checked on the device."""
-    attack, test = find_attack(name), mnist(o.data_dir).test
+    attack, test = find_attack(name), mnist(o.data).test
     attack = with_reference_images(shrunk(attack) if o.tiny else attack, test)
     classifier = load_zoo(model, find_device(o.device)).requires_grad_(False)
     chunk = make_chunk(classifier, test, first, size, eps)

@@ -14,6 +14,7 @@ import torch
 import tyro
 
 from common import SCRATCH, mnist, say, table, verdict
+from nullclass.data import place_of
 from nullclass.experiments.engines import DataSource, make_engine
 from nullclass.experiments.runner import plan_trials, run_study
 from nullclass.report.measures import Measure
@@ -34,22 +35,22 @@ class Options:
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds to train with."""
-    data_dir: Path | None = None
-    """Folder of IDX files; without it the cache, then the mirrors."""
+    data: str = "mnist"
+    """mnist, or a folder with its files."""
     folder: Path = SCRATCH / "quality"
     """Run folder; what it holds is not trained again."""
 
 
 def measure(options: Options) -> str:
     """Run it and give its section of the results."""
-    source = DataSource("mnist", options.data_dir and str(options.data_dir.absolute()), 0)
+    source = DataSource(place_of(options.data), 0)
     trials = [
         replace(trial, attacks=trial.attacks[:1], is_checked=False)
         for trial in plan_trials(FGSM_NULL, "quick", options.seeds)
     ]
     outcome = run_study(
         FGSM_NULL,
-        mnist(options.data_dir),
+        mnist(options.data),
         options.folder.absolute(),
         engine=make_engine("local", source, device="cpu"),
         device=torch.device("cpu"),

@@ -25,6 +25,7 @@ import tyro
 
 from common import ROOT, SCRATCH, in_turns, mnist, say, table, verdict
 from nullclass.data import Dataset, fetch
+from nullclass.data.fetching import find_known
 from nullclass.experiments.trainings import Trainer
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import make_nulls
@@ -52,8 +53,8 @@ class Options:
     keras_run: Path = SCRATCH / "keras_usm.json"
     """What a former run of ``keras_report.py --nulls usm --threads 1`` over 20 epochs wrote, with
     the weights beside it; made first if it is not there (about half an hour)."""
-    data_dir: Path | None = None
-    """Folder of IDX files; without it the cache, then the mirrors."""
+    data: str = "mnist"
+    """mnist, or a folder with its files."""
 
 
 def measure(options: Options) -> str:
@@ -62,8 +63,8 @@ def measure(options: Options) -> str:
         return (
             "## The report's training\n\n**not run**: there is no Python with TensorFlow (--keras)"
         )
-    dataset = mnist(options.data_dir)
-    folder = idx_folder(options.data_dir)
+    dataset = mnist(options.data)
+    folder = idx_folder(options.data)
     cores = os.cpu_count() or 1
     contenders = {
         "ours, 1 thread": lambda _: ours(1),
@@ -152,9 +153,10 @@ def _run_keras(options: Options, folder: Path, arguments: list[str], out: Path) 
     subprocess.run([*command, *arguments, "--out", str(out)], check=True, stdout=subprocess.DEVNULL)
 
 
-def idx_folder(data_dir: Path | None) -> Path:
+def idx_folder(data: str) -> Path:
     """Where the four files are."""
-    paths, _ = fetch("mnist", data_dir)
+    found = None if data == "mnist" else find_known(Path(data))
+    paths = fetch("mnist")[0] if found is None else found[1]
     return next(iter(paths.values())).parent
 
 

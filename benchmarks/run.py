@@ -45,20 +45,20 @@ class Options:
     """A Python that has TensorFlow, other than the one ``make bench`` sets up."""
     out: Path | None = None
     """File to write; without it benchmarks/results.md."""
-    data_dir: Path | None = None
-    """Folder of IDX files; without it the cache, then the mirrors."""
+    data: str = "mnist"
+    """mnist, or a folder with its files."""
 
 
 def sections(options: Options) -> dict[str, Callable[[], str]]:
     """The benchmarks by name, in the order to run them."""
-    where, quick = options.data_dir, options.quick
-    train = training.Options(data_dir=where)
-    seeds = quality.Options(data_dir=where)
-    attack = attacks.Options(data_dir=where)
-    report = report_training.Options(data_dir=where)
-    search = thresholds.Options(data_dir=where)
+    where, quick = options.data, options.quick
+    train = training.Options(data=where)
+    seeds = quality.Options(data=where)
+    attack = attacks.Options(data=where)
+    report = report_training.Options(data=where)
+    search = thresholds.Options(data=where)
     sweep = sweeps.Options()
-    proofs = certify.Options(data_dir=where)
+    proofs = certify.Options(data=where)
     if options.keras is not None:
         report, search = replace(report, keras=options.keras), replace(search, keras=options.keras)
     if options.rounds is not None:
@@ -73,10 +73,10 @@ def sections(options: Options) -> dict[str, Callable[[], str]]:
         )
         proofs = replace(proofs, rounds=options.rounds)
     if quick:
-        train = training.Options(rounds=1, notebook_epochs=1, data_dir=where)
-        seeds = quality.Options(seeds=(0,), data_dir=where)
-        attack = attacks.Options(rounds=1, num_images=200, data_dir=where)
-        proofs = certify.Options(1000, rounds=1, data_dir=where)
+        train = training.Options(rounds=1, notebook_epochs=1, data=where)
+        seeds = quality.Options(seeds=(0,), data=where)
+        attack = attacks.Options(rounds=1, num_images=200, data=where)
+        proofs = certify.Options(1000, rounds=1, data=where)
     known = {
         "startup": partial(startup.measure, startup.Options(rounds=3 if quick else 9)),
         "training": partial(training.measure, train),

@@ -41,7 +41,7 @@ class Options:
 
 def measure(options: Options) -> str:
     """Run it and give its section of the results."""
-    source = DataSource("ramps", None, 0)
+    source = DataSource("ramps", 0)
     dataset = load_dataset("ramps", validation=0)
     cores = os.cpu_count() or 1
 

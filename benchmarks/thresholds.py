@@ -48,8 +48,8 @@ class Options:
     """A Python that has TensorFlow."""
     keras_run: Path = TrainingOptions.keras_run
     """Beside it, as ``.best.npz``, are the weights to search on (``report_training.py``)."""
-    data_dir: Path | None = None
-    """Folder of IDX files; without it the cache, then the mirrors."""
+    data: str = "mnist"
+    """mnist, or a folder with its files."""
 
 
 def measure(options: Options) -> str:
@@ -57,8 +57,8 @@ def measure(options: Options) -> str:
     weights = options.keras_run.with_suffix(".best.npz")
     if not options.keras.exists() or not weights.exists():
         return "## The threshold search\n\n**not run**: it needs what report_training.py makes"
-    dataset, model = mnist(options.data_dir), keras_model(weights)
-    folder = idx_folder(options.data_dir)
+    dataset, model = mnist(options.data), keras_model(weights)
+    folder = idx_folder(options.data)
     contenders: dict[str, Callable[[int], list[float]]] = {
         "batched": lambda _: batched(model, dataset, options.num_batched),
         "torch, one by one": lambda _: loop(model, dataset, options.num_looped),

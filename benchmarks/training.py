@@ -39,8 +39,8 @@ class Options:
     notebook_epochs: int = notebook_loop.EPOCHS
     """Fewer than 5: the notebook's time is EXTRAPOLATED from so many epochs (its quality is not).
     For a quick look only."""
-    data_dir: Path | None = None
-    """Folder of IDX files; without it the cache, then the mirrors."""
+    data: str = "mnist"
+    """mnist, or a folder with its files."""
     num_train: int | None = None
     """Only the first so many training images, for trying this out."""
 
@@ -52,9 +52,9 @@ class Options:
 
 def measure(options: Options) -> str:
     """Run it and give its section of the results."""
-    dataset = mnist(options.data_dir, options.num_train)
-    images = notebook_loop.standardised(dataset.train.images)
-    labels = dataset.train.labels
+    dataset = mnist(options.data, options.num_train)
+    images = notebook_loop.standardised(dataset.training_images().images)
+    labels = dataset.training_images().labels
 
     def fast(seed: int) -> Classifier:
         with tempfile.TemporaryDirectory() as folder:
@@ -88,8 +88,8 @@ def measure(options: Options) -> str:
         for (a, _), (b, _) in zip(measured["fast"], measured["notebook loop"], strict=True)
     ]
     notes = [
-        f"{len(dataset.train)} training images, {len(dataset.test)} test images, FGSM nulls at "
-        "epsilon 0.5 in the notebook's units, weight decay 1e-4. `fast` is "
+        f"{len(dataset.training_images())} training images, {len(dataset.test)} test images, FGSM "
+        "nulls at epsilon 0.5 in the notebook's units, weight decay 1e-4. `fast` is "
         "`nullclass.experiments.trainings.Trainer`, checkpoint written and all; the notebook "
         "loop is "
         f"{notebook_loop.EPOCHS} epochs of `benchmarks/notebook_loop.py`."

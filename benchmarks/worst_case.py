@@ -95,8 +95,8 @@ class Options:
     """Folder of the records."""
     out: Path = ROOT / "benchmarks" / "results-worst-case.md"
     """File for the table of everything that is recorded."""
-    data_dir: Path | None = None
-    """Folder of IDX files; by default the cache, then the mirrors."""
+    data: str = "mnist"
+    """mnist, or a folder with its files."""
 
 
 @dataclass(frozen=True)
@@ -317,7 +317,7 @@ def run(o: Options) -> bool:
         if name not in MODELS:
             raise UserError(f"there is no model {name!r}: choose from {', '.join(MODELS)}")
     deadline = float("inf") if o.minutes is None else time.monotonic() + 60 * o.minutes
-    data = mnist(o.data_dir).test.first(o.num_images)
+    data = mnist(o.data).test.first(o.num_images)
     contestants, is_complete = find_contestants(o.attacks, data), True
     with ExitStack() as locks:
         for name in o.models:

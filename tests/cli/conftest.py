@@ -22,9 +22,9 @@ def quick_intervals() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny dataset of four IDX files. Tests leave it as it is."""
-    return learnable_dataset(tmp_path_factory.mktemp("data"))
+    return learnable_dataset(tmp_path_factory.mktemp("data") / "letters")
 
 
 @pytest.fixture
@@ -53,5 +53,5 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model("small", image_shape=(1, 8, 8), num_classes=3, has_null=False)
-    save_checkpoint(model, folder, origin=Origin(data="idx"))
+    save_checkpoint(model, folder, origin=Origin(data="letters"))
     return folder

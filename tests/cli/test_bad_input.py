@@ -27,8 +27,8 @@ TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = FILE_NAMES
 # Data
 
 
-def rewrite(data_dir: Path, name: str, change: Callable[[bytes], bytes]) -> None:
-    (data_dir / name).write_bytes(change((data_dir / name).read_bytes()))
+def rewrite(data_folder: Path, name: str, change: Callable[[bytes], bytes]) -> None:
+    (data_folder / name).write_bytes(change((data_folder / name).read_bytes()))
 
 
 def swap(one: Path, other: Path) -> None:
@@ -37,14 +37,14 @@ def swap(one: Path, other: Path) -> None:
     other.write_bytes(first)
 
 
-def break_gzip(data_dir: Path) -> None:
-    content = gzip.compress((data_dir / TRAIN_IMAGES).read_bytes())
-    (data_dir / f"{TRAIN_IMAGES}.gz").write_bytes(content[:-30])
-    (data_dir / TRAIN_IMAGES).unlink()
+def break_gzip(data_folder: Path) -> None:
+    content = gzip.compress((data_folder / TRAIN_IMAGES).read_bytes())
+    (data_folder / f"{TRAIN_IMAGES}.gz").write_bytes(content[:-30])
+    (data_folder / TRAIN_IMAGES).unlink()
 
 
 BAD_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no such folder": (shutil.rmtree, "is not a folder"),
+    "no such folder": (shutil.rmtree, "there is no dataset, folder or file"),
     "a file missing": (lambda d: (d / TEST_LABELS).unlink(), f"lacks {TEST_LABELS}"),
     "truncated": (lambda d: rewrite(d, TRAIN_IMAGES, lambda b: b[:-1]), "is truncated"),
     "mixed up": (lambda d: swap(d / TRAIN_LABELS, d / TEST_LABELS), "160 images but .* 40 labels"),
@@ -54,16 +54,16 @@ BAD_DATA: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("kind", BAD_DATA)
 def test_bad_data(
-    kind: str, refused: Refused, data_dir: Path, checkpoint: Path, tmp_path: Path
+    kind: str, refused: Refused, data_folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     damage, says = BAD_DATA[kind]
-    bad = Path(shutil.copytree(data_dir, tmp_path / "bad"))
+    bad = Path(shutil.copytree(data_folder, tmp_path / "bad"))
     damage(bad)
-    refused("data", "idx", "--data-dir", bad, says=says)
+    refused("data", "show", bad, says=says)
     refused(*train_arguments(bad), says=says)
     refused(*evaluate_arguments(checkpoint, bad), says=says)
-    if "lacks" in says or "is not a folder" in says:
-        refused("study", "fgsm-null", "--data-dir", bad, "--out", "out", says=says)
+    if "lacks" in says or "there is no" in says:
+        refused("study", "fgsm-null", "--data", bad, "--out", "out", says=says)
 
 
 def relabelled(last: int) -> dict[str, np.ndarray]:
@@ -80,7 +80,7 @@ def reshaped(change: Callable[[np.ndarray], np.ndarray]) -> dict[str, np.ndarray
 
 
 def test_data_that_do_not_fit(
-    refused: Refused, data_dir: Path, checkpoint: Path, tmp_path: Path
+    refused: Refused, data_folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     for last in (9, 200):
         folder = write_dataset(tmp_path / f"labels{last}", relabelled(last))
@@ -92,24 +92,22 @@ def test_data_that_do_not_fit(
     arrays = learnable_arrays()
     one = arrays | {name: arrays[name] * 0 for name in (TRAIN_LABELS, TEST_LABELS)}
     refused(*train_arguments(write_dataset(tmp_path / "one", one)), says="at least two classes")
-    for command in (
-        ["data", "mnist", "--data-dir", data_dir],
-        ["train", "--out", "out", "--data-dir", data_dir],
-        ["study", "fgsm-null", "--data-dir", data_dir, "--out", "out"],
-    ):
-        refused(*command, says="MNIST|checksum")
+    study = ["study", "fgsm-null", "--data", data_folder, "--out", "out"]
+    refused(*study, says="the study fgsm-null uses mnist, not letters")
+    train = ["train", "--out", "out", "--data", data_folder]
+    refused(*train, says="held out of 160 training images")
 
 
 # Checkpoints and output folders
 
 
 def test_bad_checkpoints(
-    refused: Refused, data_dir: Path, checkpoint: Path, tmp_path: Path
+    refused: Refused, data_folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     bad = Path(shutil.copytree(checkpoint, tmp_path / "bad"))
 
     def refuse(says: str) -> None:
-        refused(*evaluate_arguments(bad, data_dir), says=says)
+        refused(*evaluate_arguments(bad, data_folder), says=says)
 
     weights, card = (bad / WEIGHTS).read_bytes(), (bad / CARD).read_text()
 
@@ -123,8 +121,14 @@ def test_bad_checkpoints(
     refuse("does not fit its card")
     change(architecture="resnet")
     refuse("'resnet'")
-    change(origin={})
-    refuse("--dataset")
+    evaluate = ["evaluate", bad, "--out", "out", "--device", "cpu"]
+    for origin, says in (
+        ({}, "the card does not name the model's data: pass --data"),
+        ({"data": "letters"}, "was trained on 'letters': pass its place by --data"),
+        ({"data": "ramps", "data_checksum": "0" * 64}, "on other data named ramps .*000…"),
+    ):
+        change(origin=origin)
+        refused(*evaluate, says=says)
     (bad / CARD).write_text(card[:50])
     refuse("is damaged or of another version")
     (bad / CARD).unlink()
@@ -135,19 +139,19 @@ def test_bad_checkpoints(
         refuse("is damaged")
     (bad / WEIGHTS).write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
     refuse("another SHA-256")
-    refused(*train_arguments(data_dir, bad), says="holds a checkpoint already")
+    refused(*train_arguments(data_folder, bad), says="holds a checkpoint already")
     (bad / CARD).unlink()
-    refused(*train_arguments(data_dir, bad), says="holds 'model.safetensors', which is of no unf")
+    refused(*train_arguments(data_folder, bad), says="holds 'model.safetensors', which is of no")
 
 
 def test_output_folders_of_something_else(
-    refused: Refused, data_dir: Path, checkpoint: Path, tmp_path: Path
+    refused: Refused, data_folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     out.write_text("not a folder")
-    refused(*train_arguments(data_dir), says="cannot write out")
-    refused(*train_arguments(data_dir, "out/deeper"), says="cannot write out/deeper")
-    refused(*evaluate_arguments(checkpoint, data_dir), says="cannot write out")
+    refused(*train_arguments(data_folder), says="cannot write out")
+    refused(*train_arguments(data_folder, "out/deeper"), says="cannot write out/deeper")
+    refused(*evaluate_arguments(checkpoint, data_folder), says="cannot write out")
     refused("study", "fgsm-null", "--out", "out", says="cannot write out")
     refused("report", "out", says="there is no run folder out")
     out.unlink()
@@ -155,7 +159,7 @@ def test_output_folders_of_something_else(
     refused("report", "out", says=r"is no run folder, since it has no run\.json")
     (out / "trials").mkdir()
     (out / "trials" / "mine").write_text("mine")
-    refused(*evaluate_arguments(checkpoint, data_dir), says="holds 'trials' but no run.json")
+    refused(*evaluate_arguments(checkpoint, data_folder), says="holds 'trials' but no run.json")
 
 
 # A real process
@@ -187,8 +191,8 @@ def test_through_a_real_process(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 50_000])
-def test_a_full_disk(limit: int, data_dir: Path, checkpoint: Path, tmp_path: Path) -> None:
-    train, evaluate = train_arguments(data_dir), evaluate_arguments(checkpoint, data_dir)
+def test_a_full_disk(limit: int, data_folder: Path, checkpoint: Path, tmp_path: Path) -> None:
+    train, evaluate = train_arguments(data_folder), evaluate_arguments(checkpoint, data_folder)
     for arguments in (train, evaluate) if limit == 0 else (train,):
         done = command(*arguments, cwd=tmp_path, limit=limit)
         assert done.returncode == 2, done.stderr

@@ -15,12 +15,12 @@ from refusals import Refused, evaluate_arguments, train_arguments
 SEEDS = ("-1", str(2**63), str(2**64))
 
 
-def test_seeds_out_of_range(refused: Refused, data_dir: Path, checkpoint: Path) -> None:
-    data = ["--data-dir", data_dir]
+def test_seeds_out_of_range(refused: Refused, data_folder: Path, checkpoint: Path) -> None:
+    data = ["--data", data_folder]
     for seed in SEEDS:
         for command in (
-            evaluate_arguments(checkpoint, data_dir),
-            train_arguments(data_dir),
+            evaluate_arguments(checkpoint, data_folder),
+            train_arguments(data_folder),
             ["curve", checkpoint, "--out", "f.csv", *data],
             ["substitute", checkpoint, "--out", "out", *data],
             ["transfer", "--sources", checkpoint, "--targets", checkpoint, *data],
@@ -39,7 +39,7 @@ TRAIN: list[tuple[Sequence[str], str]] = [
         "held out of 160 .* from 0 to 159, not 160",
     ),
     (["--model", "resnet"], "'resnet'.*notebook|notebook.*'resnet'"),
-    (["--dataset", "minst"], "'minst'.*did you mean mnist"),
+    (["--data", "minst"], "'minst'.*did you mean mnist"),
     (["--device", "cuda:99"], "this machine has no device 'cuda:99': use the device cpu"),
     (["--device", "gpu"], "'gpu'"),
     (["--learning-rate", "1e6"], "learning_rate must be in"),
@@ -62,9 +62,9 @@ TRAIN: list[tuple[Sequence[str], str]] = [
 
 @pytest.mark.parametrize(("options", "says"), TRAIN, ids=lambda value: "".join(value))
 def test_bad_options_of_train(
-    options: Sequence[str], says: str, refused: Refused, data_dir: Path
+    options: Sequence[str], says: str, refused: Refused, data_folder: Path
 ) -> None:
-    refused(*train_arguments(data_dir), *options, says=says)
+    refused(*train_arguments(data_folder), *options, says=says)
     assert not Path("out").exists()
 
 
@@ -77,7 +77,7 @@ EVALUATE = [
     ("--null-rate", "0.0001", "held-out"),
     ("--images", "0", "1 to 40"),
     ("--images", "41", "1 to 40"),
-    ("--dataset", "cifar", "'cifar'"),
+    ("--data", "cifar", "'cifar'"),
     ("--device", "cuda:99", "this machine has no device"),
     ("--proofs", "guess", "'guess'"),
     *(("--eps", eps, r"eps .* outside \[0, 1\]") for eps in ("-0.1", "76", "nan")),
@@ -86,9 +86,9 @@ EVALUATE = [
 
 @pytest.mark.parametrize(("option", "value", "says"), EVALUATE)
 def test_bad_options_of_evaluate(
-    option: str, value: str, says: str, refused: Refused, data_dir: Path, checkpoint: Path
+    option: str, value: str, says: str, refused: Refused, data_folder: Path, checkpoint: Path
 ) -> None:
-    refused(*evaluate_arguments(checkpoint, data_dir), option, value, says=says)
+    refused(*evaluate_arguments(checkpoint, data_folder), option, value, says=says)
     assert not Path("out").exists()
 
 
@@ -111,16 +111,16 @@ def test_bad_options_of_study(option: str, value: str, says: str, refused: Refus
     refused("study", "ramps", "--out", "out", f"{option}={value}", says=says)
 
 
-def test_unknown_names(refused: Refused, data_dir: Path, checkpoint: Path) -> None:
+def test_unknown_names(refused: Refused, data_folder: Path, checkpoint: Path) -> None:
     refused("study", "fgsm", says="no study 'fgsm': choose one of fgsm-null")
     refused("nosuch", says="no command 'nosuch': choose one of data, train")
-    refused("data", "cifar", says="'cifar'.*mnist")
-    refused("data", "idx", says="--data-dir|data_dir")
+    for action in ("fetch", "show"):
+        refused("data", action, "cifar", says="'cifar'.*did you mean cifar10.*mnist")
     refused(
-        *evaluate_arguments("nowhere", data_dir),
+        *evaluate_arguments("nowhere", data_folder),
         says="no checkpoint 'nowhere': give a folder .*, or a model of the zoo .*notebook-null",
     )
-    certify = ["certify", checkpoint, "--data-dir", data_dir, "--device", "cpu"]
+    certify = ["certify", checkpoint, "--data", data_folder, "--device", "cpu"]
     refused(*certify, "--out", "c.json", says="give --radius with --out")
     refused(*certify, "--verifier", "guess", says="'guess'")
     refused("transfer", "--sources", "--targets", checkpoint, says="at least one checkpoint each")
@@ -130,19 +130,19 @@ def test_unknown_names(refused: Refused, data_dir: Path, checkpoint: Path) -> No
 # Paths, numbers and text
 
 COMMANDS = {
-    "train": ["train", "--dataset", "idx", "--data-dir", "DATA", "--out", "OUT", "--validation",
+    "train": ["train", "--data", "DATA", "--out", "OUT", "--validation",
               "9", "--epochs", "1"],
-    "substitute": ["substitute", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT", "--seeds",
+    "substitute": ["substitute", "CHECKPOINT", "--data", "DATA", "--out", "OUT", "--seeds",
                    "10", "--queries", "20"],
-    "evaluate": ["evaluate", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT", "--images", "5",
+    "evaluate": ["evaluate", "CHECKPOINT", "--data", "DATA", "--out", "OUT", "--images", "5",
                  "--attack", "fgsm"],
-    "curve": ["curve", "CHECKPOINT", "--data-dir", "DATA", "--out", "OUT"],
-    "certify": ["certify", "CHECKPOINT", "--data-dir", "DATA", "--radius", "0.1",
+    "curve": ["curve", "CHECKPOINT", "--data", "DATA", "--out", "OUT"],
+    "certify": ["certify", "CHECKPOINT", "--data", "DATA", "--radius", "0.1",
                 "--out", "OUT"],
-    "transfer": ["transfer", "--sources", "CHECKPOINT", "--targets", "CHECKPOINT", "--data-dir",
+    "transfer": ["transfer", "--sources", "CHECKPOINT", "--targets", "CHECKPOINT", "--data",
                  "DATA", "--out", "OUT", "--images", "5"],
     "study": ["study", "ramps", "--out", "OUT"],
-    "zoo": ["zoo", "evaluate", "notebook-null", "--data-dir", "DATA", "--out", "OUT"],
+    "zoo": ["zoo", "evaluate", "notebook-null", "--data", "DATA", "--out", "OUT"],
     "leaderboard": ["zoo", "leaderboard", "--out", "OUT"],
 }  # fmt: skip
 FILES = ("curve", "certify", "transfer", "leaderboard")
@@ -181,8 +181,8 @@ def hostile(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("hostile")
 @pytest.mark.parametrize("name", COMMANDS)
-def test_unusable_outputs(name: str, refused: Refused, data_dir: Path, checkpoint: Path) -> None:
-    places = {"DATA": data_dir, "CHECKPOINT": checkpoint}
+def test_unusable_outputs(name: str, refused: Refused, data_folder: Path, checkpoint: Path) -> None:
+    places = {"DATA": data_folder, "CHECKPOINT": checkpoint}
     last = {"file": "Not a directory"}
     if name in FILES:
         last = {"folder": "is not a regular file", "x" * 250: "lock: File name too long"}
@@ -200,14 +200,14 @@ INPUTS = {
     "/dev/zero": "is not a (folder|regular file)|is a file|there is no run|no members",
 }
 READ = {
-    "data": ["data", "idx", "--data-dir", "PATH"],
-    "train": ["train", "--dataset", "idx", "--out", "out", "--data-dir", "PATH"],
-    "curve": ["train", "--dataset", "idx", "--out", "out", "--data-dir", "DATA", "--nulls",
+    "data": ["data", "show", "PATH"],
+    "train": ["train", "--out", "out", "--data", "PATH"],
+    "curve": ["train", "--out", "out", "--data", "DATA", "--nulls",
               "null-probabilities", "--curve", "PATH"],
-    "evaluate": ["evaluate", "PATH", "--data-dir", "DATA"],
-    "evaluate data": ["evaluate", "CHECKPOINT", "--data-dir", "PATH"],
-    "certify": ["certify", "CHECKPOINT", "--data-dir", "DATA", "--check", "PATH"],
-    "transfer": ["transfer", "--sources", "CHECKPOINT", "--targets", "PATH", "--data-dir", "DATA"],
+    "evaluate": ["evaluate", "PATH", "--data", "DATA"],
+    "evaluate data": ["evaluate", "CHECKPOINT", "--data", "PATH"],
+    "certify": ["certify", "CHECKPOINT", "--data", "DATA", "--check", "PATH"],
+    "transfer": ["transfer", "--sources", "CHECKPOINT", "--targets", "PATH", "--data", "DATA"],
     "report": ["report", "PATH"],
     "zoo": ["zoo", "--zoo", "PATH", "list"],
 }  # fmt: skip
@@ -215,8 +215,8 @@ READ = {
 
 @pytest.mark.usefixtures("hostile")
 @pytest.mark.parametrize("name", READ)
-def test_unusable_inputs(name: str, refused: Refused, data_dir: Path, checkpoint: Path) -> None:
-    places = {"DATA": data_dir, "CHECKPOINT": checkpoint}
+def test_unusable_inputs(name: str, refused: Refused, data_folder: Path, checkpoint: Path) -> None:
+    places = {"DATA": data_folder, "CHECKPOINT": checkpoint}
     for path, says in (UNUSABLE | INPUTS).items():
         if path[:1] in ("x", "d") and name in ("evaluate", "transfer"):
             says = f"{says}|there is no checkpoint"  # or a model of the zoo with a long name
@@ -250,10 +250,10 @@ NUMBERS: list[tuple[str, str, str, str]] = [
     *(("study", "--workers", bad, "from 1 to 4096") for bad in (HUGE, "-1")),
     ("study", "--threads", HUGE, "from 1 to 4096"),
     ("study", "--sets", f"0-{HUGE}", "is no list of numbers"),
-    ("study", "--data-dir", "folder", "is generated, not read"),
+    ("study", "--data", "mnist", "the study ramps uses ramps, not mnist"),
     ("zoo", "--images", HUGE, "at most 1,000,000,000"),
     *((name, option, "x" * 300, "x…x")
-      for name, option in (("train", "--model"), ("train", "--dataset"), ("train", "--device"),
+      for name, option in (("train", "--model"), ("train", "--data"), ("train", "--device"),
                            ("substitute", "--model"),
                            ("evaluate", "--attack"), ("evaluate", "--norm"),
                            ("evaluate", "--device"), ("transfer", "--attack"),
@@ -269,10 +269,10 @@ def test_unusable_numbers_and_names(
     value: str,
     says: str,
     refused: Refused,
-    data_dir: Path,
+    data_folder: Path,
     checkpoint: Path,
 ) -> None:
-    places = {"DATA": data_dir, "CHECKPOINT": checkpoint, "OUT": "out"}
+    places = {"DATA": data_folder, "CHECKPOINT": checkpoint, "OUT": "out"}
     words = [places.get(word, word) for word in COMMANDS[name]]
     refused(*words, f"{option}={value}", says=says)
 
@@ -281,13 +281,13 @@ def test_unusable_numbers_and_names(
 
 
 def test_options_of_curves(
-    refused: Refused, data_dir: Path, checkpoint: Path, tmp_path: Path
+    refused: Refused, data_folder: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     table = tmp_path / "f.csv"
-    refused(*train_arguments(data_dir), "--nulls", "null-probabilities", "--curve", table,
+    refused(*train_arguments(data_folder), "--nulls", "null-probabilities", "--curve", table,
             "--norm", "linf", says="is missing")  # fmt: skip
     table.write_text("size,probability\n0.1,0.2\n0.2,1\n")
-    arguments = [*train_arguments(data_dir), "--nulls", "null-probabilities", "--curve", table]
+    arguments = [*train_arguments(data_folder), "--nulls", "null-probabilities", "--curve", table]
     refused(*arguments, says="does not give the norm of its sizes")
     refused(*arguments, "--norm", "linf", says="names no perturbation: give --perturbation")
     fgsm = [*arguments, "--norm", "linf", "--perturbation", "fgsm"]
@@ -299,7 +299,7 @@ def test_options_of_curves(
     refused(*fgsm, "--nulls-per-image", "0", says="nulls_per_image must be above 0")
     table.write_text("size,probability,norm\n0.1,1,l0\n")
     refused(*fgsm, says="l0, not .*linf")
-    curve = ["curve", checkpoint, "--data-dir", data_dir, "--out", "g.csv"]
+    curve = ["curve", checkpoint, "--data", data_folder, "--out", "g.csv"]
     refused(*curve, says="a null curve needs")
     refused(*curve, "--perturbation", "sparse", says="does not support linf")
     refused(*curve, "--steps", "3", says="--steps is for pgd and sparse")

@@ -49,42 +49,42 @@ from nullclass.training.card import CARD, Card, Origin, read_card
 from nullclass.training.checkpoint import WEIGHTS
 from nullclass.training.recipes import Recipe
 
-TRAIN = ["train", "--dataset", "idx", "--validation", "20", "--epochs", "3", "--device", "cpu",
+TRAIN = ["train", "--validation", "20", "--epochs", "3", "--device", "cpu",
          "--model", "small"]  # fmt: skip
 Captured = pytest.CaptureFixture[str]
 
 
-def train(data_dir: Path, out: Path, *options: str) -> tuple[Any, Card]:
+def train(data_folder: Path, out: Path, *options: str) -> tuple[Any, Card]:
     """Train with some options; the checkpoint."""
-    assert main([*TRAIN, "--data-dir", str(data_dir), "--out", str(out), *options]) == 0
+    assert main([*TRAIN, "--data", str(data_folder), "--out", str(out), *options]) == 0
     return load_checkpoint(out)
 
 
 @pytest.fixture(scope="module")
-def checkpoint(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("trained") / "model"
-    train(data_dir, out)
+    train(data_folder, out)
     return out
 
 
-def test_data(data_dir: Path, capsys: Captured) -> None:
-    assert main(["data", "idx", "--data-dir", str(data_dir)]) == 0
+def test_data(data_folder: Path, capsys: Captured) -> None:
+    assert main(["data", "show", str(data_folder)]) == 0
     printed = capsys.readouterr().out
-    dataset = load_dataset("idx", data_dir=data_dir, validation=0)
+    dataset = load_dataset(data_folder, validation=0)
     assert "160 training and 40 test images of 1 x 8 x 8, 3 classes" in printed
     assert dataset.checksum in printed
-    assert str(data_dir) in printed
+    assert str(data_folder) in printed
 
 
 # Training
 
 
-def test_train(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_train(checkpoint: Path, data_folder: Path, tmp_path: Path, capsys: Captured) -> None:
     assert sorted(path.name for path in checkpoint.iterdir()) == [
         LOCK, CARD, "history.csv", WEIGHTS
     ]  # fmt: skip
     model, card = load_checkpoint(checkpoint)
-    dataset = load_dataset("idx", data_dir=data_dir, validation=20)
+    dataset = load_dataset(data_folder, validation=20)
     assert card.origin.data_checksum == dataset.checksum
     assert card.origin.training["nulls"] == {
         "source": "adversarial", "settings": {"eps": 0.154, "num_steps": 1}, "weight": 1 / 11,
@@ -97,23 +97,23 @@ def test_train(checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Capture
     accuracy = float((model.predict(images) == labels).double().mean())
     assert history["validation_accuracy"].iloc[-1] == pytest.approx(accuracy)
     # The same command gives the same weights, another seed gives others.
-    train(data_dir, tmp_path / "again")
+    train(data_folder, tmp_path / "again")
     assert "checkpoint:" in capsys.readouterr().out
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (checkpoint / WEIGHTS).read_bytes()
-    train(data_dir, tmp_path / "other", "--seed", "1")
+    train(data_folder, tmp_path / "other", "--seed", "1")
     assert (tmp_path / "other" / WEIGHTS).read_bytes() != (checkpoint / WEIGHTS).read_bytes()
 
 
-def test_options_of_train(data_dir: Path, tmp_path: Path) -> None:
+def test_options_of_train(data_folder: Path, tmp_path: Path) -> None:
     model, card = train(
-        data_dir, tmp_path / "clean", "--model", "report", "--nulls", "none", "--weight-decay",
+        data_folder, tmp_path / "clean", "--model", "report", "--nulls", "none", "--weight-decay",
         "0", "--learning-rate", "0.002", "--epochs", "1", "--validation", "0",
     )  # fmt: skip
     assert (model.has_null, model.architecture) == (False, "report")
     assert card.origin.training["recipe"]["learning_rate"] == 0.002
     assert card.origin.training["nulls"] is None
     model, card = train(
-        data_dir, tmp_path / "several", "--nulls", "uniform", "adversarial", "mixed",
+        data_folder, tmp_path / "several", "--nulls", "uniform", "adversarial", "mixed",
         "--replace-rate", "0.4", "--null-eps", "0.2", "--epochs", "6",
     )  # fmt: skip
     assert card.origin.training["nulls"] == {
@@ -127,24 +127,24 @@ def test_options_of_train(data_dir: Path, tmp_path: Path) -> None:
     }
     assert model.has_null
     assert pd.read_csv(tmp_path / "several" / "history.csv")["null_loss"].notna().all()
-    model, card = train(data_dir, tmp_path / "per-class", "--per-class-null")
+    model, card = train(data_folder, tmp_path / "per-class", "--per-class-null")
     assert (model.num_nulls, card.num_nulls) == (3, 3)
     ccat = ["--nulls", "ccat", "--null-steps", "2", "--uniform-targets"]
-    model, card = train(data_dir, tmp_path / "ccat", *ccat)
+    model, card = train(data_folder, tmp_path / "ccat", *ccat)
     assert not model.has_null
     assert (card.origin.nulls["eps"], card.origin.nulls["num_steps"]) == (0.3, 2)
-    model, card = train(data_dir, tmp_path / "abstain", "--robust", "abstain", "--epochs", "1")
+    model, card = train(data_folder, tmp_path / "abstain", "--robust", "abstain", "--epochs", "1")
     assert model.has_null
     assert card.origin.training["robust"] == {"loss": "abstain", "settings": {"eps": 0.2}}
 
 
-def test_null_probabilities(data_dir: Path, tmp_path: Path, capsys: Captured) -> None:
+def test_null_probabilities(data_folder: Path, tmp_path: Path, capsys: Captured) -> None:
     """From a clean model to its null curve to a model trained on it."""
     clean, table = tmp_path / "clean", tmp_path / "f.csv"
     held_out = ["--validation", "70", "--learning-rate", "0.005"]
-    train(data_dir, clean, "--nulls", "none", "--epochs", "30", *held_out)
+    train(data_folder, clean, "--nulls", "none", "--epochs", "30", *held_out)
     capsys.readouterr()
-    curve = ["curve", str(clean), "--out", str(table), "--data-dir", str(data_dir),
+    curve = ["curve", str(clean), "--out", str(table), "--data", str(data_folder),
              "--perturbation", "pgd", "--steps", "3", "--norm", "l2", "--sizes", "5",
              "--images", "65", "--always", "0.6", "--device", "cpu"]  # fmt: skip
     assert main(curve) == 0
@@ -156,7 +156,7 @@ def test_null_probabilities(data_dir: Path, tmp_path: Path, capsys: Captured) ->
     assert found["probability"].iloc[-1] == 1
     assert found["size"].is_monotonic_increasing
     soft = ["--nulls", "null-probabilities", "--curve", str(table), "--epochs", "2"]
-    model, card = train(data_dir, tmp_path / "soft", *soft, *held_out)
+    model, card = train(data_folder, tmp_path / "soft", *soft, *held_out)
     assert model.has_null
     assert card.origin.nulls["curve"]["sizes"] == found["size"].tolist()
     assert card.origin.nulls["perturbation"] == "pgd", "as the curve's file says"
@@ -167,18 +167,18 @@ def test_null_probabilities(data_dir: Path, tmp_path: Path, capsys: Captured) ->
 
 
 def test_substitute_and_transfer(
-    checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured
+    checkpoint: Path, data_folder: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     out, table = tmp_path / "substitute", tmp_path / "matrix.csv"
     query = ["substitute", str(checkpoint), "--out", str(out), "--queries", "30", "--seeds", "12",
-             "--data-dir", str(data_dir), "--device", "cpu"]  # fmt: skip
+             "--data", str(data_folder), "--device", "cpu"]  # fmt: skip
     assert main(query) == 0
     assert "30 queries in 3 rounds; the substitute agrees with" in capsys.readouterr().out
     _, card = load_checkpoint(out)
     _, target = load_checkpoint(checkpoint)
     assert (card.origin.queried, card.origin.num_queries) == (target.weights_sha256, 30)
     transfer = ["transfer", "--sources", str(out), str(checkpoint), "--targets", str(checkpoint),
-                "--eps", "0.1", "0.3", "--images", "20", "--data-dir", str(data_dir),
+                "--eps", "0.1", "0.3", "--images", "20", "--data", str(data_folder),
                 "--out", str(table), "--device", "cpu"]  # fmt: skip
     assert main(transfer) == 0
     assert "transfer of mi-fgsm, linf, 20 test images" in capsys.readouterr().out
@@ -206,10 +206,10 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def test_evaluate(
-    checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured, no_report: list[Path]
+    checkpoint: Path, data_folder: Path, tmp_path: Path, capsys: Captured, no_report: list[Path]
 ) -> None:
     out = tmp_path / "run"
-    arguments = ["evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out", str(out),
+    arguments = ["evaluate", str(checkpoint), "--data", str(data_folder), "--out", str(out),
                  "--eps", "0.05", "0.3", "--attack", "fgsm", "pgd", "--images", "30",
                  "--device", "cpu", "--smallest", "6"]  # fmt: skip
     assert main(arguments) == 0
@@ -236,12 +236,12 @@ def test_evaluate(
 
 def test_strict_evaluation_in_l2_with_a_threshold(
     checkpoint: Path,
-    data_dir: Path,
+    data_folder: Path,
     tmp_path: Path,
     capsys: Captured,
     no_report: list[Path],
 ) -> None:
-    arguments = ["evaluate", str(checkpoint), "--data-dir", str(data_dir), "--out",
+    arguments = ["evaluate", str(checkpoint), "--data", str(data_folder), "--out",
                  str(tmp_path / "run"), "--eps", "0.5", "--norm", "l2", "--attack", "fgsm",
                  "--images", "10", "--smallest", "0", "--ood", "none", "--null-rate", "0.2",
                  "--strict"]  # fmt: skip
@@ -263,10 +263,10 @@ def test_strict_evaluation_in_l2_with_a_threshold(
 
 
 @pytest.fixture(scope="module")
-def provable(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def provable(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint without null class, of which something can be proved."""
     folder = tmp_path_factory.mktemp("provable") / "model"
-    dataset = load_dataset("idx", data_dir=data_dir, validation=20)
+    dataset = load_dataset(data_folder, validation=20)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = build_model(
@@ -279,15 +279,16 @@ def provable(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    save_checkpoint(model, folder, origin=Origin(data="idx", num_held_out=20))
+    origin = Origin(data="letters", data_checksum=dataset.checksum, num_held_out=20)
+    save_checkpoint(model, folder, origin=origin)
     return folder
 
 
 def test_certify(
-    provable: Path, checkpoint: Path, data_dir: Path, tmp_path: Path, capsys: Captured
+    provable: Path, checkpoint: Path, data_folder: Path, tmp_path: Path, capsys: Captured
 ) -> None:
     path = tmp_path / "certificates.json"
-    certify = ["certify", str(provable), "--data-dir", str(data_dir), "--device", "cpu"]
+    certify = ["certify", str(provable), "--data", str(data_folder), "--device", "cpu"]
     assert main([*certify, "--eps", "0.0002", "0.4"]) == 0
     assert "certified accuracy" in capsys.readouterr().out
     assert main([*certify, "--eps", "0.0002", "--radius", "0.0001", "--out", str(path)]) == 0
@@ -302,7 +303,7 @@ def test_certify(
     expected = f"{certificates.num_proved} answers within linf 0.0001: proved again"
     assert expected in capsys.readouterr().out
     # A network with a learned null can be proved too, but its answers have no certificates.
-    learned = ["certify", str(checkpoint), "--data-dir", str(data_dir), "--device", "cpu"]
+    learned = ["certify", str(checkpoint), "--data", str(data_folder), "--device", "cpu"]
     assert main([*learned, "--eps", "0.001", "--images", "10"]) == 0
     assert "10 images, 1 eps" in capsys.readouterr().out
     for wrong in (
@@ -315,9 +316,9 @@ def test_certify(
 
 
 def test_evaluate_with_a_radius_and_draw_the_report(
-    provable: Path, data_dir: Path, tmp_path: Path, capsys: Captured
+    provable: Path, data_folder: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    arguments = ["evaluate", str(provable), "--data-dir", str(data_dir), "--out",
+    arguments = ["evaluate", str(provable), "--data", str(data_folder), "--out",
                  str(tmp_path / "run"), "--eps", "0.0002", "0.3", "--attack", "pgd", "--images",
                  "30", "--device", "cpu", "--smallest", "0", "--radius", "0.0001", "--proofs",
                  "interval"]  # fmt: skip
@@ -398,20 +399,20 @@ LONG = ("--model", "notebook", "--epochs", "15")
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("uninterrupted") / "model"
-    train(data_dir, folder, *LONG)
+    train(data_folder, folder, *LONG)
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_training_resumes_to_the_same_weights(
-    how: signal.Signals, data_dir: Path, tmp_path: Path, uninterrupted: Path
+    how: signal.Signals, data_folder: Path, tmp_path: Path, uninterrupted: Path
 ) -> None:
     out = tmp_path / "stopped"
     running = subprocess.Popen(
-        [sys.executable, "-m", "nullclass.cli.main", *TRAIN, "--data-dir", str(data_dir),
+        [sys.executable, "-m", "nullclass.cli.main", *TRAIN, "--data", str(data_folder),
          "--out", str(out), *LONG],
         stderr=subprocess.PIPE,
         text=True,
@@ -430,7 +431,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
         assert running.returncode == 130
         assert errors.splitlines()[-1] == "nullclass: interrupted; the same command resumes it"
         assert "Traceback" not in errors
-    train(data_dir, out, *LONG)
+    train(data_folder, out, *LONG)
     assert (out / WEIGHTS).read_bytes() == (uninterrupted / WEIGHTS).read_bytes()
     columns = ["epoch", "loss", "null_loss", "train_accuracy", "validation_accuracy"]
     found, expected = (pd.read_csv(f / "history.csv")[columns] for f in (out, uninterrupted))
@@ -440,11 +441,11 @@ def test_an_interrupted_training_resumes_to_the_same_weights(
 
 
 def test_a_stopped_training_goes_on_and_a_damaged_state_starts_again(
-    data_dir: Path, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
+    data_folder: Path, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: Captured,
 ) -> None:  # fmt: skip
     out = tmp_path / "out"
-    options = [*TRAIN, "--data-dir", str(data_dir), "--out", str(out)]
+    options = [*TRAIN, "--data", str(data_folder), "--out", str(out)]
 
     def stopped(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -471,10 +472,10 @@ def test_a_stopped_training_goes_on_and_a_damaged_state_starts_again(
 
 
 def test_output_that_cannot_be_printed_costs_the_printing_only(
-    data_dir: Path, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
+    data_folder: Path, tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: Captured,
 ) -> None:  # fmt: skip
-    train_words = [*TRAIN, "--data-dir", str(data_dir), "--out"]
+    train_words = [*TRAIN, "--data", str(data_folder), "--out"]
     with monkeypatch.context() as patched, open("/dev/full", "w") as full:
         patched.setattr(sys, "stdout", full)
         assert main([*train_words, str(tmp_path / "full")]) == OUTPUT_LOST == 3
@@ -523,9 +524,9 @@ def test_nothing_is_left_to_print_when_the_interpreter_ends() -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_goes_away_is_no_error(data_dir: Path) -> None:
+def test_a_reader_that_goes_away_is_no_error(data_folder: Path) -> None:
     done = subprocess.run(
-        f"'{sys.executable}' -m nullclass.cli.main data idx --data-dir '{data_dir}' | true",
+        f"'{sys.executable}' -m nullclass.cli.main data show '{data_folder}' | true",
         shell=True,
         capture_output=True,
         text=True,
@@ -561,7 +562,7 @@ def few_trials(preset: str, seeds: Sequence[int], variants: Sequence[str]) -> li
                     settings={"num_steps": 2, "num_target_steps": 1}),
         )  # fmt: skip
         recipe = Recipe(batch_size=16, epochs=2, learning_rate=2e-3)
-        training = replace(trial.training, dataset="idx", architecture="small", recipe=recipe)
+        training = replace(trial.training, dataset="letters", architecture="small", recipe=recipe)
         shrunk.append(
             replace(trial, training=training, attacks=attacks, num_clean=40, is_checked=False)
         )
@@ -570,14 +571,14 @@ def few_trials(preset: str, seeds: Sequence[int], variants: Sequence[str]) -> li
 
 @pytest.fixture
 def small_study(monkeypatch: pytest.MonkeyPatch) -> Engines:
-    small = replace(FGSM_NULL, dataset="idx", trials=few_trials)
+    small = replace(FGSM_NULL, dataset="letters", trials=few_trials)
     monkeypatch.setitem(STUDIES, "fgsm-null", small)
     return Engines(monkeypatch)
 
 
 def test_study_by_sets_and_variants(
     small_study: Engines,
-    data_dir: Path,
+    data_folder: Path,
     tmp_path: Path,
     capsys: Captured,
     no_report: list[Path],
@@ -585,7 +586,7 @@ def test_study_by_sets_and_variants(
     out = tmp_path / "run"
 
     def study(*options: str) -> str:
-        arguments = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir),
+        arguments = ["study", "fgsm-null", "--out", str(out), "--data", str(data_folder),
                      "--device", "cpu", *options]  # fmt: skip
         assert main(arguments) == 0
         return capsys.readouterr().err
@@ -600,12 +601,12 @@ def test_study_by_sets_and_variants(
         (model, seed) for model in ("clean-wd", "null-0.5-wd") for seed in (0, 1)
     ]
     assert no_report == [out, out]
-    source = DataSource("idx", str(data_dir.resolve()), 0)
+    source = DataSource(str(data_folder.resolve()), 0)
     default = {"device": "cpu", "num_workers": None, "num_threads": None, "address": None}
     chosen = {"device": "cpu", "num_workers": 3, "num_threads": 2, "address": "here"}
     assert small_study.calls == [("local", source, default), ("ray", source, chosen)]
     # A folder in use, or of another preset, is left alone.
-    study_again = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir)]
+    study_again = ["study", "fgsm-null", "--out", str(out), "--data", str(data_folder)]
     with locked(out):
         assert main([*study_again, "--device", "cpu"]) == 2
     assert capsys.readouterr().err.startswith("nullclass: another process is writing to")
@@ -616,14 +617,14 @@ def test_study_by_sets_and_variants(
 
 def test_study_with_failed_jobs(
     small_study: Engines,
-    data_dir: Path,
+    data_folder: Path,
     tmp_path: Path,
     capsys: Captured,
     monkeypatch: pytest.MonkeyPatch,
     no_report: list[Path],
 ) -> None:
     out = tmp_path / "run"
-    arguments = ["study", "fgsm-null", "--out", str(out), "--data-dir", str(data_dir),
+    arguments = ["study", "fgsm-null", "--out", str(out), "--data", str(data_folder),
                  "--device", "cpu", "--variants", "clean-wd,null-0.5"]  # fmt: skip
 
     def broken(name: str, *_: object) -> object:

@@ -15,8 +15,8 @@ import pytest
 from idx_files import idx_bytes, tiny_arrays, write_dataset
 
 from nullclass.core.errors import UserError
-from nullclass.data import DATASETS, FILE_NAMES, fetch, fetching
-from nullclass.data.fetching import cache_folder
+from nullclass.data import DATASETS, FILE_NAMES, fetch, fetching, load_dataset
+from nullclass.data.fetching import cache_folder, find_known
 from nullclass.data.known import KnownDataset
 from nullclass.data.sources import Accept, SourceError
 
@@ -98,7 +98,7 @@ def test_the_next_source_brings_the_rest(cache: Path, monkeypatch: pytest.Monkey
 def test_wrong_content_is_never_kept(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     login_page = dict.fromkeys(FILE_NAMES, b"<!DOCTYPE html>")
     add_tiny(monkeypatch, FakeSource("a captive portal", login_page))
-    with pytest.raises(UserError, match=r"a captive portal.*another checksum.*data_dir"):
+    with pytest.raises(UserError, match=r"a captive portal.*another checksum.*give it as the data"):
         fetch("tiny", progress=ignore)
     assert not cache.parent.exists(), "what was made for nothing is removed"
     cache.parent.mkdir()
@@ -127,9 +127,9 @@ def test_what_expands_beyond_the_known_size_is_not_expanded(
     monkeypatch.setattr(fetching, "content_chunks", counted)
     with pytest.raises(UserError, match="another checksum"):
         fetch("tiny", progress=ignore)
-    with pytest.raises(UserError, match="its checksum differs"):
-        fetch("tiny", mine, progress=ignore)
-    assert sum(written) <= 3 * (len(CONTENTS[FILE_NAMES[0]]) + 1), "fetched, checked; in a folder"
+    assert sum(written) <= 2 * (len(CONTENTS[FILE_NAMES[0]]) + 1), "fetched, checked"
+    assert find_known(mine) is None
+    assert max(written) <= 10_009, "the size of the smallest file of MNIST, and one byte"
 
 
 def test_an_interrupted_download_leaves_no_half_file(
@@ -238,10 +238,13 @@ def test_the_users_folder_comes_first(
         for inside in (".", "raw", "MNIST/raw"):
             mine = tmp_path / f"mine{number}{inside[0]}"
             folder = write_dataset(mine / inside, ARRAYS, end=end, dotted=dotted)
-            for name in ("tiny", "idx"):
-                paths, sentence = fetch(name, mine, ignore)
-                assert {path.parent.resolve() for path in paths.values()} == {folder.resolve()}
-                assert str(mine) in sentence
+            found = find_known(mine)
+            assert found is not None
+            assert found[0] == "tiny"
+            assert {path.parent.resolve() for path in found[1].values()} == {folder.resolve()}
+            dataset = load_dataset(mine, validation=0)
+            assert (dataset.name, dataset.class_names) == ("tiny", ("a", "b", "c", "d"))
+            assert str(mine) in dataset.source
     assert source.requests == []
     assert not cache.exists()
 
@@ -251,29 +254,28 @@ def test_bad_folders(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     add_tiny(monkeypatch, source)
     lacking = write_dataset(tmp_path / "lacking", ARRAYS)
     (lacking / FILE_NAMES[3]).unlink()
-    for name in ("tiny", "idx"):
-        with pytest.raises(UserError, match=f"lacks {FILE_NAMES[3]}: "):
-            fetch(name, lacking, ignore)
-        with pytest.raises(UserError, match="is not a folder"):
-            fetch(name, tmp_path / "nowhere", ignore)
+    with pytest.raises(UserError, match=f"lacks {FILE_NAMES[3]}: "):
+        load_dataset(lacking, validation=0)
+    with pytest.raises(UserError, match="there is no dataset, folder or file"):
+        load_dataset(tmp_path / "nowhere", validation=0)
     others = ARRAYS | {FILE_NAMES[2]: np.zeros_like(ARRAYS[FILE_NAMES[2]])}
-    folder = write_dataset(tmp_path / "others", others)
-    with pytest.raises(UserError, match=f"is not Tiny's {FILE_NAMES[2]}.*replace it"):
-        fetch("tiny", folder, ignore)
-    fetch("idx", folder, ignore)
+    folder = write_dataset(tmp_path / "tiny", others)
+    dataset = load_dataset(folder, validation=0)
+    assert dataset.name == "tiny (IDX files)", "never the name of a known dataset"
     assert source.requests == []
 
 
 def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"did you mean mnist\?.*fashion-mnist, idx"):
+    with pytest.raises(UserError, match=r"did you mean mnist\?.*fashion-mnist, cifar10"):
         fetch("mnits")
     with pytest.raises(UserError, match=r"did you mean fashion-mnist\?"):
         fetch("Fashion_MNIST")
     for name in ("cifar", "x" * 10**5, "", None, 3, ["mnist"]):
         with pytest.raises(UserError, match=r"there is no dataset .*: choose one of"):
             fetch(name)  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="data_dir"):
-        fetch("idx")
+    for name in ("x" * 10**5, "", None, 3, ["mnist"], "a\0b"):
+        with pytest.raises(UserError, match=r"data must be a path|too long|there are no data"):
+            load_dataset(name)  # type: ignore[arg-type]
     monkeypatch.delenv("NULLCLASS_CACHE", raising=False)
     assert cache_folder().name == "nullclass"
 
@@ -281,9 +283,10 @@ def test_names(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("known", DATASETS.values(), ids=DATASETS)
 def test_known_datasets(known: KnownDataset) -> None:
     assert len(set(known.class_names)) == len(known.class_names) >= 2
-    assert set(known.md5) == set(known.sizes) == set(FILE_NAMES)
+    assert set(known.md5) == set(known.sizes)
+    assert known.is_idx == (set(known.md5) == set(FILE_NAMES))
     assert {len(bytes.fromhex(md5)) for md5 in known.md5.values()} == {16}
-    assert len(set(known.md5.values())) == 4
+    assert len(set(known.md5.values())) == len(known.md5)
     assert known.subfolders[0] == "."
     for source in known.sources:
         assert source.label

@@ -51,7 +51,7 @@ def test_the_dataset_is_always_the_same() -> None:
     assert (len(first.train), len(first.test)) == (NUM_TRAIN, NUM_TEST) == (32_000, 4_000)
     assert first.image_shape == (1, 1, 3)
     assert first.class_names == ("down", "up")
-    assert (first.mean, first.std) == (0.0, 1.0), "not standardised"
+    assert (first.mean, first.std) == ((0.0,), (1.0,)), "not standardised"
     for images in (first.test.images[:1000], first.train.images[:1000]):
         assert len(images.unique(dim=0)) == 1000
     shared = (first.train.images[:1000, None] == first.test.images[None, :1000]).flatten(2)

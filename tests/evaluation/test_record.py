@@ -30,14 +30,14 @@ CPU = torch.device("cpu")
 def test_labels_that_are_not_classes_of_the_model(tmp_path: Path) -> None:
     """Also if the first images, which are attacked, have valid labels."""
     arrays = tiny_arrays(40, 30, 4, 28, seed=0)
-    good = load_dataset("idx", data_dir=write_dataset(tmp_path / "good", arrays), validation=0)
+    good = load_dataset(write_dataset(tmp_path / "good", arrays), validation=0)
     model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
-    save_checkpoint(model, tmp_path / "model", origin=Origin(data="idx"))
+    save_checkpoint(model, tmp_path / "model", origin=Origin(data="letters"))
     arrays[FILE_NAMES[3]][20:] = np.arange(190, 200)
     folder = write_dataset(tmp_path / "bad", arrays)
     with pytest.raises(UserError, match="labels run from 0 to 199; the model has the classes 0 to"):
-        load_with_data(tmp_path / "model", None, folder, CPU)
-    bad = load_dataset("idx", data_dir=folder, validation=0)
+        load_with_data(tmp_path / "model", str(folder), CPU)
+    bad = load_dataset(folder, validation=0)
     settings: dict[str, Any] = {"name": "m", "attacks": ["fgsm"], "eps": [0.1], "norm": "linf"}
     settings |= {"num_images": 10, "seed": 0}
     out = tmp_path / "run"
@@ -58,7 +58,7 @@ def test_an_interrupted_evaluation_leaves_the_earlier_one_and_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrays = tiny_arrays(40, 30, 4, 28, seed=0)
-    data = load_dataset("idx", data_dir=write_dataset(tmp_path / "data", arrays), validation=0)
+    data = load_dataset(write_dataset(tmp_path / "data", arrays), validation=0)
     model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
     out = tmp_path / "run"
 
@@ -99,7 +99,7 @@ def test_an_interrupted_evaluation_leaves_the_earlier_one_and_goes_on(
 
 def test_a_long_name(tmp_path: Path) -> None:
     arrays = tiny_arrays(40, 30, 4, 28, seed=0)
-    data = load_dataset("idx", data_dir=write_dataset(tmp_path / "data", arrays), validation=0)
+    data = load_dataset(write_dataset(tmp_path / "data", arrays), validation=0)
     model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
     name, out = "n" * 120, tmp_path / "run"
     settings: dict[str, Any] = {"attacks": ["fgsm"], "eps": [0.1], "norm": "linf", "num_images": 4}
@@ -109,7 +109,7 @@ def test_a_long_name(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_no_evaluation_is_refused(tmp_path: Path) -> None:
     arrays = tiny_arrays(40, 30, 4, 28, seed=0)
-    data = load_dataset("idx", data_dir=write_dataset(tmp_path / "data", arrays), validation=0)
+    data = load_dataset(write_dataset(tmp_path / "data", arrays), validation=0)
     model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
     names = sorted(path.name for path in (tmp_path / "data").iterdir())
     with pytest.raises(UserError, match="so it is no run folder: choose another --out"):
@@ -123,7 +123,7 @@ def test_a_folder_that_is_no_evaluation_is_refused(tmp_path: Path) -> None:
 def test_a_report_being_drawn_is_waited_for(tmp_path: Path) -> None:
     """Else it would describe the earlier evaluation beside the new one."""
     arrays = tiny_arrays(40, 30, 4, 28, seed=0)
-    data = load_dataset("idx", data_dir=write_dataset(tmp_path / "data", arrays), validation=0)
+    data = load_dataset(write_dataset(tmp_path / "data", arrays), validation=0)
     model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
     out = tmp_path / "run"
 

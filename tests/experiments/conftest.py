@@ -19,7 +19,7 @@ def quick_intervals() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return learnable_dataset(tmp_path_factory.mktemp("data"))
+    return learnable_dataset(tmp_path_factory.mktemp("data") / "letters")
 
 
 @pytest.fixture(scope="session")

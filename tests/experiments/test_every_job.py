@@ -53,7 +53,7 @@ EPS_SIZES = (0.0, 0.2, 0.8)
 CLEAN = Training(
     name="clean",
     architecture="small",
-    dataset="idx",
+    dataset="letters",
     validation=VALIDATION,
     seed=0,
     weight_decay=0.0,
@@ -108,7 +108,7 @@ def trials(preset: object, seeds: object, variants: object) -> list[Trial]:
 STUDY = Study(
     name="black-box",
     claim="It runs.",
-    dataset="idx",
+    dataset="letters",
     validation=VALIDATION,
     variants=tuple(VARIANTS),
     seeds=lambda preset: [0],
@@ -118,7 +118,7 @@ STUDY = Study(
 
 @pytest.fixture(scope="module")
 def dataset(data: Path) -> Dataset:
-    return load_dataset("idx", data_dir=data, validation=VALIDATION, progress=lambda _: None)
+    return load_dataset(data, validation=VALIDATION, progress=lambda _: None)
 
 
 def run(dataset: Dataset, folder: Path) -> RunResult:

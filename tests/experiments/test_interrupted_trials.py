@@ -37,7 +37,7 @@ from nullclass.training.recipes import Recipe
 TRAINING = Training(
     name="model",
     architecture="small",
-    dataset="idx",
+    dataset="letters",
     validation=16,
     seed=1,
     weight_decay=0.0,

@@ -334,7 +334,7 @@ def test_nothing_to_do_is_refused(dataset: Dataset, tmp_path: Path) -> None:
     assert dataset.validation is not None
     less = replace(dataset, validation=dataset.validation.first(VALIDATION - 1))
     result = run_here(less, tmp_path, variants=["base"], seeds=[0])
-    assert "needs idx with 16 images held out, but the dataset is idx with 15" in str(result)
+    assert "with 16 images held out, but the dataset is letters with 15" in str(result)
 
 
 # Scheduling
@@ -406,7 +406,7 @@ def test_a_job_that_fails_three_times_is_given_up_with_what_needs_it(
     lines = " ".join(capsys.readouterr().err.split())
     assert lines.count("trying again") == 2
     assert f"{title}: given up after 3 attempts, and with it 4 jobs that need it" in lines
-    assert f"{title}: given up (the worker's idx is not the data of this run" in str(result)
+    assert f"{title}: given up (the worker's letters is not the data of this run" in str(result)
     # The same call tries again, and nothing else.
     again = WatchedEngine(dataset)
     result = run_watched(again, tmp_path, seeds=[1, 0])

@@ -298,7 +298,7 @@ SPECIAL: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("kind", SPECIAL)
 def test_special_files(kind: str, world: World, yard: Yard, counter: Counter) -> None:
     """Instead of each file that is read or written: refused at once, or replaced."""
-    data = copy_of(world.data_dir, yard.folder / "data")
+    data = copy_of(world.data_folder, yard.folder / "letters")
     model = copy_of(world.learned, yard.folder / "model")
     run, made = yard.folder / "run", yard.folder / "made"
     assert run_command(world.evaluate(run)) == 0

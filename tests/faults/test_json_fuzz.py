@@ -165,7 +165,7 @@ def test_cards_of_a_zoo(tmp_path: Path, counter: Counter) -> None:
 def test_certificates(world: World, tmp_path: Path, counter: Counter) -> None:
     path = tmp_path / "a" / "out.json"
     assert run_command(world.certify(path)) == 0
-    check = ["certify", str(world.plain), "--data-dir", str(world.data_dir), "--check", str(path)]
+    check = ["certify", str(world.plain), "--data", str(world.data_folder), "--check", str(path)]
 
     def load() -> None:
         Certificates.load(path)

@@ -188,7 +188,7 @@ REFUSED: list[tuple[str, list[dict[str, Any]], str]] = [
     ("ccat", [{"reach": reach} for reach in (0, NAN)], "reach must be"),
     ("ccat", [{"power": power} for power in (0, -1.0, NAN, INFINITE)], "power must be"),
     ("ccat", [{"steps": 3}], "no such settings"),
-    ("background", [{"dataset": n} for n in ("letters", "idx", "ramps")], "choose one of mnist"),
+    ("background", [{"dataset": n} for n in ("letters", "ramps")], "choose one of mnist"),
     ("tile-shuffle", [{"sides": sides} for sides in ([], [0], [2, -1])], "at least 1 pixel"),
     ("null-probabilities", [{}], r"without a default \(curve\): give a NullProbabilities"),
     ("null-probabilities", [LINF], "perturbation must be one of fgsm"),

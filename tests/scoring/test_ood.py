@@ -26,7 +26,7 @@ NUM_FASHION = 40
 def fashion_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
     """Random images in place of Fashion-MNIST."""
     folder = write_dataset(tmp_path / "fashion", tiny_arrays(20, NUM_FASHION, 10, 28, seed=7))
-    fashion_data = load_dataset("idx", data_dir=folder, validation=0)
+    fashion_data = load_dataset(folder, validation=0)
 
     def load(name: str, *, validation: int) -> Dataset:
         assert (name, validation) == ("fashion-mnist", 0)

@@ -38,7 +38,7 @@ class World:
     """Folders of the data and of two checkpoints."""
 
     path: Path
-    data_dir: Path
+    data_folder: Path
     learned: Path
     """A model with null class."""
     plain: Path
@@ -55,7 +55,7 @@ class World:
     def train(self, out: Path, *options: str) -> list[str]:
         """The words of a small training."""
         return [
-            *("train", "--out", str(out), "--dataset", "idx", "--validation", "20"),
+            *("train", "--out", str(out), "--validation", "20"),
             *("--epochs", "3", "--model", "small", *self._common, *options),
         ]
 
@@ -97,21 +97,21 @@ class World:
 
     @property
     def _common(self) -> tuple[str, ...]:
-        return ("--data-dir", str(self.data_dir), "--device", "cpu")
+        return ("--data", str(self.data_folder), "--device", "cpu")
 
 
 def make_world(path: Path) -> World:
     """Write data and checkpoints."""
-    data_dir = learnable_dataset(path / "data")
-    dataset = load_dataset("idx", data_dir=data_dir, validation=VALIDATION)
+    data_folder = learnable_dataset(path / "letters")
+    dataset = load_dataset(data_folder, validation=VALIDATION)
     for name, has_null in (("learned", True), ("plain", False)):
         origin = Origin(
-            data="idx",
+            data=dataset.name,
             data_checksum=dataset.checksum,
             num_held_out=VALIDATION,
         )
         save_checkpoint(trained(dataset, has_null), path / name, origin=origin)
-    return World(path, data_dir, path / "learned", path / "plain")
+    return World(path, data_folder, path / "learned", path / "plain")
 
 
 SMALL_STUDY = "fgsm-null"
@@ -127,7 +127,7 @@ def use_small_study(patch: pytest.MonkeyPatch) -> None:
             replace(
                 trial,
                 training=replace(
-                    trial.training, dataset="idx", architecture="small", recipe=recipe
+                    trial.training, dataset="letters", architecture="small", recipe=recipe
                 ),
                 attacks=(replace(trial.attacks[0], num_images=6),),
                 num_clean=6,
@@ -139,7 +139,7 @@ def use_small_study(patch: pytest.MonkeyPatch) -> None:
     def make_engine(name: str, source: DataSource, **settings: object) -> SerialEngine:
         return SerialEngine(load(source), torch.device("cpu"))
 
-    patch.setitem(STUDIES, SMALL_STUDY, replace(FGSM_NULL, dataset="idx", trials=trials))
+    patch.setitem(STUDIES, SMALL_STUDY, replace(FGSM_NULL, dataset="letters", trials=trials))
     patch.setattr(engines, "make_engine", make_engine)
     patch.setattr("nullclass.studies.fgsm_null.page.page", stub_page)
     patch.setattr("nullclass.studies.fgsm_null.page.summary_tables", lambda run: [])

@@ -21,11 +21,11 @@ def check_sentence(text: str, says: str) -> None:
     assert len(line) < 500
 
 
-def train_arguments(data_dir: Path, out: Path | str = "out") -> list[object]:
-    return ["train", "--dataset", "idx", "--data-dir", data_dir, "--out", out, "--validation", 9,
+def train_arguments(data_folder: Path, out: Path | str = "out") -> list[object]:
+    return ["train", "--data", data_folder, "--out", out, "--validation", 9,
             "--epochs", 1, "--device", "cpu"]  # fmt: skip
 
 
-def evaluate_arguments(checkpoint: Path | str, data_dir: Path) -> list[object]:
-    return ["evaluate", checkpoint, "--data-dir", data_dir, "--out", "out", "--images", 5,
+def evaluate_arguments(checkpoint: Path | str, data_folder: Path) -> list[object]:
+    return ["evaluate", checkpoint, "--data", data_folder, "--out", "out", "--images", 5,
             "--eps", 0.1, "--attack", "fgsm", "--device", "cpu"]  # fmt: skip

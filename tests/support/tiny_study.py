@@ -35,7 +35,7 @@ def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> lis
         base = Training(
             name="base",
             architecture="small",
-            dataset="idx",
+            dataset="letters",
             validation=VALIDATION,
             seed=seed,
             weight_decay=0.0,
@@ -71,7 +71,7 @@ def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> lis
 TINY = Study(
     name="tiny",
     claim="It runs.",
-    dataset="idx",
+    dataset="letters",
     validation=VALIDATION,
     variants=("base", "grown", "noisy"),
     seeds=lambda preset: range(2),
@@ -82,11 +82,11 @@ NUM_JOBS = 12
 
 
 def source_of(folder: Path) -> DataSource:
-    return DataSource("idx", str(folder), VALIDATION)
+    return DataSource(str(folder), VALIDATION)
 
 
 def load(folder: Path) -> Dataset:
-    return load_dataset("idx", data_dir=folder, validation=VALIDATION, progress=lambda _: None)
+    return load_dataset(folder, validation=VALIDATION, progress=lambda _: None)
 
 
 def run_here(dataset: Dataset, out: Path, **settings: object) -> RunResult:

@@ -32,7 +32,7 @@ class TinyZoo:
     """Folders of a tiny zoo, its data and its run folders."""
 
     folder: Path
-    data_dir: Path
+    data_folder: Path
     out: Path
     dataset: Dataset
 
@@ -58,11 +58,11 @@ def trained(dataset: Dataset, has_null: bool) -> Classifier:
 
 def make_zoo(path: Path) -> TinyZoo:
     """Two members, ``learned`` and ``proved``, without results."""
-    data_dir = learnable_dataset(path / "data")
-    dataset = load_dataset("idx", data_dir=data_dir, validation=0)
+    data_folder = learnable_dataset(path / "letters")
+    dataset = load_dataset(data_folder, validation=0)
     for order, (name, has_null) in enumerate((("learned", True), ("proved", False))):
         origin = Origin(
-            data="idx",
+            data=dataset.name,
             data_checksum=dataset.checksum,
             training={"name": name, "seed": 0},
             training_seconds=90.0,
@@ -75,4 +75,4 @@ def make_zoo(path: Path) -> TinyZoo:
             stored="exact" if has_null else "float16",
             zoo=path / "zoo",
         )
-    return TinyZoo(path / "zoo", data_dir, path / "out", dataset)
+    return TinyZoo(path / "zoo", data_folder, path / "out", dataset)

@@ -25,7 +25,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> TinyZoo:
     """Both members attacked on 30 images and verified on all 40; not to be changed."""
     zoo = make_zoo(tmp_path_factory.mktemp("zoo"))
     arguments = ["--images", "30", "--attack", "pgd", "--out", str(zoo.out), "--update"]
-    arguments += ["--data-dir", str(zoo.data_dir), "--device", "cpu", "--no-checks"]
+    arguments += ["--data", str(zoo.data_folder), "--device", "cpu", "--no-checks"]
     with few_resamples():
         assert main(["zoo", "--zoo", str(zoo.folder), "evaluate", "all", *arguments]) == 0
     return zoo

@@ -42,7 +42,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def command(zoo: TinyZoo, *arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
         if arguments and arguments[0] in ("check", "evaluate"):
-            arguments = (*arguments, "--data-dir", zoo.data_dir, "--device", "cpu")
+            arguments = (*arguments, "--data", zoo.data_folder, "--device", "cpu")
         status = main(["zoo", "--zoo", str(zoo.folder), *map(str, arguments)])
         output = capsys.readouterr()
         return status, output.out, output.err
@@ -265,7 +265,7 @@ def test_another_dataset_is_refused(run: Run, zoo: TinyZoo, tmp_path: Path) -> N
     for array in arrays.values():
         if array.ndim == 3:
             array[0, 0, 0] ^= 1
-    other = replace(zoo, data_dir=write_dataset(tmp_path / "other", arrays))
+    other = replace(zoo, data_folder=write_dataset(tmp_path / "other", arrays))
     refused(run(other, "check", "proved"), "proved files: .* is not the dataset of proved")
 
 

@@ -7,7 +7,7 @@ its method ``run`` returns the exit status, or None, and imports torch, so that 
 from __future__ import annotations
 
 COMMANDS = {
-    "data": "Fetch a dataset, verify its checksums, and print its source and size.",
+    "data": "Fetch datasets; show what is in some images with labels.",
     "train": "Train one model and write its checkpoint: weights and card.",
     "curve": "Estimate a null curve: the share of images fooled by perturbations of each size.",
     "substitute": "Train a substitute on a model's answers, as the source of transfer attacks.",

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Literal
 
 from nullclass.cli.common import (
     Checkpoint,
-    DataDir,
+    Data,
     Device,
     Eps,
     LoadedModel,
-    OtherDataset,
     load_model,
     print_table,
 )
@@ -44,8 +43,7 @@ class Command:
     """JSON file for the certificates of a model with a radius."""
     check: Path | None = None
     """Only check the certificates in this file: prove them again from the weights, in float64."""
-    dataset: OtherDataset = None
-    data_dir: DataDir = None
+    data: Data = None
     device: Device = "auto"
 
     def run(self) -> None:
@@ -59,10 +57,10 @@ class Command:
 
         device = torch.device("cpu") if self.check is not None else find_device(self.device)
         if self.check is not None:
-            _check(self.check, load_model(self.checkpoint, self.dataset, self.data_dir, device))
+            _check(self.check, load_model(self.checkpoint, self.data, device))
             return
         with output_file(self.out):
-            loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
+            loaded = load_model(self.checkpoint, self.data, device)
             model, test = loaded.model, loaded.dataset.test
             test = test if self.images is None else test.first(self.images)
             radius = loaded.radius if self.radius is None else self.radius

@@ -31,10 +31,14 @@ Checkpoint = Annotated[
     tyro.conf.Positional,
     tyro.conf.arg(metavar="CHECKPOINT", help="Checkpoint folder, or name of a zoo model."),
 ]
-OtherDataset = Annotated[
-    str | None, tyro.conf.arg(help="Dataset. Default: the dataset of the checkpoint.")
+Data = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="DATA",
+        help="Images with labels: a known name, a folder or a file (docs/data.md). Default: the "
+        "data of the checkpoint.",
+    ),
 ]
-DataDir = Annotated[Path | None, tyro.conf.arg(help="Folder of IDX files.")]
 Eps = Annotated[tuple[float, ...], tyro.conf.arg(help="Budgets in pixel units, pixels in [0,1].")]
 NullRate = Annotated[
     float | None,
@@ -66,10 +70,8 @@ class LoadedModel:
     """Radius in the card of a zoo model; ``model`` is the network without it."""
 
 
-def load_model(
-    checkpoint: str, dataset: str | None, data_dir: Path | None, device: torch.device
-) -> LoadedModel:
-    """Load a checkpoint folder or a zoo model, and the dataset of its card or another one.
+def load_model(checkpoint: str, data: str | None, device: torch.device) -> LoadedModel:
+    """Load a checkpoint folder or a zoo model, and the data of its card or other data.
 
     Raises:
         UserError: If neither exists, a file is damaged, or the dataset does not fit the model.
@@ -86,10 +88,10 @@ def load_model(
                 f"model.safetensors, or a model of the zoo ({', '.join(zoo)})"
             )
         folder, radius = zoo[checkpoint].folder, zoo[checkpoint].description.radius
-    model, card, data = load_with_data(folder, dataset, data_dir, device)
+    model, card, dataset = load_with_data(folder, data, device)
     if folder.is_file():  # the weights
         folder = folder.parent
-    return LoadedModel(folder.resolve().name, model, card, data, radius)
+    return LoadedModel(folder.resolve().name, model, card, dataset, radius)
 
 
 def expand_paths(options: Options) -> Options:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nullclass.cli.common import Checkpoint, DataDir, Device, load_model
+from nullclass.cli.common import Checkpoint, Data, Device, load_model
 from nullclass.cli.outputs import output_file
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
@@ -34,7 +34,7 @@ class Command:
     """Number of held-out images, from the first."""
     sizes: int = 32
     """Points of the curve."""
-    data_dir: DataDir = None
+    data: Data = None
     seed: int = 0
     """Seed of the perturbation."""
     device: Device = "auto"
@@ -56,7 +56,7 @@ class Command:
         perturbation = make_perturbation(self.perturbation, settings)
         device = find_device(self.device)
         with output_file(self.out):
-            loaded = load_model(self.checkpoint, None, self.data_dir, device)
+            loaded = load_model(self.checkpoint, self.data, device)
             held_out = loaded.dataset.validation
             if held_out is None:
                 raise UserError(NOTHING_HELD_OUT.format("a null curve needs them"))

@@ -10,12 +10,11 @@ from nullclass.cli.common import (
     AttackSeed,
     Checkpoint,
     Checks,
-    DataDir,
+    Data,
     Device,
     Eps,
     Images,
     NullRate,
-    OtherDataset,
     load_model,
     print_flags,
     print_report,
@@ -50,8 +49,7 @@ class Command:
     checks: Checks = True
     strict: bool = False
     """Exit with status 1 if there is a red flag."""
-    dataset: OtherDataset = None
-    data_dir: DataDir = None
+    data: Data = None
     out: Path | None = None
     """Run folder. Default: runs/evaluate/NAME-HASH, with the hash of the weights."""
     seed: AttackSeed = 0
@@ -73,7 +71,7 @@ class Command:
         device = find_device(self.device)
         if self.out is not None:
             _check(self.out)
-        loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
+        loaded = load_model(self.checkpoint, self.data, device)
         # The hash keeps checkpoints of one name in different runs apart.
         name = f"{loaded.name}-{loaded.card.weights_sha256[:8]}"
         folder = self.out or Path("runs") / "evaluate" / name

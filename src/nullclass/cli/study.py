@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from nullclass.cli.common import DataDir, Device, print_report
+from nullclass.cli.common import Device, print_report
 from nullclass.cli.outputs import check_output
 from nullclass.core.checks import check_count, shown
 from nullclass.core.errors import UserError
@@ -41,8 +41,8 @@ class Command:
     out: Path | None = None
     """Run folder. Default: runs/NAME for quick and runs/NAME-full for full."""
     data: str | None = None
-    """Another dataset, if the study has it: fashion-mnist for provable-null."""
-    data_dir: DataDir = None
+    """A folder with the study's dataset, which all workers can read; or another dataset, if the
+    study has it: fashion-mnist for provable-null. Default: the study's own, from the cache."""
     device: Device = "auto"
     engine: Literal["local", "ray"] = "local"
     """local: worker processes on this machine; ray: a cluster (extra nullclass[ray])."""
@@ -58,9 +58,7 @@ class Command:
 
     def run(self) -> int:
         """Run the command and return the exit status."""
-        from nullclass.studies import find_study
-
-        study = find_study(self.name, self.data)  # before torch is loaded
+        study = self._find_study()
         default = study.name if self.preset == "quick" else f"{study.name}-{self.preset}"
         folder = self.out or Path("runs") / default
         if self.join is not None:
@@ -73,7 +71,7 @@ class Command:
         if self.address is not None and self.engine != "ray":
             raise UserError("--address is for a Ray cluster: add --engine ray")
         from nullclass.core.devices import find_device
-        from nullclass.data import load_dataset
+        from nullclass.data import load_dataset, place_of
         from nullclass.experiments.engines import DataSource, make_engine
         from nullclass.experiments.runner import plan_trials, run_study
         from nullclass.studies.reports import check_drawable
@@ -84,11 +82,11 @@ class Command:
         check_drawable(folder, study.name)
         for name in study.further_data:
             load_dataset(name, validation=0)
-        dataset = load_dataset(study.dataset, data_dir=self.data_dir, validation=study.validation)
-        data_dir = None if self.data_dir is None else str(self.data_dir.absolute())
+        data = study.dataset if self.data is None else place_of(self.data)
+        dataset = load_dataset(data, validation=study.validation)
         engine = make_engine(
             self.engine,
-            DataSource(study.dataset, data_dir, study.validation),
+            DataSource(data, study.validation),
             device=str(device),
             num_workers=self.workers,
             num_threads=self.threads,
@@ -117,6 +115,20 @@ class Command:
                 file=sys.stderr,
             )
         return int(not is_complete)
+
+    def _find_study(self) -> Study:
+        """Return the study on the chosen data."""
+        from nullclass.data.known import known_names
+        from nullclass.studies import find_study
+
+        study = find_study(self.name)  # before torch is loaded
+        if self.data is None:
+            return study
+        if self.data in known_names():
+            return find_study(self.name, self.data)
+        from nullclass.data import load_dataset
+
+        return find_study(self.name, load_dataset(self.data, validation=0).name)
 
     def _join(self, study: Study, folder: Path, piece: Path) -> int:
         """Join a piece and return the exit status."""

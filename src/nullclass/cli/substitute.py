@@ -8,10 +8,9 @@ from pathlib import Path
 
 from nullclass.cli.common import (
     Checkpoint,
-    DataDir,
+    Data,
     Device,
     NullRate,
-    OtherDataset,
     load_model,
 )
 from nullclass.cli.outputs import checkpoint_folder, restarting
@@ -36,8 +35,7 @@ class Command:
     model: str = "small"
     """Architecture of the substitute: small, notebook or report."""
     null_rate: NullRate = None
-    dataset: OtherDataset = None
-    data_dir: DataDir = None
+    data: Data = None
     seed: int = 0
     """Seed of the choice of images and of the training."""
     device: Device = "auto"
@@ -55,7 +53,7 @@ class Command:
         plan = QueryPlan(self.seeds, self.queries, self.step)
         device = find_device(self.device)
         with checkpoint_folder(self.out):
-            loaded = load_model(self.checkpoint, self.dataset, self.data_dir, device)
+            loaded = load_model(self.checkpoint, self.data, device)
             target, test = loaded.model, loaded.dataset.test
             if self.null_rate is not None:
                 target = refuse_at_rate(target, loaded.dataset, self.null_rate)

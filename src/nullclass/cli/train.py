@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nullclass.cli.common import DataDir, Device, progress
+from nullclass.cli.common import Device, progress
 from nullclass.cli.outputs import checkpoint_folder, restarting
 from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
@@ -31,9 +31,8 @@ class Command:
 
     out: Path
     """Folder for the checkpoint. The same command resumes an interrupted training."""
-    dataset: str = "mnist"
-    """mnist, fashion-mnist, or idx."""
-    data_dir: DataDir = None
+    data: str = "mnist"
+    """A known name, a folder or a file with images and labels (docs/data.md)."""
     model: str = "notebook"
     """notebook or report, the networks of the two sources; small; certifiable or
     certifiable-small, for interval bounds."""
@@ -114,7 +113,7 @@ class Command:
         robust = self._robust_plan()
         nulls = None if robust else self._null_plan()
         with checkpoint_folder(self.out):
-            dataset = load_dataset(self.dataset, data_dir=self.data_dir, validation=self.validation)
+            dataset = load_dataset(self.data, validation=self.validation)
             training = Training(
                 name=self.model,
                 architecture=self.model,

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from nullclass.cli.common import (
     AttackNorm,
     AttackSeed,
-    DataDir,
+    Data,
     Device,
     Eps,
     Images,
     NullRate,
-    OtherDataset,
     load_model,
     print_table,
 )
@@ -52,8 +51,7 @@ class Command:
     """Attack with the objective fool (docs/attacks.md)."""
     images: Images = 1000
     null_rate: NullRate = None
-    dataset: OtherDataset = None
-    data_dir: DataDir = None
+    data: Data = None
     out: Path | None = None
     """CSV file for the transfer matrix."""
     seed: AttackSeed = 0
@@ -94,7 +92,7 @@ class Command:
 
         models, datasets = {}, {}
         for name in dict.fromkeys((*self.sources, *self.targets)):
-            loaded = load_model(name, self.dataset, self.data_dir, device)
+            loaded = load_model(name, self.data, device)
             datasets[loaded.dataset.checksum] = loaded.dataset
             models[name] = loaded.model
             if loaded.radius is not None:
@@ -107,7 +105,7 @@ class Command:
         if len(datasets) > 1:
             raise UserError(
                 "the checkpoints' cards name different data: give checkpoints of one dataset, or "
-                "choose one with --dataset"
+                "choose some with --data"
             )
         (dataset,) = datasets.values()
         return transfer_matrix(

@@ -13,7 +13,7 @@ import tyro
 from nullclass.cli.common import (
     AttackSeed,
     Checks,
-    DataDir,
+    Data,
     print_flags,
     print_table,
     progress,
@@ -100,7 +100,7 @@ class EvaluateMembers:
     proofs: str = "interval"
     """Verifier: interval or crown-ibp; or none."""
     checks: Checks = True
-    data_dir: DataDir = None
+    data: Data = None
     seed: AttackSeed = 0
     device: str = "auto"
     """Device of the attacks: auto, cpu, cuda, cuda:N or mps. Proofs run on the CPU in float64."""
@@ -131,7 +131,7 @@ class EvaluateMembers:
         if self.update:
             check_updatable(zoo)
         device = find_device(self.device)
-        load_data = _data_loader(self.data_dir)
+        load_data = _data_loader(self.data)
         with output_file(zoo / RESULTS if self.update else None):
             for member in members:
                 path = self.out / f"{member.name}.csv"
@@ -190,7 +190,7 @@ class CheckMembers:
     """Models, or all."""
     attack: bool = False
     """Repeat the attacks too; slow."""
-    data_dir: DataDir = None
+    data: Data = None
     device: str = "auto"
     """Device of the attacks: auto, cpu, cuda, cuda:N or mps."""
 
@@ -202,7 +202,7 @@ class CheckMembers:
         from nullclass.core.devices import find_device
         from nullclass.zoo.check import check_member
 
-        device, load_data = find_device(self.device), _data_loader(self.data_dir)
+        device, load_data = find_device(self.device), _data_loader(self.data)
         comparisons = []
         for member in members:
             for item in check_member(member, load_data, attacks=self.attack, device=device):
@@ -265,12 +265,12 @@ class Command:
         self.action.run(FOLDER if self.zoo is None else self.zoo)
 
 
-def _data_loader(data_dir: Path | None) -> Callable[[Member], Dataset]:
-    """Return a function that loads each dataset once."""
+def _data_loader(data: str | None) -> Callable[[Member], Dataset]:
+    """Return a function that loads each dataset once: the given one, or that of a member."""
     from nullclass.data import load_dataset
 
-    load = cache(lambda name: load_dataset(name, data_dir=data_dir, validation=0))
-    return lambda member: load(member.data)
+    load = cache(lambda name: load_dataset(name, validation=0))
+    return lambda member: load(data or member.data)
 
 
 def _card_lines(member: Member) -> Iterator[tuple[str, str]]:

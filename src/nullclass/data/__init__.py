@@ -9,12 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nullclass.data.fetching import fetch
-from nullclass.data.known import DATASETS, FILE_NAMES
+from nullclass.data.fetching import fetch, place_of
+from nullclass.data.idx import FILE_NAMES
+from nullclass.data.known import DATASETS, RAMPS, known_names
 
 if TYPE_CHECKING:
     from nullclass.data.arrays import LabelledImages, tensors_or_loader
-    from nullclass.data.loading import RAMPS, Dataset, load_dataset
+    from nullclass.data.dataset import Dataset
+    from nullclass.data.loading import load_dataset
 
 __all__ = [
     "DATASETS",
@@ -23,14 +25,15 @@ __all__ = [
     "Dataset",
     "LabelledImages",
     "fetch",
+    "known_names",
     "load_dataset",
+    "place_of",
     "tensors_or_loader",
 ]
 
 _NEEDS_TORCH = {
-    "Dataset": "nullclass.data.loading",
+    "Dataset": "nullclass.data.dataset",
     "LabelledImages": "nullclass.data.arrays",
-    "RAMPS": "nullclass.data.loading",
     "load_dataset": "nullclass.data.loading",
     "tensors_or_loader": "nullclass.data.arrays",
 }

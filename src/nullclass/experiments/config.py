@@ -57,7 +57,7 @@ class Training:
     architecture: str
     """Name in :data:`nullclass.models.ARCHITECTURES`."""
     dataset: str
-    """Name in :data:`nullclass.data.DATASETS`, or ``idx``."""
+    """Name of the dataset (:attr:`nullclass.data.Dataset.name`)."""
     validation: int
     """Number of training images held out."""
     seed: int

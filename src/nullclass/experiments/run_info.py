@@ -26,7 +26,7 @@ def describe_run(
     trainings = {
         trial.model: _without_seeds(json_values(trial.training)) for trial in reversed(trials)
     }
-    data = DataInfo(**dataset.describe(), num_training_images=len(dataset.train))
+    data = DataInfo(**dataset.describe(), num_training_images=len(dataset.training_images()))
     return RunInfo(
         format=schema.FORMAT,
         study=study.name,

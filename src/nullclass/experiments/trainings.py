@@ -78,8 +78,8 @@ class Trainer:
                 num_classes=dataset.num_classes,
                 has_null=training.has_null,
                 num_nulls=dataset.num_classes if training.per_class_null else 1,
-                mean=(dataset.mean,),
-                std=(dataset.std,),
+                mean=dataset.mean,
+                std=dataset.std,
             ).to(device)
             if self.config.robust is not None:
                 generator = torch.Generator().manual_seed(training.seed)
@@ -123,7 +123,7 @@ class Trainer:
 
         epochs = train(
             self.model,
-            self.dataset.train,
+            self.dataset.training_images(),
             self.config,
             nulls=self.nulls,
             validation=self.dataset.validation,

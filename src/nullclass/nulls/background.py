@@ -47,7 +47,7 @@ class BackgroundNulls(NullSource):
 
     @cached_property
     def _pool(self) -> LabelledImages:
-        return self._images or load_dataset(self.dataset, validation=0).train
+        return self._images or load_dataset(self.dataset, validation=0).training_images()
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None

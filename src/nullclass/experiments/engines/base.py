@@ -14,8 +14,7 @@ from nullclass.experiments.jobs import Job
 class DataSource:
     """Arguments of :func:`nullclass.data.load_dataset`, for a worker to load a run's data."""
 
-    name: str
-    data_dir: str | None
+    data: str
     validation: int
 
 

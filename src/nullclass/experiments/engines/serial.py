@@ -53,11 +53,7 @@ class SerialEngine:
 @lru_cache(maxsize=1)
 def load(source: DataSource) -> Dataset:
     """Return the data of a run, loaded once per process."""
-    return load_dataset(
-        source.name,
-        data_dir=None if source.data_dir is None else Path(source.data_dir),
-        validation=source.validation,
-    )
+    return load_dataset(source.data, validation=source.validation)
 
 
 def execute(task: Task, data: DataSource | Dataset, device: torch.device, report: Report) -> None:
@@ -83,7 +79,7 @@ def execute(task: Task, data: DataSource | Dataset, device: torch.device, report
         if dataset.checksum != task.data_checksum:
             raise UserError(
                 f"the worker's {dataset.name} is not the data of this run (the checksums differ): "
-                "give all workers the same --data-dir"
+                "give all workers the same --data"
             )
         run_task(task.job.config, task.run_folder, dataset, device=device, advance=advance)
     except UserError as error:
