@@ -11,7 +11,7 @@ from torch import Tensor
 from training_cases import RECIPE, fresh_model, learnable_images
 
 from nullclass.data import augment
-from nullclass.data.augment import ANGLE, SHIFT, STRETCH, jittered
+from nullclass.data.augment import ANGLE, SHIFT, STRETCH, flipped, jittered
 from nullclass.training.config import TrainConfig
 from nullclass.training.loop import train
 
@@ -37,6 +37,14 @@ def centres(images: Tensor) -> Tensor:
 def test_no_strength_is_the_same_images() -> None:
     images = torch.rand(5, 3, 9, 12, generator=generator())
     assert torch.allclose(jittered(images, 0.0, generator()), images, atol=1e-5)
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    images = torch.rand(2000, 3, 2, 5, generator=generator())
+    changed = flipped(images, generator(1))
+    is_mirrored = (changed == images.flip(3)).flatten(1).all(dim=1)
+    assert torch.equal(changed[~is_mirrored], images[~is_mirrored])
+    assert float(is_mirrored.double().mean()) == pytest.approx(0.5, abs=0.05)
 
 
 def test_shifts_are_uniform() -> None:
@@ -73,7 +81,8 @@ def test_images_stay_in_the_box_and_the_generator_decides() -> None:
 def test_training_on_transformed_images_is_repeatable() -> None:
     def trained(strength: float) -> Tensor:
         model = fresh_model(has_null=False)
-        train(model, learnable_images(), TrainConfig(replace(RECIPE, jitter=strength, epochs=1), 5))
+        recipe = replace(RECIPE, jitter=strength, flip=strength > 0, epochs=1)
+        train(model, learnable_images(), TrainConfig(recipe, 5))
         weight: Tensor = model.body.output.weight.detach()
         return weight
 

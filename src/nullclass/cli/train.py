@@ -34,8 +34,8 @@ class Command:
     data: str = "mnist"
     """A known name, a folder or a file with images and labels (docs/data.md)."""
     model: str = "notebook"
-    """notebook or report, the networks of the two sources; small; certifiable or
-    certifiable-small, for interval bounds."""
+    """notebook or report, the networks of the two sources; small; residual, for small colour
+    images; certifiable or certifiable-small, for interval bounds."""
     nulls: tuple[str, ...] = ("adversarial",)
     """Sources of null images: adversarial, null-probabilities, ccat, background, uniform,
     tile-shuffle, mixed, or several; none trains a model without null class."""

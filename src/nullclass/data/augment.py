@@ -1,4 +1,4 @@
-"""Random rotations, stretches, shears and shifts of training images."""
+"""Random flips, rotations, stretches, shears and shifts of training images."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ STRETCH = 0.08
 
 SHIFT = 1.0
 """Largest shift along each axis at strength 1, in pixels."""
+
+
+def flipped(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror each image left to right with probability 1/2.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        generator: Decides which.
+    """
+    chosen = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(chosen.to(images.device).view(-1, 1, 1, 1), images.flip(3), images)
 
 
 def jittered(images: Tensor, strength: float, generator: torch.Generator) -> Tensor:

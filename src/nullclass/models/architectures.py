@@ -18,6 +18,7 @@ from nullclass.core.checks import check_choice
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.models.dropout import Dropout
+from nullclass.models.residual import residual_cnn
 
 ImageShape = tuple[int, int, int]
 """``(C, H, W)``."""
@@ -169,6 +170,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "notebook": Architecture(notebook_cnn, is_standardised=True),
     "report": Architecture(report_cnn),
     "small": Architecture(small_cnn),
+    "residual": Architecture(residual_cnn, is_standardised=True, smallest=(2, 2)),
     "certifiable": Architecture(certifiable_cnn),
     "certifiable-medium": Architecture(partial(certifiable_cnn, widths=(24, 48, 160))),
     "certifiable-small": Architecture(partial(certifiable_cnn, widths=(16, 32, 100))),

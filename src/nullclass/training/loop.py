@@ -21,7 +21,7 @@ from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.errors import UserError
 from nullclass.core.rng import fork_rng
 from nullclass.data import LabelledImages, tensors_or_loader
-from nullclass.data.augment import jittered
+from nullclass.data.augment import flipped, jittered
 from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.models.dropout import scaled_dropout
 from nullclass.nulls import NullSource, as_null_source
@@ -149,6 +149,8 @@ def _epoch(
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * recipe.lr_factor(done / total)
         images, labels = (tensor.to(device) for tensor in batch)
+        if recipe.flip:
+            images = flipped(images, generator)
         if recipe.jitter:
             images = jittered(images, recipe.jitter, generator)
         optimizer.zero_grad()

@@ -38,6 +38,8 @@ class Recipe:
     jitter: float = 0.0
     """Strength of random affine augmentation: 1 rotates by up to 7 degrees, stretches and shears by
     up to 8 % and shifts by up to a pixel (:mod:`nullclass.data.augment`)."""
+    flip: bool = False
+    """Mirror half of the images left to right: for photographs, not for digits."""
     stem_epochs: int | None = None
     """Epochs after which the first layer is frozen (FreezeOut, Brock et al. 2017). This saves the
     gradient of its output, a third of the second layer's work. ``None`` never freezes it."""
@@ -98,6 +100,15 @@ FAST: dict[str, Recipe] = {
         precision="bfloat16",
         dropout=0.5,
         stem_epochs=1,
+    ),
+    "residual": Recipe(
+        epochs=14,
+        learning_rate=3e-3,
+        schedule="triangle",
+        precision="bfloat16",
+        nulls_per_image=0.25,
+        jitter=1.0,
+        flip=True,
     ),
     "certifiable": CERTIFIED,
     "certifiable-small": CERTIFIED,
