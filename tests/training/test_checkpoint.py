@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +24,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.files import LOCK, locked
 from nullclass.core.paths import sha256
 from nullclass.data import LabelledImages
-from nullclass.models import Classifier, build_model
+from nullclass.models import Classifier, Imported, build_model
 from nullclass.rejection import (
     ProvableNull,
     SmoothedNull,
@@ -32,7 +33,7 @@ from nullclass.rejection import (
     overlap,
     with_threshold,
 )
-from nullclass.training.card import CARD, Origin, ThresholdRefusal, read_card
+from nullclass.training.card import CARD, Origin, OwnNetwork, ThresholdRefusal, read_card
 from nullclass.training.checkpoint import (
     NEW_WEIGHTS,
     WEIGHTS,
@@ -100,9 +101,73 @@ def test_a_network_of_ones_own(num_nulls: int, tmp_path: Path, images: Tensor) -
     loaded, card = load_checkpoint(tmp_path, body=own_body(2 + num_nulls))
     assert torch.equal(loaded(images), model(images))
     assert torch.equal(loaded.std, model.std)
-    assert card.architecture is None
+    own = OwnNetwork(function=None, arguments={}, outputs="logits", has_score=False)
+    assert card.architecture == own
     with pytest.raises(UserError, match="does not fit its card"):
         load_checkpoint(tmp_path, body=nn.Sequential(nn.Flatten(), nn.Linear(36, 3)))
+
+
+BUILDER = """
+from torch import nn
+
+def build(units, num_outputs=3):
+    output = nn.Linear(units, num_outputs)
+    return nn.Sequential(nn.Flatten(), nn.Linear(36, units), nn.ReLU(), output)
+
+def fails(**settings):
+    raise ValueError("no such\\nnetwork")
+"""
+
+
+@pytest.fixture
+def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module in the working folder; returns its name."""
+    (tmp_path / "builder_of_test.py").write_text(BUILDER)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "builder_of_test", raising=False)
+    return "builder_of_test"
+
+
+@pytest.mark.parametrize("stored", ["exact", "int8"])
+def test_a_network_that_a_function_builds(
+    stored: Any, builder: str, tmp_path: Path, images: Tensor
+) -> None:
+    imported = Imported(f"{builder}:build", {"units": 5})
+    model = Classifier(imported, 2, mean=0.2, outputs="probabilities", has_score=True)
+    model.body[3].weight.data[:] = torch.rand(3, 5)
+    save_checkpoint(model, tmp_path / "model", stored=stored)
+    state = torch.get_rng_state()
+    del sys.modules[builder]
+    with pytest.raises(UserError, match=r"built by builder_of_test:build, which would be imported"):
+        load_checkpoint(tmp_path / "model")
+    assert builder not in sys.modules
+    loaded, card = load_checkpoint(tmp_path / "model", allow_import=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert card.architecture == OwnNetwork(
+        function=imported.function,
+        arguments={"units": 5},
+        outputs="probabilities",
+        has_score=True,
+    )
+    assert (loaded.imported, loaded.outputs, loaded.has_score) == (imported, "probabilities", True)
+    by_hand, _ = load_checkpoint(tmp_path / "model", body=imported.build())
+    save_checkpoint(loaded, tmp_path / "again", stored=stored)
+    again, _ = load_checkpoint(tmp_path / "again", allow_import=True)
+    for each in (loaded, by_hand, again):
+        names = [name for name in model.state_dict() if stored == "exact" or "bias" in name]
+        assert names
+        assert all(torch.equal(each.state_dict()[n], model.state_dict()[n]) for n in names)
+    for changed, says in (
+        ({"function": f"{builder}:fails"}, "fails failed .ValueError: no such network"),
+        ({"function": "nowhere_of_test:f"}, "nowhere_of_test cannot be imported"),
+        ({"arguments": {"units": 6}}, "does not fit its card"),
+        ({"arguments": {"width": 6}}, "build failed .TypeError"),
+    ):
+        own = json_values(card.architecture) | changed
+        change_card(tmp_path / "again", architecture=own)
+        with pytest.raises(UserError, match=says):
+            load_checkpoint(tmp_path / "again", allow_import=True)
 
 
 def test_weights_that_share_memory_are_saved(tmp_path: Path, images: Tensor) -> None:
@@ -388,7 +453,8 @@ def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
 
 def test_no_pickle_anywhere() -> None:
     forbidden = re.compile(
-        r"\b(pickle|cPickle|dill|joblib|marshal|shelve)\b|torch\.(save|load)\(|allow_pickle"
+        r"\b(pickle|cPickle|dill|joblib|marshal|shelve)\b|torch\.save\((?!model)|allow_pickle"
+        r"|torch\.load\((?!.*weights_only=True\))"
         r"|(?<![.\w])(eval|exec)\(|read_pickle|to_pickle"
     )
     root = Path(nullclass.__file__).parent

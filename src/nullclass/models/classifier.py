@@ -101,8 +101,8 @@ class Classifier(nn.Module):
         self.architecture = architecture
         self.image_shape = image_shape
         device = device_of(self.body)
-        self.register_buffer("mean", _per_channel("mean", mean).to(device))
-        self.register_buffer("std", _per_channel("std", std, is_positive=True).to(device))
+        self.register_buffer("mean", _per_channel("mean", mean, device))
+        self.register_buffer("std", _per_channel("std", std, device, is_positive=True))
 
     @property
     def num_outputs(self) -> int:
@@ -214,7 +214,9 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _per_channel(name: str, values: PerChannel, *, is_positive: bool = False) -> Tensor:
+def _per_channel(
+    name: str, values: PerChannel, device: torch.device | None, *, is_positive: bool = False
+) -> Tensor:
     numbers = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
     try:
         array = np.atleast_1d(np.asarray(numbers, dtype=np.float32))
@@ -224,7 +226,7 @@ def _per_channel(name: str, values: PerChannel, *, is_positive: bool = False) ->
         raise UserError(f"{name} must be one number, or one per channel, not {values!r}")
     if is_positive and not (array > 0).all():
         raise UserError(f"{name} must be positive, not {array.flatten().tolist()}")
-    return torch.tensor(array.reshape(-1, 1, 1), dtype=torch.float32)
+    return torch.tensor(array.reshape(-1, 1, 1), dtype=torch.float32, device=device)
 
 
 def check_classifier(model: object) -> Classifier:

@@ -58,6 +58,19 @@ class SmoothedRefusal(Schema, frozen=True, tag_field="kind", tag="smoothed"):
 Refusal = ThresholdRefusal | ProvableRefusal | SmoothedRefusal
 
 
+class OwnNetwork(Schema, frozen=True, kw_only=True):
+    """A network that is not one of :data:`nullclass.models.ARCHITECTURES`."""
+
+    function: str | None
+    """What builds it, ``PACKAGE.MODULE:FUNCTION``; None if that is not recorded."""
+    arguments: dict[str, Any]
+    """Keyword arguments of the function."""
+    outputs: Literal["logits", "probabilities"]
+    """What it returns (:class:`nullclass.models.Classifier`)."""
+    has_score: bool
+    """Whether it also returns a score, which decides on null."""
+
+
 class Origin(Schema, frozen=True, kw_only=True):
     """Where weights are from; None where it is unknown or does not apply."""
 
@@ -127,8 +140,8 @@ class Description(Schema, frozen=True, kw_only=True):
 class Card(Document, frozen=True, kw_only=True):
     """All that is known about a checkpoint."""
 
-    architecture: str | None
-    """Key of :data:`nullclass.models.ARCHITECTURES`; None for a network of your own."""
+    architecture: str | OwnNetwork
+    """Key of :data:`nullclass.models.ARCHITECTURES`, or a network of your own."""
     image_shape: tuple[Side, Side, Side] | None
     """``(C, H, W)``."""
     num_classes: Annotated[int, Meta(ge=2, le=MAX_CLASSES)]

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from nullclass.certify import proof_dtype
 from nullclass.core.devices import find_device
@@ -29,8 +29,9 @@ from nullclass.core.paths import sha256
 from nullclass.core.provenance import provenance
 from nullclass.core.rng import fork_rng
 from nullclass.core.tensor_files import check_header, save_tensors
-from nullclass.models import ARCHITECTURES, build_model
+from nullclass.models import ARCHITECTURES, Imported, build_model
 from nullclass.models.classifier import Classifier, check_classifier
+from nullclass.models.network import Body
 from nullclass.models.quantize import FLOATS, Layout, Stored, packed, packed_layout, unpacked
 from nullclass.rejection import (
     ProvableNull,
@@ -44,6 +45,7 @@ from nullclass.training.card import (
     Card,
     Description,
     Origin,
+    OwnNetwork,
     ProvableRefusal,
     Refusal,
     SmoothedRefusal,
@@ -92,7 +94,8 @@ def save_checkpoint(
 
     Args:
         model: The model, possibly one of :mod:`nullclass.rejection`. A network of your own is saved
-            without its code (``load_checkpoint(body=)``).
+            without its code: the card records the call that builds it
+            (:class:`nullclass.models.Imported`), or nothing.
         folder: Output folder; created if needed.
         metadata: Your own JSON values for the card.
         stored: ``exact``, or rounded to ``float16`` or ``int8``; the checkpoint then holds the
@@ -119,7 +122,7 @@ def save_checkpoint(
     _finish_save(folder)
     save_tensors(folder / NEW_WEIGHTS, tensors)
     card = Card(
-        architecture=network.architecture,
+        architecture=network.architecture or _own_network(network),
         image_shape=network.image_shape,
         num_classes=network.num_classes,
         num_nulls=network.num_nulls,
@@ -139,13 +142,19 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path | str, *, body: nn.Module | None = None, device: torch.device | str = "cpu"
+    path: Path | str,
+    *,
+    body: Body | None = None,
+    allow_import: bool = False,
+    device: torch.device | str = "cpu",
 ) -> tuple[Classifier, Card]:
     """Rebuild a model from its card, load its weights and put it into evaluation mode.
 
     Args:
         path: The folder of the checkpoint, or one of its files.
         body: For a network of your own: a module to load the weights into.
+        allow_import: Whether the function that the card of such a network names may be imported and
+            called, instead of ``body``. This runs its code: allow it if you trust the card.
         device: Device of the model.
 
     Returns:
@@ -165,15 +174,22 @@ def load_checkpoint(
     for _ in range(NUM_READS):
         before = _stamps(folder)
         try:
-            return _load(folder, body, device)
+            return _load(folder, body, allow_import, device)
         except UserError:
             if _stamps(folder) == before:
                 raise  # else another process saved meanwhile
     raise UserError(f"{folder} is being written all the time: load it when that has ended")
 
 
-def _load(folder: Path, body: nn.Module | None, device: torch.device) -> tuple[Classifier, Card]:
+def _load(
+    folder: Path, body: Body | None, allow_import: bool, device: torch.device
+) -> tuple[Classifier, Card]:
     card = read_card(folder)
+    own, imported = card.architecture, None
+    if isinstance(own, OwnNetwork) and body is None:
+        imported = _imported(own, allow_import)
+        with fork_rng(0):
+            body = imported.build()
     weights = folder / (NEW_WEIGHTS if _is_new(folder, card) else WEIGHTS)
     try:
         check_header(weights, f"weights of {CARD}")
@@ -193,6 +209,7 @@ def _load(folder: Path, body: nn.Module | None, device: torch.device) -> tuple[C
     held_out = tensors.pop(_HELD_OUT, None)
     with fork_rng(0):  # the initial weights are replaced
         model = _build(card, body)
+    model.imported = imported
     model.load_state_dict(unpacked(tensors))
     return _wrapped(model.to(device).eval(), card, held_out, folder), card
 
@@ -319,7 +336,33 @@ def _exact(buffer: Tensor) -> tuple[float, ...]:
     return tuple(float(str(value)) for value in buffer.flatten().cpu().numpy())
 
 
-def _build(card: Card, body: nn.Module | None) -> Classifier:
+def _own_network(model: Classifier) -> OwnNetwork:
+    """Return what the card says of a network that is none of the architectures."""
+    imported = model.imported
+    return OwnNetwork(
+        function=None if imported is None else imported.function,
+        arguments={} if imported is None else dict(imported.arguments),
+        outputs=model.outputs,
+        has_score=model.has_score,
+    )
+
+
+def _imported(own: OwnNetwork, allow_import: bool) -> Imported:
+    """Return the call that builds a network of the user, if it is known and allowed."""
+    if own.function is None:
+        raise UserError(
+            "the checkpoint holds a network of your own: pass it as load_checkpoint(body=)"
+        )
+    if not allow_import:
+        raise UserError(
+            f"the checkpoint's network is built by {own.function}, which would be imported and "
+            "run: if you trust it, allow that (--allow-import, or "
+            "load_checkpoint(allow_import=True)), or pass the network as load_checkpoint(body=)"
+        )
+    return Imported(own.function, own.arguments)
+
+
+def _build(card: Card, body: Body | None) -> Classifier:
     name, shape = card.architecture, card.image_shape
     settings: dict[str, Any] = {
         "num_classes": card.num_classes,
@@ -328,12 +371,12 @@ def _build(card: Card, body: nn.Module | None) -> Classifier:
         "mean": card.mean,
         "std": card.std,
     }
+    if isinstance(name, OwnNetwork):
+        assert body is not None
+        settings |= {"outputs": name.outputs, "has_score": name.has_score}
+        return Classifier(body, image_shape=shape, **settings)
     if body is not None:
         return Classifier(body, architecture=name, image_shape=shape, **settings)
-    if name is None:
-        raise UserError(
-            "the checkpoint holds a network of your own: pass it as load_checkpoint(body=)"
-        )
     if name not in ARCHITECTURES:
         raise UserError(f"the card names the model {name!r}; known are {', '.join(ARCHITECTURES)}")
     if shape is None:
