@@ -1,12 +1,18 @@
-"""Write docs/null-samples.md from a run: python docs/report_study.py runs/null-samples."""
+"""Write docs/null-samples.md and results/null-samples from a run.
+
+``python docs/report_study.py runs/null-samples-full``; the run may be unfinished.
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from nullclass.core.files import write_text
-from nullclass.report.formatting import percent
+import pandas as pd
+
+from nullclass.core.files import make_folder, write_bytes, write_text
+from nullclass.report.formatting import percent, signed, spread_text
+from nullclass.report.measures import Measure
 from nullclass.report.render import markdown_table
 from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, UNION
@@ -22,15 +28,21 @@ from nullclass.studies.null_samples.tables import (
     published_text,
     rule,
     scores,
-    with_spread,
+    standard_errors,
+    within_errors,
 )
-from nullclass.studies.reports import read_run
+from nullclass.studies.reports import page_module, read_run
+
+DOCS = Path(__file__).parent
+RESULTS = DOCS.parent / "results" / "null-samples"
 
 PAGE = """# The report's study, reproduced, and white-box attacks
 
-`python docs/report_study.py RUN` writes this page from the rows of a run of
-`nullclass study null-samples {options}` (`{preset}` preset). {num_sets} sets, {num_models} models;
-torch {torch}. Mean ± standard deviation over the sets, in %; n is the number of images per set.
+`python docs/report_study.py RUN` writes this page, and the tables and figures in
+[results/null-samples](../results/null-samples), from the rows of a run of `nullclass study
+null-samples --preset {preset}`. {num_sets} sets, {num_models} models; recipe: {recipe};
+torch {torch}. Mean ± standard deviation over the sets, in %; n is the number of images per set; the
+seed of a set is its number. All ε are in pixel units, L∞.
 
 "Transferred" attacks are the report's: one FGSM step on the *base* model of the same set, with the
 smallest ε that fools base (the image's threshold). "White-box" is the worst-case ensemble on each
@@ -39,20 +51,58 @@ attack may fool more images, never fewer.
 
 {verdicts} {rule}
 
+"Difference" is our mean minus the published one, in points and in standard errors of the difference
+(SE), sqrt(sd² / {num_sets} + published sd² / 30). Within 2 SE: {close} of {compared}. This is the
+stricter test: it asks whether both trainings have the same mean, not whether one of our sets could
+be one of the report's.
+
 {thresholds}
-Clean test accuracy; published values are read off a bar plot.
+![Scores at threshold](../results/null-samples/figures/fig_scores_at_threshold.png)
+
+Clean test accuracy; published values are read off a bar plot, without a spread.
 
 {clean}
-The worst case over all attacks at fixed ε (pixel units, L∞): fooled (AER), and correct when clean
-and never fooled (RAR).
+The worst case over all attacks at fixed ε: fooled (AER), and correct when clean and never fooled
+(RAR).
 
-{fixed}"""
+{fixed}
+![Scores against ε](../results/null-samples/figures/fig_scores_versus_epsilon.png)
+
+## The 240 models
+
+A set is eight models and one test of 1,000 images; sets are independent, so that pieces can be run
+anywhere, one thread each, and joined. Each line can be stopped and started again:
+
+```sh
+for first in 0 5 10 15 20 25; do
+    nullclass study null-samples --preset full --sets $first-$((first + 4)) --workers 1 --threads 1
+    python docs/report_study.py runs/null-samples-full      # this page, from the sets done so far
+done
+nullclass study null-samples --preset source                # one set by the report's own recipe
+```
+
+What a model costs is in [scaling.md](scaling.md).
+"""
 
 WORDS = {"correct": "correct", "fooled": "misclassified", "null": "unclassified"}
 VERDICTS = {"within": "yes", "outside": "**no**", "": "–"}
 
 
-def page(run: Run, options: str) -> str:
+def text_of(measure: Measure | None, digits: int = 1) -> str:
+    """Mean ± sd in percent."""
+    return "–" if measure is None else spread_text(measure.mean, measure.sd, digits)
+
+
+def difference(measure: Measure | None) -> str:
+    """Distance of the published mean."""
+    distance = None if measure is None else standard_errors(measure)
+    if measure is None or measure.published is None or distance is None:
+        return "–"
+    points = 100 * (measure.mean - measure.published)
+    return f"{signed(points, 1)} ({signed(distance, 1)} SE)"
+
+
+def page(run: Run) -> str:
     """The page as Markdown."""
     measures = measures_of(run)
     verdicts = [
@@ -61,32 +111,36 @@ def page(run: Run, options: str) -> str:
     ]
     counts = [f"{of.count('within')} of {len(of)}" for of in verdicts]
     n = {name: measures.num_images(name) for name in (CLEAN, TRANSFER_AT_THRESHOLD, UNION)}
-    white_box = WHITE_BOX_AT_THRESHOLD
     thresholds = []
     for model in measures.models:
         for outcome, word in WORDS.items():
             ours = at_threshold(measures, model, outcome)
-            own = at_threshold(measures, model, outcome, white_box)
-            cells = [with_spread(ours), published_text(model, outcome) or "–"]
-            verdict = VERDICTS[ours.verdict if ours else ""]
-            thresholds.append([model, word, *cells, verdict, with_spread(own)])
+            own = at_threshold(measures, model, outcome, WHITE_BOX_AT_THRESHOLD)
+            cells = [text_of(ours), published_text(model, outcome) or "–"]
+            cells += [VERDICTS[ours.verdict if ours else ""], difference(ours), text_of(own)]
+            thresholds.append([model, word, *cells])
     rates = [(metric, eps) for eps in WHITE_BOX_EPS for metric in ("aer", "rar")]
+    close, compared = within_errors(measures)
+    recipe = run.trials[0].result.config["training"]["recipe"]
     return PAGE.format(
-        options=options,
         preset=run.info.preset,
+        recipe=f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}",
         num_sets=len(measures.seeds),
         num_models=sum(len(measure.values) for measure in accuracies(measures)),
         torch=run.info.provenance.versions["torch"],
         verdicts=f"{counts[0]} published scores and {counts[1]} accuracies are reproduced.",
         rule=rule(),
+        close=close,
+        compared=compared,
         thresholds=markdown_table(
             (
                 "model",
                 "outcome",
                 f"transferred, n = {n[TRANSFER_AT_THRESHOLD]}",
                 "published, n = 1,000",
-                "reproduced",
-                f"white-box, n = {measures.num_images(white_box)}",
+                "within 2 sd",
+                "difference",
+                f"white-box, n = {measures.num_images(WHITE_BOX_AT_THRESHOLD)}",
             ),
             thresholds,
         ),
@@ -95,7 +149,7 @@ def page(run: Run, options: str) -> str:
             (
                 [
                     measure.model,
-                    with_spread(measure, 2),
+                    text_of(measure, 2),
                     "–" if measure.published is None else percent(measure.published, 1),
                     VERDICTS[measure.verdict],
                 ]
@@ -105,13 +159,60 @@ def page(run: Run, options: str) -> str:
         fixed=markdown_table(
             ("model", *(f"{m.upper()} at {eps:g}, n = {n[UNION]}" for m, eps in rates)),
             (
-                [model, *(with_spread(measures.find(model, UNION, m, eps)) for m, eps in rates)]
+                [model, *(text_of(measures.find(model, UNION, m, eps)) for m, eps in rates)]
                 for model in measures.models
             ),
         ),
     )
 
 
+def rates(run: Run) -> pd.DataFrame:
+    """Rates per set, model, attack and ε, one line each."""
+    keys = ["selection", "seed", "model", "attack", "norm", "eps_pixels", "num_images"]
+    metrics = ["correct_rate", "null_rate", "fooled_rate", "aer", "rar"]
+    summary = run.summary.drop_duplicates([*keys, "metric"])
+    table = summary.pivot(index=keys, columns="metric", values="value").reset_index()
+    known = [metric for metric in metrics if metric in table]
+    order = {model: number for number, model in enumerate(run.info.models)}
+    table = table[[*keys, *known]].dropna(subset=known, how="all")
+    by = ["selection", "seed", "model", "attack", "eps_pixels"]
+    return table.sort_values(
+        by, key=lambda column: column.map(order) if column.name == "model" else column
+    )
+
+
+def histories(run: Run) -> pd.DataFrame:
+    """Losses per model and epoch."""
+    of_model = {(trial.seed, trial.model): trial.history for trial in run.trials}
+    tables = [history.assign(seed=seed, model=model) for (seed, model), history in of_model.items()]
+    table = pd.concat(tables)
+    return table[["seed", "model", *(name for name in table if name not in ("seed", "model"))]]
+
+
+def thresholds(run: Run) -> pd.DataFrame:
+    """FGSM thresholds of the base models."""
+    tables = [
+        trial.thresholds.assign(seed=trial.seed, selection=trial.selection)
+        for trial in run.trials
+        if len(trial.thresholds)
+    ]
+    return pd.concat(tables)[["selection", "seed", "image", "threshold"]]
+
+
+def write_results(run: Run, folder: Path) -> None:
+    """Write the tables as CSV and the figures as PNG."""
+    make_folder(folder / "figures")
+    tables = {"rates": rates(run), "trainings": histories(run), "thresholds": thresholds(run)}
+    for name, table in tables.items():
+        text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
+        write_text(folder / f"{name}.csv", text)
+    drawn = page_module(run.info.study).page(run)
+    files = dict(drawn.files) | {f"{p.file}.png": p.png for p in drawn.panels() if p.file}
+    for name, content in files.items():
+        write_bytes(folder / "figures" / name, content)
+
+
 if __name__ == "__main__":
-    text = page(read_run(Path(sys.argv[1])), " ".join(sys.argv[2:]))
-    write_text(Path(__file__).with_name("null-samples.md"), text)
+    found = read_run(Path(sys.argv[1]))
+    write_results(found, RESULTS)
+    write_text(DOCS / "null-samples.md", page(found))

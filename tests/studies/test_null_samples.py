@@ -24,16 +24,19 @@ from nullclass.results import schema
 from nullclass.results.run import Run, Trial
 from nullclass.results.schema import CLEAN
 from nullclass.studies.null_samples.config import VARIANTS
-from nullclass.studies.null_samples.figures import FIGURES, mixed, shuffled
+from nullclass.studies.null_samples.figures import FIGURES
+from nullclass.studies.null_samples.images import mixed, shuffled
 from nullclass.studies.null_samples.page import findings
 from nullclass.studies.null_samples.page import page as draw_page
 from nullclass.studies.null_samples.tables import (
     accuracy_table,
+    difference_table,
     kept_epochs,
     landmark_table,
     measures_of,
     selection_table,
     source_spread,
+    standard_errors,
     threshold_table,
 )
 from nullclass.studies.reports import read_run, write_report
@@ -44,8 +47,10 @@ HISTORIES = ("loss", "train_accuracy", "test_loss", "held-out_loss")
 FILES = [
     "fig_null_image_examples",
     "fig_epsilon_thresholds_hist_cdf",
+    "fig_test_set_scores",
     "fig_scores_at_threshold",
     "fig_scores_versus_epsilon",
+    "fig_scores_versus_epsilon_model_compare",
     *SHEETS,
     *(f"fig_training_histories-{column}" for column in HISTORIES),
 ]
@@ -118,6 +123,11 @@ def test_tables(run: Run) -> None:
     ]  # fmt: skip
     heads = [cell.small for cell in table.columns[1:]]
     assert heads == ["transfer, %, n 20"] * 3 + ["white-box, %, n 10"] * 3
+    # u: null 2.5 ± 3.5 in 2 sets, 2.0 ± 3.4 in 30; m: fooled 20 and 20 %
+    error = 100 * math.sqrt(statistics.variance([0.05, 0.0]) / 2 + 0.034**2 / 30)
+    differences = difference_table(measures)
+    assert row(differences, "u")[3] == Cell("+0.5", f"+{0.5 / error:.1f} SE", mark="within")
+    assert row(differences, "m")[2].mark == "outside"
     # 49 and 48 of 50 are 97 %, two points off
     clean = row(accuracy_table(measures), "u")
     assert clean[1] == Cell("97.00", "± 1.41", "about 99.0", "outside")
@@ -217,6 +227,19 @@ def test_the_rule_of_reproduction(
     assert measure(attack, model, metric, value, published).verdict == verdict
 
 
+def test_standard_errors() -> None:
+    # u, fooled: published 19.1 ± 8.5 over 30 sets
+    one = measure("fgsm-threshold", "u", "fooled", 0.2, 0.191)
+    assert standard_errors(one) is None, "one set"
+    values = (0.20, 0.24, 0.28)
+    error = math.sqrt(0.04**2 / 3 + 0.085**2 / 30)
+    assert standard_errors(replace(one, values=values)) == pytest.approx((0.24 - 0.191) / error)
+    base = measure("fgsm-threshold", "base", "fooled", 1.0, 1.0)
+    assert standard_errors(replace(base, values=(1.0, 1.0))) == 0
+    assert standard_errors(replace(base, values=(0.9, 0.9))) == math.inf
+    assert standard_errors(replace(one, model="another", values=values)) is None
+
+
 @pytest.mark.parametrize("values", [(0.1, 0.1, 0.1), (0.7,) * 30, (0.2, 0.4)])
 def test_intervals_span_the_sets(values: tuple[float, ...]) -> None:
     of = replace(measure("fgsm", "u", "fooled", 0.0, 0.0), values=values)
@@ -248,8 +271,9 @@ def test_the_written_page(run: Run, page: Page) -> None:
     expected = {f"{name}.{ending}" for name in FILES for ending in ("svg", "png")}
     assert {path.name for path in figures.iterdir()} == {*expected, "table_scores.csv"}
     assert {block.title for block in page.blocks() if isinstance(block, Drawing)} == {
-        "Scores", "Thresholds of the base models", "Scores against ε", "Null images",
-        "Adversarial samples", "Training histories",
+        "Test accuracy", "Scores at threshold", "Thresholds of the base models",
+        "Scores against ε", "Models compared", "Null images", "Adversarial samples",
+        "Training histories",
     }  # fmt: skip
     sheets = {panel.file: str(panel.html) for panel in page.panels()}
     assert all(sheets[name].count("→") == NUM_SHOWN for name in SHEETS)
@@ -267,6 +291,11 @@ def test_the_written_page(run: Run, page: Page) -> None:
     }
     assert expected_line.items() <= line.items()
     assert line["within_2_sd"] == "yes"
+    assert line["standard_errors"] == pytest.approx(standard_errors_of_u(), rel=1e-6)
+
+
+def standard_errors_of_u() -> float:
+    return (0.225 - 0.191) / math.sqrt(statistics.variance([0.2, 0.25]) / 2 + 0.085**2 / 30)
 
 
 def test_one_set_and_two_models(small: Run) -> None:
@@ -300,7 +329,7 @@ def test_figures_without_data_are_left_out(run: Run) -> None:
         summary=run.summary[run.summary["attack"] == CLEAN],
         trials=[with_files(trial, **nothing) for trial in run.trials],
     )
-    assert [name for name, draw in FIGURES.items() if draw(bare) is not None] == ["scores"]
+    assert [name for name, draw in FIGURES.items() if draw(bare) is not None] == ["clean-scores"]
 
 
 @pytest.mark.slow

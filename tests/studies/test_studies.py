@@ -35,15 +35,14 @@ from nullclass.studies.ramps import config as ramps
 from nullclass.studies.reports import page_module
 from nullclass.training.batches import steps_per_epoch
 
-PRESETS = ("quick", "full")
-
 
 def plan_all(study: Study, preset: Any) -> list[Trial]:
     return study.trials(preset, study.seeds(preset), study.variants)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    ("name", "preset"), [(name, preset) for name in STUDIES for preset in STUDIES[name].presets]
+)
 def test_contract(name: str, preset: Any) -> None:
     study = find_study(name)
     assert study.name == name
@@ -53,7 +52,7 @@ def test_contract(name: str, preset: Any) -> None:
     assert planned
     assert planned == plan_all(study, preset), "a function of its arguments alone"
     models = {trial.model for trial in planned}
-    assert models == set(study.variants) if preset == "full" else models <= set(study.variants)
+    assert models <= set(study.variants) if preset == "quick" else models == set(study.variants)
     assert {trial.seed for trial in planned} == set(study.seeds(preset))
     folders = [folder_of(trial, "data") for trial in planned]
     assert len(set(folders)) == len(planned), "no trial overwrites another"
@@ -122,12 +121,12 @@ def test_every_job_reaches_a_worker_as_it_was_planned(name: str) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_some_seeds_and_variants_are_a_subset(name: str) -> None:
     study = find_study(name)
-    for preset in PRESETS:
-        every = study.trials(preset, [0, 4], study.variants)  # type: ignore[arg-type]
+    for preset in study.presets:
+        every = study.trials(preset, [0, 4], study.variants)
         for variant in study.variants:
-            part = study.trials(preset, [4], [variant])  # type: ignore[arg-type]
+            part = study.trials(preset, [4], [variant])
             assert part == [t for t in every if (t.model, t.seed) == (variant, 4)]
-        assert study.trials(preset, [], study.variants) == []  # type: ignore[arg-type]
+        assert study.trials(preset, [], study.variants) == []
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -141,10 +140,16 @@ def test_importing_the_studies_does_not_import_torch() -> None:
     code = (
         "import sys, nullclass.studies as s;"
         "[study.trials(p, study.seeds(p), study.variants)"
-        " for study in s.STUDIES.values() for p in ('quick', 'full')];"
+        " for study in s.STUDIES.values() for p in study.presets];"
         "assert 'torch' not in sys.modules, 'torch'; assert 'pandas' not in sys.modules, 'pandas'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_preset_that_the_study_lacks_is_refused() -> None:
+    with pytest.raises(UserError, match="ramps has no preset 'source': choose from quick, full"):
+        plan_trials(find_study("ramps"), "source")
+    assert {t.seed for t in plan_trials(find_study("null-samples"), "source")} == {0}
 
 
 def test_an_unknown_study_is_refused() -> None:
@@ -261,8 +266,8 @@ def test_the_reports_published_figures() -> None:
 def test_the_reports_protocol() -> None:
     study = null_samples.NULL_SAMPLES
     assert study.variants == ("base", "u", "s", "m", "us", "um", "sm", "usm")
-    assert list(study.seeds("full")) == list(range(30))
-    full = {(t.model, t.seed, t.selection): t for t in plan_all(study, "full")}
+    sets = range(30)
+    full = {(t.model, t.seed, t.selection): t for t in study.trials("source", sets, study.variants)}
     assert len(full) == 8 * 30 * 2, "selected as published and honestly"
     kinds = {"u": ("uniform", {}), "s": ("tile-shuffle", {"faithful": True}), "m": ("mixed", {})}
     for (model, seed, selection), trial in full.items():
@@ -307,11 +312,17 @@ def test_the_reports_protocol() -> None:
     assert (beyond.factor, beyond.eps) == (1.5, ())
 
 
-def test_quick_differs_from_full_in_effort_only() -> None:
+def test_full_is_the_reports_240_models() -> None:
+    planned = plan_all(null_samples.NULL_SAMPLES, "full")
+    assert len({(t.model, t.seed) for t in planned}) == len(planned) == 8 * 30
+
+
+@pytest.mark.parametrize("preset", ["quick", "full"])
+def test_the_presets_of_the_reports_study_differ_in_effort_only(preset: Any) -> None:
     study = null_samples.NULL_SAMPLES
     quick, full = (
-        {(t.model, t.selection): t for t in study.trials(preset, [0], study.variants)}
-        for preset in ("quick", "full")
+        {(t.model, t.selection): t for t in study.trials(of, [0], study.variants)}
+        for of in (preset, "source")
     )
     assert {(name, "test") for name in study.variants} <= quick.keys() <= full.keys()
     for key, trial in quick.items():

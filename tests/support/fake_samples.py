@@ -44,7 +44,7 @@ def write_fake_samples(
 ) -> Path:
     """Write a run folder; model, set and selection of evaluations it lacks may be given."""
     study, left_out = find_study("null-samples"), set(lacking)
-    for trial in study.trials("full", range(num_sets), models):
+    for trial in study.trials("source", range(num_sets), models):
         model, seed, selection = trial.model, trial.seed, trial.selection
         if selection == "test":
             # the odd sets keep another epoch if it is chosen on held-out images
@@ -59,7 +59,7 @@ def write_fake_samples(
             thresholds = {"image": np.arange(NUM_ATTACKED), "threshold": rng.beta(3, 10, 20)}
             frames.write_frame(path / schema.THRESHOLDS, pd.DataFrame(thresholds))
         write_trial(path, trial, _rows(trial), _examples(model, rng))
-    info = {"selections": ["test", "held-out"], "preset": "full"}
+    info = {"selections": ["test", "held-out"], "preset": "source"}
     return write_run(folder, study, models, num_sets, **info)
 
 

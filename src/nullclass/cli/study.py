@@ -32,14 +32,16 @@ class Command:
     name: tyro.conf.Positional[str]
     """fgsm-null (the notebook), ramps or null-samples (the report), null-probabilities, or
     provable-null."""
-    preset: Literal["quick", "full"] = "quick"
-    """quick: few seeds and the fast recipe; full: the recipe and number of seeds of the source."""
+    preset: Literal["quick", "full", "source"] = "quick"
+    """quick: few seeds, few attacked images and the fast recipe. full: all seeds and images, by the
+    source's recipe; null-samples trains its 240 models by the fast recipe. source (null-samples):
+    one set by the source's recipe."""
     sets: str | None = None
     """Seeds (the report's sets), such as 0-9 or 0,3,7. Default: those of the preset."""
     variants: str | None = None
     """Some of the study's models, such as base,sm. Default: all."""
     out: Path | None = None
-    """Run folder. Default: runs/NAME for quick and runs/NAME-full for full."""
+    """Run folder. Default: runs/NAME for quick, runs/NAME-PRESET for the others."""
     data: str | None = None
     """A folder with the study's dataset, which all workers can read; or another dataset, if the
     study has it: fashion-mnist for provable-null. Default: the study's own, from the cache."""

@@ -15,7 +15,7 @@ from nullclass.results.schema import LAST
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe
 
-Preset = Literal["quick", "full"]
+Preset = Literal["quick", "full", "source"]
 
 
 @dataclass(frozen=True)
@@ -387,6 +387,8 @@ class Study:
     published: Callable[[str, str, float, str], float | None] = lambda *_: None
     """Maps model, attack, eps in pixel units (NaN for thresholds) and metric to the published
     figure, if there is one."""
+    presets: tuple[Preset, ...] = ("quick", "full")
+    """The presets that it has."""
     further_data: tuple[str, ...] = ()
     """Other datasets that its trainings use, fetched before the first job."""
     package: str = ""

@@ -53,8 +53,13 @@ def plan_trials(
     """Return the trials of some seeds and variants, by default all those of the preset.
 
     Raises:
-        UserError: If the study, or this preset of it, has no such variant.
+        UserError: If the study has no such preset, or it or the preset no such variant.
     """
+    if preset not in study.presets:
+        raise UserError(
+            f"the study {study.name} has no preset {shown(preset)}: choose from "
+            f"{', '.join(study.presets)}"
+        )
     seeds = study.seeds(preset) if seeds is None else seeds
     for name in variants or ():
         if name not in study.variants:
@@ -93,7 +98,7 @@ def run_study(
         folder: The run folder. It may hold other seeds and variants of the same preset.
         engine: Does the jobs; closed at the end.
         device: Device of the computations, recorded in ``run.json``.
-        preset: ``quick`` or ``full``.
+        preset: One of the study's presets.
         seeds: Seeds; by default those of the preset.
         variants: Models to evaluate; by default all. Models they depend on are trained too.
         trials: Trials to run instead of the study's.

@@ -105,6 +105,11 @@ def spread_text(mean: float, sd: float = math.nan, digits: int = 1) -> str:
     return f"{percent(mean, digits)}{spread}".replace("-", "−")
 
 
+def signed(value: float, digits: int) -> str:
+    """A number with its sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 def range_text(found: Sequence[Measure], name: Callable[[str], str] = str) -> str | None:
     """Lowest and highest mean in percent, each with a model that has it; ``None`` without any.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -41,9 +42,33 @@ NULLS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The kinds of null images, by their letter: source and settings."""
 
-NULL_SHARE: dict[Preset, float] = {"full": 0.5, "quick": 0.35}
-"""Each batch of B images has Binomial(B, share) null images. Null is the easy class: with the fast
-recipe's few epochs the clean images are worth more (LOG.md)."""
+
+@dataclass(frozen=True)
+class Effort:
+    """What a preset trains and how many images it attacks."""
+
+    num_sets: int
+    """Default number of sets."""
+    recipe: Recipe
+    null_share: float
+    """Each batch of B images has Binomial(B, share) null images. Null is the easy class: with the
+    fast recipe's few epochs the clean images are worth more (LOG.md)."""
+    num_curve: int
+    """Images attacked at every ε of :data:`CURVE_EPS`."""
+    num_at_threshold: int
+    """Images of the white-box attack at their thresholds."""
+    num_fixed: int
+    """Images of the white-box attack at :data:`WHITE_BOX_EPS`."""
+
+
+EFFORTS: dict[Preset, Effort] = {
+    "quick": Effort(3, FAST["report"], 0.35, num_curve=250, num_at_threshold=100, num_fixed=25),
+    "full": Effort(30, FAST["report"], 0.35, num_curve=1_000, num_at_threshold=200, num_fixed=200),
+    "source": Effort(
+        1, FAITHFUL["report"], 0.5, num_curve=1_000, num_at_threshold=200, num_fixed=200
+    ),
+}
+"""``full`` is the source's 240 models by the fast recipe, ``source`` one set by its own recipe."""
 
 TEST, HELD_OUT = "test", "held-out"
 """Images on which the kept epoch is selected: as published, and without bias."""
@@ -73,12 +98,12 @@ SHOWN = 30
 
 
 def seeds(preset: Preset) -> Sequence[int]:
-    """The sets: three, or thirty as in the source."""
-    return range(30 if preset == "full" else 3)
+    """The sets of a preset."""
+    return range(EFFORTS[preset].num_sets)
 
 
 def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
-    """``quick``: fast recipe, fewer images. ``full``: the published recipe, 1000 images."""
+    """One trial per set and variant; two where the epoch is selected on two sets of images."""
     planned = []
     for seed in seeds:
         for selection in selections(preset):
@@ -92,12 +117,8 @@ def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> lis
 
 def selections(preset: Preset) -> tuple[str, ...]:
     """The selections evaluated: where only the last epoch is a candidate, they are one."""
-    is_selecting = _recipe(preset).schedule == "constant"
+    is_selecting = EFFORTS[preset].recipe.schedule == "constant"
     return (TEST, HELD_OUT) if is_selecting else (TEST,)
-
-
-def _recipe(preset: Preset) -> Recipe:
-    return (FAITHFUL if preset == "full" else FAST)["report"]
 
 
 def _trial(variant: str, seed: int, preset: Preset, selection: str, source: Trial | None) -> Trial:
@@ -115,6 +136,7 @@ def _trial(variant: str, seed: int, preset: Preset, selection: str, source: Tria
 
 def training(variant: str, seed: int, preset: Preset) -> Training:
     """The training of one model of one set."""
+    effort = EFFORTS[preset]
     kinds = {NULLS[letter][0]: NULLS[letter][1] for letter in variant if variant != BASE}
     return Training(
         name=variant,
@@ -123,29 +145,28 @@ def training(variant: str, seed: int, preset: Preset) -> Training:
         validation=VALIDATION,
         seed=seed,
         weight_decay=0.0,
-        nulls=NullPlan("any-of", {"sources": kinds}, replace_rate=NULL_SHARE[preset])
+        nulls=NullPlan("any-of", {"sources": kinds}, replace_rate=effort.null_share)
         if kinds
         else None,
-        recipe=_recipe(preset),
+        recipe=effort.recipe,
         has_null=True,
-        selections=(TEST, HELD_OUT),
+        selections=selections(preset),
     )
 
 
 def _attacks(preset: Preset, selection: str, is_base: bool) -> tuple[AttackPlan, ...]:
-    is_full = preset == "full"
+    effort = EFFORTS[preset]
     fgsm = partial(AttackPlan, "fgsm", settings=FGSM_SETTINGS, is_transfer=not is_base)
     plans = [fgsm((), NUM_IMAGES, label=TRANSFER_AT_THRESHOLD, num_examples=SHOWN)]
     if selection == HELD_OUT:  # enough to see what selecting on the test set does
         return tuple(plans)
     if is_base:
         plans.append(fgsm((), SHOWN, label=TRANSFER_BEYOND, factor=1.5, num_examples=SHOWN))
-    num_white_box = NUM_IMAGES if is_full else 100
     worst_case = partial(AttackPlan, "worst-case")
     plans += [
-        fgsm(CURVE_EPS, NUM_IMAGES if is_full else NUM_IMAGES // 4, label=TRANSFER),
-        worst_case((), num_white_box, label=WHITE_BOX_AT_THRESHOLD, num_examples=SHOWN),
-        worst_case(WHITE_BOX_EPS, num_white_box if is_full else num_white_box // 4),
+        fgsm(CURVE_EPS, effort.num_curve, label=TRANSFER),
+        worst_case((), effort.num_at_threshold, label=WHITE_BOX_AT_THRESHOLD, num_examples=SHOWN),
+        worst_case(WHITE_BOX_EPS, effort.num_fixed),
     ]
     return tuple(plans)
 
@@ -187,5 +208,6 @@ NULL_SAMPLES = Study(
     variants=VARIANTS,
     seeds=seeds,
     trials=trials,
+    presets=("quick", "full", "source"),
     published=published,
 )

@@ -13,6 +13,7 @@ from nullclass.report.formatting import (
     eps_text,
     percent,
     range_text,
+    signed,
     spread_text,
 )
 from nullclass.report.measures import Measure, Measures, differ, on_common_seeds
@@ -36,6 +37,7 @@ from nullclass.studies.null_samples.tables import (
     accuracies,
     accuracy_table,
     at_threshold,
+    difference_table,
     kept_epochs,
     landmark_table,
     measures_of,
@@ -46,6 +48,7 @@ from nullclass.studies.null_samples.tables import (
     selection_table,
     summary_table,
     threshold_table,
+    within_errors,
 )
 from nullclass.studies.recorded import trial_config
 
@@ -77,6 +80,8 @@ SENTENCES = (
     "{within} of {num} published scores at threshold of the models with null images are reproduced "
     "({sets}, within 2 of the report's sd){furthest}, and {near} of {judged} test accuracies."
     "{recipe}",
+    "The stricter test, means within 2 standard errors of their difference, holds for {close} of "
+    "{compared} scores, base included.",
     "Selecting the epoch on {other} instead of {first} images changes mean test accuracies by at "
     "most {clean_change} points and mean scores at threshold by at most {change} ({changed}).",
     "Both selections keep the same epoch in {same} of {trainings} trainings.{no_effect}",
@@ -154,6 +159,7 @@ def page(run: Run) -> Page:
                 Text(INTRODUCTION),
                 Text(rule()),
                 threshold_table(measures),
+                difference_table(measures),
                 accuracy_table(measures),
                 landmark_table(measures),
                 *_differences(run, measures),
@@ -230,17 +236,23 @@ def _reproduction(run: Run, measures: Measures) -> dict[str, Any]:
         return {}
     outside = [m for m in judged if m.verdict == "outside"]
     furthest = max(outside, key=lambda m: abs(m.mean - (m.published or 0)), default=None)
-    is_quick = run.info.preset == "quick"
+    is_fast = trial_config(run.trials[0]).training.recipe.epochs != SOURCE_RECIPE[0]
     num_sets = len(measures.seeds)
     return {
         "within": len(judged) - len(outside),
         "num": len(judged),
         "sets": f"means of {num_sets} sets" if num_sets > 1 else "one set",
+        **_closeness(measures),
         "furthest": f"; the furthest is {_difference(furthest)}" if furthest else "",
         "near": sum(m.verdict == "within" for m in clean),
         "judged": f"{len(clean)} (within {percent(READ_OFF)} points)",
-        "recipe": " The quick preset uses the fast recipe, not the report's." if is_quick else "",
+        "recipe": " The models are trained by the fast recipe, not the report's." * is_fast,
     }
+
+
+def _closeness(measures: Measures) -> dict[str, int]:
+    close, compared = within_errors(measures)
+    return {"close": close, "compared": compared} if compared else {}
 
 
 def _selection(run: Run, measures: Measures, kept: pd.DataFrame) -> dict[str, Any]:
@@ -287,7 +299,7 @@ def _difference(measure: Measure) -> str:
     return (
         f"{measure.model}, {name}: measured {spread_text(measure.mean, measure.sd, digits)} % (n = "
         f"{measure.num_images:,} per set), published {text} %, "
-        f"{f'{points:+.{digits}f}'.replace('-', '−')} points{in_sd}"
+        f"{signed(points, digits)} points{in_sd}"
     )
 
 

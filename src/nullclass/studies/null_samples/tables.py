@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
 
-from nullclass.report.blocks import Table
-from nullclass.report.formatting import eps_text, percent, spread_text, value_cell
+from nullclass.report.blocks import Cell, Mark, Table
+from nullclass.report.formatting import eps_text, percent, signed, spread_text, value_cell
 from nullclass.report.measures import (
     OWN_BUDGET,
     Band,
@@ -110,6 +111,29 @@ def published_text(model: str, outcome: str) -> str | None:
     return None if published is None else " ± ".join(percent(value, 1) for value in published)
 
 
+def standard_errors(measure: Measure) -> float | None:
+    """Distance of our mean from the published one, in standard errors of the difference.
+
+    The standard error is sqrt(sd^2 / sets + published sd^2 / :data:`SOURCE_SETS`). ``None`` with
+    one set and for rates without a published sd; 0 for means that are equal to the last published
+    digit.
+    """
+    published = AT_THRESHOLD.get(measure.model, {}).get(measure.name)
+    if published is None or len(measure.values) < 2:
+        return None
+    mean, sd = published
+    if abs(measure.mean - mean) <= LAST_DIGIT:
+        return 0.0
+    variance = measure.sd**2 / len(measure.values) + sd**2 / SOURCE_SETS
+    return (measure.mean - mean) / math.sqrt(variance) if variance else math.inf
+
+
+def within_errors(measures: Measures) -> tuple[int, int]:
+    """Number of scores within 2 standard errors of the published mean, and of those compared."""
+    distances = [d for d in map(standard_errors, scores(measures)) if d is not None]
+    return sum(abs(distance) <= 2 for distance in distances), len(distances)
+
+
 def rule() -> str:
     """When a published rate counts as reproduced."""
     return (
@@ -149,6 +173,35 @@ def threshold_table(measures: Measures) -> Table:
         f"of the same images. n: images per set. {sets_text(measures)}. “pub.”: mean ± sd of the "
         f"report's {SOURCE_SETS} sets; it calls fooled misclassified and null unclassified.",
         measures.spread_note("set"),
+    )
+
+
+def difference_table(measures: Measures) -> Table:
+    """Distances of our means from the published ones, in points and standard errors."""
+    rows = []
+    for model in measures.models:
+        row: list[Any] = [model]
+        for outcome in WORDS:
+            measure = at_threshold(measures, model, outcome)
+            distance = None if measure is None else standard_errors(measure)
+            if measure is None or measure.published is None or distance is None:
+                row.append("–")
+                continue
+            points = signed(100 * (measure.mean - measure.published), 1)
+            mark: Mark = "within" if abs(distance) <= 2 else "outside"
+            row.append(Cell(points, f"{signed(distance, 1)} SE", mark=mark))
+        rows.append(row)
+    if not within_errors(measures)[1]:
+        rows = []
+    return make_table(
+        "Differences between our means and the report's",
+        ["model", *((outcome, "points") for outcome in WORDS)],
+        rows,
+        "Scores at threshold, transferred FGSM, ours minus the report's. SE: standard errors of "
+        f"the difference of two means, sqrt(sd² / {len(measures.seeds)} + published sd² / "
+        f"{SOURCE_SETS}); ✓ within 2. This is a stricter test than 2 sd: it asks whether the two "
+        "trainings have the same mean, not whether one of our sets could be one of theirs. Test "
+        "accuracies have no published sd.",
     )
 
 
@@ -288,6 +341,7 @@ def scores_csv(measures: Measures) -> bytes:
             "published_mean": [mean for _, (mean, _) in found],
             "published_sd": [sd for _, (_, sd) in found],
             "within_2_sd": ["yes" if m.verdict == "within" else "no" for m, _ in found],
+            "standard_errors": [standard_errors(m) for m, _ in found],
         }
     )
     return table.to_csv(index=False, float_format="%.7g", lineterminator="\n").encode()
