@@ -254,7 +254,7 @@ NUMBERS: list[tuple[str, str, str, str]] = [
     ("zoo", "--images", HUGE, "at most 1,000,000,000"),
     *((name, option, "x" * 300, "x…x")
       for name, option in (("train", "--model"), ("train", "--data"), ("train", "--device"),
-                           ("substitute", "--model"),
+                           ("substitute", "--architecture"),
                            ("evaluate", "--attack"), ("evaluate", "--norm"),
                            ("evaluate", "--device"), ("transfer", "--attack"),
                            ("certify", "--verifier"), ("study", "--variants"),

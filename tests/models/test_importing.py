@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages
 from nullclass.models import Classifier, Imported
 from nullclass.models.importing import import_model, load_weights
 
@@ -140,16 +141,23 @@ def test_models_of_a_function(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     images = torch.rand(5, 1, 2, 2)
+    data = LabelledImages(images, torch.tensor([0, 1, 0, 1, 1]))
     imported = Imported("models_of_test:network", {"width": 4})
     weights = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
     torch.save(weights.state_dict(), tmp_path / "w.pt")
-    model = import_model(imported, 3, images, weights=tmp_path / "w.pt", mean=0.1, std=0.2)
+    model = import_model(
+        imported, data, num_classes=3, weights=tmp_path / "w.pt", mean=0.1, std=0.2
+    )
     assert model.imported == imported
     assert model.has_null
     assert torch.equal(model(images), weights((images - model.mean) / model.std))
     own = Imported("models_of_test:classifier")
-    assert type(import_model(own, 2, images)) is Classifier
+    assert type(import_model(own, data)) is Classifier
     with pytest.raises(UserError, match="returns a Classifier, which has its own mean, std: leave"):
-        import_model(own, 2, images, std=0.1, mean=0.2)
+        import_model(own, data, std=0.1, mean=0.2)
     with pytest.raises(UserError, match="the model has 2 classes, not 3"):
-        import_model(own, 3, images)
+        import_model(own, data, num_classes=3)
+    assert not import_model(Imported("models_of_test:network", {"width": 2}), data).has_null
+    with pytest.raises(UserError, match="3 logits, but num_classes=2 and has_null=False need 2"):
+        import_model(Imported("models_of_test:network"), data)
+    assert import_model(Imported("models_of_test:network"), data, has_null=True).has_null

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nullclass.cli.common import (
-    Checkpoint,
     Data,
     Device,
     Eps,
-    LoadedModel,
-    load_model,
     print_table,
 )
+from nullclass.cli.models import LoadedModel, Model, ModelOptions
 from nullclass.cli.outputs import output_file
 from nullclass.core.errors import UserError
 
@@ -27,7 +25,7 @@ if TYPE_CHECKING:
 class Command:
     """Prove per image what no attack within eps can do; save or check certificates."""
 
-    checkpoint: Checkpoint
+    model: Model = field(default_factory=ModelOptions)
     eps: Eps = (0.1, 0.2, 0.3, 0.4)
     radius: float | None = None
     """For a model without null class: answer only what is proved within this radius, else null.
@@ -57,10 +55,10 @@ class Command:
 
         device = torch.device("cpu") if self.check is not None else find_device(self.device)
         if self.check is not None:
-            _check(self.check, load_model(self.checkpoint, self.data, device))
+            _check(self.check, self.model.load(self.data, device))
             return
         with output_file(self.out):
-            loaded = load_model(self.checkpoint, self.data, device)
+            loaded = self.model.load(self.data, device)
             model, test = loaded.model, loaded.dataset.test
             test = test if self.images is None else test.first(self.images)
             radius = loaded.radius if self.radius is None else self.radius

@@ -1,36 +1,25 @@
-"""What several commands share: options, loading of models, progress, tables. Imports no torch."""
+"""What several commands share: options, progress, tables. Imports no torch."""
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from nullclass.core.checks import check_path, shown
-from nullclass.core.errors import UserError
+from nullclass.core.checks import check_path
 
 if TYPE_CHECKING:
-    import torch
     from rich.console import RenderableType
 
-    from nullclass.data import Dataset
-    from nullclass.models import Classifier
     from nullclass.results.schema import Flag
-    from nullclass.training.card import Card
 
 Options = TypeVar("Options", bound=Any)
 
-Checkpoint = Annotated[
-    str,
-    tyro.conf.Positional,
-    tyro.conf.arg(metavar="CHECKPOINT", help="Checkpoint folder, or name of a zoo model."),
-]
 Data = Annotated[
     str | None,
     tyro.conf.arg(
@@ -55,43 +44,6 @@ Checks = Annotated[
     tyro.conf.arg(help="Look for red flags; adds at most a quarter to the cost of the attacks."),
 ]
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:N or mps.")]
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A checkpoint with its dataset."""
-
-    name: str
-    """Name of the folder or of the zoo model."""
-    model: Classifier
-    card: Card
-    dataset: Dataset
-    radius: float | None
-    """Radius in the card of a zoo model; ``model`` is the network without it."""
-
-
-def load_model(checkpoint: str, data: str | None, device: torch.device) -> LoadedModel:
-    """Load a checkpoint folder or a zoo model, and the data of its card or other data.
-
-    Raises:
-        UserError: If neither exists, a file is damaged, or the dataset does not fit the model.
-    """
-    from nullclass.evaluation.record import load_with_data
-    from nullclass.zoo import read_zoo
-
-    folder, radius = check_path("CHECKPOINT", checkpoint), None
-    if not os.path.exists(folder):  # unlike Path.exists, False for a loop of symbolic links
-        zoo = read_zoo()
-        if checkpoint not in zoo:
-            raise UserError(
-                f"there is no checkpoint {shown(checkpoint)}: give a folder with card.json and "
-                f"model.safetensors, or a model of the zoo ({', '.join(zoo)})"
-            )
-        folder, radius = zoo[checkpoint].folder, zoo[checkpoint].description.radius
-    model, card, dataset = load_with_data(folder, data, device)
-    if folder.is_file():  # the weights
-        folder = folder.parent
-    return LoadedModel(folder.resolve().name, model, card, dataset, radius)
 
 
 def expand_paths(options: Options) -> Options:

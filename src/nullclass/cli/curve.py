@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nullclass.cli.common import Checkpoint, Data, Device, load_model
+from nullclass.cli.common import Data, Device
+from nullclass.cli.models import AllowImport, Checkpoint, load_model
 from nullclass.cli.outputs import output_file
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
@@ -19,6 +20,7 @@ class Command:
     checkpoint: Checkpoint
     out: Path
     """CSV file for the curve: size, probability of null, share fooled."""
+    allow_import: AllowImport = False
     norm: Literal["linf", "l2", "l0"] = "linf"
     """Norm of the sizes: linf and l2 in pixel units, l0 as a share of the pixels."""
     perturbation: Literal["fgsm", "pgd", "sparse", "noise"] = "fgsm"
@@ -56,7 +58,7 @@ class Command:
         perturbation = make_perturbation(self.perturbation, settings)
         device = find_device(self.device)
         with output_file(self.out):
-            loaded = load_model(self.checkpoint, self.data, device)
+            loaded = load_model(self.checkpoint, self.data, device, allow_import=self.allow_import)
             held_out = loaded.dataset.validation
             if held_out is None:
                 raise UserError(NOTHING_HELD_OUT.format("a null curve needs them"))

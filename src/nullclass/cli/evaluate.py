@@ -1,40 +1,42 @@
-"""``nullclass evaluate``: attack a checkpoint."""
+"""``nullclass evaluate``: attack a model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from nullclass.cli.common import (
     AttackNorm,
     AttackSeed,
-    Checkpoint,
     Checks,
     Data,
     Device,
     Eps,
-    Images,
     NullRate,
-    load_model,
     print_flags,
     print_report,
 )
+from nullclass.cli.models import Model, ModelOptions
 from nullclass.cli.outputs import check_output
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
+
+NUM_IMAGES = 1000
+"""Test images attacked by default."""
 
 
 @dataclass(frozen=True)
 class Command:
     """Attack a model; write a run folder with rows, rates, red flags and a report."""
 
-    checkpoint: Checkpoint
+    model: Model = field(default_factory=ModelOptions)
     attack: tuple[str, ...] | None = None
     """Names of attacks, such as worst-case, apgd, square, autoattack (all: docs/attacks.md).
     Default: fgsm, worst-case and, for a model that can answer null, worst-case-force-null."""
     eps: Eps = (0.05, 0.1, 0.2, 0.3)
     norm: AttackNorm = "linf"
-    images: Images = 1000
+    images: int | None = None
+    """Number of attacked test images, from the first. Default: 1000, or all if there are fewer."""
     null_rate: NullRate = None
     proofs: str | None = None
     """Also prove what no attack can do, with this verifier: interval or crown-ibp. The worst
@@ -51,7 +53,7 @@ class Command:
     """Exit with status 1 if there is a red flag."""
     data: Data = None
     out: Path | None = None
-    """Run folder. Default: runs/evaluate/NAME-HASH, with the hash of the weights."""
+    """Run folder. Default: runs/evaluate/NAME-HASH, with a hash of the weights."""
     seed: AttackSeed = 0
     device: Device = "auto"
 
@@ -71,11 +73,13 @@ class Command:
         device = find_device(self.device)
         if self.out is not None:
             _check(self.out)
-        loaded = load_model(self.checkpoint, self.data, device)
-        # The hash keeps checkpoints of one name in different runs apart.
-        name = f"{loaded.name}-{loaded.card.weights_sha256[:8]}"
-        folder = self.out or Path("runs") / "evaluate" / name
+        loaded = self.model.load(self.data, device)
+        folder = self.out or Path("runs") / "evaluate" / f"{loaded.name}-{loaded.digest}"
         _check(folder)
+        num_images = self.images
+        if num_images is None:
+            num_images = min(NUM_IMAGES, len(loaded.dataset.test))
+        selections = () if loaded.card is None else loaded.card.origin.selections
         evaluation = record_evaluation(
             loaded.model,
             loaded.card,
@@ -85,13 +89,13 @@ class Command:
             attacks=self.attack,
             eps=self.eps,
             norm=self.norm,
-            num_images=self.images,
+            num_images=num_images,
             clean_null_rate=self.null_rate,
             proofs=self.proofs,
             radius=loaded.radius if self.radius is None else self.radius,
             ood=ood,
             num_smallest=self.smallest,
-            selected_on=loaded.name if loaded.name in loaded.card.origin.selections else None,
+            selected_on=loaded.name if loaded.name in selections else None,
             checks=self.checks,
             seed=self.seed,
         )

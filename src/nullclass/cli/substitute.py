@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from nullclass.cli.common import (
-    Checkpoint,
     Data,
     Device,
     NullRate,
-    load_model,
 )
+from nullclass.cli.models import Model, ModelOptions
 from nullclass.cli.outputs import checkpoint_folder, restarting
 from nullclass.core.checks import check_seed
 from nullclass.core.files import remove
@@ -23,16 +22,16 @@ from nullclass.results.schema import STATE
 class Command:
     """Train a substitute on a model's answers, as the source of transfer attacks."""
 
-    checkpoint: Checkpoint
     out: Path
     """Folder for the substitute's checkpoint. The same command resumes, without a second query."""
+    model: Model = field(default_factory=ModelOptions)
     queries: int = 4800
     """Query budget: number of images that the model labels."""
     seeds: int = 150
     """Images that the attacker starts with, from the last 1000 test images (half, of fewer)."""
     step: float = 0.1
     """Step that turns an image into a new query, in pixel units (lambda)."""
-    model: str = "small"
+    architecture: str = "small"
     """Architecture of the substitute: small, notebook or report."""
     null_rate: NullRate = None
     data: Data = None
@@ -53,7 +52,7 @@ class Command:
         plan = QueryPlan(self.seeds, self.queries, self.step)
         device = find_device(self.device)
         with checkpoint_folder(self.out):
-            loaded = load_model(self.checkpoint, self.data, device)
+            loaded = self.model.load(self.data, device)
             target, test = loaded.model, loaded.dataset.test
             if self.null_rate is not None:
                 target = refuse_at_rate(target, loaded.dataset, self.null_rate)
@@ -63,7 +62,7 @@ class Command:
                 target,
                 test.subset(slice(-num_pool, None)),
                 plan,
-                architecture=self.model,
+                architecture=self.architecture,
                 seed=self.seed,
                 device=device,
                 state_folder=self.out,
@@ -72,7 +71,7 @@ class Command:
             origin = Origin(
                 data=loaded.dataset.name,
                 data_checksum=loaded.dataset.checksum,
-                queried=loaded.card.weights_sha256,
+                queried=loaded.weights_sha256,
                 num_queries=rounds[-1].num_images,
             )
             save_checkpoint(substitute, self.out, origin=origin)

@@ -15,9 +15,9 @@ from nullclass.cli.common import (
     Eps,
     Images,
     NullRate,
-    load_model,
     print_table,
 )
+from nullclass.cli.models import AllowImport, load_model
 from nullclass.cli.outputs import output_file
 from nullclass.core.checks import check_rate, check_seed
 from nullclass.core.errors import UserError
@@ -45,6 +45,7 @@ class Command:
     """Attacked checkpoints: folders, or names of zoo models."""
     targets: tuple[str, ...]
     """Checkpoints on which the images are scored."""
+    allow_import: AllowImport = False
     eps: Eps = (0.1, 0.2, 0.3)
     norm: AttackNorm = "linf"
     attack: str = "mi-fgsm"
@@ -92,7 +93,7 @@ class Command:
 
         models, datasets = {}, {}
         for name in dict.fromkeys((*self.sources, *self.targets)):
-            loaded = load_model(name, self.data, device)
+            loaded = load_model(name, self.data, device, allow_import=self.allow_import)
             datasets[loaded.dataset.checksum] = loaded.dataset
             models[name] = loaded.model
             if loaded.radius is not None:

@@ -14,11 +14,13 @@ import torch
 from msgspec.structs import replace
 
 from nullclass.attacks import describe
+from nullclass.attacks.state import logits_of
 from nullclass.certify import find_verifier
 from nullclass.core.checks import check_seed, shown
 from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.files import remove
+from nullclass.core.modules import frozen
 from nullclass.core.paths import file_name, inside
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset, known_names, load_dataset
@@ -30,6 +32,7 @@ from nullclass.rejection import ProvableNull, ThresholdedClassifier, calibrate, 
 from nullclass.results import schema, store
 from nullclass.results.info import DataInfo, RunInfo, Settings, TrialResult
 from nullclass.results.run import read_run, write_summary
+from nullclass.scoring.parts import FEW
 from nullclass.scoring.score import check_labels
 from nullclass.training.batches import sha256
 from nullclass.training.card import Card
@@ -51,14 +54,14 @@ DEFAULT_ATTACKS = {
 """By whether the model can answer null."""
 
 NOTHING_HELD_OUT = (
-    "no held-out images are known for this model (its card names none, or other data were "
-    "chosen), and {}: train it with --validation"
+    "no held-out images are known for this model (it has no card, which names some, or other data "
+    "were chosen), and {}: train it with --validation"
 )
 """Error message, to be completed with what needs them."""
 
 
 def load_with_data(
-    checkpoint: Path, data: str | None, device: torch.device
+    checkpoint: Path, data: str | None, device: torch.device, *, allow_import: bool = False
 ) -> tuple[Classifier, Card, Dataset]:
     """Return a checkpoint's model and card, and the data of its card or other data.
 
@@ -69,12 +72,13 @@ def load_with_data(
         checkpoint: The checkpoint's folder, or the file of its weights.
         data: As for :func:`nullclass.load_dataset`. Default: the name in the card.
         device: Device of the model.
+        allow_import: As for :func:`nullclass.load_checkpoint`.
 
     Raises:
         UserError: If the checkpoint or the data cannot be loaded, the card names no known data, or
             data with another checksum, or the data have labels that are not classes of the model.
     """
-    model, card = load_checkpoint(checkpoint, device=device)
+    model, card = load_checkpoint(checkpoint, allow_import=allow_import, device=device)
     origin = card.origin
     if data is None and origin.data is None:
         raise UserError("the card does not name the model's data: pass --data")
@@ -284,6 +288,17 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def _answers(model: Classifier, dataset: Dataset) -> str | None:
+    """Return a hash of some logits of a network whose code may change; None for one of ours."""
+    while isinstance(model.body, Classifier):
+        model = model.body
+    if model.architecture is not None:
+        return None
+    images, _ = dataset.test.batch(FEW)
+    with frozen(model):
+        return sha256(logits_of(model, images.to(model.mean.device)).cpu())
+
+
 def _digest(model: Classifier, dataset: Dataset, settings: Settings) -> str:
     """Return a hash of all that decides the rows of an evaluation."""
     threshold = None
@@ -294,6 +309,7 @@ def _digest(model: Classifier, dataset: Dataset, settings: Settings) -> str:
         "nullclass": provenance().versions["nullclass"],
         "settings": replace(settings, card={}),
         "model": repr(model),
+        "answers": _answers(model, dataset),
         "weights": {name: sha256(tensor) for name, tensor in model.state_dict().items()},
         "threshold": threshold,
         "data": dataset.checksum,

@@ -302,7 +302,7 @@ def as_classifier(
         null = "has_score=True" if has_score else f"has_null={bool(num_nulls)}"
         raise UserError(
             f"the network has {num_logits} logits, but num_classes={num_classes} and {null} need "
-            f"{num_classes + num_nulls}: correct num_classes or has_null"
+            f"{num_classes + num_nulls}: correct num_classes or has_null (--num-classes, --null)"
         )
     if not has_score:
         classifier.has_null, classifier.num_nulls = bool(num_nulls), num_nulls
@@ -340,7 +340,7 @@ def _check_output(model: Classifier, output: Any, images: Tensor) -> None:
         raise UserError(
             "the model's outputs are probabilities (none is negative, and those of an image sum to "
             "1), which hide its gradients from attacks: remove its softmax, or wrap it, "
-            'Classifier(model, num_classes, outputs="probabilities")'
+            'Classifier(model, num_classes, outputs="probabilities") (--outputs probabilities)'
         )
     if model.outputs == "probabilities" and not bool((values >= 0).all()):
         raise UserError(

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from nullclass.core.errors import UserError
 from nullclass.core.paths import check_regular
 from nullclass.core.tensor_files import check_header
-from nullclass.models.classifier import Classifier, as_classifier
+from nullclass.data import LabelledImages
+from nullclass.models.classifier import NUM_TRIED, Classifier, as_classifier
 from nullclass.models.network import Body, Imported
 
 SAFETENSORS = ".safetensors"
@@ -31,9 +32,9 @@ PREFIXES = ("module.", "_orig_mod.")
 
 def import_model(
     imported: Imported,
-    num_classes: int,
-    images: Tensor,
+    data: LabelledImages,
     *,
+    num_classes: int | None = None,
     weights: Path | None = None,
     **settings: Any,
 ) -> Classifier:
@@ -41,8 +42,9 @@ def import_model(
 
     Args:
         imported: The call. It returns a network, or a Classifier, which is used as it is.
-        num_classes: K, the number of real classes.
-        images: ``(N, C, H, W)`` in [0,1], to try the network with.
+        data: Images to try the network with.
+        num_classes: K, the number of real classes. Default: that of the data, for a network
+            without null, unless ``settings`` say otherwise.
         weights: File of weights for the network (:func:`load_weights`).
         settings: As for :func:`nullclass.models.as_classifier`; only for a network.
 
@@ -57,9 +59,14 @@ def import_model(
             f"{imported.function} returns a Classifier, which has its own "
             f"{', '.join(sorted(settings))}: leave that out, or return the network inside it"
         )
+    if isinstance(network, Classifier):
+        return as_classifier(network, num_classes)
+    if num_classes is None:  # a network with one logit more may have a class that the data lack
+        num_classes = data.num_classes
+        settings = {"has_null": False} | settings
+    images, _ = data.batch(slice(0, NUM_TRIED))
     model = as_classifier(network, num_classes, images, **settings)
-    if model is not network:
-        model.imported = imported
+    model.imported = imported
     return model
 
 

@@ -115,4 +115,5 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
 
 def sha256(values: Tensor) -> str:
     """Return the SHA-256 of a tensor's values."""
-    return hashlib.sha256(values.detach().cpu().contiguous().numpy().data).hexdigest()
+    content = values.detach().cpu().contiguous().flatten().view(torch.uint8)  # also of bfloat16
+    return hashlib.sha256(content.numpy().data).hexdigest()
