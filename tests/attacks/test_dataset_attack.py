@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from disturbed import small_batch
+from tiny import as_floats
 from torch import Tensor, nn
 from worlds import Affine, Digits, outcome_of
 
@@ -183,7 +184,7 @@ def test_what_reference_images_are_made_of_does_not_matter() -> None:
     model = Classifier(nn.Sequential(nn.AvgPool2d(3), model.body), 4)
     from_bytes, from_floats = (
         DatasetAttack(reference)(model, images, labels, eps=0.3)
-        for reference in (byte_images, byte_images.as_float())
+        for reference in (byte_images, as_floats(byte_images))
     )
     assert torch.equal(from_bytes, from_floats)
     relabelled = replace(byte_images, labels=torch.arange(40) % 4)

@@ -40,6 +40,10 @@ TRAIN: list[tuple[Sequence[str], str]] = [
     ),
     (["--model", "resnet"], "'resnet'.*notebook|notebook.*'resnet'"),
     (["--data", "minst"], "'minst'.*did you mean mnist"),
+    (["--data", "no_such_module:data"], "no_such_module cannot be imported"),
+    (["--resize", "8"], "only image folders are resized, and letters is none"),
+    (["--data", "ramps", "--resize", "8"], "only image folders are resized, and ramps is none"),
+    (["--resize", "0"], "resize must be a whole number from 1"),
     (["--device", "cuda:99"], "this machine has no device 'cuda:99': use the device cpu"),
     (["--device", "gpu"], "'gpu'"),
     (["--learning-rate", "1e6"], "learning_rate must be in"),
@@ -144,8 +148,9 @@ COMMANDS = {
     "study": ["study", "ramps", "--out", "OUT"],
     "zoo": ["zoo", "evaluate", "notebook-null", "--data", "DATA", "--out", "OUT"],
     "leaderboard": ["zoo", "leaderboard", "--out", "OUT"],
+    "data": ["data", "show", "DATA", "--out", "OUT"],
 }  # fmt: skip
-FILES = ("curve", "certify", "transfer", "leaderboard")
+FILES = ("curve", "certify", "transfer", "leaderboard", "data")
 
 UNUSABLE = {
     "x" * 300: "too long for a path",
@@ -193,7 +198,8 @@ def test_unusable_outputs(name: str, refused: Refused, data_folder: Path, checkp
 INPUTS = {
     "nowhere": "nowhere'? (is not a|is missing)|there is no|no members",
     "file": "is not a folder|is a file|is damaged|there is no run|no members|have the columns",
-    "folder": "lacks|is missing|is no run|is not a regular|no members|is damaged|cannot be read",
+    "folder": "lacks|class folders|is missing|is no run|is not a regular|no members|is damaged|"
+    "cannot be read",
     "link": "is not a folder|is missing|there is no|no members",
     "loop": "is not a folder|cannot be read|there is no|no members",
     "pipe": "is not a (folder|regular file)|is a file|there is no run|no members",

@@ -67,8 +67,10 @@ def checkpoint(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return out
 
 
-def test_data(data_folder: Path, capsys: Captured) -> None:
-    assert main(["data", "show", str(data_folder)]) == 0
+def test_data(data_folder: Path, tmp_path: Path, capsys: Captured) -> None:
+    sheet = tmp_path / "sheet.png"
+    assert main(["data", "show", str(data_folder), "--out", str(sheet)]) == 0
+    assert sheet.read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr().out
     dataset = load_dataset(data_folder, validation=0)
     assert "160 training and 40 test images of 1 x 8 x 8, 3 classes" in printed

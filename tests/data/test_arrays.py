@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import as_floats
 from torch.utils.data import DataLoader, TensorDataset
 
 from nullclass.core.errors import UserError
@@ -21,9 +22,8 @@ def test_bytes_are_stored_and_floats_come_out() -> None:
     assert images.dtype == torch.float32
     assert torch.equal(images, FLOATS[[3, 0]])
     assert labels.tolist() == [3, 0]
-    assert torch.equal(data.as_float().images, FLOATS)
+    assert torch.equal(as_floats(data).images, FLOATS)
     assert torch.equal(data.images, torch.arange(256, dtype=torch.uint8).reshape(16, 1, 4, 4))
-    assert data.as_float().as_float().images.dtype == torch.float32
 
 
 @pytest.mark.parametrize("indices", [slice(2, 5), [2, 3, 4], torch.tensor([2, 3, 4])])

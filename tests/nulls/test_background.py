@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from worlds import seeded
 
 from nullclass.core.errors import UserError
-from nullclass.data import LabelledImages
+from nullclass.data import Dataset, LabelledImages
 from nullclass.nulls import BackgroundNulls, make_nulls
 
 
@@ -58,9 +57,9 @@ def test_data_are_loaded_by_name_once_and_only_when_needed(
 ) -> None:
     loads: list[tuple[str, dict[str, Any]]] = []
 
-    def load(name: str, **options: Any) -> SimpleNamespace:
+    def load(name: str, **options: Any) -> Dataset:
         loads.append((name, options))
-        return SimpleNamespace(train=some(20), test=some(3))
+        return Dataset("other", ("a",), some(20), None, some(3), "", "")
 
     monkeypatch.setattr("nullclass.nulls.background.load_dataset", load)
     source = make_nulls("background", {}, None)

@@ -12,6 +12,7 @@ import torch
 from disturbed import left_as_found
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny import as_floats
 from torch import Tensor, nn
 from worlds import Affine, Digits, two_input_world
 
@@ -256,7 +257,7 @@ def test_overlap_counts_the_images_of_the_calibration(digits: Digits) -> None:
     threshold = calibrate(digits.guarded, held_out, 0.05)
     assert (threshold.is_calibrated, threshold.num_images) == (True, 100)
     assert overlap(threshold, held_out) == 100
-    assert overlap(threshold, held_out.as_float()) == 100  # the same images as floats
+    assert overlap(threshold, as_floats(held_out)) == 100  # the same images as floats
     duplicates = [(held_out.images == image).all((1, 2, 3)).any() for image in others.images]
     assert overlap(threshold, others) == sum(duplicates) < 5
     assert overlap(threshold, data.subset([5, 7, 5])) == 3

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from idx_files import tiny_arrays, write_dataset
+from tiny import as_floats
 from torch import Tensor, nn
 from worlds import Digits
 
@@ -43,7 +44,7 @@ def data_of(
         256, (num, *shape), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
     )
     data = LabelledImages(pixels, torch.arange(num) % 4, 4)
-    return data if is_bytes else data.as_float()
+    return data if is_bytes else as_floats(data)
 
 
 def make(name: str, data: LabelledImages, num: int = 16, seed: int = 5) -> Tensor:
@@ -72,7 +73,7 @@ def test_contract(name: str, shape: tuple[int, ...], num: int) -> None:
     images.zero_()  # shares no memory with the data
     assert torch.equal(data.images, before)
     assert make(name, data, num).any() or name == "blank"
-    same = (images[:, None] == data.as_float().images[None]).flatten(2).all(dim=2)
+    same = (images[:, None] == as_floats(data).images[None]).flatten(2).all(dim=2)
     assert not same.any(), "no image of the data themselves"
 
 
@@ -139,7 +140,7 @@ def test_fashion_mnist_is_the_first_test_images(fashion_data: Dataset) -> None:
 def test_fashion_mnist_refuses(fashion_data: Dataset) -> None:
     with pytest.raises(UserError, match="use fewer"):
         make("fashion-mnist", data_of(), NUM_FASHION + 1)
-    for own in (fashion_data.test, fashion_data.test.as_float(), fashion_data.test.subset([9, 3])):
+    for own in (fashion_data.test, as_floats(fashion_data.test), fashion_data.test.subset([9, 3])):
         with pytest.raises(UserError, match="Fashion-MNIST itself"):
             make("fashion-mnist", own)
 

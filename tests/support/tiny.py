@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from idx_files import write_dataset
 
-from nullclass.data import FILE_NAMES
+from nullclass.data import FILE_NAMES, LabelledImages
 
 NUM_CLASSES = 3
 
@@ -28,3 +28,8 @@ def learnable_arrays(num_train: int = 160, num_test: int = 40) -> dict[str, np.n
 def learnable_dataset(folder: Path) -> Path:
     """Write it as four IDX files."""
     return write_dataset(folder, learnable_arrays())
+
+
+def as_floats(data: LabelledImages) -> LabelledImages:
+    """The same images as floats in memory."""
+    return LabelledImages(*data.batch(slice(None)), data.num_classes)

@@ -11,6 +11,7 @@ from nullclass.cli.common import (
     Data,
     Device,
     Eps,
+    Resize,
     print_table,
 )
 from nullclass.cli.models import LoadedModel, Model, ModelOptions
@@ -42,6 +43,7 @@ class Command:
     check: Path | None = None
     """Only check the certificates in this file: prove them again from the weights, in float64."""
     data: Data = None
+    resize: Resize = None
     device: Device = "auto"
 
     def run(self) -> None:
@@ -55,10 +57,10 @@ class Command:
 
         device = torch.device("cpu") if self.check is not None else find_device(self.device)
         if self.check is not None:
-            _check(self.check, self.model.load(self.data, device))
+            _check(self.check, self.model.load(self.data, device, resize=self.resize))
             return
         with output_file(self.out):
-            loaded = self.model.load(self.data, device)
+            loaded = self.model.load(self.data, device, resize=self.resize)
             model, test = loaded.model, loaded.dataset.test
             test = test if self.images is None else test.first(self.images)
             radius = loaded.radius if self.radius is None else self.radius
@@ -70,7 +72,7 @@ class Command:
             rows = prove(model, test, self.eps, norm=self.norm, verifier=self.verifier)
             seconds = time.perf_counter() - started
             if self.out is not None and isinstance(model, ProvableNull):
-                model.certificates(test.as_float().images).save(self.out)
+                model.certificates(test.batch(slice(None))[0]).save(self.out)
         _print_rates(rows, proved_rates(rows), has_null=model.has_null)
         print(f"{len(test)} images, {len(set(self.eps))} eps, in {seconds:.1f} s")
         if self.out is not None:
@@ -82,7 +84,7 @@ def _check(path: Path, loaded: LoadedModel) -> None:
 
     certificates = Certificates.load(path)
     num = len(certificates)
-    images, _ = loaded.dataset.test.first(num).as_float().batch(slice(None))
+    images, _ = loaded.dataset.test.first(num).batch(slice(None))
     check_certificates(certificates, loaded.model, images)
     how = "proved again" if certificates.confidence == 1 else "not contradicted by fresh noise"
     print(

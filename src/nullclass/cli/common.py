@@ -24,8 +24,16 @@ Data = Annotated[
     str | None,
     tyro.conf.arg(
         metavar="DATA",
-        help="Images with labels: a known name, a folder or a file (docs/data.md). Default: the "
+        help="Images with labels: a known name, a folder, a file or a function that "
+        "returns them, PACKAGE.MODULE:FUNCTION, whose code is run (docs/data.md). Default: the "
         "data of the checkpoint.",
+    ),
+]
+Resize = Annotated[
+    tuple[int, ...] | None,
+    tyro.conf.arg(
+        help="Side, or height and width, to which the images of an image folder are scaled and "
+        "cropped."
     ),
 ]
 Eps = Annotated[tuple[float, ...], tyro.conf.arg(help="Budgets in pixel units, pixels in [0,1].")]

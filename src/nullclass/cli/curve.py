@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from nullclass.cli.common import Data, Device
+from nullclass.cli.common import Data, Device, Resize
 from nullclass.cli.models import AllowImport, Checkpoint, load_model
 from nullclass.cli.outputs import output_file
 from nullclass.core.checks import check_count, check_seed
@@ -37,6 +37,7 @@ class Command:
     sizes: int = 32
     """Points of the curve."""
     data: Data = None
+    resize: Resize = None
     seed: int = 0
     """Seed of the perturbation."""
     device: Device = "auto"
@@ -58,7 +59,13 @@ class Command:
         perturbation = make_perturbation(self.perturbation, settings)
         device = find_device(self.device)
         with output_file(self.out):
-            loaded = load_model(self.checkpoint, self.data, device, allow_import=self.allow_import)
+            loaded = load_model(
+                self.checkpoint,
+                self.data,
+                device,
+                resize=self.resize,
+                allow_import=self.allow_import,
+            )
             held_out = loaded.dataset.validation
             if held_out is None:
                 raise UserError(NOTHING_HELD_OUT.format("a null curve needs them"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from nullclass.cli.common import Resize
+from nullclass.cli.outputs import output_file
 from nullclass.core.checks import shown
 from nullclass.core.errors import UserError
 
@@ -32,26 +35,29 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Show:
-    """Print number, classes, shape, range, mean and checksum of images."""
+    """Print counts, classes, shape, range and checksum of images; draw a contact sheet."""
 
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-    """A known name, a folder or a file with images and labels (docs/data.md)."""
+    """A known name, a folder, a file or a function that returns images and labels,
+    PACKAGE.MODULE:FUNCTION, whose code is run (docs/data.md)."""
+    resize: Resize = None
+    out: Path | None = None
+    """PNG file for a contact sheet: the first images of each class."""
 
     def run(self) -> None:
         """Run the action."""
+        from nullclass.core.files import write_bytes
         from nullclass.data import load_dataset
+        from nullclass.data.summary import contact_sheet, summary
 
-        dataset = load_dataset(self.data, validation=0)
-        num_train = 0 if dataset.train is None else len(dataset.train)
-        print(f"{dataset.name}: {dataset.source}")
-        print(
-            f"{num_train} training and {len(dataset.test)} test images of "
-            f"{' x '.join(map(str, dataset.image_shape))}, {dataset.num_classes} classes"
-        )
-        if dataset.train is not None:
-            for name, values in (("mean", dataset.mean), ("standard deviation", dataset.std)):
-                print(f"pixel {name}: {' '.join(f'{value:.4f}' for value in values)}")
-        print(f"sha256: {dataset.checksum}")
+        with output_file(self.out):
+            dataset = load_dataset(self.data, validation=0, resize=self.resize)
+            lines = list(summary(dataset))
+            if self.out is not None:
+                write_bytes(self.out, contact_sheet(dataset))
+        print("\n".join(lines))
+        if self.out is not None:
+            print(f"contact sheet: {self.out}")
 
 
 def _sub(name: str) -> object:

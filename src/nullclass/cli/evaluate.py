@@ -13,6 +13,7 @@ from nullclass.cli.common import (
     Device,
     Eps,
     NullRate,
+    Resize,
     print_flags,
     print_report,
 )
@@ -52,6 +53,7 @@ class Command:
     strict: bool = False
     """Exit with status 1 if there is a red flag."""
     data: Data = None
+    resize: Resize = None
     out: Path | None = None
     """Run folder. Default: runs/evaluate/NAME-HASH, with a hash of the weights."""
     seed: AttackSeed = 0
@@ -73,7 +75,7 @@ class Command:
         device = find_device(self.device)
         if self.out is not None:
             _check(self.out)
-        loaded = self.model.load(self.data, device)
+        loaded = self.model.load(self.data, device, resize=self.resize)
         folder = self.out or Path("runs") / "evaluate" / f"{loaded.name}-{loaded.digest}"
         _check(folder)
         num_images = self.images

@@ -66,8 +66,10 @@ class ModelOptions:
     std: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="STD …")] = None
     """Pixel standard deviation to divide by, likewise."""
 
-    def load(self, data: str | None, device: torch.device) -> LoadedModel:
-        """Load the model, and its data or other data.
+    def load(
+        self, data: str | None, device: torch.device, *, resize: Sequence[int] | None = None
+    ) -> LoadedModel:
+        """Load the model, and its data or other data, resized if need be.
 
         Raises:
             UserError: If the options do not fit together, or as for :func:`load_model`.
@@ -87,12 +89,16 @@ class ModelOptions:
         if self.checkpoint is not None:
             if given:
                 raise UserError(f"{given[0]} is for --model: a checkpoint has its own settings")
-            return load_model(self.checkpoint, data, device, allow_import=self.allow_import)
+            return load_model(
+                self.checkpoint, data, device, resize=resize, allow_import=self.allow_import
+            )
         if data is None:
             raise UserError("--model needs --data: a model of your own names none")
-        return self._load_own(data, device)
+        return self._load_own(data, device, resize)
 
-    def _load_own(self, data: str, device: torch.device) -> LoadedModel:
+    def _load_own(
+        self, data: str, device: torch.device, resize: Sequence[int] | None
+    ) -> LoadedModel:
         from nullclass.core.paths import sha256
         from nullclass.data import load_dataset
         from nullclass.models import Imported
@@ -102,7 +108,7 @@ class ModelOptions:
         assert self.model is not None
         imported = Imported(self.model, read_arguments(self.model_args))
         weights_sha256 = None if self.weights is None else sha256(self.weights)
-        dataset = load_dataset(data, validation=0)
+        dataset = load_dataset(data, validation=0, resize=resize)
         settings: dict[str, Any] = {"outputs": self.outputs, "mean": self.mean, "std": self.std}
         if self.null is not None:
             settings |= {"has_null": self.null != "none"}
@@ -152,7 +158,12 @@ class LoadedModel:
 
 
 def load_model(
-    checkpoint: str, data: str | None, device: torch.device, *, allow_import: bool = False
+    checkpoint: str,
+    data: str | None,
+    device: torch.device,
+    *,
+    resize: Sequence[int] | None = None,
+    allow_import: bool = False,
 ) -> LoadedModel:
     """Load a checkpoint folder or a zoo model, and the data of its card or other data.
 
@@ -172,7 +183,9 @@ def load_model(
                 f"model.safetensors, or a model of the zoo ({', '.join(zoo)})"
             )
         folder, radius = zoo[checkpoint].folder, zoo[checkpoint].description.radius
-    model, card, dataset = load_with_data(folder, data, device, allow_import=allow_import)
+    model, card, dataset = load_with_data(
+        folder, data, device, resize=resize, allow_import=allow_import
+    )
     if folder.is_file():  # the weights
         folder = folder.parent
     return LoadedModel(

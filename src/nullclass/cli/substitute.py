@@ -10,6 +10,7 @@ from nullclass.cli.common import (
     Data,
     Device,
     NullRate,
+    Resize,
 )
 from nullclass.cli.models import Model, ModelOptions
 from nullclass.cli.outputs import checkpoint_folder, restarting
@@ -35,6 +36,7 @@ class Command:
     """Architecture of the substitute: small, notebook or report."""
     null_rate: NullRate = None
     data: Data = None
+    resize: Resize = None
     seed: int = 0
     """Seed of the choice of images and of the training."""
     device: Device = "auto"
@@ -52,7 +54,7 @@ class Command:
         plan = QueryPlan(self.seeds, self.queries, self.step)
         device = find_device(self.device)
         with checkpoint_folder(self.out):
-            loaded = self.model.load(self.data, device)
+            loaded = self.model.load(self.data, device, resize=self.resize)
             target, test = loaded.model, loaded.dataset.test
             if self.null_rate is not None:
                 target = refuse_at_rate(target, loaded.dataset, self.null_rate)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from nullclass.cli.common import Device, progress
+from nullclass.cli.common import Device, Resize, progress
 from nullclass.cli.outputs import checkpoint_folder, restarting
 from nullclass.core.checks import check_seed
 from nullclass.core.errors import UserError
@@ -32,7 +32,9 @@ class Command:
     out: Path
     """Folder for the checkpoint. The same command resumes an interrupted training."""
     data: str = "mnist"
-    """A known name, a folder or a file with images and labels (docs/data.md)."""
+    """A known name, a folder, a file or a function that returns images and labels,
+    PACKAGE.MODULE:FUNCTION, whose code is run (docs/data.md)."""
+    resize: Resize = None
     model: str = "notebook"
     """notebook or report, the networks of the two sources; small; residual, for small colour
     images; certifiable or certifiable-small, for interval bounds."""
@@ -113,7 +115,7 @@ class Command:
         robust = self._robust_plan()
         nulls = None if robust else self._null_plan()
         with checkpoint_folder(self.out):
-            dataset = load_dataset(self.data, validation=self.validation)
+            dataset = load_dataset(self.data, validation=self.validation, resize=self.resize)
             training = Training(
                 name=self.model,
                 architecture=self.model,

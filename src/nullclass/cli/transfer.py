@@ -15,6 +15,7 @@ from nullclass.cli.common import (
     Eps,
     Images,
     NullRate,
+    Resize,
     print_table,
 )
 from nullclass.cli.models import AllowImport, load_model
@@ -53,6 +54,7 @@ class Command:
     images: Images = 1000
     null_rate: NullRate = None
     data: Data = None
+    resize: Resize = None
     out: Path | None = None
     """CSV file for the transfer matrix."""
     seed: AttackSeed = 0
@@ -93,7 +95,9 @@ class Command:
 
         models, datasets = {}, {}
         for name in dict.fromkeys((*self.sources, *self.targets)):
-            loaded = load_model(name, self.data, device, allow_import=self.allow_import)
+            loaded = load_model(
+                name, self.data, device, resize=self.resize, allow_import=self.allow_import
+            )
             datasets[loaded.dataset.checksum] = loaded.dataset
             models[name] = loaded.model
             if loaded.radius is not None:

@@ -13,12 +13,21 @@ from nullclass.core.checks import shown
 from nullclass.core.errors import UserError
 
 BATCH_SIZE = 512
-"""Images moved to the device at once; a forward pass may take fewer.
+"""Images moved to the device at once, unless they are large; a forward pass may take fewer.
 
 It is part of what a seed means: attacks have one seed per batch
 (:func:`nullclass.scoring.score.batch_seed`), and null curves and smoothing draw their noise batch
 by batch. With another value the same seed gives other results.
 """
+
+
+MAX_VALUES = 2**24
+"""Pixel values moved to the device at once, 64 MiB of float32: large images come in fewer."""
+
+
+def images_at_once(shape: torch.Size) -> int:
+    """Return how many images of a set ``(N, C, H, W)`` are moved to the device at once."""
+    return max(1, min(BATCH_SIZE, MAX_VALUES // shape[1:].numel()))
 
 
 def default_batch_size(images: Tensor) -> int:

@@ -1,12 +1,13 @@
-"""Labelled images in memory.
+"""Labelled images, in memory or on the disk.
 
-IDX bytes are stored as bytes, in a quarter of the memory, and leave :meth:`LabelledImages.batch` as
+Bytes are stored as bytes, in a quarter of the memory, and leave :meth:`LabelledImages.batch` as
 ``float32 / 255``.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from torch import Tensor
 from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL
+from nullclass.data.streamed import StreamedImages
 
 Indices: TypeAlias = Tensor | Sequence[int] | slice
 
@@ -34,7 +36,7 @@ class LabelledImages:
             bytes are 0 or 1, or a label is neither a class nor null.
     """
 
-    images: Tensor
+    images: Tensor | StreamedImages
     """``(N, C, H, W)``: uint8 in 0 … 255, or float32 in [0,1]."""
     labels: Tensor
     """``(N,)`` int64 in 0 … K - 1, or -1 for null."""
@@ -42,7 +44,10 @@ class LabelledImages:
     """K, the number of real classes; 0 for the largest label + 1."""
 
     def __post_init__(self) -> None:
-        _check_images(self.images)
+        if isinstance(self.images, Tensor):
+            _check_images(self.images)
+        elif not len(self.images):
+            raise UserError("there are no images: pass at least one")
         check_count("num_classes", self.num_classes, 0)
         if self.num_classes == 0 and self.labels.dtype == torch.int64 and len(self.labels):
             object.__setattr__(self, "num_classes", int(self.labels.max()) + 1)
@@ -59,10 +64,10 @@ class LabelledImages:
 
         Returns:
             ``(B, C, H, W)`` float32 in [0,1] and ``(B,)`` int64; copies, except for a slice of
-            float images.
+            float images. Streamed images are read from the disk here.
         """
         index = _index(indices)
-        return _to_float(self.images[index]), self.labels[index]
+        return to_float(self.images[index]), self.labels[index]
 
     def subset(self, indices: Indices) -> LabelledImages:
         """Return the images at some positions, in their order, with the same K.
@@ -71,7 +76,9 @@ class LabelledImages:
             UserError: If there are no positions.
         """
         index = _index(indices)
-        return self._with(self.images[index], self.labels[index])
+        images = self.images
+        some = images[index] if isinstance(images, Tensor) else images.subset(index)
+        return self._with(some, self.labels[index])
 
     def first(self, n: int) -> LabelledImages:
         """Return the first ``n`` images.
@@ -83,11 +90,18 @@ class LabelledImages:
             raise UserError(f"there are no {n} images to take: choose 1 to {len(self)}")
         return self.subset(slice(0, n))
 
-    def as_float(self) -> LabelledImages:
-        """Return the same images stored as float32 in [0,1]."""
-        return self._with(_to_float(self.images), self.labels)
+    def sha256(self) -> str:
+        """Return a checksum of images and labels; no streamed image is read."""
+        digest = hashlib.sha256()
+        for values in (self.images, self.labels):
+            digest.update(f"{values.dtype} {tuple(values.shape)}\n".encode())
+            if isinstance(values, Tensor):
+                digest.update(values.detach().cpu().contiguous().numpy().data)
+            else:
+                digest.update(values.sha256().encode())
+        return digest.hexdigest()
 
-    def _with(self, images: Tensor, labels: Tensor) -> LabelledImages:
+    def _with(self, images: Tensor | StreamedImages, labels: Tensor) -> LabelledImages:
         """Return a copy with some of the images, whose values have been checked."""
         if not len(images):
             raise UserError(f"there are no images (shape {tuple(images.shape)}): pass at least one")
@@ -126,7 +140,7 @@ def tensors_or_loader(data: Any, num_classes: int = 0) -> LabelledImages:
             raise UserError(_not_data(batch))
         if len(batch[0]) != len(batch[1]):  # checked per batch: two errors could cancel out
             raise UserError(_lengths_differ(len(batch[0]), len(batch[1])))
-        images.append(_stored_images(batch[0].detach()))
+        images.append(stored_images(batch[0].detach()))
         labels.append(checked_labels(batch[1]))
     if not images:
         raise UserError("the loader gave no batches: give it at least one image")
@@ -201,6 +215,23 @@ def check_pixels(images: Tensor) -> None:
         )
 
 
+def is_channel_last(shape: Sequence[int]) -> bool:
+    """Whether images of this shape are ``(N, H, W, C)``: grey or RGB at the end, not in front.
+
+    Raises:
+        UserError: If they have four channels at the end, as RGBA.
+    """
+    _, first, _, last = shape
+    if first <= 4 or last not in (1, 3, 4):
+        return False
+    if last == 4:
+        raise UserError(
+            f"images have shape {tuple(shape)}, which looks like RGBA: put them on a background, "
+            "and drop the fourth channel"
+        )
+    return True
+
+
 def _is_pair(data: Any) -> bool:
     return (
         isinstance(data, tuple | list)
@@ -243,10 +274,12 @@ def _lengths_differ(num_images: int, num_labels: int) -> str:
     return f"there are {num_images} images but {num_labels} labels: pass one label per image"
 
 
-def _stored_images(images: Tensor) -> Tensor:
-    """Return images as bytes or float32, with a channel dimension."""
+def stored_images(images: Tensor) -> Tensor:
+    """Return images as bytes or float32, with a channel dimension, which comes first."""
     if images.ndim == 3:
         images = images.unsqueeze(1)
+    if images.ndim == 4 and is_channel_last(images.shape):
+        images = images.permute(0, 3, 1, 2)
     if images.dtype == torch.uint8 or images.numel() == 0:
         return images
     if images.is_floating_point():
@@ -308,6 +341,7 @@ def _index(indices: Indices) -> Tensor | slice:
     return torch.tensor(indices, dtype=torch.int64)
 
 
-def _to_float(images: Tensor) -> Tensor:
+def to_float(images: Tensor) -> Tensor:
+    """Return stored images as float32 in [0,1]; floats are not copied."""
     # Division, as in torchvision's ToTensor: byte b is exactly the float32 nearest to b / 255.
     return images if images.dtype == torch.float32 else images.to(torch.float32).div_(255)

@@ -1,25 +1,35 @@
-"""Loads datasets: a known name, a folder, or a file."""
+"""Loads datasets: a known name, a folder, a file, or what a function returns."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from nullclass.core.checks import check_path, shown
+from nullclass.core.checks import check_count, check_path, shown
 from nullclass.core.errors import UserError
-from nullclass.data import idx
-from nullclass.data.arrays import LabelledImages
+from nullclass.core.imports import is_function_name
+from nullclass.data import array_files, idx, returned
+from nullclass.data.arrays import LabelledImages, checked_labels, stored_images
 from nullclass.data.dataset import Dataset
 from nullclass.data.fetching import Progress, close_name, fetch, find_known, print_line
-from nullclass.data.idx import Arrays
 from nullclass.data.known import DATASETS, RAMPS, known_names
 from nullclass.data.ramps import CLASS_NAMES as RAMP_NAMES
 from nullclass.data.ramps import ramps
+from nullclass.data.streamed import StreamedImages
 
 IDX_SUBFOLDERS = (".", "raw", "MNIST/raw", "FashionMNIST/raw")
 """Where IDX files may lie inside a folder of the user, in the order to look."""
+
+MAX_SIDE = 2**15
+"""Largest height and width to scale images to."""
+
+Part = tuple[Tensor | StreamedImages, Tensor]
+"""Images and labels."""
 
 
 def load_dataset(
@@ -27,59 +37,78 @@ def load_dataset(
     *,
     validation: int = 5000,
     seed: int = 0,
+    resize: int | Sequence[int] | None = None,
     progress: Progress = print_line,
 ) -> Dataset:
-    """Load images with labels.
+    """Load images with labels (``docs/data.md``).
 
     Args:
-        data: ``"mnist"`` or another known name (``docs/data.md``): the files come from the cache,
-            which is filled first if needed (:func:`nullclass.data.fetch`). Or a folder: four IDX
-            files, or the files of a known dataset, which are recognised by their checksums.
+        data: A known name, such as ``"mnist"``: the files come from the cache, which is filled
+            first if needed (:func:`nullclass.data.fetch`). A folder: the files of a known dataset,
+            which are recognised by their checksums, four IDX files, or an image folder
+            ``train/CLASS/*.png`` and ``test/CLASS/*.png``. A file ``.npz`` or ``.safetensors``. Or
+            ``PACKAGE.MODULE:FUNCTION``, which is imported and called.
         validation: Number of training images to hold out.
         seed: Seed of the choice of held-out images.
+        resize: Side, or height and width, of the images of an image folder: each is scaled to cover
+            that size, and cropped in its centre.
         progress: Receives one line whenever there is something to wait for.
 
     Returns:
-        The dataset. Its name is the known one, or that of the folder or file.
+        The dataset. Its name is the known one, or that of the folder, file or function. Image
+        folders and byte images in ``.safetensors`` are read when they are needed; images of at most
+        256 MiB then stay in memory.
 
     Raises:
-        UserError: If the files cannot be found, a file is bad, the files do not fit together, or
-            ``validation`` leaves nothing to train on.
+        UserError: If the data cannot be found, a file is bad, the files do not fit together, the
+            labels do not start at 0, or ``validation`` leaves nothing to train on.
     """
-    return _load(data, progress).hold_out(validation, seed)
-
-
-def _load(data: str | Path, progress: Progress) -> Dataset:
     if not isinstance(data, str | Path):
         raise UserError(f"there are no data {shown(data)}: give a name, a folder or a file")
-    if data == RAMPS:
+    size = None if resize is None else _size(resize)
+    dataset, is_resized = _load(data, size, progress)
+    if size is not None and not is_resized:
+        raise UserError(f"only image folders are resized, and {dataset.name} is none")
+    return dataset.hold_out(validation, seed)
+
+
+def _load(
+    data: str | Path, size: tuple[int, int] | None, progress: Progress
+) -> tuple[Dataset, bool]:
+    """Return a dataset, and whether its images have the size."""
+    name = str(data)
+    if name == RAMPS:
         train, test, checksum = ramps()
         source = "ramps of three pixels, drawn from a fixed seed"
         # Their pixels are left as they are.
         published = ((0.0,), (1.0,))
-        return Dataset(RAMPS, RAMP_NAMES, train, None, test, checksum, source, published)
-    if data in DATASETS:
-        paths, source = fetch(str(data), progress)
-        return _known(str(data), paths, source)
+        return Dataset(RAMPS, RAMP_NAMES, train, None, test, checksum, source, published), False
+    if name in DATASETS:
+        paths, source = fetch(name, progress)
+        return _known(name, paths, source), False
     path = check_path("data", data)
+    if is_function_name(name) and not os.path.exists(path):
+        return _dataset(name, *returned.call(name), f"what {name} returns"), False
     if not os.path.exists(path):
-        name = str(data)
         raise UserError(
-            f"there is no dataset, folder or file {shown(name)}{close_name(name)}, or give a folder"
+            f"there is no dataset, folder or file {shown(name)}{close_name(name)}, or give a "
+            "folder, a file or PACKAGE.MODULE:FUNCTION"
         )
     known = find_known(path)
     if known is not None:
         name, paths = known
-        return _known(name, paths, f"{DATASETS[name].title} from {path}, checksums verified")
+        return _known(name, paths, f"{DATASETS[name].title} from {path}, checksums verified"), False
     if os.path.isdir(path):
-        return _idx_folder(path)
-    raise UserError(f"{path} is not a folder, nor a file of a known dataset: give a folder")
+        if any(idx.find_files(path / subfolder) for subfolder in IDX_SUBFOLDERS):
+            return _idx_folder(path), False
+        return _image_folder(path, size), True
+    return _array_file(path), False
 
 
 def _known(name: str, paths: dict[str, Path], source: str) -> Dataset:
+    """Return a known dataset."""
     known = DATASETS[name]
-    arrays = known.read(paths)
-    return _from_arrays(name, known.class_names, arrays, source, known.pixel_statistics)
+    return _of_arrays(name, known.class_names, known.read(paths), source, known.pixel_statistics)
 
 
 def _idx_folder(folder: Path) -> Dataset:
@@ -93,24 +122,15 @@ def _idx_folder(folder: Path) -> Dataset:
             "the name of a known dataset, to fetch it"
         )
     arrays = idx.read_files(paths)
-    num_classes = int(max(arrays[1].max(), arrays[3].max())) + 1
-    if num_classes < 2:
-        raise UserError(f"all labels in {paths[idx.TRAIN_LABELS]} are 0: give at least two classes")
-    names = tuple(map(str, range(num_classes)))
     name = _name_of(folder, "IDX files")
-    return _from_arrays(name, names, arrays, f"four IDX files in the folder {folder}")
+    names = _numbered(name, [torch.from_numpy(labels) for labels in arrays[1::2]])
+    return _of_arrays(name, names, arrays, f"four IDX files in the folder {folder}")
 
 
-def _name_of(path: Path, kind: str) -> str:
-    """Return the name of the user's data: the last part of the path, never a known name."""
-    name = os.path.basename(os.path.abspath(path)) or kind
-    return f"{name} ({kind})" if name in known_names() else name
-
-
-def _from_arrays(
+def _of_arrays(
     name: str,
     class_names: tuple[str, ...],
-    arrays: Arrays,
+    arrays: idx.Arrays,
     source: str,
     published: tuple[tuple[float, ...], tuple[float, ...]] | None = None,
 ) -> Dataset:
@@ -120,3 +140,93 @@ def _from_arrays(
     test = LabelledImages(test_images, test_labels.long(), num_classes)
     checksum = idx.checksum(arrays)
     return Dataset(name, class_names, train, None, test, checksum, source, published)
+
+
+def _image_folder(folder: Path, size: tuple[int, int] | None) -> Dataset:
+    from nullclass.data.image_folder import ImageFolder  # imports Pillow
+
+    files = ImageFolder(folder)
+    train = None if files.train is None else files.read(files.train, size)
+    test = files.read(files.test, size)
+    name = _name_of(folder, "image folder")
+    return _dataset(name, train, test, f"images in the folder {folder}", files.class_names)
+
+
+def _array_file(path: Path) -> Dataset:
+    readers = {".npz": array_files.read_npz, ".safetensors": array_files.read_safetensors}
+    if path.suffix not in readers:
+        raise UserError(
+            f"{path} is not a folder, nor a file .npz or .safetensors, nor one of a known dataset: "
+            "unpack archives and give the folder"
+        )
+    return _dataset(_name_of(path, "file"), *readers[path.suffix](path), f"the file {path}")
+
+
+def _dataset(
+    name: str,
+    train: Part | None,
+    test: Part,
+    source: str,
+    class_names: tuple[str, ...] | None = None,
+) -> Dataset:
+    """Return data of the user; the images and labels are checked, and bytes recognised."""
+    parts = [(_stored(images), _flat(labels)) for images, labels in (test, train or test)]
+    if class_names is None:
+        class_names = _numbered(name, [labels for _, labels in parts])
+    last, first = (LabelledImages(*part, len(class_names)) for part in parts)
+    if last.images.shape[1:] != first.images.shape[1:]:
+        sizes = [" x ".join(map(str, part.images.shape[1:])) for part in (first, last)]
+        raise UserError(
+            f"training images of {name} are {sizes[0]}, but test images {sizes[1]}: make them alike"
+        )
+    trained = None if train is None else first
+    digests = [part.sha256() for part in (trained, last) if part is not None]
+    checksum = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return Dataset(name, class_names, trained, None, last, checksum, source)
+
+
+def _numbered(name: str, labels: Sequence[Tensor]) -> tuple[str, ...]:
+    """Return a name for each class of whole-number labels, which start at 0."""
+    everything = torch.cat(list(labels))
+    if not len(everything):
+        raise UserError(f"there are no images in {name}: give at least one")
+    low, high = int(everything.min()), int(everything.max())
+    if low > 0:
+        raise UserError(
+            f"the labels of {name} run from {low} to {high}: number the classes from 0, as 0 … K - "
+            "1 for K classes"
+        )
+    if high < 1:
+        raise UserError(f"all labels of {name} are {high}: give at least two classes")
+    return tuple(map(str, range(high + 1)))
+
+
+def _stored(images: Tensor | StreamedImages) -> Tensor | StreamedImages:
+    """Return images to store; floats that are whole numbers up to 255 are bytes."""
+    if isinstance(images, StreamedImages):
+        return images
+    if images.is_floating_point() and images.numel() and 1 < images.max() <= 255:
+        is_bytes = images.min() >= 0 and bool((images == images.round()).all())
+        images = images.to(torch.uint8) if is_bytes else images
+    return stored_images(images)
+
+
+def _flat(labels: Tensor) -> Tensor:
+    """Return labels ``(N,)``, also of ``(N, 1)``."""
+    labels = checked_labels(labels)
+    return labels.flatten() if labels.ndim == 2 and labels.shape[1] == 1 else labels
+
+
+def _name_of(path: Path, kind: str) -> str:
+    """Return the name of the user's data: the last part of the path, never a known name."""
+    name = os.path.basename(os.path.abspath(path)) or kind
+    return f"{name} ({kind})" if name in known_names() else name
+
+
+def _size(resize: int | Sequence[int]) -> tuple[int, int]:
+    """Return height and width."""
+    sides = (resize,) if not isinstance(resize, Sequence) else tuple(resize)
+    if len(sides) not in (1, 2):
+        raise UserError(f"resize must be a side, or height and width, not {shown(resize)}")
+    height, width = (check_count("resize", sides[i], 1, MAX_SIDE) for i in (0, -1))
+    return height, width

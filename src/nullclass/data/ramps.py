@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import Tensor
 
 from nullclass.data.arrays import LabelledImages
 
@@ -42,6 +41,6 @@ def ramps() -> tuple[LabelledImages, LabelledImages, str]:
     """Return training and test images, always the same, and their SHA-256."""
     generator = torch.Generator().manual_seed(_SEED)
     train, test = draw_ramps(NUM_TRAIN, generator), draw_ramps(NUM_TEST, generator)
-    parts: list[Tensor] = [train.images, train.labels, test.images, test.labels]
-    digest = hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
-    return train, test, digest
+    parts = (train.batch(slice(None)), test.batch(slice(None)))
+    digest = hashlib.sha256(b"".join(t.numpy().tobytes() for part in parts for t in part))
+    return train, test, digest.hexdigest()

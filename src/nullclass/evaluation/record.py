@@ -61,7 +61,12 @@ NOTHING_HELD_OUT = (
 
 
 def load_with_data(
-    checkpoint: Path, data: str | None, device: torch.device, *, allow_import: bool = False
+    checkpoint: Path,
+    data: str | None,
+    device: torch.device,
+    *,
+    resize: Sequence[int] | None = None,
+    allow_import: bool = False,
 ) -> tuple[Classifier, Card, Dataset]:
     """Return a checkpoint's model and card, and the data of its card or other data.
 
@@ -72,6 +77,7 @@ def load_with_data(
         checkpoint: The checkpoint's folder, or the file of its weights.
         data: As for :func:`nullclass.load_dataset`. Default: the name in the card.
         device: Device of the model.
+        resize: As for :func:`nullclass.load_dataset`.
         allow_import: As for :func:`nullclass.load_checkpoint`.
 
     Raises:
@@ -84,7 +90,7 @@ def load_with_data(
         raise UserError("the card does not name the model's data: pass --data")
     if data is None and origin.data not in known_names():
         raise UserError(f"the model was trained on {shown(origin.data)}: pass its place by --data")
-    dataset = load_dataset(data or str(origin.data), validation=0)
+    dataset = load_dataset(data or str(origin.data), validation=0, resize=resize)
     if dataset.checksum == origin.data_checksum:
         dataset = dataset.hold_out(origin.num_held_out)
     elif data is None and origin.data_checksum is not None:

@@ -46,7 +46,10 @@ from nullclass.scoring.score import OnImages, check_labels, ignore, score_clean
 from nullclass.scoring.smallest import score_smallest
 
 NUM_OOD = 1000
-"""Images per source of no class."""
+"""Images per source of no class, unless they are large."""
+
+MAX_OOD_VALUES = 2**25
+"""Most pixel values of the images of a source, 128 MiB of float32."""
 
 
 @exact_float32()
@@ -269,7 +272,8 @@ def _ood_images(
     """Return images of no class by their source."""
     if isinstance(sources, Mapping):
         return {name: checked_images(images) for name, images in sources.items()}
-    num_images = min(NUM_OOD, len(data))
+    num_values = data.images.shape[1:].numel()
+    num_images = max(1, min(NUM_OOD, len(data), MAX_OOD_VALUES // num_values))
     return {
         name: make_ood(name, data, num_images, torch.Generator().manual_seed(seed))
         for name in sources

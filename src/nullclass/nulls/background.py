@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from functools import cached_property
 from typing import Any
 
@@ -41,8 +40,7 @@ class BackgroundNulls(NullSource):
         """Return the name of the data, and a digest of your own images."""
         settings = {"dataset": self.dataset}
         if self._images is not None:
-            pixels = self._images.images.cpu().contiguous().numpy()
-            settings["images_sha256"] = hashlib.sha256(pixels.data).hexdigest()
+            settings["images_sha256"] = self._images.sha256()
         return settings
 
     @cached_property

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from nullclass.core.checks import check_number, check_rate
-from nullclass.core.devices import BATCH_SIZE, exact_float32
+from nullclass.core.devices import exact_float32, images_at_once
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.core.outcomes import check_logits
@@ -235,5 +235,5 @@ def _hashes(data: LabelledImages) -> Iterator[str]:
 
 
 def _batches(data: LabelledImages) -> Iterator[Tensor]:
-    for start in range(0, len(data), BATCH_SIZE):
-        yield data.batch(slice(start, start + BATCH_SIZE))[0]
+    for indices in torch.arange(len(data)).split(images_at_once(data.images.shape)):
+        yield data.batch(indices)[0]

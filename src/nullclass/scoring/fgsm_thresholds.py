@@ -57,7 +57,7 @@ def find_thresholds(
     found: list[Tensor] = []
     thresholds: list[Tensor] = []
     missing, start = num_images, 0
-    batch_size = default_batch_size(data.images)
+    batch_size = default_batch_size(data.images[:1])
     while missing and start < len(order):
         indices = order[start : start + max(missing, batch_size)]
         start += len(indices)

@@ -34,6 +34,7 @@ from nullclass.core.files import write_bytes
 from nullclass.core.modules import frozen
 from nullclass.core.paths import file_name, read_bytes
 from nullclass.core.provenance import provenance
+from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 
 MIN_SECONDS = 0.2
@@ -217,6 +218,8 @@ def _described(value: Any) -> Any:
         return [str(value.dtype), list(value.shape), _sha256(content)]
     if isinstance(value, pd.DataFrame):
         return _described(_columns(value))
+    if isinstance(value, LabelledImages):
+        return [value.sha256(), value.num_classes]
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, nn.Module):
         return [kind, _described(value.state_dict())]

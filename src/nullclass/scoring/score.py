@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nullclass.attacks.losses import find_objective
 from nullclass.attacks.state import logits_of
-from nullclass.core.devices import BATCH_SIZE, exact_float32
+from nullclass.core.devices import exact_float32, images_at_once
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
 from nullclass.core.modules import frozen
@@ -70,11 +70,11 @@ def batches_of(
         model: The model.
         data: Images and labels.
         chosen: ``(N,)`` indices. Default: all, in order.
-        size: Images per batch. Default: :data:`nullclass.core.devices.BATCH_SIZE`.
+        size: Images per batch. Default: :func:`nullclass.core.devices.images_at_once`.
         on_images: Called after each batch.
     """
     chosen = torch.arange(len(data)) if chosen is None else chosen
-    for indices in chosen.split(size or BATCH_SIZE):
+    for indices in chosen.split(size or images_at_once(data.images.shape)):
         yield indices, *batch_of(model, data, indices)
         on_images(len(indices))
 

@@ -35,7 +35,7 @@ class TensorBatches:
 
     def fingerprint(self) -> list[Any]:
         """Return JSON values that identify the data."""
-        return [len(self.data), sha256(self.data.images), sha256(self.data.labels)]
+        return [len(self.data), self.data.sha256()]
 
 
 @dataclass(frozen=True)

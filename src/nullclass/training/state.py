@@ -238,10 +238,7 @@ def fingerprint(
         "model": repr(model),
         "initial_weights": {name: sha256(t) for name, t in model.state_dict().items()},
         "device": model.mean.device.type,
-        "selections": {
-            name: [sha256(data.images), sha256(data.labels)]
-            for name, data in selections.images.items()
-        },
+        "selections": {name: data.sha256() for name, data in selections.images.items()},
     }
     text = json.dumps(parts, default=lambda value: type(value).__name__)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -25,7 +25,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from nullclass.core.devices import BATCH_SIZE
+from nullclass.core.devices import BATCH_SIZE, images_at_once
 from nullclass.core.documents import Schema, json_values
 from nullclass.core.errors import DamagedStateError, UserError
 from nullclass.core.modules import frozen
@@ -36,7 +36,6 @@ from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models import Classifier, build_model
 from nullclass.rejection import weights_sha256
 from nullclass.results.schema import STATE
-from nullclass.training.batches import sha256
 from nullclass.training.checkpoint import without_refusal
 from nullclass.training.config import TrainConfig
 from nullclass.training.loop import train
@@ -292,7 +291,8 @@ def agreement(first: Oracle, second: Oracle, images: Tensor | LabelledImages) ->
     It queries both models for all images, so it measures an attacker but is not available to one.
     """
     pool = _as_images(images)
-    batches = (pool.batch(index)[0] for index in torch.arange(len(pool)).split(BATCH_SIZE))
+    at_once = images_at_once(pool.images.shape)
+    batches = (pool.batch(index)[0] for index in torch.arange(len(pool)).split(at_once))
     return _rate(torch.cat([_predict(first, x) == _predict(second, x) for x in batches]))
 
 
@@ -325,7 +325,7 @@ def _unqueried(images: Tensor, queried: set[bytes]) -> Tensor:
 
 def _fingerprint(settings: list[Any], pool: LabelledImages, target: Oracle) -> str:
     """Return a hash of everything that decides the substitute."""
-    parts: list[Any] = [settings, sha256(pool.images), type(target).__name__]
+    parts: list[Any] = [settings, pool.sha256(), type(target).__name__]
     model: Oracle = target
     while isinstance(model, Classifier):
         network, refusal, _ = without_refusal(model)
@@ -360,7 +360,7 @@ def _train_substitute(
 ) -> Classifier:
     """Return a new substitute, trained on all queried images."""
     seed = int(torch.randint(2**62, (), generator=generator))
-    channels = data.images.transpose(0, 1).flatten(1)
+    channels = data.batch(slice(None))[0].transpose(0, 1).flatten(1)
     with fork_rng(seed):
         substitute = build_model(
             architecture,

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nullclass.core.checks import check_choice, check_count
-from nullclass.core.devices import BATCH_SIZE
+from nullclass.core.devices import images_at_once
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.data.arrays import checked_images
@@ -113,7 +113,7 @@ def score_ood(
     device = model.mean.device
     parts = parts.of(name, models=[model], images=images[FEW], batch_size=batch_size)
     tables = []
-    for number, batch in enumerate(images.split(BATCH_SIZE)):
+    for number, batch in enumerate(images.split(images_at_once(images.shape))):
         kept = parts.of(f"{number}", images=batch)
         tables.append(kept.keep(partial(score_batch, model, batch.to(device), None, batch_size)))
     rows = pd.concat(tables, ignore_index=True)

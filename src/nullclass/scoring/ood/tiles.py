@@ -11,7 +11,11 @@ from torch import Tensor
 
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
+from nullclass.data.arrays import to_float
 from nullclass.nulls.tile_shuffle import tile_sides
+
+POOL_BYTES = 2**28
+"""The tiles come from the first images, of at most so many bytes, all in memory."""
 
 
 def tile_images(data: LabelledImages, num_images: int, generator: torch.Generator) -> Tensor:
@@ -30,15 +34,17 @@ def tile_images(data: LabelledImages, num_images: int, generator: torch.Generato
             f"images of {height} x {width} cannot be cut into square tiles of more than one pixel: "
             "leave the tiles out"
         ) from None
-    device = data.images.device
+    # All of the images, unless they are large and many.
+    most = max(2, POOL_BYTES // data.images.shape[1:].numel())
+    images = data.images[:most]
+    device = images.device
     chosen = torch.randint(
         len(sides), (num_images,), generator=generator, device=generator.device
     ).to(device)
-    images = data.as_float().images
     assembled = torch.empty((num_images, *images.shape[1:]), device=device)
     for number, side in enumerate(sides):
         indices = (chosen == number).nonzero().squeeze(1)
-        assembled[indices] = _assemble(images, side, len(indices), generator)
+        assembled[indices] = to_float(_assemble(images, side, len(indices), generator))
     return assembled
 
 

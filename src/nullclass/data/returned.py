@@ -1,0 +1,78 @@
+"""Images and labels that a function of the user returns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from nullclass.core.errors import UserError
+from nullclass.core.imports import call_function
+from nullclass.data.arrays import LabelledImages
+
+Part = tuple[Tensor, Tensor]
+
+
+def call(name: str) -> tuple[Part | None, Part]:
+    """Call ``PACKAGE.MODULE:FUNCTION`` and return training images, if there are any, and test ones.
+
+    The function takes no arguments. It returns test images, as a pair ``(images, labels)`` of
+    tensors or arrays or as a torch ``Dataset``; or a pair ``(train, test)`` of such values, as
+    ``load_data`` of Keras does.
+
+    Raises:
+        UserError: If it cannot be imported, fails, or returns something else.
+    """
+    value = call_function(name)
+    both = (_part(each) for each in value) if _is_pair(value) else ()
+    match tuple(part for part in both if part is not None):
+        case (train, test):
+            return train, test
+    part = _part(value)
+    if part is None:
+        found = type(value).__name__
+        raise UserError(
+            f"{name} returns a {found}: let it return a pair (images, labels) of tensors, a torch "
+            "Dataset of such pairs, or a pair (train, test) of these"
+        )
+    return None, part
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
+
+
+def _part(value: Any) -> Part | None:
+    """Return images and labels, or None if it is something else."""
+    if isinstance(value, LabelledImages):
+        return value.images[:], value.labels
+    if isinstance(value, TorchDataset):
+        return _read(value)
+    if not _is_pair(value):
+        return None
+    try:
+        images, labels = (torch.from_numpy(v) if isinstance(v, np.ndarray) else v for v in value)
+    except (TypeError, ValueError):  # arrays of objects, or of types that torch does not have
+        return None
+    return (images, labels) if isinstance(images, Tensor) and isinstance(labels, Tensor) else None
+
+
+def _read(dataset: Any) -> Part:
+    """Return all images and labels of a torch ``Dataset``."""
+    images, labels = [], []
+    kind = type(dataset).__name__
+    try:
+        for index in range(len(dataset)):
+            image, label = dataset[index]
+            images.append(torch.as_tensor(image))
+            labels.append(int(label))
+        return torch.stack(images), torch.tensor(labels)
+    except Exception as error:  # the user's code
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(
+            f"the images of the {kind} cannot be read ({reason}): let it return pairs of a tensor "
+            "(C, H, W), all of one shape, and a whole number"
+        ) from error
