@@ -102,7 +102,8 @@ class BaseAttack(ABC):
         relative_step     step size as a share of eps; None is 2.5 / num_steps (Madry et al. 2018)
         momentum          weight of earlier gradients (mu in Dong et al. 2018)
         num_targets       how many of the winning answers are targets, largest clean logit first;
-                          None is all of them
+                          None is all of them, and of more than 20 so many: of many classes
+                          the far ones cost as much as the others and add little (Gao et al. 2022)
         precision         bfloat16 computes gradients under autocast, about twice as fast where it
                           is native; successes are confirmed in float32 (comparison: LOG.md)
         reference_images  images to start from, chosen by the model's prediction and not by their

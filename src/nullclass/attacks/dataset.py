@@ -22,7 +22,7 @@ from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import outcomes, predictions
 from nullclass.data.arrays import LabelledImages
-from nullclass.results.schema import Access
+from nullclass.results.schema import MAX_TARGETS, Access
 
 ORDERS = {"linf": torch.inf, "l2": 2.0, "l1": 1.0}
 
@@ -37,7 +37,8 @@ class DatasetAttack(BaseAttack):
     reference_images: LabelledImages | None = field(default=None, repr=False, compare=False)
     objective: ObjectiveName = "fool"
     num_nearest: int = 1
-    """Candidates per prediction, the nearest in the norm."""
+    """Candidates per prediction, the nearest in the norm; of more than
+    :data:`nullclass.results.schema.MAX_TARGETS` predictions those of the nearest."""
     num_candidates: int = 1000
     access: ClassVar[Access] = "scores"
 
@@ -123,4 +124,6 @@ def nearest_of_each(
         indices.append(members[nearest.indices])
         ranks.append(nearest.values.masked_fill(~is_wanted[:, None], torch.inf))
     ranked = torch.cat(ranks, dim=1).sort(dim=1, stable=True)
-    return torch.cat(indices, dim=1).gather(1, ranked.indices), ranked.values.isfinite()
+    chosen = torch.cat(indices, dim=1).gather(1, ranked.indices)
+    most = MAX_TARGETS * num_nearest
+    return chosen[:, :most], ranked.values.isfinite()[:, :most]

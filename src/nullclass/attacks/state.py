@@ -17,6 +17,7 @@ from nullclass.core.norms import Eps, check_eps, find_ball
 from nullclass.core.outcomes import NULL_LABEL, check_finite, predictions
 from nullclass.data.arrays import checked_images, checked_labels
 from nullclass.models.classifier import Classifier
+from nullclass.results.schema import MAX_TARGETS
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -129,10 +130,17 @@ class AttackState:
         )
 
     def target_losses(self, num_targets: int | None, name: LossName) -> list[IndexedLoss]:
-        """Return one loss per rank of target, largest clean logit first."""
+        """Return one loss per rank of target, largest clean logit first.
+
+        Args:
+            num_targets: How many targets. Default: all, and of more than
+                :data:`nullclass.results.schema.MAX_TARGETS` so many.
+            name: Name of the loss.
+        """
         logits = logits_of(self.model, self.images, self.batch_size)
         ranked = self.objective.rank_targets(logits, self.labels, self.model.num_classes)
-        return [self.target_loss(targets, name) for targets in ranked[:, :num_targets].unbind(1)]
+        chosen = ranked[:, : MAX_TARGETS if num_targets is None else num_targets]
+        return [self.target_loss(targets, name) for targets in chosen.unbind(1)]
 
     def forward_backward(
         self, indices: Tensor, adv_images: Tensor, loss: IndexedLoss

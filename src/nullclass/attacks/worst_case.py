@@ -32,7 +32,7 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     3. short runs from diversified starts, on both margins in turns;
     4. PGD in smaller steps towards the three nearest answers;
     5. PGD in falling steps from the best images so far, and from points near them;
-    6. PGD towards every answer;
+    6. PGD towards every answer, or the 20 nearest;
     7. random search, for masked gradients: longer where the gradient is zero.
 
     The idea of a fixed ensemble is AutoAttack's (Croce & Hein 2020), that of short runs on the

@@ -18,7 +18,7 @@ from nullclass.report.tables import make_table
 from nullclass.report.worst_case import OOD, can_refuse
 from nullclass.results.info import AttackInfo, ThresholdInfo
 from nullclass.results.run import Trial
-from nullclass.results.schema import CLEAN, COST_COUNTS, SELF, UNION
+from nullclass.results.schema import CLEAN, COST_COUNTS, MAX_TARGETS, SELF, UNION
 
 ACCESS = {
     "white-box": "gradients and scores",
@@ -61,6 +61,14 @@ def threat_model(trial: Trial) -> list[Block]:
     if left_out:
         counts = ", ".join(f"{num:,} at ε {eps_text(eps)}" for eps, num in left_out.items())
         terms.append(("proved images", f"not attacked to fool, except a few as an audit: {counts}"))
+    if threat.num_classes > MAX_TARGETS + 1:
+        terms.append(
+            (
+                "targets",
+                "attacks towards one answer after another take those with the largest clean "
+                f"logits, {MAX_TARGETS} at most, unless their settings say otherwise",
+            )
+        )
     rows = [_attack_row(name, info) for name, info in threat.attacks.items()]
     headings = ["attack", "success", "access", "made on", "ε", "test images"]
     attacks = make_table("The attacks", headings, rows, holds_words=True)

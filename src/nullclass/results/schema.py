@@ -128,6 +128,9 @@ Access = Literal["white-box", "scores", "labels", "none"]
 """What an attack uses of the model under attack: gradients and logits, logits only, predicted
 labels only, or nothing (transfer, noise)."""
 
+MAX_TARGETS = 20
+"""Most answers that attacks towards one answer after another take by default."""
+
 UNKNOWN = "unknown"
 """The access of an attack that does not declare one."""
 
