@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from training_cases import RECIPE, fresh_model, learnable_images
 
@@ -32,6 +33,15 @@ def centres(images: Tensor) -> Tensor:
     share = images[:, 0] / images[:, 0].sum(dim=(1, 2), keepdim=True)
     rows, columns = torch.arange(images.shape[2]), torch.arange(images.shape[3])
     return torch.stack([(share.sum(2) * rows).sum(1), (share.sum(1) * columns).sum(1)], dim=1)
+
+
+def test_images_that_are_not_square_move_as_in_a_square() -> None:
+    images = torch.zeros(20, 3, 24, 40)
+    images[:, :, 6:18, 6:34] = torch.rand(20, 3, 12, 28, generator=generator(1))
+    square = F.pad(images, (0, 0, 8, 8))
+    expected = jittered(square, 2.0, generator())[:, :, 8:32]
+    assert torch.allclose(jittered(images, 2.0, generator()), expected, atol=1e-4)
+    assert not torch.allclose(expected, images, atol=0.1)
 
 
 def test_no_strength_is_the_same_images() -> None:

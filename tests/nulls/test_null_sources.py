@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from worlds import noise_images, seeded, small_network
 
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
-from nullclass.data import LabelledImages
+from nullclass.data import Dataset, LabelledImages
 from nullclass.nulls import (
     NULL_SOURCES,
     AdversarialNulls,
@@ -64,7 +63,8 @@ CASES = [(name, settings) for name in NULL_SOURCES for settings in SETTINGS.get(
 def give_background(monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int, int]) -> None:
     """Nothing is downloaded: these images are every dataset."""
     images = torch.rand(7, *shape, generator=seeded(4))
-    data = SimpleNamespace(train=LabelledImages(images, torch.zeros(7, dtype=torch.int64)))
+    part = LabelledImages(images, torch.zeros(7, dtype=torch.int64))
+    data = Dataset("other", ("a",), part, None, part, "", "")
     monkeypatch.setattr("nullclass.nulls.background.load_dataset", lambda name, validation: data)
 
 

@@ -45,10 +45,11 @@ def jittered(images: Tensor, strength: float, generator: torch.Generator) -> Ten
     drawn = drawn.to(images.device)
     angle, shear = ANGLE * drawn[0], STRETCH * drawn[1]
     wide, high = 1 + STRETCH * drawn[2], 1 + STRETCH * drawn[3]
-    # The grid's unit is half an image.
+    # The grid's unit is half an image, so that what turns one axis into the other is scaled.
+    ratio = height / width
     right, down = 2 * SHIFT / width * drawn[4], 2 * SHIFT / height * drawn[5]
-    first = torch.stack([wide * angle.cos(), -high * angle.sin() + shear, right], dim=1)
-    second = torch.stack([wide * angle.sin(), high * angle.cos(), down], dim=1)
+    first = torch.stack([wide * angle.cos(), (-high * angle.sin() + shear) * ratio, right], dim=1)
+    second = torch.stack([wide * angle.sin() / ratio, high * angle.cos(), down], dim=1)
     maps = torch.stack([first, second], dim=1).to(images.dtype)
     grid = F.affine_grid(maps, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, align_corners=False).clamp(0, 1)
