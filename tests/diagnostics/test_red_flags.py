@@ -144,6 +144,7 @@ PROBES: dict[str, dict[str, Any]] = {
         "has_gradients": True,
         "num_zero_cross_entropy": 0,
         "num_zero_margin": 0,
+        "num_zero_null_score": 0,
         "num_non_finite": 0,
         "largest_difference": 0.0,
     },
@@ -321,6 +322,11 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         probed("gradients", num_zero_cross_entropy=3),
     ),
     ("zero-gradients", probed("gradients", num_zero_margin=64), probed("gradients")),
+    (
+        "hidden-null-score",
+        probed("gradients", num_zero_null_score=4),
+        probed("gradients", num_zero_null_score=3),
+    ),
     ("non-finite-gradients", probed("gradients", num_non_finite=1), probed("gradients")),
     (
         "random-gradients",

@@ -99,6 +99,20 @@ def zero_gradients(evidence: Evidence) -> str | None:
     return None
 
 
+def hidden_null_score(evidence: Evidence) -> str | None:
+    """The gradient of the null score is exactly zero on many images."""
+    probe = evidence.probes.get("gradients")
+    if not evidence.has_null or not probe or not probe.get("has_gradients", True):
+        return None
+    num, total = probe["num_zero_null_score"], probe["num_images"]
+    if not is_many(num, total, HIGH_ZERO_GRADIENTS):
+        return None
+    return (
+        f"The null logit minus the largest real one has a gradient of exactly zero on {num} of "
+        f"{total} images, so gradient attacks do not see what makes the model answer null."
+    )
+
+
 def non_finite_gradients(evidence: Evidence) -> str | None:
     """The gradient of an image is NaN or infinite."""
     probe = evidence.probes.get("gradients")

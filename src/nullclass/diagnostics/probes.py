@@ -33,6 +33,7 @@ from nullclass.diagnostics.attack_probes import ATTACK_PROBES
 from nullclass.diagnostics.evidence import CHECKS_NAME, GREY, Evidence, cost_of
 from nullclass.diagnostics.probe_context import ProbeContext, Result
 from nullclass.models.classifier import Classifier
+from nullclass.rejection import null_scores
 from nullclass.results.schema import CLEAN, COST_COLUMNS, SELF
 from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import OnImages, ignore
@@ -83,16 +84,19 @@ def gradients(context: ProbeContext) -> Result:
     def cross_entropies(logits: Tensor) -> Tensor:
         return cross_entropy(logits, labels, reduction="none")
 
+    def scores(logits: Tensor) -> Tensor:
+        return null_scores(logits, model.num_classes)
+
     has_gradients = True
     with frozen(model):
         try:
-            of_entropy, of_margin, repeated = (
+            of_entropy, of_margin, repeated, of_score = (
                 input_gradient(model, images, loss)[0].flatten(1)
-                for loss in (cross_entropies, margins, margins)
+                for loss in (cross_entropies, margins, margins, scores)
             )
         except NoGradientError:
             has_gradients = False
-            of_entropy = of_margin = repeated = torch.zeros_like(images).flatten(1)
+            of_entropy = of_margin = repeated = of_score = torch.zeros_like(images).flatten(1)
     is_finite = (of_entropy.isfinite() & of_margin.isfinite()).all(dim=1)
     size = torch.maximum(of_margin.norm(dim=1), repeated.norm(dim=1))
     differences = (of_margin - repeated).norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
@@ -101,6 +105,7 @@ def gradients(context: ProbeContext) -> Result:
         "has_gradients": has_gradients,
         "num_zero_cross_entropy": int((of_entropy == 0).all(dim=1).sum()),
         "num_zero_margin": int((of_margin == 0).all(dim=1).sum()),
+        "num_zero_null_score": int((of_score == 0).all(dim=1).sum()),
         "num_non_finite": int((~is_finite).sum()),
         "largest_difference": float(differences[is_finite].amax()) if is_finite.any() else 0.0,
     }

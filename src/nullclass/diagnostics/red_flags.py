@@ -332,6 +332,7 @@ CHECKS: dict[str, Callable[[Evidence], str | None]] = {
     "better-than-known": _better_than_known,
     "no-gradients": probe_flags.no_gradients,
     "zero-gradients": probe_flags.zero_gradients,
+    "hidden-null-score": probe_flags.hidden_null_score,
     "non-finite-gradients": probe_flags.non_finite_gradients,
     "random-gradients": probe_flags.random_gradients,
     "random-forward": probe_flags.random_forward,

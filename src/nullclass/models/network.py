@@ -68,14 +68,14 @@ class FunctionModule(nn.Module):
     :class:`functools.partial`, and in the object of a method; others remain unknown.
     """
 
-    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()
         self.function = function
         self.used = nn.ModuleList(dict.fromkeys(_modules_of(function)))
 
-    def forward(self, images: Tensor) -> Any:
+    def forward(self, *inputs: Tensor) -> Any:
         """Return what the function returns."""
-        return self.function(images)
+        return self.function(*inputs)
 
     def extra_repr(self) -> str:
         """Return the name of the function for ``repr``, without its address in memory."""

@@ -1,34 +1,63 @@
-"""Ways to answer null: a threshold on the null score, proofs, randomised smoothing. An open set.
+"""Ways to answer null: scores, detectors, consistency, proofs, smoothing. An open set.
 
 Each one wraps a classifier into a classifier with null, so that every attack and every evaluation
-takes it like any other model.
+takes it like any other model. :data:`DETECTORS` lists the detectors.
 """
 
 from __future__ import annotations
 
 from nullclass.rejection.certificates import Certificates, weights_sha256
 from nullclass.rejection.checking import check_certificates
+from nullclass.rejection.consistency import ConsistentNull
+from nullclass.rejection.detectors import DETECTORS
+from nullclass.rejection.feature_squeezing import FeatureSqueezing
+from nullclass.rejection.kernel_density import KernelDensity, fit_kernel_density
+from nullclass.rejection.magnet import (
+    AnswerDivergence,
+    Autoencoder,
+    ReconstructionError,
+    train_autoencoder,
+)
+from nullclass.rejection.mahalanobis import Mahalanobis, fit_mahalanobis
+from nullclass.rejection.odds_are_odd import OddsAreOdd, fit_odds_are_odd
 from nullclass.rejection.provable import ProvableNull
+from nullclass.rejection.reject_by import DetectingClassifier, reject_by
+from nullclass.rejection.scores import SCORES, null_scores
 from nullclass.rejection.smoothing import SmoothedNull
 from nullclass.rejection.threshold import (
     Threshold,
     ThresholdedClassifier,
     calibrate,
-    null_scores,
     overlap,
     with_threshold,
 )
 
 __all__ = [
+    "DETECTORS",
+    "SCORES",
+    "AnswerDivergence",
+    "Autoencoder",
     "Certificates",
+    "ConsistentNull",
+    "DetectingClassifier",
+    "FeatureSqueezing",
+    "KernelDensity",
+    "Mahalanobis",
+    "OddsAreOdd",
     "ProvableNull",
+    "ReconstructionError",
     "SmoothedNull",
     "Threshold",
     "ThresholdedClassifier",
     "calibrate",
     "check_certificates",
+    "fit_kernel_density",
+    "fit_mahalanobis",
+    "fit_odds_are_odd",
     "null_scores",
     "overlap",
+    "reject_by",
+    "train_autoencoder",
     "weights_sha256",
     "with_threshold",
 ]

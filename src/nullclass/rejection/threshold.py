@@ -4,7 +4,8 @@
 
 With a null class and tau = 0 this is argmax. A model without null gets ``z_null = logsumexp_k
 z_k``, so that s = -log(largest softmax probability) >= 0: confidence thresholding (Hendrycks &
-Gimpel 2017), also the detector of CCAT (Stutz et al. 2020).
+Gimpel 2017), also the detector of CCAT (Stutz et al. 2020). Other scores and detectors become the
+null logit by :func:`nullclass.rejection.reject_by`.
 
 :func:`with_threshold` builds the threshold into the logits, so that attacks know tau and have its
 gradient.
@@ -27,7 +28,6 @@ from nullclass.core.checks import check_number, check_rate
 from nullclass.core.devices import exact_float32, images_at_once
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
-from nullclass.core.outcomes import check_logits
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models.classifier import (
     Classifier,
@@ -36,6 +36,7 @@ from nullclass.models.classifier import (
     check_classifier,
 )
 from nullclass.rejection.certificates import image_hashes
+from nullclass.rejection.scores import null_scores
 
 
 @dataclass(frozen=True)
@@ -136,32 +137,6 @@ def with_threshold(model: Classifier, threshold: Threshold | float) -> Threshold
     return ThresholdedClassifier(check_classifier(model), threshold)
 
 
-def null_scores(logits: Tensor, num_classes: int) -> Tensor:
-    """Return null scores: ``z_null - max real logit``.
-
-    Without a null logit: ``logsumexp(real logits) - max real logit``, which is minus the logarithm
-    of the largest softmax probability, accurate also where that is within rounding of 1.
-
-    Args:
-        logits: ``(N, K)``, or ``(N, K + 1)`` with null last.
-        num_classes: K.
-
-    Returns:
-        ``(N,)`` in the logits' type, at least float32; larger for more null. Positive if argmax is
-        null (the first of equal logits wins); without a null logit in [0, log K].
-
-    Raises:
-        ValueError: If the logits have neither K nor K + 1 columns.
-    """
-    check_logits(logits, num_classes)
-    logits = at_least_float32(logits)
-    top = logits[:, :num_classes].max(dim=1, keepdim=True)
-    if logits.shape[1] > num_classes:
-        return logits[:, num_classes] - top.values.squeeze(1)
-    others = (logits - top.values).scatter(1, top.indices, -torch.inf)
-    return others.exp().sum(dim=1).log1p()
-
-
 @exact_float32()
 def calibrate(
     model: Classifier,
@@ -177,7 +152,8 @@ def calibrate(
     between two scores, so that no held-out image's answer depends on rounding.
 
     Args:
-        model: With or without null.
+        model: With or without null, possibly with a detector
+            (:func:`nullclass.rejection.reject_by` without a threshold).
         held_out: Clean images of real classes, used neither for training nor for evaluation.
         clean_null_rate: The rate, in (0, 1).
 

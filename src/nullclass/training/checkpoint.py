@@ -105,15 +105,15 @@ def save_checkpoint(
         zoo: Description, for members of a zoo.
 
     Raises:
-        UserError: If the folder cannot be written, the weights cannot be rounded, or a threshold
-            was set on a model of :mod:`nullclass.rejection`.
+        UserError: If the folder cannot be written, the weights cannot be rounded, or the model
+            has a detector, or several ways to refuse.
     """
     folder = Path(folder)
     network, refusal, extra = without_refusal(check_classifier(model))
     own = json_values(metadata or {}, "metadata")
     if isinstance(network.body, Classifier):
         raise UserError(
-            "a checkpoint records one way to refuse, and this model has several: save its inner "
+            "a checkpoint does not record detectors, nor several ways to refuse: save the inner "
             "model, and wrap it again after loading"
         )
     tensors = network.state_dict()
