@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-from nullclass.core.devices import default_batch_size
+from nullclass.core.devices import BATCH_SIZE, default_batch_size
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data import LabelledImages, tensors_or_loader
@@ -38,9 +38,11 @@ def clean_batches(
         )
     device = classifier.mean.device
     with frozen(classifier), torch.no_grad():
-        for indices in torch.arange(len(data)).split(default_batch_size(data.images)):
-            images, labels = data.batch(indices)
-            yield images.to(device), labels.to(device)
+        for start in range(0, len(data), BATCH_SIZE):
+            images, labels = data.batch(slice(start, start + BATCH_SIZE))
+            size = default_batch_size(images)
+            for part, of_part in zip(images.split(size), labels.split(size), strict=True):
+                yield part.to(device), of_part.to(device)
 
 
 def hidden_features(classifier: Classifier, images: Tensor, layer: str | None = None) -> Tensor:
