@@ -70,15 +70,15 @@ The worst case over all attacks at fixed ε: fooled (AER), and correct when clea
 
 ## The 240 models
 
-A set is eight models and one test of 1,000 images; sets are independent, so that pieces can be run
-anywhere, one thread each, and joined. Each line can be stopped and started again:
+Sets are independent, so that they can be run in pieces, in any order. A piece that was interrupted
+goes on with the same command, and the page and the tables are drawn from the sets done so far:
 
 ```sh
-for first in 0 5 10 15 20 25; do
-    nullclass study null-samples --preset full --sets $first-$((first + 4)) --workers 1 --threads 1
-    python docs/report_study.py runs/null-samples-full      # this page, from the sets done so far
+for sets in 0-4 5-9 10-14 15-19 20-24 25-29; do
+    nullclass study null-samples --preset full --sets $sets --threads 1 >> sets.log 2>&1 &&
+        python docs/report_study.py runs/null-samples-full || break
 done
-nullclass study null-samples --preset source                # one set by the report's own recipe
+nullclass study null-samples --preset source --threads 1    # one set by the report's own recipe
 ```
 
 What a model costs is in [scaling.md](scaling.md).

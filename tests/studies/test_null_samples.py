@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import statistics
 from dataclasses import replace
@@ -344,6 +345,26 @@ def test_the_terminal_table(run: Run) -> None:
     assert lines["m"][4] == "✗"
     assert "of 12 scores, 0 of 5 accuracies" in text
     assert "…" not in text
+
+
+def test_the_committed_page_and_tables(run: Run) -> None:
+    path = Path(__file__).parents[2] / "docs" / "report_study.py"
+    spec = importlib.util.spec_from_file_location("report_study", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert "| u | misclassified | 22.5 ± 3.5 | 19.1 ± 8.5 | yes | +3.4 (+1.2 SE) |" in script.page(
+        run
+    )
+    rates = script.rates(run).query("selection == 'test' and model == 'u'")
+    at_threshold = rates[rates["attack"] == "fgsm-threshold"]
+    assert at_threshold["fooled_rate"].tolist() == [0.2, 0.25]
+    assert sorted(set(rates["eps_pixels"].dropna())) == sorted({*CURVE_EPS, 0.1, 0.3})
+    union = rates[(rates["attack"] == "union") & (rates["eps_pixels"] == 0.3)]
+    assert union["aer"].tolist() == [0.9, 0.8]
+    assert len(script.thresholds(run).query("selection == 'test'")) == 2 * 20
+    assert len(script.histories(run)) == 2 * len(MODELS) * 3
 
 
 # Null images of the figure
