@@ -222,7 +222,7 @@ def validation_losses(model: Classifier, dataset: Dataset, num_draws: int = 5) -
     """
     kinds: dict[str, dict[str, object]] = {"uniform": {}, "tile-shuffle": {}, "mixed": {}}
     nulls = make_nulls("any-of", {"sources": kinds}, None)
-    exact = autocast_of(null_samples.training("base", 0, "full").recipe, model.mean.device)
+    exact = autocast_of(null_samples.training("base", 0, "source").recipe, model.mean.device)
     return [
         BestCheckpoints({}, nulls, stream=draw).loss(model, dataset.test, exact)
         for draw in range(num_draws)

@@ -76,6 +76,7 @@ def test_the_learning_rate_follows_the_schedule(
         *(({"dropout": factor}, "dropout must be") for factor in (-0.1, 1.5, math.nan)),
         ({"jitter": -1.0}, "jitter must be in"),
         ({"stem_epochs": 0}, "stem_epochs must be"),
+        ({"max_gradient": 0}, "max_gradient must be above 0"),
     ],
 )
 def test_recipes_out_of_range(settings: dict[str, Any], says: str) -> None:

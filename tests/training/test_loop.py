@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import SGD
 from training_cases import (
     NUM_CLASSES,
     RECIPE,
@@ -388,3 +389,25 @@ def test_probabilities_of_null_follow_the_curve() -> None:
         assert null_probs[-1] == pytest.approx(float(curve(size)), abs=0.12)
         assert float((probabilities[:, -1] + of_label[:, 0]).mean()) > 0.97, "the rest"
     assert null_probs == sorted(null_probs)
+
+
+def test_gradients_are_clipped_to_their_norm() -> None:
+    """With SGD of rate 1 the first step is the gradient itself."""
+    steps: dict[float | None, list[Tensor]] = {}
+    for largest in (None, 0.01, 1e9):
+        model = fresh_model("notebook")
+        before = [p.detach().clone() for p in model.parameters()]
+        recipe = replace(
+            LEARNING, epochs=1, batch_size=80, schedule="constant", max_gradient=largest
+        )
+        config = TrainConfig(recipe, optimizer=lambda parameters: SGD(parameters, lr=1.0))
+        train(model, learnable_images(), config)
+        after = [p.detach() for p in model.parameters()]
+        steps[largest] = [old - new for old, new in zip(before, after, strict=True)]
+    norms = {k: math.sqrt(sum(float(t.square().sum()) for t in v)) for k, v in steps.items()}
+    assert norms[0.01] == pytest.approx(0.01, rel=1e-3)
+    assert norms[None] > 0.1
+    for free, large, small in zip(*(steps[k] for k in (None, 1e9, 0.01)), strict=True):
+        assert torch.equal(free, large)
+        # the same direction; the weights are rounded
+        assert torch.allclose(small, free * (0.01 / norms[None]), atol=1e-6)

@@ -117,6 +117,10 @@ CASES = {
     ),
     "bfloat16": case(TrainConfig(BFLOAT16, 5), lambda model: "uniform"),
     "frozen first layer": case(TrainConfig(replace(RECIPE, stem_epochs=1), 5)),
+    "clipped gradients": case(
+        TrainConfig(replace(RECIPE, max_gradient=0.5), 5, replace_rate=0.4),
+        lambda model: [UniformNulls(), MixedNulls()],
+    ),
     "best epoch not the last": case(
         TrainConfig(Recipe(batch_size=16, epochs=3, learning_rate=8e-3), 3, replace_rate=0.4),
         lambda model: [UniformNulls(), MixedNulls()],

@@ -160,6 +160,8 @@ def _epoch(
             raise _diverged(
                 f"the loss is {losses.loss} (null loss {losses.null_loss}) {at}", optimizer
             )
+        if recipe.max_gradient is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), recipe.max_gradient)
         optimizer.step()
         if config.scheduler_interval == "step":
             state.step_scheduler(losses.loss)

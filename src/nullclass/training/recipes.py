@@ -44,6 +44,11 @@ class Recipe:
     """Epochs after which the first layer is frozen (FreezeOut, Brock et al. 2017). This saves the
     gradient of its output, a third of the second layer's work. ``None`` never freezes it."""
 
+    max_gradient: float | None = None
+    """Gradients of a larger L2 norm, over all parameters together, are scaled down to it (Pascanu
+    et al. 2013). ``None`` never clips. A batch of wrong labels then moves the weights no further
+    than any other."""
+
     def __post_init__(self) -> None:
         """Check all values."""
         check_count("batch_size", self.batch_size)
@@ -59,6 +64,8 @@ class Recipe:
         check_share("dropout", self.dropout)
         if not 0 <= check_number("jitter", self.jitter) <= 10:
             raise UserError(f"jitter must be in [0, 10], not {self.jitter}")
+        if self.max_gradient is not None and check_number("max_gradient", self.max_gradient) <= 0:
+            raise UserError(f"max_gradient must be above 0, not {self.max_gradient}")
         if self.stem_epochs is not None:
             check_count("stem_epochs", self.stem_epochs)
 
@@ -94,12 +101,13 @@ FAST: dict[str, Recipe] = {
     ),
     "report": Recipe(
         batch_size=64,
-        epochs=3,
+        epochs=4,
         learning_rate=3e-3,
         schedule="triangle",
         precision="bfloat16",
         dropout=0.5,
         stem_epochs=1,
+        max_gradient=1.0,
     ),
     "residual": Recipe(
         epochs=14,

@@ -62,8 +62,8 @@ class Effort:
 
 
 EFFORTS: dict[Preset, Effort] = {
-    "quick": Effort(3, FAST["report"], 0.35, num_curve=250, num_at_threshold=100, num_fixed=25),
-    "full": Effort(30, FAST["report"], 0.35, num_curve=1_000, num_at_threshold=200, num_fixed=200),
+    "quick": Effort(3, FAST["report"], 0.3, num_curve=250, num_at_threshold=100, num_fixed=25),
+    "full": Effort(30, FAST["report"], 0.3, num_curve=1_000, num_at_threshold=200, num_fixed=200),
     "source": Effort(
         1, FAITHFUL["report"], 0.5, num_curve=1_000, num_at_threshold=200, num_fixed=200
     ),
