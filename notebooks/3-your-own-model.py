@@ -32,8 +32,9 @@ test, held_out = mnist.test, mnist.validation  # 10,000 and 5,000 images in [0,1
 # ## A model of yours
 #
 # An ordinary network, trained by an ordinary loop; nothing of it comes from nullclass. `Rejecting` gives it a reject
-# option: where the softmax confidence is below τ, it answers null. For nullclass a model maps images in [0,1] to K + 1
-# logits, null last, and standardises inside.
+# option: where the softmax confidence is below τ, it answers null. For nullclass a model is a module or a function that
+# maps images in [0,1] to K + 1 logits, null last, and standardises inside
+# ([other kinds](../docs/evaluation.md#your-model)).
 
 # %%
 torch.manual_seed(0)
@@ -183,5 +184,6 @@ fourth.table()
 flags_of(fourth)
 
 # %% [markdown]
-# More: [what is measured, and how](../docs/evaluation.md), [all attacks](../docs/attacks.md), and how to
-# [keep the rows and draw a report](../docs/run-folder.md).
+# More: [what is measured, and how](../docs/evaluation.md), [all attacks](../docs/attacks.md), how to
+# [keep the rows and draw a report](../docs/run-folder.md), and how to evaluate a
+# [model of your own on the command line](../docs/commands.md#a-model-of-your-own).
