@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from refusals import Refused
 from safetensors.torch import save_file
 from torch import nn
@@ -46,6 +48,10 @@ class Net(nn.Module):
 def build(**settings):
     torch.manual_seed(3)
     return Net(**settings)
+
+def colour():
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Flatten(), nn.Linear(72, 4))
 
 def function():
     net = build().eval()
@@ -134,6 +140,27 @@ def test_from_a_function_to_the_report(
     monkeypatch.delitem(sys.modules, "my_nets")
     assert main(["evaluate", *own, *options, "--out", "out"]) == 0
     assert "it is replaced" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_from_a_function_and_a_folder_of_pictures_to_the_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """One command; colour pictures that are not square."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for number in range(9):
+        folder = tmp_path / "pictures" / ("cat", "dog", "emu")[number % 3]
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (4, 6, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    command = ["evaluate", "--model", f"{NAME}:colour", "--data", "pictures", "--num-classes", "3"]
+    command += ["--mean", "0.5", "0.4", "0.3", "--attack", "fgsm", "pgd", "--smallest", "2"]
+    assert main([*command, "--eps", "0.1", "--out", "out"]) == 0
+    assert "report: out/report.html" in capsys.readouterr().out
+    assert (tmp_path / "out" / "report.html").stat().st_size > 10_000
+    (trial,) = read_run(tmp_path / "out").trials
+    assert sorted(Evaluation.read(trial).rows["label"].unique()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
