@@ -12,7 +12,7 @@ from pictures import CLASSES, pixels_of, write_image_folder, write_images
 from PIL import Image
 
 from nullclass.core.errors import UserError
-from nullclass.data import LabelledImages, load_dataset, streamed
+from nullclass.data import DATASETS, Dataset, LabelledImages, load_dataset, streamed
 from nullclass.data.streamed import StreamedImages
 
 
@@ -197,3 +197,18 @@ def test_small_sets_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(data.subset([3]).batch([0])[0], first)
     with pytest.raises(UserError, match="is missing"):
         data.batch([2])
+
+
+@pytest.mark.slow
+def test_cifar10_as_jpeg() -> None:
+    """CIFAR-10, JPEG copy, in the folder that NULLCLASS_CIFAR10_JPEG names."""
+    folder = os.environ.get("NULLCLASS_CIFAR10_JPEG")
+    if folder is None:
+        pytest.skip("NULLCLASS_CIFAR10_JPEG names no folder with train/CLASS and test/CLASS")
+    data = load_dataset(folder, validation=5000)
+    assert data.class_names == DATASETS["cifar10"].class_names
+    assert (len(data.training_images()), len(data.test)) == (45_000, 10_000)
+    assert data.test.labels.bincount().tolist() == [1000] * 10
+    test = Dataset("test", data.class_names, data.test, None, data.test, "", "")
+    # The test images of CIFAR-10 have these means; JPEG changes them little.
+    assert test.mean == pytest.approx((0.4942, 0.4851, 0.4504), abs=0.002)

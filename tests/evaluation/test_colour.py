@@ -1,4 +1,4 @@
-"""Evaluation of images that are coloured, not square, or on the disk, up to the page."""
+"""Evaluation of images that are coloured, not square, or on the disk, up to the gallery."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from few_resamples import few_resamples
 from pictures import write_image_folder
 from torch import nn
 
+from nullclass import evaluate
 from nullclass.data import LabelledImages, load_dataset, streamed
 from nullclass.data.streamed import StreamedImages
 from nullclass.evaluation.record import record_evaluation
 from nullclass.models import Classifier
-from nullclass.studies.reports import write_report
+from nullclass.report.figures.gallery import gallery
+from nullclass.results.run import read_run
 
 
 def network(shape: tuple[int, ...], num_classes: int = 3) -> Classifier:
@@ -29,7 +31,7 @@ def network(shape: tuple[int, ...], num_classes: int = 3) -> Classifier:
 
 
 @pytest.mark.parametrize("shape", [(32, 32, 3), (24, 40, 3), (24, 40)])
-def test_from_an_image_folder_to_the_page(
+def test_from_an_image_folder_to_the_gallery(
     shape: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_image_folder(tmp_path / "photos", shape=shape)
@@ -40,17 +42,19 @@ def test_from_an_image_folder_to_the_page(
     rows = []
     for dataset, name in ((on_disk, "disk"), (in_memory, "memory")):
         out = tmp_path / name
-        evaluation = record_evaluation(
-            network(dataset.image_shape), None, dataset, out, name="model",
-            attacks=["fgsm", "worst-case"], eps=[0.02], norm="linf", num_images=6,
-            ood=["noise", "blank", "tiles"], num_smallest=2, checks=False, seed=0,
-        )  # fmt: skip
+        with few_resamples():
+            evaluation = record_evaluation(
+                network(dataset.image_shape), None, dataset, out, name="model",
+                attacks=["fgsm", "mi-fgsm"], eps=[0.02], norm="linf", num_images=6,
+                ood=["noise", "blank", "tiles"], num_smallest=0, checks=False, seed=0,
+            )  # fmt: skip
         rows.append(evaluation.rows)
         assert set(evaluation.ood["source"]) == {"noise", "blank", "tiles"}
     assert rows[0].equals(rows[1])
-    with few_resamples():
-        page = write_report(tmp_path / "disk").read_text()
-    assert len(re.findall(r'<img [^>]*alt="attacked image', page)) >= 6
+    drawing = gallery(read_run(tmp_path / "disk"))
+    assert drawing is not None
+    (panel,) = drawing.panels
+    assert len(re.findall(r'<img [^>]*alt="attacked image', panel.html)) == 12
 
 
 def test_no_more_images_are_read_than_are_scored(tmp_path: Path) -> None:
@@ -64,7 +68,5 @@ def test_no_more_images_are_read_than_are_scored(tmp_path: Path) -> None:
     images = StreamedImages(one, (3, 8, 8), torch.arange(5000), "0" * 64)  # type: ignore[arg-type]
     data = LabelledImages(images, torch.arange(5000) % 3, 3)
     part = data.subset(torch.arange(4000, 5000)).first(20)
-    from nullclass import evaluate
-
     evaluate(network((3, 8, 8)), part, attacks=["fgsm"], eps=[0.05], ood=("tiles",), checks=True)
     assert read == set(range(4000, 4020))

@@ -152,3 +152,15 @@ def test_a_report_being_drawn_is_waited_for(tmp_path: Path) -> None:
     assert not (out / schema.REPORT).exists()
     (after,) = read_run(out).trials
     assert after.folder != before.folder
+
+
+def test_a_folder_that_lacks_classes_is_refused(tmp_path: Path) -> None:
+    """Its labels would be numbered otherwise than the model's."""
+    from pictures import write_images
+
+    model = build_model("small", image_shape=(3, 28, 28), num_classes=4)
+    origin = Origin(data="photos")
+    save_checkpoint(model, tmp_path / "model", origin=origin)
+    folder = write_images(tmp_path / "photos", shape=(28, 28, 3))
+    with pytest.raises(UserError, match="photos has 3 classes, the model 4: give data with all"):
+        load_with_data(tmp_path / "model", str(folder), CPU)

@@ -103,7 +103,7 @@ class ModelOptions:
         from nullclass.data import load_dataset
         from nullclass.models import Imported
         from nullclass.models.importing import import_model
-        from nullclass.scoring.score import check_labels
+        from nullclass.scoring.score import check_classes
 
         assert self.model is not None
         imported = Imported(self.model, read_arguments(self.model_args))
@@ -122,7 +122,7 @@ class ModelOptions:
             **{name: value for name, value in settings.items() if value is not None},
         )
         model = model.to(device).eval()
-        check_labels(dataset.test, model)
+        check_classes(dataset, model)
         identity = msgspec.json.encode([self.model, imported.arguments, weights_sha256])
         return LoadedModel(
             name=self.model.replace(":", "."),

@@ -43,6 +43,11 @@ class Dataset:
         return len(self.class_names)
 
     @property
+    def names_its_classes(self) -> bool:
+        """Whether K is known because the classes have names, rather than from the labels."""
+        return self.class_names != tuple(map(str, range(self.num_classes)))
+
+    @property
     def image_shape(self) -> tuple[int, int, int]:
         """``(C, H, W)``."""
         channels, height, width = self.test.images.shape[1:]

@@ -75,24 +75,25 @@ class ImageFolder:
             UserError: If a class has no images, a file is broken or has more than 8 bits per
                 channel, or the sizes differ and ``size`` is None.
         """
-        paths, labels = [], []
+        names: list[str] = []  # relative to the part: a path takes several times the memory
+        labels: list[int] = []
         for label, name in enumerate(self.class_names):
-            files = list(_files(part / name)) if (part / name).is_dir() else []
+            files = list(_files(part, name))
             if not files and (part / name).is_dir():
                 raise UserError(f"{part / name} holds no images: add some or remove the folder")
-            paths += files
+            names += files
             labels += [label] * len(files)
         digest, is_coloured, found = hashlib.sha256(), False, None
-        for path in paths:
+        for name in names:
+            path = part / name
             content = read_bytes(path, "image", _LIMIT)
-            name = path.relative_to(part).as_posix()
             digest.update(f"{name}\0{hashlib.sha256(content).hexdigest()}\n".encode())
             image = _open(path, content)
             is_coloured |= image.mode not in _GREY
             found = found or (image.height, image.width)
             if size is None and found != (image.height, image.width):
                 raise UserError(
-                    f"the images differ in size ({paths[0]} has {found[0]} x {found[1]}, {path} "
+                    f"the images differ in size ({names[0]} has {found[0]} x {found[1]}, {name} "
                     f"{image.height} x {image.width}): give the size to scale them to (--resize)"
                 )
         height, width = size or found or (0, 0)
@@ -100,12 +101,12 @@ class ImageFolder:
         digest.update(f"{mode} {size}".encode())
 
         def read(position: int) -> Bytes:
-            path = paths[position]
+            path = part / names[position]
             return _decode(path, read_bytes(path, "image", _LIMIT), mode, (height, width))
 
         shape = (3 if is_coloured else 1, height, width)
-        read_once = remembering(read, (len(paths), *shape))
-        positions = torch.arange(len(paths))
+        read_once = remembering(read, (len(names), *shape))
+        positions = torch.arange(len(names))
         images = StreamedImages(read_once, shape, positions, digest.hexdigest())
         return images, torch.tensor(labels, dtype=torch.int64)
 
@@ -123,13 +124,14 @@ def _folders(folder: Path) -> list[str]:
         raise UserError(f"{folder} cannot be read: {error.strerror or error}") from None
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield the image files below a folder, in the order of their names."""
-    for parent, folders, files in os.walk(folder):
+def _files(part: Path, name: str) -> Iterator[str]:
+    """Yield the image files below a folder of a part, relative to the part, in order."""
+    for parent, folders, files in os.walk(part / name):
         folders.sort()
-        for name in sorted(files):
-            if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                yield Path(parent, name)
+        inside = os.path.relpath(parent, part)
+        for file in sorted(files):
+            if file.lower().endswith(ENDINGS) and not file.startswith("."):
+                yield f"{inside}/{file}"
 
 
 def _open(path: Path, content: bytes) -> Image.Image:

@@ -33,7 +33,7 @@ from nullclass.results import schema, store
 from nullclass.results.info import DataInfo, RunInfo, Settings, TrialResult
 from nullclass.results.run import read_run, write_summary
 from nullclass.scoring.parts import FEW
-from nullclass.scoring.score import check_labels
+from nullclass.scoring.score import check_classes
 from nullclass.training.batches import sha256
 from nullclass.training.card import Card
 from nullclass.training.checkpoint import load_checkpoint
@@ -98,7 +98,7 @@ def load_with_data(
             f"the model was trained on other data named {origin.data} (checksum "
             f"{origin.data_checksum[:12]}…): pass its place by --data"
         )
-    check_labels(dataset.test, model)
+    check_classes(dataset, model)
     return model, card, dataset
 
 
@@ -173,7 +173,7 @@ def record_evaluation(
             f"the model takes images of {tuple(model.image_shape)}, {dataset.name} has "
             f"{dataset.image_shape}: give the --data it was trained for"
         )
-    check_labels(dataset.test, model)
+    check_classes(dataset, model)
     check_seed(seed)
     if radius is not None:
         if clean_null_rate is not None:

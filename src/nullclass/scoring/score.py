@@ -19,7 +19,7 @@ from nullclass.core.losses import cross_entropy
 from nullclass.core.modules import frozen
 from nullclass.core.norms import Eps
 from nullclass.core.outcomes import NULL_LABEL, OUTCOME_NAMES, outcomes, predictions
-from nullclass.data import LabelledImages
+from nullclass.data import Dataset, LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import null_scores
 from nullclass.results.schema import (
@@ -47,6 +47,21 @@ def check_labels(data: LabelledImages, model: Classifier) -> None:
         raise UserError(
             f"labels run from {low} to {high}; the model has the classes 0 to "
             f"{model.num_classes - 1}"
+        )
+
+
+def check_classes(dataset: Dataset, model: Classifier) -> None:
+    """Refuse data whose classes are not those of the model.
+
+    Raises:
+        UserError: If test labels are no classes of the model, or the data names another number of
+            classes, as a folder does that lacks some.
+    """
+    check_labels(dataset.test, model)
+    if dataset.names_its_classes and dataset.num_classes != model.num_classes:
+        raise UserError(
+            f"{dataset.name} has {dataset.num_classes} classes, the model {model.num_classes}: "
+            "give data with all classes of the model, in their order"
         )
 
 
