@@ -148,6 +148,7 @@ PROBES: dict[str, dict[str, Any]] = {
         "num_non_finite": 0,
         "largest_difference": 0.0,
     },
+    "null_direction": {"eps": 0.01, "num_images": 64, "num_risen": 60, "num_fallen": 0},
     "noise": {"eps": 0.2, "num_images": 200, "num_null_uniform": 4, "num_null_signs": 26},
     "largest_eps": {"eps": 1.0, "num_images": 50, "num_accepted": 48, "num_fooled": 46},
     "rerun": {
@@ -326,6 +327,11 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         "hidden-null-score",
         probed("gradients", num_zero_null_score=4),
         probed("gradients", num_zero_null_score=3),
+    ),
+    (
+        "misleading-null-gradient",
+        probed("null_direction", num_risen=44, num_fallen=16),
+        probed("null_direction", num_risen=45, num_fallen=15),
     ),
     ("non-finite-gradients", probed("gradients", num_non_finite=1), probed("gradients")),
     (

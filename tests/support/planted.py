@@ -98,6 +98,11 @@ def rounded_energy(images: Tensor, logits: Tensor) -> Tensor:
     return (-8 * logits.logsumexp(dim=1)).round() / 8
 
 
+def mean_pixel(images: Tensor, logits: Tensor) -> Tensor:
+    """A surrogate that has nothing to do with the energy."""
+    return images.flatten(1).mean(dim=1)
+
+
 def around(wrapper: type[Around], model: Classifier) -> Classifier:
     """A classifier whose logits or images are changed."""
     return Classifier(wrapper(model), model.num_classes, has_null=model.has_null).eval()
@@ -316,6 +321,10 @@ PLANTED: dict[str, tuple[str, Callable[[Models], Evaluation]]] = {
     "a detector that rounds": (
         "hidden-null-score",
         of(lambda m: reject_by(m.robust, rounded_energy, -4.0)),
+    ),
+    "a surrogate of another score": (
+        "misleading-null-gradient",
+        of(lambda m: reject_by(m.robust, rounded_energy, -4.0, surrogate=mean_pixel)),
     ),
     "random forward pass": ("random-forward", of(lambda m: around(Noisy, m.refusing))),
     "zero steps": ("attack-moves-nothing", of(refusing, attacks={"pgd": ZeroSteps()})),

@@ -13,6 +13,10 @@ HIGH_ZERO_GRADIENTS = 0.05
 HIGH_NOISE_NULL = 0.1
 """Null rate under noise: twice the largest accepted null rate of clean images."""
 
+HIGH_MISLEADING = 0.25
+"""Share of images whose null score falls along its own gradient, of those where it changes: at most
+6 of 64 for 24 models with detectors (LOG.md), about one half for the gradient of something else."""
+
 RANDOM_LOGITS = 1e-4
 """Difference of two passes, as a share of the largest logit; rounding on a GPU is below 1e-5."""
 
@@ -110,6 +114,20 @@ def hidden_null_score(evidence: Evidence) -> str | None:
     return (
         f"The null logit minus the largest real one has a gradient of exactly zero on {num} of "
         f"{total} images, so gradient attacks do not see what makes the model answer null."
+    )
+
+
+def misleading_null_gradient(evidence: Evidence) -> str | None:
+    """The null score falls along its own gradient."""
+    probe = evidence.probes.get("null_direction")
+    if not probe:
+        return None
+    num, total = probe["num_fallen"], probe["num_fallen"] + probe["num_risen"]
+    if not is_many(num, total, HIGH_MISLEADING):
+        return None
+    return (
+        f"A step of eps {probe['eps']:g} along the gradient of the null score lowers it on {num} "
+        f"of the {total} images on which it changes, so gradient attacks go the wrong way."
     )
 
 

@@ -50,6 +50,10 @@ EXPECTED_IMAGES = 400
 NUM_PASSES = 64
 """Images of a probe that takes a few passes."""
 
+SMALL_STEP = 0.1
+"""Length of a step along a gradient, as a share of eps: within the reach of attacks, and so small
+that a smooth score changes as its gradient says."""
+
 NUM_NOISY = 100
 """Images tested with noise: one pass each."""
 
@@ -111,6 +115,32 @@ def gradients(context: ProbeContext) -> Result:
     }
 
 
+def null_direction(context: ProbeContext) -> Result:
+    """Measure whether the null score rises along its own gradient, by a small part of an eps."""
+    eps, model = context.middle_eps(), context.model
+    indices = evenly(context.evidence.clean_with("correct"), NUM_PASSES)
+    if eps is None or not indices or not model.has_null:
+        return None
+    eps, norm = SMALL_STEP * eps, find_ball(context.norm)
+    images, _ = context.batch(indices)
+
+    def scores(logits: Tensor) -> Tensor:
+        return null_scores(logits, model.num_classes)
+
+    with frozen(model):
+        gradient, _ = input_gradient(model, images, scores)
+        above, below = (
+            scores(logits_of(model, norm.project(images + eps * direction, images, eps)))
+            for direction in (norm.steepest(gradient, images), norm.steepest(-gradient, images))
+        )
+    return {
+        "eps": eps,
+        "num_images": len(indices),
+        "num_risen": int((above > below).sum()),
+        "num_fallen": int((above < below).sum()),
+    }
+
+
 def noise(context: ProbeContext) -> Result:
     """Measure the null rate of correct images under noise that leaves them visible."""
     visible = GREY if context.norm == "linf" else math.inf
@@ -135,6 +165,7 @@ def noise(context: ProbeContext) -> Result:
 PROBES: dict[str, Callable[[ProbeContext], Result]] = {
     "forward": forward,
     "gradients": gradients,
+    "null_direction": null_direction,
     "noise": noise,
     **ATTACK_PROBES,
 }

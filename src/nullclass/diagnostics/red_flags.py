@@ -333,6 +333,7 @@ CHECKS: dict[str, Callable[[Evidence], str | None]] = {
     "no-gradients": probe_flags.no_gradients,
     "zero-gradients": probe_flags.zero_gradients,
     "hidden-null-score": probe_flags.hidden_null_score,
+    "misleading-null-gradient": probe_flags.misleading_null_gradient,
     "non-finite-gradients": probe_flags.non_finite_gradients,
     "random-gradients": probe_flags.random_gradients,
     "random-forward": probe_flags.random_forward,
