@@ -14,13 +14,13 @@ from worlds import Affine, Digits, outcome_of
 
 import nullclass
 from nullclass.attacks import FGSM, PGD, Attack, null_aware_pgd
+from nullclass.core import devices
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.evaluation import Evaluation
 from nullclass.models import Classifier
 from nullclass.rejection import calibrate, with_threshold
 from nullclass.results.schema import CLEAN, ROW_COLUMNS
-from nullclass.scoring import score
 from nullclass.scoring.attacked import score_attack
 
 EPS = (0.03, 0.08)
@@ -224,7 +224,7 @@ def test_the_origin_of_a_threshold_is_that_of_the_model_itself(
 
 @pytest.fixture
 def batches_of_96(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(score, "BATCH_SIZE", 96)
+    monkeypatch.setattr(devices, "BATCH_SIZE", 96)
 
 
 @pytest.mark.usefixtures("batches_of_96")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from worlds import Affine, Digits, outcome_of, two_input_world
 
 from nullclass.attacks import FGSM, MIFGSM, PGD, DatasetAttack
+from nullclass.core import devices
 from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import OUTCOME_NAMES
@@ -21,7 +22,6 @@ from nullclass.data import LabelledImages
 from nullclass.evaluation.transfers import transfer_matrix
 from nullclass.models import Classifier
 from nullclass.results.schema import COST_COLUMNS, NO_MEMBER
-from nullclass.scoring import score
 from nullclass.scoring.attacked import score_attack
 from nullclass.scoring.crafted import craft, score_crafted
 from nullclass.scoring.score import sort_rows
@@ -143,7 +143,7 @@ def test_every_rate_from_the_images_themselves(digits: Digits, attack: Any) -> N
 def test_the_same_rows_as_an_attack_with_a_source(
     digits: Digits, attack: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(score, "BATCH_SIZE", 40)  # each batch has its own seed
+    monkeypatch.setattr(devices, "BATCH_SIZE", 40)  # each batch has its own seed
     data, budgets = LabelledImages(digits.images, digits.labels), [0.03, 0.2]
     crafted = craft(digits.plain, data, attack, budgets, num_images=100, seed=7, name="a")
     on_target = score_crafted(digits.guarded, data, crafted, name="a", source_name="plain")

@@ -279,7 +279,7 @@ def test_every_step_goes_on_after_every_batch(
 def test_images_of_no_class_are_kept(
     model: Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("nullclass.scoring.ood.BATCH_SIZE", 6)
+    monkeypatch.setattr("nullclass.core.devices.BATCH_SIZE", 6)
     images = torch.rand((10, 1, 4, 4), generator=torch.Generator().manual_seed(2))
     expected = score_ood(model, images, "noise")
     pd.testing.assert_frame_equal(

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from nullclass.attacks import FGSM, Attack, ensemble
 from nullclass.attacks.base import BaseAttack
+from nullclass.core import devices
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier
-from nullclass.scoring import parts, proofs, score
+from nullclass.scoring import parts, proofs
 
 T = TypeVar("T")
 NUM_CLASSES = 3
@@ -30,7 +31,7 @@ class InterruptError(Exception):
 def keep_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep also what takes no time, in batches of six images."""
     monkeypatch.setattr(parts, "MIN_SECONDS", 0.0)
-    monkeypatch.setattr(score, "BATCH_SIZE", 6)
+    monkeypatch.setattr(devices, "BATCH_SIZE", 6)
     monkeypatch.setattr(proofs, "BATCH_SIZE", 6)
     monkeypatch.setattr("os.fsync", lambda file: None)
 
