@@ -41,6 +41,7 @@ from nullclass.diagnostics.evidence import BACKWARD, CHECKS_NAME, MIN_IMAGES, Ev
 from nullclass.diagnostics.probe_context import BATCH_COST, ProbeContext
 from nullclass.diagnostics.probes import MAX_SHARE, MIN_COST, PROBES, probe
 from nullclass.models import Classifier
+from nullclass.rejection import reject_by
 from nullclass.results.schema import COST_COLUMNS, LEFT_OUT
 from nullclass.scoring.parts import NOTHING
 from nullclass.scoring.score import score_batch
@@ -184,6 +185,36 @@ def test_gradients_that_are_not_finite(digits: Digits, data: LabelledImages) -> 
     model = Classifier(NotANumber(digits.guarded), 10)
     gradients = run("gradients", model, data, {})
     assert gradients["num_non_finite"] == gradients["num_images"]
+
+
+def first_pixel(images: Tensor, logits: Tensor) -> Tensor:
+    return images.flatten(1)[:, 0]
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+@pytest.mark.parametrize(
+    ("detector", "surrogate", "expected"),
+    [
+        (first_pixel, None, (0, 12, 0)),
+        (lambda images, logits: -first_pixel(images, logits), None, (0, 12, 0)),
+        (lambda images, logits: first_pixel(images, logits).round(), first_pixel, (0, 0, 0)),
+        (first_pixel, lambda images, logits: -first_pixel(images, logits), (0, 0, 12)),
+        (first_pixel, lambda images, logits: 0 * logits[:, 0], (12, 0, 0)),
+    ],
+)
+def test_the_direction_of_the_null_score(
+    detector: Any, surrogate: Any, expected: tuple[int, int, int], norm: str
+) -> None:
+    """How often its gradient is zero, and how often the score rises and falls along it."""
+    network = Classifier(Affine(torch.eye(2), torch.tensor([9.0, 0.0])), 2, has_null=False)
+    model = reject_by(network, detector, 2.0, surrogate=surrogate)
+    flat = LabelledImages(torch.full((12, 1, 1, 2), 0.75), torch.zeros(12).long(), 2)
+    rows = rows_of(model, flat, WEAK, (0.1,), norm)
+    shared = context(model, flat, rows, WEAK, norm)
+    result, gradients = PROBES["null_direction"](shared), PROBES["gradients"](shared)
+    assert result["eps"] == pytest.approx(0.01)
+    found = gradients["num_zero_null_score"], result["num_risen"], result["num_fallen"]
+    assert found == expected
 
 
 def test_noise_counts_nulls() -> None:
@@ -367,7 +398,7 @@ def test_attacks_that_a_probe_does_not_apply_to(digits: Digits, data: LabelledIm
     assert PROBES["largest_eps"](context(digits.guarded, data, rows, WEAK)) is None
     clean = context(digits.guarded, data, rows[rows["attack"] == "clean"], {})
     assert PROBES["gradients"](clean)["num_images"] == 64
-    assert all(PROBES[name](clean) is None for name in ("noise", *ATTACK_PROBES))
+    assert all(PROBES[name](clean) is None for name in ("null_direction", "noise", *ATTACK_PROBES))
 
 
 def test_double() -> None:

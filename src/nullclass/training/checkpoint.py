@@ -113,7 +113,7 @@ def save_checkpoint(
     own = json_values(metadata or {}, "metadata")
     if isinstance(network.body, Classifier):
         raise UserError(
-            "a checkpoint does not record detectors, nor several ways to refuse: save the inner "
+            "a checkpoint does not record detectors, nor several ways to refuse: save its inner "
             "model, and wrap it again after loading"
         )
     tensors = network.state_dict()
