@@ -113,6 +113,16 @@ def test_detectors_that_need_images_of_every_class(
     assert network.training == was_training
 
 
+def test_a_fit_that_fails_leaves_gradients_on(colour: tuple[Classifier, LabelledImages]) -> None:
+    network, data = colour
+    network.train()
+    with pytest.raises(UserError, match="has no layer 'fc'") as _failed:  # keeps the frames alive
+        fit_mahalanobis(network, data, layers=("fc",))
+    assert torch.is_grad_enabled()
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+
+
 # Feature squeezing
 
 

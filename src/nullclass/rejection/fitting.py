@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from nullclass.core.devices import BATCH_SIZE, default_batch_size
+from nullclass.core.devices import default_batch_size, images_at_once
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data import LabelledImages, tensors_or_loader
@@ -17,10 +18,13 @@ Images = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]
 """Labelled images, a pair of tensors, or a loader."""
 
 
+@contextmanager
 def clean_batches(
     classifier: Classifier, clean: Images, min_per_class: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield clean images and labels on the classifier's device, which is frozen meanwhile.
+) -> Iterator[Iterator[tuple[Tensor, Tensor]]]:
+    """Give batches of clean images and labels on the classifier's device.
+
+    Inside the block the classifier is in evaluation mode, and there are no gradients.
 
     Raises:
         UserError: If a class has fewer images than needed, or a label is null or no class of the
@@ -36,13 +40,15 @@ def clean_batches(
             f"class {int(counts.argmin())} has {int(counts.min())} images, and the detector needs "
             f"at least {min_per_class} per class: give more training images"
         )
-    device = classifier.mean.device
     with frozen(classifier), torch.no_grad():
-        for start in range(0, len(data), BATCH_SIZE):
-            images, labels = data.batch(slice(start, start + BATCH_SIZE))
-            size = default_batch_size(images)
-            for part, of_part in zip(images.split(size), labels.split(size), strict=True):
-                yield part.to(device), of_part.to(device)
+        yield _batches(data, classifier.mean.device)
+
+
+def _batches(data: LabelledImages, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    for indices in torch.arange(len(data)).split(images_at_once(data.images.shape)):
+        images, labels = (part.to(device) for part in data.batch(indices))
+        size = default_batch_size(images)
+        yield from zip(images.split(size), labels.split(size), strict=True)
 
 
 def hidden_features(classifier: Classifier, images: Tensor, layer: str | None = None) -> Tensor:

@@ -91,9 +91,7 @@ def fit_kernel_density(
     Raises:
         UserError: If a class has no image, or there is no such layer.
     """
-    pairs = [
-        (hidden_features(classifier, images, layer), labels)
-        for images, labels in clean_batches(classifier, clean, 1)
-    ]
+    with clean_batches(classifier, clean, 1) as batches:
+        pairs = [(hidden_features(classifier, images, layer), labels) for images, labels in batches]
     features, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
     return KernelDensity(classifier, features, labels, bandwidth=bandwidth, layer=layer)

@@ -75,10 +75,11 @@ def fit_mahalanobis(
     """
     found: list[list[Tensor]] = [[] for _ in layers]
     labels = []
-    for images, batch_labels in clean_batches(classifier, clean, 1):
-        labels.append(batch_labels)
-        for features, layer in zip(found, layers, strict=True):
-            features.append(hidden_features(classifier, images, layer))
+    with clean_batches(classifier, clean, 1) as batches:
+        for images, batch_labels in batches:
+            labels.append(batch_labels)
+            for features, layer in zip(found, layers, strict=True):
+                features.append(hidden_features(classifier, images, layer))
     statistics = [
         tied_gaussian(torch.cat(features), torch.cat(labels), classifier.num_classes)
         for features in found

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from nullclass.core.checks import check_count, check_positive, check_seed
 from nullclass.core.devices import exact_float32
 from nullclass.data import tensors_or_loader
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.rejection.fitting import Images, clean_batches
 
 
@@ -80,22 +80,23 @@ def fit_odds_are_odd(
     Raises:
         UserError: If a number is out of range, or a class has fewer than two images.
     """
-    data = tensors_or_loader(clean, classifier.num_classes)
+    data = tensors_or_loader(clean, check_classifier(classifier).num_classes)
     shape = (check_count("num_draws", num_draws), *data.images.shape[1:])
     generator = torch.Generator().manual_seed(check_seed(seed))
     noise = check_positive("sigma", sigma) * torch.randn(shape, generator=generator)
     device, num_classes = classifier.mean.device, classifier.num_classes
     sums = torch.zeros(num_classes, num_classes, dtype=torch.float64)
     squares, counts = sums.clone(), sums.new_zeros(num_classes)
-    for images, labels in clean_batches(classifier, data, 2):
-        logits = classifier(images)
-        labels = labels.cpu()
-        for draw in noise.to(images):
-            moved = (classifier(images + draw) - logits).cpu().double()
-            changes = moved - moved.gather(1, labels[:, None])
-            sums.index_add_(0, labels, changes)
-            squares.index_add_(0, labels, changes.square())
-            counts += labels.bincount(minlength=num_classes)
+    with clean_batches(classifier, data, 2) as batches:
+        for images, labels in batches:
+            logits = classifier(images)
+            labels = labels.cpu()
+            for draw in noise.to(images):
+                moved = (classifier(images + draw) - logits).cpu().double()
+                changes = moved - moved.gather(1, labels[:, None])
+                sums.index_add_(0, labels, changes)
+                squares.index_add_(0, labels, changes.square())
+                counts += labels.bincount(minlength=num_classes)
     mean = sums / counts[:, None]
     variance = (squares / counts[:, None] - mean.square()).clamp(min=0)
     std = variance.sqrt().clamp(min=torch.finfo(torch.float32).eps)
