@@ -232,7 +232,7 @@ def test_models_that_answer_what_is_certified(
 
 def test_two_ways_to_refuse_are_not_saved(tmp_path: Path) -> None:
     network = built("certifiable-small", image_shape=(1, 8, 8), has_null=False)
-    with pytest.raises(UserError, match="save the inner model"):
+    with pytest.raises(UserError, match="save its inner model"):
         save_checkpoint(with_threshold(ProvableNull(network, 0.1), 0.5), tmp_path / "no")
     assert not (tmp_path / "no").exists()
 
