@@ -40,7 +40,7 @@ PAGE = """# The report's study, reproduced, and white-box attacks
 
 `python docs/report_study.py RUN` writes this page, and the tables and figures in
 [results/null-samples](../results/null-samples), from the rows of a run of `nullclass study
-null-samples --preset {preset}`. {num_sets} sets, {num_models} models; recipe: {recipe};
+null-samples --preset {preset}`. {sets}, {num_models} models; recipe: {recipe};
 torch {torch}. Mean ± standard deviation over the sets, in %; n is the number of images per set; the
 seed of a set is its number. All ε are in pixel units, L∞.
 
@@ -125,6 +125,7 @@ def page(run: Run) -> str:
     return PAGE.format(
         preset=run.info.preset,
         recipe=f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}",
+        sets=measures.seeds_text("set"),
         num_sets=len(measures.seeds),
         num_models=sum(len(measure.values) for measure in accuracies(measures)),
         torch=run.info.provenance.versions["torch"],
