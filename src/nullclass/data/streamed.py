@@ -12,10 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nullclass.core.process import trim_memory
 from nullclass.data.idx import Bytes
 
 IN_MEMORY = 2**28
 """Images of at most so many bytes stay in memory once they are read; more are read every time."""
+
+LARGE = 2**22
+"""Bytes of a batch before which memory that is free is returned to the system."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +51,10 @@ class StreamedImages:
     def __getitem__(self, index: Tensor | slice) -> Tensor:
         """Return images in memory, ``(B, C, H, W)`` uint8."""
         positions = self.positions[index].tolist()
-        images = torch.empty((len(positions), *self.image_shape), dtype=torch.uint8)
+        shape = (len(positions), *self.image_shape)
+        if math.prod(shape) > LARGE:
+            trim_memory()  # else the heap keeps parts of the earlier batches, and grows with N
+        images = torch.empty(shape, dtype=torch.uint8)
         pixels = images.numpy()
         for number, position in enumerate(positions):
             pixels[number] = self.read(position)
