@@ -179,6 +179,7 @@ def test_no_gap_is_reported_where_intervals_overlap(run: Run) -> None:
     assert "fools them on 2.5 % (us) to 22.5 % (u)" in text
 
 
+@pytest.mark.slow
 def test_rates_that_are_not_reproduced_are_listed(run: Run, page: Page) -> None:
     outside, reasons = [b.items for b in page.sections[0].blocks if isinstance(b, Bullets)]
     measures = measures_of(run)
@@ -265,6 +266,7 @@ def test_measures_over_common_seeds() -> None:
 # The page and its files
 
 
+@pytest.mark.slow
 def test_the_written_page(run: Run, page: Page) -> None:
     check_blocks(page)
     check_html(run.folder / schema.REPORT)
@@ -299,6 +301,7 @@ def standard_errors_of_u() -> float:
     return (0.225 - 0.191) / math.sqrt(statistics.variance([0.2, 0.25]) / 2 + 0.085**2 / 30)
 
 
+@pytest.mark.slow
 def test_one_set_and_two_models(small: Run) -> None:
     low, high = wilson(18, 20)
     assert row(threshold_table(measures_of(small)), "sm")[3] == Cell(
@@ -314,6 +317,7 @@ def test_one_set_and_two_models(small: Run) -> None:
     assert drawn == set(FILES) - set(SHEETS) | kept
 
 
+@pytest.mark.slow
 def test_an_unfinished_run(tmp_path: Path) -> None:
     lacking = [(name, 0, of) for name in ("u", "s") for of in ("test", "held-out")]
     lacking.append(("base", 0, "held-out"))
@@ -323,6 +327,7 @@ def test_an_unfinished_run(tmp_path: Path) -> None:
     assert "5 of 6 evaluations are missing, all of u, s" in " ".join(page.findings)
 
 
+@pytest.mark.slow
 def test_figures_without_data_are_left_out(run: Run) -> None:
     nothing = {"history": pd.DataFrame(), "examples": [], "thresholds": pd.DataFrame()}
     bare = with_files(

@@ -291,6 +291,7 @@ def two_seeds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(write_ramp_run(tmp_path_factory.mktemp("ramps"), (0, 1)))
 
 
+@pytest.mark.slow
 def test_the_written_page(two_seeds: Path) -> None:
     check_html(two_seeds, has_script=True)
     check_same_bytes(two_seeds)

@@ -79,7 +79,7 @@ def _read(archive: Path, train: list[str], test: str, num_labels: int) -> Arrays
 
 
 def _images(records: Bytes, num_labels: int) -> Bytes:
-    return np.ascontiguousarray(records[:, num_labels:]).reshape(-1, 3, 32, 32)
+    return records[:, num_labels:].copy().reshape(-1, 3, 32, 32)
 
 
 def _contents(archive: Path, names: set[str]) -> dict[str, bytes]:
