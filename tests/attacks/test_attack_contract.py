@@ -293,7 +293,7 @@ def test_inputs_are_checked(name: str) -> None:
             attack(model, images, labels.clone().fill_(value), eps=0.1)
     with pytest.raises(UserError, match="batch_size must be a whole number of at least 1"):
         attack(model, images, labels, eps=0.1, batch_size=0)
-    with pytest.raises(UserError, match="give num_classes, .* a plain network has none"):
+    with pytest.raises(UserError, match=r"give num_classes, .* a plain network has none"):
         attack(lambda x: x, images, labels, eps=0.1)  # type: ignore[arg-type]
     with pytest.raises(UserError, match=r"norm .*must be one of linf.*not 'l7'"):
         attack(model, images, labels, eps=0.1, norm="l7")

@@ -269,7 +269,8 @@ def test_more_never_finds_less(digits: Digits) -> None:
 # What it finds, beside others.
 
 
-@pytest.mark.parametrize("name", [pytest.param("plain", marks=pytest.mark.slow), "guarded"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "guarded"])
 def test_it_finds_what_others_find(digits: Digits, name: str) -> None:
     model: Classifier = getattr(digits, name)
     images, labels = right_digits(digits, model, 300)

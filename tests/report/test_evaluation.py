@@ -458,6 +458,7 @@ def test_the_threshold_and_its_origin(trial: Trial) -> None:
 # Missing parts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "missing"),
     [

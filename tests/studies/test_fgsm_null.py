@@ -300,6 +300,7 @@ def drawn(
     return folder, page
 
 
+@pytest.mark.slow
 def test_the_written_page(drawn: tuple[Path, Page]) -> None:
     folder, page = drawn
     check_blocks(page)

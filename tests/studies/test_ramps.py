@@ -346,6 +346,7 @@ def test_tables_on_the_terminal(two_seeds: Path) -> None:
     assert "The end of training" in text
 
 
+@pytest.mark.slow
 def test_a_run_with_one_variant_or_a_hostile_name_has_a_page(tmp_path: Path) -> None:
     write_ramp_run(tmp_path / "a", (3,), ["uniform"])
     text = text_of(render(page(read_run(tmp_path / "a"))))
