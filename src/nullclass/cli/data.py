@@ -10,8 +10,6 @@ import tyro
 
 from nullclass.cli.common import Resize
 from nullclass.cli.outputs import output_file
-from nullclass.core.checks import shown
-from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,12 +21,10 @@ class Fetch:
 
     def run(self) -> None:
         """Run the action."""
-        from nullclass.data import DATASETS, fetch
-        from nullclass.data.fetching import close_name
+        from nullclass.data.fetching import fetch, find_dataset
 
-        for name in self.names:
-            if name not in DATASETS:
-                raise UserError(f"there is no dataset {shown(name)} to fetch{close_name(name)}")
+        for name in self.names:  # before the first download
+            find_dataset(name)
         for name in self.names:
             print(f"{name}: {fetch(name)[1]}")
 

@@ -16,6 +16,7 @@ from nullclass.core.checks import check_count, shown
 from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
+    from nullclass.data import Dataset
     from nullclass.experiments.config import Study
 
 MAX_WORKERS = 4096
@@ -60,7 +61,7 @@ class Command:
 
     def run(self) -> int:
         """Run the command and return the exit status."""
-        study = self._find_study()
+        study, dataset = self._find_study()
         default = study.name if self.preset == "quick" else f"{study.name}-{self.preset}"
         folder = self.out or Path("runs") / default
         if self.join is not None:
@@ -85,7 +86,7 @@ class Command:
         for name in study.further_data:
             load_dataset(name, validation=0)
         data = study.dataset if self.data is None else place_of(self.data)
-        dataset = load_dataset(data, validation=study.validation)
+        dataset = dataset or load_dataset(data, validation=0)
         engine = make_engine(
             self.engine,
             DataSource(data, study.validation),
@@ -96,7 +97,7 @@ class Command:
         )
         result = run_study(
             study,
-            dataset,
+            dataset.hold_out(study.validation),
             folder.absolute(),
             engine=engine,
             device=device,
@@ -118,19 +119,20 @@ class Command:
             )
         return int(not is_complete)
 
-    def _find_study(self) -> Study:
-        """Return the study on the chosen data."""
+    def _find_study(self) -> tuple[Study, Dataset | None]:
+        """Return the study on the chosen data, and these if only loading tells which they are."""
         from nullclass.data.known import known_names
         from nullclass.studies import find_study
 
         study = find_study(self.name)  # before torch is loaded
         if self.data is None:
-            return study
+            return study, None
         if self.data in known_names():
-            return find_study(self.name, self.data)
+            return find_study(self.name, self.data), None
         from nullclass.data import load_dataset
 
-        return find_study(self.name, load_dataset(self.data, validation=0).name)
+        dataset = load_dataset(self.data, validation=0)
+        return find_study(self.name, dataset.name), dataset
 
     def _join(self, study: Study, folder: Path, piece: Path) -> int:
         """Join a piece and return the exit status."""

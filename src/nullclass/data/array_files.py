@@ -25,8 +25,8 @@ from nullclass.core.errors import UserError
 from nullclass.core.paths import check_regular, sha256
 from nullclass.core.tensor_files import check_header
 from nullclass.data.arrays import is_channel_last
-from nullclass.data.idx import Bytes
-from nullclass.data.streamed import IN_MEMORY, StreamedImages
+from nullclass.data.idx import MAX_EXPANSION, SMALL, Bytes
+from nullclass.data.streamed import IN_MEMORY, Images, StreamedImages
 
 NAMES = (
     ("x_train", "y_train", "x_test", "y_test"),
@@ -34,10 +34,6 @@ NAMES = (
 )
 TEST_NAMES = (("images", "labels"), ("x", "y"), NAMES[0][2:], NAMES[1][2:])
 
-_MAX_EXPANSION, _SMALL = 200, 2**26
-"""A compressed file may expand to 64 MiB, or to 200 times its size."""
-
-Images = Tensor | StreamedImages
 Part = tuple[Images, Tensor]
 """Images as they are in the file, and labels."""
 
@@ -52,9 +48,9 @@ def read_npz(path: Path) -> tuple[Part | None, Part]:
     try:
         with zipfile.ZipFile(path) as archive:
             expanded = sum(member.file_size for member in archive.infolist())
-        if expanded > max(_SMALL, _MAX_EXPANSION * os.path.getsize(path)):
+        if expanded > max(SMALL, MAX_EXPANSION * os.path.getsize(path)):
             raise UserError(
-                f"{path} expands to over {_MAX_EXPANSION} times its size: write it again"
+                f"{path} expands to over {MAX_EXPANSION} times its size: write it again"
             )
         with np.load(path, allow_pickle=False) as arrays:
 

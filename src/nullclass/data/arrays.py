@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nullclass.core.checks import check_count
+from nullclass.core.devices import images_at_once
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.data.streamed import StreamedImages
@@ -68,6 +69,11 @@ class LabelledImages:
         """
         index = _index(indices)
         return to_float(self.images[index]), self.labels[index]
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all images and labels in order, as many as are moved to a device at once."""
+        for indices in torch.arange(len(self)).split(images_at_once(self.images.shape)):
+            yield self.batch(indices)
 
     def subset(self, indices: Indices) -> LabelledImages:
         """Return the images at some positions, in their order, with the same K.

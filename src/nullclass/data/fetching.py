@@ -56,9 +56,7 @@ def fetch(name: str, progress: Progress = print_line) -> tuple[dict[str, Path], 
     Raises:
         UserError: If the name is unknown, the cache cannot be written, or no source has the files.
     """
-    if not isinstance(name, str) or name not in DATASETS:
-        raise UserError(f"there is no dataset {shown(name)} to fetch{close_name(str(name))}")
-    known, folder = DATASETS[name], cache_folder() / name
+    known, folder = find_dataset(name), cache_folder() / name
     missing = []
     for file in known.md5:
         path = folder / file
@@ -70,6 +68,17 @@ def fetch(name: str, progress: Progress = print_line) -> tuple[dict[str, Path], 
     origins = _download(known, folder, missing, progress) if missing else ["the cache"]
     paths = {file: folder / file for file in known.md5}
     return paths, f"{known.title} from {' and '.join(origins)}, checksums verified"
+
+
+def find_dataset(name: str) -> KnownDataset:
+    """Return a known dataset by its name.
+
+    Raises:
+        UserError: If there is none.
+    """
+    if not isinstance(name, str) or name not in DATASETS:
+        raise UserError(f"there is no dataset {shown(name)} to fetch{close_name(str(name))}")
+    return DATASETS[name]
 
 
 def close_name(name: str) -> str:

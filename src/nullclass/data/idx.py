@@ -37,8 +37,8 @@ CHUNK = 1 << 20
 GZIP_MAGIC = b"\x1f\x8b"
 _KIND = {1: "label", 3: "image"}
 
-_MAX_EXPANSION, _SMALL = 200, 1 << 26
-"""A gzipped file may expand to 64 MiB, or to 200 times its size (MNIST: 5 times)."""
+MAX_EXPANSION, SMALL = 200, 1 << 26
+"""A compressed file may expand to 64 MiB, or to 200 times its size (MNIST: 5 times)."""
 
 Bytes = npt.NDArray[np.uint8]
 Arrays = tuple[Bytes, Bytes, Bytes, Bytes]
@@ -214,9 +214,9 @@ def _content_size(path: Path, expected: int) -> int:
         size = os.fstat(stream.fileno()).st_size
     if path.suffix != ".gz":
         return size
-    if expected > max(_SMALL, _MAX_EXPANSION * size):
+    if expected > max(SMALL, MAX_EXPANSION * size):
         raise UserError(
-            f"the header of {path} promises more than {_MAX_EXPANSION} times the size of the file, "
+            f"the header of {path} promises more than {MAX_EXPANSION} times the size of the file, "
             "as no images need: fetch it again, or gunzip it if that is intended"
         )
     return sum(map(len, content_chunks(path, expected)))

@@ -14,22 +14,20 @@ from nullclass.core.checks import check_count, check_path, shown
 from nullclass.core.errors import UserError
 from nullclass.core.imports import is_function_name
 from nullclass.data import array_files, idx, returned
+from nullclass.data.array_files import Part
 from nullclass.data.arrays import LabelledImages, checked_labels, stored_images
 from nullclass.data.dataset import Dataset
 from nullclass.data.fetching import Progress, close_name, fetch, find_known, print_line
 from nullclass.data.known import DATASETS, RAMPS, known_names
 from nullclass.data.ramps import CLASS_NAMES as RAMP_NAMES
 from nullclass.data.ramps import ramps
-from nullclass.data.streamed import StreamedImages
+from nullclass.data.streamed import Images, StreamedImages
 
 IDX_SUBFOLDERS = (".", "raw", "MNIST/raw", "FashionMNIST/raw")
 """Where IDX files may lie inside a folder of the user, in the order to look."""
 
 MAX_SIDE = 2**15
 """Largest height and width to scale images to."""
-
-Part = tuple[Tensor | StreamedImages, Tensor]
-"""Images and labels."""
 
 
 def load_dataset(
@@ -201,7 +199,7 @@ def _numbered(name: str, labels: Sequence[Tensor]) -> tuple[str, ...]:
     return tuple(map(str, range(high + 1)))
 
 
-def _stored(images: Tensor | StreamedImages) -> Tensor | StreamedImages:
+def _stored(images: Images) -> Images:
     """Return images to store; floats that are whole numbers up to 255 are bytes."""
     if isinstance(images, StreamedImages):
         return images

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from nullclass.core.errors import UserError
+from nullclass.core.errors import UserError, describe_error
 from nullclass.core.imports import call_function
 from nullclass.data.arrays import LabelledImages
 
@@ -71,8 +71,7 @@ def _read(dataset: Any) -> Part:
             labels.append(int(label))
         return torch.stack(images), torch.tensor(labels)
     except Exception as error:  # the user's code
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(
-            f"the images of the {kind} cannot be read ({reason}): let it return pairs of a tensor "
-            "(C, H, W), all of one shape, and a whole number"
+            f"the images of the {kind} cannot be read ({describe_error(error)}): let it "
+            "return pairs of a tensor (C, H, W), all of one shape, and a whole number"
         ) from error

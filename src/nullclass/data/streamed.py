@@ -70,6 +70,10 @@ class StreamedImages:
         return hashlib.sha256(text.encode() + self.positions.numpy().tobytes()).hexdigest()
 
 
+Images = Tensor | StreamedImages
+"""Images in memory, or on the disk."""
+
+
 def remembering(read: Callable[[int], Bytes], shape: tuple[int, ...]) -> Callable[[int], Bytes]:
     """Return a function that reads each image once, if all ``(N, C, H, W)`` fit into memory."""
     if math.prod(shape) > IN_MEMORY:

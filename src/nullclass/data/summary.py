@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from nullclass.core.devices import images_at_once
-from nullclass.data.arrays import LabelledImages, to_float
+from nullclass.data.arrays import LabelledImages
 from nullclass.data.dataset import Dataset, pixel_statistics
 from nullclass.data.streamed import IN_MEMORY
 
@@ -96,10 +95,8 @@ def _counts(data: LabelledImages, num_classes: int) -> list[int]:
 def _range(data: LabelledImages) -> tuple[float, float]:
     """Return the lowest and highest pixel, in [0,1]."""
     low, high = 1.0, 0.0
-    for indices in torch.arange(len(data)).split(images_at_once(data.images.shape)):
-        darkest, brightest = torch.aminmax(data.images[indices])
-        low = min(low, float(to_float(darkest)))
-        high = max(high, float(to_float(brightest)))
+    for images, _ in data.batches():
+        low, high = min(low, float(images.min())), max(high, float(images.max()))
     return low, high
 
 

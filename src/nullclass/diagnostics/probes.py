@@ -88,9 +88,7 @@ def gradients(context: ProbeContext) -> Result:
     def cross_entropies(logits: Tensor) -> Tensor:
         return cross_entropy(logits, labels, reduction="none")
 
-    def scores(logits: Tensor) -> Tensor:
-        return null_scores(logits, model.num_classes)
-
+    scores = partial(null_scores, num_classes=model.num_classes)
     has_gradients = True
     with frozen(model):
         try:
@@ -123,10 +121,7 @@ def null_direction(context: ProbeContext) -> Result:
         return None
     eps, norm = SMALL_STEP * eps, find_ball(context.norm)
     images, _ = context.batch(indices)
-
-    def scores(logits: Tensor) -> Tensor:
-        return null_scores(logits, model.num_classes)
-
+    scores = partial(null_scores, num_classes=model.num_classes)
     with frozen(model):
         gradient, _ = input_gradient(model, images, scores)
         above, below = (

@@ -349,7 +349,6 @@ def _check_output(model: Classifier, output: Any, images: Tensor) -> None:
         )
 
 
-@torch.no_grad()
 def _try(model: Classifier, images: Tensor) -> Any:
     """Return what the body of a model returns."""
     images = model.standardised(images.to(model.mean.device))

@@ -11,7 +11,6 @@ from scipy.optimize import isotonic_regression
 from torch import Tensor
 
 from nullclass.core.checks import check_count
-from nullclass.core.devices import images_at_once
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.core.norms import find_norm
@@ -133,8 +132,7 @@ def _correct_batches(
     """Return the correctly classified images in batches."""
     batches: list[Batch] = []
     with frozen(model):
-        for indices in torch.arange(len(held_out)).split(images_at_once(held_out.images.shape)):
-            batch = held_out.batch(indices)
+        for batch in held_out.batches():
             images, labels = (tensor.to(model.mean.device) for tensor in batch)
             is_correct = (model.predict(images) == labels) & (labels >= 0)
             images, labels = images[is_correct], labels[is_correct]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -21,12 +21,13 @@ from nullclass.core.documents import Document, Int64, Sha256, read_document, wri
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.models.classifier import Classifier, check_classifier
+from nullclass.rejection.fixed import FixedClassifier
 
 UNPROVED = -1e3
 """Margin of a class without any bound: finite, because logits must be."""
 
 
-class CertifiedNull(Classifier):
+class CertifiedNull(FixedClassifier):
     """A classifier that predicts what is certified within a radius, and null otherwise.
 
     Args:
@@ -38,7 +39,6 @@ class CertifiedNull(Classifier):
         UserError: If the model has null, or radius or norm is invalid.
     """
 
-    body: Classifier
     verifier: str
 
     def __init__(self, model: Classifier, radius: float, norm: str) -> None:
@@ -49,20 +49,9 @@ class CertifiedNull(Classifier):
                 "nullclass.scoring.proofs.prove"
             )
         check_radius(radius, norm)
-        super().__init__(model, model.num_classes, image_shape=model.image_shape)
+        super().__init__(model)
         self.radius, self.norm = float(radius), norm
         self.to(model.mean.device).eval()
-
-    @property
-    def model(self) -> Classifier:
-        """The classifier inside."""
-        return self.body
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; the model inside stays in evaluation mode, which the bounds are of."""
-        super().train(mode)
-        self.model.eval()
-        return self
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from nullclass.core.devices import default_batch_size, images_at_once
+from nullclass.core.devices import default_batch_size
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data import LabelledImages, tensors_or_loader
@@ -45,8 +45,8 @@ def clean_batches(
 
 
 def _batches(data: LabelledImages, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    for indices in torch.arange(len(data)).split(images_at_once(data.images.shape)):
-        images, labels = (part.to(device) for part in data.batch(indices))
+    for batch in data.batches():
+        images, labels = (part.to(device) for part in batch)
         size = default_batch_size(images)
         yield from zip(images.split(size), labels.split(size), strict=True)
 
@@ -69,12 +69,23 @@ def hidden_features(classifier: Classifier, images: Tensor, layer: str | None = 
         names = [name for name, part in modules.items() if isinstance(part, nn.Linear)]
         if not names:
             raise UserError("the classifier has no torch.nn.Linear: name a layer of it")
-        found = _inputs(classifier, modules[names[-1]], images)
+        register = modules[names[-1]].register_forward_pre_hook
     elif layer in modules:
-        found = _outputs(classifier, modules[layer], images)
+        register = modules[layer].register_forward_hook
     else:
         known = ", ".join(filter(None, modules))
         raise UserError(f"the classifier has no layer {layer!r}: its layers are {known}")
+    found: object = None
+
+    def keep(_: nn.Module, inputs: tuple[object, ...], *output: object) -> None:
+        nonlocal found
+        found = output[0] if output else inputs[0]
+
+    hook = register(keep)
+    try:
+        classifier(images)
+    finally:
+        hook.remove()
     if not isinstance(found, Tensor) or len(found) != len(images):
         raise UserError(
             f"the layer {layer or 'torch.nn.Linear'} gives no tensor of features per image, or the "
@@ -82,23 +93,3 @@ def hidden_features(classifier: Classifier, images: Tensor, layer: str | None = 
         )
     features = found.flatten(2).mean(dim=2) if found.ndim == 4 else found.flatten(1)
     return at_least_float32(features)
-
-
-def _inputs(classifier: Classifier, module: nn.Module, images: Tensor) -> object:
-    found: list[object] = [None]
-    hook = module.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
-    try:
-        classifier(images)
-    finally:
-        hook.remove()
-    return found[-1]
-
-
-def _outputs(classifier: Classifier, module: nn.Module, images: Tensor) -> object:
-    found: list[object] = [None]
-    hook = module.register_forward_hook(lambda _, inputs, output: found.append(output))
-    try:
-        classifier(images)
-    finally:
-        hook.remove()
-    return found[-1]

@@ -13,7 +13,6 @@ Athalye et al. 2018, "Obfuscated gradients give a false sense of security", sect
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +25,7 @@ from nullclass.models.classifier import (
     check_classifier,
 )
 from nullclass.models.network import as_module
+from nullclass.rejection.fixed import FixedClassifier
 from nullclass.rejection.scores import SCORES
 from nullclass.rejection.threshold import Threshold, with_threshold
 
@@ -50,7 +50,7 @@ class LogitScore(nn.Module):
         return SCORES[self.name](logits)
 
 
-class DetectingClassifier(Classifier):
+class DetectingClassifier(FixedClassifier):
     """A classifier with the null logit ``max_k z_k + s(x)``: null exactly if s(x) > 0.
 
     Its null score (:func:`nullclass.rejection.null_scores`) is s, so
@@ -68,8 +68,6 @@ class DetectingClassifier(Classifier):
             round, or detector or surrogate are no functions.
     """
 
-    body: Classifier
-
     def __init__(
         self, model: Classifier, detector: Detector | str, surrogate: Detector | None = None
     ) -> None:
@@ -85,22 +83,10 @@ class DetectingClassifier(Classifier):
             raise UserError(
                 f"the classifier has no null logit: use one of {', '.join(SCORES)} but null-logit"
             )
-        super().__init__(model, model.num_classes, image_shape=model.image_shape)
+        super().__init__(model)
         self.detector = scorer
         self.surrogate = None if surrogate is None else _as_detector(surrogate, "surrogate")
         self.to(model.mean.device).eval()
-
-    @property
-    def model(self) -> Classifier:
-        """The classifier inside."""
-        return self.body
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode; model and detector stay in evaluation mode, in which they were fitted."""
-        super().train(mode)
-        for part in self.children():
-            part.eval()
-        return self
 
     def all_logits(self, images: Tensor) -> Tensor:
         """Return logits ``(N, K + 1)`` of images ``(N, C, H, W)`` in [0,1].

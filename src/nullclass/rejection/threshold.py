@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from nullclass.core.checks import check_number, check_rate
-from nullclass.core.devices import exact_float32, images_at_once
+from nullclass.core.devices import exact_float32
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data import LabelledImages, tensors_or_loader
@@ -176,7 +176,7 @@ def calibrate(
         )
     scores = []
     with frozen(model), torch.no_grad():
-        for images in _batches(data):
+        for images, _ in data.batches():
             logits = model(images.to(model.mean.device))
             scores.append(null_scores(logits, model.num_classes).cpu().numpy())
     ordered = np.sort(np.concatenate(scores))
@@ -206,10 +206,5 @@ def overlap(threshold: Threshold, data: LabelledImages) -> int:
 
 
 def _hashes(data: LabelledImages) -> Iterator[str]:
-    for images in _batches(data):
+    for images, _ in data.batches():
         yield from image_hashes(images)
-
-
-def _batches(data: LabelledImages) -> Iterator[Tensor]:
-    for indices in torch.arange(len(data)).split(images_at_once(data.images.shape)):
-        yield data.batch(indices)[0]

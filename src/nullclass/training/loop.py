@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from nullclass.core.devices import images_at_once
 from nullclass.core.errors import UserError
 from nullclass.core.rng import fork_rng
 from nullclass.data import LabelledImages, tensors_or_loader
@@ -214,8 +213,7 @@ def _accuracy(model: Classifier, data: LabelledImages) -> float:
     """Put the model into evaluation mode and return its accuracy."""
     model.eval()
     num_correct = 0
-    for indices in torch.arange(len(data)).split(images_at_once(data.images.shape)):
-        images, labels = data.batch(indices)
+    for images, labels in data.batches():
         num_correct += int((model.predict(images.to(model.mean.device)).cpu() == labels).sum())
     return num_correct / len(data)
 

@@ -25,7 +25,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from nullclass.core.devices import BATCH_SIZE, images_at_once
+from nullclass.core.devices import BATCH_SIZE
 from nullclass.core.documents import Schema, json_values
 from nullclass.core.errors import DamagedStateError, UserError
 from nullclass.core.modules import frozen
@@ -290,10 +290,8 @@ def agreement(first: Oracle, second: Oracle, images: Tensor | LabelledImages) ->
 
     It queries both models for all images, so it measures an attacker but is not available to one.
     """
-    pool = _as_images(images)
-    at_once = images_at_once(pool.images.shape)
-    batches = (pool.batch(index)[0] for index in torch.arange(len(pool)).split(at_once))
-    return _rate(torch.cat([_predict(first, x) == _predict(second, x) for x in batches]))
+    batches = _as_images(images).batches()
+    return _rate(torch.cat([_predict(first, x) == _predict(second, x) for x, _ in batches]))
 
 
 def _as_images(images: Tensor | LabelledImages) -> LabelledImages:

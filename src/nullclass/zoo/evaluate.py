@@ -12,7 +12,6 @@ import pandas as pd
 import torch
 
 from nullclass.attacks import Attack
-from nullclass.core.devices import images_at_once
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES, outcomes
 from nullclass.data import Dataset
@@ -49,8 +48,7 @@ def measure_clean(member: Member, dataset: Dataset) -> pd.DataFrame:
     """Return the clean rates on all test images."""
     check_dataset(member, dataset)
     model, counts = load_member(member).double(), torch.zeros(len(OUTCOME_NAMES), dtype=torch.long)
-    for indices in torch.arange(len(dataset.test)).split(images_at_once(dataset.test.images.shape)):
-        images, labels = dataset.test.batch(indices)
+    for images, labels in dataset.test.batches():
         batch = outcomes(model.predict(images.double()), labels)
         counts += batch.bincount(minlength=len(OUTCOME_NAMES))
     hits = dict(zip(METRICS[CLEAN], counts.tolist(), strict=True))
