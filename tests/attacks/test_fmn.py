@@ -227,3 +227,17 @@ def test_without_null_and_without_images(digits: Digits) -> None:
     nothing, none = FMN().smallest(model, images[:0], labels[:0], norm="linf")
     assert nothing.shape == (0, 1, 8, 8)
     assert none.shape == (0,)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_as_an_attack_it_stops_within_eps_or_goes_on_to_the_nearest(norm: str) -> None:
+    a, b = 0.002, 0.01
+    model, image, label = two_input_world(a, b)
+    first = FMN()(model, image, label, eps=0.4, norm=norm)
+    nearest = FMN(is_nearest=True)(model, image, label, eps=0.4, norm=norm)
+    assert outcome_of(model, first, label) == outcome_of(model, nearest, label) == ["fooled"]
+    assert b * (1 - 1e-6) <= float(size(nearest - image, norm)) <= 1.01 * b
+    assert float(size(first - image, norm)) > 1.01 * b
+    beyond = FMN(is_nearest=True)(model, image, label, eps=0.9 * b, norm=norm)
+    assert outcome_of(model, beyond, label) != ["fooled"]
+    assert float(size(beyond - image, norm)) <= 0.9 * b * (1 + 1e-6)

@@ -15,7 +15,7 @@ from nullclass.core.paths import file_name
 from nullclass.evaluation.result import Evaluation
 from nullclass.experiments.config import Study, Training, Trial
 from nullclass.results import frames, schema, store
-from nullclass.results.info import TrainingResult
+from nullclass.results.info import CostInfo, TrainingResult
 
 
 class Unscored(Evaluation):
@@ -62,6 +62,8 @@ def write_trial(
     trial: Trial,
     rows: Sequence[pd.DataFrame],
     examples: list[schema.Examples],
+    *,
+    prediction: CostInfo | None = None,
     **tables: pd.DataFrame,
 ) -> None:
     """Write one evaluation into its folder.
@@ -71,6 +73,7 @@ def write_trial(
         trial: Its config.
         rows: Rows of each attack.
         examples: Example images.
+        prediction: Cost of a prediction.
         tables: Further tables of the evaluation.
     """
     evaluation = vars(build_evaluation(pd.concat(rows, ignore_index=True), examples)) | tables
@@ -80,7 +83,8 @@ def write_trial(
         seed=trial.seed,
         selection=trial.selection,
         config=trial,
-        trained_in=f"{schema.MODELS}/{file_name(trial.model)}-seed{trial.seed}",
+        prediction=prediction,
+        trained_in=f"{schema.MODELS}/{file_name(trial.training.name)}-seed{trial.seed}",
         provenance=PROVENANCE,
     )
 

@@ -52,7 +52,7 @@ NUM_HALVINGS = 10
 class FMN(BaseAttack):
     """Minimum-norm search, as an attack and as a distance; deterministic.
 
-    As an attack it stops at the first success within eps. Settings: see
+    As an attack it stops at the first success within eps, by default. Settings: see
     :class:`nullclass.attacks.base.BaseAttack`.
     """
 
@@ -62,12 +62,14 @@ class FMN(BaseAttack):
     num_steps: int = 100
     """Gradient steps on the objective's loss, and as many towards each target."""
     num_targets: int | None = None
+    is_nearest: bool = False
+    """As an attack, go on to the nearest success instead of stopping at the first within eps."""
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
-        found = self._search(state)
+        found = self._search(state, is_nearest=self.is_nearest)
         adv_images = state.norm.project(found.adv_images, state.images, state.eps)
-        is_inside = found.sizes <= found.enough
+        is_inside = found.sizes <= found.eps
         adv_images[is_inside] = found.adv_images[is_inside]  # without the projection's rounding
         state.adv_images = adv_images
 
@@ -109,8 +111,8 @@ class FMN(BaseAttack):
             found = self._search(state)
         return found.adv_images, found.sizes
 
-    def _search(self, state: AttackState) -> _Nearest:
-        found = _Nearest(state)
+    def _search(self, state: AttackState, *, is_nearest: bool = True) -> _Nearest:
+        found = _Nearest(state, is_nearest=is_nearest)
         if not len(state.images):
             return found
         for loss, margin in self._losses(state):
@@ -132,10 +134,11 @@ class FMN(BaseAttack):
 class _Nearest:
     """The nearest success of every image so far."""
 
-    def __init__(self, state: AttackState) -> None:
+    def __init__(self, state: AttackState, *, is_nearest: bool) -> None:
         self.state = state
         eps = torch.as_tensor(state.eps, dtype=state.images.dtype, device=state.images.device)
-        self.enough = eps.expand(len(state.images))
+        self.eps = eps.expand(len(state.images))
+        self.enough = torch.zeros_like(self.eps) if is_nearest else self.eps
         """``(N,)`` sizes at which an image needs no further search."""
         self.adv_images = state.images.clone()
         """The nearest successes, and the images with the largest margin for the rest."""

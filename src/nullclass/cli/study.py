@@ -31,8 +31,8 @@ class Command:
     """Run a study: train its models, attack them, draw its report."""
 
     name: tyro.conf.Positional[str]
-    """fgsm-null (the notebook), ramps or null-samples (the report), null-probabilities, or
-    provable-null."""
+    """fgsm-null (the notebook), ramps or null-samples (the report), null-probabilities,
+    provable-null, or detectors."""
     preset: Literal["quick", "full", "source"] = "quick"
     """quick: few seeds, few attacked images and the fast recipe. full: all seeds and images, by the
     source's recipe; null-samples trains its 240 models by the fast recipe. source (null-samples):

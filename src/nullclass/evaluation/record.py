@@ -33,6 +33,7 @@ from nullclass.results import schema, store
 from nullclass.results.info import DataInfo, RunInfo, Settings, TrialResult
 from nullclass.results.run import read_run, write_summary
 from nullclass.scoring.parts import FEW
+from nullclass.scoring.prediction_cost import NUM_IMAGES, prediction_cost
 from nullclass.scoring.score import check_classes
 from nullclass.training.batches import sha256
 from nullclass.training.card import Card
@@ -272,6 +273,7 @@ def record_evaluation(
                 device=info.device,
                 provenance=info.provenance,
                 evaluation_seconds=round(time.perf_counter() - started, 1),
+                prediction=prediction_cost(model, test.batch(slice(0, NUM_IMAGES))[0]),
             )
         elif earlier is not None and earlier.trials == info.trials:
             info = earlier

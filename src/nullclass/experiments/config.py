@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nullclass.core.errors import UserError
+from nullclass.experiments.detector_plan import DetectorPlan
 from nullclass.results.schema import LAST
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe
@@ -90,9 +91,8 @@ class Training:
             raise UserError(f"{self.name!r} starts from a training that keeps no last epoch")
         if self.robust is not None and self.nulls is not None:
             raise UserError(f"{self.name!r} has a robust loss, so it takes no null images")
-        if self.queries is not None and (
-            self.nulls or self.selections or self.start or self.robust
-        ):
+        others = (self.nulls, self.selections, self.start, self.robust)
+        if self.queries is not None and any(others):
             raise UserError(
                 f"{self.name!r} learns another model's answers: it takes no null images, no "
                 "selections, no initial weights and no robust loss"
@@ -107,18 +107,20 @@ class ModelSpec:
     selection: str = LAST
     """Which checkpoint of the training: ``last``, or one of its selections."""
     null_rate: float | None = None
-    """Answers null by a threshold that refuses this share of clean held-out images
+    """Share of clean held-out images that a threshold refuses
     (:func:`nullclass.rejection.threshold.calibrate`); ``None`` decides by argmax."""
     radius: float | None = None
     """Answers only what is proved within this radius, L∞ in pixel units
     (:class:`nullclass.rejection.provable.ProvableNull`)."""
+    detector: DetectorPlan | None = None
+    """Answers null where its score exceeds a threshold: that of ``null_rate``, or 0."""
 
     def __post_init__(self) -> None:
+        if self.detector is not None and (self.training.has_null or self.radius is not None):
+            raise UserError(f"{self.training.name!r} has a detector, so it has no other null")
         if self.radius is not None and (self.training.has_null or self.null_rate is not None):
-            raise UserError(
-                f"{self.training.name!r} refuses what is not proved, so it has no null class and "
-                "no threshold"
-            )
+            name = self.training.name
+            raise UserError(f"{name!r} refuses what is not proved: no null class, no threshold")
         kept = self.training.selections or (LAST,)
         if self.selection not in kept:
             raise UserError(
@@ -310,11 +312,14 @@ class Trial:
     """Perturbations of this model, by size."""
     radius: float | None = None
     """See :class:`ModelSpec`."""
+    detector: DetectorPlan | None = None
+    """See :class:`ModelSpec`."""
+    label: str = ""
+    """Value of the ``model`` column; empty uses the training's name."""
     proofs: tuple[ProofPlan, ...] = ()
     """What to prove of the model."""
     radii: tuple[float, ...] = ()
-    """Other radii, in pixel units, at which a model with a radius answers the clean images
-    (:mod:`nullclass.scoring.sweeps`)."""
+    """Other radii in pixel units at which a model with a radius answers clean images."""
 
     def __post_init__(self) -> None:
         names = [plan.name for plan in self.attacks] + [craft.attack_name for craft in self.crafted]
@@ -337,12 +342,12 @@ class Trial:
     @property
     def model(self) -> str:
         """Name of the variant, as in tables."""
-        return self.training.name
+        return self.label or self.training.name
 
     @property
     def model_spec(self) -> ModelSpec:
         """The evaluated model."""
-        return ModelSpec(self.training, self.selection, self.null_rate, self.radius)
+        return ModelSpec(self.training, self.selection, self.null_rate, self.radius, self.detector)
 
     @property
     def seed(self) -> int:

@@ -16,9 +16,17 @@ from nullclass.core.paths import inside
 from nullclass.core.provenance import provenance
 from nullclass.data import Dataset, LabelledImages
 from nullclass.experiments.config import AttackPlan, Config, ModelSpec, Training
+from nullclass.experiments.detector_plan import CONSISTENCY, DetectorPlan
 from nullclass.experiments.jobs import folder_of
 from nullclass.models import Classifier
-from nullclass.rejection import ProvableNull, calibrate, with_threshold
+from nullclass.rejection import (
+    DETECTORS,
+    ConsistentNull,
+    ProvableNull,
+    calibrate,
+    reject_by,
+    with_threshold,
+)
 from nullclass.results.schema import LAST
 from nullclass.training.checkpoint import load_checkpoint
 
@@ -42,6 +50,8 @@ class RunContext:
     def load_model(self, spec: ModelSpec) -> Classifier:
         """Return a trained model with its way to refuse."""
         model = self.load_trained(spec.training, spec.selection)
+        if spec.detector is not None:
+            model = self._with_detector(model, spec.detector, spec.training.seed)
         if spec.radius is not None:
             return ProvableNull(model, spec.radius)
         if spec.null_rate is None:
@@ -49,6 +59,13 @@ class RunContext:
         if self.dataset.validation is None:
             raise UserError("a threshold needs held-out images, but the dataset has none")
         return with_threshold(model, calibrate(model, self.dataset.validation, spec.null_rate))
+
+    def _with_detector(self, model: Classifier, plan: DetectorPlan, seed: int) -> Classifier:
+        """Return a model with a detector, which refuses where its score is above 0."""
+        if plan.name == CONSISTENCY:
+            return ConsistentNull(model, **plan.settings)
+        clean = first(self.dataset.training_images(), plan.num_images)
+        return reject_by(model, DETECTORS[plan.name](model, clean, seed))
 
     def describe(self, config: Config) -> dict[str, Any]:
         """Return the fields that every result has (:class:`nullclass.results.info.Result`)."""

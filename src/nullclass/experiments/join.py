@@ -32,7 +32,16 @@ KINDS = (schema.MODELS, schema.ESTIMATES, schema.CRAFTED, schema.TRIALS)
 TIMED = (CARD, schema.HISTORY, schema.COSTS)
 """Files that hold times, which differ between two runs of one job."""
 
-EVALUATION = ("attacks", "num_clean", "sizes", "proofs", "radii", "null_rate", "radius")
+EVALUATION = (
+    "attacks",
+    "num_clean",
+    "sizes",
+    "proofs",
+    "radii",
+    "null_rate",
+    "radius",
+    "detector",
+)
 """Settings of a trial that do not depend on the seed."""
 
 

@@ -29,6 +29,7 @@ from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.crafted import Crafted, score_crafted
 from nullclass.scoring.fgsm_thresholds import find_thresholds
 from nullclass.scoring.parts import FEW, Parts
+from nullclass.scoring.prediction_cost import NUM_IMAGES, prediction_cost
 from nullclass.scoring.proofs import prove
 from nullclass.scoring.score import OnImages, score_clean
 from nullclass.scoring.sweeps import score_radii, score_sizes
@@ -110,6 +111,7 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
         selection=trial.selection,
         trained_in=folder_of(trial.training, run.dataset.checksum),
         evaluation_seconds=round(time.perf_counter() - started, 1),
+        prediction=prediction_cost(model, test.batch(slice(0, NUM_IMAGES))[0]),
         **run.describe(trial),
     )
 

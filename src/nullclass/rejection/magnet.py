@@ -78,6 +78,8 @@ def train_autoencoder(
     check_count("batch_size", batch_size)
     with fork_rng(check_seed(seed)):
         model = Autoencoder(data.images.shape[1]).to(device)
+    # With so few channels this layout takes a third of the time.
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.Adam(model.parameters(), check_positive("learning_rate", learning_rate))
     for _ in range(num_epochs):

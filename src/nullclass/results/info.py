@@ -158,6 +158,16 @@ class ThreatModel(Schema, frozen=True):
     attacks: dict[str, AttackInfo] = msgspec.field(default_factory=dict)
 
 
+class CostInfo(Schema, frozen=True):
+    """What one prediction costs, per image (:mod:`nullclass.scoring.prediction_cost`)."""
+
+    num_forwards: float
+    """Forward passes of the network inside the model."""
+    num_backwards: float
+    cpu_ms: float
+    """Processor time in milliseconds."""
+
+
 class TrialResult(Result, frozen=True, kw_only=True, tag="trial"):
     """An evaluated model."""
 
@@ -172,6 +182,8 @@ class TrialResult(Result, frozen=True, kw_only=True, tag="trial"):
     """Measurements for the red flags; empty if none were looked for."""
     flags: list[Flag] = msgspec.field(default_factory=list)
     evaluation_seconds: float = 0.0
+    prediction: CostInfo | None = None
+    """Cost of a prediction; None if it was not measured."""
 
 
 AnyResult = TrainingResult | EstimateResult | CraftResult | TrialResult

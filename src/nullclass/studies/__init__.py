@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from nullclass.core.errors import UserError
 from nullclass.experiments.config import AttackPlan, NullPlan, Preset, Study, Training, Trial
+from nullclass.studies.detectors.config import DETECTORS_STUDY
 from nullclass.studies.fgsm_null.config import FGSM_NULL
 from nullclass.studies.null_probabilities.config import NULL_PROBABILITIES
 from nullclass.studies.null_samples.config import NULL_SAMPLES
@@ -37,6 +38,7 @@ STUDIES: dict[str, Study] = {
         NULL_PROBABILITIES,
         PROVABLE_NULL,
         PROVABLE_NULL_FASHION,
+        DETECTORS_STUDY,
     )
 }
 

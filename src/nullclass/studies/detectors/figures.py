@@ -1,0 +1,125 @@
+"""Figures of the study ``detectors``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from nullclass.report.blocks import Drawing, Panel
+from nullclass.report.formatting import eps_text
+from nullclass.report.measures import Measures
+from nullclass.report.sections import Figure
+from nullclass.report.style import OUTCOME_COLOURS, panel, percent_axis
+from nullclass.results.run import Run
+from nullclass.results.schema import UNION
+from nullclass.studies.detectors.measured import (
+    aware,
+    budgets,
+    least_not_fooled,
+    models_on,
+    networks,
+    rule_of,
+)
+from nullclass.studies.detectors.tables import NETWORK_TITLES, num_images, unaware_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from nullclass.report.measures import Measure
+
+UNAWARE_COLOUR, AWARE_COLOUR = OUTCOME_COLOURS["correct"], OUTCOME_COLOURS["fooled"]
+EPS_COLOURS = ("#F0B48A", "#D55E00", "#7A3300")
+"""Of the budgets, the darkest for the largest."""
+
+
+def knowledge(run: Run) -> Drawing | None:
+    """What is not fooled without and with knowledge of the way to refuse, one panel per network."""
+    measures = Measures(run)
+    if not budgets(measures):
+        return None
+    eps = budgets(measures)[-1]
+    panels: list[Panel] = []
+    for network in networks(measures):
+        models = [m for m in models_on(measures, network) if aware(measures, m, "aer", eps)]
+        if not models:
+            continue
+        with _rules_panel(panels, f"fig_knowledge_{network}", network, models) as axis:
+            for at, model in enumerate(models):
+                before = least_not_fooled(measures, model, eps)
+                after = aware(measures, model, "aer", eps)
+                if before is not None and after is not None:
+                    ends = [before.mean, 1 - after.mean]
+                    axis.plot(ends, [at, at], color="#BBBBBB", linewidth=2, zorder=1)
+                    axis.plot(ends[:1], [at], "o", color=UNAWARE_COLOUR)
+                if after is not None:
+                    low, high = after.interval
+                    error = [[max(0.0, high - after.mean)], [max(0.0, after.mean - low)]]
+                    style: dict[str, Any] = {"color": AWARE_COLOUR, "elinewidth": 0.9}
+                    axis.errorbar([1 - after.mean], [at], xerr=error, fmt="D", capsize=2, **style)
+            axis.plot([], [], "o", color=UNAWARE_COLOUR, label="attacker does not know the rule")
+            axis.plot([], [], "D", color=AWARE_COLOUR, label="attacker knows the rule")
+            axis.set_xlabel("refused or correct under attack")
+    names = [name for network in networks(measures) for name in unaware_names(network)]
+    models = measures.models
+    return Drawing(
+        "What an attacker gains by knowing the way to refuse",
+        f"Share of images that are not fooled at ε {eps_text(eps)}, {measures.norm(UNION)}, "
+        f"{measures.seeds_text()}. Without knowledge: the smallest share of three attacks on the "
+        f"network alone ({num_images(measures, models, names)}). With knowledge: one minus AER over "
+        f"all attacks ({num_images(measures, models, [UNION])}); {measures.interval_note()}.",
+        panels,
+    )
+
+
+def by_eps(run: Run) -> Drawing | None:
+    """RAR at every ε, one panel per network."""
+    measures = Measures(run)
+    at_eps = budgets(measures)
+    if not at_eps:
+        return None
+    panels: list[Panel] = []
+    for network in networks(measures):
+        models = [m for m in models_on(measures, network) if aware(measures, m, "rar", at_eps[-1])]
+        if not models:
+            continue
+        with _rules_panel(panels, f"fig_rar_{network}", network, models) as axis:
+            for index, eps in enumerate(at_eps):
+                found = [aware(measures, model, "rar", eps) for model in models]
+                _dots(axis, found, EPS_COLOURS[index % len(EPS_COLOURS)], f"ε {eps_text(eps)}")
+            axis.set_xlabel("robust accuracy with rejection (RAR)")
+    return Drawing(
+        "RAR of every way to refuse",
+        "Robust accuracy with rejection: correct when clean, and no attack at that ε or below "
+        f"fools the model. {measures.norm(UNION)}, ε in pixel units, worst case over all attacks, "
+        f"n = {measures.num_images(UNION)}, {measures.seeds_text()}; {measures.interval_note()}.",
+        panels,
+    )
+
+
+def _dots(axis: Axes, found: list[Measure | None], colour: str, label: str) -> None:
+    for at, measure in enumerate(found):
+        if measure is not None:
+            low, high = measure.interval
+            error = [[measure.mean - low], [high - measure.mean]]
+            axis.errorbar(
+                [measure.mean], [at], xerr=error, fmt="o", color=colour, elinewidth=0.9, capsize=2
+            )
+    axis.plot([], [], "o", color=colour, label=label)
+
+
+@contextmanager
+def _rules_panel(panels: list[Panel], name: str, network: str, models: list[str]) -> Iterator[Axes]:
+    """Axes with one line per way to refuse, the first on top, and a share from left to right."""
+    alt = f"ways to refuse on {NETWORK_TITLES[network]}"
+    height = 1.4 + 0.26 * len(models)
+    with panel(panels, name, alt, height, f"On {NETWORK_TITLES[network]}", legend=1) as axis:
+        yield axis
+        axis.set_yticks(range(len(models)), [rule_of(model) for model in models])
+        axis.set_ylim(len(models) - 0.5, -0.5)
+        axis.set_xlim(-0.03, 1.03)
+        axis.grid(axis="x")
+        percent_axis(axis.xaxis)
+
+
+FIGURES: dict[str, Figure] = {"knowledge": knowledge, "by-eps": by_eps}

@@ -1,0 +1,95 @@
+"""Numbers of the study ``detectors``: unaware attacks, survivors, cost of a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from nullclass.report.measures import Measure, Measures
+from nullclass.results.info import CostInfo
+from nullclass.results.run import Run
+from nullclass.results.schema import UNION
+from nullclass.studies.detectors.config import INTERVAL, NETWORKS, NONE, RULES, UNAWARE
+
+SURVIVES = 0.5
+"""A way to refuse survives if fewer images than this share are fooled."""
+
+
+def network_of(model: str) -> str:
+    """The network of a variant."""
+    return model.split("-", 1)[0]
+
+
+def rule_of(model: str) -> str:
+    """The way to refuse of a variant."""
+    return model.split("-", 1)[1]
+
+
+def networks(measures: Measures) -> list[str]:
+    """Networks of the run, in the study's order."""
+    known = {network_of(model) for model in measures.models}
+    return [network for network in (*NETWORKS, INTERVAL) if network in known]
+
+
+def models_on(measures: Measures, network: str) -> list[str]:
+    """Variants of a network, in the study's order."""
+    return [name for rule in RULES if (name := f"{network}-{rule}") in measures.models]
+
+
+def budgets(measures: Measures) -> list[float]:
+    """ε at which AER is known, ascending."""
+    return measures.union_budgets()
+
+
+def aware(measures: Measures, model: str, metric: str, eps: float) -> Measure | None:
+    """A rate over all attacks: on the variant itself, and on its network."""
+    return measures.find(model, UNION, metric, eps)
+
+
+def not_fooled(measures: Measures, model: str, attack: str, eps: float) -> Measure | None:
+    """Share refused or correct of the images that an unaware attack made on the network."""
+    fooled = measures.find(model, f"{attack} on {network_of(model)}", "fooled", eps)
+    if fooled is None:
+        return None
+    return replace(
+        fooled,
+        metric="not_fooled_rate",
+        values=tuple(1 - value for value in fooled.values),
+        low=1 - fooled.high,
+        high=1 - fooled.low,
+    )
+
+
+def least_not_fooled(measures: Measures, model: str, eps: float) -> Measure | None:
+    """The smallest such share of all unaware attacks."""
+    found = (not_fooled(measures, model, attack, eps) for attack in UNAWARE)
+    return min(
+        (measure for measure in found if measure is not None),
+        key=lambda measure: measure.mean,
+        default=None,
+    )
+
+
+def refusing(measures: Measures, network: str) -> list[str]:
+    """Attacked variants of a network that can refuse."""
+    last = budgets(measures)[-1:]
+    return [
+        model
+        for model in models_on(measures, network)
+        if rule_of(model) != NONE and any(aware(measures, model, "aer", eps) for eps in last)
+    ]
+
+
+def survivors(measures: Measures, models: Sequence[str], eps: float) -> list[str]:
+    """Variants of which an aware attacker fools less than :data:`SURVIVES`."""
+    found = measures.find_all(models, UNION, "aer", eps)
+    return [measure.model for measure in found if measure.mean < SURVIVES]
+
+
+def prediction_costs(run: Run) -> dict[str, CostInfo]:
+    """Cost of a prediction by model, of its first seed that was measured."""
+    costs: dict[str, CostInfo] = {}
+    for trial in run.trials:
+        if trial.result.prediction is not None:
+            costs.setdefault(trial.model, trial.result.prediction)
+    return costs
