@@ -45,6 +45,13 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "Outcome",
     ),
     "Rejection and proofs": ("ProvableNull", "prove", "check_certificates"),
+    "A model in use": (
+        "export_model",
+        "Guard",
+        "Guard.answer",
+        "Guard.calibrate",
+        "Guard.counters",
+    ),
     "Errors": ("UserError",),
 }
 """Sections and their names in the package."""

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from nullclass.models import Classifier, with_null_class
     from nullclass.rejection import ProvableNull, check_certificates
     from nullclass.scoring.proofs import prove
+    from nullclass.serving import Guard, export_model
     from nullclass.training.checkpoint import load_checkpoint, save_checkpoint
     from nullclass.training.config import TrainConfig
     from nullclass.training.loop import train
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "Classifier": "nullclass.models",
     "Evaluation": "nullclass.evaluation",
+    "Guard": "nullclass.serving",
     "LabelledImages": "nullclass.data",
     "Outcome": "nullclass.core.outcomes",
     "ProvableNull": "nullclass.rejection",
@@ -37,6 +39,7 @@ _EXPORTS = {
     "UserError": "nullclass.core.errors",
     "check_certificates": "nullclass.rejection",
     "evaluate": "nullclass.evaluation",
+    "export_model": "nullclass.serving",
     "load_checkpoint": "nullclass.training.checkpoint",
     "load_dataset": "nullclass.data",
     "load_zoo": "nullclass.zoo",
@@ -51,6 +54,7 @@ _MODULES = ("attacks", "certify", "nulls", "rejection")
 __all__ = [
     "Classifier",
     "Evaluation",
+    "Guard",
     "LabelledImages",
     "Outcome",
     "ProvableNull",
@@ -62,6 +66,7 @@ __all__ = [
     "certify",
     "check_certificates",
     "evaluate",
+    "export_model",
     "load_checkpoint",
     "load_dataset",
     "load_zoo",

@@ -240,7 +240,7 @@ class Reshape(Layer):
     """Of one image's output."""
 
     def value(self, *inputs: Tensor) -> Tensor:
-        return inputs[0].reshape(len(inputs[0]), *self.shape)
+        return inputs[0].reshape(inputs[0].shape[0], *self.shape)
 
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
         (region,) = inputs

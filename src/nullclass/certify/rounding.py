@@ -84,6 +84,8 @@ def proof_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
             "model to the CPU or to CUDA"
         )
     onednn = torch.backends.mkldnn
+    if torch.compiler.is_exporting():  # which turns oneDNN off; a graph is computed elsewhere
+        return dtype
     is_covered = device.type == "cpu" and onednn.is_available() and onednn.enabled
     return torch.float64 if dtype == torch.float32 and not is_covered else dtype
 

@@ -16,6 +16,8 @@ COMMANDS = {
     "certify": "Prove per image what no attack within eps can do; save or check certificates.",
     "study": "Run a study: train its models, attack them, draw its report.",
     "report": "Draw the report of a run folder again, from its rows.",
+    "export": "Write a model with its rule for null into one file: ONNX or torch.export.",
+    "guard": "Answer images from standard input, one JSON line each; count, log, raise an alarm.",
     "zoo": "List, show, evaluate and check the models of the zoo; write their leaderboard.",
 }
 """Name to summary (the docstring of ``Command``), in the order of the help. The overview shows them

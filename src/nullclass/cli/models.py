@@ -156,6 +156,21 @@ class LoadedModel:
     digest: str
     """Tells models of one name apart."""
 
+    def rejecting(self, null_rate: float | None = None) -> Classifier:
+        """Return the model as it refuses: by its card, its radius, or a calibrated threshold.
+
+        Args:
+            null_rate: Share of clean held-out images that a threshold refuses; None for none.
+
+        Raises:
+            UserError: If there are no held-out images to calibrate on, or too few.
+        """
+        from nullclass.evaluation.record import refuse_at_rate
+        from nullclass.rejection import ProvableNull
+
+        model = self.model if self.radius is None else ProvableNull(self.model, self.radius)
+        return model if null_rate is None else refuse_at_rate(model, self.dataset, null_rate)
+
 
 def load_model(
     checkpoint: str,

@@ -60,3 +60,17 @@ def call_function(name: str, **arguments: Any) -> Any:
         return function(**arguments)
     except (Exception, SystemExit) as error:
         raise UserError(f"{name} failed ({describe_error(error)})") from error
+
+
+def import_extra(module: str, extra: str) -> Any:
+    """Import a module that comes with an extra of the package.
+
+    Raises:
+        UserError: If it is not installed, with the command that installs it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{module} cannot be imported ({error}): pip install 'nullclass[{extra}]'"
+        ) from None

@@ -68,7 +68,7 @@ class CertifiedNull(FixedClassifier):
 
         That is the smallest positive number, so that null wins against a margin of 0.
         """
-        null = margins.new_full((len(margins), 1), torch.finfo(margins.dtype).tiny)
+        null = margins.new_full((margins.shape[0], 1), torch.finfo(margins.dtype).tiny)
         return torch.cat([margins, null], dim=1)
 
     def make_certificates(self, images: Tensor, logits: Tensor, **settings: Any) -> Certificates:

@@ -39,6 +39,7 @@ from nullclass.certify import (
     read_network,
 )
 from nullclass.core.devices import BATCH_SIZE, default_batch_size
+from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.rejection.certificates import UNPROVED, Certificates, CertifiedNull
 
@@ -92,22 +93,36 @@ class ProvableNull(CertifiedNull):
         finite, or the image is outside [0,1], nothing is proved: all c_k are ``UNPROVED``.
         """
         network = self._network(images.shape[1:])
+        # The boxes of small batches fit a CPU's cache: half the time of 1000 images at once.
+        parts = images.split(default_batch_size(images))
+        return torch.cat([self.logits_by(network, part) for part in parts])
+
+    def logits_by(self, network: Network, images: Tensor) -> Tensor:
+        """Return logits as :meth:`all_logits`, by the layers of the model, in one batch."""
         is_valid = in_range(images.detach())
         images = images.to(next(self.model.parameters(), self.model.mean).dtype)
         margins_of = (
             self._all_margins if self.num_classes <= MAX_PAIRED_CLASSES else self._top_margin
         )
-        # The boxes of small batches fit a CPU's cache: half the time of 1000 images at once.
-        parts = images.split(default_batch_size(images))
-        margins = torch.cat([margins_of(network, part) for part in parts])
+        margins = margins_of(network, images)
         margins = margins.where(margins.isfinite() & is_valid[:, None], UNPROVED)
         return self.with_null_logit(margins)
+
+    def layers(self) -> Network:
+        """Return the layers that the bounds are of.
+
+        Raises:
+            UserError: If the shape of its images is not known.
+        """
+        if self.image_shape is None:
+            raise UserError("the model does not know the shape of its images: give image_shape")
+        return self._network(self.image_shape)
 
     def _all_margins(self, network: Network, images: Tensor) -> Tensor:
         spec = pair_spec(self.num_classes, images.dtype, images.device)
         lower = self._verify(network, images, self.radius, self.norm)(spec)
         same = torch.eye(self.num_classes, dtype=torch.bool, device=images.device)
-        pairs = lower.view(len(images), self.num_classes, self.num_classes)
+        pairs = lower.view(images.shape[0], self.num_classes, self.num_classes)
         return pairs.masked_fill(same, torch.inf).amin(dim=2)
 
     def _top_margin(self, network: Network, images: Tensor) -> Tensor:

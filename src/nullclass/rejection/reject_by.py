@@ -162,6 +162,8 @@ def _score(name: str, function: nn.Module, images: Tensor, logits: Tensor) -> Te
             f"the {name} returns {what} for {len(images)} images: let it return a tensor of shape "
             f"({len(images)},), one score per image"
         )
+    if torch.compiler.is_exporting():  # a graph has no such checks
+        return at_least_float32(score)
     if not bool(score.isfinite().all()):
         raise UserError(
             f"the {name} returns scores that are not finite (NaN or infinite): bound them, for "

@@ -67,6 +67,54 @@ class Threshold:
         """Whether it comes from :func:`calibrate`, so that its held-out images are known."""
         return self.num_images > 0
 
+    def band(self, confidence: float = 0.99) -> tuple[float, float]:
+        """Return an interval that holds the null rate of new clean images.
+
+        The rate of the threshold as it is, on images of the distribution of the held-out ones.
+        Over the draw of these, 1 less the distribution function at the k-th largest of H scores is
+        Beta(k, H + 1 - k) if the distribution is continuous, and smaller otherwise (Wilks 1941;
+        Vovk 2012, "Conditional validity of inductive conformal predictors").
+
+        Args:
+            confidence: Each end is wrong with probability at most (1 - confidence) / 2.
+
+        Raises:
+            UserError: If the threshold is not calibrated.
+        """
+        from scipy.stats import beta
+
+        tail = (1 - check_rate("confidence", confidence)) / 2
+        num_larger, total = self._num_larger(), self.num_images
+        high = float(beta.ppf(1 - tail, num_larger + 1, total - num_larger))
+        # With equal scores at the threshold fewer are larger, and then nothing bounds from below.
+        is_tied = round((self.held_out_null_rate or 0) * total) != num_larger
+        if is_tied or num_larger == 0:
+            return 0.0, high
+        return float(beta.ppf(tail, num_larger, total + 1 - num_larger)), high
+
+    @property
+    def guarantee(self) -> str | None:
+        """What the calibration promises, in words; None if there is none."""
+        if not self.is_calibrated:
+            return None
+        from scipy.stats import beta
+
+        num_larger = self._num_larger()
+        highest = beta.ppf(0.99, num_larger + 1, self.num_images - num_larger)
+        return (
+            "Split conformal, for any distribution: a clean image drawn as the "
+            f"{self.num_images:,} held-out ones is null with probability at most "
+            f"{self.clean_null_rate:g}, over the draw of both. With confidence 0.99 over the "
+            f"held-out images, the share of such images answered null is at most {highest:.3g}. "
+            "Nothing is promised for attacked images or another distribution."
+        )
+
+    def _num_larger(self) -> int:
+        """Return the number of held-out scores that may be larger than tau."""
+        if self.clean_null_rate is None or not self.is_calibrated:
+            raise UserError("the threshold is not calibrated: use nullclass.rejection.calibrate")
+        return _num_larger(self.clean_null_rate, self.num_images)
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; the images as one fingerprint, ``None`` if there are none."""
         lines = "\n".join(sorted(self.images)).encode()
@@ -166,12 +214,11 @@ def calibrate(
     data = tensors_or_loader(held_out)
     if int(data.labels.min()) < 0:
         raise UserError("held-out images must not be labelled null: the rate is of clean images")
-    # As a decimal: 0.29 * 100 is a little less than 29 in floating point.
-    rate = Fraction(str(float(clean_null_rate)))
-    num_larger = math.floor(rate * (len(data) + 1)) - 1
+    num_larger = _num_larger(clean_null_rate, len(data))
     if num_larger < 0:
+        fewest = math.ceil(1 / Fraction(str(float(clean_null_rate)))) - 1
         raise UserError(
-            f"a clean null rate of {clean_null_rate:g} needs at least {math.ceil(1 / rate) - 1} "
+            f"a clean null rate of {clean_null_rate:g} needs at least {fewest} "
             f"held-out images, and there are {len(data)}: hold out more, or allow a larger rate"
         )
     scores = []
@@ -193,6 +240,12 @@ def calibrate(
         num_images=len(data),
         images=frozenset(_hashes(data)),
     )
+
+
+def _num_larger(rate: float, num_images: int) -> int:
+    """Return how many held-out scores may exceed the threshold; -1 if there are too few."""
+    # As a decimal: 0.29 * 100 is a little less than 29 in floating point.
+    return math.floor(Fraction(str(float(rate))) * (num_images + 1)) - 1
 
 
 def overlap(threshold: Threshold, data: LabelledImages) -> int:

@@ -34,6 +34,8 @@ class ThresholdRefusal(Schema, frozen=True, tag_field="kind", tag="threshold"):
     held_out_null_rate: Share | None
     num_images: Count
     images_sha256: Sha256 | None
+    guarantee: str | None = None
+    """What the calibration promises (:attr:`nullclass.rejection.Threshold.guarantee`)."""
 
 
 class ProvableRefusal(Schema, frozen=True, tag_field="kind", tag="provable"):

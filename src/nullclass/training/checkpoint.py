@@ -303,7 +303,9 @@ def without_refusal(model: Classifier) -> tuple[Classifier, Refusal | None, dict
         return model, None, {}
     digests = [list(bytes.fromhex(digest)) for digest in sorted(model.threshold.images)]
     extra = {_HELD_OUT: torch.tensor(digests, dtype=torch.uint8)} if digests else {}
-    return model.model, ThresholdRefusal(**model.threshold.to_dict()), extra
+    threshold = model.threshold
+    refusal = ThresholdRefusal(**threshold.to_dict(), guarantee=threshold.guarantee)
+    return model.model, refusal, extra
 
 
 def _wrapped(model: Classifier, card: Card, held_out: Tensor | None, folder: Path) -> Classifier:
@@ -318,7 +320,7 @@ def _wrapped(model: Classifier, card: Card, held_out: Tensor | None, folder: Pat
             return ProvableNull(model, **settings).eval()
         if isinstance(refusal, SmoothedRefusal):
             return SmoothedNull(model, **settings).eval()
-        del settings["images_sha256"]
+        del settings["images_sha256"], settings["guarantee"]
         digests = [] if held_out is None else held_out.tolist()
         images = frozenset(bytes(digest).hex() for digest in digests)
         threshold = Threshold(**settings, images=images)
