@@ -119,8 +119,6 @@ def _log(path: Path | None) -> Iterator[TextIO]:
     try:
         file = path.open("a", encoding="utf-8")
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror}): choose another --log"
-        ) from None
+        raise cannot_write(path, error) from None
     with file:
         yield file
