@@ -30,7 +30,7 @@ NUM_BISECTIONS = 10
 def label_spec(labels: Tensor, num_logits: int, dtype: torch.dtype) -> Tensor:
     """C with ``C z = z_y - z_j`` for every j != y, in order: ``(N, L - 1, L)``."""
     eye = torch.eye(num_logits, dtype=dtype, device=labels.device)
-    others = torch.arange(num_logits - 1, device=labels.device).expand(len(labels), -1)
+    others = torch.arange(num_logits - 1, device=labels.device)
     others = others + (others >= labels[:, None])
     return eye[labels][:, None, :] - eye[others]
 
