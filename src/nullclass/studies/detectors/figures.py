@@ -66,8 +66,8 @@ def knowledge(run: Run) -> Drawing | None:
         "What an attacker gains by knowing the way to refuse",
         f"Share of images that are not fooled at ε {eps_text(eps)}, {measures.norm(UNION)}, "
         f"{measures.seeds_text()}. Without knowledge: the smallest share of three attacks on the "
-        f"network alone ({num_images(measures, models, names)}). With knowledge: one minus AER over "
-        f"all attacks ({num_images(measures, models, [UNION])}); {measures.interval_note()}.",
+        f"network alone ({num_images(measures, models, names)}). With knowledge: one minus AER "
+        f"over all attacks ({num_images(measures, models, [UNION])}); {measures.interval_note()}.",
         panels,
     )
 
