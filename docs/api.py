@@ -42,6 +42,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "Evaluation.scores",
         "Evaluation.plot",
         "transfer_matrix",
+        "compare",
         "Outcome",
     ),
     "Rejection and proofs": ("ProvableNull", "prove", "check_certificates"),

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nullclass.core.errors import UserError
     from nullclass.core.outcomes import Outcome
     from nullclass.data import LabelledImages, load_dataset
-    from nullclass.evaluation import Evaluation, evaluate, transfer_matrix
+    from nullclass.evaluation import Evaluation, compare, evaluate, transfer_matrix
     from nullclass.models import Classifier, with_null_class
     from nullclass.rejection import ProvableNull, check_certificates
     from nullclass.scoring.proofs import prove
@@ -38,6 +38,7 @@ _EXPORTS = {
     "TrainConfig": "nullclass.training.config",
     "UserError": "nullclass.core.errors",
     "check_certificates": "nullclass.rejection",
+    "compare": "nullclass.evaluation",
     "evaluate": "nullclass.evaluation",
     "export_model": "nullclass.serving",
     "load_checkpoint": "nullclass.training.checkpoint",
@@ -65,6 +66,7 @@ __all__ = [
     "attacks",
     "certify",
     "check_certificates",
+    "compare",
     "evaluate",
     "export_model",
     "load_checkpoint",

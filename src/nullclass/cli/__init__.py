@@ -15,6 +15,7 @@ COMMANDS = {
     "evaluate": "Attack a model; write a run folder with rows, rates, red flags and a report.",
     "certify": "Prove per image what no attack within eps can do; save or check certificates.",
     "study": "Run a study: train its models, attack them, draw its report.",
+    "compare": "Compare evaluations of the same images by the same attacks: one table, one report.",
     "report": "Draw the report of a run folder again, from its rows.",
     "export": "Write a model with its rule for null into one file: ONNX or torch.export.",
     "guard": "Answer images from standard input, one JSON line each; count, log, raise an alarm.",

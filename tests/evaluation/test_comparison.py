@@ -1,0 +1,150 @@
+"""Several evaluations side by side, on made-up ones."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from fake_evaluation import FLAGS, write_fake_evaluation
+
+from nullclass import Evaluation, UserError, compare
+from nullclass.cli.main import main
+from nullclass.evaluation.comparison import ATTACKED, Comparison
+from nullclass.metrics.comparable import Subject, find_differences
+from nullclass.results.info import AttackInfo, ThreatModel
+from nullclass.results.run import read_run
+
+EPS = (0.1, 0.3)
+NUM_IMAGES = 40
+
+
+def evaluation_in(folder: Path, **settings: Any) -> Path:
+    defaults = {"num_images": NUM_IMAGES, "num_held_out": 10, "num_smallest": 10, "ood": ()}
+    return write_fake_evaluation(folder, eps=EPS, **(defaults | settings))
+
+
+def read(folder: Path) -> Evaluation:
+    return Evaluation.read(read_run(folder).trials[0])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two evaluations of the same images; the second has proofs and red flags."""
+    folder = tmp_path_factory.mktemp("evaluations")
+    one = evaluation_in(folder / "one")
+    return one, evaluation_in(folder / "other", proved=EPS, flags=FLAGS)
+
+
+def test_the_table_is_that_of_each_evaluation(folders: tuple[Path, Path]) -> None:
+    found = compare({"a": folders[0], "b": read(folders[1])})
+    table = found.table().set_index(["model", "eps"])
+    assert found.differences == []
+    assert list(table.index) == [("a", 0.1), ("a", 0.3), ("b", 0.1), ("b", 0.3)]
+    for (name, eps), row in table.iterrows():
+        evaluation = found.evaluations[name]
+        for metric in ATTACKED:
+            assert row[metric] == evaluation.rate(metric, eps)
+        assert row["correct"] == evaluation.rate("correct_rate")
+        assert row["num_images"] == NUM_IMAGES
+    assert list(table["flags"]) == [0, 0, len(FLAGS), len(FLAGS)]
+    assert table.loc["a", "rar_proved"].isna().all()
+    proved = table.loc["b", "rar_proved"]
+    assert list(proved) == [found.evaluations["b"].rate("rar_proved", eps) for eps in EPS]
+
+
+def test_it_can_be_drawn_and_printed(folders: tuple[Path, Path]) -> None:
+    found = compare({"a": folders[0], "b": folders[1]})
+    axes = found.plot("rar")
+    for line, name in zip(axes.get_lines(), "ab", strict=True):
+        rates = [found.evaluations[name].rate("rar", eps) for eps in EPS]
+        assert list(line.get_ydata()) == rates
+    assert "rar_proved" in repr(found)
+    assert "<table" in found._repr_html_()
+    with pytest.raises(UserError, match="choose from aer, rar"):
+        found.plot("accuracy")
+
+
+def test_one_evaluation_is_no_comparison(folders: tuple[Path, Path]) -> None:
+    with pytest.raises(UserError, match="at least two"):
+        compare({"a": folders[0]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"norm": "l2"}, "the norms of a and b differ: linf and l2"),
+        ({"num_images": 30}, "the attacked images of a and b differ (40 and 30)"),
+        ({"attacks": ("fgsm",)}, "only one of a and b was attacked by worst-case"),
+    ],
+)
+def test_what_differs_is_refused_unless_allowed(
+    tmp_path: Path, settings: dict[str, Any], sentence: str
+) -> None:
+    both = {"a": evaluation_in(tmp_path / "a"), "b": evaluation_in(tmp_path / "b", **settings)}
+    with pytest.raises(UserError, match="cannot be compared") as caught:
+        compare(both)
+    assert sentence in str(caught.value)
+    found = compare(both, allow_differences=True)
+    assert isinstance(found, Comparison)
+    assert any(sentence in difference for difference in found.differences)
+    assert sentence in repr(found)
+
+
+def subject(version: str, **changes: Any) -> Subject:
+    info = AttackInfo("fool", "white-box", "self", [0.1], 2, {"version": version})
+    rows = pd.DataFrame({"image": [0, 1], "label": [3, 4], "attack": "worst-case"})
+    threat = ThreatModel("linf", 10, data="mnist", attacks={"worst-case": info})
+    return replace(Subject.of(rows, threat), **changes)
+
+
+def test_versions_data_and_labels_are_compared() -> None:
+    one = subject("worst-case 1")
+    assert find_differences({"a": one, "b": subject("worst-case 1")}) == []
+    (version,) = find_differences({"a": one, "b": subject("worst-case 2")})
+    assert version == ("the attacks of a and b differ: worst-case (worst-case 1 and worst-case 2)")
+    (data,) = find_differences({"a": one, "b": subject("worst-case 1", data="other")})
+    assert data == "the data of a and b differ (mnist and other)"
+    checksums = {name: subject("worst-case 1", checksum=name) for name in "ab"}
+    assert find_differences(checksums) == ["the data of a and b differ (mnist)"]
+    assert find_differences({"a": one, "b": checksums["b"]}) == [], "one checksum is unknown"
+    labels = subject("worst-case 1", labels=pd.Series([3, 5], index=[0, 1]))
+    assert find_differences({"a": one, "b": labels}) == [
+        "the attacked images of a and b differ (2 and 2)"
+    ]
+
+
+def test_the_command_writes_a_page_and_the_rates(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert main(["compare", *map(str, folders), "--out", str(out)]) == 0
+    assert f"report: {out / 'report.html'}" in capsys.readouterr().out
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for name in ("one/made-up", "other/made-up"):  # both models have the same name
+        assert name in page
+    assert FLAGS[0].message in page
+    assert (out / "figures" / "fig_rar.png").exists()
+    rates = pd.read_csv(out / "summary.csv").set_index(["model", "attack", "metric", "eps_pixels"])
+    rar = rates.loc[("other/made-up", "union", "rar", 0.3), "value"]
+    assert float(rar) == pytest.approx(read(folders[1]).rate("rar", 0.3), abs=1e-6)
+
+
+def test_the_command_refuses_and_says_how_to_go_on(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = evaluation_in(tmp_path / "l2", norm="l2")
+    command = ["compare", str(folders[0]), str(other), "--out", str(tmp_path / "out")]
+    assert main(command) == 2
+    assert "pass --allow-differences" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*command, "--allow-differences"]) == 0
+    assert "not comparable: the norms of" in capsys.readouterr().out
+    assert "not comparable" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    into_run = ["compare", *map(str, folders), "--out", str(folders[0])]
+    assert main(into_run) == 2
+    assert "is a run folder" in capsys.readouterr().err
+    assert main(["compare", str(folders[0]), str(folders[0]), "--out", str(tmp_path / "x")]) == 2
+    assert "give each run folder once" in capsys.readouterr().err
