@@ -181,5 +181,5 @@ def test_invalid_balls_and_verifiers_are_refused(radius: float, norm: str, messa
     for verifier in VERIFIERS.values():
         with pytest.raises(UserError, match=message):
             verifier(network, random_images(1, 0), radius, norm)(random_spec(1, 0))
-    with pytest.raises(UserError, match="verifier must be one of interval, crown-ibp"):
+    with pytest.raises(UserError, match="verifier must be one of interval, crown-ibp, cascade"):
         find_verifier("magic")

@@ -8,6 +8,7 @@ file and one line in :data:`VERIFIERS`. What is proved with it about a classifie
 
 from __future__ import annotations
 
+from nullclass.certify.cascade import CASCADE, MARGIN, STAGES, Settled, settle
 from nullclass.certify.corners import corner_margins
 from nullclass.certify.crown import crown_ibp_bounds
 from nullclass.certify.interval import (
@@ -37,7 +38,10 @@ from nullclass.certify.rounding import NO_ROUNDING, Rounding, proof_dtype, round
 from nullclass.certify.verifiers import VERIFIERS, Verifier, find_verifier
 
 __all__ = [
+    "CASCADE",
+    "MARGIN",
     "NO_ROUNDING",
+    "STAGES",
     "VERIFIERS",
     "Box",
     "Hook",
@@ -46,6 +50,7 @@ __all__ = [
     "Propagation",
     "Region",
     "Rounding",
+    "Settled",
     "Step",
     "Verifier",
     "check_images",
@@ -65,4 +70,5 @@ __all__ = [
     "read_network",
     "region_around",
     "rounding_for",
+    "settle",
 ]

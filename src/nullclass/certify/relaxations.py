@@ -14,7 +14,7 @@ Intercepts are moved outward by more than all rounding; so are the ends of the b
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -58,6 +58,23 @@ def clipped_relaxation(minimum: float, maximum: float, box: Box, rounding: Round
     upper_at = torch.where(upper_slope > 0, low - upper_slope * l, high)
     margin = 32 * rounding.unit * (l.abs() + u.abs() + low.abs() + high.abs())
     return Relaxation(lower_slope, lower_at - margin, upper_slope, upper_at + margin)
+
+
+def sloped_relaxation(relax: Relax, slopes: Tensor, box: Box, rounding: Rounding) -> Relaxation:
+    """Relaxation of ReLU with given slopes of the lower lines where the sign of the input is open.
+
+    Any slope in [0,1] is sound: ``slope * x <= relu(x)`` for every x, without an intercept.
+    """
+    lines = relax(box, rounding)
+    l, u = box.corners(rounding)  # noqa: E741
+    is_open = (l < 0) & (u > 0)
+    # Next to a sign that is known up to rounding, only one slope is any good.
+    slopes = torch.where(u < 1e-9 * l.abs(), 0, torch.where(l.abs() < 1e-9 * u, 1, slopes))
+    return replace(
+        lines,
+        lower_slope=torch.where(is_open, slopes, lines.lower_slope),
+        lower_intercept=torch.where(is_open, 0, lines.lower_intercept),
+    )
 
 
 def leaky_relaxation(slope: float, box: Box, rounding: Rounding) -> Relaxation:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from nullclass.certify.cascade import CASCADE, cascade_bounds
 from nullclass.certify.crown import crown_ibp_bounds
 from nullclass.certify.interval import interval_bounds
 from nullclass.certify.network import Network
@@ -16,7 +17,11 @@ Verifier = Callable[[Network, Tensor, float, str], Callable[[Tensor], Tensor]]
 function from C, ``(M, L)`` or ``(N, M, L)``, to lower bounds ``(N, M)`` of ``C z`` over the images
 of [0,1] within the radius, z the L logits. Sound in floating point."""
 
-VERIFIERS: dict[str, Verifier] = {"interval": interval_bounds, "crown-ibp": crown_ibp_bounds}
+VERIFIERS: dict[str, Verifier] = {
+    "interval": interval_bounds,
+    "crown-ibp": crown_ibp_bounds,
+    CASCADE: cascade_bounds,
+}
 """All verifiers."""
 
 

@@ -33,7 +33,7 @@ class Command:
     eps / 2 is best for an eps. Default: the radius of a zoo model's card, or none (certified
     accuracy)."""
     verifier: str = "interval"
-    """interval, or the slower and tighter crown-ibp."""
+    """interval, the slower and tighter crown-ibp, or cascade: both, then branch and bound."""
     norm: Literal["linf", "l2"] = "linf"
     """linf or l2."""
     images: int | None = None

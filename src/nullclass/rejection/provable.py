@@ -30,13 +30,17 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.certify import (
+    CASCADE,
+    MARGIN,
     Network,
+    Settled,
     check_images,
     find_verifier,
     in_range,
     label_spec,
     pair_spec,
     read_network,
+    settle,
 )
 from nullclass.core.devices import BATCH_SIZE, default_batch_size
 from nullclass.core.errors import UserError
@@ -58,7 +62,10 @@ class ProvableNull(CertifiedNull):
         radius: r, in pixel units. Best eps / 2 for a claim at eps. A smaller one gives fewer nulls,
             but the claim then needs a proof within eps - r.
         norm: ``linf`` or ``l2``.
-        verifier: Name in :data:`nullclass.certify.VERIFIERS`.
+        verifier: Name in :data:`nullclass.certify.VERIFIERS`. ``cascade`` proves most, with a fixed
+            budget per image (:mod:`nullclass.certify.cascade`). Images that require gradients, as
+            in the steps of an attack, get the margins of its first stage, intervals, alone; every
+            answer comes from the whole cascade.
 
     Raises:
         UserError: If the model has null, radius, norm or verifier is invalid, or the model cannot
@@ -70,7 +77,8 @@ class ProvableNull(CertifiedNull):
     ) -> None:
         super().__init__(model, radius, norm)
         self.verifier = verifier
-        self._verify = find_verifier(verifier)
+        self._verify = find_verifier("interval" if verifier == CASCADE else verifier)
+        find_verifier(verifier)
         self._read: tuple[Network, list[object], list[nn.Module | Tensor]] | None = None
         if model.image_shape is not None:  # fails now if the model cannot be bounded
             self._network(model.image_shape)
@@ -106,6 +114,12 @@ class ProvableNull(CertifiedNull):
         )
         margins = margins_of(network, images)
         margins = margins.where(margins.isfinite() & is_valid[:, None], UNPROVED)
+        if self.verifier == CASCADE and not images.requires_grad:
+            is_left = is_valid & (margins.detach() <= 0).all(dim=1)
+            for index in is_left.nonzero().flatten().tolist():
+                label, found = self._settle(network, images[index])
+                if found.is_proved:
+                    margins[index, label] = MARGIN
         return self.with_null_logit(margins)
 
     def layers(self) -> Network:
@@ -117,6 +131,20 @@ class ProvableNull(CertifiedNull):
         if self.image_shape is None:
             raise UserError("the model does not know the shape of its images: give image_shape")
         return self._network(self.image_shape)
+
+    def settle(self, image: Tensor) -> Settled:
+        """Return what the later stages of a cascade find out about one image ``(C, H, W)``.
+
+        The rows are those of the largest logit, as no other class can be proved.
+        """
+        image = image.to(next(self.model.parameters(), self.model.mean))
+        return self._settle(self._network(image.shape), image)[1]
+
+    def _settle(self, network: Network, image: Tensor) -> tuple[int, Settled]:
+        with torch.no_grad():
+            label = network.values(image[None]).argmax(dim=1)
+            rows = label_spec(label, self.num_classes, image.dtype)[0]
+            return int(label), settle(network, image, rows, self.radius, self.norm)
 
     def _all_margins(self, network: Network, images: Tensor) -> Tensor:
         spec = pair_spec(self.num_classes, images.dtype, images.device)

@@ -28,6 +28,8 @@ import torch
 from torch import Tensor
 
 from nullclass.certify import (
+    CASCADE,
+    VERIFIERS,
     Verifier,
     check_images,
     check_radius,
@@ -60,7 +62,7 @@ COARSENESS = 8
 of 4 the box of every layer contains the boxes, margins included, that the model itself computes for
 an image of the ball; hence it contains the logits as the model rounds them."""
 
-NEVER_LOOSER = ("interval", "crown-ibp")
+NEVER_LOOSER = ("interval", "crown-ibp", CASCADE)
 """Verifiers whose bounds are never below interval bounds."""
 
 Prover = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
@@ -184,6 +186,11 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
         raise UserError(
             f"the model proves its answers in {model.norm}, and nothing follows for {norm}: prove "
             f"in {model.norm}"
+        )
+    if model.has_null and not isinstance(model, ProvableNull) and verifier is VERIFIERS[CASCADE]:
+        raise UserError(
+            "the cascade proves that one class wins, which a learned null class is not about: use "
+            "crown-ibp"
         )
     inner = model.model if isinstance(model, ProvableNull) else model
     network = read_network(inner, image_shape)

@@ -8,7 +8,10 @@ is MTL-IBP (De Palma et al. 2024, eq. 9):
 
     L = (1 - a) CE(z(x_adv), y) + a CE(v(x, eps), y),               a = bound_weight
 
-with x_adv from a few steps of PGD within ε. The regularisers are those of Shi et al. 2021
+with x_adv from a few steps of PGD within ε. With ``box_share`` below 1 it is SABR (Müller et al.
+2023, section 3): v bounds the logits on a small box of radius ``box_share`` ε only, around x_adv
+from PGD within the rest of ε. Such bounds hold for a part of the ball; proofs come from a verifier
+afterwards. The regularisers are those of Shi et al. 2021
 (equations 9 to 11) and vanish as ε is reached: radii should not grow from layer to layer, and the
 always active and always inactive units of each ReLU should stay balanced.
 
@@ -66,6 +69,8 @@ class IntervalLoss(RobustLoss):
     bound_weight: float = 1.0
     """Weight of the bounds against the adversarial images (alpha of MTL-IBP), in (0, 1]; 1 uses no
     adversarial images."""
+    box_share: float = 1.0
+    """Radius of the box that is bounded, as a share of ε (lambda of SABR), in (0, 1]."""
     num_steps: int = 1
     """Gradient steps of the attack, if there is one."""
     regularisation: float = 0.0
@@ -80,6 +85,8 @@ class IntervalLoss(RobustLoss):
             raise UserError(f"natural_weight must be in [0, 1), not {self.natural_weight}")
         if not 0 < self.bound_weight <= 1:
             raise UserError(f"bound_weight must be in (0, 1], not {self.bound_weight}")
+        if not 0 < self.box_share <= 1:
+            raise UserError(f"box_share must be in (0, 1], not {self.box_share}")
         check_count("num_steps", self.num_steps)
         if not 0 <= self.regularisation < math.inf:
             raise UserError(f"regularisation must be at least 0, not {self.regularisation}")
@@ -101,7 +108,10 @@ class IntervalLoss(RobustLoss):
                 return clean_output(model, images, labels)
             eps = self.eps * fraction
             penalties = Penalties() if self.regularisation and fraction < 1 else None
-            worst = worst_logits(network_for(images), images, labels, eps, penalties)
+            centers, box_eps = images, eps * self.box_share
+            if self.box_share < 1:
+                centers = perturbed(model, images, labels, eps - box_eps, self.num_steps, generator)
+            worst = worst_logits(network_for(images), centers, labels, box_eps, penalties)
             total = F.cross_entropy(worst, labels)
             if self.bound_weight < 1:
                 adv_images = perturbed(model, images, labels, eps, self.num_steps, generator)

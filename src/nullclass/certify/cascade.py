@@ -1,0 +1,139 @@
+"""The cascade: the cheapest verifier first, and the next one for the images that it leaves.
+
+1. Interval bounds, for all images.
+2. CROWN-IBP.
+3. An attack: where a value at most 0 is found, nothing can be proved.
+4. Branch and bound (:mod:`nullclass.certify.branching`), whose first part, the whole ball, is
+   α-CROWN.
+
+From stage 2 on every image is computed alone and in float64, with a fixed budget, so the result
+does not depend on the other images of a batch. An image whose budget is used up is not proved.
+
+Stages 2 to 4 prove a sign, not a size: where they prove all rows of an image, its bounds are at
+least :data:`MARGIN`, otherwise those of stage 1. So two computations that differ by rounding give
+margins that differ no more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from nullclass.certify.branching import Ball, branch
+from nullclass.certify.crown import crown_ibp_bounds
+from nullclass.certify.interval import interval_bounds
+from nullclass.certify.network import Network
+from nullclass.core.norms import find_ball
+
+CASCADE = "cascade"
+"""Its name."""
+
+BUDGET = 128
+"""Parts per image in branch and bound."""
+
+MARGIN = 1e-6
+"""Bound of the rows that a later stage proves."""
+
+STAGES = ("interval", "crown-ibp", "attack", "alpha-crown", "branch-and-bound")
+"""In order."""
+
+NUM_STEPS, NUM_RESTARTS = 20, 4
+"""Of the attack."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What the stages behind the intervals found out about one image."""
+
+    stage: str
+    """The last stage that was needed."""
+    is_proved: bool
+    """Whether all rows are positive on the ball."""
+    num_parts: int
+    """Parts of the ball in branch and bound."""
+    seconds: dict[str, float]
+    """CPU seconds by stage."""
+
+
+def cascade_bounds(
+    network: Network, images: Tensor, radius: float, norm: str
+) -> Callable[[Tensor], Tensor]:
+    """Interval bounds, raised by later stages; a :data:`nullclass.certify.Verifier`.
+
+    The rows of an image are proved together: if one of them cannot be, all keep interval bounds.
+    Gradients are those of the interval bounds.
+    """
+    interval = interval_bounds(network, images, radius, norm)
+
+    def bounds(spec: Tensor) -> Tensor:
+        lower = interval(spec)
+        specs = spec.detach().expand(len(images), *spec.shape[-2:])
+        is_left = (lower.detach() <= 0).any(dim=1) & images.detach().flatten(1).isfinite().all(1)
+        raised = lower.detach().clone()
+        for index in is_left.nonzero().flatten().tolist():
+            rows = specs[index][lower[index].detach() <= 0]
+            if settle(network, images[index], rows, radius, norm).is_proved:
+                raised[index].clamp_(min=MARGIN)
+        return lower + (raised - lower.detach())
+
+    return bounds
+
+
+def settle(network: Network, image: Tensor, rows: Tensor, radius: float, norm: str) -> Settled:
+    """Decide whether rows of C z are positive around an image, by all stages but the first.
+
+    Args:
+        network: The network.
+        image: ``(C, H, W)`` in [0,1].
+        rows: C, ``(M, L)``.
+        radius: In pixel units.
+        norm: ``linf`` or ``l2``.
+    """
+    with torch.no_grad():  # copies without gradients
+        network = network.to(torch.float64)
+    rows, image = rows.detach().double(), image.detach()[None].double()
+    seconds: dict[str, float] = {}
+    started = time.process_time()
+
+    def settled(stage: str, is_proved: bool | None, num_parts: int = 0) -> Settled | None:
+        nonlocal started
+        now = time.process_time()
+        seconds[stage], started = now - started, now
+        return None if is_proved is None else Settled(stage, is_proved, num_parts, seconds)
+
+    with torch.no_grad():
+        lower = crown_ibp_bounds(network, image, radius, norm)(rows)[0]
+    rows = rows[lower <= MARGIN]
+    found = settled("crown-ibp", None if len(rows) else True)
+    if found is None:
+        is_broken = _is_broken(network, image, rows, radius, norm)
+        found = settled("attack", False if is_broken else None)
+    if found is None:
+        is_proved, num_parts = branch(Ball(network, image, radius, norm), rows, BUDGET, MARGIN)
+        found = settled(STAGES[4] if num_parts else STAGES[3], is_proved, num_parts)
+    assert found is not None
+    return found
+
+
+def _is_broken(network: Network, image: Tensor, rows: Tensor, radius: float, norm: str) -> bool:
+    """Return whether PGD finds an image with a row at most 0. Its starts are always the same."""
+    ball, generator = find_ball(norm), torch.Generator().manual_seed(0)
+    rows = rows.repeat(NUM_RESTARTS, 1)
+    center = image.expand(len(rows), *image.shape[1:])
+    points = (center + ball.random(center, radius, generator)).clamp(0, 1)
+    points = torch.cat([image, points[1:]])
+    for step in range(NUM_STEPS):
+        points = points.detach().requires_grad_()
+        with torch.enable_grad():
+            values = (network.values(points) * rows).sum(dim=1)
+            if bool((values <= 0).any()):
+                return True
+            (gradient,) = torch.autograd.grad(values.sum(), points)
+        size = radius * (1 - step / NUM_STEPS)
+        points = points.detach() + size * ball.step(-gradient, points.detach())
+        points = ball.project(points, center, radius)
+    return False

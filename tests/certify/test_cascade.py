@@ -1,0 +1,218 @@
+"""The cascade against exact minima by MILP, and planted mistakes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.optimize
+import torch
+from torch import Tensor, nn
+
+from nullclass.certify import (
+    CASCADE,
+    MARGIN,
+    VERIFIERS,
+    Box,
+    Network,
+    cascade,
+    interval_bounds,
+    label_spec,
+    read_network,
+)
+from nullclass.certify.branching import Ball, branch
+from nullclass.certify.layers import Linear
+from nullclass.core.outcomes import NULL_LABEL
+from nullclass.models import Classifier
+from nullclass.rejection import ProvableNull
+from nullclass.scoring.proofs import prove
+
+RADIUS = 0.4
+
+
+def tiny_model(seed: int) -> Classifier:
+    """Four pixels, two hidden layers, three classes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        body = nn.Sequential(
+            nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)
+        )
+        for parameter in body.parameters():
+            parameter.data.mul_(2)
+    return Classifier(body, 3, has_null=False, image_shape=(1, 2, 2)).eval().double()
+
+
+def images_of(seed: int, num: int) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(num, 1, 2, 2, generator=generator, dtype=torch.float64)
+
+
+def exact_minimum(model: Classifier, image: Tensor, row: Tensor, radius: float) -> float:
+    """Minimum of ``row * z`` on the ball, by a mixed-integer programme with big-M ReLUs."""
+    lower, upper = (image - radius).clamp(0).flatten(), (image + radius).clamp(max=1).flatten()
+    layers = [layer for layer in model.body if isinstance(layer, nn.Linear)]
+    lows, highs = [lower.numpy()], [upper.numpy()]
+    constraints, sizes = [], [4, 8, 8, 6, 6]  # pixels, then units and binaries of both layers
+    starts = np.cumsum([0, *sizes])
+    total, inputs = starts[-1], slice(0, 4)
+    integral, kinds = np.zeros(total), [(lower.numpy(), upper.numpy())]
+    for number, layer in enumerate(layers[:-1]):
+        weight, bias = layer.weight.detach().numpy(), layer.bias.detach().numpy()
+        low = np.maximum(weight, 0) @ lows[-1] + np.minimum(weight, 0) @ highs[-1] + bias
+        high = np.maximum(weight, 0) @ highs[-1] + np.minimum(weight, 0) @ lows[-1] + bias
+        units = slice(starts[2 * number + 1], starts[2 * number + 2])
+        binaries = slice(starts[2 * number + 2], starts[2 * number + 3])
+        width = len(bias)
+        line = np.zeros((width, total))
+        line[:, inputs], line[:, units] = -weight, np.eye(width)
+        constraints.append(scipy.optimize.LinearConstraint(line, bias, np.inf))  # a >= z
+        below = line.copy()  # a <= z - l (1 - d)
+        below[:, binaries] = -np.diag(np.minimum(low, 0))
+        constraints.append(
+            scipy.optimize.LinearConstraint(below, -np.inf, bias - np.minimum(low, 0))
+        )
+        above = np.zeros((width, total))  # a <= u d
+        above[:, units], above[:, binaries] = np.eye(width), -np.diag(np.maximum(high, 0))
+        constraints.append(scipy.optimize.LinearConstraint(above, -np.inf, 0))
+        integral[binaries] = 1
+        lows.append(np.maximum(low, 0))
+        highs.append(np.maximum(high, 0))
+        kinds += [(lows[-1], highs[-1]), (np.zeros(width), np.ones(width))]
+        inputs = units
+    last = layers[-1]
+    cost = np.zeros(total)
+    cost[inputs] = (row @ last.weight.detach()).numpy()
+    bounds = scipy.optimize.Bounds(*(np.concatenate(ends) for ends in zip(*kinds, strict=True)))
+    found = scipy.optimize.milp(cost, constraints=constraints, integrality=integral, bounds=bounds)
+    assert found.success
+    return float(found.fun + row @ last.bias.detach())
+
+
+def rows_at(network: Network, image: Tensor) -> Tensor:
+    return label_spec(network.values(image).argmax(dim=1), 3, torch.float64)[0]
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_everything_is_decided_as_by_mixed_integer_programmes() -> None:
+    stages, num_proved = set(), 0
+    for seed in (0, 3, 4):
+        model = tiny_model(seed)
+        network = read_network(model, (1, 2, 2))
+        for image in images_of(seed, 12).split(1):
+            rows = rows_at(network, image)
+            least = min(exact_minimum(model, image, row, RADIUS) for row in rows)
+            found = cascade.settle(network, image[0], rows, RADIUS, "linf")
+            assert abs(least) > 1e-4, "too close to call"
+            assert found.is_proved == (least > 0)
+            num_proved += found.is_proved
+            stages.add((found.stage, found.is_proved))
+    assert 10 < num_proved < 30
+    assert {("branch-and-bound", True), ("alpha-crown", True), ("attack", False)} <= stages
+
+
+@pytest.mark.slow
+@torch.no_grad()
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_cutting_proves_only_what_is_above_every_found_value(norm: str) -> None:
+    for seed in range(2):
+        model = tiny_model(seed)
+        network = read_network(model, (1, 2, 2))
+        for image in images_of(seed, 2).split(1):
+            rows = rows_at(network, image)
+            noise = torch.randn(4000, 1, 2, 2, dtype=torch.float64)
+            size = noise.abs().amax((1, 2, 3)) if norm == "linf" else noise.flatten(1).norm(dim=1)
+            points = (image + RADIUS * noise / size[:, None, None, None]).clamp(0, 1)
+            least = (network.values(points) @ rows.T).amin()
+            above = least + 1e-3
+            shifted = replace_last_bias(network, rows, above)
+            assert not branch(Ball(shifted, image, RADIUS, norm), rows, 40, 0.0)[0]
+
+
+def replace_last_bias(network: Network, rows: Tensor, shift: Tensor) -> Network:
+    """The network with ``shift`` subtracted from all rows: their label has +1, the others -1."""
+    last = network.steps[-1]
+    assert isinstance(last.layer, Linear)
+    bias = last.layer.bias - shift * rows.amax(dim=0)  # 1 at the label
+    layer = replace(last.layer, bias=bias)
+    return replace(network, steps=(*network.steps[:-1], replace(last, layer=layer)))
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_planted_mistake_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    def is_ever_wrong() -> bool:
+        for seed in range(2):
+            model = tiny_model(seed)
+            network = read_network(model, (1, 2, 2))
+            for image in images_of(seed, 12).split(1):
+                rows = rows_at(network, image)
+                least = min(exact_minimum(model, image, row, RADIUS) for row in rows)
+                proved, _ = branch(Ball(network, image, RADIUS, "linf"), rows, 128, MARGIN)
+                if proved and least <= 0:
+                    return True
+        return False
+
+    assert not is_ever_wrong()
+    between = Box.between
+    monkeypatch.setattr(
+        Box,
+        "between",
+        staticmethod(lambda *args: replace(between(*args), radius=0.7 * between(*args).radius)),
+    )
+    assert is_ever_wrong()
+
+
+@torch.no_grad()
+def test_an_exhausted_budget_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = read_network(tiny_model(0), (1, 2, 2))
+    for image in images_of(0, 12).split(1):
+        rows = rows_at(network, image)
+        found = cascade.settle(network, image[0], rows, RADIUS, "linf")
+        if found.stage == "branch-and-bound" and found.is_proved:
+            monkeypatch.setattr(cascade, "BUDGET", 0)
+            assert not cascade.settle(network, image[0], rows, RADIUS, "linf").is_proved
+            return
+    pytest.fail("no image needs branch and bound")
+
+
+def test_provable_null_answers_more_and_never_something_else() -> None:
+    model = tiny_model(2)
+    images = images_of(2, 40)
+    plain = ProvableNull(model, RADIUS).predict(images)
+    wide = ProvableNull(model, RADIUS, verifier=CASCADE)
+    answers = wide.predict(images)
+    was_answered = plain != NULL_LABEL
+    assert torch.equal(answers[was_answered], plain[was_answered])
+    assert (answers != NULL_LABEL).sum() > was_answered.sum()
+    assert torch.equal(answers[answers != NULL_LABEL], model.predict(images)[answers != NULL_LABEL])
+    one_by_one = torch.cat([wide.predict(image) for image in images.split(1)])
+    assert torch.equal(answers, one_by_one), "independent of the batch"
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(wide(images).sum(), images)
+    assert gradient.abs().sum() > 0
+
+
+@torch.no_grad()
+def test_proofs_and_bounds_by_the_cascade() -> None:
+    model = tiny_model(2)
+    images = images_of(2, 40)
+    labels = model.predict(images)
+    network = read_network(model, (1, 2, 2))
+    spec = label_spec(labels, 3, torch.float64)
+    loose = interval_bounds(network, images, RADIUS, "linf")(spec)
+    tight = VERIFIERS[CASCADE](network, images, RADIUS, "linf")(spec)
+    is_changed = tight != loose
+    assert is_changed.any()
+    torch.testing.assert_close(tight[is_changed], torch.full_like(tight[is_changed], MARGIN))
+    rows = prove(
+        ProvableNull(model, RADIUS, verifier=CASCADE),
+        (images, labels),
+        2 * RADIUS,
+        verifier=CASCADE,
+    )
+    few = prove(ProvableNull(model, RADIUS), (images, labels), 2 * RADIUS)
+    assert rows["is_rar_proved"].sum() > few["is_rar_proved"].sum()
+    answered = rows["prediction"] != NULL_LABEL
+    assert (rows["is_rar_proved"] == answered).mean() > 0.9  # 1e-6 more is proved
