@@ -101,6 +101,19 @@ def test_mtl_ibp_mixes_bounds_and_attacked_images() -> None:
     assert float(mixed) == pytest.approx(0.3 * float(full) + 0.7 * float(of_attacked), rel=1e-5)
 
 
+def test_sabr_bounds_a_small_box_around_the_attacked_image() -> None:
+    """Of a linear model, the corners of all small boxes are those of the ball."""
+    model, labels = linear(), torch.tensor([0, 1, 0, 1, 1])
+    images = 0.4 + 0.2 * torch.rand(5, 1, 1, 2, generator=seeded())
+    whole = IntervalLoss(0.15).bind(model)(images, labels, 0.9, seeded()).loss
+    parts = IntervalLoss(0.15, box_share=0.3).bind(model)(images, labels, 0.9, seeded()).loss
+    assert float(parts) == pytest.approx(float(whole), rel=1e-5)
+    curved, images, labels = tiny(), learnable_images(8).images, torch.arange(8) % 3
+    whole = IntervalLoss(0.1).bind(curved)(images, labels, 0.9, seeded()).loss
+    parts = IntervalLoss(0.1, box_share=0.3).bind(curved)(images, labels, 0.9, seeded()).loss
+    assert float(parts) < float(whole)
+
+
 def test_the_adversarial_loss_is_its_formula() -> None:
     model = linear(has_null=True)
     images, labels = torch.rand(6, 1, 1, 2, generator=seeded()), torch.tensor([0, 1] * 3)
@@ -281,6 +294,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("interval", {"eps": 0.1, "natural_weight": 1.0}, "natural_weight must be in"),
     ("interval", {"eps": 0.1, "regularisation": -1.0}, "regularisation must be at least 0"),
     ("mtl-ibp", {"eps": 0.1, "bound_weight": 0.0}, "bound_weight must be in"),
+    ("interval", {"eps": 0.1, "box_share": 0.0}, "box_share must be in"),
     ("mtl-ibp", {"eps": 0.1, "num_steps": 0}, "num_steps must be a whole number"),
     ("adversarial", {"eps": 0.1, "num_steps": 0}, "num_steps must be a whole number"),
     ("abstain", {"eps": 0.1, "label_weight": -1.0}, "must not be negative"),

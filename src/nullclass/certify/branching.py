@@ -17,6 +17,7 @@ from torch import Tensor
 from nullclass.certify.crown import all_regions, linear_bounds
 from nullclass.certify.layers import Linear, Monotone, Scale
 from nullclass.certify.network import Network
+from nullclass.certify.parts import Cuts, Parts, cut
 from nullclass.certify.regions import Box, Region, region_around, to_box
 from nullclass.certify.rounding import rounding_of
 
@@ -29,54 +30,6 @@ NUM_AT_ONCE = 32
 
 RATE, DECAY = 0.25, 0.95
 """Step size of slopes and multipliers, and its factor per step."""
-
-
-@dataclass(frozen=True)
-class Parts:
-    """N parts of the ball, each with one function, and the parameters of their bounds."""
-
-    specs: Tensor
-    """``(N, 1, …)``: coefficients of what is bounded, mostly the logits."""
-    lower: Tensor
-    """``(N, C, H, W)``: corners of the box of images."""
-    upper: Tensor
-    signs: dict[int, Tensor]
-    """``(N, …)`` by step, int8: 1 or -1 where an output of the step has this sign, else 0."""
-    slopes: dict[int, Tensor]
-    """``(N, …)`` by step of a ReLU: in [0,1]."""
-    multipliers: dict[int, Tensor]
-    """``(N, 2, …)`` by step, not negative: of the lower and the upper bound of its outputs."""
-
-    def __len__(self) -> int:
-        """Return N."""
-        return len(self.specs)
-
-    def __getitem__(self, chosen: Tensor) -> Parts:
-        """Return some of the parts."""
-        return Parts(
-            self.specs[chosen],
-            self.lower[chosen],
-            self.upper[chosen],
-            {index: each[chosen] for index, each in self.signs.items()},
-            {index: each[chosen] for index, each in self.slopes.items()},
-            {index: each[chosen] for index, each in self.multipliers.items()},
-        )
-
-    @staticmethod
-    def joined(first: Parts, second: Parts) -> Parts:
-        """Return the parts of both."""
-
-        def both(one: dict[int, Tensor], other: dict[int, Tensor]) -> dict[int, Tensor]:
-            return {index: torch.cat([one[index], other[index]]) for index in one}
-
-        return Parts(
-            torch.cat([first.specs, second.specs]),
-            torch.cat([first.lower, second.lower]),
-            torch.cat([first.upper, second.upper]),
-            both(first.signs, second.signs),
-            both(first.slopes, second.slopes),
-            both(first.multipliers, second.multipliers),
-        )
 
 
 class Ball:
@@ -339,57 +292,6 @@ def _common(first: Box, second: Box) -> tuple[Tensor, Tensor]:
     return torch.maximum(low, other_low), torch.minimum(high, other_high)
 
 
-@dataclass(frozen=True)
-class Cuts:
-    """Where to cut parts."""
-
-    scores: Tensor
-    """``(N,)``; 0: nowhere."""
-    indices: Tensor
-    """``(N,)`` of all inputs of ReLUs."""
-    multipliers: Tensor
-    """``(N, 4)`` to add, so that no bound becomes looser: of the lower and the upper bound for the
-    positive half, then for the negative."""
-
-    def __getitem__(self, chosen: Tensor) -> Cuts:
-        """Return some."""
-        return Cuts(self.scores[chosen], self.indices[chosen], self.multipliers[chosen])
-
-    @staticmethod
-    def joined(first: Cuts, second: Cuts) -> Cuts:
-        """Return both."""
-        return Cuts(
-            torch.cat([first.scores, second.scores]),
-            torch.cat([first.indices, second.indices]),
-            torch.cat([first.multipliers, second.multipliers]),
-        )
-
-
-def cut(parts: Parts, cuts: Cuts) -> Parts:
-    """Return both halves of every part."""
-    halves = []
-    for half, sign in enumerate((1, -1)):
-        signs, multipliers, first = {}, {}, 0
-        for source, old in parts.signs.items():
-            width = old[0].numel()
-            is_here = (cuts.indices >= first) & (cuts.indices < first + width)
-            (rows,) = is_here.nonzero(as_tuple=True)
-            at = rows, cuts.indices[rows] - first
-            signs[source], multipliers[source] = old.clone(), parts.multipliers[source].clone()
-            signs[source].view(len(parts), -1)[at] = sign
-            added = cuts.multipliers[rows, 2 * half : 2 * half + 2]
-            multipliers[source].view(len(parts), 2, -1)[at[0], :, at[1]] += added
-            first += width
-        (rows,) = (cuts.indices >= first).nonzero(as_tuple=True)
-        at = rows, cuts.indices[rows] - first
-        lower, upper = parts.lower.flatten(1).clone(), parts.upper.flatten(1).clone()
-        middle = (lower[at] + upper[at]) / 2
-        (lower if sign > 0 else upper)[at] = middle
-        corners = lower.view_as(parts.lower), upper.view_as(parts.upper)
-        halves.append(Parts(parts.specs, *corners, signs, parts.slopes, multipliers))
-    return Parts.joined(*halves)
-
-
 def _repeat(value: Tensor, num: int) -> Tensor:
     return value.expand(num, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
 
@@ -412,11 +314,12 @@ def branch(ball: Ball, specs: Tensor, budget: int, margin: float) -> tuple[bool,
     is_open = found.bounds <= margin
     parts, bounds, cuts = found.parts[is_open], found.bounds[is_open], found.cuts(ball)[is_open]
     while len(parts):
-        can_cut = num_parts < budget and bool((cuts.scores > 0).all())
+        num_cut = min(NUM_AT_ONCE, (budget - num_parts) // 2)
+        can_cut = num_cut > 0 and bool((cuts.scores > 0).all())
         if found.has_counterexample(ball) or not can_cut:
             return False, num_parts
         order = bounds.argsort(stable=True)
-        first, rest = order[:NUM_AT_ONCE], order[NUM_AT_ONCE:]
+        first, rest = order[:num_cut], order[num_cut:]
         found = ball.bound(cut(parts[first], cuts[first]), NUM_INNER, margin)
         num_parts += len(found.parts)
         is_open = found.bounds <= margin

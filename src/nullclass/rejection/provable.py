@@ -77,8 +77,9 @@ class ProvableNull(CertifiedNull):
     ) -> None:
         super().__init__(model, radius, norm)
         self.verifier = verifier
-        self._verify = find_verifier("interval" if verifier == CASCADE else verifier)
-        find_verifier(verifier)
+        self._verify = find_verifier(verifier)
+        if verifier == CASCADE:
+            self._verify = find_verifier("interval")
         self._read: tuple[Network, list[object], list[nn.Module | Tensor]] | None = None
         if model.image_shape is not None:  # fails now if the model cannot be bounded
             self._network(model.image_shape)
