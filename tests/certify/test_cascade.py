@@ -23,6 +23,7 @@ from nullclass.certify import (
 )
 from nullclass.certify.branching import Ball, branch
 from nullclass.certify.layers import Linear
+from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull
@@ -189,6 +190,8 @@ def test_provable_null_answers_more_and_never_something_else() -> None:
     assert torch.equal(answers[answers != NULL_LABEL], model.predict(images)[answers != NULL_LABEL])
     one_by_one = torch.cat([wide.predict(image) for image in images.split(1)])
     assert torch.equal(answers, one_by_one), "independent of the batch"
+    with pytest.raises(UserError, match="a cascade searches for proofs"):
+        wide.layers()
     images.requires_grad_()
     (gradient,) = torch.autograd.grad(wide(images).sum(), images)
     assert gradient.abs().sum() > 0

@@ -104,10 +104,20 @@ class ProvableNull(CertifiedNull):
         network = self._network(images.shape[1:])
         # The boxes of small batches fit a CPU's cache: half the time of 1000 images at once.
         parts = images.split(default_batch_size(images))
-        return torch.cat([self.logits_by(network, part) for part in parts])
+        logits = torch.cat([self.logits_by(network, part) for part in parts])
+        if self.verifier == CASCADE and not images.requires_grad:
+            is_left = in_range(images) & (logits[:, : self.num_classes] <= 0).all(dim=1)
+            for index in is_left.nonzero().flatten().tolist():
+                label, found = self._settle(network, images[index].to(logits.dtype))
+                if found.is_proved:
+                    logits[index, label] = MARGIN
+        return logits
 
     def logits_by(self, network: Network, images: Tensor) -> Tensor:
-        """Return logits as :meth:`all_logits`, by the layers of the model, in one batch."""
+        """Return logits as :meth:`all_logits`, by the layers of the model, in one batch.
+
+        Of a cascade, the first stage.
+        """
         is_valid = in_range(images.detach())
         images = images.to(next(self.model.parameters(), self.model.mean).dtype)
         margins_of = (
@@ -115,20 +125,20 @@ class ProvableNull(CertifiedNull):
         )
         margins = margins_of(network, images)
         margins = margins.where(margins.isfinite() & is_valid[:, None], UNPROVED)
-        if self.verifier == CASCADE and not images.requires_grad:
-            is_left = is_valid & (margins.detach() <= 0).all(dim=1)
-            for index in is_left.nonzero().flatten().tolist():
-                label, found = self._settle(network, images[index])
-                if found.is_proved:
-                    margins[index, label] = MARGIN
         return self.with_null_logit(margins)
 
     def layers(self) -> Network:
         """Return the layers that the bounds are of.
 
         Raises:
-            UserError: If the shape of its images is not known.
+            UserError: If the shape of its images is not known, or the model is a cascade, whose
+                later stages are no layers.
         """
+        if self.verifier == CASCADE:
+            raise UserError(
+                "a cascade searches for proofs, which layers cannot do: take the verifier interval "
+                "or crown-ibp"
+            )
         if self.image_shape is None:
             raise UserError("the model does not know the shape of its images: give image_shape")
         return self._network(self.image_shape)
