@@ -1,4 +1,4 @@
-# make run | test | test-all | check | notebooks | bench | gpu | size. Each sets up what it needs in .venv; nothing else is touched.
+# make run | test | test-all | check | notebooks | docs | bench | gpu | size. Each sets up what it needs in .venv; nothing else is touched.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 # Threads that wait must not spin: spinning is ruinous beside any other busy process (LOG.md).
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: run test test-all check format notebooks bench gpu size clean
+.PHONY: run test test-all check format notebooks docs bench gpu size clean
 
 run: $(VENV)/.core  ## the notebook's study, quick preset: trains, attacks, prints, reports
 	$(BIN)/nullclass study fgsm-null
@@ -34,6 +34,9 @@ format: $(VENV)/.dev
 notebooks: $(VENV)/.notebooks  ## executes notebooks/*.py; writes notebooks/*.ipynb
 	$(BIN)/python docs/notebooks.py
 
+docs: $(VENV)/.docs  ## the documentation site, offline: build/docs/site/index.html
+	$(BIN)/python docs/website.py
+
 bench: $(VENV)/.bench $(VENV)-keras/.keras  ## about two hours; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
 
@@ -54,6 +57,10 @@ $(VENV)/.dev: $(VENV)/.core
 
 $(VENV)/.notebooks: $(VENV)/.core
 	$(PIP) -e '.[notebooks]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.core
+	$(PIP) -e '.[docs]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev benchmarks/requirements.txt

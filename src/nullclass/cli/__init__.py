@@ -19,6 +19,7 @@ COMMANDS = {
     "report": "Draw the report of a run folder again, from its rows.",
     "export": "Write a model with its rule for null into one file: ONNX or torch.export.",
     "guard": "Answer images from standard input, one JSON line each; count, log, raise an alarm.",
+    "demo": "Serve a page on this machine: draw digits, attack them, ask a proved model.",
     "zoo": "List, show, evaluate and check the models of the zoo; write their leaderboard.",
 }
 """Name to summary (the docstring of ``Command``), in the order of the help. The overview shows them

@@ -18,8 +18,8 @@ from nullclass.experiments.engines.base import Event, Report
 HANG_SECONDS = 30 * 60
 """Seconds without a call of a module and without a report after which a worker is ended."""
 
-HANG_SIGNAL = signal.SIGALRM
-"""Ends a worker that hangs."""
+HANG_SIGNAL = 14
+"""Ends a worker that hangs: SIGALRM, a name that Windows does not have."""
 
 
 @contextmanager
@@ -36,6 +36,9 @@ def watchdog(report: Report, seconds: int) -> Iterator[Report]:
     Yields:
         What to report to instead.
     """
+    if not hasattr(signal, "alarm"):  # Windows
+        yield report
+        return
     # here, because a worker sets its threads and memory before torch is loaded
     from torch.nn.modules.module import register_module_forward_pre_hook
 

@@ -1,0 +1,1 @@
+"""A live demonstration in the browser: draw a digit, attack it, ask a proved model."""

@@ -1,0 +1,90 @@
+"""The documentation site: built offline without a warning, every link leads somewhere."""
+
+from __future__ import annotations
+
+import importlib.util
+import resource
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+import nullclass
+
+pytest.importorskip("mkdocs", reason="the extra docs is not installed")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def website() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("website", ROOT / "docs" / "website.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["website"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+class Page(HTMLParser):
+    """The links, addresses of files, and anchors of a page."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.loaded: set[str] = set()
+        self.anchors: set[str] = set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = {name: value or "" for name, value in attrs}
+        self.anchors |= {values[name] for name in ("id", "name") if name in values}
+        if tag == "a" and "href" in values:
+            self.links.add(values["href"])
+        if tag in ("script", "img") and "src" in values:
+            self.loaded.add(values["src"])
+        if tag == "link" and values.get("rel") == "stylesheet":
+            self.loaded.add(values["href"])
+
+
+@pytest.mark.slow
+def test_the_site(website: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    website.collect()
+    assert website.build() == 0
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    print(f"built in {now.ru_utime - used.ru_utime + now.ru_stime - used.ru_stime:.0f} s of a CPU")
+    assert "WARNING" not in capfd.readouterr().err
+    site = website.SITE
+    pages = {path: Page(path) for path in site.rglob("*.html")}
+    assert len(pages) > 100
+    broken = []
+    for path, page in pages.items():
+        for link in sorted(page.links | page.loaded):
+            parts = urlsplit(link)
+            if parts.scheme in ("http", "https", "mailto", "data", "javascript"):
+                if link in page.loaded:
+                    broken.append(f"{path.name} loads {link[:80]}")
+                continue
+            if path.name == "404.html":
+                continue  # served from any folder
+            target = path if not parts.path else (path.parent / unquote(parts.path)).resolve()
+            if target.is_dir():
+                target = target / "index.html"
+            if not target.is_file():
+                broken.append(f"{path.relative_to(site)}: {link}")
+            elif parts.fragment and target in pages:
+                anchor = unquote(parts.fragment)
+                if anchor not in pages[target].anchors and not anchor.startswith("__"):
+                    broken.append(f"{path.relative_to(site)}: {link}")
+    assert broken == []
+    for name in website.public_names():
+        if "." not in name or name.split(".")[0] in website.MODULES:
+            assert (site / "names" / f"{name}.html").is_file() or name.isupper(), name
+    assert "nullclass.Classifier" in (site / "names" / "Classifier.html").read_text()
+    assert ":class:" not in (site / "names" / "Classifier.html").read_text()
+    assert set(nullclass.__all__) >= {"Guard", "export_model"}
