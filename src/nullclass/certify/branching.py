@@ -122,7 +122,7 @@ class Ball:
         names = [("slopes", index) for index in parts.slopes if index < start]
         signed = [index for index, signs in parts.signs.items() if signs.any()]
         names += [("multipliers", index) for index in signed]
-        values = [getattr(parts, kind)[index].clone() for kind, index in names]
+        values = [getattr(parts, kind)[index].detach().clone() for kind, index in names]
         optimizer = torch.optim.Adam(values, RATE, maximize=True) if values else None
         best = parts.specs.new_full((len(parts),), -torch.inf)
         kept: dict[tuple[str, int], Tensor] = {}

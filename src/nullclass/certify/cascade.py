@@ -113,7 +113,8 @@ def settle(network: Network, image: Tensor, rows: Tensor, radius: float, norm: s
         is_broken = _is_broken(network, image, rows, radius, norm)
         found = settled("attack", False if is_broken else None)
     if found is None:
-        is_proved, num_parts = branch(Ball(network, image, radius, norm), rows, BUDGET, MARGIN)
+        with torch.no_grad():
+            is_proved, num_parts = branch(Ball(network, image, radius, norm), rows, BUDGET, MARGIN)
         found = settled(STAGES[4] if num_parts else STAGES[3], is_proved, num_parts)
     assert found is not None
     return found
