@@ -269,14 +269,16 @@ def is_elsewhere(address: str, page: str) -> bool:
 
 def draw_a_one(tab: Any) -> None:
     """Choose the brush, and draw a line down."""
-    tab.locator(".image-container, [data-testid='image']").first.scroll_into_view_if_needed()
     tab.get_by_role("button", name="Brush").first.click()
+    tab.wait_for_timeout(500)
+    tab.locator("canvas").first.scroll_into_view_if_needed()
     box = tab.locator("canvas").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     tab.mouse.move(x, y - 60)
     tab.mouse.down()
     for step in range(13):
         tab.mouse.move(x, y - 60 + 10 * step)
+        tab.wait_for_timeout(20)
     tab.mouse.up()
 
 

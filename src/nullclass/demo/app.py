@@ -131,7 +131,10 @@ def build(model: Classifier, proved: ProvableNull, name: str) -> Any:
         return kind, *refresh(settings, request)
 
     def draw(kind: str, digit: str, number: int, eps: float, pad: Any, request: Any) -> Any:
-        drawn = None if pad is None else as_digit(_strokes(pad["composite"]))
+        empty = pad is None or pad["composite"] is None
+        drawn = None if empty else as_digit(_strokes(pad["composite"]))
+        if drawn is None:
+            return (gr.skip(),) * 4
         return drawn, *act(kind, digit, number, eps, drawn, request)
 
     def choose(kind: str, digit: str, number: int, eps: float, request: Any) -> Any:
@@ -195,7 +198,8 @@ def build(model: Classifier, proved: ProvableNull, name: str) -> Any:
         eps.release(act, [kind, *chosen, drawing], shown, show_progress="hidden")
         for source in (digit, number):
             source.input(choose, [kind, *chosen], [drawing, *shown], show_progress="hidden")
-        pad.input(draw, [kind, *chosen, pad], [drawing, *shown], show_progress="hidden")
+        pad.change(draw, [kind, *chosen, pad], [drawing, *shown], show_progress="hidden")
+        pad.clear(choose, [kind, *chosen], [drawing, *shown], show_progress="hidden")
         for slider in point:
             slider.input(
                 lambda *values: pictures.cube(pictures.ramp_spaces(), values),
