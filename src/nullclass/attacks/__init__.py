@@ -21,6 +21,7 @@ from nullclass.attacks.refined import RefinedPGD
 from nullclass.attacks.selective import SelectivePGD
 from nullclass.attacks.square import Square
 from nullclass.attacks.transfer import Transfer
+from nullclass.attacks.whole_ball import WholeBallPGD
 from nullclass.attacks.worst_case import null_aware_pgd, worst_case, worst_case_1
 from nullclass.core.checks import check_choice
 
@@ -43,6 +44,7 @@ __all__ = [
     "SelectivePGD",
     "Square",
     "Transfer",
+    "WholeBallPGD",
     "check_attack",
     "describe",
     "find_attack",
@@ -62,6 +64,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "multi-targeted-apgd": MultiTargetedAPGD,
     "fmn": FMN,
     "selective-pgd": SelectivePGD,
+    "whole-ball-pgd": WholeBallPGD,
     "square": Square,
     "noise": Noise,
     "dataset": DatasetAttack,

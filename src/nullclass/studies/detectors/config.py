@@ -31,6 +31,14 @@ CLEAN, ADVERSARIAL, INTERVAL = "clean", "adversarial", "interval"
 NETWORKS = (CLEAN, ADVERSARIAL)
 """The networks that every way to refuse is put on."""
 
+ARCHITECTURES = {
+    CLEAN: "small",
+    ADVERSARIAL: "certifiable-small",
+    INTERVAL: "certifiable-small",
+}
+"""The second is the first behind a learned pixel threshold, which shortens robust training. Trained
+on clean images it is no ordinary network: the worst case at ε 0.3 fooled 38 % of 500 images."""
+
 NONE, NULL_CLASS, PROOF = "none", "null-class", "proof"
 LOGIT_SCORES = ("softmax", "margin", "energy", "entropy")
 DETECTORS = (
@@ -174,7 +182,7 @@ def _training(
 ) -> Training:
     return Training(
         name=name,
-        architecture="certifiable-small",
+        architecture=ARCHITECTURES[name.split("-")[0]],
         dataset="mnist",
         validation=VALIDATION,
         seed=seed,

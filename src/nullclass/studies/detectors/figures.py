@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from nullclass.report.measures import Measure
 
 UNAWARE_COLOUR, AWARE_COLOUR = OUTCOME_COLOURS["correct"], OUTCOME_COLOURS["fooled"]
-EPS_COLOURS = ("#F0B48A", "#D55E00", "#7A3300")
-"""Of the budgets, the darkest for the largest."""
+EPS_COLOURS = ("#7A3300", "#D55E00", "#F0B48A")
+"""Of the budgets, the largest first."""
 
 
 def knowledge(run: Run) -> Drawing | None:
@@ -67,7 +67,7 @@ def knowledge(run: Run) -> Drawing | None:
         f"Share of images that are not fooled at ε {eps_text(eps)}, {measures.norm(UNION)}, "
         f"{measures.seeds_text()}. Without knowledge: the smallest share of three attacks on the "
         f"network alone ({num_images(measures, models, names)}). With knowledge: one minus AER "
-        f"over all attacks ({num_images(measures, models, [UNION])}); {measures.interval_note()}.",
+        f"({num_images(measures, models, [UNION])}); {measures.interval_note()}.",
         panels,
     )
 
@@ -84,7 +84,7 @@ def by_eps(run: Run) -> Drawing | None:
         if not models:
             continue
         with _rules_panel(panels, f"fig_rar_{network}", network, models) as axis:
-            for index, eps in enumerate(at_eps):
+            for index, eps in enumerate(reversed(at_eps)):
                 found = [aware(measures, model, "rar", eps) for model in models]
                 _dots(axis, found, EPS_COLOURS[index % len(EPS_COLOURS)], f"ε {eps_text(eps)}")
             axis.set_xlabel("robust accuracy with rejection (RAR)")

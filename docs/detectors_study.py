@@ -1,0 +1,73 @@
+"""Write the results in docs/detectors.md: python docs/detectors_study.py runs/detectors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from nullclass.core.files import write_text
+from nullclass.report.blocks import Table
+from nullclass.report.measures import Measures
+from nullclass.report.render import markdown_table
+from nullclass.report.sections import previews, unfinished
+from nullclass.results.run import Run
+from nullclass.studies.detectors.config import VARIANTS
+from nullclass.studies.detectors.measured import budgets, networks
+from nullclass.studies.detectors.page import findings
+from nullclass.studies.detectors.tables import aware_table, unaware_table
+from nullclass.studies.reports import read_run
+
+PAGE = Path(__file__).with_name("detectors.md")
+BEGIN = "<!-- results: written by docs/detectors_study.py, do not edit -->"
+END = "<!-- end of results -->"
+
+HEAD = """`nullclass study detectors --preset {preset}`: {seeds}, {data}, torch {torch}.
+{processor}. In %, with 95 % Wilson intervals over the images. ε in pixel units. AER and null-DoS
+are lower bounds, RAR an upper bound.
+"""
+
+
+def results(run: Run) -> str:
+    """The text between the two marks."""
+    measures = Measures(run)
+    head = HEAD.format(
+        preset=run.info.preset,
+        seeds=measures.seeds_text(),
+        data=run.info.data.name,
+        torch=run.info.provenance.versions["torch"],
+        processor=run.info.provenance.machine.processor,
+    )
+    sentences = [*findings(measures), *unfinished(run, measures, VARIANTS), *previews(measures)]
+    bullets = [f"- {sentence}\n" for sentence in sentences]
+    return "\n".join([head, "".join(bullets), *_tables(run, measures)])
+
+
+def _tables(run: Run, measures: Measures) -> Iterator[str]:
+    for network in networks(measures):
+        yield from _table(aware_table(run, measures, network))
+        yield from _table(unaware_table(measures, network, budgets(measures)[-1]))
+
+
+def _table(table: Table) -> Iterator[str]:
+    """Title, rows with their intervals, and caption."""
+    yield f"### {table.title}\n"
+    headings = [" ".join(filter(None, (cell.text, cell.small))) for cell in table.columns]
+    rows = [
+        [f"{cell.text} ({cell.small})" if cell.small else cell.text for cell in cells]
+        for cells in table.rows
+    ]
+    yield markdown_table(headings, rows)
+    yield f"{table.caption}\n"
+
+
+def page(text: str, run: Run) -> str:
+    """The page with its results replaced."""
+    before, rest = text.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n\n{results(run)}\n{END}{after}"
+
+
+if __name__ == "__main__":
+    text = page(PAGE.read_text(encoding="utf-8"), read_run(Path(sys.argv[1])))
+    write_text(PAGE, text)
