@@ -72,7 +72,7 @@ def test_the_wheel_holds_the_zoo_and_is_small(tmp_path: Path) -> None:
         path.relative_to(source).as_posix()
         for folder in ("zoo/checkpoints", "demo")
         for path in (source / "nullclass" / folder).rglob("*.*")
-        if "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts
     ]
     assert len(data) > 14
     assert set(data) <= names
