@@ -17,7 +17,9 @@ from nullclass.data.streamed import StreamedImages
 
 
 def expected(first: int, num: int, shape: tuple[int, ...] = (6, 5, 3)) -> torch.Tensor:
-    pixels = np.stack([pixels_of(number, shape) for number in range(first, first + num)])
+    """The images of three classes, numbered class by class, one of each class in turn."""
+    in_turns = np.arange(first, first + num).reshape(3, -1).T.flatten()
+    pixels = np.stack([pixels_of(int(number), shape) for number in in_turns])
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
@@ -28,7 +30,7 @@ def test_training_and_test_images(tmp_path: Path) -> None:
     assert data.validation is not None
     assert (len(data.train), len(data.validation)) == (9, 3)
     assert torch.equal(data.test.images[:], expected(100, 6))
-    assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.test.labels.tolist() == [0, 1, 2, 0, 1, 2]
     images, labels = data.test.batch([5, 0])
     assert torch.equal(images, expected(100, 6)[[5, 0]] / 255)
     assert labels.tolist() == [2, 0]
@@ -61,11 +63,12 @@ def test_grey_images_and_mixtures(tmp_path: Path) -> None:
     grey = write_images(tmp_path / "grey", shape=(6, 5))
     data = load_dataset(grey, validation=0)
     assert data.image_shape == (1, 6, 5)
-    assert torch.equal(data.test.images[1:2][0, 0], torch.from_numpy(pixels_of(1, (6, 5))))
+    assert torch.equal(data.test.images[1:2][0, 0], torch.from_numpy(pixels_of(2, (6, 5))))
     Image.fromarray(pixels_of(7)).save(grey / "bee" / "00.png")
     mixed = load_dataset(grey, validation=0)
     assert mixed.image_shape == (3, 6, 5)
-    assert torch.equal(mixed.test.images[2:3], expected(7, 1))
+    coloured = torch.from_numpy(pixels_of(7)).permute(2, 0, 1)
+    assert torch.equal(mixed.test.images[1:2][0], coloured)
     first = torch.from_numpy(pixels_of(0, (6, 5)))
     assert torch.equal(mixed.test.images[:1][0], first.expand(3, -1, -1))
 
@@ -79,7 +82,7 @@ def test_images_are_scaled_and_cropped_on_request(tmp_path: Path) -> None:
         load_dataset(folder, validation=0)
     data = load_dataset(folder, validation=0, resize=4)
     assert data.image_shape == (3, 4, 4)
-    assert torch.equal(data.test.images[3:4], torch.full((1, 3, 4, 4), 200, dtype=torch.uint8))
+    assert torch.equal(data.test.images[4:5], torch.full((1, 3, 4, 4), 200, dtype=torch.uint8))
     assert load_dataset(folder, validation=0, resize=(2, 6)).image_shape == (3, 2, 6)
     checksums = {load_dataset(folder, validation=0, resize=r).checksum for r in (4, 5, (4, 5))}
     assert len(checksums) == 3
@@ -154,10 +157,10 @@ def test_files_that_break_when_they_are_read(tmp_path: Path) -> None:
     clear = np.zeros((40, 40, 4), np.uint8)
     Image.fromarray(clear).save(path)
     with pytest.raises(UserError, match=r"0.png has transparent pixels"):
-        load_dataset(folder, validation=0).test.batch([2])
+        load_dataset(folder, validation=0).test.batch([1])
     clear[..., 3] = 255
     Image.fromarray(clear).save(path)
-    assert not load_dataset(folder, validation=0).test.batch([2])[0].any()
+    assert not load_dataset(folder, validation=0).test.batch([1])[0].any()
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="0 class folders"):
         load_dataset(tmp_path / "empty")
@@ -184,7 +187,7 @@ def test_images_are_read_when_they_are_needed(
     images, labels = part.batch([4, 0])
     assert read == [50, 10]
     assert torch.equal(images, (expected(0, 150)[[50, 10]]) / 255)
-    assert labels.tolist() == [1, 0]
+    assert labels.tolist() == [50 % 3, 10 % 3]
     assert part.sha256() != labelled.first(5).sha256()
     assert read == [50, 10]
 
@@ -197,6 +200,14 @@ def test_small_sets_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert torch.equal(data.subset([3]).batch([0])[0], first)
     with pytest.raises(UserError, match="is missing"):
         data.batch([2])
+
+
+def test_classes_of_different_sizes_are_read_in_turns(tmp_path: Path) -> None:
+    folder = write_images(tmp_path / "uneven", 4)
+    for path in sorted((folder / CLASSES[1]).iterdir())[2:]:
+        path.unlink()
+    labels = load_dataset(folder, validation=0).test.labels.tolist()
+    assert labels == [0, 1, 2, 0, 1, 2, 0, 2, 0, 2]
 
 
 @pytest.mark.slow

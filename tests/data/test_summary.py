@@ -40,6 +40,6 @@ def test_the_contact_sheet_shows_the_first_images_of_each_class(
     assert sheet.size == (110 + 10 * 68, 3 * 68 + 4)
     pixels = np.asarray(sheet)
     if shape == (6, 6):  # enlarged by repetition
-        top_left = data.test.batch(torch.tensor([11]))[0][0, 0, 0, 0]
+        top_left = data.test.batch(torch.tensor([1]))[0][0, 0, 0, 0]
         assert pixels[4 + 68 + 2, 110 + 2].tolist() == [round(255 * float(top_left))] * 3
     assert (pixels[:, -64:] != 255).any(), "the tenth column"

@@ -485,3 +485,11 @@ def test_a_sound_evaluation_raises_no_flag(name: str, models: Models) -> None:
     aer = summary.loc[(summary["attack"] == UNION) & (summary["metric"] == "aer"), "value"]
     assert aer.max() > 0.2
     assert aer.min() < 0.8
+
+
+def test_images_of_one_class_show_nothing() -> None:
+    of_one_class = evidence(pgd=HEALTHY)
+    of_one_class.rows["label"] = 3
+    message = CHECKS["clean-near-chance"](of_one_class)
+    assert message is not None
+    assert "have the same label" in message

@@ -1,7 +1,8 @@
 """Image folders: one folder per class.
 
 ``FOLDER/train/CLASS/…`` and ``FOLDER/test/CLASS/…`` (or ``val``, as ImageNet has it), or
-``FOLDER/CLASS/…`` for test images alone. The classes are numbered in the order of their names.
+``FOLDER/CLASS/…`` for test images alone. The classes are numbered in the order of their names, and
+their images are read in turns, so that the first images are of all classes.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -77,12 +79,15 @@ class ImageFolder:
         """
         names: list[str] = []  # relative to the part: a path takes several times the memory
         labels: list[int] = []
-        for label, name in enumerate(self.class_names):
-            files = list(_files(part, name))
+        of_classes = [list(_files(part, name)) for name in self.class_names]
+        for name, files in zip(self.class_names, of_classes, strict=True):
             if not files and (part / name).is_dir():
                 raise UserError(f"{part / name} holds no images: add some or remove the folder")
-            names += files
-            labels += [label] * len(files)
+        for in_turn in zip_longest(*of_classes):
+            for label, file in enumerate(in_turn):
+                if file is not None:
+                    names.append(file)
+                    labels.append(label)
         digest, is_coloured, found = hashlib.sha256(), False, None
         for name in names:
             path = part / name
