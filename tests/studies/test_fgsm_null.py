@@ -123,7 +123,7 @@ def test_tables_of_two_seeds() -> None:
     cell = Cell("50.00", "± 14.14", "75.00, loop 55.00 ± 7.07", "within")
     assert row(table, "null-0.5")[1] == cell
     rows = [[cell.text for cell in line] for line in published_table(measures).rows]
-    figure = ["null-0.5", "null rate at ε 0.5", "50.00 ± 14.14", "75.00", "55.00 ± 7.07", "✓"]
+    figure = ["null-0.5", "null rate at ε 0.5", "50.00 ± 14.14", "75.00", "55.00±7.07", "✓"]
     assert rows == [figure]
     # The union at 0.154: the worst case, and what is fooled when clean; FGSM's ε is larger.
     # Seed 0: fooled 0, 1, 4; correct and never fooled 2, 3. Seed 1: fooled 0, 3, 4; correct 1, 2.

@@ -181,9 +181,9 @@ def published_table(measures: Measures) -> Table:
     within, num = reproduced(found, are_rates=True)
     rows = []
     for measure in filter(lambda measure: measure.is_rate, found):
-        texts = (measure.model, name_of(measure), value_text(measure))
-        mark = MARKS[measure.verdict]
-        rows.append([*texts, published_text(measure), loop_text(measure), mark])
+        published = published_text(measure).replace(" to ", "–")  # 80 columns are few
+        figures = (value_text(measure), published, loop_text(measure).replace(" ", ""))
+        rows.append([measure.model, name_of(measure), *figures, MARKS[measure.verdict]])
     return make_table(
         f"Measured and published: {within} of {num} rates reproduced",
         ["model", "figure", "measured", "published", "loop", ""],
