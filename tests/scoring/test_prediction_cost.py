@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from nullclass.models import Classifier
+from nullclass.models.classifier import network_inside
 from nullclass.rejection import (
     DETECTORS,
     ConsistentNull,
@@ -15,7 +16,7 @@ from nullclass.rejection import (
     reject_by,
     with_threshold,
 )
-from nullclass.scoring.prediction_cost import network_inside, prediction_cost
+from nullclass.scoring.prediction_cost import prediction_cost
 
 
 def network() -> Classifier:

@@ -14,13 +14,13 @@ from nullclass.experiments.detector_plan import CONSISTENCY, DetectorPlan
 from nullclass.rejection import DETECTORS, SCORES
 from nullclass.report.measures import Measures
 from nullclass.report.render import on_terminal
+from nullclass.report.tables import prediction_costs
 from nullclass.results.run import Run
 from nullclass.studies.detectors import config
 from nullclass.studies.detectors.measured import (
     aware,
     least_not_fooled,
     not_fooled,
-    prediction_costs,
     survivors,
 )
 from nullclass.studies.detectors.page import findings, summary_tables

@@ -25,7 +25,7 @@ from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.attacks.steps import add_momentum, ascend, input_gradient
 from nullclass.core.norms import Eps, expand_eps
-from nullclass.models.classifier import Classifier
+from nullclass.models.classifier import Classifier, network_inside
 
 CHECK_EVERY = 5
 """Outer steps between two evaluations of the model, whose rule costs many passes."""
@@ -51,7 +51,7 @@ class WholeBallPGD(BaseAttack):
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
         state.evaluate_clean()
-        network = _network_inside(state.model)
+        network = network_inside(state.model)
         for loss in state.target_losses(self.num_targets, "logsumexp-margin"):
             for indices in state.batches():
                 self._climb(state, network, indices, loss)
@@ -88,10 +88,3 @@ class WholeBallPGD(BaseAttack):
 
 def _sized(radius: Eps, images: Tensor) -> Tensor | float:
     return expand_eps(radius / 4, images)
-
-
-def _network_inside(model: Classifier) -> Classifier:
-    """Return the classifier that rules for null are put around."""
-    while isinstance(model.body, Classifier):
-        model = model.body
-    return model

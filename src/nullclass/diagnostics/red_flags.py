@@ -112,13 +112,13 @@ def _clean_near_chance(evidence: Evidence) -> str | None:
     answered = evidence.clean[evidence.clean["outcome"] != "null"]
     if len(answered) < MIN_ANSWERED:
         return None
-    if evidence.clean["label"].nunique() == 1:
+    chance = evidence.clean["label"].value_counts(normalize=True).max()
+    if chance == 1:
         return (
             f"All {len(evidence.clean)} images have the same label, so that a constant answer "
             "would be correct: take images of all classes."
         )
     num = int((answered["outcome"] == "correct").sum())
-    chance = evidence.clean["label"].value_counts(normalize=True).max()
     if num / len(answered) > chance + ABOVE_CHANCE * (1 - chance):
         return None
     return (

@@ -12,7 +12,7 @@ import pandas as pd
 
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.evaluation.result import Evaluation
+from nullclass.evaluation.result import Evaluation, draw_curve
 from nullclass.metrics.comparable import Subject, check_comparable, find_differences
 from nullclass.results.info import ThreatModel
 from nullclass.results.run import read_run
@@ -94,10 +94,7 @@ class Comparison:
         if ax is None:
             _, ax = plt.subplots()
         for name, of in rates.sort_values("eps_pixels").groupby("model", sort=False):
-            (line,) = ax.plot(of["eps_pixels"], of["value"], "o-", ms=3, label=str(name))
-            ax.fill_between(
-                of["eps_pixels"], of["low"], of["high"], color=line.get_color(), alpha=0.2
-            )
+            draw_curve(ax, of, str(name))
         ax.set(xlabel="eps (pixel units)", ylabel=metric, ylim=(0, 1))
         ax.legend()
         return ax

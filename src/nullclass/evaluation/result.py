@@ -161,14 +161,7 @@ class Evaluation:
         for metric, label in PLOTTED.items():
             curve = of_all[of_all["metric"] == metric].sort_values("eps_pixels")
             if len(curve):
-                (line,) = ax.plot(curve["eps_pixels"], curve["value"], "o-", ms=3, label=label)
-                ax.fill_between(
-                    curve["eps_pixels"],
-                    curve["low"],
-                    curve["high"],
-                    color=line.get_color(),
-                    alpha=0.2,
-                )
+                draw_curve(ax, curve, label)
         ax.set(xlabel=f"eps ({self.threat['norm']}, pixel units)", ylabel="rate", ylim=(0, 1))
         ax.legend()
         return ax
@@ -275,6 +268,13 @@ class Evaluation:
             probes=trial.result.probes,
             flags=trial.result.flags,
         )
+
+
+def draw_curve(ax: Axes, rates: pd.DataFrame, label: str) -> None:
+    """Draw rates against eps with their intervals; rows of one metric, eps ascending."""
+    eps = rates["eps_pixels"]
+    (line,) = ax.plot(eps, rates["value"], "o-", ms=3, label=label)
+    ax.fill_between(eps, rates["low"], rates["high"], color=line.get_color(), alpha=0.2)
 
 
 def _percent(row: Mapping[Any, Any]) -> str:

@@ -310,6 +310,13 @@ def as_classifier(
     return classifier
 
 
+def network_inside(model: Classifier) -> Classifier:
+    """Return the classifier that a threshold, a detector or a proof is put around."""
+    while isinstance(model.body, Classifier):
+        model = model.body
+    return model
+
+
 def check_network(model: Classifier, images: Tensor) -> None:
     """Call the network of a model once, and refuse what cannot be evaluated.
 
@@ -324,8 +331,7 @@ def check_network(model: Classifier, images: Tensor) -> None:
     Raises:
         UserError: If it cannot be evaluated.
     """
-    while isinstance(model.body, Classifier):
-        model = model.body
+    model = network_inside(model)
     if type(model).all_logits is not Classifier.all_logits:
         return  # it may call its body with something else
     images = checked_images(images)[:NUM_TRIED]

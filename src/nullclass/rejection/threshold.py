@@ -97,10 +97,7 @@ class Threshold:
         """What the calibration promises, in words; None if there is none."""
         if not self.is_calibrated:
             return None
-        from scipy.stats import beta
-
-        num_larger = self._num_larger()
-        highest = beta.ppf(0.99, num_larger + 1, self.num_images - num_larger)
+        _, highest = self.band(0.98)  # of which each end is wrong with probability 0.01
         return (
             "Split conformal, for any distribution: a clean image drawn as the "
             f"{self.num_images:,} held-out ones is null with probability at most "

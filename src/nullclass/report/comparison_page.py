@@ -25,6 +25,7 @@ from nullclass.report.tables import (
     UNION_RATES,
     clean_outcomes_table,
     make_table,
+    prediction_costs,
     union_table,
 )
 from nullclass.results.run import Run, Trial
@@ -44,7 +45,7 @@ def join_runs(runs: Sequence[Run]) -> Run:
     called by its run folder, too.
 
     Raises:
-        UserError: If there are fewer than two evaluations, or two cannot be told apart.
+        UserError: If there are fewer than two evaluations, or two have the same name and seed.
     """
     owners: dict[str, set[str]] = {}
     for run in runs:
@@ -170,7 +171,6 @@ def _points(measures: Measures, model: str, attack: str, metric: str) -> list[Me
 
 def cost_table(run: Run) -> Table | None:
     """Passes and time of a prediction; ``None`` if no evaluation measured it."""
-    costs = {trial.model: trial.result.prediction for trial in run.trials}
     rows = [
         [
             model,
@@ -178,8 +178,7 @@ def cost_table(run: Run) -> Table | None:
             f"{cost.num_backwards:g}",
             f"{cost.cpu_ms:.3g}",
         ]
-        for model, cost in costs.items()
-        if cost is not None
+        for model, cost in prediction_costs(run).items()
     ]
     if not rows:
         return None

@@ -10,6 +10,8 @@ from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Cell, Table
 from nullclass.report.formatting import SMALLEST, attack_name, eps_text, value_cell
 from nullclass.report.measures import Measures
+from nullclass.results.info import CostInfo
+from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION
 
 UNION_RATES = {"aer": "AER", "rar": "RAR", "strict": "strict", "null_dos": "null-DoS"}
@@ -206,3 +208,12 @@ def _num_judged(measures: Measures) -> str:
     if len(set(counts.values())) == 1:
         return next(iter(counts.values()))
     return ", ".join(f"{count} {word}" for word, count in counts.items())
+
+
+def prediction_costs(run: Run) -> dict[str, CostInfo]:
+    """Cost of a prediction by model, of its first seed that was measured."""
+    costs: dict[str, CostInfo] = {}
+    for trial in run.trials:
+        if trial.result.prediction is not None:
+            costs.setdefault(trial.model, trial.result.prediction)
+    return costs

@@ -162,7 +162,7 @@ class CostInfo(Schema, frozen=True):
     """What one prediction costs, per image (:mod:`nullclass.scoring.prediction_cost`)."""
 
     num_forwards: float
-    """Forward passes of the network inside the model."""
+    """Forward passes of the network inside the model; 0 where it is only read, as by bounds."""
     num_backwards: float
     cpu_ms: float
     """Processor time in milliseconds."""

@@ -3,36 +3,26 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nullclass.attacks.counters import count_passes
 from nullclass.core.modules import frozen
-from nullclass.models.classifier import Classifier
-from nullclass.rejection import ThresholdedClassifier
-from nullclass.rejection.fixed import FixedClassifier
+from nullclass.models.classifier import Classifier, network_inside
+from nullclass.results.info import CostInfo
 
 NUM_IMAGES = 64
 """Images of the measurement, in one batch."""
 NUM_REPEATS = 3
 
 
-@dataclass(frozen=True)
-class PredictionCost:
-    """Cost of a prediction, per image."""
-
-    num_forwards: float
-    """Forward passes of the network inside; 0 where it is only read, as by bounds."""
-    num_backwards: float
-    cpu_ms: float
-    """Processor time of all threads in milliseconds, the least of three repeats."""
-
-
 @torch.no_grad()
-def prediction_cost(model: Classifier, images: Tensor) -> PredictionCost:
-    """Measure predictions of the first images ``(N, C, H, W)`` in [0,1], at least one."""
+def prediction_cost(model: Classifier, images: Tensor) -> CostInfo:
+    """Measure predictions of the first images ``(N, C, H, W)`` in [0,1], at least one.
+
+    The processor time is that of all threads, the least of three repeats.
+    """
     images = images[:NUM_IMAGES].to(model.mean.device)
     seconds = []
     with frozen(model):
@@ -43,11 +33,4 @@ def prediction_cost(model: Classifier, images: Tensor) -> PredictionCost:
             model(images)
             seconds.append(time.process_time() - started)
     num = len(images)
-    return PredictionCost(passes.forward / num, passes.backward / num, 1000 * min(seconds) / num)
-
-
-def network_inside(model: Classifier) -> Classifier:
-    """Return the classifier that a threshold, a detector or a proof is put around."""
-    while isinstance(model, ThresholdedClassifier | FixedClassifier):
-        model = model.model
-    return model
+    return CostInfo(passes.forward / num, passes.backward / num, 1000 * min(seconds) / num)

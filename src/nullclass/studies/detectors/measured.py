@@ -1,4 +1,4 @@
-"""Numbers of the study ``detectors``: unaware attacks, survivors, cost of a prediction."""
+"""Numbers of the study ``detectors``: unaware attacks, survivors."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from nullclass.report.measures import Measure, Measures
-from nullclass.results.info import CostInfo
-from nullclass.results.run import Run
 from nullclass.results.schema import UNION
 from nullclass.studies.detectors.config import INTERVAL, NETWORKS, NONE, RULES, UNAWARE
 
@@ -84,12 +82,3 @@ def survivors(measures: Measures, models: Sequence[str], eps: float) -> list[str
     """Variants of which an aware attacker fools less than :data:`SURVIVES`."""
     found = measures.find_all(models, UNION, "aer", eps)
     return [measure.model for measure in found if measure.mean < SURVIVES]
-
-
-def prediction_costs(run: Run) -> dict[str, CostInfo]:
-    """Cost of a prediction by model, of its first seed that was measured."""
-    costs: dict[str, CostInfo] = {}
-    for trial in run.trials:
-        if trial.result.prediction is not None:
-            costs.setdefault(trial.model, trial.result.prediction)
-    return costs

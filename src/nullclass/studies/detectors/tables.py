@@ -9,7 +9,7 @@ from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Table
 from nullclass.report.formatting import eps_text, percent
 from nullclass.report.measures import Measures
-from nullclass.report.tables import make_table
+from nullclass.report.tables import make_table, prediction_costs
 from nullclass.results.info import CostInfo
 from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, UNION
@@ -20,7 +20,6 @@ from nullclass.studies.detectors.measured import (
     least_not_fooled,
     models_on,
     not_fooled,
-    prediction_costs,
     rule_of,
 )
 
