@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from nullclass.core.files import write_text
+from marks import replace_results
 from nullclass.report.formatting import FGSM, NORMS, percent
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table
@@ -17,8 +17,6 @@ from nullclass.results.schema import CLEAN, UNION
 from nullclass.studies.reports import read_run
 
 PAGE = Path(__file__).with_name("cifar10.md")
-BEGIN = "<!-- results: written by docs/cifar10.py, do not edit -->"
-END = "<!-- end of results -->"
 
 BUDGETS = (("linf", 2 / 255, "2/255"), ("linf", 8 / 255, "8/255"), ("l2", 0.5, "0.5"))
 """Norm, ε in pixel units, and how the page writes it."""
@@ -68,14 +66,6 @@ def attack_tables(runs: Sequence[Measures]) -> Iterator[str]:
             yield markdown_table([f"{NORMS[norm]}, ε {text}", "n", *RATES], rows)
 
 
-def page(text: str, runs: Sequence[Measures]) -> str:
-    """The page with its results replaced."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    results = "\n".join([clean_table(runs), *attack_tables(runs)])
-    return f"{before}{BEGIN}\n\n{results}\n{END}{after}"
-
-
 if __name__ == "__main__":
     runs = [Measures(read_run(Path(folder))) for folder in sys.argv[1:]]
-    write_text(PAGE, page(PAGE.read_text(encoding="utf-8"), runs))
+    replace_results(PAGE, __file__, "\n".join([clean_table(runs), *attack_tables(runs)]))

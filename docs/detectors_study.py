@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from nullclass.core.files import write_text
+from marks import replace_results
 from nullclass.report.blocks import Table
 from nullclass.report.measures import Measures
 from nullclass.report.render import markdown_table
@@ -19,8 +19,6 @@ from nullclass.studies.detectors.tables import aware_table, unaware_table
 from nullclass.studies.reports import read_run
 
 PAGE = Path(__file__).with_name("detectors.md")
-BEGIN = "<!-- results: written by docs/detectors_study.py, do not edit -->"
-END = "<!-- end of results -->"
 
 HEAD = """`nullclass study detectors --preset {preset}`: {seeds}, {data}, torch {torch}.
 {processor}. In %, with 95 % Wilson intervals over the images. ε in pixel units. AER and null-DoS
@@ -61,13 +59,5 @@ def _table(table: Table) -> Iterator[str]:
     yield f"{table.caption}\n"
 
 
-def page(text: str, run: Run) -> str:
-    """The page with its results replaced."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{results(run)}\n{END}{after}"
-
-
 if __name__ == "__main__":
-    text = page(PAGE.read_text(encoding="utf-8"), read_run(Path(sys.argv[1])))
-    write_text(PAGE, text)
+    replace_results(PAGE, __file__, results(read_run(Path(sys.argv[1]))))

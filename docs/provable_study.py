@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from nullclass.core.files import write_text
+from marks import replace_results
 from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table
@@ -25,8 +25,6 @@ from nullclass.studies.provable_null.tables import (
 from nullclass.studies.reports import read_run
 
 PAGE = Path(__file__).with_name("provable-null.md")
-BEGIN = "<!-- results: written by docs/provable_study.py, do not edit -->"
-END = "<!-- end of results -->"
 
 HEAD = """`nullclass study {study} --preset {preset}`: seed {seeds}, {data}, torch {torch}. In %,
 with 95 % Wilson intervals over the images. Proved: {verifiers}. Attacked: the worst case per
@@ -99,13 +97,5 @@ def _radii(run: Run) -> Iterator[str]:
     yield markdown_table([cell.text for cell in table.columns], rows)
 
 
-def page(text: str, run: Run) -> str:
-    """The page with its results replaced."""
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n\n{results(run)}\n{END}{after}"
-
-
 if __name__ == "__main__":
-    text = page(PAGE.read_text(encoding="utf-8"), read_run(Path(sys.argv[1])))
-    write_text(PAGE, text)
+    replace_results(PAGE, __file__, results(read_run(Path(sys.argv[1]))))

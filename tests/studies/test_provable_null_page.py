@@ -312,22 +312,29 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     check_same_bytes(write_report(write_fake_provable(tmp_path, models=(PROVED, "abstain"))))
 
 
-def test_the_results_of_the_docs(run: Run) -> None:
+def test_the_results_of_the_docs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = Path(__file__).resolve().parents[2] / "docs" / "provable_study.py"
+    monkeypatch.syspath_prepend(path.parent)
     script = runpy.run_path(str(path))
-    before = f"# A page\n\n{script['BEGIN']}\nold\n{script['END']}\nafter\n"
-    text = script["page"](before, run)
+    replace, results = script["replace_results"], script["results"](run)
+    page, begin = tmp_path / "page.md", "<!-- results: written by docs/provable_study.py, do not"
+    page.write_text(f"# A page\n\n{begin} edit -->\nold\n<!-- end of results -->\nafter\n")
+    replace(page, str(path), results)
+    text = page.read_text()
     assert "old" not in text
-    assert text.startswith("# A page\n\n<!-- results")
-    assert text.endswith(f"{script['END']}\nafter\n")
+    assert text.startswith(f"# A page\n\n{begin}")
+    assert text.endswith("<!-- end of results -->\nafter\n")
     table = text[text.index("| ε 0.3 |") : text.index("| ε 0.4 |")].splitlines()
     (line,) = [line for line in table if line.startswith(f"| `{PROVED}`")]
     cells = [cell.strip() for cell in line.strip("|").split("|")]
     assert cells[1] == "96.50 / 3.00 / 0.50"
     assert cells[4] == "96.00 (92.3 – 98.0)"
     assert cells[6] == "72.50 (57.2 – 83.9)"
-    assert script["page"](text, run) == text, "written twice it is the same"
-    assert script["PAGE"].read_text(encoding="utf-8").count(script["BEGIN"]) == 1
+    replace(page, str(path), results)
+    assert page.read_text() == text, "written twice it is the same"
+    assert script["PAGE"].read_text(encoding="utf-8").count(begin) == 1
 
 
 def test_an_unfinished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
