@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from marks import replace_results
+
 from nullclass.report.formatting import FGSM, NORMS, percent
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from marks import replace_results
+
 from nullclass.report.blocks import Table
 from nullclass.report.measures import Measures
 from nullclass.report.render import markdown_table

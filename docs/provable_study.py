@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from marks import replace_results
+
 from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table

@@ -312,9 +312,7 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
     check_same_bytes(write_report(write_fake_provable(tmp_path, models=(PROVED, "abstain"))))
 
 
-def test_the_results_of_the_docs(
-    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_results_of_the_docs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = Path(__file__).resolve().parents[2] / "docs" / "provable_study.py"
     monkeypatch.syspath_prepend(path.parent)
     script = runpy.run_path(str(path))
