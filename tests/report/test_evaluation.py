@@ -26,6 +26,7 @@ from page_checks import (
 )
 
 from nullclass.diagnostics.red_flags import CHECKS
+from nullclass.metrics.distribution import quantile
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Cell, Page, Section, Table, Terms
 from nullclass.report.evaluation_page import findings
@@ -41,7 +42,7 @@ from nullclass.report.evaluation_tables import (
 from nullclass.report.figures.confusion import MOST_CLASSES, counted
 from nullclass.report.figures.null_scores import null_scores
 from nullclass.report.figures.security_curves import points, security_curves
-from nullclass.report.figures.smallest_eps import median_of, smallest_eps, smallest_of
+from nullclass.report.figures.smallest_eps import distribution_of, distribution_table, smallest_eps
 from nullclass.report.formatting import SMALLEST, WORST_CASE, percent
 from nullclass.report.measures import Measures
 from nullclass.report.render import on_terminal, render, write_page
@@ -367,7 +368,7 @@ def test_the_distribution_of_the_smallest_eps(page: Page, run: Run, trial: Trial
         eps if member == SMALLEST else math.inf
         for eps, member in zip(rows["eps_pixels"], rows["member"], strict=True)
     )
-    assert smallest_of(trial).tolist() == sizes
+    assert sorted(distribution_of(trial)["fooled_at"]) == sizes
     shown = drawing(page, "The smallest ε that fools")
     never = sum(map(math.isinf, sizes))
     assert never > 0
@@ -379,11 +380,40 @@ def test_the_distribution_of_the_smallest_eps(page: Page, run: Run, trial: Trial
     assert "More than half of the images are never fooled" in nothing.caption
 
 
+def test_the_distribution_between_attack_and_proof(tmp_path: Path) -> None:
+    settings = SMALL | {"num_smallest": 40}
+    run = read_run(write_fake_evaluation(tmp_path, **settings, has_proved_eps=True))
+    (trial,) = run.trials
+    found, shown = distribution_of(trial), smallest_eps(trial, Measures(run))
+    assert shown is not None
+    assert "The true curve is between the two (interval bounds)." in shown.caption
+    assert {"not proved safe", "open: neither"} <= set(texts(shown.panels[0].html))
+    table = distribution_table(trial, Measures(run))
+    proved, fooled = (sorted(found[name]) for name in ("proved_to", "fooled_at"))
+    assert [cell.text for cell in row(table, "50 %")[1:]] == [
+        f"{proved[19]:.3g}",
+        f"{fooled[19]:.3g}",
+    ]
+    assert [cell.text for cell in row(table, "95 %")[1:]] == [f"{proved[37]:.3g}", "–"]
+    assert table is not None
+    num_none = proved.count(-math.inf)
+    assert 6 <= num_none < 20
+    assert f"Nothing is proved of {num_none} images. Images fooled within" in table.caption
+    assert "within their proved ε: 0 (any" in table.caption
+    broken = with_files(trial, proved_eps=trial.proved_eps.assign(eps_pixels=0.5))
+    table = distribution_table(broken, Measures(run))
+    num = sum(p > -math.inf and f <= 0.5 for p, f in found[["proved_to", "fooled_at"]].to_numpy())
+    assert num
+    assert table is not None
+    assert f"within their proved ε: {num} (any" in table.caption
+
+
 @pytest.mark.parametrize("sizes", [[0.3], [0.1, 0.2], [0.1, 0.2, math.inf], [0.1, *[math.inf] * 2]])
 def test_half_of_the_images_are_fooled_at_the_median(sizes: list[float]) -> None:
     values = np.array(sizes)
-    assert np.mean(values <= median_of(values)) >= 0.5
-    assert np.mean(values < median_of(values)) < 0.5
+    median = quantile(pd.Series(values), 0.5)
+    assert np.mean(values <= median) >= 0.5
+    assert np.mean(values < median) < 0.5
 
 
 def test_the_gallery_names_the_smallest_eps_of_each_image(page: Page, trial: Trial) -> None:
@@ -542,8 +572,6 @@ def test_the_terminal_tables(run: Run, trial: Trial) -> None:
 
 def test_default_attacks_have_display_names() -> None:
     from nullclass.evaluation.record import DEFAULT_ATTACKS
-    from nullclass.evaluation.run import SMALLEST as NAME_IN_ROWS
     from nullclass.report.formatting import NAMES
 
-    assert NAME_IN_ROWS == SMALLEST
     assert {name for names in DEFAULT_ATTACKS.values() for name in names} <= set(NAMES)

@@ -18,6 +18,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.provenance import provenance
 from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
+from nullclass.metrics.distribution import QUANTILES, quantile
 from nullclass.metrics.rates import proved_rates, wilson
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull, with_threshold
@@ -218,6 +219,44 @@ def test_the_audit_breaks_a_wrong_proof(verifier: str, monkeypatch: pytest.Monke
     assert num_proved == (275 if verifier == "hopeful" else 119 - 25)
     num_fooled = int((rows["outcome"] == "fooled").sum())
     assert num_fooled == (15 if verifier == "hopeful" else 181)
+
+
+@pytest.mark.parametrize("radius", [None, 0.1])
+def test_the_robustness_distribution_on_a_line(radius: float | None) -> None:
+    """Class 0 is above 0.5: both ends are the distance to it, plus r where a proof answers."""
+    pixels = [0.45, 0.5 + 2**-9, 0.55, 0.65, 0.8, 1.0]
+    model = line_world() if radius is None else ProvableNull(line_world(), radius)
+    data = line_images(*pixels)
+    settings: dict[str, Any] = {"attacks": "fgsm", "eps": 0.1, "num_smallest": 6}
+    found = evaluate(model, data, **settings, distribution=True)
+    assert "proof-broken" not in {flag.name for flag in found.flags}
+    table = found.distribution()
+    exact = np.array(pixels) - 0.5 + (radius or 0.0)
+    is_proved = np.array(pixels) > 0.5
+    assert (table["proved_to"][~is_proved] == -np.inf).all()
+    np.testing.assert_allclose(table["proved_to"][is_proved], exact[is_proved], atol=1.5e-3)
+    assert (table["proved_to"] < table["fooled_at"]).all()
+    assert not table["is_broken"].any()
+    in_box = is_proved & (exact <= np.array(pixels))
+    np.testing.assert_allclose(table["fooled_at"][in_box], exact[in_box], atol=2e-3)
+    proved = sorted(table["proved_to"])
+    assert [quantile(table["proved_to"], q) for q in QUANTILES] == [
+        proved[i] for i in (0, 1, 2, 4, 5)
+    ]
+    with pytest.raises(UserError, match="a distribution needs images"):
+        evaluate(model, data, attacks="fgsm", eps=0.1, distribution=True)
+
+
+def test_the_distribution_shows_a_wrong_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    sound = VERIFIERS["interval"]
+    monkeypatch.setitem(VERIFIERS, "hopeful", lambda *args: lambda spec: sound(*args)(spec) + 0.5)
+    data = line_images(0.55, 0.65, 0.8, 0.9)
+    settings: dict[str, Any] = {"attacks": "fgsm", "eps": 0.01, "num_smallest": 4}
+    for verifier in ("interval", "hopeful"):
+        found = evaluate(line_world(), data, **settings, distribution=True, proofs=verifier)
+        is_wrong = verifier == "hopeful"
+        assert ("proof-broken" in {flag.name for flag in found.flags}) == is_wrong
+        assert found.distribution()["is_broken"].tolist() == [is_wrong] * 4
 
 
 def test_invalid_arguments_are_refused() -> None:

@@ -49,6 +49,7 @@ def write_fake_evaluation(
     is_checked: bool = True,
     norm: str = "linf",
     proved: Sequence[float] = (),
+    has_proved_eps: bool = False,
 ) -> Path:
     """Write a run folder as ``nullclass evaluate`` does; the same arguments give the same run."""
     rng = np.random.default_rng(5)
@@ -106,6 +107,7 @@ def write_fake_evaluation(
         probes={"has_null": has_null} if is_checked else {},
         flags=list(flags),
         certified=_certified(images, proved, norm),
+        proved_eps=_proved_eps(images.head(num_smallest if has_proved_eps else 0), norm),
     )
     path = trial_folder(folder, "made-up", 0)
     evaluation.write(path, model="made-up", seed=0, provenance=PROVENANCE)
@@ -209,6 +211,17 @@ def _certified(images: pd.DataFrame, eps: Sequence[float], norm: str) -> pd.Data
         }
         tables.append(pd.DataFrame(columns))
     return pd.concat(tables[1:], ignore_index=True) if eps else tables[0]
+
+
+def _proved_eps(images: pd.DataFrame, norm: str) -> pd.DataFrame:
+    """The largest eps proved: 0.7 times the one that fools, and nothing of every seventh image."""
+    tables = [
+        _certified(images.iloc[[row]], [0.7 * min(size, 1.0)], norm)
+        for row, size in enumerate(images["fooled_at"])
+    ]
+    table = pd.concat([_certified(images, [], norm), *tables], ignore_index=True)
+    is_none = (table["image"] % 7 == 0) | (table["eps_pixels"] == 0)
+    return table.assign(is_never_fooled=~is_none, eps_pixels=table["eps_pixels"].mask(is_none, 0.0))
 
 
 def _ood(

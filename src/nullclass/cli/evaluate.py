@@ -25,6 +25,9 @@ from nullclass.core.errors import UserError
 NUM_IMAGES = 1000
 """Test images attacked by default."""
 
+NUM_SMALLEST = 50
+"""Images of the search for the smallest eps by default."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -47,8 +50,11 @@ class Command:
     units), else null. Default: the radius of a zoo model's card."""
     ood: tuple[str, ...] = ("noise", "blank", "tiles")
     """Inputs of no class: noise, blank, tiles, fashion-mnist; or none."""
-    smallest: int = 50
-    """For how many images to search the smallest eps that fools."""
+    smallest: int | None = None
+    """For how many images to search the smallest eps that fools. Default: 50, or with
+    --distribution all attacked images."""
+    distribution: bool = False
+    """Also search the largest eps proved of these images, for the robustness distribution."""
     checks: Checks = True
     strict: bool = False
     """Exit with status 1 if there is a red flag."""
@@ -62,7 +68,10 @@ class Command:
     def run(self) -> int:
         """Run the command and return the exit status."""
         check_seed(self.seed)
-        check_count("--smallest", self.smallest, 0)
+        if self.smallest is not None:
+            check_count("--smallest", self.smallest, 0)
+            if self.distribution and not self.smallest:
+                raise UserError("--distribution needs images: give --smallest, how many")
         if self.strict and not self.checks:
             raise UserError("--strict needs red flags: leave out --no-checks")
         from nullclass.core.devices import find_device
@@ -81,6 +90,7 @@ class Command:
         num_images = self.images
         if num_images is None:
             num_images = min(NUM_IMAGES, len(loaded.dataset.test))
+        smallest = num_images if self.distribution else NUM_SMALLEST
         selections = () if loaded.card is None else loaded.card.origin.selections
         evaluation = record_evaluation(
             loaded.model,
@@ -96,7 +106,8 @@ class Command:
             proofs=self.proofs,
             radius=loaded.radius if self.radius is None else self.radius,
             ood=ood,
-            num_smallest=self.smallest,
+            num_smallest=smallest if self.smallest is None else self.smallest,
+            distribution=self.distribution,
             selected_on=loaded.name if loaded.name in selections else None,
             checks=self.checks,
             seed=self.seed,

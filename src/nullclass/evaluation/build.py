@@ -41,6 +41,7 @@ def build_evaluation(
     held_out: pd.DataFrame | None = None,
     ood: pd.DataFrame | None = None,
     certified: pd.DataFrame | None = None,
+    proved_eps: pd.DataFrame | None = None,
     checks: bool,
     seed: int,
     on_images: OnImages = ignore,
@@ -59,6 +60,7 @@ def build_evaluation(
         held_out: Rows of clean held-out images.
         ood: Rows of images of no class.
         certified: Rows of proofs.
+        proved_eps: Rows of the largest eps proved.
         checks: Whether to look for red flags.
         seed: Seed of the checks.
         on_images: Progress of the checks.
@@ -69,7 +71,7 @@ def build_evaluation(
     """
     rows = sort_rows([clean, *(result.rows for result in results)])
     costs = join([result.costs for result in results], COST_COLUMNS)
-    certified = join([certified], CERTIFIED_COLUMNS)
+    all_proofs = join([certified, proved_eps], CERTIFIED_COLUMNS)
     chosen = [name for name, a in attacks.items() if getattr(a, "targets", None) is not None]
     if chosen:
         info = info | {"chosen_targets": chosen}
@@ -77,7 +79,7 @@ def build_evaluation(
     probes: dict[str, Any] = {}
     flags = []
     if checks:
-        evidence = Evidence(rows, costs, {"has_null": model.has_null}, info, certified)
+        evidence = Evidence(rows, costs, {"has_null": model.has_null}, info, all_proofs)
         probes, probe_costs = probe(
             model,
             data,
@@ -96,7 +98,8 @@ def build_evaluation(
         examples=[example for result in results for example in result.examples],
         held_out=join([held_out], ROW_COLUMNS),
         ood=join([ood], OOD_COLUMNS),
-        certified=certified,
+        certified=join([certified], CERTIFIED_COLUMNS),
+        proved_eps=join([proved_eps], CERTIFIED_COLUMNS),
         threat=threat,
         probes=probes,
         flags=flags,

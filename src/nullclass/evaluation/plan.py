@@ -19,13 +19,10 @@ from nullclass.core.norms import check_eps
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results.frames import READ_AS_MISSING
-from nullclass.results.schema import CLEAN, PROOF, UNION
+from nullclass.results.schema import CLEAN, PROOF, SMALLEST, UNION
 
 Data = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 """Images in [0,1] with labels: tensors, a loader, or :class:`nullclass.data.LabelledImages`."""
-
-SMALLEST = "smallest-eps"
-"""Name, in the rows, of the search for the smallest eps that fools each image."""
 
 
 @dataclass(frozen=True)

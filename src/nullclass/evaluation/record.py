@@ -130,6 +130,7 @@ def record_evaluation(
     radius: float | None = None,
     ood: Sequence[str] = (),
     num_smallest: int = 0,
+    distribution: bool = False,
     selected_on: str | None = None,
     checks: bool = True,
     seed: int,
@@ -158,6 +159,7 @@ def record_evaluation(
         proofs: As for ``evaluate``.
         ood: As for ``evaluate``.
         num_smallest: As for ``evaluate``.
+        distribution: As for ``evaluate``.
         selected_on: As for ``evaluate``.
         checks: As for ``evaluate``.
         seed: Seed of the attacks' random starts.
@@ -194,6 +196,7 @@ def record_evaluation(
         "held_out": dataset.validation,
         "ood": ood,
         "num_smallest": num_smallest,
+        "distribution": distribution,
         "proofs": proofs,
         "data_name": dataset.name,
         "selected_on": selected_on,

@@ -16,6 +16,7 @@ from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import SUCCESSES
 from nullclass.diagnostics.evidence import CHECKS_NAME
+from nullclass.metrics.distribution import robustness_distribution
 from nullclass.metrics.rates import num_left_out, preview_note, proved_rates, summarise
 from nullclass.metrics.scores import score_metrics
 from nullclass.results.info import TrialResult
@@ -30,6 +31,7 @@ from nullclass.results.schema import (
     OOD,
     OOD_COLUMNS,
     PROOF,
+    PROVED_EPS,
     ROW_COLUMNS,
     ROWS,
     SCORES,
@@ -77,6 +79,10 @@ class Evaluation:
     )
     """What is proved of each image: :data:`nullclass.results.schema.CERTIFIED_COLUMNS`; may be
     empty."""
+    proved_eps: pd.DataFrame = field(
+        default_factory=lambda: pd.DataFrame(columns=list(CERTIFIED_COLUMNS))
+    )
+    """The largest eps proved of each image, columns of ``certified``; may be empty."""
 
     def summary(self) -> pd.DataFrame:
         """Return rates with 95 % intervals: see :func:`nullclass.metrics.rates.summarise`.
@@ -94,6 +100,13 @@ class Evaluation:
     def scores(self) -> pd.DataFrame:
         """Return metrics of the null score: see :func:`nullclass.metrics.scores.score_metrics`."""
         return score_metrics(self.rows, self.held_out, self.ood)
+
+    def distribution(self) -> pd.DataFrame:
+        """Return the robustness distribution, one row per image.
+
+        See :func:`nullclass.metrics.distribution.robustness_distribution`.
+        """
+        return robustness_distribution(self.rows, self.proved_eps)
 
     def rate(self, metric: str, eps: float = 0.0, *, attack: str | None = None) -> float:
         """Return one rate of :meth:`summary`.
@@ -245,6 +258,7 @@ class Evaluation:
             HELD_OUT: self.held_out[list(ROW_COLUMNS)],
             OOD: self.ood[list(OOD_COLUMNS)],
             CERTIFIED: self.certified[list(CERTIFIED_COLUMNS)],
+            PROVED_EPS: self.proved_eps[list(CERTIFIED_COLUMNS)],
         }
         values = result | {"threat": self.threat, "probes": self.probes, "flags": self.flags}
         values = json_values(values | {"kind": "trial"})
@@ -264,6 +278,7 @@ class Evaluation:
             held_out=trial.held_out,
             ood=trial.ood,
             certified=trial.certified,
+            proved_eps=trial.proved_eps,
             threat=json_values(trial.result.threat),
             probes=trial.result.probes,
             flags=trial.result.flags,

@@ -23,7 +23,6 @@ from nullclass.data.arrays import checked_images
 from nullclass.diagnostics.probes import EXPECTED_IMAGES, MAX_SHARE, MIN_COST
 from nullclass.evaluation.build import build_evaluation, join, threshold_info
 from nullclass.evaluation.plan import (
-    SMALLEST,
     Data,
     PlannedAttack,
     check_can_begin,
@@ -35,13 +34,15 @@ from nullclass.models.network import Body
 from nullclass.rejection import ProvableNull, Threshold, with_threshold
 from nullclass.results.schema import (
     OOD_COLUMNS,
+    PROVED_EPS,
     SELF,
+    SMALLEST,
 )
 from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.batch_size import find_batch_size
 from nullclass.scoring.ood import make_ood, score_ood
 from nullclass.scoring.parts import NOTHING, Parts
-from nullclass.scoring.proofs import check_provable, prove
+from nullclass.scoring.proofs import check_provable, prove, prove_largest
 from nullclass.scoring.score import OnImages, check_labels, ignore, score_clean
 from nullclass.scoring.smallest import score_smallest
 
@@ -69,6 +70,7 @@ def evaluate(
     held_out: Data | None = None,
     ood: Sequence[str] | Mapping[str, Tensor] = (),
     num_smallest: int = 0,
+    distribution: bool = False,
     proofs: str | None = None,
     data_name: str | None = None,
     selected_on: str | None = None,
@@ -108,6 +110,9 @@ def evaluate(
             not come from test data.
         ood: Images of no class: names in :data:`nullclass.scoring.ood.OOD`, or images by name.
         num_smallest: For how many of the first images to search the smallest eps that fools; slow.
+        distribution: Also search the largest eps proved of these images, with the verifier of
+            ``proofs`` or of the model, or ``interval``: the robustness distribution between attack
+            and proof (:meth:`Evaluation.distribution`).
         proofs: Name in :data:`nullclass.certify.verifiers.VERIFIERS`. Then every image is also
             verified at every eps (:mod:`nullclass.scoring.proofs`), and iterative attacks that fool
             leave out the images proved never to be fooled, except for an audit
@@ -141,6 +146,8 @@ def evaluate(
     seed = check_seed(seed)
     num_examples = check_count("num_examples", num_examples, 0)
     num_smallest = check_count("num_smallest", num_smallest, 0)
+    if distribution and not num_smallest:
+        raise UserError("a distribution needs images: give num_smallest, how many")
     if not (isinstance(progress, bool) or callable(progress)):
         raise UserError(f"progress must be True, False or a function, not {progress!r}")
     images = tensors_or_loader(data)
@@ -165,8 +172,11 @@ def evaluate(
     check_can_begin(plan, model if attacked is None else attacked, image, label, norm)
     if proofs is None and attacked is None:
         proofs = _own_verifier(model, norm, plan)
-    if proofs is not None:
-        check_provable(model, norm, proofs, image.shape[1:])
+    searched = proofs
+    if distribution and proofs is None:
+        searched = model.verifier if isinstance(model, ProvableNull) else "interval"
+    if searched is not None:
+        check_provable(model, norm, searched, image.shape[1:])
     smallest = images.first(min(num_smallest, len(images))) if num_smallest else None
     unknown = _ood_images(images, ood, seed)
     kept = NOTHING if parts is None else Parts(make_folder(Path(parts)))
@@ -175,7 +185,7 @@ def evaluate(
         "batch_size": check_count("batch_size", batch_size),
     }
     shown: dict[str, Any] = settings | {"num_examples": num_examples}
-    certified = held_rows = None
+    certified = held_rows = proved_eps = None
     results: list[AttackResult] = []
     with _stages(progress, plan, images, held, num_smallest, checks) as stage:
         with stage("clean images") as on_images:
@@ -233,6 +243,17 @@ def evaluate(
                     parts=kept.of(SMALLEST),
                 )
             results.append(result)
+            if distribution and searched is not None:
+                with stage(PROVED_EPS) as on_images:
+                    proved_eps = prove_largest(
+                        model,
+                        smallest,
+                        torch.tensor(result.rows["eps_pixels"].to_numpy()),
+                        norm=norm,
+                        verifier=searched,
+                        on_images=on_images,
+                        parts=kept.of(PROVED_EPS),
+                    )
         with stage("checks") as on_images:
             return build_evaluation(
                 model,
@@ -250,6 +271,7 @@ def evaluate(
                 held_out=held_rows,
                 ood=join(ood_rows, OOD_COLUMNS),
                 certified=certified,
+                proved_eps=proved_eps,
                 checks=checks,
                 seed=seed,
                 on_images=on_images,
@@ -304,6 +326,7 @@ def _stages(
         "clean images": (len(images), 1),
         "held-out images": (0 if held_out is None else len(held_out), 1),
         SMALLEST: (num_smallest, 400),
+        PROVED_EPS: (num_smallest, 40),
     }
     for name, planned in plan.items():
         passes = 100 if planned.attack.is_iterative else 3

@@ -19,7 +19,7 @@ from nullclass.report.figures.gallery import gallery
 from nullclass.report.figures.null_scores import null_scores, risk_coverage, roc
 from nullclass.report.figures.outcomes import outcomes
 from nullclass.report.figures.security_curves import security_curves
-from nullclass.report.figures.smallest_eps import smallest_eps
+from nullclass.report.figures.smallest_eps import distribution_table, smallest_eps
 from nullclass.report.formatting import eps_text, rate_text
 from nullclass.report.measures import Measures
 from nullclass.report.sections import (
@@ -127,6 +127,6 @@ def _sections(run: Run, trial: Trial, measures: Measures) -> list[Section]:
             selective_table(trial),
             risk_coverage(trial, measures) or NO_RISK,
         ),
-        *section("Smallest ε", smallest_eps(trial, measures)),
+        *section("Smallest ε", smallest_eps(trial, measures), distribution_table(trial, measures)),
         *section("Gallery", gallery(run)),
     ]

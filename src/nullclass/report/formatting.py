@@ -9,14 +9,13 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from nullclass.report.blocks import Cell
+from nullclass.results.schema import SMALLEST
 
 if TYPE_CHECKING:
     from nullclass.report.measures import Measure
 
 FGSM = "fgsm"
 WORST_CASE = "worst-case"
-SMALLEST = "smallest-eps"
-"""The search for each image's smallest ε that fools."""
 
 NORMS = {"linf": "L∞", "l2": "L2", "l1": "L1"}
 NAMES = {

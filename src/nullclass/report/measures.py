@@ -13,9 +13,9 @@ import pandas as pd
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Mark
-from nullclass.report.formatting import FGSM, NORMS, SMALLEST, WORST_CASE
+from nullclass.report.formatting import FGSM, NORMS, WORST_CASE
 from nullclass.results.run import Run
-from nullclass.results.schema import CLEAN, LOSSES, PROOF, UNION
+from nullclass.results.schema import CLEAN, LOSSES, PROOF, SMALLEST, UNION
 
 NULL_AWARE = (WORST_CASE, "null-aware-pgd")
 """White-box attacks that take null into account, the stronger first."""

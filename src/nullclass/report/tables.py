@@ -8,11 +8,11 @@ from typing import Any
 
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Cell, Table
-from nullclass.report.formatting import SMALLEST, attack_name, eps_text, value_cell
+from nullclass.report.formatting import attack_name, eps_text, value_cell
 from nullclass.report.measures import Measures
 from nullclass.results.info import CostInfo
 from nullclass.results.run import Run
-from nullclass.results.schema import CLEAN, PROOF, UNION
+from nullclass.results.schema import CLEAN, PROOF, SMALLEST, UNION
 
 UNION_RATES = {"aer": "AER", "rar": "RAR", "strict": "strict", "null_dos": "null-DoS"}
 """Rates of the union, in the order of tables."""

@@ -100,6 +100,8 @@ class Trial:
     """Inputs of no class: :data:`nullclass.results.schema.OOD_COLUMNS`."""
     certified = _optional(schema.CERTIFIED)
     """Proofs per image: :data:`nullclass.results.schema.CERTIFIED_COLUMNS`."""
+    proved_eps = _optional(schema.PROVED_EPS)
+    """The largest eps proved of each image: :data:`nullclass.results.schema.CERTIFIED_COLUMNS`."""
     radii = _optional(schema.RADII)
     """Answers with other radii: :data:`nullclass.results.schema.RADIUS_COLUMNS`."""
     sizes = _optional(schema.SIZES)

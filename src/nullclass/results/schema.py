@@ -19,6 +19,7 @@ A run folder::
         held-out.parquet       clean held-out images, if any (:data:`ROW_COLUMNS`)
         ood.parquet            inputs of no class, if any (:data:`OOD_COLUMNS`)
         certified.parquet      proofs per image, if any (:data:`CERTIFIED_COLUMNS`)
+        proved-eps.parquet     the largest eps proved of each image, if any (the same)
         summary.csv            rates of these rows
         scores.csv             metrics of the null score
         radii.parquet          answers with other radii, if any (:data:`RADIUS_COLUMNS`)
@@ -63,6 +64,7 @@ COSTS = "costs.csv"
 HELD_OUT = "held-out.parquet"
 OOD = "ood.parquet"
 CERTIFIED = "certified.parquet"
+PROVED_EPS = "proved-eps.parquet"
 RADII = "radii.parquet"
 SIZES = "sizes.parquet"
 THRESHOLDS = "thresholds.parquet"
@@ -93,6 +95,9 @@ UNION = "union"
 
 PROOF = "proof"
 """``attack`` of rates that are proved for every possible attack."""
+
+SMALLEST = "smallest-eps"
+"""``attack`` of the search for the smallest eps that fools each image."""
 
 LAST = "last"
 """``selection`` of the weights after the last epoch."""
@@ -240,6 +245,7 @@ TABLES = {
     HELD_OUT: ROW_COLUMNS,
     OOD: OOD_COLUMNS,
     CERTIFIED: CERTIFIED_COLUMNS,
+    PROVED_EPS: CERTIFIED_COLUMNS,
     RADII: RADIUS_COLUMNS,
     SIZES: SIZE_COLUMNS,
     THRESHOLDS: THRESHOLD_COLUMNS,

@@ -54,6 +54,12 @@ from nullclass.scoring.score import OnImages, batches_of, check_labels, ignore, 
 BATCH_SIZE = 128
 """Images per batch: bounds take far more memory than logits, and a CPU's cache is small."""
 
+FEW_AT_ONCE = 16
+"""Images per batch of a search, which is kept as a whole."""
+
+NUM_HALVINGS = 10
+"""Of the range of eps in a search."""
+
 SLACK = 1e-6
 """How far a proof extends beyond eps, relative to max(1, eps)."""
 
@@ -129,6 +135,73 @@ def prove(
             kept = parts.of(f"{int(indices[0])}", images=batch, labels=labels)
             proved = kept.keep(partial(_prove_batch, model, prover, batch, labels, budgets))
             tables += [table.assign(image=indices.numpy()) for table in proved]
+    return _certified(tables, norm, verifier)
+
+
+@exact_float32()
+def prove_largest(
+    model: Classifier,
+    data: LabelledImages,
+    limits: Tensor,
+    *,
+    norm: str = "linf",
+    verifier: str = "interval",
+    on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
+) -> pd.DataFrame:
+    """Search by bisection the largest eps at which each image is proved never to be fooled.
+
+    Args:
+        model: As for :func:`prove`, like the other arguments.
+        data: The images.
+        limits: ``(N,)``: the eps at which an attack fooled the image, else the largest eps there
+            is. A proof at that eps is tried first, so that one that an attack refutes is found.
+        norm: As for :func:`prove`.
+        verifier: As for :func:`prove`.
+        on_images: As for :func:`prove`.
+        parts: As for :func:`prove`.
+
+    Returns:
+        One row per image as of :func:`prove`, at its largest eps: at most ``limits / 1024`` less
+        than what the verifier can prove. Not ``is_never_fooled``, and eps 0, if nothing is proved.
+    """
+    tables = []
+    with frozen(model), torch.no_grad():
+        prover = _prover(model, norm, find_verifier(verifier), data.images.shape[1:])
+        first = data.batch(FEW)[0]
+        parts = parts.of(models=[model], images=first, norm=norm, verifier=verifier)
+        for indices, batch, labels in batches_of(
+            model, data, size=FEW_AT_ONCE, on_images=on_images
+        ):
+            ends = limits[indices]
+            kept = parts.of(f"{int(indices[0])}", images=batch, labels=labels, limits=ends)
+            found = kept.keep(partial(_prove_each, model, prover, batch, labels, ends.tolist()))
+            named = zip(found, indices.tolist(), strict=True)
+            tables += [table.assign(image=index) for table, index in named]
+    return _certified(tables, norm, verifier)
+
+
+def _prove_each(
+    model: Classifier, prover: Prover, images: Tensor, labels: Tensor, limits: Sequence[float]
+) -> list[pd.DataFrame]:
+    """Return one table per image, of the largest eps proved."""
+    tables = []
+    for image, label, limit in zip(images.split(1), labels.split(1), limits, strict=True):
+        is_proved = partial(_is_proved, prover, image, label)
+        low, high = (limit, limit) if is_proved(limit) else (0.0, limit)
+        for _ in range(NUM_HALVINGS if low < high and is_proved(0.0) else 0):
+            middle = (low + high) / 2
+            low, high = (middle, high) if is_proved(middle) else (low, middle)
+        tables += _prove_batch(model, prover, image, label, [low])
+    return tables
+
+
+def _is_proved(prover: Prover, image: Tensor, label: Tensor, eps: float) -> bool:
+    return bool(prover(image, label, eps)[0] > 0)
+
+
+def _certified(tables: Sequence[pd.DataFrame], norm: str, verifier: str) -> pd.DataFrame:
+    """Return the tables of batches as one, with all columns."""
     rows = pd.concat(tables).sort_values(["eps_pixels", "image"], kind="stable", ignore_index=True)
     status = np.select(
         [rows["is_correct_proved"], rows["is_never_fooled"]],
