@@ -10,6 +10,7 @@ import scipy.optimize
 import torch
 from torch import Tensor, nn
 
+from nullclass.attacks import PGD, worst_case
 from nullclass.certify import (
     CASCADE,
     MARGIN,
@@ -24,7 +25,10 @@ from nullclass.certify import (
 from nullclass.certify.branching import Ball, branch
 from nullclass.certify.layers import Linear
 from nullclass.core.errors import UserError
+from nullclass.core.modules import searched
 from nullclass.core.outcomes import NULL_LABEL
+from nullclass.evaluation.run import evaluate
+from nullclass.metrics.claims import find_violations
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull
 from nullclass.scoring.proofs import prove
@@ -195,6 +199,32 @@ def test_provable_null_answers_more_and_never_something_else() -> None:
     images.requires_grad_()
     (gradient,) = torch.autograd.grad(wide(images).sum(), images)
     assert gradient.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_attacks_search_by_intervals_and_the_cascade_decides() -> None:
+    model = ProvableNull(tiny_model(2), RADIUS / 2, verifier=CASCADE)
+    plain = ProvableNull(model.model, RADIUS / 2)
+    images = images_of(2, 25)
+    labels = model.model.predict(images)
+    labels[::5] = (labels[::5] + 1) % 3
+    with torch.no_grad(), searched(model):
+        torch.testing.assert_close(model(images), plain(images), rtol=0, atol=0)
+    assert not model.is_searched
+    attacks = {"worst-case": worst_case(), "deny": worst_case("force-null"), "pgd": PGD()}
+    found = evaluate(model, (images, labels), attacks=attacks, eps=[RADIUS], num_smallest=5)
+    assert find_violations(found.rows, found.certified).violations.empty
+    assert "proof-broken" not in {flag.name for flag in found.flags}
+    rows = found.rows[found.rows["attack"] == "worst-case"]
+    assert (rows["outcome"] == "fooled").sum() >= 5
+    assert found.certified["verifier"].eq(CASCADE).all()
+    assert (
+        found.certified["is_rar_proved"].sum()
+        > prove(plain, (images, labels), RADIUS)["is_rar_proved"].sum()
+    )
+    for example in found.examples:
+        shown = model.predict(torch.from_numpy(example.adv_images).double())
+        assert shown.tolist() == example.predictions
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.core.checks import check_choice, check_count, check_share
 from nullclass.core.errors import UserError
-from nullclass.core.modules import frozen
+from nullclass.core.modules import frozen, searched
 from nullclass.core.norms import BALLS, Eps
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier, as_classifier
@@ -150,7 +150,7 @@ class BaseAttack(ABC):
         model = as_classifier(model, num_classes, images, has_null=has_null)
         state = self.begin(model, images, labels, eps=eps, norm=norm, batch_size=batch_size)
         if len(images):
-            with frozen(model):
+            with frozen(model), searched(model):
                 self.run(state, generator)
         return state.adv_images
 
@@ -191,6 +191,8 @@ def run_on(
 ) -> None:
     """Run an attack on some images of another attack's state, from their best images so far.
 
+    What it finds is evaluated by the model itself, not as it answers while it is searched.
+
     Args:
         attack: The attack.
         state: Receives successes and better images.
@@ -200,21 +202,22 @@ def run_on(
     Raises:
         UserError: If the attack does not support the norm.
     """
-    if isinstance(attack, BaseAttack):
-        part = attack.begin(
-            state.model,
-            state.images[chosen],
-            state.labels[chosen],
-            eps=state.eps_at(chosen),
-            norm=state.norm_name,
-            batch_size=state.batch_size,
-        )
-        part.adv_images, part.best = state.adv_images[chosen], state.best[chosen]
-        part.num_begun = state.num_begun
-        attack.run(part, generator)
-        adv_images = part.adv_images
-    else:
-        adv_images = state.attack_some(attack, state.model, chosen, generator)
+    with searched(state.model):
+        if isinstance(attack, BaseAttack):
+            part = attack.begin(
+                state.model,
+                state.images[chosen],
+                state.labels[chosen],
+                eps=state.eps_at(chosen),
+                norm=state.norm_name,
+                batch_size=state.batch_size,
+            )
+            part.adv_images, part.best = state.adv_images[chosen], state.best[chosen]
+            part.num_begun = state.num_begun
+            attack.run(part, generator)
+            adv_images = part.adv_images
+        else:
+            adv_images = state.attack_some(attack, state.model, chosen, generator)
     state.evaluate_all(chosen, adv_images)
 
 

@@ -32,7 +32,7 @@ from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import LossName, ObjectiveName, is_success
 from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.attacks.steps import backward, forward
-from nullclass.core.modules import frozen
+from nullclass.core.modules import frozen, searched
 from nullclass.core.norms import expand_eps, find_ball
 from nullclass.core.outcomes import check_finite
 from nullclass.models.classifier import as_classifier
@@ -107,7 +107,7 @@ class FMN(BaseAttack):
         state = AttackState(
             model, images, labels, eps=0.0, norm=norm, objective=objective, batch_size=batch_size
         )
-        with frozen(model):
+        with frozen(model), searched(model):
             found = self._search(state)
         return found.adv_images, found.sizes
 

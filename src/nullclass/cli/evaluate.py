@@ -43,11 +43,13 @@ class Command:
     """Number of attacked test images, from the first. Default: 1000, or all if there are fewer."""
     null_rate: NullRate = None
     proofs: str | None = None
-    """Also prove what no attack can do, with this verifier: interval or crown-ibp. The worst
-    case leaves out proved images, except a few. Default: none; with a radius, interval."""
+    """Also prove what no attack can do, with this verifier: interval, crown-ibp or cascade. The
+    worst case leaves out proved images, except a few. Default: none; with a radius, --verifier."""
     radius: float | None = None
     """For a model without null class: answer only what is proved within this radius (L∞, pixel
     units), else null. Default: the radius of a zoo model's card."""
+    verifier: str = "interval"
+    """With a radius, what proves its answers: interval, crown-ibp or cascade."""
     ood: tuple[str, ...] = ("noise", "blank", "tiles")
     """Inputs of no class: noise, blank, tiles, fashion-mnist; or none."""
     smallest: int | None = None
@@ -105,6 +107,7 @@ class Command:
             clean_null_rate=self.null_rate,
             proofs=self.proofs,
             radius=loaded.radius if self.radius is None else self.radius,
+            verifier=self.verifier,
             ood=ood,
             num_smallest=smallest if self.smallest is None else self.smallest,
             distribution=self.distribution,

@@ -97,8 +97,10 @@ class EvaluateMembers:
     """Number of attacked test images; clean and proved rates are of all test images."""
     attack: tuple[str, ...] = ("worst-case", "worst-case-force-null")
     """Names of attacks, one with the objective fool; or none."""
-    proofs: str = "interval"
-    """Verifier: interval or crown-ibp; or none."""
+    proofs: str | None = None
+    """Verifier: interval, crown-ibp or cascade; or none. Default: --verifier."""
+    verifier: str = "interval"
+    """What proves the answers of models with a radius. The zoo keeps only rates with interval."""
     checks: Checks = True
     data: Data = None
     seed: AttackSeed = 0
@@ -126,10 +128,12 @@ class EvaluateMembers:
         check_output(self.out)
         if self.attack != (NONE,):
             find_fooling_attacks(self.attack)
-        if self.proofs != NONE:
-            find_verifier(self.proofs)
+        for verifier in {self.verifier, self.proofs or NONE} - {NONE}:
+            find_verifier(verifier)
         if self.update:
             check_updatable(zoo)
+            if self.verifier != "interval":
+                raise UserError("the zoo keeps rates with --verifier interval: leave out --update")
         device = find_device(self.device)
         load_data = _data_loader(self.data)
         with output_file(zoo / RESULTS if self.update else None):
@@ -155,15 +159,18 @@ class EvaluateMembers:
         from nullclass.zoo.results import join
 
         eps = sorted(set(self.eps or member.description.eps))
-        tables, flags = [measure_clean(member, dataset)], None
-        prove = partial(measure_proofs, member, dataset, eps, verifier=self.proofs)
-        if self.proofs != NONE:
+        tables, flags = [measure_clean(member, dataset, self.verifier)], None
+        proofs = self.proofs or self.verifier
+        prove = partial(
+            measure_proofs, member, dataset, eps, verifier=proofs, answers=self.verifier
+        )
+        if proofs != NONE:
             with progress(f"proving {member.name}", len(dataset.test)) as on_images:
                 tables.append(prove(on_images=on_images))
         if self.attack != (NONE,):
             num_images = min(self.images, len(dataset.test))
             evaluation = record_evaluation(
-                load_member(member, device),
+                load_member(member, device, self.verifier),
                 member.card,
                 dataset,
                 self.out / member.name,
@@ -176,7 +183,7 @@ class EvaluateMembers:
                 seed=self.seed,
             )
             flags = list(evaluation.flags)
-            if self.proofs != NONE:
+            if proofs != NONE:
                 tables.append(prove(num_images=num_images, attacked=evaluation.rows))
             tables.append(attack_rows(member, evaluation, self.attack, self.seed, device))
         return join(tables), flags

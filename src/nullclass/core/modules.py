@@ -27,6 +27,20 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = was_training
 
 
+@contextmanager
+def searched(model: nn.Module) -> Iterator[None]:
+    """Let a model whose answers need a search answer by its first stage alone inside the block.
+
+    Attacks look for images inside it, and evaluate what they find outside.
+    """
+    was_searched = getattr(model, "is_searched", False)
+    try:
+        model.is_searched = True  # type: ignore[assignment]
+        yield
+    finally:
+        model.is_searched = was_searched  # type: ignore[assignment]
+
+
 def _evaluate(module: nn.Module) -> None:
     try:
         module.eval()

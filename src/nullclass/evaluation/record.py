@@ -128,6 +128,7 @@ def record_evaluation(
     clean_null_rate: float | None = None,
     proofs: str | None = None,
     radius: float | None = None,
+    verifier: str = "interval",
     ood: Sequence[str] = (),
     num_smallest: int = 0,
     distribution: bool = False,
@@ -156,6 +157,7 @@ def record_evaluation(
             null.
         radius: Wrap a model without null into a :class:`nullclass.rejection.ProvableNull` of this
             radius, in pixel units.
+        verifier: Its verifier.
         proofs: As for ``evaluate``.
         ood: As for ``evaluate``.
         num_smallest: As for ``evaluate``.
@@ -181,7 +183,9 @@ def record_evaluation(
     if radius is not None:
         if clean_null_rate is not None:
             raise UserError("use either a radius or a threshold (null rate), not both")
-        model = ProvableNull(model, radius)
+        model = ProvableNull(model, radius, verifier=verifier)
+    elif verifier != "interval":
+        raise UserError("a verifier decides what is proved within a radius: give one")
     if proofs is not None:
         find_verifier(proofs)
     test = dataset.test.first(num_images)
@@ -221,6 +225,7 @@ def record_evaluation(
         evaluation=json_values(
             {key: value for key, value in settings.items() if key != "held_out"}
             | {"radius": radius, "clean_null_rate": clean_null_rate}
+            | ({"verifier": model.verifier} if isinstance(model, ProvableNull) else {})
         ),
         card={} if card is None else json_values(card),
     )

@@ -63,9 +63,9 @@ class ProvableNull(CertifiedNull):
             but the claim then needs a proof within eps - r.
         norm: ``linf`` or ``l2``.
         verifier: Name in :data:`nullclass.certify.VERIFIERS`. ``cascade`` proves most, with a fixed
-            budget per image (:mod:`nullclass.certify.cascade`). Images that require gradients, as
-            in the steps of an attack, get the margins of its first stage, intervals, alone; every
-            answer comes from the whole cascade.
+            budget per image (:mod:`nullclass.certify.cascade`). Images that require gradients, and
+            those that an attack of the package tries on its way, get the margins of its first
+            stage, intervals, alone; every answer comes from the whole cascade.
 
     Raises:
         UserError: If the model has null, radius, norm or verifier is invalid, or the model cannot
@@ -77,6 +77,8 @@ class ProvableNull(CertifiedNull):
     ) -> None:
         super().__init__(model, radius, norm)
         self.verifier = verifier
+        self.is_searched = False
+        """Set by :func:`nullclass.core.modules.searched`."""
         self._verify = find_verifier(verifier)
         if verifier == CASCADE:
             self._verify = find_verifier("interval")
@@ -105,7 +107,7 @@ class ProvableNull(CertifiedNull):
         # The boxes of small batches fit a CPU's cache: half the time of 1000 images at once.
         parts = images.split(default_batch_size(images))
         logits = torch.cat([self.logits_by(network, part) for part in parts])
-        if self.verifier == CASCADE and not images.requires_grad:
+        if self.verifier == CASCADE and not (images.requires_grad or self.is_searched):
             is_left = in_range(images) & (logits[:, : self.num_classes] <= 0).all(dim=1)
             for index in is_left.nonzero().flatten().tolist():
                 label, found = self._settle(network, images[index].to(logits.dtype))

@@ -44,10 +44,11 @@ def check_dataset(member: Member, dataset: Dataset) -> None:
         )
 
 
-def measure_clean(member: Member, dataset: Dataset) -> pd.DataFrame:
-    """Return the clean rates on all test images."""
+def measure_clean(member: Member, dataset: Dataset, verifier: str = "interval") -> pd.DataFrame:
+    """Return the clean rates on all test images, with answers by a verifier if they are proved."""
     check_dataset(member, dataset)
-    model, counts = load_member(member).double(), torch.zeros(len(OUTCOME_NAMES), dtype=torch.long)
+    model = load_member(member, verifier=verifier).double()
+    counts = torch.zeros(len(OUTCOME_NAMES), dtype=torch.long)
     for images, labels in dataset.test.batches():
         batch = outcomes(model.predict(images.double()), labels)
         counts += batch.bincount(minlength=len(OUTCOME_NAMES))
@@ -61,6 +62,7 @@ def measure_proofs(
     eps: Sequence[float],
     *,
     verifier: str,
+    answers: str = "interval",
     num_images: int | None = None,
     attacked: pd.DataFrame | None = None,
     on_images: OnImages = ignore,
@@ -72,6 +74,7 @@ def measure_proofs(
         dataset: Its dataset.
         eps: Budgets in pixel units.
         verifier: Name of the verifier.
+        answers: That of the model's own answers, if they are proved.
         num_images: Number of test images, from the first. Default: all.
         attacked: Rows of an evaluation of the same images, to be checked against the proofs.
         on_images: Receives the number of images done since its last call.
@@ -81,7 +84,7 @@ def measure_proofs(
     """
     check_dataset(member, dataset)
     data = dataset.test if num_images is None else dataset.test.first(num_images)
-    model = load_member(member).double()
+    model = load_member(member, verifier=answers).double()
     proofs = prove(model, data, eps, verifier=verifier, on_images=on_images)
     violations = None if attacked is None else find_violations(attacked, proofs).violations
     if violations is not None and len(violations):

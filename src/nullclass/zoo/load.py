@@ -12,10 +12,13 @@ from nullclass.training.checkpoint import load_checkpoint
 from nullclass.zoo.members import Member
 
 
-def load_member(member: Member, device: torch.device | str = "cpu") -> Classifier:
+def load_member(
+    member: Member, device: torch.device | str = "cpu", verifier: str = "interval"
+) -> Classifier:
     """Load the classifier of a member in evaluation mode.
 
-    On a GPU a :class:`~nullclass.rejection.provable.ProvableNull` computes in float64.
+    On a GPU a :class:`~nullclass.rejection.provable.ProvableNull` computes in float64. ``verifier``
+    is what proves its answers; the rates in ``results.csv`` are those with interval bounds.
 
     Raises:
         UserError: If its files are missing, damaged or changed, or it cannot answer null.
@@ -23,7 +26,10 @@ def load_member(member: Member, device: torch.device | str = "cpu") -> Classifie
     model, _ = load_checkpoint(member.folder, device=device)
     radius = member.description.radius
     if radius is not None:
-        return ProvableNull(model.to(proof_dtype(model.mean.device, model.mean.dtype)), radius)
+        model = model.to(proof_dtype(model.mean.device, model.mean.dtype))
+        return ProvableNull(model, radius, verifier=verifier)
+    if verifier != "interval":
+        raise UserError(f"{member.name} has no radius within which a verifier proves its answers")
     if not model.has_null:
         raise UserError(f"{member.name} has neither a null class nor a radius: it never says null")
     return model
