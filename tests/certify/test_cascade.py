@@ -14,6 +14,7 @@ from nullclass.attacks import PGD, worst_case
 from nullclass.certify import (
     CASCADE,
     MARGIN,
+    STAGES,
     VERIFIERS,
     Box,
     Network,
@@ -21,6 +22,7 @@ from nullclass.certify import (
     interval_bounds,
     label_spec,
     read_network,
+    record_stages,
 )
 from nullclass.certify.branching import Ball, branch
 from nullclass.certify.layers import Linear
@@ -31,6 +33,7 @@ from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull
+from nullclass.scoring.prediction_cost import seconds_per_image, stage_table
 from nullclass.scoring.proofs import prove
 
 RADIUS = 0.4
@@ -225,6 +228,31 @@ def test_attacks_search_by_intervals_and_the_cascade_decides() -> None:
     for example in found.examples:
         shown = model.predict(torch.from_numpy(example.adv_images).double())
         assert shown.tolist() == example.predictions
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_table_of_stages_counts_every_image() -> None:
+    model, images = tiny_model(0), images_of(0, 30)
+    guarded = ProvableNull(model, RADIUS, verifier=CASCADE)
+    with record_stages() as outer, record_stages() as settled:
+        answers = guarded.predict(images)
+    assert outer == settled
+    assert {each.radius for each in settled} == {RADIUS}
+    table = stage_table(settled, len(images), 0.5).set_index("stage")
+    assert tuple(table.index) == STAGES
+    plain = ProvableNull(model, RADIUS).predict(images)
+    assert table["proved"]["interval"] == (plain != NULL_LABEL).sum()
+    assert table["proved"].sum() == (answers != NULL_LABEL).sum()
+    first, later = ["interval", "crown-ibp", "attack"], ["alpha-crown", "branch-and-bound"]
+    arrived = [*table["images"][first[1:]], table["images"][later].sum()]
+    assert table["left"][first].tolist() == arrived
+    assert table["refuted"].sum() > 0
+    assert not any(each.is_proved and each.is_refuted for each in settled)
+    seconds = seconds_per_image(settled, len(images), 0.5)
+    assert len(seconds) == len(images)
+    assert seconds.sum() == pytest.approx(table["seconds"].sum())
+    assert (np.sort(seconds)[: len(images) - len(settled)] == 0.5).all()
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nullclass.core.errors import UserError
 from nullclass.core.norms import Ball, Eps, expand_eps
@@ -31,19 +31,18 @@ class NoGradientError(UserError):
         )
 
 
-def forward(model: nn.Module, images: Tensor) -> Tensor:
+def forward(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     """Return ``model(images)`` for images that require a gradient.
 
     Raises:
         NoGradientError: If the model calls ``numpy()`` on them.
     """
     try:
-        logits: Tensor = model(images)
+        return model(images)
     except RuntimeError as error:
         if "requires grad" in str(error):
             raise NoGradientError from error
         raise
-    return logits
 
 
 def backward(losses: Tensor, images: Tensor) -> Tensor:
@@ -60,7 +59,9 @@ def backward(losses: Tensor, images: Tensor) -> Tensor:
     return gradient
 
 
-def input_gradient(model: nn.Module, images: Tensor, loss: Loss) -> tuple[Tensor, Tensor]:
+def input_gradient(
+    model: Callable[[Tensor], Tensor], images: Tensor, loss: Loss
+) -> tuple[Tensor, Tensor]:
     """Return the gradient ``(N, C, H, W)`` of the loss with respect to the images, and the losses.
 
     Args:

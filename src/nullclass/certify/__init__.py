@@ -8,7 +8,7 @@ file and one line in :data:`VERIFIERS`. What is proved with it about a classifie
 
 from __future__ import annotations
 
-from nullclass.certify.cascade import CASCADE, MARGIN, STAGES, Settled, settle
+from nullclass.certify.cascade import CASCADE, MARGIN, STAGES, Settled, record_stages, settle
 from nullclass.certify.corners import corner_margins
 from nullclass.certify.crown import crown_ibp_bounds
 from nullclass.certify.interval import (
@@ -68,6 +68,7 @@ __all__ = [
     "proof_dtype",
     "propagate",
     "read_network",
+    "record_stages",
     "region_around",
     "rounding_for",
     "settle",

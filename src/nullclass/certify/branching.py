@@ -296,7 +296,7 @@ def _repeat(value: Tensor, num: int) -> Tensor:
     return value.expand(num, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
 
 
-def branch(ball: Ball, specs: Tensor, budget: int, margin: float) -> tuple[bool, int]:
+def branch(ball: Ball, specs: Tensor, budget: int, margin: float) -> tuple[bool | None, int]:
     """Prove that functions of the logits exceed a margin on a ball, by branch and bound.
 
     Args:
@@ -306,8 +306,8 @@ def branch(ball: Ball, specs: Tensor, budget: int, margin: float) -> tuple[bool,
         margin: What each row of ``C z`` has to exceed, not negative.
 
     Returns:
-        Whether it is proved, and the number of parts. Not proved: an image of the ball, up to
-        rounding, has a smaller value, the budget is used up, or there is nothing left to cut.
+        Whether it is proved, and the number of parts. False: an image of the ball, up to rounding,
+        has a smaller value. None: the budget is used up, or there is nothing left to cut.
     """
     found = ball.bound(ball.whole(specs[:, None]), NUM_STEPS, margin)
     num_parts = 0
@@ -316,8 +316,10 @@ def branch(ball: Ball, specs: Tensor, budget: int, margin: float) -> tuple[bool,
     while len(parts):
         num_cut = min(NUM_AT_ONCE, (budget - num_parts) // 2)
         can_cut = num_cut > 0 and bool((cuts.scores > 0).all())
-        if found.has_counterexample(ball) or not can_cut:
+        if found.has_counterexample(ball):
             return False, num_parts
+        if not can_cut:
+            return None, num_parts
         order = bounds.argsort(stable=True)
         first, rest = order[:num_cut], order[num_cut:]
         found = ball.bound(cut(parts[first], cuts[first]), NUM_INNER, margin)

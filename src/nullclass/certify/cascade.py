@@ -17,12 +17,15 @@ margins that differ no more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from nullclass.attacks.steps import ascend, input_gradient
 from nullclass.certify.branching import Ball, branch
 from nullclass.certify.crown import crown_ibp_bounds
 from nullclass.certify.interval import interval_bounds
@@ -49,14 +52,32 @@ NUM_STEPS, NUM_RESTARTS = 20, 4
 class Settled:
     """What the stages behind the intervals found out about one image."""
 
+    radius: float
+    """Of its ball."""
     stage: str
     """The last stage that was needed."""
     is_proved: bool
     """Whether all rows are positive on the ball."""
+    is_refuted: bool
+    """Whether an image of the ball with a row that is not positive was found."""
     num_parts: int
     """Parts of the ball in branch and bound."""
     seconds: dict[str, float]
     """CPU seconds by stage."""
+
+
+_RECORDS: ContextVar[tuple[list[Settled], ...]] = ContextVar("_RECORDS", default=())
+
+
+@contextmanager
+def record_stages() -> Iterator[list[Settled]]:
+    """Collect what the later stages find out about every image inside the block."""
+    record: list[Settled] = []
+    token = _RECORDS.set((*_RECORDS.get(), record))
+    try:
+        yield record
+    finally:
+        _RECORDS.reset(token)
 
 
 def cascade_bounds(
@@ -99,24 +120,27 @@ def settle(network: Network, image: Tensor, rows: Tensor, radius: float, norm: s
     seconds: dict[str, float] = {}
     started = time.process_time()
 
-    def settled(stage: str, is_proved: bool | None, num_parts: int = 0) -> Settled | None:
+    def finish(stage: str) -> None:
         nonlocal started
         now = time.process_time()
         seconds[stage], started = now - started, now
-        return None if is_proved is None else Settled(stage, is_proved, num_parts, seconds)
 
     with torch.no_grad():
         lower = crown_ibp_bounds(network, image, radius, norm)(rows)[0]
-    rows = rows[lower <= MARGIN]
-    found = settled("crown-ibp", None if len(rows) else True)
-    if found is None:
-        is_broken = _is_broken(network, image, rows, radius, norm)
-        found = settled("attack", False if is_broken else None)
-    if found is None:
+    rows, num_parts = rows[lower <= MARGIN], 0
+    is_proved = None if len(rows) else True
+    finish("crown-ibp")
+    if is_proved is None:
+        is_proved = False if _is_broken(network, image, rows, radius, norm) else None
+        finish("attack")
+    if is_proved is None:
         with torch.no_grad():
             is_proved, num_parts = branch(Ball(network, image, radius, norm), rows, BUDGET, MARGIN)
-        found = settled(STAGES[4] if num_parts else STAGES[3], is_proved, num_parts)
-    assert found is not None
+        finish(STAGES[4] if num_parts else STAGES[3])
+    stage = next(reversed(seconds))
+    found = Settled(radius, stage, is_proved is True, is_proved is False, num_parts, seconds)
+    for record in _RECORDS.get():
+        record.append(found)
     return found
 
 
@@ -128,13 +152,11 @@ def _is_broken(network: Network, image: Tensor, rows: Tensor, radius: float, nor
     points = (center + ball.random(center, radius, generator)).clamp(0, 1)
     points = torch.cat([image, points[1:]])
     for step in range(NUM_STEPS):
-        points = points.detach().requires_grad_()
-        with torch.enable_grad():
-            values = (network.values(points) * rows).sum(dim=1)
-            if bool((values <= 0).any()):
-                return True
-            (gradient,) = torch.autograd.grad(values.sum(), points)
+        gradient, losses = input_gradient(
+            network.values, points, lambda logits: -(logits * rows).sum(dim=1)
+        )
+        if bool((losses >= 0).any()):
+            return True
         size = radius * (1 - step / NUM_STEPS)
-        points = points.detach() + size * ball.step(-gradient, points.detach())
-        points = ball.project(points, center, radius)
+        points = ascend(points, gradient, center, eps=radius, step_size=size, norm=ball)
     return False

@@ -21,6 +21,10 @@ from nullclass.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nullclass.certify import Settled
+    from nullclass.data import LabelledImages
+    from nullclass.models import Classifier
+
 
 @dataclass(frozen=True)
 class Command:
@@ -50,6 +54,7 @@ class Command:
         """Run the command."""
         import torch
 
+        from nullclass.certify import record_stages
         from nullclass.core.devices import find_device
         from nullclass.metrics.rates import proved_rates
         from nullclass.rejection import ProvableNull
@@ -69,11 +74,14 @@ class Command:
             elif self.out is not None:
                 raise UserError("certificates hold within a radius: give --radius with --out")
             started = time.perf_counter()
-            rows = prove(model, test, self.eps, norm=self.norm, verifier=self.verifier)
+            with record_stages() as settled:
+                rows = prove(model, test, self.eps, norm=self.norm, verifier=self.verifier)
             seconds = time.perf_counter() - started
             if self.out is not None and isinstance(model, ProvableNull):
                 model.certificates(test.batch(slice(None))[0]).save(self.out)
         _print_rates(rows, proved_rates(rows), has_null=model.has_null)
+        if self.verifier == "cascade":
+            _print_stages(settled, loaded.model, test, radius, self.norm)
         print(f"{len(test)} images, {len(set(self.eps))} eps, in {seconds:.1f} s")
         if self.out is not None:
             print(f"certificates: {self.out}")
@@ -109,3 +117,43 @@ def _print_rates(rows: pd.DataFrame, rates: pd.DataFrame, *, has_null: bool) -> 
     print_table(("ε", *metrics.values()), lines, width=100)
     if has_null:
         print("Nothing is proved about null-DoS: an attack may turn any image into null.")
+
+
+def _print_stages(
+    settled: list[Settled],
+    model: Classifier,
+    test: LabelledImages,
+    radius: float | None,
+    norm: str,
+) -> None:
+    """Print what each stage of the cascade settled: of the answers, or else of the proofs."""
+    import numpy as np
+
+    from nullclass.rejection import ProvableNull
+    from nullclass.scoring.prediction_cost import (
+        NUM_IMAGES,
+        prediction_cost,
+        seconds_per_image,
+        stage_table,
+    )
+
+    radii = sorted({each.radius for each in settled}) if radius is None else [radius]
+    few = test.batch(slice(0, NUM_IMAGES))[0]
+    plain = prediction_cost(model, few).cpu_ms
+    for within in radii:
+        here = [each for each in settled if each.radius == within]
+        first = prediction_cost(ProvableNull(model, within, norm=norm), few).cpu_ms / 1000
+        lines = []
+        for row in stage_table(here, len(test), first).to_dict("records"):
+            counts = (f"{row[name]:,}" for name in ("images", "proved", "refuted", "left"))
+            each = 1000 * row["seconds"] / max(row["images"], 1)
+            lines.append((row["stage"], *counts, f"{row['seconds']:,.1f}", f"{each / plain:,.1f}"))
+        print(
+            f"stages of the cascade within {within:g}; passes: CPU time per image that gets there,"
+        )
+        print(f"in plain forward passes of {plain:.3g} ms:")
+        headings = ("stage", "images", "proved", "refuted", "left", "CPU s", "passes")
+        print_table(headings, lines, num_left=1, width=100)
+        costs = 1000 * np.percentile(seconds_per_image(here, len(test), first), [50, 99])
+        median, most = (f"{cost:.3g} ms ({cost / plain:,.1f} passes)" for cost in costs)
+        print(f"all stages, per image: median {median}, 99th percentile {most}")

@@ -1,13 +1,18 @@
-"""What one prediction costs: passes of the network inside a model, and processor time."""
+"""What predictions and the stages of a cascade cost: passes of the network, processor time."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
 import torch
 from torch import Tensor
 
 from nullclass.attacks.counters import count_passes
+from nullclass.certify import STAGES, Settled
 from nullclass.core.modules import frozen
 from nullclass.models.classifier import Classifier, network_inside
 from nullclass.results.info import CostInfo
@@ -15,6 +20,8 @@ from nullclass.results.info import CostInfo
 NUM_IMAGES = 64
 """Images of the measurement, in one batch."""
 NUM_REPEATS = 3
+
+KINDS = ("is_proved", "is_refuted")
 
 
 @torch.no_grad()
@@ -34,3 +41,38 @@ def prediction_cost(model: Classifier, images: Tensor) -> CostInfo:
             seconds.append(time.process_time() - started)
     num = len(images)
     return CostInfo(passes.forward / num, passes.backward / num, 1000 * min(seconds) / num)
+
+
+def stage_table(
+    settled: Sequence[Settled], num_images: int, interval_seconds: float
+) -> pd.DataFrame:
+    """Return one row per stage of a cascade.
+
+    Args:
+        settled: What the later stages found out (:func:`nullclass.certify.record_stages`).
+        num_images: Images of the first stage.
+        interval_seconds: CPU seconds of the first stage, per image.
+
+    Returns:
+        Columns ``stage``; ``images`` that got there; ``proved``; ``refuted``, of which a
+        counterexample was found; ``left`` for the next stage, or in the end; CPU ``seconds``, of
+        branch and bound with those of its first part, the whole ball.
+    """
+    rows = [(STAGES[0], num_images, num_images - len(settled), 0, num_images * interval_seconds)]
+    for stage in STAGES[1:]:
+        here = [each for each in settled if stage in each.seconds]
+        last = [each for each in here if each.stage == stage]
+        proved, refuted = (sum(getattr(each, name) for each in last) for name in KINDS)
+        seconds = sum(each.seconds[stage] for each in here)
+        rows.append((stage, len(here), proved, refuted, seconds))
+    table = pd.DataFrame(rows, columns=["stage", "images", "proved", "refuted", "seconds"])
+    table.insert(4, "left", table["images"] - table["proved"] - table["refuted"])
+    return table
+
+
+def seconds_per_image(
+    settled: Sequence[Settled], num_images: int, interval_seconds: float
+) -> npt.NDArray[np.float64]:
+    """Return the CPU seconds of all stages per image, in no particular order."""
+    later = [sum(each.seconds.values()) for each in settled]
+    return interval_seconds + np.array(later + [0.0] * (num_images - len(settled)))
