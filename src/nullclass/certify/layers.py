@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -94,7 +94,8 @@ class Linear(Affine):
     """A matrix or a convolution: ``c' = W c + b``, ``r' = |W| r``.
 
     The margin: ``r`` is widened by ``gamma |c|`` before the product with ``|W|``, so that the
-    radius covers the rounding of both products without a third one.
+    radius covers the rounding of both products without a third one. What underflows in that sum is
+    far below the rounding of ``r``, as every radius contains ``tiny``.
     """
 
     apply: Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -110,12 +111,15 @@ class Linear(Affine):
         (region,) = inputs
         gamma = rounding.gamma(self.weight[0].numel())
         center = self.value(region.center)
-        spread = region.slack if isinstance(region, Ball) else region.radius
-        size = self.weight.abs()
+        spread = region.slack + rounding.tiny if isinstance(region, Ball) else region.radius
+        size, is_matrix = self.weight.abs(), self.weight.ndim == 2
         if gamma:
             spread = torch.add(spread, region.center.abs(), alpha=gamma)
+        if gamma and not is_matrix:  # there are fewer weights than outputs
             size = size * (1 + 2 * gamma)
-        radius = self.apply(spread, size, self._margin(size, gamma, rounding))
+        radius = self.apply(spread, size, self._margin(gamma, rounding) if gamma else None)
+        if gamma and is_matrix:
+            radius = radius * (1 + 2 * gamma)
         if isinstance(region, Ball):  # radius * ||scale * W_i||_2 (Cauchy-Schwarz)
             norms = self.apply(region.scale**2, self.weight**2, None).sqrt()
             # Squares underflow where the weights are still far above the smallest number.
@@ -138,12 +142,11 @@ class Linear(Affine):
         bias = None if self.bias is None else self.bias.to(dtype)
         return replace(self, weight=self.weight.to(dtype), bias=bias)
 
-    def _margin(self, size: Tensor, gamma: float, rounding: Rounding) -> Tensor | None:
-        """Per output: the rounding of the bias, and all underflow."""
-        if not gamma:
-            return None
-        underflow = rounding.tiny * (1 + size.detach().flatten(1).sum(dim=1))
-        return underflow if self.bias is None else underflow + gamma * self.bias.detach().abs()
+    def _margin(self, gamma: float, rounding: Rounding) -> Tensor:
+        """Per output: the rounding of the bias, and underflow of the products."""
+        if self.bias is None:
+            return self.weight.new_full((len(self.weight),), rounding.tiny)
+        return gamma * self.bias.detach().abs() + rounding.tiny
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,13 @@ class Scale(Affine):
     shift: Tensor
     terms: Tensor
     """Sum of the absolute values of the terms of the shift, which may cancel."""
+    is_identity: bool = field(init=False)
+    """Whether nothing changes and nothing is rounded: mean 0 and standard deviation 1."""
+
+    def __post_init__(self) -> None:
+        """Look at the numbers once."""
+        is_identity = bool((self.scale == 1).all() & (self.terms == 0).all())
+        object.__setattr__(self, "is_identity", is_identity)
 
     def value(self, *inputs: Tensor) -> Tensor:
         (values,) = inputs
@@ -166,6 +176,8 @@ class Scale(Affine):
 
     def bound(self, *inputs: Region, rounding: Rounding) -> Region:
         (region,) = inputs
+        if self.is_identity:
+            return region
         center = self.value(region.center)
         scale = self.scale.to(center)
         gamma = rounding.gamma(12)  # two operations here, those of the factors, and the margin's
@@ -275,8 +287,9 @@ class Monotone(Layer):
         # Corners outward by their own rounding, then values by the function's error: some units in
         # the last place of values of at most 1, or of the argument.
         lower, upper = (self.apply(corner) for corner in box.corners(rounding))
-        lower = lower - 8 * rounding.unit * (1 + lower.abs())
-        upper = upper + 8 * rounding.unit * (1 + upper.abs())
+        outward = 8 * rounding.unit
+        lower = lower - torch.add(outward, lower.abs(), alpha=outward)
+        upper = upper + torch.add(outward, upper.abs(), alpha=outward)
         return Box.between(lower, upper, rounding)
 
     def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
@@ -305,14 +318,15 @@ def _relu_bound(box: Box, rounding: Rounding) -> Box:
     """``Box.between`` of both corners in fewer passes, because the lower one is not negative.
 
     From the stored center to either end is at most ``upper - center`` and six roundings: two of the
-    corners, three of the center, one of the difference.
+    corners, three of the center, one of the difference. The upper corner is at least so large that
+    its margin contains ``tiny``.
     """
-    lower, upper = box.lower.relu_(), box.upper.relu_()
+    outward = 8 * rounding.unit
+    lower, upper = box.lower.relu_(), box.upper
+    upper = upper.clamp_(min=2 * rounding.tiny / outward) if outward else upper.relu_()
     center = torch.lerp(lower, upper, 0.5)
     radius = upper - center
-    if rounding.unit:
-        radius.add_(upper, alpha=8 * rounding.unit).add_(rounding.tiny)
-    return Box(center, radius)
+    return Box(center, radius.add_(upper, alpha=outward) if outward else radius)
 
 
 def weighted_sum(coefs: Tensor, values: Tensor) -> Tensor:

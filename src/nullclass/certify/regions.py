@@ -38,9 +38,11 @@ class Box:
 
     def corners(self, rounding: Rounding) -> tuple[Tensor, Tensor]:
         """Both corners, each moved outward by more than its own rounding."""
-        lower, upper = self.lower, self.upper
-        outward = 2 * rounding.unit
-        return lower - outward * lower.abs(), upper + outward * upper.abs()
+        lower, upper, outward = self.lower, self.upper, 2 * rounding.unit
+        return (
+            torch.sub(lower, lower.abs(), alpha=outward),
+            torch.add(upper, upper.abs(), alpha=outward),
+        )
 
     @staticmethod
     def between(lower: Tensor, upper: Tensor, rounding: Rounding) -> Box:
@@ -48,7 +50,7 @@ class Box:
         center, radius = (lower + upper) / 2, (upper - lower) / 2
         if rounding.unit:
             largest = torch.maximum(lower.abs(), upper.abs())
-            radius = radius + (8 * rounding.unit * largest + rounding.tiny)
+            radius = torch.add(radius, largest, alpha=8 * rounding.unit) + rounding.tiny
         return Box(center, radius)
 
 
