@@ -114,7 +114,7 @@ class Linear(Affine):
         spread = region.slack + rounding.tiny if isinstance(region, Ball) else region.radius
         size, is_matrix = self.weight.abs(), self.weight.ndim == 2
         if gamma:
-            spread = torch.add(spread, region.center.abs(), alpha=gamma)
+            spread = region.center.abs().mul_(gamma).add_(spread)
         if gamma and not is_matrix:  # there are fewer weights than outputs
             size = size * (1 + 2 * gamma)
         radius = self.apply(spread, size, self._margin(gamma, rounding) if gamma else None)
@@ -324,9 +324,12 @@ def _relu_bound(box: Box, rounding: Rounding) -> Box:
     outward = 8 * rounding.unit
     lower, upper = box.lower.relu_(), box.upper
     upper = upper.clamp_(min=2 * rounding.tiny / outward) if outward else upper.relu_()
-    center = torch.lerp(lower, upper, 0.5)
-    radius = upper - center
-    return Box(center, radius.add_(upper, alpha=outward) if outward else radius)
+    if lower.requires_grad:
+        center = torch.lerp(lower, upper, 0.5)
+        radius = upper - center
+        return Box(center, radius.add_(upper, alpha=outward) if outward else radius)
+    center = lower.add_(upper).mul_(0.5)  # new memory costs more than a pass over old
+    return Box(center, upper.mul_(1 + outward).sub_(center))
 
 
 def weighted_sum(coefs: Tensor, values: Tensor) -> Tensor:
