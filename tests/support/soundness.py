@@ -70,6 +70,7 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "maximum": lambda: nn.MaxPool2d(2),
     "adaptive average": lambda: nn.AdaptiveAvgPool2d((2, 3)),
     "grouped convolution": lambda: nn.Conv2d(3, 6, 3, dilation=2, padding="same", groups=3),
+    "convolution of single pixels": lambda: nn.Conv2d(3, 3, 1, groups=3),
     "residual": Residual,
     "viewed": Viewed,
     "shared": Shared,
