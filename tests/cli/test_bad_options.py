@@ -84,6 +84,7 @@ EVALUATE = [
     ("--data", "cifar", "'cifar'"),
     ("--device", "cuda:99", "this machine has no device"),
     ("--proofs", "guess", "'guess'"),
+    ("--verifier", "cascade", "a verifier decides what is proved within a radius"),
     *(("--eps", eps, r"eps .* outside \[0, 1\]") for eps in ("-0.1", "76", "nan")),
 ]
 

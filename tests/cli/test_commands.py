@@ -304,6 +304,8 @@ def test_certify(
     assert main([*certify, "--check", str(path)]) == 0
     expected = f"{certificates.num_proved} answers within linf 0.0001: proved again"
     assert expected in capsys.readouterr().out
+    assert main([*certify, "--eps", "0.0002", "--radius", "0.0001", "--verifier", "cascade"]) == 0
+    assert "stages of the cascade within 0.0001" in capsys.readouterr().out
     # A network with a learned null can be proved too, but its answers have no certificates.
     learned = ["certify", str(checkpoint), "--data", str(data_folder), "--device", "cpu"]
     assert main([*learned, "--eps", "0.001", "--images", "10"]) == 0
@@ -322,8 +324,8 @@ def test_evaluate_with_a_radius_and_draw_the_report(
 ) -> None:
     arguments = ["evaluate", str(provable), "--data", str(data_folder), "--out",
                  str(tmp_path / "run"), "--eps", "0.0002", "0.3", "--attack", "pgd", "--images",
-                 "30", "--device", "cpu", "--smallest", "0", "--radius", "0.0001", "--proofs",
-                 "interval"]  # fmt: skip
+                 "30", "--device", "cpu", "--smallest", "3", "--radius", "0.0001", "--proofs",
+                 "interval", "--distribution"]  # fmt: skip
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "proof-broken" not in printed
@@ -333,6 +335,7 @@ def test_evaluate_with_a_radius_and_draw_the_report(
     (trial,) = run.trials
     assert set(trial.certified["eps_pixels"]) == {0.0002, 0.3}
     assert trial.certified["is_rar_proved"].any()
+    assert trial.proved_eps["image"].tolist() == [0, 1, 2]
     assert run.info.settings.evaluation["radius"] == 0.0001
     assert main([*arguments, "--null-rate", "0.1"]) == 2
     assert "not both" in capsys.readouterr().err

@@ -132,6 +132,19 @@ def test_everything_agrees(run: Run, evaluated: TinyZoo) -> None:
     assert output.count("attack at") == len(EPS)
 
 
+def test_answers_by_the_cascade(run: Run, evaluated: TinyZoo, tmp_path: Path) -> None:
+    options = ("--verifier", "cascade", "--attack", "none", "--eps", 2 * RADIUS, "--out", tmp_path)
+    assert run(evaluated, "evaluate", "proved", *options)[0] == 0
+    rows = pd.read_csv(tmp_path / "proved.csv").set_index("metric")
+    assert set(rows.loc[rows["kind"] == "proof", "method"]) == {"cascade"}
+    inner, _ = load_checkpoint(evaluated.folder / CHECKPOINTS / "proved")
+    model = ProvableNull(inner.double(), RADIUS, verifier="cascade")
+    images, labels = evaluated.dataset.test.batch(slice(None))
+    num = int((model.predict(images.double()) == labels).sum())
+    assert rows["num_hits"]["correct_rate"] == num
+    assert num - 1 <= rows["num_hits"]["rar_proved"] <= num  # within 1e-6 more
+
+
 def test_a_flipped_bit_of_the_weights_is_reported(run: Run, zoo: TinyZoo) -> None:
     path = zoo.folder / CHECKPOINTS / "proved" / WEIGHTS
     content = path.read_bytes()
@@ -249,6 +262,9 @@ def test_an_installed_package_is_not_updated(
         (["evaluate", "proved", "--attack", "hammer"], "hammer"),
         (["evaluate", "proved", "--attack", "worst-case-force-null"], "needs an attack that fools"),
         (["evaluate", "proved", "--proofs", "oracle"], "verifier must be one of .*oracle"),
+        (["evaluate", "proved", "--verifier", "oracle"], "verifier must be one of .*oracle"),
+        (["evaluate", "proved", "--verifier", "cascade", "--update"], "leave out --update"),
+        (["evaluate", "learned", "--verifier", "cascade", "--attack", "none"], "has no radius"),
     ],
 )
 def test_bad_arguments(run: Run, evaluated: TinyZoo, arguments: list[str], message: str) -> None:

@@ -178,7 +178,7 @@ def prove_largest(
             found = kept.keep(partial(_prove_each, model, prover, batch, labels, ends.tolist()))
             named = zip(found, indices.tolist(), strict=True)
             tables += [table.assign(image=index) for table, index in named]
-    return _certified(tables, norm, verifier)
+    return _certified(tables, norm, verifier).sort_values("image", ignore_index=True)
 
 
 def _prove_each(
