@@ -34,7 +34,6 @@ from nullclass.models.network import Body
 from nullclass.rejection import ProvableNull, Threshold, with_threshold
 from nullclass.results.schema import (
     OOD_COLUMNS,
-    PROVED_EPS,
     SELF,
     SMALLEST,
 )
@@ -244,7 +243,7 @@ def evaluate(
                 )
             results.append(result)
             if distribution and searched is not None:
-                with stage(PROVED_EPS) as on_images:
+                with stage("largest proofs") as on_images:
                     proved_eps = prove_largest(
                         model,
                         smallest,
@@ -252,7 +251,7 @@ def evaluate(
                         norm=norm,
                         verifier=searched,
                         on_images=on_images,
-                        parts=kept.of(PROVED_EPS),
+                        parts=kept.of("largest-proofs"),
                     )
         with stage("checks") as on_images:
             return build_evaluation(
@@ -326,7 +325,7 @@ def _stages(
         "clean images": (len(images), 1),
         "held-out images": (0 if held_out is None else len(held_out), 1),
         SMALLEST: (num_smallest, 400),
-        PROVED_EPS: (num_smallest, 40),
+        "largest proofs": (num_smallest, 40),
     }
     for name, planned in plan.items():
         passes = 100 if planned.attack.is_iterative else 3
