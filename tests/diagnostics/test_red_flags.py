@@ -133,7 +133,7 @@ def proofs(num_never: int, num_always: int = 0, eps: float = 0.1, norm: str = "l
 
 HEALTHY = search(50, 120)
 REPEATED = {"eps": 0.2, "num_judged": 200, "num_survivors": 80, "num_images": 9, "num_fooled": 2}
-PROBES: dict[str, dict[str, Any]] = {
+PROBES: dict[str, dict[str, Any] | None] = {
     "forward": {
         "num_images": 64,
         "num_predictions": 0,
@@ -151,6 +151,8 @@ PROBES: dict[str, dict[str, Any]] = {
     "null_direction": {"eps": 0.01, "num_images": 64, "num_risen": 60, "num_fallen": 0},
     "noise": {"eps": 0.2, "num_images": 200, "num_null_uniform": 4, "num_null_signs": 26},
     "largest_eps": {"eps": 1.0, "num_images": 50, "num_accepted": 48, "num_fooled": 46},
+    "gate": None,
+    "estimated_gate": None,
     "rerun": {
         "attack": "pgd",
         "eps": 0.2,
@@ -170,6 +172,12 @@ THRESHOLD = {"value": 1.5, "origin": "held-out", "num_overlapping": 0}
 def probed(name: str = "forward", certified: Any = None, **changes: Any) -> Evidence:
     """A sound evaluation in which a probe has changed results."""
     return evidence(pgd=HEALTHY, probes={name: PROBES[name] | changes}, certified=certified)
+
+
+def with_gate() -> Evidence:
+    """A model with a gate, through which a reference fooled 20 images, and 5 as it is given."""
+    gate = {"eps": 0.2, "num_images": 20, "num_fooled_as_given": 5}
+    return evidence(pgd=HEALTHY, probes={"gradients": PROBES["gradients"], "gate": gate})
 
 
 def with_info(**info: Any) -> Evidence:
@@ -329,6 +337,11 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         probed("gradients", num_zero_null_score=3),
     ),
     (
+        "hidden-null-score",  # a gate is one whatever the gradient is
+        with_gate(),
+        probed("gradients"),
+    ),
+    (
         "misleading-null-gradient",
         probed("null_direction", num_risen=44, num_fallen=16),
         probed("null_direction", num_risen=45, num_fallen=15),
@@ -408,6 +421,17 @@ def test_a_check_raises_its_flag_in_one_sentence(name: str, bad: Evidence, good:
     assert Flag(name=name, message=message) in find_flags(bad)
 
 
+def test_finite_differences_of_a_hidden_score_are_told() -> None:
+    probes = {"gradients": PROBES["gradients"] | {"num_zero_null_score": 64}}  # type: ignore[operator]
+    for num_fooled, is_told in ((0, False), (7, True)):
+        probes["estimated_gate"] = REPEATED | {"num_fooled": num_fooled}
+        message = CHECKS["hidden-null-score"](evidence(pgd=HEALTHY, probes=probes))
+        assert message is not None
+        assert (
+            "with finite differences of it a reference at eps 0.2 fooled 7 of 9" in message
+        ) == is_told
+
+
 def test_every_check_has_a_case_and_a_paragraph() -> None:
     assert {case[0] for case in CASES} == set(CHECKS)
     text = PAGE.read_text(encoding="utf-8")
@@ -425,6 +449,7 @@ def test_a_sound_table_raises_nothing() -> None:
     assert find_flags(evidence(pgd=HEALTHY, probes=probes, info=info)) == []
 
 
+SLOW = ("kernel density", "feature squeezing", "Mahalanobis distance")
 NO_ROWS, NO_COSTS = (pd.DataFrame(columns=list(names)) for names in (ROW_COLUMNS, COST_COLUMNS))
 HAS_NULL = {"has_null": True}
 EMPTY = [
@@ -477,7 +502,10 @@ def test_a_planted_failure_raises_the_right_flag(name: str, models: Models) -> N
     assert flag in {raised.name for raised in make(models).flags}
 
 
-@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SOUND],
+)
 def test_a_sound_evaluation_raises_no_flag(name: str, models: Models) -> None:
     evaluation = SOUND[name](models)
     assert evaluation.flags == []

@@ -25,7 +25,14 @@ from nullclass.certify import VERIFIERS, interval_bounds
 from nullclass.data import LabelledImages
 from nullclass.evaluation.run import Evaluation, evaluate
 from nullclass.models import Classifier
-from nullclass.rejection import calibrate, fit_mahalanobis, reject_by, with_threshold
+from nullclass.rejection import (
+    FeatureSqueezing,
+    calibrate,
+    fit_kernel_density,
+    fit_mahalanobis,
+    reject_by,
+    with_threshold,
+)
 
 # Models that hide their weakness
 
@@ -89,13 +96,64 @@ class Gate(Around):
 
     def change(self, logits: Tensor) -> Tensor:
         top = logits.amax(dim=1, keepdim=True)
-        is_null = logits.softmax(dim=1).amax(dim=1, keepdim=True) < 0.9
-        return torch.cat([logits, torch.where(is_null, top + 1, top - 1)], dim=1)
+        return torch.cat([logits, torch.where(self.is_null(logits), top + 1, top - 1)], dim=1)
+
+    def is_null(self, logits: Tensor) -> Tensor:
+        return logits.softmax(dim=1).amax(dim=1, keepdim=True) < 0.9
+
+
+class GateOfConstants(Gate):
+    """The same with two constants: the null score has a gradient, that of the largest logit."""
+
+    def change(self, logits: Tensor) -> Tensor:
+        return torch.cat([logits, torch.where(self.is_null(logits), 100.0, -100.0)], dim=1)
+
+
+class GateInNumpy(Gate):
+    """The same, decided outside of torch."""
+
+    def is_null(self, logits: Tensor) -> Tensor:
+        values = logits.detach().softmax(dim=1).numpy()
+        return torch.from_numpy(values.max(axis=1, keepdims=True) < 0.9)
+
+
+# Detectors that are broken
 
 
 def rounded_energy(images: Tensor, logits: Tensor) -> Tensor:
     """A detector whose score is rounded."""
     return (-8 * logits.logsumexp(dim=1)).round() / 8
+
+
+def steep_energy(images: Tensor, logits: Tensor) -> Tensor:
+    """A detector whose score saturates, so that its gradient vanishes."""
+    return torch.sigmoid(1e4 * (4 - logits.logsumexp(dim=1)))
+
+
+def noisy_energy(images: Tensor, logits: Tensor) -> Tensor:
+    """A detector that draws a new score in every pass."""
+    return -logits.logsumexp(dim=1) + 0.5 * torch.randn(len(logits))
+
+
+def energy_in_the_batch(images: Tensor, logits: Tensor) -> Tensor:
+    """A detector that compares an image with the others of its batch."""
+    energy = -logits.logsumexp(dim=1)
+    return energy - energy.mean()
+
+
+def off_the_grid(images: Tensor, logits: Tensor) -> Tensor:
+    """A detector of an attack's traces: the pixels of a clean digit are multiples of 1/16."""
+    return (16 * images - (16 * images).detach().round()).abs().flatten(1).mean(dim=1)
+
+
+def spread_over_root(images: Tensor, logits: Tensor) -> Tensor:
+    """A detector whose gradient is not finite where a pixel is 0."""
+    return images.sqrt().flatten(1).std(dim=1)
+
+
+def minus_energy(images: Tensor, logits: Tensor) -> Tensor:
+    """A surrogate that leads the other way."""
+    return logits.logsumexp(dim=1)
 
 
 def mean_pixel(images: Tensor, logits: Tensor) -> Tensor:
@@ -226,12 +284,20 @@ def train_models(digits: Digits) -> Models:
     )
 
 
-def detecting(models: Models) -> Classifier:
-    """The robust network with a Mahalanobis detector, calibrated on held-out images."""
-    digits, network = models.digits, models.robust
-    detector = fit_mahalanobis(network, (digits.train_images, digits.train_labels))
-    threshold = calibrate(reject_by(network, detector), models.held_out, 0.02)
-    return reject_by(network, detector, threshold)
+def detecting(models: Models, detector: nn.Module | str) -> Classifier:
+    """The robust network with a detector, calibrated on held-out images."""
+    threshold = calibrate(reject_by(models.robust, detector), models.held_out, 0.02)
+    return reject_by(models.robust, detector, threshold)
+
+
+def fitted(fit: Callable[..., nn.Module | str]) -> Callable[[Models], Evaluation]:
+    """An evaluation of a detector that is fitted to the training images."""
+    return lambda m: evaluate(
+        detecting(m, fit(m.robust, (m.digits.train_images, m.digits.train_labels))),
+        m.test,
+        attacks=strong(),
+        eps=0.1,
+    )
 
 
 SOUND: dict[str, Callable[[Models], Evaluation]] = {
@@ -262,9 +328,10 @@ SOUND: dict[str, Callable[[Models], Evaluation]] = {
         eps=[0.1],
         threshold=calibrate(m.robust, m.held_out, 0.02),
     ),
-    "a calibrated detector": lambda m: evaluate(
-        detecting(m), m.test, attacks=strong(), eps=[0.1, 0.2]
-    ),
+    "Mahalanobis distance": fitted(fit_mahalanobis),
+    "kernel density": fitted(fit_kernel_density),
+    "feature squeezing": fitted(lambda network, _: FeatureSqueezing(network, num_bits=3)),
+    "energy": lambda m: evaluate(detecting(m, "energy"), m.test, attacks=strong(), eps=[0.1, 0.2]),
     "a linear model at one eps, with proofs": lambda m: evaluate(
         m.linear,
         m.test,
@@ -318,6 +385,14 @@ PLANTED: dict[str, tuple[str, Callable[[Models], Evaluation]]] = {
         "hidden-null-score",
         of(lambda m: Classifier(Gate(m.robust), 10)),
     ),
+    "a gate of constants": (
+        "hidden-null-score",
+        of(lambda m: Classifier(GateOfConstants(m.robust), 10)),
+    ),
+    "a gate in NumPy": (
+        "hidden-null-score",
+        of(lambda m: Classifier(GateInNumpy(m.robust), 10)),
+    ),
     "a detector that rounds": (
         "hidden-null-score",
         of(lambda m: reject_by(m.robust, rounded_energy, -4.0)),
@@ -325,6 +400,38 @@ PLANTED: dict[str, tuple[str, Callable[[Models], Evaluation]]] = {
     "a surrogate of another score": (
         "misleading-null-gradient",
         of(lambda m: reject_by(m.robust, rounded_energy, -4.0, surrogate=mean_pixel)),
+    ),
+    "a surrogate that leads the other way": (
+        "misleading-null-gradient",
+        of(lambda m: reject_by(m.robust, rounded_energy, -4.0, surrogate=minus_energy)),
+    ),
+    "a detector whose gradient vanishes": (
+        "hidden-null-score",
+        of(lambda m: reject_by(m.robust, steep_energy, 0.5)),
+    ),
+    "a detector that is random": (
+        "random-forward",
+        of(lambda m: reject_by(m.robust, noisy_energy, -4.0)),
+    ),
+    "a detector that depends on the batch": (
+        "random-forward",
+        of(lambda m: reject_by(m.robust, energy_in_the_batch, 2.0)),
+    ),
+    "a detector of an attack's traces": (
+        "null-on-noise",
+        of(lambda m: reject_by(m.robust, off_the_grid, 0.01)),
+    ),
+    "a detector whose gradient is not finite": (
+        "non-finite-gradients",
+        of(lambda m: reject_by(m.robust, spread_over_root, 0.5)),
+    ),
+    "a detector calibrated on test": (
+        "threshold-on-test",
+        of(
+            lambda m: reject_by(
+                m.robust, "energy", calibrate(reject_by(m.robust, "energy"), m.test, 0.02)
+            )
+        ),
     ),
     "random forward pass": ("random-forward", of(lambda m: around(Noisy, m.refusing))),
     "zero steps": ("attack-moves-nothing", of(refusing, attacks={"pgd": ZeroSteps()})),

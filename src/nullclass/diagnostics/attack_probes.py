@@ -9,11 +9,14 @@ from functools import partial
 from typing import Any
 
 from nullclass.attacks import Attack, MultiTargetedPGD
+from nullclass.core.modules import frozen
 from nullclass.core.norms import find_norm
 from nullclass.core.outcomes import Outcome
 from nullclass.core.sampling import evenly
 from nullclass.diagnostics.evidence import BACKWARD, is_many
 from nullclass.diagnostics.probe_context import ProbeContext, Result
+from nullclass.models.classifier import NUM_TRIED, Classifier
+from nullclass.rejection.gates import NUM_DIRECTIONS, EstimatedGate, hides_null_score
 
 NUM_LARGEST = (4, 46)
 """Images attacked at the largest eps, where most are fooled quickly; the second part only if the
@@ -27,6 +30,9 @@ REFERENCE = MultiTargetedPGD(num_steps=20, num_targets=3)
 
 REFERENCE_COST = 3 * (20 * (1 + BACKWARD) + 1) + 2
 """Cost of an image that it does not fool (:func:`nullclass.diagnostics.evidence.cost_of`)."""
+
+ESTIMATED_COST = REFERENCE_COST + 3 * 20 * 2 * NUM_DIRECTIONS
+"""The same with estimated gradients of the null score."""
 
 STEPS = ("num_steps", "num_queries", "num_draws")
 RESTARTS = ("num_restarts",)
@@ -115,7 +121,43 @@ def doubled(context: ProbeContext, settings: Sequence[str]) -> Result:
     return {"attack": name, **attack_survivors(context, stronger, eps, 2 * cost)}
 
 
+def gate(context: ProbeContext) -> Result:
+    """Repeat the reference through a gate and on the model as given, on images that were fooled."""
+    eps = context.middle_eps()
+    if context.given is context.model or eps is None:
+        return None
+    evidence = context.evidence
+    fooled = sorted(evidence.judged(eps) & evidence.fooled(eps) & evidence.clean_with("correct"))
+    num_through = num_given = 0
+    for chosen in context.rounds(evenly(fooled, NUM_REPEATED), 2 * REFERENCE_COST):
+        outcomes = context.attack(REFERENCE, chosen, eps)
+        through = [image for image, o in zip(chosen, outcomes, strict=True) if o == Outcome.FOOLED]
+        num_through += len(through)
+        num_given += context.num_fooled(REFERENCE, through, eps, context.given)
+        if is_many(num_through - num_given, num_through):
+            break
+    return {"eps": eps, "num_images": num_through, "num_fooled_as_given": num_given}
+
+
+def estimated_gate(context: ProbeContext) -> Result:
+    """Run the reference on survivors of a model whose null score hides from gradients.
+
+    With estimated gradients: what its gate compares is not known.
+    """
+    eps, model = context.middle_eps(), context.given
+    indices = evenly(context.evidence.clean_with("correct"), NUM_TRIED)
+    if eps is None or not model.has_null or not indices or context.given is not context.model:
+        return None
+    with frozen(model):
+        if not hides_null_score(model, context.batch(indices)[0]):
+            return None
+    estimated = EstimatedGate(model, eps / 3, context.seed)
+    return attack_survivors(context, REFERENCE, eps, ESTIMATED_COST, estimated)
+
+
 ATTACK_PROBES: dict[str, Callable[[ProbeContext], Result]] = {
+    "gate": gate,
+    "estimated_gate": estimated_gate,
     "largest_eps": largest_eps,
     "rerun": rerun,
     "reference": reference,
@@ -126,7 +168,11 @@ ATTACK_PROBES: dict[str, Callable[[ProbeContext], Result]] = {
 
 
 def attack_survivors(
-    context: ProbeContext, attack: Attack, eps: float, cost: float
+    context: ProbeContext,
+    attack: Attack,
+    eps: float,
+    cost: float,
+    model: Classifier | None = None,
 ) -> dict[str, Any]:
     """Attack images that no attack of the evaluation fooled, the most nearly fooled first.
 
@@ -138,12 +184,13 @@ def attack_survivors(
         attack: The attack.
         eps: The budget in pixel units.
         cost: Cost of an image on which the attack fails.
+        model: As for :meth:`nullclass.diagnostics.probe_context.ProbeContext.attack`.
     """
     num_judged, survivors = len(context.evidence.judged(eps)), context.survivors(eps)
     num_images = num_fooled = 0
     for chosen in context.rounds(survivors, cost):
         num_images += len(chosen)
-        num_fooled += context.num_fooled(attack, chosen, eps)
+        num_fooled += context.num_fooled(attack, chosen, eps, model)
         if is_many(num_fooled, num_judged):
             break
     return {

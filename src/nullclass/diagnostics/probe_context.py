@@ -23,6 +23,7 @@ from nullclass.core.outcomes import Outcome, outcomes, predictions
 from nullclass.data import LabelledImages
 from nullclass.diagnostics.evidence import BACKWARD, MIN_IMAGES, AttackRun, Evidence, cost_of
 from nullclass.models.classifier import Classifier
+from nullclass.rejection import ThroughGate
 from nullclass.results.schema import LEFT_OUT, SELF
 from nullclass.scoring.parts import NOTHING, Parts
 from nullclass.scoring.score import batch_of
@@ -47,6 +48,8 @@ class ProbeContext:
         batch_size: int | None,
     ) -> None:
         self.model, self.data, self.evidence, self.seed = model, data, evidence, seed
+        self.given = model.model if isinstance(model, ThroughGate) else model
+        """The model as given, whose gate may hide the null score from gradients."""
         self.batch_size = batch_size
         self.norm = evidence.norm
         self.runs = [
@@ -166,15 +169,28 @@ class ProbeContext:
             yield images[:num]
             images = images[num:]
 
-    def attack(self, attack: Attack, indices: Sequence[int], eps: float) -> Tensor:
-        """Return ``(N,)`` outcomes under an attack; out of budget counts as clean."""
+    def attack(
+        self,
+        attack: Attack,
+        indices: Sequence[int],
+        eps: float,
+        model: Classifier | None = None,
+    ) -> Tensor:
+        """Return ``(N,)`` outcomes under an attack; out of budget counts as clean.
+
+        Args:
+            attack: The attack.
+            indices: Which images.
+            eps: The budget in pixel units.
+            model: Default: the model whose gate attacks see through.
+        """
         if not len(indices):
             return torch.zeros(0, dtype=torch.int64)
         parts = self.parts.of(str(self.num_attacks), attack=attack, chosen=list(indices), eps=eps)
         self.num_attacks += 1
         before = asdict(self.passes)
         started = time.perf_counter()
-        done = parts.keep(partial(self._attack, attack, indices, eps))
+        done = parts.keep(partial(self._attack, attack, indices, eps, model or self.model))
         # kept or computed now, its cost counts once
         for name, num in done["passes"].items():
             setattr(self.passes, name, before[name] + num)
@@ -182,12 +198,14 @@ class ProbeContext:
         found: Tensor = done["outcomes"]
         return found
 
-    def _attack(self, attack: Attack, indices: Sequence[int], eps: float) -> dict[str, Any]:
+    def _attack(
+        self, attack: Attack, indices: Sequence[int], eps: float, model: Classifier
+    ) -> dict[str, Any]:
         started = time.perf_counter()
         images, labels = self.batch(indices)
-        with count_passes(self.model) as passes:
+        with count_passes(self.given) as passes:
             adv_images = attack(
-                self.model,
+                model,
                 images,
                 labels,
                 eps=eps,
@@ -196,17 +214,23 @@ class ProbeContext:
                 batch_size=self.batch_size,
             )
             is_kept = is_allowed(adv_images, images, eps, self.norm).view(-1, 1, 1, 1)
-            with frozen(self.model):
-                logits = logits_of(self.model, torch.where(is_kept, adv_images, images))
+            with frozen(model):
+                logits = logits_of(model, torch.where(is_kept, adv_images, images))
         return {
-            "outcomes": outcomes(predictions(logits, self.model.num_classes), labels).cpu(),
+            "outcomes": outcomes(predictions(logits, model.num_classes), labels).cpu(),
             "passes": asdict(passes),
             "seconds": time.perf_counter() - started,
         }
 
-    def num_fooled(self, attack: Attack, indices: Sequence[int], eps: float) -> int:
-        """Return how many images an attack fools."""
-        return int((self.attack(attack, indices, eps) == Outcome.FOOLED).sum())
+    def num_fooled(
+        self,
+        attack: Attack,
+        indices: Sequence[int],
+        eps: float,
+        model: Classifier | None = None,
+    ) -> int:
+        """Return how many images an attack fools; arguments as for :meth:`attack`."""
+        return int((self.attack(attack, indices, eps, model) == Outcome.FOOLED).sum())
 
 
 def _num_affordable(budget: float, cost: float, num_images: int) -> int:

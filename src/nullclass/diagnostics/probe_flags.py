@@ -104,16 +104,30 @@ def zero_gradients(evidence: Evidence) -> str | None:
 
 
 def hidden_null_score(evidence: Evidence) -> str | None:
-    """The gradient of the null score is exactly zero on many images."""
-    probe = evidence.probes.get("gradients")
+    """No gradient leads through what decides on null."""
+    probe, gate = evidence.probes.get("gradients"), evidence.probes.get("gate")
     if not evidence.has_null or not probe or not probe.get("has_gradients", True):
         return None
+    if gate:
+        num, total = gate["num_fooled_as_given"], gate["num_images"]
+        compared = f": of {total} images that a reference fooled so, it fools {num} as given"
+        return (
+            "The model as given decides on null by a comparison or rounding without a gradient, "
+            f"and attacks here go through it{compared if total else ''}."
+        )
     num, total = probe["num_zero_null_score"], probe["num_images"]
     if not is_many(num, total, HIGH_ZERO_GRADIENTS):
         return None
+    found = evidence.probes.get("estimated_gate") or {"num_fooled": 0}
+    by_differences = (
+        f"; with finite differences of it a reference {_found(found)}"
+        if found["num_fooled"]
+        else ""
+    )
     return (
         f"The null logit minus the largest real one has a gradient of exactly zero on {num} of "
-        f"{total} images, so gradient attacks do not see what makes the model answer null."
+        f"{total} images, so gradient attacks do not see what makes the model answer null"
+        f"{by_differences}."
     )
 
 
@@ -150,12 +164,12 @@ def random_gradients(evidence: Evidence) -> str | None:
 
 
 def random_forward(evidence: Evidence) -> str | None:
-    """Two passes of the same image differ."""
+    """Two passes of the same image differ, at random or by the other images of the batch."""
     probe = evidence.probes.get("forward")
     if not probe or probe["largest_difference"] <= RANDOM_LOGITS:
         return None
     return (
-        "Two passes of the same image differ by up to "
+        "Two passes of the same image, among others and among half of them, differ by up to "
         f"{100 * probe['largest_difference']:.2g} % of the largest logit, and "
         f"{probe['num_predictions']} of {probe['num_images']} predictions change."
     )

@@ -59,13 +59,14 @@ NUM_NOISY = 100
 
 
 def forward(context: ProbeContext) -> Result:
-    """Two passes of the same images: is the forward pass random?"""
+    """Two passes of the same images, at once and in halves: are the logits those of the image?"""
     indices = evenly(context.evidence.clean.index, NUM_PASSES)
     if not indices:
         return None
     images, _ = context.batch(indices)
     with frozen(context.model), torch.no_grad():
-        first, second = context.model(images), context.model(images)
+        first = context.model(images)
+        second = torch.cat([context.model(half) for half in images.chunk(2)])
     size = first.abs().amax().clamp(min=torch.finfo(first.dtype).tiny)
     return {
         "num_images": len(indices),
@@ -75,11 +76,11 @@ def forward(context: ProbeContext) -> Result:
 
 
 def gradients(context: ProbeContext) -> Result:
-    """Measure gradients at clean images that the model classifies correctly."""
+    """Measure gradients of the model as given, at clean images that it classifies correctly."""
     indices = evenly(context.evidence.clean_with("correct"), NUM_PASSES)
     if not indices:
         return None
-    model, (images, labels) = context.model, context.batch(indices)
+    model, (images, labels) = context.given, context.batch(indices)
     objective = find_objective("fool")
 
     def margins(logits: Tensor) -> Tensor:
@@ -242,7 +243,7 @@ def _run(run: Callable[[ProbeContext], Result], context: ProbeContext) -> dict[s
     The result of an attack that needs gradients is None without them; ``gradients`` reports that.
     """
     started = time.perf_counter()
-    with count_passes(context.model) as context.passes:
+    with count_passes(context.given) as context.passes:
         try:
             result = run(context)
         except NoGradientError:

@@ -31,7 +31,7 @@ from nullclass.evaluation.plan import (
 from nullclass.evaluation.result import Evaluation
 from nullclass.models.classifier import NUM_TRIED, Classifier, as_classifier, check_network
 from nullclass.models.network import Body
-from nullclass.rejection import ProvableNull, Threshold, with_threshold
+from nullclass.rejection import ProvableNull, Threshold, see_through, with_threshold
 from nullclass.results.schema import (
     OOD_COLUMNS,
     SELF,
@@ -168,6 +168,8 @@ def evaluate(
         check_labels(images, attacked)
     if batch_size is None:
         batch_size = find_batch_size(model, image)
+    batch_size = check_count("batch_size", batch_size)
+    given, model = model, see_through(model, few[: -(-batch_size // 3)])
     check_can_begin(plan, model if attacked is None else attacked, image, label, norm)
     if proofs is None and attacked is None:
         proofs = _own_verifier(model, norm, plan)
@@ -181,7 +183,7 @@ def evaluate(
     kept = NOTHING if parts is None else Parts(make_folder(Path(parts)))
     settings: dict[str, Any] = {
         "norm": norm,
-        "batch_size": check_count("batch_size", batch_size),
+        "batch_size": batch_size,
     }
     shown: dict[str, Any] = settings | {"num_examples": num_examples}
     certified = held_rows = proved_eps = None
@@ -263,7 +265,7 @@ def evaluate(
                 {
                     "num_classes": model.num_classes,
                     "data": data_name,
-                    "threshold": threshold_info(model, images),
+                    "threshold": threshold_info(given, images),
                     "selected_on": selected_on,
                     **settings,
                 },

@@ -11,6 +11,7 @@ from nullclass.rejection.checking import check_certificates
 from nullclass.rejection.consistency import ConsistentNull
 from nullclass.rejection.detectors import DETECTORS
 from nullclass.rejection.feature_squeezing import FeatureSqueezing
+from nullclass.rejection.gates import EstimatedGate, ThroughGate, see_through
 from nullclass.rejection.kernel_density import KernelDensity, fit_kernel_density
 from nullclass.rejection.magnet import (
     AnswerDivergence,
@@ -40,6 +41,7 @@ __all__ = [
     "Certificates",
     "ConsistentNull",
     "DetectingClassifier",
+    "EstimatedGate",
     "FeatureSqueezing",
     "KernelDensity",
     "Mahalanobis",
@@ -49,6 +51,7 @@ __all__ = [
     "SmoothedNull",
     "Threshold",
     "ThresholdedClassifier",
+    "ThroughGate",
     "calibrate",
     "check_certificates",
     "fit_kernel_density",
@@ -57,6 +60,7 @@ __all__ = [
     "null_scores",
     "overlap",
     "reject_by",
+    "see_through",
     "train_autoencoder",
     "weights_sha256",
     "with_threshold",

@@ -1,0 +1,198 @@
+"""Gradients of a null score that a gate by hand hides from attacks.
+
+A detector is often wired as ``null = where(s(x) > tau, top + 1, top - 1)``. The answers are those
+of :func:`nullclass.rejection.reject_by`, but no gradient leads through the comparison, so attacks
+walk into null by chance. :func:`see_through` records what a forward pass compares: the null score
+of an image that requires a gradient becomes ``s(x) - tau`` of the comparison that decides on null,
+and rounding gets the gradient of the identity (BPDA, Athalye et al. 2018). All answers, and the
+logits of images without a gradient, stay exactly those of the model. What is compared outside of
+torch is unknown; :class:`EstimatedGate` estimates its gradient from finite differences.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from nullclass.attacks.steps import NoGradientError, input_gradient
+from nullclass.core.modules import frozen
+from nullclass.models.classifier import Classifier, append_null
+from nullclass.rejection.certificates import CertifiedNull
+from nullclass.rejection.fixed import FixedClassifier
+from nullclass.rejection.reject_by import with_gradient_of
+from nullclass.rejection.scores import null_scores
+
+GREATER = ("gt", "ge", "greater", "greater_equal")
+LESS = ("lt", "le", "less", "less_equal")
+SIGN = ("sign", "sgn", "heaviside")
+ROUND = ("round", "floor", "ceil", "trunc", "fix")
+"""Names of functions of torch, as functions, methods and operators."""
+
+NUM_DIRECTIONS = 16
+"""Random directions of an estimated gradient, both ways each."""
+
+
+class Recorder(TorchFunctionMode):
+    """Records ``a - b`` of every comparison ``a > b``, and lets gradients through rounding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.differences: list[Tensor] = []
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Call the function."""
+        result = function(*args, **(kwargs or {}))
+        name = getattr(function, "__name__", "").strip("_")
+        is_float = all(not isinstance(a, Tensor) or a.is_floating_point() for a in args)
+        if name in ROUND and isinstance(result, Tensor) and is_float:
+            return with_gradient_of(result, args[0])
+        if name in SIGN and is_float:
+            self.differences.append(args[0])
+        if name in GREATER + LESS and is_float and len(args) == 2:
+            difference = torch.as_tensor(args[0] - args[1])
+            self.differences.append(difference if name in GREATER else -difference)
+        return result
+
+
+class ThroughGate(FixedClassifier):
+    """A classifier with the same answers, whose null score has a gradient.
+
+    Args:
+        model: K classes and null; shared, not copied.
+        rule: Which of the :func:`candidates` is the null score.
+    """
+
+    def __init__(self, model: Classifier, rule: int) -> None:
+        super().__init__(model)
+        self.rule = rule
+        self.eval()
+
+    def all_logits(self, images: Tensor) -> Tensor:
+        """Return logits ``(N, K + 1)``; those of the model, where no gradient is needed."""
+        if not images.requires_grad:
+            given: Tensor = self.model(images)
+            return given
+        logits, scores = candidates(self.model, images)
+        is_null = null_scores(logits.detach(), self.num_classes) > 0
+        score = scores[self.rule]
+        tiny = torch.finfo(score.dtype).tiny
+        agreeing = torch.where(is_null, score.clamp(min=tiny), score.clamp(max=0))
+        return append_null(logits[:, : self.num_classes], with_gradient_of(agreeing, score))
+
+
+class EstimatedGate(FixedClassifier):
+    """A classifier with the same logits, whose null score has an estimated gradient.
+
+    That is the mean of ``u (s(x + sigma u) - s(x - sigma u)) / (2 sigma)`` over random directions u
+    (Spall 1992; Salimans et al. 2017), the gradient of the score averaged over noise.
+
+    Args:
+        model: K classes and null; shared, not copied.
+        sigma: Standard deviation of the noise, in pixel units.
+        seed: Seed of the directions.
+    """
+
+    def __init__(self, model: Classifier, sigma: float, seed: int) -> None:
+        super().__init__(model)
+        self.sigma = sigma
+        self.generator = torch.Generator().manual_seed(seed)
+        self.eval()
+
+    def all_logits(self, images: Tensor) -> Tensor:
+        """Return logits ``(N, K + 1)``; with a gradient, by ``2 NUM_DIRECTIONS`` more passes."""
+        logits: Tensor = self.model(images)
+        if not images.requires_grad:
+            return logits
+        score, x = null_scores(logits, self.num_classes), images.detach()
+        gradient = torch.zeros_like(x)
+        for _ in range(NUM_DIRECTIONS):
+            u = torch.randn(x.shape, generator=self.generator).to(x)
+            above, below = (self._score(x + step * u) for step in (self.sigma, -self.sigma))
+            slope = (above - below) / (2 * self.sigma * NUM_DIRECTIONS)
+            gradient += slope.view(-1, 1, 1, 1).to(u) * u
+        linear = (gradient * images).flatten(1).sum(dim=1).to(score)
+        return append_null(logits[:, : self.num_classes], with_gradient_of(score, linear))
+
+    @torch.no_grad()
+    def _score(self, images: Tensor) -> Tensor:
+        return null_scores(self.model(images.clamp(0, 1)), self.num_classes)
+
+
+def candidates(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits ``(N, K + 1)``, and what may decide on null, ``(M, N)``.
+
+    The differences of each comparison, 0 if it has no gradient or not one value per image; their
+    largest and their smallest; all of these with the other sign; and the model's own null score,
+    through rounding.
+    """
+    with Recorder() as recorder:
+        logits = model(images)
+    size = len(images)
+    is_usable = [d.requires_grad and d.shape in ((size,), (size, 1)) for d in recorder.differences]
+    zeros = torch.zeros_like(images[:, 0, 0, 0])
+    pairs = list(zip(recorder.differences, is_usable, strict=True))
+    compared = [d.reshape(size) if usable else zeros for d, usable in pairs]
+    used = torch.stack([d.reshape(size) for d, usable in pairs if usable] or [zeros])
+    rows = torch.stack([*compared, used.amax(dim=0), used.amin(dim=0)])
+    own = null_scores(logits, model.num_classes)
+    return logits, torch.cat([rows.to(own), -rows.to(own), own[None]])
+
+
+def hides_null_score(model: Classifier, images: Tensor) -> bool:
+    """Return whether real logits have a gradient, and the null logit or the null score has none.
+
+    Args:
+        model: K classes and null, in evaluation mode.
+        images: ``(N, C, H, W)``, a few images, on all of which that must be so.
+    """
+    of_real, of_null, of_score = (
+        bool(input_gradient(model, images, loss)[0].any())
+        for loss in (
+            lambda logits: logits[:, : model.num_classes].logsumexp(dim=1),
+            lambda logits: logits[:, -1],
+            partial(null_scores, num_classes=model.num_classes),
+        )
+    )
+    return of_real and not (of_null and of_score)
+
+
+def see_through(model: Classifier, images: Tensor) -> Classifier:
+    """Return the model as a :class:`ThroughGate` if it has a gate that can be seen through.
+
+    A gate: real logits have a gradient, but the null logit, or the null score, has none on any
+    image. It is seen through if the rounding or one of the comparisons of its forward pass decides
+    on null, on clean and on noisy images. Bounds and votes
+    (:class:`nullclass.rejection.ProvableNull`) are no gates.
+
+    Args:
+        model: The model under test.
+        images: ``(N, C, H, W)``, a few clean images.
+    """
+    if not model.has_null or isinstance(model, CertifiedNull):
+        return model
+    images = images.to(model.mean.device)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
+    tried = torch.cat([images, (images + noise) / 2, noise]).requires_grad_()
+    with frozen(model):
+        try:
+            if not hides_null_score(model, tried):
+                return model
+            bare, _ = input_gradient(
+                model, tried, partial(null_scores, num_classes=model.num_classes)
+            )
+            logits, scores = candidates(model, tried)
+        except NoGradientError:
+            return model
+        is_null = null_scores(logits, model.num_classes) > 0
+        for rule, score in enumerate(scores):
+            if torch.equal(score > 0, is_null):
+                (gradient,) = torch.autograd.grad(score.sum(), tried, retain_graph=True)
+                if gradient.any() and not torch.equal(gradient, bare):
+                    return ThroughGate(model, rule)
+    return model
