@@ -23,6 +23,7 @@ from nullclass.rejection.mahalanobis import Mahalanobis, fit_mahalanobis
 from nullclass.rejection.odds_are_odd import OddsAreOdd, fit_odds_are_odd
 from nullclass.rejection.provable import ProvableNull
 from nullclass.rejection.reject_by import DetectingClassifier, reject_by
+from nullclass.rejection.saved import detector_state, rebuild_detector
 from nullclass.rejection.scores import SCORES, null_scores
 from nullclass.rejection.smoothing import SmoothedNull
 from nullclass.rejection.threshold import (
@@ -54,11 +55,13 @@ __all__ = [
     "ThroughGate",
     "calibrate",
     "check_certificates",
+    "detector_state",
     "fit_kernel_density",
     "fit_mahalanobis",
     "fit_odds_are_odd",
     "null_scores",
     "overlap",
+    "rebuild_detector",
     "reject_by",
     "see_through",
     "train_autoencoder",

@@ -27,8 +27,8 @@ class Mahalanobis(nn.Module):
 
     Args:
         classifier: K classes.
-        statistics: Per layer, from :func:`tied_gaussian`: the class means ``(K, D)`` and the
-            covariance ``(D, D)``, in float64.
+        statistics: Per layer, the whitened class means ``(K, R)`` and the whitening ``(D, R)``, R
+            the rank of the features' covariance.
         layers: Names of the layers, as for :func:`nullclass.rejection.fitting.hidden_features`.
     """
 
@@ -40,10 +40,9 @@ class Mahalanobis(nn.Module):
     ) -> None:
         super().__init__()
         self.classifier, self.layers = classifier, tuple(layers)
-        for index, (means, covariance) in enumerate(statistics):
-            whitening = _whitening(covariance)
+        for index, (means, whitening) in enumerate(statistics):
             self.register_buffer(f"whitening_{index}", whitening)
-            self.register_buffer(f"means_{index}", means @ whitening)
+            self.register_buffer(f"means_{index}", means)
         self.float().to(classifier.mean.device)
 
     def forward(self, images: Tensor, logits: Tensor) -> Tensor:
@@ -80,10 +79,13 @@ def fit_mahalanobis(
             labels.append(batch_labels)
             for features, layer in zip(found, layers, strict=True):
                 features.append(hidden_features(classifier, images, layer))
-    statistics = [
-        tied_gaussian(torch.cat(features), torch.cat(labels), classifier.num_classes)
-        for features in found
-    ]
+    statistics = []
+    for features in found:
+        means, covariance = tied_gaussian(
+            torch.cat(features), torch.cat(labels), classifier.num_classes
+        )
+        whitening = _whitening(covariance)
+        statistics.append((means @ whitening, whitening))
     return Mahalanobis(classifier, statistics, layers)
 
 

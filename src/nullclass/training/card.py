@@ -57,7 +57,19 @@ class SmoothedRefusal(Schema, frozen=True, tag_field="kind", tag="smoothed"):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1)]
 
 
-Refusal = ThresholdRefusal | ProvableRefusal | SmoothedRefusal
+class DetectorRefusal(Schema, frozen=True, tag_field="kind", tag="detector"):
+    """A detector of :mod:`nullclass.rejection.saved`; its tensors are beside the weights."""
+
+    detector: str
+    """Key of :data:`nullclass.rejection.saved.KINDS`."""
+    settings: dict[str, Any]
+    shapes: dict[str, tuple[Count, ...]]
+    """Shapes of its tensors by name."""
+    threshold: ThresholdRefusal | None
+    """The threshold on its score; None: 0."""
+
+
+Refusal = ThresholdRefusal | ProvableRefusal | SmoothedRefusal | DetectorRefusal
 
 
 class OwnNetwork(Schema, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
 """Checkpoints: weights as safetensors, and a JSON card that rebuilds the model.
 
 A checkpoint is a folder with ``model.safetensors`` and ``card.json``. The card holds the SHA-256 of
-the weights and records how the model refuses: by a threshold, or by what is proved. Weights may be
-rounded for storage (:mod:`nullclass.models.quantize`).
+the weights and records how the model refuses: by a threshold, by a detector of this package, or by
+what is proved. Weights may be rounded for storage (:mod:`nullclass.models.quantize`).
 
 Saving over a checkpoint leaves the old one or the new one, wherever it stops: the new weights are
 written as ``model.safetensors.new``, the card that holds their SHA-256 replaces the old card, and
@@ -34,16 +34,20 @@ from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.models.network import Body
 from nullclass.models.quantize import FLOATS, Layout, Stored, packed, packed_layout, unpacked
 from nullclass.rejection import (
+    DetectingClassifier,
     ProvableNull,
     SmoothedNull,
     Threshold,
     ThresholdedClassifier,
+    detector_state,
+    rebuild_detector,
     with_threshold,
 )
 from nullclass.training.card import (
     CARD,
     Card,
     Description,
+    DetectorRefusal,
     Origin,
     OwnNetwork,
     ProvableRefusal,
@@ -60,8 +64,12 @@ NUM_READS = 10
 NEW_WEIGHTS = "model.safetensors.new"
 """Weights whose card may not be written yet."""
 
-_HELD_OUT = "refusal.held_out_sha256"
+_REFUSAL = "refusal."
+_HELD_OUT = _REFUSAL + "held_out_sha256"
 """Tensor ``(N, 32)`` of bytes: the hashes of the images that a threshold was calibrated on."""
+
+_DETECTOR = _REFUSAL + "detector."
+"""Before the names of a detector's tensors, which are never rounded."""
 
 _EXACT = ("mean", "std")
 """Tensors that are never rounded."""
@@ -106,15 +114,15 @@ def save_checkpoint(
 
     Raises:
         UserError: If the folder cannot be written, the weights cannot be rounded, or the model
-            has a detector, or several ways to refuse.
+            has a detector or surrogate of your own, or several ways to refuse.
     """
     folder = Path(folder)
     network, refusal, extra = without_refusal(check_classifier(model))
     own = json_values(metadata or {}, "metadata")
     if isinstance(network.body, Classifier):
         raise UserError(
-            "a checkpoint does not record detectors, nor several ways to refuse: save its inner "
-            "model, and wrap it again after loading"
+            "a checkpoint does not record a detector or surrogate of your own, nor several ways to "
+            "refuse: save its inner model (.model), and wrap it again after loading"
         )
     tensors = network.state_dict()
     exact = {name: tensors.pop(name) for name in _EXACT}
@@ -206,12 +214,12 @@ def _load(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{weights} is damaged ({error}): train or copy it again") from None
-    held_out = tensors.pop(_HELD_OUT, None)
+    extra = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_REFUSAL)}
     with fork_rng(0):  # the initial weights are replaced
         model = _build(card, body)
     model.imported = imported
     model.load_state_dict(unpacked(tensors))
-    return _wrapped(model.to(device).eval(), card, held_out, folder), card
+    return _wrapped(model.to(device).eval(), card, extra, folder), card
 
 
 def _stamps(folder: Path) -> list[tuple[int, int, int] | None]:
@@ -253,8 +261,13 @@ def _layout(model: Classifier, card: Card) -> dict[str, Layout]:
     tensors = model.state_dict()
     exact = {name: tensors.pop(name) for name in _EXACT}
     layout = packed_layout(exact, "exact") | packed_layout(tensors, card.stored)
-    if isinstance(card.refusal, ThresholdRefusal) and card.refusal.images_sha256 is not None:
-        layout[_HELD_OUT] = frozenset({torch.uint8}), (card.refusal.num_images, 32)
+    threshold = card.refusal
+    if isinstance(threshold, DetectorRefusal):
+        for name, shape in threshold.shapes.items():
+            layout[_DETECTOR + name] = FLOATS | {torch.int64}, shape
+        threshold = threshold.threshold
+    if isinstance(threshold, ThresholdRefusal) and threshold.images_sha256 is not None:
+        layout[_HELD_OUT] = frozenset({torch.uint8}), (threshold.num_images, 32)
     return layout
 
 
@@ -299,17 +312,26 @@ def without_refusal(model: Classifier) -> tuple[Classifier, Refusal | None, dict
         names = SmoothedRefusal.__struct_fields__
         settings = {name: getattr(model, name) for name in names}
         return model.model, SmoothedRefusal(**settings), {}
-    if not isinstance(model, ThresholdedClassifier):
-        return model, None, {}
-    digests = [list(bytes.fromhex(digest)) for digest in sorted(model.threshold.images)]
-    extra = {_HELD_OUT: torch.tensor(digests, dtype=torch.uint8)} if digests else {}
-    threshold = model.threshold
-    refusal = ThresholdRefusal(**threshold.to_dict(), guarantee=threshold.guarantee)
-    return model.model, refusal, extra
+    threshold: ThresholdRefusal | None = None
+    inside, extra = model, dict[str, Tensor]()
+    if isinstance(model, ThresholdedClassifier):
+        inside = model.model
+        digests = [list(bytes.fromhex(digest)) for digest in sorted(model.threshold.images)]
+        if digests:
+            extra[_HELD_OUT] = torch.tensor(digests, dtype=torch.uint8)
+        of = model.threshold
+        threshold = ThresholdRefusal(**of.to_dict(), guarantee=of.guarantee)
+    if not isinstance(inside, DetectingClassifier) or (state := detector_state(inside)) is None:
+        return inside, threshold, extra
+    name, settings, tensors = state
+    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    refusal = DetectorRefusal(name, json_values(settings), shapes, threshold)
+    extra |= {_DETECTOR + key: tensor for key, tensor in tensors.items()}
+    return inside.model, refusal, extra
 
 
-def _wrapped(model: Classifier, card: Card, held_out: Tensor | None, folder: Path) -> Classifier:
-    """Return the model with the refusal of its card."""
+def _wrapped(model: Classifier, card: Card, extra: dict[str, Tensor], folder: Path) -> Classifier:
+    """Return the model with the refusal of its card, and of the tensors beside its weights."""
     refusal = card.refusal
     if refusal is None:
         return model
@@ -320,17 +342,33 @@ def _wrapped(model: Classifier, card: Card, held_out: Tensor | None, folder: Pat
             return ProvableNull(model, **settings).eval()
         if isinstance(refusal, SmoothedRefusal):
             return SmoothedNull(model, **settings).eval()
-        del settings["images_sha256"], settings["guarantee"]
-        digests = [] if held_out is None else held_out.tolist()
-        images = frozenset(bytes(digest).hex() for digest in digests)
-        threshold = Threshold(**settings, images=images)
-        if threshold.to_dict()["images_sha256"] != refusal.images_sha256:
-            raise UserError("its held-out images are others")
-        return with_threshold(model, threshold).eval()
+        if isinstance(refusal, ThresholdRefusal):
+            return _with_threshold(model, refusal, extra)
+        tensors = {
+            name.removeprefix(_DETECTOR): tensor
+            for name, tensor in extra.items()
+            if name.startswith(_DETECTOR)
+        }
+        model = rebuild_detector(model, refusal.detector, refusal.settings, tensors)
+        if refusal.threshold is None:
+            return model
+        return _with_threshold(model, refusal.threshold, extra)
     except UserError as error:
         raise UserError(
             f"the card {folder / CARD} does not say how its model refuses: {error}"
         ) from None
+
+
+def _with_threshold(
+    model: Classifier, refusal: ThresholdRefusal, extra: dict[str, Tensor]
+) -> Classifier:
+    settings = msgspec.structs.asdict(refusal)
+    del settings["images_sha256"], settings["guarantee"]
+    digests = extra[_HELD_OUT].tolist() if _HELD_OUT in extra else []
+    threshold = Threshold(**settings, images=frozenset(bytes(d).hex() for d in digests))
+    if threshold.to_dict()["images_sha256"] != refusal.images_sha256:
+        raise UserError("its held-out images are others")
+    return with_threshold(model, threshold).eval()
 
 
 def _exact(buffer: Tensor) -> tuple[float, ...]:

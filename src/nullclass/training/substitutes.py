@@ -36,6 +36,7 @@ from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.models import Classifier, build_model
 from nullclass.rejection import weights_sha256
 from nullclass.results.schema import STATE
+from nullclass.training.card import DetectorRefusal
 from nullclass.training.checkpoint import without_refusal
 from nullclass.training.config import TrainConfig
 from nullclass.training.loop import train
@@ -328,6 +329,8 @@ def _fingerprint(settings: list[Any], pool: LabelledImages, target: Oracle) -> s
     while isinstance(model, Classifier):
         network, refusal, _ = without_refusal(model)
         parts.append(json_values(refusal))
+        if isinstance(refusal, DetectorRefusal):
+            parts.append(weights_sha256(model))
         if network is model:
             parts.append(weights_sha256(network))
             break
