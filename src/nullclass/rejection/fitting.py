@@ -86,7 +86,7 @@ def hidden_features(classifier: Classifier, images: Tensor, layer: str | None = 
         classifier(images)
     finally:
         hook.remove()
-    if not isinstance(found, Tensor) or len(found) != len(images):
+    if not isinstance(found, Tensor) or found.shape[:1] != images.shape[:1]:
         raise UserError(
             f"the layer {layer or 'torch.nn.Linear'} gives no tensor of features per image, or the "
             "network does not run it: name another layer"

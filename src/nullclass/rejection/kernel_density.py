@@ -60,20 +60,15 @@ class KernelDensity(nn.Module):
         """Return scores ``(N,)``."""
         features = hidden_features(self.classifier, images, self.layer)
         features = features - self.center.to(features)
-        predicted = logits.argmax(dim=1)
-        chosen = [(predicted == label).nonzero()[:, 0] for label in predicted.unique()]
-        densities = [self._log_density(features[rows], int(predicted[rows[0]])) for rows in chosen]
-        if not chosen:
-            return features.sum(dim=1)
-        return -torch.cat(densities)[torch.cat(chosen).argsort()]
-
-    def _log_density(self, features: Tensor, label: int) -> Tensor:
-        known = self.features[self.labels == label].to(features)
+        known = self.features.to(features)
         squares = features.square().sum(dim=1, keepdim=True) + known.square().sum(dim=1)
         squares = (squares - 2 * features @ known.T).clamp(min=0)
-        exponents = -squares / (2 * self.bandwidth**2)
+        is_other = self.labels != logits.argmax(dim=1, keepdim=True)
+        lowest = torch.finfo(squares.dtype).min  # a graph need not know infinity
+        exponents = (-squares / (2 * self.bandwidth**2)).masked_fill(is_other, lowest)
+        num_same = (~is_other).sum(dim=1)
         per_value = math.log(2 * math.pi * self.bandwidth**2) / 2
-        return exponents.logsumexp(dim=1) - math.log(len(known)) - features.shape[1] * per_value
+        return num_same.log() - exponents.logsumexp(dim=1) + features.shape[1] * per_value
 
 
 @exact_float32()
