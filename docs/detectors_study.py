@@ -14,7 +14,7 @@ from nullclass.report.render import markdown_table
 from nullclass.report.sections import previews, unfinished
 from nullclass.results.run import Run
 from nullclass.studies.detectors.config import VARIANTS
-from nullclass.studies.detectors.measured import budgets, networks
+from nullclass.studies.detectors.measured import networks
 from nullclass.studies.detectors.page import findings
 from nullclass.studies.detectors.tables import aware_table, unaware_table
 from nullclass.studies.reports import read_run
@@ -45,7 +45,7 @@ def results(run: Run) -> str:
 def _tables(run: Run, measures: Measures) -> Iterator[str]:
     for network in networks(measures):
         yield from _table(aware_table(run, measures, network))
-        yield from _table(unaware_table(measures, network, budgets(measures)[-1]))
+        yield from _table(unaware_table(measures, network, measures.union_budgets()[-1]))
 
 
 def _table(table: Table) -> Iterator[str]:

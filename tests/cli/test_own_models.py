@@ -61,6 +61,23 @@ def classifier():
     import nullclass
     return nullclass.Classifier(build(), 3, mean=0.4)
 
+def refusing(kind):
+    import nullclass
+    from nullclass.rejection import calibrate, reject_by
+    network = nullclass.Classifier(build(num_outputs=3), 3, has_null=False)
+    energy = lambda images, logits: -logits.logsumexp(dim=1)
+    detector = {
+        "shape": lambda images, logits: logits,
+        "nan": lambda images, logits: logits[:, 0] / 0,
+        "in_place": lambda images, logits: images.mul_(2).flatten(1)[:, 0],
+        "no_score": None,
+    }.get(kind, energy)
+    surrogate = (lambda images, logits: logits[:1, 0]) if kind == "surrogate" else None
+    model = reject_by(network, detector, 0.5, surrogate=surrogate)
+    if kind == "too_few":
+        calibrate(model.model, (torch.rand(9, 1, 8, 8), torch.arange(9) % 3), 0.01)
+    return model
+
 def nothing():
     pass
 
@@ -218,6 +235,12 @@ BAD = [
     ("function", ["--null", "last", "--weights", "other.pt"], "let the function return one"),
     ("classifier", ["--mean", 0.1], "returns a Classifier, which has its own mean"),
     ("classifier", ["--num-classes", 4], "the model has 3 classes, not 4"),
+    ("refusing", ["--model-args", "kind=shape"], r"the detector returns shape \(\d+, 3\) for"),
+    ("refusing", ["--model-args", "kind=nan"], "the detector returns scores that are not finite"),
+    ("refusing", ["--model-args", "kind=in_place"], "the detector changes its input in place"),
+    ("refusing", ["--model-args", "kind=no_score"], "a threshold needs a score"),
+    ("refusing", ["--model-args", "kind=surrogate"], r"the surrogate returns shape \(1,\) for"),
+    ("refusing", ["--model-args", "kind=too_few"], "needs at least 99 held-out images, and .* 9:"),
     ("nothing", [], "nothing returns a NoneType: let it return a torch.nn.Module"),
     ("Net", [], "outputs|4 logits"),
     ("missing", [], f"{NAME} has no function missing"),

@@ -16,9 +16,9 @@ from nullclass.report.measures import Measures
 from nullclass.report.render import on_terminal
 from nullclass.report.tables import prediction_costs
 from nullclass.results.run import Run
+from nullclass.results.schema import UNION
 from nullclass.studies.detectors import config
 from nullclass.studies.detectors.measured import (
-    aware,
     least_not_fooled,
     not_fooled,
     survivors,
@@ -89,7 +89,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_rates(run: Run) -> None:
     measures = Measures(run)
     model = "clean-softmax"
-    found = aware(measures, model, "aer", 0.1)
+    found = measures.find(model, UNION, "aer", 0.1)
     assert found is not None
     assert found.mean == 10 / 40
     for name, num in UNAWARE_FOOLED.items():

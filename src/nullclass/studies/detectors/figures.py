@@ -14,8 +14,6 @@ from nullclass.report.style import OUTCOME_COLOURS, panel, percent_axis
 from nullclass.results.run import Run
 from nullclass.results.schema import UNION
 from nullclass.studies.detectors.measured import (
-    aware,
-    budgets,
     least_not_fooled,
     models_on,
     networks,
@@ -36,18 +34,18 @@ EPS_COLOURS = ("#7A3300", "#D55E00", "#F0B48A")
 def knowledge(run: Run) -> Drawing | None:
     """What is not fooled without and with knowledge of the way to refuse, one panel per network."""
     measures = Measures(run)
-    if not budgets(measures):
+    if not measures.union_budgets():
         return None
-    eps = budgets(measures)[-1]
+    eps = measures.union_budgets()[-1]
     panels: list[Panel] = []
     for network in networks(measures):
-        models = [m for m in models_on(measures, network) if aware(measures, m, "aer", eps)]
+        models = [m for m in models_on(measures, network) if measures.find(m, UNION, "aer", eps)]
         if not models:
             continue
         with _rules_panel(panels, f"fig_knowledge_{network}", network, models) as axis:
             for at, model in enumerate(models):
                 before = least_not_fooled(measures, model, eps)
-                after = aware(measures, model, "aer", eps)
+                after = measures.find(model, UNION, "aer", eps)
                 if before is not None and after is not None:
                     ends = [before.mean, 1 - after.mean]
                     axis.plot(ends, [at, at], color="#BBBBBB", linewidth=2, zorder=1)
@@ -75,17 +73,19 @@ def knowledge(run: Run) -> Drawing | None:
 def by_eps(run: Run) -> Drawing | None:
     """RAR at every ε, one panel per network."""
     measures = Measures(run)
-    at_eps = budgets(measures)
+    at_eps = measures.union_budgets()
     if not at_eps:
         return None
     panels: list[Panel] = []
     for network in networks(measures):
-        models = [m for m in models_on(measures, network) if aware(measures, m, "rar", at_eps[-1])]
+        models = [
+            m for m in models_on(measures, network) if measures.find(m, UNION, "rar", at_eps[-1])
+        ]
         if not models:
             continue
         with _rules_panel(panels, f"fig_rar_{network}", network, models) as axis:
             for index, eps in enumerate(reversed(at_eps)):
-                found = [aware(measures, model, "rar", eps) for model in models]
+                found = [measures.find(model, UNION, "rar", eps) for model in models]
                 _dots(axis, found, EPS_COLOURS[index % len(EPS_COLOURS)], f"ε {eps_text(eps)}")
             axis.set_xlabel("robust accuracy with rejection (RAR)")
     return Drawing(

@@ -34,16 +34,6 @@ def models_on(measures: Measures, network: str) -> list[str]:
     return [name for rule in RULES if (name := f"{network}-{rule}") in measures.models]
 
 
-def budgets(measures: Measures) -> list[float]:
-    """ε at which AER is known, ascending."""
-    return measures.union_budgets()
-
-
-def aware(measures: Measures, model: str, metric: str, eps: float) -> Measure | None:
-    """A rate over all attacks: on the variant itself, and on its network."""
-    return measures.find(model, UNION, metric, eps)
-
-
 def not_fooled(measures: Measures, model: str, attack: str, eps: float) -> Measure | None:
     """Share refused or correct of the images that an unaware attack made on the network."""
     fooled = measures.find(model, f"{attack} on {network_of(model)}", "fooled", eps)
@@ -70,11 +60,11 @@ def least_not_fooled(measures: Measures, model: str, eps: float) -> Measure | No
 
 def refusing(measures: Measures, network: str) -> list[str]:
     """Attacked variants of a network that can refuse."""
-    last = budgets(measures)[-1:]
+    last = measures.union_budgets()[-1:]
     return [
         model
         for model in models_on(measures, network)
-        if rule_of(model) != NONE and any(aware(measures, model, "aer", eps) for eps in last)
+        if rule_of(model) != NONE and any(measures.find(model, UNION, "aer", eps) for eps in last)
     ]
 
 

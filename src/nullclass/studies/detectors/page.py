@@ -26,8 +26,6 @@ from nullclass.studies.detectors.config import PROOF as BY_PROOF
 from nullclass.studies.detectors.figures import FIGURES
 from nullclass.studies.detectors.measured import (
     SURVIVES,
-    aware,
-    budgets,
     least_not_fooled,
     networks,
     refusing,
@@ -97,7 +95,7 @@ THREAT_MODEL = (
 def page(run: Run) -> Page:
     """The page of the study."""
     measures = Measures(run)
-    last = budgets(measures)[-1:]
+    last = measures.union_budgets()[-1:]
     return study_page(
         run,
         measures,
@@ -125,9 +123,9 @@ def summary_tables(run: Run) -> list[Table]:
 
 def findings(measures: Measures) -> list[str]:
     """Sentences of the first paragraph."""
-    if not budgets(measures):
+    if not measures.union_budgets():
         return []
-    eps = budgets(measures)[-1]
+    eps = measures.union_budgets()[-1]
     values: dict[str, Any] = {"eps": eps_text(eps)}
     values |= {"ordinary": _ordinary(measures, eps)}
     values |= _unaware(measures, eps) | _adversarial(measures, eps) | _proof(measures, eps)
@@ -176,7 +174,7 @@ def _unaware(measures: Measures, eps: float) -> dict[str, Any]:
 
 def _adversarial(measures: Measures, eps: float) -> dict[str, Any]:
     """RAR with and without a way to refuse on the adversarially trained network."""
-    base = aware(measures, f"{ADVERSARIAL}-{NONE}", "rar", eps)
+    base = measures.find(f"{ADVERSARIAL}-{NONE}", UNION, "rar", eps)
     rates = measures.find_all(refusing(measures, ADVERSARIAL), UNION, "rar", eps)
     if base is None or not rates:
         return {}
@@ -199,7 +197,7 @@ def _names(measures: Sequence[Measure]) -> str:
 def _proof(measures: Measures, eps: float) -> dict[str, Any]:
     """Attacked and proved RAR of the proof."""
     model = f"{INTERVAL}-{BY_PROOF}"
-    attacked = aware(measures, model, "rar", eps)
+    attacked = measures.find(model, UNION, "rar", eps)
     proved = measures.find(model, PROOF, "rar_proved", eps)
     if attacked is None or proved is None:
         return {}

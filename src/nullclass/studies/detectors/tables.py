@@ -15,8 +15,6 @@ from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, UNION
 from nullclass.studies.detectors.config import UNAWARE
 from nullclass.studies.detectors.measured import (
-    aware,
-    budgets,
     least_not_fooled,
     models_on,
     not_fooled,
@@ -67,13 +65,13 @@ def unaware_table(measures: Measures, network: str, eps: float) -> Table:
 
 def aware_table(run: Run, measures: Measures, network: str) -> Table:
     """The worst case at every ε, and what a prediction costs."""
-    costs, at = prediction_costs(run), budgets(measures)
+    costs, at = prediction_costs(run), measures.union_budgets()
     columns = [(metric, eps) for metric in ("aer", "rar") for eps in at]
     columns += [("null_dos", eps) for eps in at[-1:]]
     rows: list[list[Any]] = []
     models = models_on(measures, network)
     for model in models:
-        found = [aware(measures, model, metric, eps) for metric, eps in columns]
+        found = [measures.find(model, UNION, metric, eps) for metric, eps in columns]
         rows.append([rule_of(model), *found, *cost_cells(costs.get(model))])
     headings = [
         "way to refuse",
@@ -104,12 +102,12 @@ def cost_cells(cost: CostInfo | None) -> list[str]:
 
 def summary_table(measures: Measures) -> Table:
     """Unaware and aware attacks at the largest ε, for the terminal."""
-    last = max(budgets(measures), default=0.0)
+    last = max(measures.union_budgets(), default=0.0)
     rows = []
     for model in measures.models:
         null = measures.find(model, CLEAN, "null")
         unaware = least_not_fooled(measures, model, last)
-        rates = [aware(measures, model, metric, last) for metric in RATES]
+        rates = [measures.find(model, UNION, metric, last) for metric in RATES]
         cells = ["–" if m is None else percent(m.mean, 1) for m in (null, unaware, *rates)]
         rows.append([model, *cells])
     return make_table(
