@@ -187,7 +187,7 @@ def see_through(model: Classifier, images: Tensor) -> Classifier:
                 model, tried, partial(null_scores, num_classes=model.num_classes)
             )
             logits, scores = candidates(model, tried)
-        except NoGradientError:
+        except (NoGradientError, RuntimeError):  # a compiled graph, say, may refuse to be recorded
             return model
         is_null = null_scores(logits, model.num_classes) > 0
         for rule, score in enumerate(scores):
