@@ -246,6 +246,8 @@ def test_what_a_gate_hides() -> None:
     still: dict[str, Attack] = {"still": Still()}
     shared = context(model, data, rows_of(model, data, still, (0.3,)), still)
     assert PROBES["gate"](shared) is None
+    assert PROBES["estimated_gate"](shared) is None, "nothing is known of gradients"
+    shared.results["gradients"] = PROBES["gradients"](shared)
     estimated = PROBES["estimated_gate"](shared)
     assert estimated["num_survivors"] == 12
     assert estimated["num_fooled"] >= 6

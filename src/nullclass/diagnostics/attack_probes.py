@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any
 
 from nullclass.attacks import Attack, MultiTargetedPGD
-from nullclass.core.modules import frozen
 from nullclass.core.norms import find_norm
 from nullclass.core.outcomes import Outcome
 from nullclass.core.sampling import evenly
 from nullclass.diagnostics.evidence import BACKWARD, is_many
 from nullclass.diagnostics.probe_context import ProbeContext, Result
-from nullclass.models.classifier import NUM_TRIED, Classifier
-from nullclass.rejection.gates import NUM_DIRECTIONS, EstimatedGate, hides_null_score
+from nullclass.models.classifier import Classifier
+from nullclass.rejection.gates import NUM_DIRECTIONS, EstimatedGate
 
 NUM_LARGEST = (4, 46)
 """Images attacked at the largest eps, where most are fooled quickly; the second part only if the
@@ -144,14 +143,17 @@ def estimated_gate(context: ProbeContext) -> Result:
 
     With estimated gradients: what its gate compares is not known.
     """
-    eps, model = context.middle_eps(), context.given
-    indices = evenly(context.evidence.clean_with("correct"), NUM_TRIED)
-    if eps is None or not model.has_null or not indices or context.given is not context.model:
+    eps, gradients = context.middle_eps(), context.results.get("gradients")
+    if eps is None or not context.model.has_null or not gradients:
         return None
-    with frozen(model):
-        if not hides_null_score(model, context.batch(indices)[0]):
-            return None
-    estimated = EstimatedGate(model, eps / 3, context.seed)
+    is_hidden = gradients["num_zero_null_score"] == gradients["num_images"]
+    if (
+        context.given is not context.model
+        or not is_hidden
+        or gradients["num_zero_margin"] == gradients["num_images"]
+    ):
+        return None
+    estimated = EstimatedGate(context.given, eps / 3, context.seed)
     return attack_survivors(context, REFERENCE, eps, ESTIMATED_COST, estimated)
 
 

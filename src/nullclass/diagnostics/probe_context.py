@@ -50,6 +50,8 @@ class ProbeContext:
         self.model, self.data, self.evidence, self.seed = model, data, evidence, seed
         self.given = model.model if isinstance(model, ThroughGate) else model
         """The model as given, whose gate may hide the null score from gradients."""
+        self.results: dict[str, Any] = {}
+        """Of the probes before."""
         self.batch_size = batch_size
         self.norm = evidence.norm
         self.runs = [

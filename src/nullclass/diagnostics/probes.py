@@ -207,7 +207,8 @@ def probe(
         seed=seed,
         batch_size=batch_size,
     )
-    results: dict[str, Any] = {"has_null": model.has_null}
+    results = context.results
+    results["has_null"] = model.has_null
     costs = []
     left = max(MAX_SHARE * float(cost_of(evidence.costs).sum()), MIN_COST)
     for number, (name, run) in enumerate(PROBES.items()):

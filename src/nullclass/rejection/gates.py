@@ -144,24 +144,6 @@ def candidates(model: Classifier, images: Tensor) -> tuple[Tensor, Tensor]:
     return logits, torch.cat([rows.to(own), -rows.to(own), own[None]])
 
 
-def hides_null_score(model: Classifier, images: Tensor) -> bool:
-    """Return whether real logits have a gradient, and the null logit or the null score has none.
-
-    Args:
-        model: K classes and null, in evaluation mode.
-        images: ``(N, C, H, W)``, a few images, on all of which that must be so.
-    """
-    of_real, of_null, of_score = (
-        bool(input_gradient(model, images, loss)[0].any())
-        for loss in (
-            lambda logits: logits[:, : model.num_classes].logsumexp(dim=1),
-            lambda logits: logits[:, -1],
-            partial(null_scores, num_classes=model.num_classes),
-        )
-    )
-    return of_real and not (of_null and of_score)
-
-
 def see_through(model: Classifier, images: Tensor) -> Classifier:
     """Return the model as a :class:`ThroughGate` if it has a gate that can be seen through.
 
@@ -181,11 +163,16 @@ def see_through(model: Classifier, images: Tensor) -> Classifier:
     tried = torch.cat([images, (images + noise) / 2, noise]).requires_grad_()
     with frozen(model):
         try:
-            if not hides_null_score(model, tried):
-                return model
-            bare, _ = input_gradient(
-                model, tried, partial(null_scores, num_classes=model.num_classes)
+            of_real, of_null, bare = (
+                input_gradient(model, tried, loss)[0]
+                for loss in (
+                    lambda logits: logits[:, : model.num_classes].logsumexp(dim=1),
+                    lambda logits: logits[:, -1],
+                    partial(null_scores, num_classes=model.num_classes),
+                )
             )
+            if not of_real.any() or (of_null.any() and bare.any()):
+                return model
             logits, scores = candidates(model, tried)
         except (NoGradientError, RuntimeError):  # a compiled graph, say, may refuse to be recorded
             return model
