@@ -13,14 +13,7 @@ from functools import cache
 from importlib.resources import files
 
 from nullclass.report.formatting import FGSM
-from nullclass.report.measures import (
-    TOLERANCE,
-    Band,
-    Measure,
-    Measures,
-    around,
-    own_spread,
-)
+from nullclass.report.measures import TOLERANCE, Band, Measure, Measures, around
 from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
 from nullclass.studies.fgsm_null.config import pixels
@@ -46,14 +39,9 @@ def loop_figure(measure: Measure) -> Measure | None:
 
 
 def loop_spread(measure: Measure) -> Band | None:
-    """Two standard deviations of the loop's seeds, at least :data:`TOLERANCE`, around the mean.
-
-    :func:`own_spread` for a figure that the loop does not have from two seeds yet.
-    """
+    """Two standard deviations of the loop's seeds, at least :data:`TOLERANCE`, around the mean."""
     figure = loop_figure(measure)
-    if figure is None or len(figure.values) < 2:
-        return own_spread(measure)
-    return around(figure.mean, max(2 * figure.sd, TOLERANCE))
+    return None if figure is None else around(figure.mean, max(2 * figure.sd, TOLERANCE))
 
 
 def measures_of(run: Run) -> Measures:
@@ -63,12 +51,11 @@ def measures_of(run: Run) -> Measures:
 
 def rule() -> str:
     """When a figure of the notebook counts as reproduced."""
-    num_seeds = max(map(len, _figures().values()), default=0)
+    counts = sorted({len(values) for values in _figures().values()})
+    seeds = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
     return (
         "The notebook prints one run. “Loop” is its own code, run again: mean ± standard "
-        f"deviation over up to {num_seeds} seeds (results/notebook-loop.csv in the repository). A "
-        "figure counts as reproduced (✓) if our mean is within 2 standard deviations of the loop's "
-        "mean, or within 0.3 points (0.003 for a loss). Where the loop has not been run from two "
-        "seeds, the published value takes the place of its mean, and a loss gets no verdict from "
-        "one seed of ours."
+        f"deviation over {seeds} seeds (results/notebook-loop.csv in the repository). A figure "
+        "counts as reproduced (✓) if our mean is within 2 standard deviations of the loop's mean, "
+        "or within 0.3 points (0.003 for a loss)."
     )
