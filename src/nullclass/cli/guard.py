@@ -79,7 +79,7 @@ class Command:
 
 def answered(guard: Guard, line: bytes, class_names: tuple[str, ...]) -> dict[str, Any]:
     """Return the JSON values that answer a line."""
-    from dataclasses import asdict
+    from msgspec.structs import asdict
 
     from nullclass.core.documents import parse
 

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nullclass.core.errors import UserError
-from nullclass.core.imports import import_extra
 from nullclass.demo import pictures
-from nullclass.demo.app import build
+from nullclass.demo.app import build, import_gradio
 from nullclass.rejection import ProvableNull
 from nullclass.training.checkpoint import load_checkpoint
 from nullclass.zoo import load_zoo, read_zoo
@@ -33,7 +32,7 @@ def launch(model: str, *, host: str, port: int | None, browser: bool) -> tuple[A
     Raises:
         UserError: If gradio is not installed, the model cannot be shown, or the port is taken.
     """
-    gr = import_extra("gradio", "demo")
+    gr = import_gradio()
     is_folder = Path(model).exists() or model not in read_zoo()
     shown = load_checkpoint(model)[0] if is_folder else load_zoo(model)
     proved = load_zoo(PROVED)

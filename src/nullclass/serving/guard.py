@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Self, TextIO
 
 import msgspec
@@ -39,8 +38,7 @@ class InvalidInputError(UserError):
         """``type``, ``shape``, ``range``, ``not-finite`` or ``number``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """The answer to one image."""
 
     label: int
@@ -113,7 +111,7 @@ class Guard:
         """
         num_nulls = 0
         for images, _ in clean.batches():
-            num_nulls += int((self._predict(images)[0] == NULL_LABEL).sum())
+            num_nulls += self._predict(images)[0].count(NULL_LABEL)
         self.alarm = NullRateAlarm(*null_band(num_nulls, len(clean), confidence), self.mean_images)
         return self
 
@@ -137,8 +135,13 @@ class Guard:
                 self._write("invalid", kind=error.kind, message=str(error))
             raise
         labels, scores = self._predict(checked)
-        answers = [self._answer(*pair) for pair in zip(labels.tolist(), scores, strict=True)]
-        reasons = Counter(answer.reason for answer in answers if answer.reason is not None)
+        answers = [
+            Answer(NULL_LABEL, self._reason(score), score)
+            if label == NULL_LABEL
+            else Answer(label, None, score)
+            for label, score in zip(labels, scores, strict=True)
+        ]
+        reasons = [answer.reason for answer in answers if answer.reason is not None]
         with self._lock:
             self._counts["requests"] += 1
             self._counts["images"] += len(answers)
@@ -146,11 +149,11 @@ class Guard:
             if self._log is not None:
                 self._write(
                     "answers",
-                    labels=labels.tolist(),
-                    nulls=dict(reasons),
+                    labels=labels,
+                    nulls=Counter(reasons),
                     milliseconds=round(1000 * (time.perf_counter() - started), 3),
                 )
-            if self.alarm is not None and self.alarm.observe(labels.numpy() == NULL_LABEL):
+            if self.alarm is not None and self.alarm.observe(np.array(labels) == NULL_LABEL):
                 self._counts["alarms"] += 1
                 values = self._alarm_values()
                 del values["evidence"]  # of the test that has begun anew
@@ -178,14 +181,15 @@ class Guard:
             )
         if values.dtype == torch.uint8:
             return to_float(values)
-        low, high = (float(end) for end in torch.aminmax(values))
+        low, high = (end.item() for end in torch.aminmax(values))
         if not (math.isfinite(low) and math.isfinite(high)):  # NaN anywhere makes both NaN
             raise InvalidInputError("not-finite", "images have pixels that are NaN or infinite")
         if low < -ROUNDING or high > 1 + ROUNDING:
             raise InvalidInputError(
                 "range", f"pixels must be in [0,1], and these range from {low:.4g} to {high:.4g}"
             )
-        return values.float().clamp(0, 1)
+        values = values.float()
+        return values if low >= 0 and high <= 1 else values.clamp(0, 1)
 
     def counters(self) -> dict[str, Any]:
         """Return JSON values: requests, images, nulls by reason, invalid requests by kind, alarms.
@@ -203,23 +207,19 @@ class Guard:
                 "alarm": None if self.alarm is None else self._alarm_values(),
             }
 
-    def _predict(self, images: Tensor) -> tuple[Tensor, list[float]]:
-        """Return labels, on the CPU, and null scores."""
+    def _predict(self, images: Tensor) -> tuple[list[int], list[float | None]]:
+        """Return labels and null scores; null and None where the logits are not finite."""
         with torch.no_grad():
-            logits = self.model(images.to(self.model.mean.device))
-            scores = null_scores(logits, self.model.num_classes)
-            # One copy from the device. A NaN or infinite logit makes the sum so.
-            labels = predictions(logits, self.model.num_classes)
-            total = logits.sum(dim=1)
-            packed = torch.stack([labels.to(scores), scores, total.to(scores)]).cpu()
-        is_finite = packed[2].isfinite()
-        labels = packed[0].long().masked_fill(~is_finite, NULL_LABEL)
-        return labels, packed[1].masked_fill(~is_finite, torch.nan).tolist()
+            logits = self.model(images.to(self.model.mean.device)).cpu()
+            labels: list[int] = predictions(logits, self.model.num_classes).tolist()
+            scores: list[float | None] = null_scores(logits, self.model.num_classes).tolist()
+            if not math.isfinite(float(logits.sum())):  # NaN or infinite logits make the sum so
+                for index in (~logits.isfinite().all(dim=1)).nonzero().flatten().tolist():
+                    labels[index], scores[index] = NULL_LABEL, None
+        return labels, scores
 
-    def _answer(self, label: int, score: float) -> Answer:
-        if math.isnan(score):
-            return Answer(NULL_LABEL, "the logits are not finite", None)
-        return Answer(label, self._null_reason if label == NULL_LABEL else None, score)
+    def _reason(self, score: float | None) -> str:
+        return "the logits are not finite" if score is None else self._null_reason
 
     def _alarm_values(self) -> dict[str, Any]:
         assert self.alarm is not None
