@@ -28,6 +28,10 @@ import signal
 for name in ("SIGALRM", "SIGKILL", "SIGHUP", "SIGUSR1", "SIGQUIT", "alarm", "setitimer"):
     if hasattr(signal, name):
         delattr(signal, name)
+import os
+for name in ("fork", "getuid", "geteuid", "killpg", "setsid", "sysconf", "sched_getaffinity"):
+    if hasattr(os, name):
+        delattr(os, name)
 class Missing:
     def find_spec(self, name, path=None, target=None):
         if name in {POSIX_ONLY!r}:
