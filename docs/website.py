@@ -51,6 +51,8 @@ def collect() -> None:
             (PAGES / name).write_text(moved_notebook(path, name, names), encoding="utf-8")
         else:
             shutil.copyfile(path, PAGES / name)
+    (PAGES / "assets").mkdir()
+    shutil.copy(ROOT / "docs" / "iframe-worker.js", PAGES / "assets")
     (PAGES / "help.md").write_text(help_page(), encoding="utf-8")
     write_names()
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import resource
+import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -51,15 +52,16 @@ class Page(HTMLParser):
             self.loaded.add(values["href"])
 
 
-@pytest.mark.slow
-def test_the_site(website: ModuleType, capfd: pytest.CaptureFixture[str]) -> None:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+@pytest.fixture(scope="module")
+def site(website: ModuleType) -> Path:
+    """The site, built anew; a warning would be an error."""
     website.collect()
     assert website.build() == 0
-    now = resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(f"built in {now.ru_utime - used.ru_utime + now.ru_stime - used.ru_stime:.0f} s of a CPU")
-    assert "WARNING" not in capfd.readouterr().err
-    site = website.SITE
+    return Path(website.SITE)
+
+
+@pytest.mark.slow
+def test_the_site(website: ModuleType, site: Path) -> None:
     pages = {path: Page(path) for path in site.rglob("*.html")}
     assert len(pages) > 100
     broken = []
@@ -88,3 +90,30 @@ def test_the_site(website: ModuleType, capfd: pytest.CaptureFixture[str]) -> Non
     assert "nullclass.Classifier" in (site / "names" / "Classifier.html").read_text()
     assert ":class:" not in (site / "names" / "Classifier.html").read_text()
     assert set(nullclass.__all__) >= {"Guard", "export_model"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium is here")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_search_works_from_files(site: Path, width: int) -> None:
+    """The site is opened as a file, without a server or a network."""
+    sync_api: Any = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    problems: list[str] = []
+    with sync_api.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox", "--disable-gpu"]
+        )
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tab.set_default_timeout(60_000)
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
+        tab.goto((site / "attacks.html").as_uri())
+        if width < 960:
+            tab.locator("label[for=__search]").first.click()
+        tab.get_by_role("textbox", name="Search").fill("conformal threshold")
+        found = tab.locator(".md-search-result__link").first
+        found.wait_for()
+        assert (found.get_attribute("href") or "").startswith("file:")
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        browser.close()
+    assert problems == []
