@@ -190,12 +190,12 @@ def build(model: Classifier, proved: ProvableNull, name: str) -> Any:
                 )
                 eps = gr.Slider(0, LARGEST_EPS, 0.15, step=0.01, label="ε of the attack")
             with gr.Column(scale=2, min_width=300):
-                with gr.Row():
+                with gr.Row(equal_height=True):
                     buttons = {
-                        "clean": gr.Button("No attack"),
-                        "fgsm": gr.Button("Attack: FGSM"),
-                        "aware": gr.Button("Attack: knows null"),
-                        "prove": gr.Button("Ask a proved model"),
+                        "clean": gr.Button("No attack", min_width=140),
+                        "fgsm": gr.Button("Attack: FGSM", min_width=140),
+                        "aware": gr.Button("Attack: knows null", min_width=140),
+                        "prove": gr.Button("Ask a proved model", min_width=140),
                     }
                 result = gr.HTML(elem_id="result")
                 link = gr.Textbox(label="Link to these settings", interactive=False)

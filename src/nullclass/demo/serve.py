@@ -38,7 +38,8 @@ def launch(model: str, *, host: str, port: int | None, browser: bool) -> tuple[A
     proved = load_zoo(PROVED)
     assert isinstance(proved, ProvableNull)
     page = build(shown, proved, model)
-    theme = gr.themes.Default(font="system-ui", font_mono="ui-monospace")  # no fonts from the net
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    theme = gr.themes.Default(**fonts)  # none from the net
     try:
         _, address, _ = page.launch(
             server_name=host,
