@@ -110,7 +110,7 @@ def test_search_works_from_files(site: Path, width: int) -> None:
         tab.goto((site / "attacks.html").as_uri())
         if width < 960:
             tab.locator("label[for=__search]").first.click()
-        tab.get_by_role("textbox", name="Search").fill("conformal threshold")
+        tab.get_by_role("textbox", name="Search").press_sequentially("conformal threshold")
         found = tab.locator(".md-search-result__link").first
         found.wait_for()
         assert (found.get_attribute("href") or "").startswith("file:")
