@@ -52,7 +52,8 @@ def collect() -> None:
         else:
             shutil.copyfile(path, PAGES / name)
     (PAGES / "assets").mkdir()
-    shutil.copy(ROOT / "docs" / "iframe-worker.js", PAGES / "assets")
+    for name in ("iframe-worker.js", "site.css"):
+        shutil.copy(ROOT / "docs" / name, PAGES / "assets")
     (PAGES / "help.md").write_text(help_page(), encoding="utf-8")
     write_names()
 
