@@ -105,7 +105,9 @@ def public_names() -> dict[str, Any]:
         members = __import__(f"nullclass.{module}", fromlist=["*"])
         found |= {f"{module}.{name}": getattr(members, name) for name in members.__all__}
     return {
-        name: value for name, value in found.items() if inspect.isclass(value) or callable(value)
+        name: value
+        for name, value in found.items()
+        if not name.startswith("_") and not inspect.ismodule(value)
     }
 
 
@@ -114,14 +116,12 @@ def write_names() -> None:
     (PAGES / "names").mkdir()
     lines = ["# Every public name\n", "Signatures at a glance: [public names](api.md).\n"]
     for name, value in public_names().items():
-        module = getattr(value, "__module__", "")
-        qualified = getattr(value, "__qualname__", None)
-        if qualified is None or not module.startswith("nullclass"):
-            continue
-        text = f"# nullclass.{name}\n\n::: {module}.{qualified}\n"
+        is_defined = inspect.isclass(value) or inspect.isfunction(value)
+        path = f"{value.__module__}.{value.__qualname__}" if is_defined else f"nullclass.{name}"
+        text = f"# nullclass.{name}\n\n::: {path}\n"
         (PAGES / "names" / f"{name}.md").write_text(text, encoding="utf-8")
         summary = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
-        summary = re.sub(r":\w+:`(?=[^`])", "`", summary)
+        summary = re.sub(r":\w+:`(?=[^`])", "`", summary) if is_defined else "a value"
         lines.append(f"- [`{name}`](names/{name}.md): {summary}")
     (PAGES / "names.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
