@@ -1,4 +1,4 @@
-"""The web service of docs/serving.md, over loopback: 1,000 requests of every kind."""
+"""The web service of docs/serving.md, over loopback: 2,000 requests, half of them malformed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed")
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "serving.md"
-NUM_REQUESTS = 1000
+NUM_REQUESTS = 2_000
 
 
 def example() -> ModuleType:
@@ -86,7 +86,7 @@ def bad(generator: np.random.Generator, kind: int) -> bytes:
 
 
 @pytest.mark.slow
-def test_a_thousand_requests_and_none_breaks_it(service: tuple[str, ModuleType]) -> None:
+def test_two_thousand_requests_and_none_breaks_it(service: tuple[str, ModuleType]) -> None:
     address, module = service
     generator = np.random.default_rng(0)
     bodies = [
@@ -111,7 +111,9 @@ def test_a_thousand_requests_and_none_breaks_it(service: tuple[str, ModuleType])
     print(counts, counters)
     assert counts[True, 200] == NUM_REQUESTS // 2
     assert {status for is_good, status in counts if not is_good} == {413, 422}
-    assert sum(number for (is_good, _), number in counts.items() if not is_good) == 500
+    assert (
+        sum(number for (is_good, _), number in counts.items() if not is_good) == NUM_REQUESTS // 2
+    )
     assert counters["images"] == sum(
         len(json.loads(body)["images"]) for good_, body in bodies if good_
     )
