@@ -317,19 +317,20 @@ class Monotone(Layer):
 def _relu_bound(box: Box, rounding: Rounding) -> Box:
     """``Box.between`` of both corners in fewer passes, because the lower one is not negative.
 
-    From the stored center to either end is at most ``upper - center`` and six roundings: two of the
-    corners, three of the center, one of the difference. The upper corner is at least so large that
-    its margin contains ``tiny``.
+    From the stored center to either end is at most ``upper - center`` and six roundings of the
+    upper corner, which is at most twice the center: two of the corners, three of the center, one of
+    the difference. The upper corner is at least so large that its margin contains ``tiny``.
     """
-    outward = 8 * rounding.unit
+    outward = 16 * rounding.unit
     lower, upper = box.lower.relu_(), box.upper
-    upper = upper.clamp_(min=2 * rounding.tiny / outward) if outward else upper.relu_()
+    upper = upper.clamp_(min=4 * rounding.tiny / outward) if outward else upper.relu_()
     if lower.requires_grad:
         center = torch.lerp(lower, upper, 0.5)
         radius = upper - center
-        return Box(center, radius.add_(upper, alpha=outward) if outward else radius)
-    center = lower.add_(upper).mul_(0.5)  # new memory costs more than a pass over old
-    return Box(center, upper.mul_(1 + outward).sub_(center))
+    else:  # new memory costs more than a pass over old
+        center = lower.add_(upper).mul_(0.5)
+        radius = upper.sub_(center)
+    return Box(center, radius.add_(center, alpha=outward) if outward else radius)
 
 
 def weighted_sum(coefs: Tensor, values: Tensor) -> Tensor:
