@@ -169,7 +169,7 @@ def evaluate(
     if batch_size is None:
         batch_size = find_batch_size(model, image)
     batch_size = check_count("batch_size", batch_size)
-    given, model = model, see_through(model, few[: -(-batch_size // 3)])
+    given, model = model, see_through(model, few[: max(1, batch_size // 3)])
     check_can_begin(plan, model if attacked is None else attacked, image, label, norm)
     if proofs is None and attacked is None:
         proofs = _own_verifier(model, norm, plan)
