@@ -66,11 +66,13 @@ class ThroughGate(FixedClassifier):
     Args:
         model: K classes and null; shared, not copied.
         rule: Which of the :func:`candidates` is the null score.
+        scale: Factor of the null score, if it is smaller than the logits: attacks on the sum
+            of the two follow the larger one (LOG.md).
     """
 
-    def __init__(self, model: Classifier, rule: int) -> None:
+    def __init__(self, model: Classifier, rule: int, scale: float = 1.0) -> None:
         super().__init__(model)
-        self.rule = rule
+        self.rule, self.scale = rule, scale
         self.eval()
 
     def all_logits(self, images: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ class ThroughGate(FixedClassifier):
             return given
         logits, scores = candidates(self.model, images)
         is_null = null_scores(logits.detach(), self.num_classes) > 0
-        score = scores[self.rule]
+        score = self.scale * scores[self.rule]
         tiny = torch.finfo(score.dtype).tiny
         agreeing = torch.where(is_null, score.clamp(min=tiny), score.clamp(max=0))
         return append_null(logits[:, : self.num_classes], with_gradient_of(agreeing, score))
@@ -181,5 +183,6 @@ def see_through(model: Classifier, images: Tensor) -> Classifier:
             if torch.equal(score > 0, is_null):
                 (gradient,) = torch.autograd.grad(score.sum(), tried, retain_graph=True)
                 if gradient.any() and not torch.equal(gradient, bare):
-                    return ThroughGate(model, rule)
+                    spread = logits[:, : model.num_classes].std() / score.std()
+                    return ThroughGate(model, rule, max(1.0, float(spread.detach())))
     return model
