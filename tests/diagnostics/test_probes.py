@@ -241,7 +241,7 @@ def test_what_a_gate_hides() -> None:
     model = gated(is_torch=True)
     rows = rows_of(model, data, {"pgd": PGD(num_steps=20)}, (0.2,))
     through = PROBES["gate"](context(model, data, rows, {"pgd": PGD(num_steps=20)}))
-    assert (through["num_images"], through["num_fooled_as_given"]) == (12, 0)
+    assert (through["num_images"], through["num_fooled"]) == (12, 0)
     model = gated(is_torch=False)
     still: dict[str, Attack] = {"still": Still()}
     shared = context(model, data, rows_of(model, data, still, (0.3,)), still)

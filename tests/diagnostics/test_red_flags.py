@@ -175,8 +175,8 @@ def probed(name: str = "forward", certified: Any = None, **changes: Any) -> Evid
 
 
 def with_gate() -> Evidence:
-    """A model with a gate, through which a reference fooled 20 images, and 5 as it is given."""
-    gate = {"eps": 0.2, "num_images": 20, "num_fooled_as_given": 5}
+    """A model with a gate, through which 20 images were fooled, and 5 as it is given."""
+    gate = {"attack": "pgd", "eps": 0.2, "num_images": 20, "num_fooled": 5}
     return evidence(pgd=HEALTHY, probes={"gradients": PROBES["gradients"], "gate": gate})
 
 

@@ -121,21 +121,20 @@ def doubled(context: ProbeContext, settings: Sequence[str]) -> Result:
 
 
 def gate(context: ProbeContext) -> Result:
-    """Repeat the reference through a gate and on the model as given, on images that were fooled."""
+    """Repeat an attack that went through a gate on the model as given, on images that it fooled."""
     eps = context.middle_eps()
-    if context.given is context.model or eps is None:
+    run = context.strongest(eps)
+    if context.given is context.model or eps is None or run is None:
         return None
-    evidence = context.evidence
-    fooled = sorted(evidence.judged(eps) & evidence.fooled(eps) & evidence.clean_with("correct"))
-    num_through = num_given = 0
-    for chosen in context.rounds(evenly(fooled, NUM_REPEATED), 2 * REFERENCE_COST):
-        outcomes = context.attack(REFERENCE, chosen, eps)
-        through = [image for image, o in zip(chosen, outcomes, strict=True) if o == Outcome.FOOLED]
-        num_through += len(through)
-        num_given += context.num_fooled(REFERENCE, through, eps, context.given)
-        if is_many(num_through - num_given, num_through):
+    name, attack, cost = context.last_success(run)
+    fooled = context.evidence.clean_with("correct") & run.fooled(eps)
+    num_images = num_fooled = 0
+    for chosen in context.rounds(evenly(sorted(fooled), NUM_REPEATED), cost):
+        num_images += len(chosen)
+        num_fooled += context.num_fooled(attack, chosen, eps, context.given)
+        if is_many(num_images - num_fooled, num_images):
             break
-    return {"eps": eps, "num_images": num_through, "num_fooled_as_given": num_given}
+    return {"attack": name, "eps": eps, "num_images": num_images, "num_fooled": num_fooled}
 
 
 def estimated_gate(context: ProbeContext) -> Result:

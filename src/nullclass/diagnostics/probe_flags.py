@@ -109,8 +109,8 @@ def hidden_null_score(evidence: Evidence) -> str | None:
     if not evidence.has_null or not probe or not probe.get("has_gradients", True):
         return None
     if gate:
-        num, total = gate["num_fooled_as_given"], gate["num_images"]
-        compared = f": of {total} images that a reference fooled so, it fools {num} as given"
+        num, total = gate["num_fooled"], gate["num_images"]
+        compared = f": of {total} images fooled so, {gate['attack']} fools {num} on it as given"
         return (
             "The model as given decides on null by a comparison or rounding without a gradient, "
             f"and attacks here go through it{compared if total else ''}."
