@@ -34,6 +34,9 @@ OWN_NAMES = frozenset(
 )
 """What a run folder holds, besides ``run.json``."""
 
+OPTIONAL = (schema.HELD_OUT, schema.OOD, schema.CERTIFIED, schema.PROVED_EPS)
+"""Tables of a trial that are not written if they are empty."""
+
 
 def write_trial(
     folder: Path, tables: Mapping[str, pd.DataFrame], examples: list[Examples], result: TrialResult
@@ -48,7 +51,7 @@ def write_trial(
     """
     invalidate(folder)
     for name, table in tables.items():
-        if len(table) or name not in (schema.HELD_OUT, schema.OOD, schema.CERTIFIED):
+        if len(table) or name not in OPTIONAL:
             write_frame(folder / name, table)
         else:
             remove(folder / name)
