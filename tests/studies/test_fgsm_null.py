@@ -47,6 +47,7 @@ from nullclass.studies.fgsm_null.figures import FIGURES
 from nullclass.studies.fgsm_null.page import SENTENCES, numbers
 from nullclass.studies.fgsm_null.page import page as draw_page
 from nullclass.studies.fgsm_null.tables import (
+    better_text,
     clean_table,
     compared,
     fgsm_table,
@@ -240,6 +241,19 @@ def test_the_loop_decides(values: tuple[float, ...], metric: str, verdict: str) 
     ours = Measure("null-0.5", "fgsm", metric, values, eps=HALF, rule=loop.loop_spread)
     assert ours.verdict == verdict
     assert not replace(ours, eps=0.1, published=values[0]).verdict  # the loop does not have it
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.904, " (1 clean accuracy is better)"), (0.9, ""), (0.896, "")],  # reproduced; worse
+)
+def test_a_better_accuracy_is_named(
+    value: float, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = {("null-0.5", CLEAN, "correct_rate", 0.0): (0.9, 0.9)}
+    monkeypatch.setattr(loop, "_figures", lambda: figures)
+    ours = Measure("null-0.5", CLEAN, "correct_rate", (value,), rule=loop.loop_spread)
+    assert better_text([ours]) == text
 
 
 def test_the_loop_has_the_published_figures() -> None:

@@ -16,6 +16,7 @@ from nullclass.studies.fgsm_null.config import PIXEL
 from nullclass.studies.fgsm_null.figures import FIGURES
 from nullclass.studies.fgsm_null.loop import measures_of, rule
 from nullclass.studies.fgsm_null.tables import (
+    better_text,
     clean_table,
     compared,
     fgsm_table,
@@ -41,7 +42,7 @@ SENTENCES = (
     "The notebook concludes that attacks which are not detected are too weak to matter. For FGSM "
     "this {holds}: in the worst case, {worst_model} at ε {worst_eps}, FGSM turns {turned} % of the "
     "images from correct to fooled (n = {num_turned_of}; the line is drawn at {too_weak} %).",
-    "{within} of {num} published rates are reproduced{losses}, judged by the notebook's own loop "
+    "{within} of {num} published rates are reproduced{better}{losses}, judged by the notebook's own loop "
     "over seeds.{recipe}",
 )
 
@@ -103,6 +104,7 @@ def numbers(run: Run, measures: Measures) -> dict[str, Any]:
         recipe = " The quick preset uses the fast recipe, the full preset the notebook's own."
         losses = f" and {near} of {judged} losses" if judged else ""
         values |= {"within": within, "num": num, "losses": losses, "recipe": recipe * is_quick}
+        values["better"] = better_text(compared(measures))
     return (
         values | _detection(measures, nulls) | _white_box(measures, nulls) | _weakness(run, nulls)
     )

@@ -42,6 +42,17 @@ def reproduced(found: Sequence[Measure], *, are_rates: bool) -> tuple[int, int]:
     return verdicts.count("within"), len(verdicts)
 
 
+def better_text(found: Sequence[Measure]) -> str:
+    """How many clean accuracies are no reproductions because they are above the loop's."""
+    above = 0
+    for measure in found:
+        loop = loop_figure(measure)
+        is_accuracy = measure.attack == CLEAN and measure.name == "correct"
+        if is_accuracy and measure.verdict == "outside" and loop is not None:
+            above += measure.mean > loop.mean
+    return f" ({above} clean accurac{'y is' if above == 1 else 'ies are'} better)" * bool(above)
+
+
 def name_of(measure: Measure) -> str:
     """Metric and budget, in the notebook's units."""
     metric = METRICS[measure.name]
@@ -185,7 +196,7 @@ def published_table(measures: Measures) -> Table:
         figures = (value_text(measure), published, loop_text(measure).replace(" ", ""))
         rows.append([measure.model, name_of(measure), *figures, MARKS[measure.verdict]])
     return make_table(
-        f"Measured and published: {within} of {num} rates reproduced",
+        f"Measured and published: {within} of {num} rates reproduced{better_text(found)}",
         ["model", "figure", "measured", "published", "loop", ""],
         rows,
         f"Rates in %, {measures.seeds_text()}, {measures.num_images(CLEAN)} clean images and "
