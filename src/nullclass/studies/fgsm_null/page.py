@@ -42,8 +42,8 @@ SENTENCES = (
     "The notebook concludes that attacks which are not detected are too weak to matter. For FGSM "
     "this {holds}: in the worst case, {worst_model} at ε {worst_eps}, FGSM turns {turned} % of the "
     "images from correct to fooled (n = {num_turned_of}; the line is drawn at {too_weak} %).",
-    "{within} of {num} published rates are reproduced{better}{losses}, judged by the notebook's own loop "
-    "over seeds.{recipe}",
+    "{within} of {num} published rates are reproduced{better}{losses}, judged by the notebook's "
+    "own loop over seeds.{recipe}",
 )
 
 
