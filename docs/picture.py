@@ -33,7 +33,8 @@ def main() -> None:
         (aware, UNION, "aer", "o-", FOOLED, "images fooled by an attack that knows about null"),
     )
     for result, attack, metric, style, colour, label in curves:
-        lines = result.summary().query("attack == @attack and metric == @metric")
+        table = result.summary()
+        lines = table[(table["attack"] == attack) & (table["metric"] == metric)]
         axes.plot(lines["eps_pixels"], 100 * lines["value"], style, color=colour, label=label, lw=2)
         print(metric, dict(zip(lines["eps_pixels"], lines["value"], strict=True)))
     axes.set(
