@@ -34,7 +34,7 @@ from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.rejection import ProvableNull, ThresholdedClassifier
 from nullclass.serving.graph import INPUT, OUTPUTS, traced
 from nullclass.training.card import Card, Refusal
-from nullclass.training.checkpoint import without_refusal
+from nullclass.training.refusals import without_refusal
 
 FORMATS = {"onnx": ".onnx", "torch-export": ".pt2"}
 """Formats and the usual ends of their files' names."""

@@ -15,12 +15,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from nullclass.certify import proof_dtype
 from nullclass.core.devices import find_device
 from nullclass.core.documents import json_values, write_document
 from nullclass.core.errors import UserError
@@ -33,16 +31,6 @@ from nullclass.models import ARCHITECTURES, Imported, build_model
 from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.models.network import Body
 from nullclass.models.quantize import FLOATS, Layout, Stored, packed, packed_layout, unpacked
-from nullclass.rejection import (
-    DetectingClassifier,
-    ProvableNull,
-    SmoothedNull,
-    Threshold,
-    ThresholdedClassifier,
-    detector_state,
-    rebuild_detector,
-    with_threshold,
-)
 from nullclass.training.card import (
     CARD,
     Card,
@@ -50,12 +38,10 @@ from nullclass.training.card import (
     DetectorRefusal,
     Origin,
     OwnNetwork,
-    ProvableRefusal,
-    Refusal,
-    SmoothedRefusal,
     ThresholdRefusal,
     read_card,
 )
+from nullclass.training.refusals import DETECTOR, HELD_OUT, REFUSAL, with_refusal, without_refusal
 
 WEIGHTS = "model.safetensors"
 NUM_READS = 10
@@ -63,13 +49,6 @@ NUM_READS = 10
 
 NEW_WEIGHTS = "model.safetensors.new"
 """Weights whose card may not be written yet."""
-
-_REFUSAL = "refusal."
-_HELD_OUT = _REFUSAL + "held_out_sha256"
-"""Tensor ``(N, 32)`` of bytes: the hashes of the images that a threshold was calibrated on."""
-
-_DETECTOR = _REFUSAL + "detector."
-"""Before the names of a detector's tensors, which are never rounded."""
 
 _EXACT = ("mean", "std")
 """Tensors that are never rounded."""
@@ -214,12 +193,12 @@ def _load(
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise UserError(f"{weights} is damaged ({error}): train or copy it again") from None
-    extra = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_REFUSAL)}
+    extra = {name: tensors.pop(name) for name in list(tensors) if name.startswith(REFUSAL)}
     with fork_rng(0):  # the initial weights are replaced
         model = _build(card, body)
     model.imported = imported
     model.load_state_dict(unpacked(tensors))
-    return _wrapped(model.to(device).eval(), card, extra, folder), card
+    return with_refusal(model.to(device).eval(), card, extra, folder), card
 
 
 def _stamps(folder: Path) -> list[tuple[int, int, int] | None]:
@@ -264,10 +243,10 @@ def _layout(model: Classifier, card: Card) -> dict[str, Layout]:
     threshold = card.refusal
     if isinstance(threshold, DetectorRefusal):
         for name, shape in threshold.shapes.items():
-            layout[_DETECTOR + name] = FLOATS | {torch.int64}, shape
+            layout[DETECTOR + name] = FLOATS | {torch.int64}, shape
         threshold = threshold.threshold
     if isinstance(threshold, ThresholdRefusal) and threshold.images_sha256 is not None:
-        layout[_HELD_OUT] = frozenset({torch.uint8}), (threshold.num_images, 32)
+        layout[HELD_OUT] = frozenset({torch.uint8}), (threshold.num_images, 32)
     return layout
 
 
@@ -284,7 +263,7 @@ def _check_layout(
     for name in sorted(found.keys() | expected.keys()):
         dtype, shape = found.get(name, (None, None))
         dtypes, wanted = expected.get(name, (frozenset[torch.dtype](), None))
-        if name == _HELD_OUT and shape is not None and wanted is not None:
+        if name == HELD_OUT and shape is not None and wanted is not None:
             wanted = (min(shape[0], wanted[0]), *wanted[1:])  # equal images have one hash
         if shape != wanted:
             raise UserError(
@@ -301,74 +280,6 @@ def _check_layout(
 
 def _names(dtypes: frozenset[torch.dtype]) -> str:
     return " or ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-
-
-def without_refusal(model: Classifier) -> tuple[Classifier, Refusal | None, dict[str, Tensor]]:
-    """Return the network without its refusal, the refusal, and its tensors."""
-    if isinstance(model, ProvableNull):
-        provable = ProvableRefusal(radius=model.radius, norm=model.norm, verifier=model.verifier)
-        return model.model, provable, {}
-    if isinstance(model, SmoothedNull):
-        names = SmoothedRefusal.__struct_fields__
-        settings = {name: getattr(model, name) for name in names}
-        return model.model, SmoothedRefusal(**settings), {}
-    threshold: ThresholdRefusal | None = None
-    inside, extra = model, dict[str, Tensor]()
-    if isinstance(model, ThresholdedClassifier):
-        inside = model.model
-        digests = [list(bytes.fromhex(digest)) for digest in sorted(model.threshold.images)]
-        if digests:
-            extra[_HELD_OUT] = torch.tensor(digests, dtype=torch.uint8)
-        of = model.threshold
-        threshold = ThresholdRefusal(**of.to_dict(), guarantee=of.guarantee)
-    if not isinstance(inside, DetectingClassifier) or (state := detector_state(inside)) is None:
-        return inside, threshold, extra
-    name, settings, tensors = state
-    shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
-    refusal = DetectorRefusal(name, json_values(settings), shapes, threshold)
-    extra |= {_DETECTOR + key: tensor for key, tensor in tensors.items()}
-    return inside.model, refusal, extra
-
-
-def _wrapped(model: Classifier, card: Card, extra: dict[str, Tensor], folder: Path) -> Classifier:
-    """Return the model with the refusal of its card, and of the tensors beside its weights."""
-    refusal = card.refusal
-    if refusal is None:
-        return model
-    try:
-        settings = msgspec.structs.asdict(refusal)
-        if isinstance(refusal, ProvableRefusal):
-            model = model.to(proof_dtype(model.mean.device, model.mean.dtype))
-            return ProvableNull(model, **settings).eval()
-        if isinstance(refusal, SmoothedRefusal):
-            return SmoothedNull(model, **settings).eval()
-        if isinstance(refusal, ThresholdRefusal):
-            return _with_threshold(model, refusal, extra)
-        tensors = {
-            name.removeprefix(_DETECTOR): tensor
-            for name, tensor in extra.items()
-            if name.startswith(_DETECTOR)
-        }
-        model = rebuild_detector(model, refusal.detector, refusal.settings, tensors)
-        if refusal.threshold is None:
-            return model
-        return _with_threshold(model, refusal.threshold, extra)
-    except UserError as error:
-        raise UserError(
-            f"the card {folder / CARD} does not say how its model refuses: {error}"
-        ) from None
-
-
-def _with_threshold(
-    model: Classifier, refusal: ThresholdRefusal, extra: dict[str, Tensor]
-) -> Classifier:
-    settings = msgspec.structs.asdict(refusal)
-    del settings["images_sha256"], settings["guarantee"]
-    digests = extra[_HELD_OUT].tolist() if _HELD_OUT in extra else []
-    threshold = Threshold(**settings, images=frozenset(bytes(d).hex() for d in digests))
-    if threshold.to_dict()["images_sha256"] != refusal.images_sha256:
-        raise UserError("its held-out images are others")
-    return with_threshold(model, threshold).eval()
 
 
 def _exact(buffer: Tensor) -> tuple[float, ...]:

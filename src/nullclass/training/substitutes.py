@@ -37,11 +37,11 @@ from nullclass.models import Classifier, build_model
 from nullclass.rejection import weights_sha256
 from nullclass.results.schema import STATE
 from nullclass.training.card import DetectorRefusal
-from nullclass.training.checkpoint import without_refusal
 from nullclass.training.config import TrainConfig
 from nullclass.training.loop import train
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe
+from nullclass.training.refusals import without_refusal
 
 ROUND_RECIPE = Recipe(batch_size=32, epochs=10, learning_rate=1e-3)
 """Recipe of each round: small batches, because the first sets are small."""
