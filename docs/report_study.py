@@ -1,6 +1,7 @@
 """Write docs/null-samples.md and results/null-samples from a run.
 
-``python docs/report_study.py runs/null-samples-full``; the run may be unfinished.
+``python docs/report_study.py runs/null-samples-full``; the run may be unfinished, and may hold some
+of the sets: they are joined with those in results/null-samples.
 """
 
 from __future__ import annotations
@@ -8,19 +9,22 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pandas as pd
-
 from nullclass.core.files import make_folder, write_bytes, write_text
 from nullclass.report.formatting import percent, signed, spread_text
 from nullclass.report.measures import Measure
 from nullclass.report.render import markdown_table
 from nullclass.results.run import Run
-from nullclass.results.schema import CLEAN, UNION
+from nullclass.results.schema import CLEAN, RUN, UNION
 from nullclass.studies.null_samples.config import (
+    BASE,
     TRANSFER_AT_THRESHOLD,
     WHITE_BOX_AT_THRESHOLD,
     WHITE_BOX_EPS,
 )
+from nullclass.studies.null_samples.figures import FIGURES
+from nullclass.studies.null_samples.images import adversarial_samples, null_images
+from nullclass.studies.null_samples.page import TABLE_FILE
+from nullclass.studies.null_samples.record import joined, read_record, write_record
 from nullclass.studies.null_samples.tables import (
     accuracies,
     at_threshold,
@@ -28,10 +32,11 @@ from nullclass.studies.null_samples.tables import (
     published_text,
     rule,
     scores,
+    scores_csv,
     standard_errors,
     within_errors,
 )
-from nullclass.studies.reports import page_module, read_run
+from nullclass.studies.reports import read_run
 
 DOCS = Path(__file__).parent
 RESULTS = DOCS.parent / "results" / "null-samples"
@@ -121,7 +126,7 @@ def page(run: Run) -> str:
             thresholds.append([model, word, *cells])
     rates = [(metric, eps) for eps in WHITE_BOX_EPS for metric in ("aer", "rar")]
     close, compared = within_errors(measures)
-    recipe = run.trials[0].result.config["training"]["recipe"]
+    recipe = run.info.settings.trainings[BASE]["recipe"]
     return PAGE.format(
         preset=run.info.preset,
         recipe=f"{recipe['epochs']} epochs, batches of {recipe['batch_size']}",
@@ -167,53 +172,29 @@ def page(run: Run) -> str:
     )
 
 
-def rates(run: Run) -> pd.DataFrame:
-    """Rates per set, model, attack and ε, one line each."""
-    keys = ["selection", "seed", "model", "attack", "norm", "eps_pixels", "num_images"]
-    metrics = ["correct_rate", "null_rate", "fooled_rate", "aer", "rar"]
-    summary = run.summary.drop_duplicates([*keys, "metric"])
-    table = summary.pivot(index=keys, columns="metric", values="value").reset_index()
-    known = [metric for metric in metrics if metric in table]
-    order = {model: number for number, model in enumerate(run.info.models)}
-    table = table[[*keys, *known]].dropna(subset=known, how="all")
-    by = ["selection", "seed", "model", "attack", "eps_pixels"]
-    return table.sort_values(
-        by, key=lambda column: column.map(order) if column.name == "model" else column
-    )
+def write_figures(record: Run, run: Run, folder: Path) -> None:
+    """Write the figures as PNG, and the table of the published scores.
+
+    The figures of images are those of the run, if it has the first set of the record.
+    """
+    make_folder(folder)
+    write_bytes(folder / TABLE_FILE, scores_csv(measures_of(record)))
+    drawings = [draw(record) for draw in FIGURES.values()]
+    if measures_of(run).seeds[0] == measures_of(record).seeds[0]:
+        drawings += [null_images(run), adversarial_samples(run)]
+    for panel in (panel for drawing in drawings if drawing for panel in drawing.panels):
+        write_bytes(folder / f"{panel.file}.png", panel.png)
 
 
-def histories(run: Run) -> pd.DataFrame:
-    """Losses per model and epoch."""
-    of_model = {(trial.seed, trial.model): trial.history for trial in run.trials}
-    tables = [history.assign(seed=seed, model=model) for (seed, model), history in of_model.items()]
-    table = pd.concat(tables)
-    return table[["seed", "model", *(name for name in table if name not in ("seed", "model"))]]
-
-
-def thresholds(run: Run) -> pd.DataFrame:
-    """FGSM thresholds of the base models."""
-    tables = [
-        trial.thresholds.assign(seed=trial.seed, selection=trial.selection)
-        for trial in run.trials
-        if len(trial.thresholds)
-    ]
-    return pd.concat(tables)[["selection", "seed", "image", "threshold"]]
-
-
-def write_results(run: Run, folder: Path) -> None:
-    """Write the tables as CSV and the figures as PNG."""
-    make_folder(folder / "figures")
-    tables = {"rates": rates(run), "trainings": histories(run), "thresholds": thresholds(run)}
-    for name, table in tables.items():
-        text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
-        write_text(folder / f"{name}.csv", text)
-    drawn = page_module(run.info.study).page(run)
-    files = dict(drawn.files) | {f"{p.file}.png": p.png for p in drawn.panels() if p.file}
-    for name, content in files.items():
-        write_bytes(folder / "figures" / name, content)
+def main(folder: Path) -> None:
+    """Add a run to the record, and write the page from it."""
+    run = record = read_run(folder)
+    if (RESULTS / RUN).exists():
+        record = joined(read_record(RESULTS), run)
+    write_record(record, RESULTS)
+    write_figures(record, run, RESULTS / "figures")
+    write_text(DOCS / "null-samples.md", page(record))
 
 
 if __name__ == "__main__":
-    found = read_run(Path(sys.argv[1]))
-    write_results(found, RESULTS)
-    write_text(DOCS / "null-samples.md", page(found))
+    main(Path(sys.argv[1]))

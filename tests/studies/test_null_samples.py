@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
 import pytest
 from fake_run import with_files
 from fake_samples import CURVE_EPS, NUM_SHOWN, write_fake_samples
+from msgspec import structs
 from page_checks import check_blocks, check_html, check_same_bytes, row, terminal_text, text_of
 from pandas_defaults import check_tables
 
+from nullclass.core.errors import UserError
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Bullets, Cell, Drawing, Page
 from nullclass.report.measures import OWN_BUDGET, Measure, Measures, on_common_seeds
@@ -29,6 +33,7 @@ from nullclass.studies.null_samples.figures import FIGURES
 from nullclass.studies.null_samples.images import mixed, shuffled
 from nullclass.studies.null_samples.page import findings
 from nullclass.studies.null_samples.page import page as draw_page
+from nullclass.studies.null_samples.record import KEYS, METRICS, joined, read_record, write_record
 from nullclass.studies.null_samples.tables import (
     accuracy_table,
     difference_table,
@@ -352,24 +357,70 @@ def test_the_terminal_table(run: Run) -> None:
     assert "…" not in text
 
 
-def test_the_committed_page_and_tables(run: Run) -> None:
+@pytest.fixture
+def script() -> ModuleType:
+    """``docs/report_study.py``."""
     path = Path(__file__).parents[2] / "docs" / "report_study.py"
     spec = importlib.util.spec_from_file_location("report_study", path)
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
-    assert "| u | misclassified | 22.5 ± 3.5 | 19.1 ± 8.5 | yes | +3.4 (+1.2 SE) |" in script.page(
-        run
-    )
-    rates = script.rates(run).query("selection == 'test' and model == 'u'")
+    return script
+
+
+def test_the_record_is_the_run_without_its_images(run: Run, tmp_path: Path) -> None:
+    write_record(run, tmp_path)
+    record = read_record(tmp_path)
+    rates = pd.read_csv(tmp_path / "rates.csv").query("selection == 'test' and model == 'u'")
     at_threshold = rates[rates["attack"] == "fgsm-threshold"]
     assert at_threshold["fooled_rate"].tolist() == [0.2, 0.25]
     assert sorted(set(rates["eps_pixels"].dropna())) == sorted({*CURVE_EPS, 0.1, 0.3})
     union = rates[(rates["attack"] == "union") & (rates["eps_pixels"] == 0.3)]
     assert union["aer"].tolist() == [0.9, 0.8]
-    assert len(script.thresholds(run).query("selection == 'test'")) == 2 * 20
-    assert len(script.histories(run)) == 2 * len(MODELS) * 3
+    assert len(record.thresholds.query("selection == 'test'")) == 2 * 20
+    assert len(record.histories.query("selection == 'test'")) == 2 * len(MODELS) * 3
+    keys = [*KEYS, "metric"]
+    ours, theirs = (
+        of[of["metric"].isin(METRICS)].sort_values(keys).reset_index(drop=True)
+        for of in (record.summary, run.summary)
+    )
+    pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
+    for name, draw in FIGURES.items():
+        drawing, other = draw(run), draw(record)
+        assert drawing is not None
+        if name in ("null-images", "adversarial-samples"):
+            assert other is None
+            continue
+        assert other is not None
+        assert (other.title, other.caption) == (drawing.title, drawing.caption)
+        assert [panel.file for panel in other.panels] == [panel.file for panel in drawing.panels]
+
+
+def test_pieces_are_joined_in_any_order(tmp_path: Path, script: ModuleType) -> None:
+    models, pieces = ("base", "u"), []
+    run = read_run(write_fake_samples(tmp_path / "both", 2, models=models))
+    for seed in (1, 0):
+        folder = write_fake_samples(tmp_path / str(seed), 2, models=models)
+        for trial in (folder / "trials").glob(f"*-seed{1 - seed}-*"):
+            shutil.rmtree(trial)
+        pieces.append(folder)
+    script.RESULTS, script.DOCS = tmp_path / "results", tmp_path
+    figures = tmp_path / "results" / "figures"
+    script.main(pieces[0])
+    page = tmp_path / "null-samples.md"
+    assert "1 set (1), 2 models" in page.read_text()
+    sheet = (figures / "fig_adversarial_samples_u.png").read_bytes()
+    script.main(pieces[1])
+    joined_text = page.read_text()
+    assert "| u | misclassified | 22.5 ± 3.5 | 19.1 ± 8.5 | yes | +3.4 (+1.2 SE) |" in joined_text
+    assert joined_text == script.page(run)
+    assert (figures / "fig_adversarial_samples_u.png").read_bytes() != sheet, "of the first set"
+    record = read_record(script.RESULTS)
+    assert joined(record, run).summary.equals(joined(read_record(script.RESULTS), run).summary)
+    other = replace(run, info=structs.replace(run.info, preset="quick"))
+    with pytest.raises(UserError, match="other settings"):
+        joined(record, other)
 
 
 # Null images of the figure

@@ -14,10 +14,12 @@ import numpy as np
 import pandas as pd
 from fake_study import examples, group, write_run, write_training, write_trial
 
+from nullclass.core.documents import json_values
 from nullclass.experiments.config import Trial
 from nullclass.results import frames, schema
+from nullclass.results.info import Settings
 from nullclass.studies import find_study
-from nullclass.studies.null_samples.config import VARIANTS, WHITE_BOX_AT_THRESHOLD
+from nullclass.studies.null_samples.config import VARIANTS, WHITE_BOX_AT_THRESHOLD, training
 
 NUM_CLEAN, NUM_ATTACKED, NUM_WHITE_BOX, NUM_SHOWN = 50, 20, 10, 30
 CURVE_EPS = (0.0, 0.08, 0.2, 0.5, 0.8, 1.0)
@@ -59,7 +61,12 @@ def write_fake_samples(
             thresholds = {"image": np.arange(NUM_ATTACKED), "threshold": rng.beta(3, 10, 20)}
             frames.write_frame(path / schema.THRESHOLDS, pd.DataFrame(thresholds))
         write_trial(path, trial, _rows(trial), _examples(model, rng))
-    info = {"selections": ["test", "held-out"], "preset": "source"}
+    trainings = {name: json_values(training(name, 0, "source")) for name in models}
+    info = {
+        "selections": ["test", "held-out"],
+        "preset": "source",
+        "settings": Settings(trainings=trainings),
+    }
     return write_run(folder, study, models, num_sets, **info)
 
 

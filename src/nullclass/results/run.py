@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -229,6 +229,30 @@ class Run:
         columns = schema.SUMMARY_COLUMNS
         summary = pd.concat(tables) if tables else pd.DataFrame(columns=list(columns))
         return summary[list(columns)].astype(columns).reset_index(drop=True)
+
+    @cached_property
+    def histories(self) -> pd.DataFrame:
+        """:attr:`Trial.history` of all trials, after columns model, seed and selection."""
+        return _joined((trial, trial.history) for trial in self.trials)
+
+    @cached_property
+    def thresholds(self) -> pd.DataFrame:
+        """:attr:`Trial.thresholds` of all trials, after columns model, seed and selection."""
+        return _joined((trial, trial.thresholds) for trial in self.trials)
+
+
+def _joined(tables: Iterable[tuple[Trial, pd.DataFrame]]) -> pd.DataFrame:
+    """The tables of trials as one, without the empty ones."""
+    keys = ["model", "seed", "selection"]
+    named = [
+        table.assign(**{key: getattr(trial, key) for key in keys})
+        for trial, table in tables
+        if len(table)
+    ]
+    if not named:
+        return pd.DataFrame(columns=keys)
+    joined = pd.concat(named, ignore_index=True)
+    return joined[[*keys, *(name for name in joined if name not in keys)]]
 
 
 def _read_listed(folder: Path, result: Result, name: str) -> pd.DataFrame:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.style import line_style, panel, percent_axis
-from nullclass.results.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,30 +21,29 @@ COLUMNS = {
 }
 
 
-def training(run: Run, columns: Mapping[str, str] = COLUMNS, file: str = "") -> Drawing | None:
+def training(
+    histories: pd.DataFrame,
+    models: Iterable[str],
+    columns: Mapping[str, str] = COLUMNS,
+    file: str = "",
+) -> Drawing | None:
     """One panel per quantity: mean over seeds; with a single epoch, one dot per model.
 
     Args:
-        run: The run.
+        histories: :attr:`nullclass.results.run.Run.histories`, of one selection.
+        models: The models of the report in their order, which gives each its colour.
         columns: Columns of the histories and their headings.
         file: Beginning of the names of files, if the panels are also written to files.
     """
-    tables = [
-        trial.history.assign(model=trial.model)
-        for trial in run.trials
-        if {"epoch", *columns} <= set(trial.history)
-    ]
-    if not tables:
+    if not {"epoch", *columns} <= set(histories):
         return None
-    history = pd.concat(tables)
-    is_one = int(history["epoch"].max()) == 1
-    models = [*dict.fromkeys(trial.model for trial in run.trials)]
+    is_one, ordered = int(histories["epoch"].max()) == 1, [*models]
     panels: list[Panel] = []
     for column, heading in columns.items():
-        known = history[["model", "epoch", column]].dropna()
+        known = histories[["model", "epoch", column]].dropna()
         if known.empty:
             continue
-        shown = [model for model in models if model in set(known["model"])]
+        shown = [model for model in ordered if model in set(known["model"])]
         by = known.groupby(["model", "epoch"])[column].agg(["mean", "min", "max"])
         with panel(
             panels,
@@ -57,11 +55,11 @@ def training(run: Run, columns: Mapping[str, str] = COLUMNS, file: str = "") -> 
             is_file=bool(file),
         ) as axis:
             if is_one:
-                _dots(axis, by, shown, models, column)
+                _dots(axis, by, shown, ordered, column)
             else:
-                _curves(axis, by, shown, models)
+                _curves(axis, by, shown, ordered)
             _scale(axis, "x" if is_one else "y", by, column)
-    seeds = len({trial.seed for trial in run.trials})
+    seeds = histories["seed"].nunique()
     return Drawing(
         "Training",
         f"{'One epoch, so one dot per model. ' * is_one}Means over the steps of an epoch on the "

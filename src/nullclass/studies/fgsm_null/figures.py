@@ -59,5 +59,5 @@ FIGURES: dict[str, Figure] = {
     "outcomes": lambda run: outcomes(run, PIXEL),
     "security": security,
     "gallery": lambda run: gallery(run, PIXEL),
-    "training": training,
+    "training": lambda run: training(run.histories, Measures(run).models),
 }

@@ -157,13 +157,10 @@ def _dot(axis: Axes, y: float, kind: str, colour: str, rate: tuple[Any, Any] | N
 def epsilon_thresholds(run: Run) -> Drawing | None:
     """Histogram and distribution function of the base models' FGSM thresholds."""
     measures = Measures(run)
-    sets = [
-        trial.thresholds["threshold"].to_numpy(dtype=float)
-        for trial in run.trials
-        if trial.model == BASE and trial.selection == measures.selection and len(trial.thresholds)
-    ]
-    if not sets:
+    found = run.thresholds[run.thresholds["selection"] == measures.selection]
+    if found.empty:
         return None
+    sets = [of["threshold"].to_numpy(dtype=float) for _, of in found.groupby("seed")]
     # up to the next tenth, so that the width of a bin can be read off
     end = np.ceil(max(float(values.max()) for values in sets) * 10 - 1e-6) / 10
     edges, grid = np.linspace(0, end, 21), np.linspace(0, end, 401)
@@ -303,8 +300,8 @@ def training_histories(run: Run) -> Drawing | None:
     measures = Measures(run)
     columns = {"loss": "Training loss", "train_accuracy": "Training accuracy"}
     columns |= {f"{name}_loss": f"Selection loss, {name}" for name in measures.selections}
-    selected = [trial for trial in run.trials if trial.selection == measures.selection]
-    drawing = training(replace(run, trials=selected), columns, "fig_training_histories")
+    histories = run.histories[run.histories["selection"] == measures.selection]
+    drawing = training(histories, VARIANTS, columns, "fig_training_histories")
     if drawing is None:
         return None
     caption = (

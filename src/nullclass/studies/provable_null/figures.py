@@ -274,14 +274,13 @@ def _draw_picture(axis: Axes, picture: Any) -> None:
 
 def certified_training(run: Run) -> Drawing | None:
     """Loss, robust share and ε against epochs."""
-    trials = []
+    histories = run.histories.copy()
     for trial in run.trials:
         eps = training_eps(trial_config(trial).training, len(trial.history))
-        copy = replace(trial)
-        copy.__dict__["history"] = trial.history.assign(eps=eps)
-        trials.append(copy)
+        of = (histories["model"] == trial.model) & (histories["seed"] == trial.seed)
+        histories.loc[of, "eps"] = eps
     columns = {"loss": "Training loss", "train_accuracy": "Robust share at the step's ε"}
-    drawing = training(replace(run, trials=trials), columns | {"eps": "ε of the step"})
+    drawing = training(histories, run.info.models, columns | {"eps": "ε of the step"})
     if drawing is None:
         return None
     caption = (

@@ -232,7 +232,7 @@ def ramp_samples() -> Drawing:
 def ramp_training(run: Run) -> Drawing | None:
     """Training loss and accuracy against epochs."""
     columns = {"loss": "Training loss", ACCURACY: "Training accuracy"}
-    drawing = training(run, columns, "fig_ramp_training_histories")
+    drawing = training(run.histories, run.info.models, columns, "fig_ramp_training_histories")
     if drawing is None:
         return None
     n = num_training_images(run)

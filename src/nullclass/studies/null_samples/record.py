@@ -1,0 +1,99 @@
+"""A run of the study ``null-samples`` as tables that a repository can hold.
+
+The run folder of 240 models has gigabytes of rows and weights. What the report's figures need,
+apart from those of images, is three tables: ``rates.csv``, ``trainings.csv`` and
+``thresholds.csv``, beside ``run.json`` without the list of trials.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+from msgspec.structs import replace
+
+from nullclass.core.documents import encode
+from nullclass.core.files import make_folder, write_bytes, write_text
+from nullclass.experiments.run_info import merge_info
+from nullclass.metrics.rates import wilson_of
+from nullclass.results import schema
+from nullclass.results.frames import read_frame
+from nullclass.results.info import RunInfo
+from nullclass.results.run import Run
+from nullclass.results.store import read_info
+from nullclass.studies import find_study
+
+RATES, TRAININGS, THRESHOLDS = "rates.csv", "trainings.csv", "thresholds.csv"
+METRICS = ["correct_rate", "null_rate", "fooled_rate", "aer", "rar"]
+KEYS = [
+    *("model", "seed", "selection", "attack", "objective", "source", "norm", "eps_pixels"),
+    "num_images",
+]
+"""Columns of ``rates.csv`` before the metrics."""
+
+
+def write_record(run: Run, folder: Path) -> None:
+    """Write a run's tables."""
+    summary = run.summary[run.summary["metric"].isin(METRICS)]
+    rates = summary.pivot(index=KEYS, columns="metric", values="value").reset_index()
+    tables = {
+        RATES: rates[[*KEYS, *(metric for metric in METRICS if metric in rates)]],
+        TRAININGS: run.histories,
+        THRESHOLDS: run.thresholds,
+    }
+    make_folder(folder)
+    for name, table in tables.items():
+        models = table["model"].map(run.info.models.index)
+        order = table.assign(model=models).sort_values([*table], kind="stable").index
+        text = table.loc[order].to_csv(index=False, float_format="%.5g", lineterminator="\n")
+        write_text(folder / name, text)
+    write_bytes(folder / schema.RUN, encode(replace(run.info, trials={}, results={})))
+
+
+def read_record(folder: Path) -> Run:
+    """Read what :func:`write_record` wrote, as a run without trials.
+
+    Raises:
+        UserError: If a file is missing or damaged.
+    """
+    info = read_info(folder)
+    rates = read_frame(folder / RATES)
+    summary = rates.melt(KEYS, var_name="metric").dropna(subset="value").assign(study=info.study)
+    published = find_study(info.study).published
+    keys = zip(*(summary[key] for key in ("model", "attack", "eps_pixels", "metric")), strict=True)
+    summary["published"] = [published(*key) for key in keys]
+    shares = zip(summary["value"], summary["num_images"], strict=True)
+    summary["low"], summary["high"] = zip(*(wilson_of(*share) for share in shares), strict=True)
+    columns = schema.SUMMARY_COLUMNS
+    tables = {
+        "summary": summary[[*columns]].astype(columns),
+        "histories": read_frame(folder / TRAININGS),
+        "thresholds": read_frame(folder / THRESHOLDS),
+    }
+    return _run(folder, info, tables)
+
+
+def joined(record: Run, run: Run) -> Run:
+    """The record with the sets of a run, in place of its own where both have a set.
+
+    Raises:
+        UserError: If the two have different settings or data.
+    """
+    info = merge_info(find_study(run.info.study), record.info, run.info, record.folder)
+    new = run.summary["seed"].unique()
+    tables = {
+        name: pd.concat([old[~old["seed"].isin(new)], getattr(run, name)], ignore_index=True)
+        for name, old in _tables(record).items()
+    }
+    return _run(record.folder, info, tables)
+
+
+def _tables(run: Run) -> dict[str, pd.DataFrame]:
+    return {name: getattr(run, name) for name in ("summary", "histories", "thresholds")}
+
+
+def _run(folder: Path, info: RunInfo, tables: dict[str, pd.DataFrame]) -> Run:
+    """A run whose tables are known without its trials."""
+    run = Run(folder, info, [], find_study(info.study).published)
+    vars(run).update(tables)
+    return run
