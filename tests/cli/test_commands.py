@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from msgspec import structs
 from pandas_defaults import check_tables
 
 from nullclass import UserError, load_checkpoint, load_dataset, save_checkpoint
@@ -29,7 +30,7 @@ from nullclass.experiments import engines, trainings
 from nullclass.experiments.engines import DataSource
 from nullclass.experiments.engines.serial import SerialEngine, load
 from nullclass.models import build_model
-from nullclass.rejection import Certificates
+from nullclass.rejection import Certificates, ProvableNull
 from nullclass.results.schema import (
     CLEAN,
     COSTS,
@@ -319,6 +320,34 @@ def test_certify(
         assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_certify_a_checkpoint_that_answers_what_it_proves(
+    provable: Path, data_folder: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    network, card = load_checkpoint(provable)
+    model = ProvableNull(network, 0.0001, verifier="crown-ibp")
+    save_checkpoint(model, tmp_path / "model", origin=card.origin)
+    path = tmp_path / "certificates.json"
+    certify = ["certify", str(tmp_path / "model"), "--data", str(data_folder), "--device", "cpu"]
+    assert main([*certify, "--eps", "0.0002", "--out", str(path)]) == 0
+    assert "(linf, crown-ibp)" in capsys.readouterr().out
+    assert main([*certify, "--check", str(path)]) == 0
+    assert "answers within linf 0.0001: proved again" in capsys.readouterr().out
+    assert main([*certify, "--radius", "0.1"]) == 2
+    assert "model has a radius, 0.0001: leave --radius out" in capsys.readouterr().err
+
+
+def test_the_flag_for_weights_selected_on_test_images_needs_no_folder_name(
+    checkpoint: Path, data_folder: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    model, card = load_checkpoint(checkpoint)
+    origin = structs.replace(card.origin, selected_on="test")
+    save_checkpoint(model, tmp_path / "best", origin=origin)
+    few = ["--attack", "fgsm", "--smallest", "0", "--ood", "none", "--images", "5", "--eps", "0.1"]
+    options = ["--data", str(data_folder), "--device", "cpu", "--out", str(tmp_path / "run")]
+    assert main(["evaluate", str(tmp_path / "best"), *few, *options]) == 0
+    assert "weights-on-test" in capsys.readouterr().out
+
+
 def test_evaluate_with_a_radius_and_draw_the_report(
     provable: Path, data_folder: Path, tmp_path: Path, capsys: Captured
 ) -> None:
@@ -358,6 +387,8 @@ def test_zoo_models_by_name(
         assert bool(trial.result.probes) == (checks == "--checks")
     assert main(["certify", "provable-0.3", *arguments]) == 0
     assert "RAR ≥" in capsys.readouterr().out, "with the radius of its card"
+    assert main(["certify", "provable-0.3", *arguments, "--norm", "l2"]) == 2
+    assert "the radius of provable-0.3 is in linf" in capsys.readouterr().err
 
 
 # Processes

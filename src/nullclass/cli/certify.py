@@ -36,8 +36,9 @@ class Command:
     """For a model without null class: answer only what is proved within this radius, else null.
     eps / 2 is best for an eps. Default: the radius of a zoo model's card, or none (certified
     accuracy)."""
-    verifier: str = "interval"
-    """interval, the slower and tighter crown-ibp, or cascade: both, then branch and bound."""
+    verifier: str | None = None
+    """interval, the slower and tighter crown-ibp, or cascade: both, then branch and bound. Default:
+    that of the checkpoint, else interval."""
     norm: Literal["linf", "l2"] = "linf"
     """linf or l2."""
     images: int | None = None
@@ -66,34 +67,57 @@ class Command:
             return
         with output_file(self.out):
             loaded = self.model.load(self.data, device, resize=self.resize)
-            model, test = loaded.model, loaded.dataset.test
+            test = loaded.dataset.test
             test = test if self.images is None else test.first(self.images)
-            radius = loaded.radius if self.radius is None else self.radius
-            if radius is not None:
-                model = ProvableNull(model, radius, norm=self.norm, verifier=self.verifier)
-            elif self.out is not None:
+            model = self._with_radius(loaded)
+            if self.out is not None and not isinstance(model, ProvableNull):
                 raise UserError("certificates hold within a radius: give --radius with --out")
+            verifier = self.verifier
+            if verifier is None:
+                verifier = model.verifier if isinstance(model, ProvableNull) else "interval"
             started = time.perf_counter()
             with record_stages() as settled:
-                rows = prove(model, test, self.eps, norm=self.norm, verifier=self.verifier)
+                rows = prove(model, test, self.eps, norm=self.norm, verifier=verifier)
             seconds = time.perf_counter() - started
             if self.out is not None and isinstance(model, ProvableNull):
                 model.certificates(test.batch(slice(None))[0]).save(self.out)
         _print_rates(rows, proved_rates(rows), has_null=model.has_null)
-        if self.verifier == "cascade":
-            _print_stages(settled, loaded.model, test, radius, self.norm)
+        if verifier == "cascade":
+            _print_stages(settled, model, test, self.norm)
         print(f"{len(test)} images, {len(set(self.eps))} eps, in {seconds:.1f} s")
         if self.out is not None:
             print(f"certificates: {self.out}")
 
+    def _with_radius(self, loaded: LoadedModel) -> Classifier:
+        """Return the model, which answers what it proves within a radius if it has one."""
+        from nullclass.rejection import ProvableNull
+
+        model, radius = loaded.model, self.radius
+        if isinstance(model, ProvableNull):
+            if radius is not None:
+                raise UserError(f"{loaded.name} has a radius, {model.radius:g}: leave --radius out")
+            return model
+        if radius is None and loaded.radius is not None:
+            if self.norm != "linf":
+                raise UserError(
+                    f"the radius of {loaded.name} is in linf: give --radius with --norm {self.norm}"
+                )
+            radius = loaded.radius
+        if radius is None:
+            return model
+        verifier = self.verifier or "interval"
+        return ProvableNull(model, radius, norm=self.norm, verifier=verifier)
+
 
 def _check(path: Path, loaded: LoadedModel) -> None:
-    from nullclass.rejection import Certificates, check_certificates
+    from nullclass.rejection import Certificates, ProvableNull, check_certificates
 
-    certificates = Certificates.load(path)
+    certificates, model = Certificates.load(path), loaded.model
     num = len(certificates)
     images, _ = loaded.dataset.test.first(num).batch(slice(None))
-    check_certificates(certificates, loaded.model, images)
+    if isinstance(model, ProvableNull):
+        model = model.model
+    check_certificates(certificates, model, images)
     how = "proved again" if certificates.confidence == 1 else "not contradicted by fresh noise"
     print(
         f"{certificates.num_proved} answers within {certificates.norm} {certificates.radius:g}: "
@@ -123,7 +147,6 @@ def _print_stages(
     settled: list[Settled],
     model: Classifier,
     test: LabelledImages,
-    radius: float | None,
     norm: str,
 ) -> None:
     """Print what each stage of the cascade settled: of the answers, or else of the proofs."""
@@ -137,7 +160,10 @@ def _print_stages(
         stage_table,
     )
 
-    radii = sorted({each.radius for each in settled}) if radius is None else [radius]
+    if isinstance(model, ProvableNull):
+        radii, model = [model.radius], model.model
+    else:
+        radii = sorted({each.radius for each in settled})
     few = test.batch(slice(0, NUM_IMAGES))[0]
     plain = prediction_cost(model, few).cpu_ms
     for within in radii:

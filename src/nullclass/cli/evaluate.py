@@ -93,7 +93,6 @@ class Command:
         if num_images is None:
             num_images = min(NUM_IMAGES, len(loaded.dataset.test))
         smallest = num_images if self.distribution else NUM_SMALLEST
-        selections = () if loaded.card is None else loaded.card.origin.selections
         evaluation = record_evaluation(
             loaded.model,
             loaded.card,
@@ -111,7 +110,6 @@ class Command:
             ood=ood,
             num_smallest=smallest if self.smallest is None else self.smallest,
             distribution=self.distribution,
-            selected_on=loaded.name if loaded.name in selections else None,
             checks=self.checks,
             seed=self.seed,
         )

@@ -21,6 +21,16 @@ NULL_PROBABILITIES = "null-probabilities"
 HAVE_CLASSES = ("adversarial", NULL_PROBABILITIES, "ccat")
 """Sources that make null images near an image of a class."""
 
+SOURCES = {
+    "--null-eps": {"adversarial", "ccat"},
+    "--null-steps": {*HAVE_CLASSES},
+    "--curve": {NULL_PROBABILITIES},
+    "--norm": {NULL_PROBABILITIES},
+    "--perturbation": {NULL_PROBABILITIES},
+    "--background": {"background"},
+}
+"""Options that only some sources of null images have."""
+
 WEIGHTS = {NULL_PROBABILITIES: 2.0, "ccat": 0.5}
 """Default weights of the null loss; 1/11 for other sources."""
 
@@ -161,6 +171,8 @@ class Command:
         is_default = self.nulls in (("adversarial",), ("none",))
         if not is_default or self.per_class_null or self.uniform_targets:
             raise UserError("--robust takes no null images: leave --nulls out")
+        if given := self._null_options():
+            raise UserError(f"--robust takes no null images: leave {given[0]} out")
         settings = {"eps": 0.2 if self.robust_eps is None else self.robust_eps}
         make_robust(self.robust, settings)  # checks the eps
         return RobustPlan(self.robust, settings)
@@ -197,12 +209,26 @@ class Command:
                 f"{without[0]} images have no class: with --per-class-null use "
                 f"{', '.join(HAVE_CLASSES)}"
             )
-        curve_options = (self.curve, self.norm, self.perturbation)
-        if NULL_PROBABILITIES not in self.nulls and any(o is not None for o in curve_options):
-            raise UserError("--curve, --norm and --perturbation are for --nulls null-probabilities")
+        given = self._null_options()
+        appended = [name for name in ("--null-weight", "--nulls-per-image") if name in given]
+        if self.replace_rate is not None and appended:
+            raise UserError(
+                f"{appended[0]} is for null images that are appended: leave --replace-rate out"
+            )
+        for option, sources in SOURCES.items():
+            if option in given and not sources & {*self.nulls}:
+                raise UserError(f"{option} is for --nulls {' or '.join(sorted(sources))}")
+        if self.nulls == ("none",) and given:
+            raise UserError(f"{given[0]} needs null images: give --nulls")
 
-        if self.background is not None and "background" not in self.nulls:
-            raise UserError("--background is for --nulls background")
+    def _null_options(self) -> list[str]:
+        """Return the options about null images that are given."""
+        names = (
+            *("null_eps", "null_steps", "null_weight", "nulls_per_image", "replace_rate"),
+            *("curve", "norm", "perturbation", "background"),
+        )
+        given = (name for name in names if getattr(self, name) is not None)
+        return [f"--{name.replace('_', '-')}" for name in given]
 
     def _settings(self, source: str) -> dict[str, Any]:
         """Return the settings of a source of null images."""

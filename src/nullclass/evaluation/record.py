@@ -132,7 +132,6 @@ def record_evaluation(
     ood: Sequence[str] = (),
     num_smallest: int = 0,
     distribution: bool = False,
-    selected_on: str | None = None,
     checks: bool = True,
     seed: int,
 ) -> Evaluation:
@@ -144,7 +143,7 @@ def record_evaluation(
 
     Args:
         model: The model.
-        card: Its card, for ``run.json``.
+        card: Its card, for ``run.json``; it says on which images the weights were selected.
         dataset: Its test images are attacked; its held-out images calibrate thresholds.
         folder: The run folder: a new or empty one, or that of an earlier evaluation.
         name: The model's name in rows, file names and report.
@@ -162,7 +161,6 @@ def record_evaluation(
         ood: As for ``evaluate``.
         num_smallest: As for ``evaluate``.
         distribution: As for ``evaluate``.
-        selected_on: As for ``evaluate``.
         checks: As for ``evaluate``.
         seed: Seed of the attacks' random starts.
 
@@ -203,7 +201,7 @@ def record_evaluation(
         "distribution": distribution,
         "proofs": proofs,
         "data_name": dataset.name,
-        "selected_on": selected_on,
+        "selected_on": None if card is None else card.origin.selected_on,
         "num_examples": NUM_EXAMPLES,
         "seed": seed,
         "checks": checks,

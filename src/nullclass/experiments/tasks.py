@@ -19,7 +19,7 @@ from nullclass.experiments.trials import evaluate_trial
 from nullclass.nulls.estimate_curve import estimate_curve
 from nullclass.nulls.perturb import make_perturbation
 from nullclass.results import schema, store
-from nullclass.results.info import CraftResult, EstimateResult
+from nullclass.results.info import CraftResult, EstimateResult, TrainingResult
 from nullclass.results.null_curve import NullCurve, write_curve
 from nullclass.scoring.crafted import craft
 from nullclass.scoring.parts import Parts
@@ -53,11 +53,15 @@ def run_task(
     with working_in(run_folder):
         make_folder(folder)
         store.invalidate(folder)
-        if isinstance(config, Training) and config.queries is not None:
-            target = run.load_model(config.queries.target)
-            train_substitute(config, target, dataset, folder, device)
-        elif isinstance(config, Training):
-            _train(run, config, folder, advance)
+        if isinstance(config, Training):
+            try:
+                epochs = _train(run, config, folder, advance)
+            except StateError:  # damaged, or of another device: start again
+                remove(folder / schema.STATE)
+                epochs = _train(run, config, folder, advance)
+            result = TrainingResult(name=config.name, epochs=epochs, **run.describe(config))
+            store.finalize(folder, result)
+            remove(folder / schema.STATE)  # last: a kill before loses no training
         elif isinstance(config, Estimate):
             _estimate(run, config, folder, advance)
         elif isinstance(config, Craft):
@@ -66,22 +70,18 @@ def run_task(
             evaluate_trial(run, config, folder, advance)
 
 
-def _train(run: RunContext, training: Training, folder: Path, advance: Advance) -> None:
+def _train(run: RunContext, training: Training, folder: Path, advance: Advance) -> dict[str, int]:
+    """Train or resume, and write the weights; return the epoch of each selection."""
+    if training.queries is not None:
+        target = run.load_model(training.queries.target)
+        return train_substitute(training, target, run.dataset, folder, run.device)
     start = None if training.start is None else run.load_trained(training.start)
     curve = None
     if training.nulls is not None and training.nulls.estimate is not None:
         result = store.read_result(run.folder_of(training.nulls.estimate), EstimateResult)
         curve = NullCurve.from_dict(result.curve)
-
-    def train() -> None:
-        trainer = Trainer(training, run.dataset, device=run.device, start=start, curve=curve)
-        trainer.write_job(trainer.train(folder, advance), folder)
-
-    try:
-        train()
-    except StateError:  # damaged, or of another device: start again
-        remove(folder / schema.STATE)
-        train()
+    trainer = Trainer(training, run.dataset, device=run.device, start=start, curve=curve)
+    return trainer.write_selected(trainer.train(folder, advance), folder)
 
 
 @exact_float32()

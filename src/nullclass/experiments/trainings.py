@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,15 @@ import pandas as pd
 import torch
 
 from nullclass.core.documents import json_values
-from nullclass.core.errors import StateError, UserError
+from nullclass.core.errors import UserError
 from nullclass.core.files import make_folder, remove
 from nullclass.core.progress import Advance
-from nullclass.core.provenance import provenance
 from nullclass.core.rng import fork_rng
 from nullclass.data import Dataset, LabelledImages
 from nullclass.experiments.config import NullPlan, Training
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import NullSource, make_nulls
-from nullclass.results import frames, schema, store
-from nullclass.results.info import TrainingResult
+from nullclass.results import frames, schema
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import LAST
 from nullclass.training.card import Origin
@@ -143,8 +140,8 @@ class Trainer:
         save_checkpoint(self.model, folder, origin=self.origin(history))
         remove(folder / schema.STATE)
 
-    def write_job(self, history: pd.DataFrame, folder: Path) -> None:
-        """Write all checkpoints and the history, then ``result.json``, and remove the state."""
+    def write_selected(self, history: pd.DataFrame, folder: Path) -> dict[str, int]:
+        """Write the checkpoint of each selection and the history; return the epoch of each."""
         last = {key: value.clone() for key, value in self.model.state_dict().items()}
         epochs, weights = {LAST: len(history)}, {LAST: last}
         if self.selections.images:
@@ -152,31 +149,35 @@ class Trainer:
             weights = self.selections.weights
         for name in weights:
             self.model.load_state_dict(weights[name])
-            save_checkpoint(self.model, folder / name, origin=self.origin(history, epochs[name]))
+            selected_on = None if name == LAST else name
+            origin = self.origin(history, epoch=epochs[name], selected_on=selected_on)
+            save_checkpoint(self.model, folder / name, origin=origin)
         self.model.load_state_dict(last)
         frames.write_frame(folder / schema.HISTORY, history)
-        _finish(self.training, folder, self.dataset, self.device, epochs)
-        remove(folder / schema.STATE)  # last: a kill before loses no training
+        return epochs
 
-    def origin(self, history: pd.DataFrame, epoch: int | None = None) -> Origin:
+    def origin(self, history: pd.DataFrame, **more: Any) -> Origin:
         """Return the part of the model's card that describes its training."""
         seconds = float(history["seconds"].sum())
         nulls = None if self.nulls is None else self.nulls.settings()
-        return _origin(self.training, seconds, self.dataset, self.device, nulls=nulls, epoch=epoch)
+        return _origin(self.training, seconds, self.dataset, self.device, nulls=nulls, **more)
 
 
 def train_substitute(
     training: Training, target: Classifier, dataset: Dataset, folder: Path, device: torch.device
-) -> None:
-    """Train a substitute on a model's answers and write its job, resuming after its last queries.
+) -> dict[str, int]:
+    """Train a substitute on a model's answers and write it, resuming after its last queries.
+
+    Returns:
+        Nothing: a substitute has no epochs to select from.
 
     Raises:
         UserError: If the data are not those of the config, or the folder cannot be written.
     """
     assert training.queries is not None
     check_data(training, dataset)
-    query = partial(
-        query_substitute,
+    started = time.perf_counter()
+    substitute, rounds = query_substitute(
         target,
         dataset.test.subset(slice(-num_own(len(dataset.test)), None)),
         training.queries.plan,
@@ -186,17 +187,10 @@ def train_substitute(
         device=device,
         state_folder=folder,
     )
-    started = time.perf_counter()
-    try:
-        substitute, rounds = query()
-    except StateError:  # damaged, or of another device: start again
-        remove(folder / schema.STATE)
-        substitute, rounds = query()
     origin = _origin(training, time.perf_counter() - started, dataset, device)
     frames.write_frame(folder / schema.QUERIES, pd.DataFrame([asdict(entry) for entry in rounds]))
     save_checkpoint(substitute, folder / LAST, origin=origin)
-    _finish(training, folder, dataset, device, {})
-    remove(folder / schema.STATE)  # last: a kill before loses no queries
+    return {}
 
 
 def _origin(
@@ -207,32 +201,11 @@ def _origin(
         data=dataset.name,
         data_checksum=dataset.checksum,
         num_held_out=training.validation,
-        selections=training.selections,
         training=json_values(asdict(training)),
         training_seconds=round(seconds, 1),
         device=str(device),
         **more,
     )
-
-
-def _finish(
-    training: Training,
-    folder: Path,
-    dataset: Dataset,
-    device: torch.device,
-    epochs: dict[str, int],
-) -> None:
-    """Write ``result.json`` of a training job; ``epochs`` maps a selection to its epoch."""
-    result = TrainingResult(
-        name=training.name,
-        seed=training.seed,
-        epochs=epochs,
-        config=json_values(training),
-        data_checksum=dataset.checksum,
-        device=str(device),
-        provenance=provenance(),
-    )
-    store.finalize(folder, result)
 
 
 def check_data(training: Training, dataset: Dataset) -> None:

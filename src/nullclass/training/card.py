@@ -94,8 +94,8 @@ class Origin(Schema, frozen=True, kw_only=True):
     """Of the dataset's files."""
     num_held_out: Count = 0
     """Training images held out, from the last."""
-    selections: tuple[str, ...] = ()
-    """Image sets on which the best epoch was selected."""
+    selected_on: Literal["test", "held-out"] | None = None
+    """The images on which the epoch was selected; None for the last one."""
     epoch: Count | None = None
     """From 1."""
     training: dict[str, Any] | None = None
