@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.attacks import PGD, worst_case
+from nullclass.attacks.base import run_on
 from nullclass.certify import (
     CASCADE,
     MARGIN,
@@ -228,6 +229,18 @@ def test_attacks_search_by_intervals_and_the_cascade_decides() -> None:
     for example in found.examples:
         shown = model.predict(torch.from_numpy(example.adv_images).double())
         assert shown.tolist() == example.predictions
+
+
+def test_finds_of_a_member_are_judged_by_the_whole_cascade(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, images = ProvableNull(tiny_model(2), RADIUS / 2, verifier=CASCADE), images_of(2, 3)
+    attack = PGD(num_steps=1)
+    state = attack.begin(model, images, model.model.predict(images), eps=RADIUS)
+    judged: list[bool] = []
+    monkeypatch.setattr(state, "evaluate_all", lambda *_: judged.append(model.is_searched))
+    with searched(model):  # as in an ensemble that is called
+        run_on(attack, state, torch.arange(3), None)
+        assert model.is_searched
+    assert judged == [False]
 
 
 @pytest.mark.slow

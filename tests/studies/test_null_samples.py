@@ -369,6 +369,13 @@ def script() -> ModuleType:
     return script
 
 
+def test_a_run_without_the_records_of_its_trainings(tmp_path: Path) -> None:
+    write_fake_samples(tmp_path, 1, models=("base", "u"))
+    shutil.rmtree(tmp_path / "models")
+    page = draw_page(read_run(tmp_path))
+    assert "Selection on the test set" not in [section.title for section in page.sections]
+
+
 def test_the_record_is_the_run_without_its_images(run: Run, tmp_path: Path) -> None:
     write_record(run, tmp_path)
     record = read_record(tmp_path)

@@ -218,7 +218,8 @@ def run_on(
             adv_images = part.adv_images
         else:
             adv_images = state.attack_some(attack, state.model, chosen, generator)
-    state.evaluate_all(chosen, adv_images)
+    with searched(state.model, is_searched=False):
+        state.evaluate_all(chosen, adv_images)
 
 
 class RestartedAttack(BaseAttack):

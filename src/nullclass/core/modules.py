@@ -28,14 +28,15 @@ def frozen(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def searched(model: nn.Module) -> Iterator[None]:
+def searched(model: nn.Module, is_searched: bool = True) -> Iterator[None]:
     """Let a model whose answers need a search answer by its first stage alone inside the block.
 
-    Attacks look for images inside it, and evaluate what they find outside.
+    Attacks look for images inside it, and evaluate what they find outside, or inside a block with
+    ``is_searched=False``.
     """
     was_searched = getattr(model, "is_searched", False)
     try:
-        model.is_searched = True  # type: ignore[assignment]
+        model.is_searched = is_searched  # type: ignore[assignment]
         yield
     finally:
         model.is_searched = was_searched  # type: ignore[assignment]

@@ -146,7 +146,7 @@ def page(run: Run) -> Page:
         )
         white_box = [*(white_box_table(measures, m) for m in ("aer", "rar")), Text(attacked)]
     selections: list[Block] = []
-    if len(measures.selections) > 1:
+    if len(measures.selections) > 1 and len(kept):
         selections = [Text(SELECTION), selection_table(run, measures, kept)]
     return study_page(
         run,
@@ -257,7 +257,7 @@ def _closeness(measures: Measures) -> dict[str, int]:
 
 def _selection(run: Run, measures: Measures, kept: pd.DataFrame) -> dict[str, Any]:
     """What changes if the epoch is chosen on other images than the test set."""
-    if len(measures.selections) < 2:
+    if len(measures.selections) < 2 or kept.empty:
         return {}
     first, second = measures.selections
     same = int((kept[first] == kept[second]).sum())

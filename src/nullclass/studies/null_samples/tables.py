@@ -97,12 +97,15 @@ def accuracies(measures: Measures) -> list[Measure]:
 
 
 def kept_epochs(run: Run, measures: Measures) -> pd.DataFrame:
-    """Epochs kept by each selection: columns model and the selections, one row per training."""
+    """Epochs kept by each selection: columns model and the selections.
+
+    One row per training whose record is still in the run folder.
+    """
     found = []
     for trial in run.trials:
         if trial.selection == measures.selection:
             found.append({"model": trial.model, **trial.epochs})
-    return pd.DataFrame(found)[["model", *measures.selections]]
+    return pd.DataFrame(found).reindex(columns=["model", *measures.selections]).dropna()
 
 
 def published_text(model: str, outcome: str) -> str | None:
