@@ -116,7 +116,7 @@ SMALL = Study(
     dataset="letters",
     validation=0,
     variants=("small",),
-    seeds=lambda preset: range(1),
+    num_seeds={"quick": 1},
     trials=small_trials,
 )
 

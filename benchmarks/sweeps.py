@@ -20,7 +20,7 @@ from common import in_turns, median_seconds, table, verdict
 from nullclass.data import load_dataset
 from nullclass.experiments.engines import DataSource, make_engine
 from nullclass.experiments.engines.base import Engine
-from nullclass.experiments.runner import RunResult, run_study
+from nullclass.experiments.runner import RunResult, plan_trials, run_study
 from nullclass.studies.ramps.config import RAMPS
 
 FACTOR = 1.7
@@ -53,8 +53,7 @@ def measure(options: Options) -> str:
                 Path(folder),
                 engine=engine,
                 device=torch.device("cpu"),
-                seeds=range(options.num_models),
-                variants=["base"],
+                trials=plan_trials(RAMPS, "quick", range(options.num_models), ["base"]),
             )
         if outcome.failed:
             raise RuntimeError(str(outcome))

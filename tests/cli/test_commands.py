@@ -27,6 +27,7 @@ from nullclass.cli.main import OUTPUT_LOST, main
 from nullclass.cli.study import parse_numbers
 from nullclass.core.files import LOCK, locked
 from nullclass.experiments import engines, trainings
+from nullclass.experiments.config import Trial
 from nullclass.experiments.engines import DataSource
 from nullclass.experiments.engines.serial import SerialEngine, load
 from nullclass.models import build_model
@@ -43,7 +44,7 @@ from nullclass.results.schema import (
     SUMMARY,
     SUMMARY_COLUMNS,
 )
-from nullclass.studies import STUDIES, Trial
+from nullclass.studies import STUDIES
 from nullclass.studies.fgsm_null.config import FGSM_NULL
 from nullclass.studies.reports import read_run
 from nullclass.training.card import CARD, Card, Origin, read_card

@@ -111,7 +111,7 @@ STUDY = Study(
     dataset="letters",
     validation=VALIDATION,
     variants=tuple(VARIANTS),
-    seeds=lambda preset: [0],
+    num_seeds={"quick": 1},
     trials=trials,
 )
 

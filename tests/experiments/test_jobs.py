@@ -188,9 +188,11 @@ def test_every_job_once_and_after_what_it_needs() -> None:
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_jobs_of_the_studies(name: str) -> None:
+    from nullclass.experiments.runner import plan_trials  # imports torch
+
     study = STUDIES[name]
     for preset in ("quick", "full"):
-        trials = study.trials(preset, study.seeds(preset), study.variants)
+        trials = plan_trials(study, preset)
         found = jobs_of(trials, DATA)
         folders = [job.folder for job in found]
         assert len(set(folders)) == len(folders)

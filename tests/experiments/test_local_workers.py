@@ -23,7 +23,7 @@ from nullclass.experiments.engines import make_engine
 from nullclass.experiments.engines.base import Task
 from nullclass.experiments.engines.local import LocalEngine
 from nullclass.experiments.jobs import jobs_of
-from nullclass.experiments.runner import run_study
+from nullclass.experiments.runner import plan_trials, run_study
 from nullclass.results import schema, store
 from nullclass.results.schema import SUMMARY
 
@@ -172,7 +172,8 @@ def test_a_worker_that_hangs_is_ended_and_its_job_tried_again(
     monkeypatch.setenv("PYTHONPATH", f"{planted}:{os.environ.get('PYTHONPATH', '')}")
     engine = LocalEngine(1, 1, source_of(data), "cpu", hang_seconds=20)
     out = tmp_path / "out"
-    result = run_study(TINY, dataset, out, engine=engine, device=CPU, seeds=[0], variants=["base"])
+    trials = plan_trials(TINY, "quick", [0], ["base"])
+    result = run_study(TINY, dataset, out, engine=engine, device=CPU, trials=trials)
     assert marker.exists()
     assert (result.num_done, result.failed) == (2, {})
     found = {path: content for path, content in results(out).items() if path != SUMMARY}

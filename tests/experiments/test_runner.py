@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,7 +29,7 @@ from nullclass.experiments.engines import serial
 from nullclass.experiments.engines.base import Report, Task
 from nullclass.experiments.engines.serial import SerialEngine
 from nullclass.experiments.jobs import folder_of, jobs_of
-from nullclass.experiments.runner import NUM_ATTEMPTS, RunResult, run_study
+from nullclass.experiments.runner import NUM_ATTEMPTS, RunResult, plan_trials, run_study
 from nullclass.results import schema, store
 from nullclass.results.info import TrainingResult
 from nullclass.results.run import read_run
@@ -360,8 +361,9 @@ class WatchedEngine(SerialEngine):
         self.num_closed += 1
 
 
-def run_watched(engine: WatchedEngine, folder: Path, **settings: object) -> RunResult:
-    result = run_study(TINY, engine.dataset, folder, engine=engine, device=CPU, **settings)  # type: ignore[arg-type]
+def run_watched(engine: WatchedEngine, folder: Path, **chosen: Any) -> RunResult:
+    trials = plan_trials(TINY, "quick", **chosen)
+    result = run_study(TINY, engine.dataset, folder, engine=engine, device=CPU, trials=trials)
     assert engine.num_closed == 1
     return result
 

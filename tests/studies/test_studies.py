@@ -14,6 +14,7 @@ import torch
 from nullclass.attacks import ATTACKS
 from nullclass.core.errors import UserError
 from nullclass.data import DATASETS, RAMPS
+from nullclass.experiments.config import Study, Trial
 from nullclass.experiments.jobs import folder_of, jobs_of
 from nullclass.experiments.runner import plan_trials
 from nullclass.models import ARCHITECTURES
@@ -21,7 +22,7 @@ from nullclass.nulls import check_settings
 from nullclass.nulls.perturb import check_norm, make_perturbation
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import CLEAN, LAST
-from nullclass.studies import STUDIES, Study, Trial, find_study
+from nullclass.studies import STUDIES, find_study
 from nullclass.studies.fgsm_null.config import (
     FGSM_NULL,
     PIXEL,
@@ -37,11 +38,11 @@ from nullclass.training.batches import steps_per_epoch
 
 
 def plan_all(study: Study, preset: Any) -> list[Trial]:
-    return study.trials(preset, study.seeds(preset), study.variants)
+    return plan_trials(study, preset)
 
 
 @pytest.mark.parametrize(
-    ("name", "preset"), [(name, preset) for name in STUDIES for preset in STUDIES[name].presets]
+    ("name", "preset"), [(name, preset) for name in STUDIES for preset in STUDIES[name].num_seeds]
 )
 def test_contract(name: str, preset: Any) -> None:
     study = find_study(name)
@@ -53,7 +54,7 @@ def test_contract(name: str, preset: Any) -> None:
     assert planned == plan_all(study, preset), "a function of its arguments alone"
     models = {trial.model for trial in planned}
     assert models <= set(study.variants) if preset == "quick" else models == set(study.variants)
-    assert {trial.seed for trial in planned} == set(study.seeds(preset))
+    assert {trial.seed for trial in planned} == set(range(study.num_seeds[preset]))
     folders = [folder_of(trial, "data") for trial in planned]
     assert len(set(folders)) == len(planned), "no trial overwrites another"
     for trial in planned:
@@ -121,7 +122,7 @@ def test_every_job_reaches_a_worker_as_it_was_planned(name: str) -> None:
 @pytest.mark.parametrize("name", STUDIES)
 def test_some_seeds_and_variants_are_a_subset(name: str) -> None:
     study = find_study(name)
-    for preset in study.presets:
+    for preset in study.num_seeds:
         every = study.trials(preset, [0, 4], study.variants)
         for variant in study.variants:
             part = study.trials(preset, [4], [variant])
@@ -139,8 +140,8 @@ def test_every_study_brings_a_page_and_tables_for_the_terminal(name: str) -> Non
 def test_importing_the_studies_does_not_import_torch() -> None:
     code = (
         "import sys, nullclass.studies as s;"
-        "[study.trials(p, study.seeds(p), study.variants)"
-        " for study in s.STUDIES.values() for p in study.presets];"
+        "[study.trials(p, range(study.num_seeds[p]), study.variants)"
+        " for study in s.STUDIES.values() for p in study.num_seeds];"
         "assert 'torch' not in sys.modules, 'torch'; assert 'pandas' not in sys.modules, 'pandas'"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

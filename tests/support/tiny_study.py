@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from nullclass.experiments.config import (
 )
 from nullclass.experiments.engines import DataSource
 from nullclass.experiments.engines.serial import SerialEngine
-from nullclass.experiments.runner import RunResult, run_study
+from nullclass.experiments.runner import RunResult, plan_trials, run_study
 from nullclass.results import schema
 from nullclass.training.recipes import Recipe
 
@@ -74,7 +75,7 @@ TINY = Study(
     dataset="letters",
     validation=VALIDATION,
     variants=("base", "grown", "noisy"),
-    seeds=lambda preset: range(2),
+    num_seeds={"quick": 2, "full": 2},
     trials=trials,
     published=lambda model, attack, eps, metric: 0.5 if metric == "correct_rate" else None,
 )
@@ -89,11 +90,21 @@ def load(folder: Path) -> Dataset:
     return load_dataset(folder, validation=VALIDATION, progress=lambda _: None)
 
 
-def run_here(dataset: Dataset, out: Path, **settings: object) -> RunResult:
-    """Run the tiny study in this process, on one thread."""
+def run_here(
+    dataset: Dataset,
+    out: Path,
+    preset: Preset = "quick",
+    *,
+    trials: Sequence[Trial] | None = None,
+    **chosen: Any,
+) -> RunResult:
+    """Run the tiny study, or chosen seeds and variants of it, in this process, on one thread."""
     with one_thread():
+        trials = plan_trials(TINY, preset, **chosen) if trials is None else trials
         engine = SerialEngine(dataset, CPU)
-        return run_study(TINY, dataset, out, engine=engine, device=CPU, **settings)  # type: ignore[arg-type]
+        return run_study(
+            TINY, dataset, out, engine=engine, device=CPU, preset=preset, trials=trials
+        )
 
 
 @contextmanager

@@ -27,16 +27,14 @@ _UNSIGNED = b"0" * 64
 S = TypeVar("S", bound=Schema)
 
 
-def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None
-) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors of any device and layout atomically.
 
     Raises:
         CannotWriteError: As :func:`nullclass.core.files.replacing`.
     """
     with replacing(path) as temporary:
-        _save(temporary, tensors, metadata)
+        _save(temporary, tensors, None)
 
 
 def check_header(path: Path, what: str) -> None:

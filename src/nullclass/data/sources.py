@@ -308,7 +308,7 @@ def _accept_from_tar(
         raise SourceError(f"its archive lacks {', '.join(missing)}")
 
 
-def _brief(text: str, limit: int = 160) -> str:
+def _brief(text: str) -> str:
     """Return a reason as one short line."""
     line = " ".join(text.split()).rstrip(".")
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    return line if len(line) <= 160 else f"{line[:159]}…"

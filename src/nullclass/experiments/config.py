@@ -6,7 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -147,8 +147,6 @@ class Estimate:
     """Keyword arguments of the perturbation."""
     num_sizes: int = 32
     """Points of the curve."""
-    always: float = 0.99
-    """Share of fooled images that counts as always fooled."""
 
     @property
     def name(self) -> str:
@@ -257,16 +255,12 @@ class SizePlan:
 
 @dataclass(frozen=True)
 class ProofPlan:
-    """What to prove of a model (:func:`nullclass.scoring.proofs.prove`)."""
+    """What to prove by interval bounds, L∞ (:func:`nullclass.scoring.proofs.prove`)."""
 
     eps: tuple[float, ...]
     """Budgets in pixel units."""
     num_images: int
     """Number of test images, from the first."""
-    norm: str = "linf"
-    """``linf`` or ``l2``."""
-    verifier: str = "interval"
-    """Name in :data:`nullclass.certify.verifiers.VERIFIERS`."""
 
     def __post_init__(self) -> None:
         if not self.eps:
@@ -385,15 +379,13 @@ class Study:
     """Number of training images held out."""
     variants: tuple[str, ...]
     """Names of its models, in the order of tables."""
-    seeds: Callable[[Preset], Sequence[int]]
-    """Seeds (the report's sets) of a preset."""
+    num_seeds: Mapping[Preset, int]
+    """The presets that it has, and how many seeds (the report's sets) each trains, from 0."""
     trials: Callable[[Preset, Sequence[int], Sequence[str]], list[Trial]]
     """Trials of a preset, seeds and variants, in the order to run them."""
     published: Callable[[str, str, float, str], float | None] = lambda *_: None
     """Maps model, attack, eps in pixel units (NaN for thresholds) and metric to the published
     figure, if there is one."""
-    presets: tuple[Preset, ...] = ("quick", "full")
-    """The presets that it has."""
     further_data: tuple[str, ...] = ()
     """Other datasets that its trainings use, fetched before the first job."""
     package: str = ""

@@ -55,12 +55,12 @@ def plan_trials(
     Raises:
         UserError: If the study has no such preset, or it or the preset no such variant.
     """
-    if preset not in study.presets:
+    if preset not in study.num_seeds:
         raise UserError(
             f"the study {study.name} has no preset {shown(preset)}: choose from "
-            f"{', '.join(study.presets)}"
+            f"{', '.join(study.num_seeds)}"
         )
-    seeds = study.seeds(preset) if seeds is None else seeds
+    seeds = range(study.num_seeds[preset]) if seeds is None else seeds
     for name in variants or ():
         if name not in study.variants:
             raise UserError(
@@ -83,8 +83,6 @@ def run_study(
     engine: Engine,
     device: torch.device,
     preset: Preset = "quick",
-    seeds: Sequence[int] | None = None,
-    variants: Sequence[str] | None = None,
     trials: Sequence[Trial] | None = None,
 ) -> RunResult:
     """Do every unfinished job of a study and write the run's tables.
@@ -99,9 +97,8 @@ def run_study(
         engine: Does the jobs; closed at the end.
         device: Device of the computations, recorded in ``run.json``.
         preset: One of the study's presets.
-        seeds: Seeds; by default those of the preset.
-        variants: Models to evaluate; by default all. Models they depend on are trained too.
-        trials: Trials to run instead of the study's.
+        trials: Some of the preset's trials, as of :func:`plan_trials`; by default all. Models that
+            they depend on are trained too.
 
     Returns:
         The number of jobs done and skipped, and those given up after three attempts.
@@ -112,7 +109,7 @@ def run_study(
     """
     try:
         if trials is None:
-            trials = plan_trials(study, preset, seeds, variants)
+            trials = plan_trials(study, preset)
         if not trials:
             raise UserError(f"there is nothing to do: name seeds and variants of {study.name}")
         with store.writing(folder):

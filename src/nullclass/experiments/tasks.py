@@ -98,7 +98,6 @@ def _estimate(run: RunContext, estimate: Estimate, folder: Path, advance: Advanc
         make_perturbation(estimate.perturbation, estimate.settings),
         estimate.norm,
         num_sizes=estimate.num_sizes,
-        always=estimate.always,
         seed=estimate.seed,
         on_images=lambda count: advance(count / units),
     )

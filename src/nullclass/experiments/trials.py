@@ -65,8 +65,6 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
             model,
             test,
             plan.eps,
-            norm=plan.norm,
-            verifier=plan.verifier,
             num_images=plan.num_images,
             on_images=on_images,
             parts=parts.of(f"proofs-{number}"),

@@ -7,25 +7,13 @@ figures that only it uses. A new study is a folder and a line in :data:`STUDIES`
 from __future__ import annotations
 
 from nullclass.core.errors import UserError
-from nullclass.experiments.config import AttackPlan, NullPlan, Preset, Study, Training, Trial
+from nullclass.experiments.config import Study
 from nullclass.studies.detectors.config import DETECTORS_STUDY
 from nullclass.studies.fgsm_null.config import FGSM_NULL
 from nullclass.studies.null_probabilities.config import NULL_PROBABILITIES
 from nullclass.studies.null_samples.config import NULL_SAMPLES
 from nullclass.studies.provable_null.config import PROVABLE_NULL, PROVABLE_NULL_FASHION
 from nullclass.studies.ramps.config import RAMPS
-
-__all__ = [
-    "EVALUATION",
-    "STUDIES",
-    "AttackPlan",
-    "NullPlan",
-    "Preset",
-    "Study",
-    "Training",
-    "Trial",
-    "find_study",
-]
 
 EVALUATION = "evaluate"
 """Value of ``study`` in ``run.json`` for the evaluation of one model."""

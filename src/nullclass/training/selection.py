@@ -19,6 +19,9 @@ from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullSource
 from nullclass.training.steps import Autocast, null_cross_entropy
 
+_SEED = 1_000_003
+"""Of the null images, which are the same in every epoch and training."""
+
 _BATCH_SIZE = 250
 """Part of what the seed means: null images are drawn batch by batch."""
 
@@ -29,18 +32,15 @@ class BestCheckpoints:
     Args:
         images: The sets by name.
         nulls: Source of null images, one per image; ``None`` uses none.
-        seed: Seed of the null images, which are the same in every epoch and training.
     """
 
     def __init__(
         self,
         images: Mapping[str, LabelledImages],
         nulls: NullSource | None,
-        seed: int = 1_000_003,
     ) -> None:
         self.images = dict(images)
         self.nulls = nulls
-        self.seed = seed
         self.best: dict[str, tuple[float, int]] = {}
         """The lowest loss and its epoch."""
         self.weights: dict[str, dict[str, Tensor]] = {}
@@ -66,7 +66,7 @@ class BestCheckpoints:
         """Return the mean cross-entropy over the images and the null images made from them."""
         was_training = model.training
         model.eval()
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator().manual_seed(_SEED)
         total, count = 0.0, 0
         # Shuffled: files may be sorted by class, and some sources need several classes per batch.
         order = torch.randperm(len(data), generator=generator)

@@ -94,11 +94,6 @@ UNAWARE: dict[str, tuple[str, dict[str, Any]]] = {
 nearest image that is fooled, as Carlini & Wagner 2017 do, in L∞, and only at the last budget."""
 
 
-def seeds(preset: Preset) -> Sequence[int]:
-    """One seed; ``--sets`` runs more."""
-    return range(1)
-
-
 def trials(preset: Preset, seeds: Sequence[int], names: Sequence[str]) -> list[Trial]:
     """One trial per variant and seed. The presets differ in budgets and numbers of images."""
     return [_trial(name, seed, preset) for seed in seeds for name in VARIANTS if name in names]
@@ -204,6 +199,6 @@ DETECTORS_STUDY = Study(
     dataset="mnist",
     validation=VALIDATION,
     variants=VARIANTS,
-    seeds=seeds,
+    num_seeds={"quick": 1, "full": 1},
     trials=trials,
 )

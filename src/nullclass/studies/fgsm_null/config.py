@@ -43,11 +43,6 @@ def pixels(notebook_eps: float) -> float:
     return min(round(PIXEL * notebook_eps, 6), 1.0)
 
 
-def seeds(preset: Preset) -> Sequence[int]:
-    """One seed (``quick``) or five (``full``)."""
-    return range(5 if preset == "full" else 1)
-
-
 def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
     """Trials with the fast recipe (``quick``) or the notebook's own (``full``)."""
     is_full = preset == "full"
@@ -150,7 +145,7 @@ FGSM_NULL = Study(
     dataset="mnist",
     validation=0,
     variants=tuple(VARIANTS),
-    seeds=seeds,
+    num_seeds={"quick": 1, "full": 5},
     trials=trials,
     published=published,
 )

@@ -92,11 +92,6 @@ SIZES: dict[str, tuple[float, ...]] = {
 """Sizes at which probabilities are recorded."""
 
 
-def seeds(preset: Preset) -> Sequence[int]:
-    """``quick``: one. ``full``: three."""
-    return range(3 if preset == "full" else 1)
-
-
 def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
     """One trial per model, with the adversarial images of all models and substitutes."""
     return [trial for seed in seeds for trial in _of_seed(preset, seed, variants)]
@@ -247,7 +242,7 @@ NULL_PROBABILITIES = Study(
     dataset="mnist",
     validation=VALIDATION,
     variants=VARIANTS,
-    seeds=seeds,
+    num_seeds={"quick": 1, "full": 3},
     trials=trials,
     further_data=(BACKGROUND,),
 )

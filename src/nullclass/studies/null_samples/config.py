@@ -97,11 +97,6 @@ SHOWN = 30
 """Attacked images in each of the report's galleries."""
 
 
-def seeds(preset: Preset) -> Sequence[int]:
-    """The sets of a preset."""
-    return range(EFFORTS[preset].num_sets)
-
-
 def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
     """One trial per set and variant; two where the epoch is selected on two sets of images."""
     planned = []
@@ -206,8 +201,7 @@ NULL_SAMPLES = Study(
     dataset="mnist",
     validation=VALIDATION,
     variants=VARIANTS,
-    seeds=seeds,
+    num_seeds={preset: effort.num_sets for preset, effort in EFFORTS.items()},
     trials=trials,
-    presets=("quick", "full", "source"),
     published=published,
 )

@@ -23,11 +23,6 @@ GRID = 49
 NULL_SHARE = 0.5
 
 
-def seeds(preset: Preset) -> Sequence[int]:
-    """One seed (``quick``) or five (``full``)."""
-    return range(5 if preset == "full" else 1)
-
-
 def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> list[Trial]:
     """Trials with half the epochs in larger batches (``quick``) or the source's recipe."""
     return [
@@ -68,6 +63,6 @@ RAMPS = Study(
     dataset="ramps",
     validation=0,
     variants=VARIANTS,
-    seeds=seeds,
+    num_seeds={"quick": 1, "full": 5},
     trials=trials,
 )
