@@ -1,7 +1,7 @@
 """Write docs/null-samples.md and results/null-samples from a run.
 
-``python docs/report_study.py runs/null-samples-full``; the run may be unfinished, and may hold some
-of the sets: they are joined with those in results/null-samples.
+``python docs/report_study.py runs/null-samples-full``; the run may be unfinished. The sets that it
+has finished are joined with those in results/null-samples.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nullclass.studies.null_samples.config import (
 from nullclass.studies.null_samples.figures import FIGURES
 from nullclass.studies.null_samples.images import adversarial_samples, null_images
 from nullclass.studies.null_samples.page import TABLE_FILE
-from nullclass.studies.null_samples.record import joined, read_record, write_record
+from nullclass.studies.null_samples.record import joined, read_record, record_of, write_record
 from nullclass.studies.null_samples.tables import (
     accuracies,
     at_threshold,
@@ -188,9 +188,10 @@ def write_figures(record: Run, run: Run, folder: Path) -> None:
 
 def main(folder: Path) -> None:
     """Add a run to the record, and write the page from it."""
-    run = record = read_run(folder)
+    run = read_run(folder)
+    record = record_of(run)
     if (RESULTS / RUN).exists():
-        record = joined(read_record(RESULTS), run)
+        record = joined(read_record(RESULTS), record)
     write_record(record, RESULTS)
     write_figures(record, run, RESULTS / "figures")
     write_text(DOCS / "null-samples.md", page(record))

@@ -21,7 +21,7 @@
 from pathlib import Path
 
 import pandas as pd
-from IPython.display import Image, Markdown, display
+from IPython.display import Markdown, display
 
 from nullclass.studies.null_samples import figures
 from nullclass.studies.null_samples.record import read_record
@@ -42,17 +42,14 @@ def show(draw):
 # %% [markdown]
 # ## The images
 #
-# What a model learns as null: each row is one kind. Shuffled tiles come in several sizes, since a model that knows only
-# one of them can be told apart by it.
-
-# %%
-Image(filename=FOLDER / "figures" / "fig_null_image_examples.png")
+# What a model learns as null: each row is one kind.
+#
+# ![Null images](../results/null-samples/figures/fig_null_image_examples.png)
 
 # %% [markdown]
 # ## Training
 #
-# Null images cost little: the models with null images are as good on clean images as `base`, up to a few tenths of a
-# point.
+# Null images cost little: the models with null images are nearly as good on clean images as `base`.
 
 # %%
 show(figures.training_histories)
@@ -76,13 +73,14 @@ show(figures.epsilon_thresholds)
 show(figures.scores_at_threshold)
 
 # %% [markdown]
-# Mixed images make the difference: whatever was trained with `m` answers null. The open squares are what the report
+# Mixed images make the difference: whatever was trained with `m` answers null. The open diamonds are what the report
 # prints. The black squares are not in the report: the worst-case ensemble, an attacker who knows the model itself and
-# its null class, with the same ε on the same images. It fools all of them. So the report's scores say how well an
-# attack on one model transfers to another, and nothing about how well null resists an attack.
-
-# %%
-Image(filename=FOLDER / "figures" / "fig_adversarial_samples_sm.png")
+# its null class, with the same ε on the same images. It fools nearly all of them. So the report's scores say how well
+# an attack on one model transfers to another, and little about how well null resists an attack.
+#
+# The first images of set 0 and what the model `sm` answers:
+#
+# ![Adversarial images](../results/null-samples/figures/fig_adversarial_samples_sm.png)
 
 # %% [markdown]
 # ## Against ε

@@ -299,16 +299,20 @@ def training_histories(run: Run) -> Drawing | None:
     """Loss, accuracy and selection losses against epochs."""
     measures = Measures(run)
     columns = {"loss": "Training loss", "train_accuracy": "Training accuracy"}
-    columns |= {f"{name}_loss": f"Selection loss, {name}" for name in measures.selections}
+    is_selecting = len(measures.selections) > 1
+    if is_selecting:
+        columns |= {f"{name}_loss": f"Selection loss, {name}" for name in measures.selections}
     histories = run.histories[run.histories["selection"] == measures.selection]
     drawing = training(histories, VARIANTS, columns, "fig_training_histories")
     if drawing is None:
         return None
-    caption = (
-        f"{drawing.caption} Dropout is on. Selection loss: after an epoch, on the images of that "
-        "selection and as many null images (none for the base model); the epoch with the lowest "
-        "is kept. No attack."
-    )
+    kept = "The last epoch is kept."
+    if is_selecting:
+        kept = (
+            "Selection loss: after an epoch, on the images of that selection and as many null "
+            "images (none for the base model); the epoch with the lowest is kept."
+        )
+    caption = f"{drawing.caption} Dropout is on. {kept} No attack."
     return replace(drawing, title="Training histories", caption=caption)
 
 

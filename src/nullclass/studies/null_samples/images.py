@@ -110,8 +110,7 @@ def adversarial_samples(run: Run) -> Drawing | None:
         f"{attack_name(TRANSFER_AT_THRESHOLD)}: one gradient-sign step on {BASE} of the same set, "
         f"with the smallest ε (L∞, pixel units) that fools {BASE}. The first {SHOWN} images of set "
         f"{seed} that have such a step; “1.5 thresholds” uses 1.5 times that ε. Above each image: "
-        f"true class → answer, probability of the answer. Models selected on {measures.selection} "
-        "images.",
+        "true class → answer, probability of the answer.",
         panels,
         OUTCOME_LEGEND,
         is_folded=True,

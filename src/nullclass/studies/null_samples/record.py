@@ -13,6 +13,7 @@ import pandas as pd
 from msgspec.structs import replace
 
 from nullclass.core.documents import encode
+from nullclass.core.errors import UserError
 from nullclass.core.files import make_folder, write_bytes, write_text
 from nullclass.experiments.run_info import merge_info
 from nullclass.metrics.rates import wilson_of
@@ -30,6 +31,21 @@ KEYS = [
     "num_images",
 ]
 """Columns of ``rates.csv`` before the metrics."""
+
+
+def record_of(run: Run) -> Run:
+    """The sets of a run of which every model is finished, as a run without trials.
+
+    Raises:
+        UserError: If there is none.
+    """
+    counts = run.summary.groupby("seed")["model"].nunique()
+    done = counts.index[counts == len(run.info.models)]
+    if done.empty:
+        raise UserError(f"no set in {run.folder} is finished")
+    info = replace(run.info, seeds=done.tolist())
+    tables = {name: table[table["seed"].isin(done)] for name, table in _tables(run).items()}
+    return _run(run.folder, info, tables)
 
 
 def write_record(run: Run, folder: Path) -> None:

@@ -147,8 +147,11 @@ def rule() -> str:
 
 
 def sets_text(measures: Measures) -> str:
-    """Number of sets, and the images that the models were selected on."""
-    return f"{measures.seeds_text('set')}, models selected on {measures.selection} images"
+    """Number of sets and, where there is a choice, the images that the models were selected on."""
+    sets = measures.seeds_text("set")
+    if len(measures.selections) < 2:  # the last epoch was the only candidate
+        return sets
+    return f"{sets}, models selected on {measures.selection} images"
 
 
 def _n(measures: Measures, attack: str) -> str:
