@@ -71,7 +71,7 @@ class Command:
                 raise UserError(NOTHING_HELD_OUT.format("a null curve needs them"))
             curve = estimate_curve(
                 loaded.model,
-                held_out.first(min(self.images, len(held_out))),
+                held_out.up_to(self.images),
                 perturbation,
                 self.norm,
                 num_sizes=self.sizes,

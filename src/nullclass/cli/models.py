@@ -22,11 +22,8 @@ if TYPE_CHECKING:
     from nullclass.models import Classifier
     from nullclass.training.card import Card
 
-Checkpoint = Annotated[
-    str,
-    tyro.conf.Positional,
-    tyro.conf.arg(metavar="CHECKPOINT", help="Checkpoint folder, or name of a zoo model."),
-]
+_CHECKPOINT = tyro.conf.arg(metavar="CHECKPOINT", help="Checkpoint folder, or name of a zoo model.")
+Checkpoint = Annotated[str, tyro.conf.Positional, _CHECKPOINT]
 AllowImport = Annotated[
     bool,
     tyro.conf.arg(
@@ -40,11 +37,7 @@ AllowImport = Annotated[
 class ModelOptions:
     """A checkpoint, or a model of your own code."""
 
-    checkpoint: Annotated[
-        str | None,
-        tyro.conf.Positional,
-        tyro.conf.arg(metavar="CHECKPOINT", help="Checkpoint folder, or name of a zoo model."),
-    ] = None
+    checkpoint: Annotated[str | None, tyro.conf.Positional, _CHECKPOINT] = None
     allow_import: AllowImport = False
     model: Annotated[str | None, tyro.conf.arg(metavar="PACKAGE.MODULE:FUNCTION")] = None
     """Instead of a checkpoint: a function that returns a torch module, or a function from images

@@ -96,6 +96,14 @@ class LabelledImages:
             raise UserError(f"there are no {n} images to take: choose 1 to {len(self)}")
         return self.subset(slice(0, n))
 
+    def up_to(self, n: int) -> LabelledImages:
+        """Return the first ``n`` images, or all if there are fewer.
+
+        Raises:
+            UserError: If ``n`` is less than 1.
+        """
+        return self.first(min(n, len(self)))
+
     def sha256(self) -> str:
         """Return a checksum of images and labels; no streamed image is read."""
         digest = hashlib.sha256()

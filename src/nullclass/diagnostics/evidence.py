@@ -10,6 +10,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from nullclass.core.outcomes import SUCCESSES
+from nullclass.metrics.rates import with_given_eps
 from nullclass.results.schema import CLEAN, LEFT_OUT, SELF, UNKNOWN, Access
 
 MIN_POINTS = 0.005
@@ -147,12 +148,10 @@ class Evidence:
     def attacks(self) -> list[AttackRun]:
         """The attacks in the norm, with one budget for all images."""
         rows, costs = self.rows, self.costs
-        is_given = (rows["attack"] != CLEAN) & ~rows["has_own_eps"]
+        given = with_given_eps(rows[rows["norm"] == self.norm])
         levels = (UNKNOWN, *get_args(Access))
         runs = []
-        for (name, source), group in rows[is_given & (rows["norm"] == self.norm)].groupby(
-            ["attack", "source"], sort=False
-        ):
+        for (name, source), group in given.groupby(["attack", "source"], sort=False):
             of_attack = costs[(costs["attack"] == name) & (costs["source"] == source)]
             access = set(of_attack["access"]) or {UNKNOWN}
             objective = str(group["objective"].iloc[0])

@@ -178,7 +178,7 @@ def evaluate(
         searched = model.verifier if isinstance(model, ProvableNull) else "interval"
     if searched is not None:
         check_provable(model, norm, searched, image.shape[1:])
-    smallest = images.first(min(num_smallest, len(images))) if num_smallest else None
+    smallest = images.up_to(num_smallest) if num_smallest else None
     unknown = _ood_images(images, ood, seed)
     kept = NOTHING if parts is None else Parts(make_folder(Path(parts)))
     settings: dict[str, Any] = {

@@ -64,7 +64,7 @@ class RunContext:
         """Return a model with a detector, which refuses where its score is above 0."""
         if plan.name == CONSISTENCY:
             return ConsistentNull(model, **plan.settings)
-        clean = first(self.dataset.training_images(), plan.num_images)
+        clean = self.dataset.training_images().up_to(plan.num_images)
         return reject_by(model, DETECTORS[plan.name](model, clean, seed))
 
     def describe(self, config: Config) -> dict[str, Any]:
@@ -76,11 +76,6 @@ class RunContext:
             "device": str(self.device),
             "provenance": provenance(),
         }
-
-
-def first(images: LabelledImages, count: int) -> LabelledImages:
-    """Return the first images, at most all."""
-    return images.first(min(count, len(images)))
 
 
 def make_attack(plan: AttackPlan, candidates: LabelledImages) -> Attack:

@@ -13,7 +13,7 @@ from nullclass.core.files import make_folder, remove, working_in
 from nullclass.core.progress import Advance
 from nullclass.data import Dataset
 from nullclass.experiments.config import Config, Craft, Estimate, Training
-from nullclass.experiments.context import RunContext, first, make_attack
+from nullclass.experiments.context import RunContext, make_attack
 from nullclass.experiments.trainings import Trainer, check_data, train_substitute
 from nullclass.experiments.trials import evaluate_trial
 from nullclass.nulls.estimate_curve import estimate_curve
@@ -90,7 +90,7 @@ def _estimate(run: RunContext, estimate: Estimate, folder: Path, advance: Advanc
     if run.dataset.validation is None:
         raise UserError("a null curve needs held-out images, but the dataset has none")
     model = run.load_model(estimate.model)
-    held_out = first(run.dataset.validation, estimate.num_images)
+    held_out = run.dataset.validation.up_to(estimate.num_images)
     units = len(held_out) * (estimate.num_sizes + 12)  # the search for the range ends early
     curve = estimate_curve(
         model,

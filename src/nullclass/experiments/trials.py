@@ -17,7 +17,7 @@ from nullclass.core.tensor_files import save_tensors
 from nullclass.diagnostics.probes import MAX_SHARE
 from nullclass.evaluation.build import build_evaluation, threshold_info
 from nullclass.experiments.config import Trial
-from nullclass.experiments.context import RunContext, first, make_attack
+from nullclass.experiments.context import RunContext, make_attack
 from nullclass.experiments.jobs import folder_of
 from nullclass.models import Classifier
 from nullclass.nulls.perturb import make_perturbation
@@ -55,7 +55,7 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
     def on_images(count: float) -> None:
         advance(count / units)
 
-    clean = first(test, trial.num_clean)
+    clean = test.up_to(trial.num_clean)
     clean_rows = score_clean(
         model, clean, norm=trial.norm, on_images=on_images, parts=parts.of("clean")
     )
@@ -193,7 +193,7 @@ def _score_sizes(
     return [
         score_sizes(
             network,
-            first(run.dataset.test, plan.num_images),
+            run.dataset.test.up_to(plan.num_images),
             make_perturbation(plan.perturbation, plan.settings),
             plan.norm,
             plan.sizes,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from nullclass.core.checks import check_count, check_rate
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.results.schema import CLEAN, LEFT_OUT, LOSSES, UNION
 
@@ -33,6 +34,30 @@ def wilson_of(share: float, num_images: int, z: float = 1.959964) -> tuple[float
     # At the ends the formula is exactly 0 or 1; rounding must not move it.
     low = 0.0 if share == 0 else middle - half
     high = 1.0 if share == 1 else middle + half
+    return low, high
+
+
+def null_band(num_nulls: int, num_images: int, confidence: float = 0.99) -> tuple[float, float]:
+    """Return an interval for the null rate of clean images (Clopper & Pearson 1934).
+
+    Args:
+        num_nulls: Images answered null.
+        num_images: Independent clean images.
+        confidence: Each end is wrong with probability at most (1 - confidence) / 2.
+
+    Raises:
+        UserError: If a number is out of range.
+    """
+    from scipy.stats import beta
+
+    check_count("num_images", num_images)
+    check_count("num_nulls", num_nulls, 0, num_images)
+    tail = (1 - check_rate("confidence", confidence)) / 2
+    low, high = 0.0, 1.0
+    if num_nulls > 0:
+        low = float(beta.ppf(tail, num_nulls, num_images - num_nulls + 1))
+    if num_nulls < num_images:
+        high = float(beta.ppf(1 - tail, num_nulls + 1, num_images - num_nulls))
     return low, high
 
 
@@ -105,12 +130,8 @@ def _rate(metric: str, hits: pd.Series[bool]) -> dict[str, Any]:
 def _union(rows: pd.DataFrame) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for norm, of_norm in rows.groupby("norm", sort=True):
-        is_clean = of_norm["attack"] == CLEAN
-        attacked = of_norm[~is_clean & ~of_norm["has_own_eps"]]
-        per_attack = [set(group["image"]) for _, group in attacked.groupby("attack")]
-        images = pd.Index(
-            sorted(set.intersection(set(of_norm.loc[is_clean, "image"]), *per_attack))
-        )
+        attacked = with_given_eps(of_norm)
+        images = pd.Index(attacked_by_all(of_norm))
         if attacked.empty or images.empty:
             continue
         fooling = attacked[attacked["objective"] == "fool"]
@@ -137,13 +158,27 @@ def _union(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return lines
 
 
+def with_given_eps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of the attacks with one eps for all images."""
+    return rows[(rows["attack"] != CLEAN) & ~rows["has_own_eps"].astype(bool)]
+
+
+def attacked_by_all(rows: pd.DataFrame) -> list[int]:
+    """Return the clean images that every attack with one eps for all images was run on.
+
+    They are the denominator of AER, RAR and the other rates over attacks.
+    """
+    per_attack = (set(group["image"]) for _, group in with_given_eps(rows).groupby("attack"))
+    return sorted(set(rows.loc[rows["attack"] == CLEAN, "image"]).intersection(*per_attack))
+
+
 def num_left_out(rows: pd.DataFrame) -> dict[float, int]:
     """Return by eps how many images no attack tried to fool, because they are proved.
 
     Args:
         rows: Columns of :data:`nullclass.results.schema.ROW_COLUMNS`, of one model.
     """
-    left_out = rows[(rows["member"] == LEFT_OUT) & ~rows["has_own_eps"]]
+    left_out = with_given_eps(rows[rows["member"] == LEFT_OUT])
     counts = left_out.groupby("eps_pixels")["image"].nunique()
     return dict(zip(counts.index.tolist(), counts.tolist(), strict=True))
 

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nullclass.metrics.rates import wilson, wilson_of
+from nullclass.metrics.rates import attacked_by_all, wilson, wilson_of, with_given_eps
 from nullclass.results.schema import CLEAN, LEFT_OUT, SELF, UNION
 
 Floats = npt.NDArray[np.float64]
@@ -278,7 +278,7 @@ def score_metrics(rows: pd.DataFrame, held_out: pd.DataFrame, ood: pd.DataFrame)
         :data:`SCORE_COLUMNS`.
     """
     clean = rows[rows["attack"] == CLEAN]
-    attacked = rows[(rows["attack"] != CLEAN) & ~rows["has_own_eps"].astype(bool)]
+    attacked = with_given_eps(rows)
     lines = [
         *_selective(clean),
         *_detection(attacked, clean),
@@ -343,8 +343,7 @@ def _robust_error(
     if is_correct.any():
         thresholds["rerr99"] = accepting_threshold(held_out.loc[is_correct, "null_score"])
     for norm, of_norm in attacked.groupby("norm"):
-        per_attack = [set(group["image"]) for _, group in of_norm.groupby("attack")]
-        images = sorted(set.intersection(*per_attack, set(clean["image"])))
+        images = attacked_by_all(pd.concat([clean, of_norm]))
         for eps in sorted(of_norm["eps_pixels"].unique()) if images else ():
             within = of_norm[of_norm["eps_pixels"] <= eps]
             groups = [clean, *(group for _, group in within.groupby(["attack", "eps_pixels"]))]

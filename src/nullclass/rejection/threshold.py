@@ -29,6 +29,7 @@ from nullclass.core.devices import exact_float32
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data import LabelledImages, tensors_or_loader
+from nullclass.metrics.rates import null_band
 from nullclass.models.classifier import (
     Classifier,
     append_null,
@@ -81,16 +82,11 @@ class Threshold:
         Raises:
             UserError: If the threshold is not calibrated.
         """
-        from scipy.stats import beta
-
-        tail = (1 - check_rate("confidence", confidence)) / 2
-        num_larger, total = self._num_larger(), self.num_images
-        high = float(beta.ppf(1 - tail, num_larger + 1, total - num_larger))
+        num_larger = self._num_larger()
+        low, high = null_band(num_larger, self.num_images, confidence)
         # With equal scores at the threshold fewer are larger, and then nothing bounds from below.
-        is_tied = round((self.held_out_null_rate or 0) * total) != num_larger
-        if is_tied or num_larger == 0:
-            return 0.0, high
-        return float(beta.ppf(tail, num_larger, total + 1 - num_larger)), high
+        is_tied = round((self.held_out_null_rate or 0) * self.num_images) != num_larger
+        return (0.0 if is_tied else low), high
 
     @property
     def guarantee(self) -> str | None:

@@ -12,7 +12,7 @@ from nullclass.core.errors import UserError
 from nullclass.metrics.comparable import Subject
 from nullclass.report.blocks import Drawing, Page, Panel, Table, Terms, section
 from nullclass.report.formatting import eps_text, rate_text
-from nullclass.report.measures import Measure, Measures, differ
+from nullclass.report.measures import Measures, differ
 from nullclass.report.sections import (
     DEFINITIONS,
     attack_terms,
@@ -144,7 +144,7 @@ def security_curves(measures: Measures) -> Drawing | None:
     """One panel per rate, one line per model."""
     panels: list[Panel] = []
     for metric, (attack, meaning) in CURVES.items():
-        lines = {model: _points(measures, model, attack, metric) for model in measures.models}
+        lines = {model: measures.curve(model, attack, metric) for model in measures.models}
         if not any(lines.values()):
             continue
         alt = f"{metric} of {', '.join(measures.models)} against ε"
@@ -162,11 +162,6 @@ def security_curves(measures: Measures) -> Drawing | None:
         panels,
         is_large=True,
     )
-
-
-def _points(measures: Measures, model: str, attack: str, metric: str) -> list[Measure]:
-    found = (measures.find(model, attack, metric, eps) for eps in measures.budgets(attack))
-    return [measure for measure in found if measure is not None]
 
 
 def cost_table(run: Run) -> Table | None:

@@ -193,6 +193,11 @@ class Measures:
         found = (self.find(model, attack, metric, eps) for model in models)
         return [measure for measure in found if measure is not None]
 
+    def curve(self, model: str, attack: str, metric: str) -> list[Measure]:
+        """The measures at every ε that images have in common, ascending."""
+        known = (self.find(model, attack, metric, eps) for eps in self.budgets(attack))
+        return [measure for measure in known if measure is not None and measure.eps == measure.eps]
+
     def attacks(self) -> list[str]:
         """Names of the attacks, FGSM first; without the union, proofs and the smallest ε."""
         names = {measure.attack for measure in self.all} - {CLEAN, UNION, PROOF, SMALLEST}

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nullclass.core.outcomes import NULL_LABEL
+from nullclass.metrics.rates import attacked_by_all, with_given_eps
 from nullclass.report.measures import NULL_AWARE
 from nullclass.results.schema import CLEAN
 
@@ -52,16 +53,9 @@ class WorstCaseTable:
 
 def worst_case_table(rows: pd.DataFrame) -> WorstCaseTable:
     """The clean images that every attack with a given ε was run on."""
-    clean = rows[rows["attack"] == CLEAN].set_index("image")
-    attacked = [set(group["image"]) for _, group in with_given_eps(rows).groupby("attack")]
-    images = sorted(set(clean.index).intersection(*attacked))
+    clean, images = rows[rows["attack"] == CLEAN].set_index("image"), attacked_by_all(rows)
     is_attacked = (rows["attack"] != CLEAN) & rows["image"].isin(images)
     return WorstCaseTable(clean.loc[images], rows[is_attacked])
-
-
-def with_given_eps(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the attacks with one ε for all images."""
-    return rows[(rows["attack"] != CLEAN) & ~rows["has_own_eps"]]
 
 
 def strongest(rows: pd.DataFrame) -> str | None:

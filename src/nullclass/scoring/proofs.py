@@ -118,7 +118,7 @@ def prove(
     check_classifier(model)
     images = tensors_or_loader(data)
     if num_images is not None:
-        images = images.first(min(num_images, len(images)))
+        images = images.up_to(num_images)
     for value in values:
         check_eps(value, norm, images.images.shape)
     budgets = sorted({float(value) for value in values})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nullclass.serving.alarm import NullRateAlarm, null_band
+from nullclass.metrics.rates import null_band
+from nullclass.serving.alarm import NullRateAlarm
 from nullclass.serving.export import FORMATS, Exported, export_model
 from nullclass.serving.guard import Answer, Guard, InvalidInputError
 

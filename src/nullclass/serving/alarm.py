@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from nullclass.core.checks import check_count, check_positive, check_rate, check_share
+from nullclass.core.checks import check_positive, check_share
 from nullclass.core.errors import UserError
 
 MEAN_IMAGES = 1_000_000
@@ -29,30 +29,6 @@ MEAN_IMAGES = 1_000_000
 _NUM_BETS = 12
 _CHUNK = 64
 """Images whose bets are multiplied at once."""
-
-
-def null_band(num_nulls: int, num_images: int, confidence: float = 0.99) -> tuple[float, float]:
-    """Return an interval for the null rate (Clopper & Pearson 1934).
-
-    Args:
-        num_nulls: Images answered null.
-        num_images: Independent clean images.
-        confidence: Each end is wrong with probability at most (1 - confidence) / 2.
-
-    Raises:
-        UserError: If a number is out of range.
-    """
-    from scipy.stats import beta
-
-    check_count("num_images", num_images)
-    check_count("num_nulls", num_nulls, 0, num_images)
-    tail = (1 - check_rate("confidence", confidence)) / 2
-    low, high = 0.0, 1.0
-    if num_nulls > 0:
-        low = float(beta.ppf(tail, num_nulls, num_images - num_nulls + 1))
-    if num_nulls < num_images:
-        high = float(beta.ppf(1 - tail, num_nulls + 1, num_images - num_nulls))
-    return low, high
 
 
 class NullRateAlarm:

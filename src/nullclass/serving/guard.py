@@ -20,10 +20,11 @@ from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.core.provenance import now
 from nullclass.data import LabelledImages
 from nullclass.data.arrays import ROUNDING, to_float
+from nullclass.metrics.rates import null_band
 from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.rejection import ThresholdedClassifier, null_scores
 from nullclass.rejection.certificates import CertifiedNull
-from nullclass.serving.alarm import MEAN_IMAGES, NullRateAlarm, null_band
+from nullclass.serving.alarm import MEAN_IMAGES, NullRateAlarm
 
 MAX_IMAGES = 1024
 """Default of the most images in one request."""

@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nullclass.metrics import scores
+from nullclass.metrics.rates import with_given_eps
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import attack_name, eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.style import FAINT, INK, WIDTH, panel, percent_axis, sheet
-from nullclass.report.worst_case import can_refuse, strongest, subsample, with_given_eps
+from nullclass.report.worst_case import can_refuse, strongest, subsample
 from nullclass.results.run import Trial
 from nullclass.results.schema import CLEAN, LEFT_OUT
 

@@ -35,8 +35,7 @@ def security_curves(trial: Trial, measures: Measures) -> Drawing | None:
     shown = [metric for metric in UNION_RATES if measures.union_budgets(metric)]
     if not shown:
         return None
-    bounds = [measures.find(model, PROOF, "rar_proved", eps) for eps in measures.budgets(PROOF)]
-    proved = [measure for measure in bounds if measure is not None]
+    proved = measures.curve(model, PROOF, "rar_proved")
     panels: list[Panel] = []
     alt = f"{', '.join(UNION_RATES[metric] for metric in shown)} of {model} against ε"
     with panel(panels, "fig_security_curves", alt, 3.9, legend=1) as axis:
@@ -65,5 +64,4 @@ def points(measures: Measures, clean: pd.Series, model: str, metric: str) -> lis
     count, total = int(counts.get(metric, (clean == "correct").sum())), len(clean)
     low, high = wilson(count, total)
     first = Measure(model, UNION, metric, (count / total,), low=low, high=high, num_images=total)
-    found = [measures.find(model, UNION, metric, eps) for eps in measures.union_budgets(metric)]
-    return [first, *(measure for measure in found if measure is not None)]
+    return [first, *measures.curve(model, UNION, metric)]

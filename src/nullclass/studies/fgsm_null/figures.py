@@ -22,22 +22,23 @@ def security(run: Run) -> Drawing | None:
     if not budgets:
         return None
     end = 1.05 * max(budgets)
-    fgsm = [eps for eps in measures.budgets(FGSM) if eps <= end]
     nulls = [model for model in measures.models if measures.has_null(model)]
     panels: list[Panel] = []
-    for attack, metric, at, models, heading in (
-        (UNION, "aer", budgets, measures.models, "Fooled by some attack (AER)"),
-        (UNION, "rar", budgets, measures.models, "Correct and never fooled (RAR)"),
-        (FGSM, "null", fgsm, nulls, "Null rate of FGSM images"),
+    for attack, metric, models, heading in (
+        (UNION, "aer", measures.models, "Fooled by some attack (AER)"),
+        (UNION, "rar", measures.models, "Correct and never fooled (RAR)"),
+        (FGSM, "null", nulls, "Null rate of FGSM images"),
     ):
-        if not at or not models:
+        lines = {
+            model: [m for m in measures.curve(model, attack, metric) if m.eps <= end]
+            for model in models
+        }
+        if not any(lines.values()):
             continue
         name, alt = f"security-{metric}", f"{heading} against ε"
         with panel(panels, name, alt, 3.4, heading, legend=3, is_file=False) as axis:
-            for model in models:
-                found = [measures.find(model, attack, metric, eps) for eps in at]
-                style = line_style(measures.models, model)
-                curve(axis, [m for m in found if m is not None], label=model, **style)
+            for model, line in lines.items():
+                curve(axis, line, label=model, **line_style(measures.models, model))
             rate_axes(axis)
             axis.set_xlim(0, end)
     strongest = measures.null_aware()

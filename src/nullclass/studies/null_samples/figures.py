@@ -290,8 +290,7 @@ def _curves_caption(measures: Measures) -> str:
 
 def _quartiles(measures: Measures, model: str, outcome: str) -> pd.DataFrame:
     """Quartiles over sets, by ε."""
-    found = [measures.find(model, TRANSFER, outcome, eps) for eps in measures.budgets(TRANSFER)]
-    values = {measure.eps: measure.values for measure in found if measure is not None}
+    values = {measure.eps: measure.values for measure in measures.curve(model, TRANSFER, outcome)}
     return pd.DataFrame.from_dict(values, orient="index").quantile([0.25, 0.5, 0.75], axis=1).T
 
 
