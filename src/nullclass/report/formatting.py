@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nullclass.report.blocks import Cell
 from nullclass.results.schema import SMALLEST
@@ -107,6 +107,12 @@ def spread_text(mean: float, sd: float = math.nan, digits: int = 1) -> str:
 def signed(value: float, digits: int) -> str:
     """A number with its sign."""
     return f"{value:+.{digits}f}".replace("-", "−")
+
+
+def ends_text(values: Iterable[Any], form: str = "{}") -> str:
+    """The smallest and the largest value, or the only one."""
+    known = [*values]
+    return " to ".join(form.format(value) for value in sorted({min(known), max(known)}))
 
 
 def range_text(found: Sequence[Measure], name: Callable[[str], str] = str) -> str | None:

@@ -13,7 +13,7 @@ import pandas as pd
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Mark
-from nullclass.report.formatting import FGSM, NORMS, WORST_CASE
+from nullclass.report.formatting import FGSM, NORMS, WORST_CASE, ends_text
 from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, LOSSES, PROOF, SMALLEST, UNION
 
@@ -100,6 +100,17 @@ class Measure:
         """Lowest and highest seed; with one seed, the Wilson interval. Always holds the mean."""
         ends = self.values if len(self.values) > 1 else (self.low, self.high)
         return min(self.mean, *ends), max(self.mean, *ends)
+
+    @property
+    def error(self) -> tuple[float, float]:
+        """Lengths of the error bar below and above the mean."""
+        low, high = self.interval
+        return self.mean - low, high - self.mean
+
+    def complement(self, metric: str) -> Measure:
+        """One minus this rate, under another name."""
+        values = tuple(1 - value for value in self.values)
+        return replace(self, metric=metric, values=values, low=1 - self.high, high=1 - self.low)
 
     @property
     def verdict(self) -> Mark:
@@ -235,8 +246,8 @@ class Measures:
 
     def num_images(self, attack: str) -> str:
         """Number of images per seed under an attack, as text."""
-        counts = {measure.num_images for measure in self.all if measure.attack == attack} or {0}
-        return " to ".join(f"{count:,}" for count in sorted({min(counts), max(counts)}))
+        counts = {measure.num_images for measure in self.all if measure.attack == attack}
+        return ends_text(counts or {0}, "{:,}")
 
     def source_name(self, attack: str) -> str:
         """Which other model an attack uses, as text; empty if none."""

@@ -209,8 +209,5 @@ def curve(
         axis.fill_between(eps, lows, highs, color=style["color"], alpha=alpha, linewidth=0)
         axis.plot(eps, means, **style)
         return
-    bars = [
-        [mean - low for mean, low in zip(means, lows, strict=True)],
-        [high - mean for mean, high in zip(means, highs, strict=True)],
-    ]
-    axis.errorbar(eps, means, yerr=bars, elinewidth=0.9, capsize=2, **style)
+    below_and_above = [*zip(*(m.error for m in measures), strict=True)]
+    axis.errorbar(eps, means, yerr=below_and_above, elinewidth=0.9, capsize=2, **style)

@@ -45,16 +45,14 @@ def knowledge(run: Run) -> Drawing | None:
         with _rules_panel(panels, f"fig_knowledge_{network}", network, models) as axis:
             for at, model in enumerate(models):
                 before = least_not_fooled(measures, model, eps)
-                after = measures.find(model, UNION, "aer", eps)
+                fooled = measures.find(model, UNION, "aer", eps)
+                after = None if fooled is None else fooled.complement("not_fooled_rate")
                 if before is not None and after is not None:
-                    ends = [before.mean, 1 - after.mean]
+                    ends = [before.mean, after.mean]
                     axis.plot(ends, [at, at], color="#BBBBBB", linewidth=2, zorder=1)
                     axis.plot(ends[:1], [at], "o", color=UNAWARE_COLOUR)
                 if after is not None:
-                    low, high = after.interval
-                    error = [[max(0.0, high - after.mean)], [max(0.0, after.mean - low)]]
-                    style: dict[str, Any] = {"color": AWARE_COLOUR, "elinewidth": 0.9}
-                    axis.errorbar([1 - after.mean], [at], xerr=error, fmt="D", capsize=2, **style)
+                    _dot(axis, at, after, "D", AWARE_COLOUR)
             axis.plot([], [], "o", color=UNAWARE_COLOUR, label="attacker does not know the rule")
             axis.plot([], [], "D", color=AWARE_COLOUR, label="attacker knows the rule")
             axis.set_xlabel("refused or correct under attack")
@@ -100,12 +98,14 @@ def by_eps(run: Run) -> Drawing | None:
 def _dots(axis: Axes, found: list[Measure | None], colour: str, label: str) -> None:
     for at, measure in enumerate(found):
         if measure is not None:
-            low, high = measure.interval
-            error = [[measure.mean - low], [high - measure.mean]]
-            axis.errorbar(
-                [measure.mean], [at], xerr=error, fmt="o", color=colour, elinewidth=0.9, capsize=2
-            )
+            _dot(axis, at, measure, "o", colour)
     axis.plot([], [], "o", color=colour, label=label)
+
+
+def _dot(axis: Axes, at: int, measure: Measure, marker: str, colour: str) -> None:
+    below, above = measure.error
+    style: dict[str, Any] = {"fmt": marker, "color": colour, "elinewidth": 0.9, "capsize": 2}
+    axis.errorbar([measure.mean], [at], xerr=[[below], [above]], **style)
 
 
 @contextmanager

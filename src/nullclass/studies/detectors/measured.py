@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from nullclass.report.measures import Measure, Measures
 from nullclass.results.schema import UNION
@@ -37,15 +36,7 @@ def models_on(measures: Measures, network: str) -> list[str]:
 def not_fooled(measures: Measures, model: str, attack: str, eps: float) -> Measure | None:
     """Share refused or correct of the images that an unaware attack made on the network."""
     fooled = measures.find(model, f"{attack} on {network_of(model)}", "fooled", eps)
-    if fooled is None:
-        return None
-    return replace(
-        fooled,
-        metric="not_fooled_rate",
-        values=tuple(1 - value for value in fooled.values),
-        low=1 - fooled.high,
-        high=1 - fooled.low,
-    )
+    return None if fooled is None else fooled.complement("not_fooled_rate")
 
 
 def least_not_fooled(measures: Measures, model: str, eps: float) -> Measure | None:

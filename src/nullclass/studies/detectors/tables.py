@@ -7,7 +7,7 @@ from typing import Any
 
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Table
-from nullclass.report.formatting import eps_text, percent
+from nullclass.report.formatting import ends_text, eps_text, percent
 from nullclass.report.measures import Measures
 from nullclass.report.tables import make_table, prediction_costs
 from nullclass.results.info import CostInfo
@@ -31,9 +31,8 @@ NETWORK_TITLES = {
 
 def num_images(measures: Measures, models: Collection[str], attacks: Collection[str]) -> str:
     """Number of images per seed of models under attacks, as ``n = …``."""
-    of = (m for m in measures.all if m.model in models and m.attack in attacks)
-    found = {m.num_images for m in of} or {0}
-    return f"n = {' to '.join(f'{n:,}' for n in sorted({min(found), max(found)}))}"
+    of = {m.num_images for m in measures.all if m.model in models and m.attack in attacks}
+    return f"n = {ends_text(of or {0}, '{:,}')}"
 
 
 def unaware_names(network: str) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.resources import files
 
-from nullclass.report.formatting import FGSM
+from nullclass.report.formatting import FGSM, ends_text
 from nullclass.report.measures import TOLERANCE, Band, Measure, Measures, around
 from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
@@ -51,8 +51,7 @@ def measures_of(run: Run) -> Measures:
 
 def rule() -> str:
     """When a figure of the notebook counts as reproduced."""
-    counts = sorted({len(values) for values in _figures().values()})
-    seeds = " to ".join(dict.fromkeys(map(str, (counts[0], counts[-1]))))
+    seeds = ends_text(map(len, _figures().values()))
     return (
         "The notebook prints one run. “Loop” is its own code, run again: mean ± standard "
         f"deviation over {seeds} seeds (results/notebook-loop.csv in the repository). A figure "

@@ -10,7 +10,7 @@ import pandas as pd
 from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.figures.gallery import gallery
 from nullclass.report.figures.training import training
-from nullclass.report.formatting import attack_name, eps_text
+from nullclass.report.formatting import attack_name, ends_text, eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.sections import Figure
 from nullclass.report.style import (
@@ -163,15 +163,15 @@ def transfer_matrix(run: Run) -> Drawing | None:
     if table.empty:
         return None
     table["attack"] = pd.Categorical(table["attack"], TRANSFERS[::-1])
-    counts = dict.fromkeys(f"{n:,}" for n in table["num_images"].agg(["min", "max"]))
+    num = ends_text(table["num_images"], "{:,}")
     return Drawing(
         "Transfer between models",
         "Share of test images that fool the target (a wrong class, not null), %. Rows: the model "
         "that the attack was made on; columns: the target. Framed: both are the same model, so the "
         "attack is white-box, though weaker than the worst case. By queries: each target's own "
         "substitute. The attacks take null into account. Intervals and transfer rates are in "
-        f"figures/table_transfers.csv. L∞, ε in pixel units, {' to '.join(counts)} images, "
-        f"{measures.seeds_text()}{', mean over seeds' if len(measures.seeds) > 1 else ''}.",
+        f"figures/table_transfers.csv. L∞, ε in pixel units, {num} images, {measures.seeds_text()}"
+        f"{', mean over seeds' if len(measures.seeds) > 1 else ''}.",
         [
             _heat_map(of, str(attack), float(str(eps)), measures.models)
             for (attack, eps), of in table.groupby(["attack", "eps_pixels"], observed=True)

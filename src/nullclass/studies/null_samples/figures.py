@@ -13,7 +13,7 @@ import pandas as pd
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.report.blocks import Drawing
 from nullclass.report.figures.training import training
-from nullclass.report.formatting import attack_name
+from nullclass.report.formatting import attack_name, ends_text
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.sections import Figure
 from nullclass.report.style import (
@@ -144,8 +144,8 @@ def _mean_and_error(measure: Measure | None) -> tuple[float, Any] | None:
         return None
     if len(measure.values) > 1:
         return measure.mean, measure.sd
-    low, high = measure.interval
-    return measure.mean, [[measure.mean - low], [high - measure.mean]]
+    below, above = measure.error
+    return measure.mean, [[below], [above]]
 
 
 def _dot(axis: Axes, y: float, kind: str, colour: str, rate: tuple[Any, Any] | None) -> None:
@@ -187,21 +187,16 @@ def epsilon_thresholds(run: Run) -> Drawing | None:
             axis.set_xlabel("ε, pixel units")
             axis.grid(axis="y")
             percent_axis(axis.yaxis)
-    n = _ends({len(values) for values in sets}, "{:,}")
+    n = ends_text({len(values) for values in sets}, "{:,}")
     band = "Line: median over sets; band: lowest to highest set. " if len(sets) > 1 else ""
     return Drawing(
         "Thresholds of the base models",
         f"The smallest ε, in pixel units (L∞), at which one FGSM step on {BASE} fools {BASE} "
         f"itself; {n} images per set, {sets_text(measures)}. Images that {BASE} misclassifies when "
         f"clean, or still classifies correctly at ε 1, are left out. {band}Median threshold per "
-        f"set: {_ends({float(np.median(values)) for values in sets}, '{:.3f}')}.",
+        f"set: {ends_text({float(np.median(values)) for values in sets}, '{:.3f}')}.",
         drawn,
     )
-
-
-def _ends(values: set[Any], form: str) -> str:
-    """The smallest and the largest value, or the only one."""
-    return " to ".join(form.format(value) for value in sorted({min(values), max(values)}))
 
 
 def scores_versus_epsilon(run: Run) -> Drawing | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 from nullclass.core.outcomes import OUTCOME_NAMES
@@ -210,7 +209,7 @@ def end_table(run: Run, found: Found, measures: Measures) -> Table:
 def numbers(run: Run, measures: Measures, found: Found) -> dict[str, Any]:
     """Values of :data:`SENTENCES`."""
     nulls = [found[model, "null"] for model in measures.models if (model, "null") in found]
-    claimed = [replace(null, values=tuple(1 - share for share in null.values)) for null in nulls]
+    claimed = [null.complement("claimed") for null in nulls]
     correct = measures.find_all(measures.models, CLEAN, "correct")
     least = min(correct, key=lambda m: m.mean, default=None)
     ends = {
