@@ -123,7 +123,7 @@ class Command:
 
 def _check(folder: Path) -> None:
     """Check, before the work, that the rows and the report can be written."""
-    from nullclass.studies import EVALUATION
+    from nullclass.results.schema import EVALUATION
     from nullclass.studies.reports import check_drawable
 
     check_output(folder)

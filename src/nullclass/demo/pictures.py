@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from functools import cache
 from html import escape
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image
+from PIL.ImageColor import getrgb
 
 from nullclass.demo.images import Pixels
 from nullclass.demo.play import Proof, Result
+from nullclass.report.pictures import data_uri, diverging
 from nullclass.report.style import OUTCOME_COLOURS
 from nullclass.studies.ramps.cube import Space
 
@@ -69,8 +67,8 @@ def images(result: Result) -> str:
         figures.append(_figure(_grey(result.image), "after the attack"))
         figures.append(
             _figure(
-                _signed(change / size),
-                f"difference, at most {size:.3f}: orange lighter, blue darker",
+                data_uri(diverging(change, size)),
+                f"difference, at most {size:.3f}: orange lighter, purple darker",
             )
         )
     return f'<div class="nc-row">{"".join(figures)}</div>'
@@ -172,12 +170,12 @@ def cube(spaces: dict[str, Space], point: tuple[float, float, float]) -> str:
     for name, space in spaces.items():
         side = len(space)
         first, second, third = (round(value * (side - 1)) for value in point)
-        colours = np.array([_rgb(BLUE), _rgb(VERMILLION), (222, 224, 227)], np.uint8)
+        colours = np.array([getrgb(BLUE), getrgb(VERMILLION), (222, 224, 227)], np.uint8)
         picture = colours[space[:, :, third].astype(int)].copy()  # -1 is the last one
         for row, column in ((first, slice(None)), (slice(None), second)):
             picture[row, column] = picture[row, column] // 2
         said = ("down", "up", "null")[int(space[first, second, third])]
-        figures.append(_figure(_png(Image.fromarray(picture)), f"{name}: {said}"))
+        figures.append(_figure(data_uri(picture), f"{name}: {said}"))
     pixels = np.array(point, np.float32)[None]
     shown = _figure(_grey(np.repeat(pixels, 3, axis=0)), "the image of three pixels")
     return f'<div class="nc-row">{shown}{"".join(figures)}</div>'
@@ -202,23 +200,4 @@ def _figure(uri: str, caption: str) -> str:
 
 
 def _grey(image: Pixels) -> str:
-    return _png(Image.fromarray((255 * image).round().astype(np.uint8)))
-
-
-def _signed(change: npt.NDArray[np.float32]) -> str:
-    """A diverging scale from blue through white to vermillion."""
-    up, down = np.clip(change, 0, 1)[..., None], np.clip(-change, 0, 1)[..., None]
-    white = np.array((247, 247, 247), np.float32)
-    colours = white + up * (np.array(_rgb(VERMILLION)) - white)
-    colours = colours + down * (np.array(_rgb(BLUE)) - white)
-    return _png(Image.fromarray(colours.round().astype(np.uint8)))
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def _png(picture: Image.Image) -> str:
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    return data_uri((255 * image).round().astype(np.uint8))

@@ -32,15 +32,13 @@ from nullclass.rejection import ProvableNull, ThresholdedClassifier, calibrate, 
 from nullclass.results import schema, store
 from nullclass.results.info import DataInfo, RunInfo, Settings, TrialResult
 from nullclass.results.run import read_run, write_summary
+from nullclass.results.schema import EVALUATION
 from nullclass.scoring.parts import FEW
 from nullclass.scoring.prediction_cost import NUM_IMAGES, prediction_cost
 from nullclass.scoring.score import check_classes
 from nullclass.training.batches import sha256
 from nullclass.training.card import Card
 from nullclass.training.checkpoint import load_checkpoint
-
-EVALUATE = "evaluate"
-"""``study`` in ``run.json`` of an evaluation."""
 
 MAX_DRAWING = 300.0
 """Seconds that a finished evaluation waits for a report of the earlier one."""
@@ -231,7 +229,7 @@ def record_evaluation(
     trial = f"{schema.TRIALS}/{file_name(f'{name}-seed{seed}-{digest}')}"
     info = RunInfo(
         format=schema.FORMAT,
-        study=EVALUATE,
+        study=EVALUATION,
         models=[name],
         seeds=[seed],
         trials={f"{name}, seed {seed}": trial},
@@ -243,7 +241,7 @@ def record_evaluation(
     )
     with store.writing(folder):
         earlier = store.read_info(folder) if (folder / schema.RUN).exists() else None
-        if earlier is not None and earlier.study != EVALUATE:
+        if earlier is not None and earlier.study != EVALUATION:
             raise UserError(f"{folder} holds a run of {earlier.study}: choose another --out")
         if earlier is None:  # from now on the folder is known as a run folder
             store.write_info(folder, info)

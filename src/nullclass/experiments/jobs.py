@@ -86,7 +86,7 @@ def needs_of(config: Config) -> list[Config]:
 
 def folder_of(config: Config, data_checksum: str) -> str:
     """Return the folder of a job, relative to the run folder."""
-    parent = _PARENTS[next(kind for kind in _PARENTS if isinstance(config, kind))]
+    parent = _PARENTS[type(config)]
     name = config.model if isinstance(config, Trial) else config.name
     key = {"version": VERSION, "kind": parent, "config": _as_json(config), "data": data_checksum}
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]

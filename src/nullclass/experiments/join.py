@@ -26,13 +26,10 @@ from nullclass.results.info import AnyResult, RunInfo, TrialResult
 from nullclass.results.run import read_run, write_summary
 from nullclass.training.card import CARD
 
-KINDS = (schema.MODELS, schema.ESTIMATES, schema.CRAFTED, schema.TRIALS)
-"""Folders of the jobs; each needs only what comes before."""
-
 TIMED = (CARD, schema.HISTORY, schema.COSTS)
 """Files that hold times, which differ between two runs of one job."""
 
-EVALUATION = (
+COMPARED_SETTINGS = (
     "attacks",
     "num_clean",
     "sizes",
@@ -109,7 +106,11 @@ def _read_jobs(piece: Path, info: RunInfo) -> dict[str, AnyResult]:
 
 def _with_result(folder: Path) -> list[str]:
     """Return the folders of jobs with a result, relative to the run folder."""
-    return [f"{kind}/{path.name}" for kind in KINDS for path in store.with_result(folder / kind)]
+    return [
+        f"{kind}/{path.name}"
+        for kind in schema.JOB_FOLDERS
+        for path in store.with_result(folder / kind)
+    ]
 
 
 def _read_present(folder: Path) -> dict[str, AnyResult]:
@@ -146,7 +147,9 @@ def _check_evaluations(
 
     def settings_of(results: dict[str, AnyResult]) -> dict[tuple[str, str], Any]:
         return {
-            (result.model, result.selection): {name: result.config.get(name) for name in EVALUATION}
+            (result.model, result.selection): {
+                name: result.config.get(name) for name in COMPARED_SETTINGS
+            }
             for result in results.values()
             if isinstance(result, TrialResult)
         }

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nullclass.metrics.rates import attacked_by_all, wilson, wilson_of, with_given_eps
-from nullclass.results.schema import CLEAN, LEFT_OUT, SELF, UNION
+from nullclass.results.schema import CLEAN, LEFT_OUT, OOD_PREFIX, SELF, UNION
 
 Floats = npt.NDArray[np.float64]
 Booleans = npt.NDArray[np.bool_]
@@ -317,7 +317,7 @@ def _detection(attacked: pd.DataFrame, clean: pd.DataFrame) -> Iterator[Line]:
 
 def _outside(clean: pd.DataFrame, ood: pd.DataFrame) -> Iterator[Line]:
     for source, group in ood.groupby("source", sort=False):
-        keys = {"attack": f"ood:{source}", "norm": "none", "eps_pixels": math.nan}
+        keys = {"attack": f"{OOD_PREFIX}{source}", "norm": "none", "eps_pixels": math.nan}
         num_null = int((group["prediction"] == -1).sum())
         interval = wilson(num_null, len(group))
         yield _line(keys, "null_rate", num_null / len(group), interval, len(group))

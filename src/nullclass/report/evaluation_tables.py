@@ -15,10 +15,10 @@ from nullclass.report.blocks import Block, Cell, Table, Terms, Text
 from nullclass.report.formatting import NORMS, SUCCESS_TEXTS, attack_name, eps_text, percent
 from nullclass.report.sections import SCORED_TEXT
 from nullclass.report.tables import make_table
-from nullclass.report.worst_case import OOD, can_refuse
+from nullclass.report.worst_case import can_refuse
 from nullclass.results.info import AttackInfo, ThresholdInfo
 from nullclass.results.run import Trial
-from nullclass.results.schema import CLEAN, COST_COUNTS, MAX_TARGETS, SELF, UNION
+from nullclass.results.schema import CLEAN, COST_COUNTS, MAX_TARGETS, OOD_PREFIX, SELF, UNION
 
 ACCESS = {
     "white-box": "gradients and scores",
@@ -162,7 +162,7 @@ def _cost_row(name: str, costs: pd.DataFrame, eps: list[float], num: int) -> lis
 def separation_table(trial: Trial) -> Table:
     """AUROC and FPR95 of the null score, attacked against clean images."""
     scores = trial.scores
-    is_ood = scores["attack"].astype(str).str.startswith(OOD)
+    is_ood = scores["attack"].astype(str).str.startswith(OOD_PREFIX)
     attacked = scores[~is_ood & ~scores["attack"].isin([CLEAN, UNION])]
     return make_table(
         "Attacked against clean images by the null score",
@@ -204,12 +204,12 @@ def selective_table(trial: Trial) -> Table:
 def ood_table(trial: Trial) -> Table:
     """Inputs of no class: null rate, AUROC and FPR95."""
     scores = trial.scores
-    ood = scores[scores["attack"].astype(str).str.startswith(OOD)]
+    ood = scores[scores["attack"].astype(str).str.startswith(OOD_PREFIX)]
     return make_table(
         "Inputs of no class",
         ["source", ("null", "%"), ("AUROC", "%"), ("FPR95", "%"), "n"],
         [
-            [str(source).removeprefix(OOD), *_metrics(lines, "null_rate", "auroc", "fpr95")]
+            [str(source).removeprefix(OOD_PREFIX), *_metrics(lines, "null_rate", "auroc", "fpr95")]
             for source, lines in ood.groupby("attack", sort=False)
         ],
         "Null: share answered null, the only correct answer. AUROC and FPR95: the null score "

@@ -37,12 +37,12 @@ def card(examples: Examples, index: int, scale: float, caption: Markup) -> Marku
         '<img src="{}" alt="difference"></div><figcaption>{}</figcaption></figure>'
     ).format(
         outcome_name(before, label),
-        _png(_colours(examples.clean[index])),
+        data_uri(_colours(examples.clean[index])),
         label,
         outcome_name(after, label),
-        _png(_colours(examples.adv_images[index])),
+        data_uri(_colours(examples.adv_images[index])),
         answer_text(after),
-        _png(_diverging(change_in(examples, index), scale)),
+        data_uri(diverging(change_in(examples, index), scale)),
         caption,
     )
 
@@ -71,7 +71,7 @@ def _colours(image: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
     return (shown.clip(0, 1) * 255).round().astype(np.uint8)
 
 
-def _diverging(change: npt.NDArray[np.float32], scale: float) -> npt.NDArray[np.uint8]:
+def diverging(change: npt.NDArray[np.float32], scale: float) -> npt.NDArray[np.uint8]:
     """``(H, W)`` in [-scale, scale] to colours: purple through white to orange."""
     level = (_shrunk(change) / scale).clip(-1, 1)[..., None]
     less, more = (np.array(ImageColor.getrgb(colour)) for colour in (LESS, MORE))
@@ -85,8 +85,8 @@ def _shrunk(channel: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return np.asarray(Image.fromarray(channel.astype(np.float32)).reduce(block))
 
 
-def _png(pixels: npt.NDArray[np.uint8]) -> str:
-    """A data URI of ``(H, W, 3)`` pixels."""
+def data_uri(pixels: npt.NDArray[np.uint8]) -> str:
+    """A PNG of ``(H, W)`` or ``(H, W, 3)`` pixels as an address."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

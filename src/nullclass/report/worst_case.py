@@ -14,9 +14,6 @@ from nullclass.metrics.rates import attacked_by_all, with_given_eps
 from nullclass.report.measures import NULL_AWARE
 from nullclass.results.schema import CLEAN
 
-OOD = "ood:"
-"""Prefix of a source of inputs of no class in ``scores.csv``."""
-
 Item = TypeVar("Item")
 
 

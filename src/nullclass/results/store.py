@@ -28,7 +28,7 @@ R = TypeVar("R", bound=Result)
 
 OWN_NAMES = frozenset(
     {
-        *(schema.MODELS, schema.ESTIMATES, schema.CRAFTED, schema.TRIALS),
+        *schema.JOB_FOLDERS,
         *(schema.SUMMARY, schema.REPORT, schema.FIGURES),
     }
 )

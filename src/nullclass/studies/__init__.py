@@ -15,8 +15,6 @@ from nullclass.studies.null_samples.config import NULL_SAMPLES
 from nullclass.studies.provable_null.config import PROVABLE_NULL, PROVABLE_NULL_FASHION
 from nullclass.studies.ramps.config import RAMPS
 
-EVALUATION = "evaluate"
-"""Value of ``study`` in ``run.json`` for the evaluation of one model."""
 STUDIES: dict[str, Study] = {
     study.name: study
     for study in (

@@ -15,8 +15,9 @@ from nullclass.report.render import check_page, on_terminal, write_page
 from nullclass.report.sections import with_damage
 from nullclass.results import run as runs
 from nullclass.results.run import write_summary
+from nullclass.results.schema import EVALUATION
 from nullclass.results.store import drawing, read_info
-from nullclass.studies import EVALUATION, STUDIES
+from nullclass.studies import STUDIES
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -39,7 +40,8 @@ def page_module(study: object) -> PageModule:
     """The module that draws the runs of a study.
 
     Args:
-        study: Name of the study in ``run.json``; :data:`EVALUATION` for an evaluation.
+        study: ``study`` of ``run.json``: a study's name, or
+            :data:`nullclass.results.schema.EVALUATION`.
 
     Raises:
         UserError: If there is no such study.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pandas as pd
+
 from nullclass.report.blocks import Page, Table, Text, section
 from nullclass.report.formatting import FGSM, attack_name, eps_text, percent, range_text, rate_text
 from nullclass.report.measures import Measures, differ
@@ -54,7 +56,7 @@ def page(run: Run) -> Page:
         run,
         measures,
         "Does a null class recognise attacked images?",
-        fill(SENTENCES, numbers(run, measures)),
+        fill(SENTENCES, numbers(run, measures, counts)),
         [
             *section(
                 "Measured and published",
@@ -93,21 +95,21 @@ def summary_tables(run: Run) -> list[Table]:
     return [published_table(measures), union_table(measures)]
 
 
-def numbers(run: Run, measures: Measures) -> dict[str, Any]:
-    """Values of :data:`SENTENCES`."""
+def numbers(run: Run, measures: Measures, counts: pd.DataFrame) -> dict[str, Any]:
+    """Values of :data:`SENTENCES`; counts as of :func:`undetected`."""
     nulls = [model for model in measures.models if measures.has_null(model)]
     values: dict[str, Any] = {"attacker": measures.attacker(), "too_weak": percent(TOO_WEAK, 0)}
-    within, num = reproduced(compared(measures), are_rates=True)
-    near, judged = reproduced(compared(measures), are_rates=False)
+    found = compared(measures)
+    within, num = reproduced(found, are_rates=True)
+    near, judged = reproduced(found, are_rates=False)
     if num:
         is_quick = run.info.preset == "quick"
         recipe = " The quick preset uses the fast recipe, the full preset the notebook's own."
         losses = f" and {near} of {judged} losses" if judged else ""
         values |= {"within": within, "num": num, "losses": losses, "recipe": recipe * is_quick}
-        values["better"] = better_text(compared(measures))
-    return (
-        values | _detection(measures, nulls) | _white_box(measures, nulls) | _weakness(run, nulls)
-    )
+        values["better"] = better_text(found)
+    weakness = _weakness(counts[counts["model"].isin(nulls)])
+    return values | _detection(measures, nulls) | _white_box(measures, nulls) | weakness
 
 
 def _detection(measures: Measures, nulls: list[str]) -> dict[str, Any]:
@@ -165,10 +167,8 @@ def _white_box(measures: Measures, nulls: list[str]) -> dict[str, Any]:
     return values
 
 
-def _weakness(run: Run, nulls: list[str]) -> dict[str, Any]:
+def _weakness(counts: pd.DataFrame) -> dict[str, Any]:
     """The largest share of images that FGSM turns from correct to fooled."""
-    counts = undetected(run)
-    counts = counts[counts["model"].isin(nulls)]
     if counts.empty:
         return {}
     shares = counts["num_turned"] / counts["num_images"]

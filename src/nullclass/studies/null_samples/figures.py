@@ -45,7 +45,7 @@ DASHES = {"correct": "solid", "null": (0, (5, 1.5)), "fooled": (0, (1.5, 1))}
 COMPARED = {BASE: "solid", "m": (0, (5, 1.5)), "s": (0, (1.5, 1)), "sm": (0, (5, 1.5, 1, 1.5))}
 """Models of the figure that compares some, and their dashes."""
 WHITE_BOX = "white-box attack on the model itself"
-MARKS: dict[str, dict[str, Any]] = {
+MARKERS: dict[str, dict[str, Any]] = {
     "measured": {"marker": "o"},
     "published": {"marker": "D", "markersize": 4.5, "markerfacecolor": "white"},
     WHITE_BOX: {"marker": "s", "markersize": 4},
@@ -103,7 +103,7 @@ def scores_at_threshold(run: Run) -> Drawing | None:
             _dress(axis, title, models)
             axis.set_xlim(-0.05, 1.05)
             axis.set_xticks([0, 0.5, 1])
-        _legend(axes[0], [kind for kind in MARKS if kind != WHITE_BOX or has_white_box])
+        _legend(axes[0], [kind for kind in MARKERS if kind != WHITE_BOX or has_white_box])
     caption = (
         f"FGSM on {BASE} of the same set, transferred; each image at the smallest ε (L∞, pixel "
         f"units) that fools {BASE}; {measures.num_images(TRANSFER_AT_THRESHOLD)} images per set. "
@@ -130,7 +130,7 @@ def _dress(axis: Axes, title: str, models: Sequence[str]) -> None:
 
 def _legend(axis: Axes, kinds: Sequence[str]) -> None:
     for kind in kinds:
-        axis.plot([], [], linestyle="none", color="#444444", label=kind, **MARKS[kind])
+        axis.plot([], [], linestyle="none", color="#444444", label=kind, **MARKERS[kind])
     axis.figure.legend(loc="outside lower center", ncols=3)
 
 
@@ -150,7 +150,7 @@ def _mean_and_error(measure: Measure | None) -> tuple[float, Any] | None:
 
 def _dot(axis: Axes, y: float, kind: str, colour: str, rate: tuple[Any, Any] | None) -> None:
     if rate is not None and rate[0] is not None:
-        style: dict[str, Any] = {"color": colour, "elinewidth": 1.1, "capsize": 2, **MARKS[kind]}
+        style: dict[str, Any] = {"color": colour, "elinewidth": 1.1, "capsize": 2, **MARKERS[kind]}
         axis.errorbar(rate[0], y, xerr=rate[1], linestyle="none", **style)
 
 

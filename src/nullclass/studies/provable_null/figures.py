@@ -65,13 +65,13 @@ def proved_and_attacked(run: Run, zoo: Path = FOLDER) -> Drawing | None:
     found = pd.concat([brackets(measures), others.assign(model=others["model"] + " (zoo)")])
     found = found.astype(dict.fromkeys(BRACKET[2:], float))  # object, if the zoo has no rows
     models = [*dict.fromkeys([*measures.models, *found["model"]])]
-    num_rows = -(-len(models) // COLUMNS)
+    num_rows, own = -(-len(models) // COLUMNS), radii(run)
     alt = "robust accuracy with rejection against ε, proved and attacked, one panel per model"
     size = (WIDE, 0.7 + 1.95 * num_rows)
     with sheet("fig_proved_and_attacked", alt, size) as (figure, drawn):
         axes = figure.subplots(num_rows, COLUMNS, sharex=True, sharey=True, squeeze=False).ravel()
         for axis, model in zip(axes, models, strict=False):
-            _bracket_panel(axis, found[found["model"] == model], radii(run).get(model))
+            _bracket_panel(axis, found[found["model"] == model], own.get(model))
             axis.set_title(model)
             axis.set_xlabel("")
         for axis in axes[len(models) :]:
