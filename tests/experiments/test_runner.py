@@ -95,7 +95,18 @@ def test_selected_weights_are_those_attacked(finished: Path) -> None:
         "test": int(losses["test_loss"].argmin()) + 1,
         "held-out": int(losses["held-out_loss"].argmin()) + 1,
     }
-    assert load_checkpoint(trained / "test")[1].origin.epoch == epochs["test"]
+    origin = load_checkpoint(trained / "test")[1].origin
+    assert (origin.epoch, origin.selected_on) == (epochs["test"], "test")
+    threats = {trial.model: trial.result.threat for trial in read_run(finished).trials}
+    assert threats["noisy"].selected_on == "test"
+    assert threats["base"].selected_on is None
+
+
+def test_the_last_epoch_is_no_selection() -> None:
+    noisy = next(trial.training for trial in trials("quick", [0], ["noisy"]))
+    falling = replace(noisy, recipe=replace(noisy.recipe, schedule="triangle"))
+    found = [each.selected_on(name) for each in (noisy, falling) for name in ("test", "last")]
+    assert found == ["test", None, None, None]
 
 
 def test_rates_are_those_of_the_rows(finished: Path) -> None:

@@ -98,6 +98,10 @@ class Training:
                 "selections, no initial weights and no robust loss"
             )
 
+    def selected_on(self, selection: str) -> str | None:
+        """Return the images that chose the epoch of a selection; None for the last epoch."""
+        return selection if selection != LAST and self.recipe.selects_epoch else None
+
 
 @dataclass(frozen=True)
 class ModelSpec:

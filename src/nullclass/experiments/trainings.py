@@ -149,7 +149,7 @@ class Trainer:
             weights = self.selections.weights
         for name in weights:
             self.model.load_state_dict(weights[name])
-            selected_on = None if name == LAST else name
+            selected_on = self.training.selected_on(name)
             origin = self.origin(history, epoch=epochs[name], selected_on=selected_on)
             save_checkpoint(self.model, folder / name, origin=origin)
         self.model.load_state_dict(last)

@@ -24,7 +24,7 @@ from nullclass.nulls.perturb import make_perturbation
 from nullclass.rejection import ThresholdedClassifier
 from nullclass.results import frames, schema
 from nullclass.results.run import read_trial
-from nullclass.results.schema import LAST, SELF
+from nullclass.results.schema import SELF
 from nullclass.scoring.attacked import AttackResult, score_attack
 from nullclass.scoring.crafted import Crafted, score_crafted
 from nullclass.scoring.fgsm_thresholds import find_thresholds
@@ -88,7 +88,7 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
         "norm": trial.norm,
         "data": run.dataset.name,
         "threshold": threshold_info(model, clean),
-        "selected_on": None if trial.selection == LAST else trial.selection,
+        "selected_on": trial.training.selected_on(trial.selection),
     }
     evaluation = build_evaluation(
         model,

@@ -177,7 +177,7 @@ def _epoch(
     null_losses = [r.null_loss for r in results if r.null_loss is not None]
     accuracy = math.nan if validation is None else _accuracy(model, validation)
     selection_losses = {}
-    if recipe.schedule == "constant" or number == recipe.epochs:
+    if recipe.selects_epoch or number == recipe.epochs:
         autocast = autocast_of(recipe, device)
         selection_losses = state.selections.update(model, number, autocast)
     return EpochRecord(

@@ -69,6 +69,11 @@ class Recipe:
         if self.stem_epochs is not None:
             check_count("stem_epochs", self.stem_epochs)
 
+    @property
+    def selects_epoch(self) -> bool:
+        """Whether every epoch is a candidate: if the learning rate falls, the last one alone is."""
+        return self.schedule == "constant"
+
     def lr_factor(self, progress: float) -> float:
         """Return the factor on the learning rate at ``progress`` in [0, 1) of all steps."""
         if self.schedule == "constant":

@@ -112,8 +112,7 @@ def trials(preset: Preset, seeds: Sequence[int], variants: Sequence[str]) -> lis
 
 def selections(preset: Preset) -> tuple[str, ...]:
     """The selections evaluated: where only the last epoch is a candidate, they are one."""
-    is_selecting = EFFORTS[preset].recipe.schedule == "constant"
-    return (TEST, HELD_OUT) if is_selecting else (TEST,)
+    return (TEST, HELD_OUT) if EFFORTS[preset].recipe.selects_epoch else (TEST,)
 
 
 def _trial(variant: str, seed: int, preset: Preset, selection: str, source: Trial | None) -> Trial:
