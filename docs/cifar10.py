@@ -1,23 +1,30 @@
 """Write the results in docs/cifar10.md: python docs/cifar10.py RUN…
 
-Each run is one of ``nullclass evaluate`` on one model; runs of a model in two norms are joined.
+Each run is one of ``nullclass evaluate`` on one model in one norm. Its rates are kept in
+results/cifar10, and the page is written from all that are there.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 from marks import replace_results
 
+from nullclass.core.files import write_bytes
 from nullclass.report.formatting import FGSM, NORMS, percent
-from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table
-from nullclass.results.schema import CLEAN, UNION
-from nullclass.studies.reports import read_run
+from nullclass.results.schema import CLEAN, SUMMARY, UNION
+from nullclass.studies.reports import write_report
 
 PAGE = Path(__file__).with_name("cifar10.md")
+RESULTS = PAGE.parents[1] / "results" / "cifar10"
+
+MODELS = ("fgsm", "u", "s", "m", "usm")
+"""Null images in training, in the order of tables: FGSM, uniform, shuffled, mixed."""
 
 BUDGETS = (("linf", 2 / 255, "2/255"), ("linf", 8 / 255, "8/255"), ("l2", 0.5, "0.5"))
 """Norm, ε in pixel units, and how the page writes it."""
@@ -32,41 +39,39 @@ RATES = {
 }
 
 
-def rate(measure: Measure | None, digits: int = 1) -> str:
+def rate(of_model: pd.DataFrame, attack: str, metric: str, eps: float, digits: int) -> str:
     """A rate in % with its interval."""
-    if measure is None:
-        return "–"
-    low, high = (percent(end, digits) for end in (measure.low, measure.high))
-    return f"{percent(measure.mean, digits)} ({low} – {high})"
+    is_asked = (of_model["attack"] == attack) & (of_model["metric"] == metric)
+    line = of_model[is_asked & np.isclose(of_model["eps_pixels"], eps)].iloc[0]
+    mean, low, high = (percent(line[name], digits) for name in ("value", "low", "high"))
+    return f"{mean} ({low} – {high})"
 
 
-def clean_table(runs: Sequence[Measures]) -> str:
-    """Outcomes of the clean images, one row per model."""
+def tables(rates: pd.DataFrame) -> Iterator[str]:
+    """Clean images, then one table per budget; one row per model."""
+    known = [model for model in MODELS if (rates["model"] == model).any()]
     rows = []
-    for name, of in by_model(runs).items():
-        found = [of[0].find(name, CLEAN, f"{outcome}_rate") for outcome in OUTCOMES]
-        rows.append([f"`{name}`", *(rate(measure, 2) for measure in found)])
-    return markdown_table(["model", *OUTCOMES], rows)
-
-
-def by_model(runs: Sequence[Measures]) -> dict[str, list[Measures]]:
-    """The runs of each model."""
-    return {name: [r for r in runs if name in r.models] for r in runs for name in r.models}
-
-
-def attack_tables(runs: Sequence[Measures]) -> Iterator[str]:
-    """One table per budget."""
+    for model in known:
+        clean = rates[rates["model"] == model]
+        found = (rate(clean, CLEAN, f"{outcome}_rate", 0.0, 2) for outcome in OUTCOMES)
+        rows.append([f"`{model}`", *found])
+    yield markdown_table(["model", *OUTCOMES], rows)
     for norm, eps, text in BUDGETS:
-        rows = []
-        for name, of in by_model(runs).items():
-            found = [m for m in of if m.norm(UNION) == NORMS[norm]]
-            if found:
-                rates = [rate(found[0].find(name, *what, eps)) for what in RATES.values()]
-                rows.append([f"`{name}`", found[0].num_images(UNION), *rates])
-        if rows:
-            yield markdown_table([f"{NORMS[norm]}, ε {text}", "n", *RATES], rows)
+        attacked, rows = rates[rates["norm"] == norm], []
+        for model in known:
+            of = attacked[attacked["model"] == model]
+            if len(of):
+                num = f"{of.loc[of['attack'] == UNION, 'num_images'].min():,}"
+                found = (rate(of, *what, eps, 1) for what in RATES.values())
+                rows.append([f"`{model}`", num, *found])
+        yield markdown_table([f"{NORMS[norm]}, ε {text}", "n", *RATES], rows)
 
 
 if __name__ == "__main__":
-    runs = [Measures(read_run(Path(folder))) for folder in sys.argv[1:]]
-    replace_results(PAGE, __file__, "\n".join([clean_table(runs), *attack_tables(runs)]))
+    for folder in map(Path, sys.argv[1:]):
+        write_report(folder)  # and its summary
+        summary = pd.read_csv(folder / SUMMARY)
+        name = f"{summary['model'].iloc[0]}-{summary['norm'].iloc[0]}.csv"
+        write_bytes(RESULTS / name, (folder / SUMMARY).read_bytes())
+    kept = pd.concat([pd.read_csv(path) for path in sorted(RESULTS.glob("*.csv"))])
+    replace_results(PAGE, __file__, "\n".join(tables(kept)))
