@@ -16,12 +16,18 @@ from nullclass.attacks import (
     FMN,
     MIFGSM,
     PGD,
+    AttackEnsemble,
+    DatasetAttack,
     RayS,
     Square,
     Transfer,
     worst_case,
 )
+from nullclass.attacks.base import with_reference_images
+from nullclass.attacks.conditional import OnSample, OnZeroGradient
+from nullclass.attacks.refined import RefinedPGD
 from nullclass.core.errors import UserError
+from nullclass.data import LabelledImages
 from nullclass.models import Classifier
 
 ATTACKS = {
@@ -112,3 +118,56 @@ def test_logits_that_are_not_finite_are_refused(name: str) -> None:
 def test_sources_of_a_transfer(sources: Any) -> None:
     with pytest.raises(UserError, match=r"Transfer\(\(source,\), PGD\(\)\)"):
         Transfer(sources, PGD())
+
+
+class Normalised(nn.Module):
+    """Logits of the normalised image: their gradient is NaN for an image of one colour."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = network()
+
+    def forward(self, images: Tensor) -> Tensor:
+        centred = images - images.mean(dim=(1, 2, 3), keepdim=True)
+        size = centred.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        logits: Tensor = self.last(centred / (size + 1e-3))
+        return logits
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_an_image_without_a_finite_gradient_is_attacked_without_gradients(norm: str) -> None:
+    model = Classifier(Normalised(), 3)
+    images = torch.cat([torch.zeros(1, 1, 2, 2), IMAGES[:1]])
+    labels = model.predict(images).clamp(min=0)
+    for attack in (PGD(num_steps=3), FGSM(), MIFGSM(num_steps=2)):
+        moved = attack(model, images, labels, eps=0.3, norm=norm)
+        assert moved.isfinite().all()
+        assert torch.equal(moved[0], images[0])
+        assert not torch.equal(moved[1], images[1])
+    blind = OnZeroGradient(Square(num_queries=200))(model, images, labels, eps=0.9, norm=norm)
+    assert not torch.equal(blind[0], images[0])
+    assert torch.equal(blind[1], images[1])
+
+
+@pytest.mark.parametrize("setting", [{"noise": math.nan}, {"noise": -1.0}])
+def test_settings_that_are_no_sizes_are_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="noise must be"):
+        RefinedPGD(**setting)  # type: ignore[arg-type]
+
+
+def test_wrapped_attacks_get_reference_images_and_say_whether_they_search() -> None:
+    reference = LabelledImages(IMAGES, LABELS)
+    source = Classifier(network(), 3)
+    for wrapped in (OnSample(DatasetAttack()), Transfer((source,), DatasetAttack())):
+        given = with_reference_images(wrapped, reference)
+        assert isinstance(given, OnSample | Transfer)
+        assert isinstance(given.attack, DatasetAttack)
+        assert given.attack.reference_images is reference
+    assert OnSample(PGD()).is_iterative
+    for once in (OnSample(FGSM()), Transfer((source,), FGSM()), AttackEnsemble((FGSM(),))):
+        assert not once.is_iterative
+
+
+def test_names_of_members_must_differ() -> None:
+    with pytest.raises(UserError, match="2 attacks needs as many different names, not a, a"):
+        AttackEnsemble((FGSM(), PGD()), names=("a", "a"))

@@ -241,3 +241,14 @@ def test_as_an_attack_it_stops_within_eps_or_goes_on_to_the_nearest(norm: str) -
     beyond = FMN(is_nearest=True)(model, image, label, eps=0.9 * b, norm=norm)
     assert outcome_of(model, beyond, label) != ["fooled"]
     assert float(size(beyond - image, norm)) <= 0.9 * b * (1 + 1e-6)
+
+
+def test_a_tie_is_left() -> None:
+    body = nn.Sequential(nn.Flatten(), nn.Linear(2, 2))
+    with torch.no_grad():
+        body[1].weight.copy_(torch.eye(2))  # type: ignore[operator]
+        body[1].bias.fill_(-0.5)  # type: ignore[operator, union-attr]
+    model = Classifier(body, 2, has_null=False)
+    images = torch.full((1, 1, 1, 2), 0.5)
+    _, sizes = FMN().smallest(model, images, torch.tensor([0]), norm="linf")
+    assert 0 < sizes[0] < 0.01

@@ -33,7 +33,7 @@ from nullclass.core.outcomes import NULL_LABEL
 from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
 from nullclass.models import Classifier
-from nullclass.rejection import ProvableNull
+from nullclass.rejection import ProvableNull, with_threshold
 from nullclass.scoring.prediction_cost import seconds_per_image, stage_table
 from nullclass.scoring.proofs import prove
 
@@ -229,6 +229,14 @@ def test_attacks_search_by_intervals_and_the_cascade_decides() -> None:
     for example in found.examples:
         shown = model.predict(torch.from_numpy(example.adv_images).double())
         assert shown.tolist() == example.predictions
+
+
+def test_a_cascade_inside_a_threshold_is_searched_by_its_first_stage() -> None:
+    inner = ProvableNull(tiny_model(2), RADIUS, verifier=CASCADE)
+    model = with_threshold(inner, 0.5)
+    with searched(model):
+        assert inner.is_searched
+    assert not inner.is_searched
 
 
 def test_finds_of_a_member_are_judged_by_the_whole_cascade(monkeypatch: pytest.MonkeyPatch) -> None:

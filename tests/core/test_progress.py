@@ -61,3 +61,10 @@ def test_bars_in_jupyter(has_widgets: bool) -> None:
     assert len(widgets) == has_widgets
     (line,) = (o.data["text/plain"] for o in outputs if "first: " in o.data["text/plain"])
     assert line.startswith("first: ")
+
+
+def test_names_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    with Stages("[/job]", cost=1) as stages, stages.stage("[/x]", units=1, cost=1) as advance:
+        advance(1)

@@ -251,3 +251,15 @@ IMAGES = torch.rand(4, 1, 2, 2), torch.tensor([0, 1, 0, 1])
 def test_plain_modules_where_a_classifier_is_needed(use: Callable[[], object]) -> None:
     with pytest.raises(UserError, match=r"wrap your network, Classifier\(network, num_classes"):
         use()
+
+
+def test_predictions_of_logits_that_are_not_finite_are_refused() -> None:
+    model = Classifier(lambda images: torch.full((len(images), 3), torch.nan), 2)
+    with pytest.raises(UserError, match="logits are not finite"):
+        model.predict(torch.zeros(2, 1, 2, 2))
+
+
+def test_logits_of_more_dimensions_are_named_as_such() -> None:
+    model = Classifier(lambda images: torch.zeros(len(images), 3, 1, 1), 2)
+    with pytest.raises(UserError, match=r"\(2, 3, 1, 1\) for 2 images: it must give one row"):
+        model(torch.zeros(2, 1, 2, 2))

@@ -98,3 +98,11 @@ def test_widening_a_classifier() -> None:
             with_null_class(has_null)
     with pytest.raises(UserError, match="no linear layer to widen"):
         with_null_class(nn.Sequential(nn.Conv2d(1, 5, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_computed_weights_are_refused() -> None:
+    for norm in (nn.utils.weight_norm, nn.utils.parametrizations.weight_norm):
+        module = nn.Sequential(nn.Flatten(), norm(nn.Linear(12, K)))
+        with pytest.raises(UserError, match="'1' has weights that are computed"):
+            with_null_class(module)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from functools import partial
 
 import numpy as np
@@ -354,3 +356,27 @@ def test_an_attack_that_knows_the_density_beats_it_where_it_can() -> None:
     for eps, rate in ((0.475, 0), (0.525, 1)):
         result = nullclass.evaluate(model, both, attacks=attacks, eps=eps, checks=False, seed=0)
         assert result.rate("aer", eps=eps) == rate
+
+
+def test_hidden_features_under_threads_are_those_of_the_own_images() -> None:
+    class Slow(nn.Module):
+        def forward(self, features: Tensor) -> Tensor:
+            time.sleep(0.002)
+            return features
+
+    classifier = Classifier(nn.Sequential(nn.Flatten(), Slow(), nn.Linear(4, 3)), 3, has_null=False)
+    images = torch.rand(40, 1, 1, 2, 2, generator=generator(0))
+    found: list[Tensor | None] = [None] * len(images)
+
+    def work(first: int) -> None:
+        for index in range(first, len(images), 4):
+            found[index] = hidden_features(classifier, images[index])
+
+    threads = [threading.Thread(target=work, args=(first,)) for first in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for image, features in zip(images, found, strict=True):
+        assert features is not None
+        assert torch.equal(features, image.flatten(1))

@@ -277,3 +277,9 @@ def test_invalid_arguments_are_refused() -> None:
             prove(**({"model": plain, "data": data, "eps": 0.1} | arguments))  # type: ignore[arg-type]
     with pytest.raises(UserError, match="'proof'"):
         evaluate(plain, data, attacks={"proof": DatasetAttack()}, eps=0.1)
+
+
+def test_budgets_in_a_tensor() -> None:
+    model = tiny_net(0)
+    rows = prove(model, (GRID[:5], model.predict(GRID[:5]).clamp(min=0)), torch.tensor([0.1, 0.2]))  # type: ignore[arg-type]
+    assert sorted(rows["eps_pixels"].round(6).unique()) == [0.1, 0.2]

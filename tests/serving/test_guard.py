@@ -67,7 +67,9 @@ def test_reasons_name_the_rule() -> None:
     plain = build_model("small", image_shape=(1, 8, 8), num_classes=3, has_null=False)
     images = torch.rand(4, 1, 8, 8)
     rule = Guard(with_threshold(plain, -100.0)).answer(images)
-    assert {answer.reason for answer in rule} == {"the null score is above the threshold -100"}
+    assert {answer.reason for answer in rule} == {
+        "the null score less the threshold, -100, is above 0"
+    }
     proof = Guard(ProvableNull(plain, 0.5)).answer(images)
     assert {answer.reason for answer in proof} == {"no class is proved within 0.5 (linf)"}
 

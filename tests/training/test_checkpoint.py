@@ -209,6 +209,7 @@ def test_a_model_with_a_threshold(
     [
         ("provable", ProvableNull, {"radius": 0.01, "norm": "linf", "verifier": "crown-ibp"}),
         ("provable", ProvableNull, {"radius": 0.1, "norm": "l2", "verifier": "interval"}),
+        ("provable", ProvableNull, {"radius": 0.0, "norm": "linf", "verifier": "interval"}),
         (
             "smoothed",
             SmoothedNull,
@@ -246,7 +247,7 @@ def test_two_ways_to_refuse_are_not_saved(tmp_path: Path) -> None:
         ({"kind": "provable", "radius": 0.1, "norm": "linf"}, "missing required field `verifier`"),
         ({"kind": "prayer", "value": 1}, "Invalid value 'prayer'"),
         ({"kind": "provable", "radius": 0.1, "norm": "l7", "verifier": "interval"}, "how its mod"),
-        ({"kind": "provable", "radius": 0, "norm": "linf", "verifier": "interval"}, "> 0"),
+        ({"kind": "provable", "radius": -1, "norm": "linf", "verifier": "interval"}, ">= 0"),
     ],
 )
 def test_a_card_with_an_unknown_refusal(folder: Path, refusal: object, says: str) -> None:

@@ -352,3 +352,31 @@ def test_adversarial_training_of_a_network_with_batch_norm() -> None:
     model = Classifier(with_batch_norm(4), 3)
     history = train(model, learnable_images(), TrainConfig(RECIPE, robust=AdversarialLoss(0.05)))
     assert history[-1].train_accuracy > 0.9
+
+
+@pytest.mark.parametrize(
+    "robust", [AbstainLoss(eps=0.2), IntervalLoss(eps=0.5, natural_weight=0.1)]
+)
+def test_a_robust_loss_above_that_of_guessing_is_no_failure(robust: Any) -> None:
+    images = torch.zeros(64, 1, 1, 2)
+    labels = torch.arange(64) % 2
+    images[torch.arange(64), 0, 0, labels] = 1.0
+    model = linear(has_null=isinstance(robust, AbstainLoss))
+    recipe = Recipe(batch_size=16, epochs=20, learning_rate=1e-3)
+    (*_, last) = train(model, (images, labels), TrainConfig(recipe, robust=robust))
+    assert last.loss >= math.log(2)
+
+
+def test_the_first_weights_of_a_loss_are_set_by_train() -> None:
+    model, data = tiny(), learnable_images(16)
+    before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    recipe = Recipe(batch_size=16, epochs=1, learning_rate=1e-9)
+    train(model, data, TrainConfig(recipe, robust=IntervalLoss(0.1, has_interval_start=True)))
+    expected = tiny()
+    interval_start(expected, torch.Generator().manual_seed(0))
+    after, new = (
+        torch.cat([parameter.detach().flatten() for parameter in of.parameters()])
+        for of in (model, expected)
+    )
+    torch.testing.assert_close(after, new, rtol=0, atol=1e-6)
+    assert (after - before).abs().max() > 0.1

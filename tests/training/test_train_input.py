@@ -258,6 +258,10 @@ SLIPS: dict[str, tuple[dict[str, Any], str]] = {
     "nulls by class": ({"nulls": AdversarialNulls}, "not AdversarialNulls"),
     "nulls that are images": ({"nulls": torch.zeros(4, 1, 8, 8)}, "not Tensor"),
     "no nulls": ({"nulls": []}, "at least one source"),
+    "a share of null images, and none": (
+        {"config": TrainConfig(RECIPE, replace_rate=0.3)},
+        "replace_rate is for null images",
+    ),
     "robust and null": (
         {"nulls": "uniform", "config": TrainConfig(RECIPE, robust=IntervalLoss(0.1))},
         "a robust loss takes no null images",

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss
-from nullclass.core.checks import check_choice, check_count, check_share
+from nullclass.core.checks import check_choice, check_count, check_number, check_share
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen, searched
 from nullclass.core.norms import BALLS, Eps
@@ -315,6 +315,7 @@ def _as_json(setting: Any) -> Any:
 
 _LARGEST = {"relative_step": 2.0, "p_init": 1.0, "share": 1.0, "tolerance": 0.1}
 """Settings in ``(0, largest]``."""
+_NOT_NEGATIVE = ("noise", "radius", "smallest")
 
 
 def check_settings(attack: Any) -> None:
@@ -334,5 +335,8 @@ def check_settings(attack: Any) -> None:
             check_count(name, value, field.metadata.get("minimum", 1))
         elif name == "momentum":
             check_share(name, value)
-        elif name in _LARGEST and not 0 < value <= _LARGEST[name]:
+        elif name in _NOT_NEGATIVE:
+            if check_number(name, value) < 0:
+                raise UserError(f"{name} must be at least 0, not {value!r}")
+        elif name in _LARGEST and not 0 < check_number(name, value) <= _LARGEST[name]:
             raise UserError(f"{name} must be in (0, {_LARGEST[name]:g}], not {value!r}")

@@ -114,12 +114,20 @@ class AttackEnsemble(BaseAttack):
             named = [f"{n} {type(m).__name__}" for n, m in enumerate(self.members, start=1)]
             object.__setattr__(self, "names", tuple(named))
         if len(set(self.names)) != len(self.members):
-            raise UserError(f"an ensemble of {len(self.members)} attacks needs as many names")
+            raise UserError(
+                f"an ensemble of {len(self.members)} attacks needs as many different names, not "
+                f"{', '.join(self.names)}"
+            )
 
     @property
     def objective(self) -> ObjectiveName:  # type: ignore[override]
         """The members' objective."""
         return self.members[0].objective
+
+    @property
+    def is_iterative(self) -> bool:  # type: ignore[override]
+        """Whether a member searches the ball."""
+        return any(member.is_iterative for member in self.members)
 
     @property
     def access(self) -> Access:  # type: ignore[override]

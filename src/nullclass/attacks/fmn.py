@@ -209,6 +209,7 @@ def _run_steps(
         slope = slope.clamp(min=torch.finfo(slope.dtype).tiny)
         boundary = norm.size(x - images) + margins.abs() / slope
         grown = torch.where(ever, (1 + gamma) * eps, boundary.maximum((1 + GAMMA) * eps))
+        grown = torch.where(grown > 0, grown, 1e-3 * farthest)  # on an exact tie
         eps = torch.where(succeeded, (1 - gamma) * eps, grown)
         eps = eps.minimum(farthest).minimum(smallest)
         step = expand_eps(alpha * eps * radius, x) * find_ball("l2").steepest(gradient, x)

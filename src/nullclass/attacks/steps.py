@@ -48,6 +48,9 @@ def forward(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
 def backward(losses: Tensor, images: Tensor) -> Tensor:
     """Return the gradient of each loss ``(N,)`` with respect to its image, ``(N, C, H, W)``.
 
+    It is 0 where it is not finite, so that an image without a finite gradient counts as one without
+    a gradient, and does not stop the others.
+
     Raises:
         NoGradientError: If the losses do not depend on the images.
     """
@@ -56,7 +59,7 @@ def backward(losses: Tensor, images: Tensor) -> Tensor:
     (gradient,) = torch.autograd.grad(losses.sum(), images, allow_unused=True)
     if gradient is None:
         raise NoGradientError
-    return gradient
+    return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def input_gradient(

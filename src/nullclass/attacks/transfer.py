@@ -9,15 +9,16 @@ but the attack itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
 import torch
 
-from nullclass.attacks.base import Attack, BaseAttack, check_attack
+from nullclass.attacks.base import Attack, BaseAttack, check_attack, with_reference_images
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
+from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import Access
 
@@ -42,10 +43,19 @@ class Transfer(BaseAttack):
             )
         check_attack(self.attack)
 
+    def with_reference_images(self, images: LabelledImages) -> Self:
+        """Return the attack with these reference images, unless it already has some."""
+        return replace(self, attack=with_reference_images(self.attack, images))
+
     @property
     def objective(self) -> ObjectiveName:  # type: ignore[override]
         """The attack's objective."""
         return self.attack.objective
+
+    @property
+    def is_iterative(self) -> bool:  # type: ignore[override]
+        """Whether the attack searches the ball."""
+        return self.attack.is_iterative
 
     def prepare(self, state: AttackState) -> None:
         """Refuse sources of other classes; see :class:`nullclass.attacks.base.BaseAttack`."""

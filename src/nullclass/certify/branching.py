@@ -75,7 +75,7 @@ class Ball:
             lower, upper = (corner.flatten() for corner in box.corners(ROUNDING))
             (is_open,) = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
             if self.known and len(is_open):  # intervals are exact in front of the first ReLU
-                rows = torch.zeros(len(is_open), lower.numel(), dtype=lower.dtype)
+                rows = lower.new_zeros(len(is_open), lower.numel())
                 rows[torch.arange(len(is_open)), is_open] = 1
                 coefs = torch.cat([rows, -rows]).view(-1, 1, *box.center.shape[1:])
                 low, high = self.bound(self.whole(coefs), NUM_INNER, start=source).bounds.chunk(2)
@@ -195,7 +195,7 @@ class Ball:
 
     def _regions(self, parts: Parts) -> tuple[dict[int, Region], Tensor]:
         """Regions of all steps on the parts, and which parts are empty."""
-        is_empty = torch.zeros(len(parts), dtype=torch.bool)
+        is_empty = torch.zeros(len(parts), dtype=torch.bool, device=parts.lower.device)
         image = self.region
         if isinstance(image, Box):
             image = Box.between(parts.lower, parts.upper, ROUNDING)
@@ -255,7 +255,7 @@ class Bounded:
         weight = self.coefs[-1].flatten(1).abs() if ball.has_pixels else torch.zeros_like(width)
         is_open = torch.cat([*scores, torch.zeros_like(width[:, :1])], dim=1).amax(dim=1) > 0
         scores.append(torch.where(is_open[:, None], 0, width * weight))
-        multipliers.append(torch.zeros(4, *width.shape, dtype=width.dtype))
+        multipliers.append(width.new_zeros(4, *width.shape))
         best, index = torch.cat(scores, dim=1).max(dim=1)
         found = torch.cat(multipliers, dim=2)[:, torch.arange(len(index)), index]
         return Cuts(best, index, found.T)

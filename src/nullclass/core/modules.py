@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -34,12 +35,15 @@ def searched(model: nn.Module, is_searched: bool = True) -> Iterator[None]:
     Attacks look for images inside it, and evaluate what they find outside, or inside a block with
     ``is_searched=False``.
     """
-    was_searched = getattr(model, "is_searched", False)
+    searching: list[Any] = [m for m in model.modules() if hasattr(m, "is_searched")]
+    before = [module.is_searched for module in searching]
     try:
-        model.is_searched = is_searched  # type: ignore[assignment]
+        for module in searching:
+            module.is_searched = is_searched
         yield
     finally:
-        model.is_searched = was_searched  # type: ignore[assignment]
+        for module, was_searched in zip(searching, before, strict=True):
+            module.is_searched = was_searched
 
 
 def _evaluate(module: nn.Module) -> None:

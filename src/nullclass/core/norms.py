@@ -267,9 +267,10 @@ def check_eps(eps: object, norm: str, image_shape: torch.Size) -> Eps:
         values = [checked]
     for number in values:
         if not 0 <= number <= largest:
+            hint = ": eps is in pixel units, so divide by 255 if yours counts grey levels"
             raise UserError(
                 f"eps {number:g} is outside [0, {largest:g}], the range of {norm} for images in "
-                "[0,1]: eps is in pixel units, so divide by 255 if yours counts grey levels"
+                f"[0,1]{hint * (number > largest)}"
             )
     return checked
 

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -76,7 +77,7 @@ class Stages(Bars):
             TimeRemainingColumn(compact=True),
             speed_estimate_period=120,
         )
-        self._whole: TaskID = self._bars.add_task(f"[bold]{title}", total=cost)
+        self._whole: TaskID = self._bars.add_task(f"[bold]{escape(title)}", total=cost)
         self._cost, self._done = cost, 0.0
 
     @contextmanager
@@ -88,7 +89,7 @@ class Stages(Bars):
             units: Number of units in total.
             cost: Expected cost of the stage.
         """
-        task = self._bars.add_task(name, total=units)
+        task = self._bars.add_task(escape(name), total=units)
         started, reported = time.perf_counter(), 0.0
 
         def advance(done: float) -> None:

@@ -78,9 +78,6 @@ class Trainer:
                 mean=dataset.mean,
                 std=dataset.std,
             ).to(device)
-            if self.config.robust is not None:
-                generator = torch.Generator().manual_seed(training.seed)
-                self.config.robust.initialise(self.model, generator)
         if start is not None:
             self.model.load_state_dict(start.state_dict())
         self.nulls: NullSource | None = None

@@ -139,6 +139,12 @@ class Classifier(nn.Module):
         expected = self.num_classes + (0 if self.has_score else self.num_nulls)
         if logits.ndim != 2 or logits.shape[1] != expected or logits.shape[0] != images.shape[0]:
             null = "a score" if self.has_score else "null"
+            if logits.ndim != 2 or logits.shape[0] != images.shape[0]:
+                raise UserError(
+                    f"the network gives logits of shape {tuple(logits.shape)} for "
+                    f"{images.shape[0]} images: it must give one row per image, "
+                    f"{(images.shape[0], expected)}"
+                )
             raise UserError(
                 f"the network gives logits of shape {tuple(logits.shape)} for {images.shape[0]} "
                 f"images, but {self.num_classes} classes {'with' if self.has_null else 'without'} "
@@ -184,9 +190,11 @@ class Classifier(nn.Module):
         Training or evaluation mode stays as it is.
 
         Raises:
-            UserError: If the images are not floats in [0,1].
+            UserError: If the images are not floats in [0,1], or logits are not finite.
         """
-        return outcomes.predictions(self(checked_images(images)), self.num_classes)
+        logits = self(checked_images(images))
+        outcomes.check_finite(logits)
+        return outcomes.predictions(logits, self.num_classes)
 
 
 def append_null(real: Tensor, score: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def load_weights(network: Body, path: Path) -> None:
     if not isinstance(network, nn.Module):
         raise UserError("weights are loaded into a torch.nn.Module: let the function return one")
     tensors, expected = _read(path), network.state_dict()
-    for prefix in PREFIXES:
+    for prefix in PREFIXES * 2:  # a compiled model may be inside or around a parallel one
         if tensors.keys() != expected.keys() and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     reasons = []

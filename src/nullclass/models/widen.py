@@ -30,15 +30,20 @@ def with_null_class(module: nn.Module) -> nn.Module:
         isinstance(part, FunctionModule) for part in module.modules()
     ):
         raise UserError("a function has no layer to widen: add the null logit by hand")
-    widened = copy.deepcopy(module)
-    if isinstance(widened, Classifier):
-        widened.has_null, widened.num_nulls = True, 1
-    linears = [(n, m) for n, m in widened.named_modules() if isinstance(m, nn.Linear)]
+    linears = [(n, m) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
     if not linears:
         raise UserError("the model has no linear layer to widen: add the null logit by hand")
     name, last = linears[-1]
     if hasattr(last, "is_widened"):
         raise UserError("the model has a null class already: train it as it is")
+    if {key for key, _ in last.named_parameters()} - {"weight", "bias"}:
+        raise UserError(
+            f"the last linear layer {name!r} has weights that are computed (such as weight_norm): "
+            "remove that first, or add the null logit by hand"
+        )
+    widened = copy.deepcopy(module)
+    if isinstance(widened, Classifier):
+        widened.has_null, widened.num_nulls = True, 1
     wider: nn.Linear = nn.utils.skip_init(  # every weight is set below, so none is drawn
         nn.Linear,
         last.in_features,

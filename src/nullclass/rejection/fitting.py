@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -76,10 +77,12 @@ def hidden_features(classifier: Classifier, images: Tensor, layer: str | None = 
         known = ", ".join(filter(None, modules))
         raise UserError(f"the classifier has no layer {layer!r}: its layers are {known}")
     found: object = None
+    thread = threading.get_ident()
 
     def keep(_: nn.Module, inputs: tuple[object, ...], *output: object) -> None:
         nonlocal found
-        found = output[0] if output else inputs[0]
+        if threading.get_ident() == thread:  # another one may run the same layer meanwhile
+            found = output[0] if output else inputs[0]
 
     hook = register(keep)
     try:

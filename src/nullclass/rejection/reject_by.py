@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.core.errors import UserError
+from nullclass.core.outcomes import check_finite
 from nullclass.models.classifier import (
     Classifier,
     append_null,
@@ -165,6 +166,7 @@ def _score(name: str, function: nn.Module, images: Tensor, logits: Tensor) -> Te
     if torch.compiler.is_exporting():  # a graph has no such checks
         return at_least_float32(score)
     if not bool(score.isfinite().all()):
+        check_finite(logits)
         raise UserError(
             f"the {name} returns scores that are not finite (NaN or infinite): bound them, for "
             "example by torch.nan_to_num"

@@ -135,6 +135,8 @@ def export_model(
         import_extra("onnxscript", "onnx")
         import_extra("onnxruntime", "onnx")
     shape = tuple(int(size) for size in images.images.shape[1:])
+    if len(class_names) not in (0, model.num_classes):
+        raise UserError(f"give {model.num_classes} class names, not {len(class_names)}")
     info = _info(model, (shape[0], shape[1], shape[2]), class_names, card)
     with frozen(model), _quiet():
         program = traced(model, shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def traced(model: Classifier, image_shape: tuple[int, ...]) -> Any:
     Raises:
         UserError: As for :class:`Graph`, or if the model cannot be exported.
     """
-    graph = Graph(model).eval()
+    graph = Graph(copy.deepcopy(model).cpu()).eval()
     images = torch.rand((3, *image_shape), generator=torch.Generator().manual_seed(0))
     batch = torch.export.Dim("batch", min=1)
     try:

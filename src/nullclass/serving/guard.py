@@ -47,7 +47,7 @@ class Answer(msgspec.Struct, frozen=True):
     reason: str | None
     """Why it is null."""
     null_score: float | None
-    """Larger for more null; None if the logits are not finite."""
+    """Less the threshold, if there is one: above 0 for null. None if the logits are not finite."""
 
 
 class Guard:
@@ -240,7 +240,7 @@ class Guard:
 
 def _null_reason(model: Classifier) -> str:
     if isinstance(model, ThresholdedClassifier):
-        return f"the null score is above the threshold {model.threshold.value:g}"
+        return f"the null score less the threshold, {model.threshold.value:g}, is above 0"
     if isinstance(model, CertifiedNull):
         return f"no class is proved within {model.radius:g} ({model.norm})"
     return "null has the largest logit"

@@ -20,6 +20,7 @@ Side = Annotated[int, Meta(ge=1, le=2**15)]
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
+Radius = Annotated[float, Meta(ge=0)]
 PerChannel = Annotated[tuple[float, ...], Meta(min_length=1, max_length=2**15)]
 
 MAX_CLASSES = 2**17
@@ -41,7 +42,7 @@ class ThresholdRefusal(Schema, frozen=True, tag_field="kind", tag="threshold"):
 class ProvableRefusal(Schema, frozen=True, tag_field="kind", tag="provable"):
     """Settings of a :class:`nullclass.rejection.ProvableNull`."""
 
-    radius: Positive
+    radius: Radius
     norm: str
     verifier: str
 
@@ -49,7 +50,7 @@ class ProvableRefusal(Schema, frozen=True, tag_field="kind", tag="provable"):
 class SmoothedRefusal(Schema, frozen=True, tag_field="kind", tag="smoothed"):
     """Settings of a :class:`nullclass.rejection.SmoothedNull`."""
 
-    radius: Positive
+    radius: Radius
     sigma: Positive
     num_samples: Annotated[int, Meta(ge=1, le=10**8)]
     num_selection: Annotated[int, Meta(ge=1, le=10**8)]

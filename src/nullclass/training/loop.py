@@ -94,6 +94,8 @@ def train(
         )
     with fork_rng(config.seed):  # a loader draws from the global stream
         held_out = None if validation is None else tensors_or_loader(validation, model.num_classes)
+    if config.robust is not None and hasattr(config.robust, "initialise"):
+        config.robust.initialise(model, torch.Generator().manual_seed(config.seed))
     selections = BestCheckpoints({}, None) if selections is None else selections
     selections.reset()
     optimizer = config.make_optimizer(model)
@@ -120,7 +122,8 @@ def train(
             # saved elsewhere.
             if path is not None:
                 state.save(path)
-    _check_learned(model, state.history[-1].loss, len(batches), recipe)
+    if config.robust is None:  # a loss of bounds has another value for a guess
+        _check_learned(model, state.history[-1].loss, len(batches), recipe)
     model.eval()
     return state.history
 
@@ -236,6 +239,8 @@ def _check_labels(model: Classifier, config: TrainConfig, labels: Tensor) -> Non
 def _check_nulls(model: Classifier, nulls: NullSource | None, config: TrainConfig) -> None:
     """Refuse null images that the model cannot be trained on."""
     if nulls is None:
+        if config.replace_rate:
+            raise UserError("replace_rate is for null images: give nulls, or leave it out")
         return
     if config.robust is not None:
         raise UserError("a robust loss takes no null images: train with one or the other")

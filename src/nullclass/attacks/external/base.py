@@ -90,7 +90,8 @@ class ExternalAttack(BaseAttack):
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
-        seed = int(torch.randint(2**31, (), generator=generator))
+        device = None if generator is None else generator.device
+        seed = int(torch.randint(2**31, (), generator=generator, device=device))
         with _undisturbed(state.model, seed):
             state.evaluate_clean()
             for indices, given in self._inputs(state):
