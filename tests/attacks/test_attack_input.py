@@ -166,8 +166,3 @@ def test_wrapped_attacks_get_reference_images_and_say_whether_they_search() -> N
     assert OnSample(PGD()).is_iterative
     for once in (OnSample(FGSM()), Transfer((source,), FGSM()), AttackEnsemble((FGSM(),))):
         assert not once.is_iterative
-
-
-def test_names_of_members_must_differ() -> None:
-    with pytest.raises(UserError, match="2 attacks needs as many different names, not a, a"):
-        AttackEnsemble((FGSM(), PGD()), names=("a", "a"))

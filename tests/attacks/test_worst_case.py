@@ -218,5 +218,5 @@ def test_members_must_agree() -> None:
         AttackEnsemble((PGD(), PGD(objective="force-null")))
     with pytest.raises(UserError, match="at least one attack"):
         AttackEnsemble(())
-    with pytest.raises(UserError, match="needs as many names"):
+    with pytest.raises(UserError, match="needs as many different names"):
         AttackEnsemble((PGD(), PGD()), ("a", "a"))

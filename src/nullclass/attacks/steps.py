@@ -45,11 +45,14 @@ def forward(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         raise
 
 
-def backward(losses: Tensor, images: Tensor) -> Tensor:
+def backward(losses: Tensor, images: Tensor, *, is_raw: bool = False) -> Tensor:
     """Return the gradient of each loss ``(N,)`` with respect to its image, ``(N, C, H, W)``.
 
-    It is 0 where it is not finite, so that an image without a finite gradient counts as one without
-    a gradient, and does not stop the others.
+    Args:
+        losses: Computed from the images.
+        images: They require a gradient.
+        is_raw: Whether to keep values that are not finite. By default they are 0, so that an image
+            without a finite gradient counts as one without a gradient.
 
     Raises:
         NoGradientError: If the losses do not depend on the images.
@@ -59,11 +62,11 @@ def backward(losses: Tensor, images: Tensor) -> Tensor:
     (gradient,) = torch.autograd.grad(losses.sum(), images, allow_unused=True)
     if gradient is None:
         raise NoGradientError
-    return gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+    return gradient if is_raw else gradient.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def input_gradient(
-    model: Callable[[Tensor], Tensor], images: Tensor, loss: Loss
+    model: Callable[[Tensor], Tensor], images: Tensor, loss: Loss, *, is_raw: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Return the gradient ``(N, C, H, W)`` of the loss with respect to the images, and the losses.
 
@@ -71,6 +74,7 @@ def input_gradient(
         model: Maps images to logits; each image's logits depend on that image alone.
         images: ``(N, C, H, W)``; left as they are.
         loss: Logits to losses ``(N,)``.
+        is_raw: As for :func:`backward`.
 
     Raises:
         NoGradientError: If the model's forward pass detaches the images.
@@ -78,7 +82,7 @@ def input_gradient(
     with torch.enable_grad():
         images = images.detach().requires_grad_()
         losses = loss(forward(model, images))
-        return backward(losses, images), losses.detach()
+        return backward(losses, images, is_raw=is_raw), losses.detach()
 
 
 def add_momentum(past: Tensor, gradient: Tensor, momentum: float) -> Tensor:

@@ -267,10 +267,9 @@ def check_eps(eps: object, norm: str, image_shape: torch.Size) -> Eps:
         values = [checked]
     for number in values:
         if not 0 <= number <= largest:
-            hint = ": eps is in pixel units, so divide by 255 if yours counts grey levels"
             raise UserError(
                 f"eps {number:g} is outside [0, {largest:g}], the range of {norm} for images in "
-                f"[0,1]{hint * (number > largest)}"
+                "[0,1]: eps is in pixel units, so divide by 255 if yours counts grey levels"
             )
     return checked
 

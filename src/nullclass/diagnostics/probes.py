@@ -94,7 +94,7 @@ def gradients(context: ProbeContext) -> Result:
     with frozen(model):
         try:
             of_entropy, of_margin, repeated, of_score = (
-                input_gradient(model, images, loss)[0].flatten(1)
+                input_gradient(model, images, loss, is_raw=True)[0].flatten(1)
                 for loss in (cross_entropies, margins, margins, scores)
             )
         except NoGradientError:
