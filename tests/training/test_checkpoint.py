@@ -231,6 +231,14 @@ def test_models_that_answer_what_is_certified(
     assert {name: getattr(loaded, name) for name in settings} == settings
 
 
+def test_weights_that_would_be_loaded_in_another_type_are_not_saved(tmp_path: Path) -> None:
+    network = built("certifiable-small", image_shape=(1, 8, 8)).double()
+    with pytest.raises(UserError, match=r"weights are torch.float64: save .* as float32"):
+        save_checkpoint(network, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+    save_checkpoint(network.float(), tmp_path / "yes")
+
+
 def test_two_ways_to_refuse_are_not_saved(tmp_path: Path) -> None:
     network = built("certifiable-small", image_shape=(1, 8, 8), has_null=False)
     with pytest.raises(UserError, match="save its inner model"):

@@ -93,7 +93,8 @@ def save_checkpoint(
 
     Raises:
         UserError: If the folder cannot be written, the weights cannot be rounded, or the model
-            has a detector or surrogate of your own, or several ways to refuse.
+            has a detector or surrogate of your own, several ways to refuse, or other weights than
+            float32.
     """
     folder = Path(folder)
     network, refusal, extra = without_refusal(check_classifier(model))
@@ -103,6 +104,9 @@ def save_checkpoint(
             "a checkpoint does not record a detector or surrogate of your own, nor several ways to "
             "refuse: save its inner model (.model), and wrap it again after loading"
         )
+    others = {p.dtype for p in network.parameters()} - {torch.float32}
+    if network.architecture and others:  # it would be loaded in float32, with other logits
+        raise UserError(f"the weights are {others.pop()}: save the model as float32 (.float())")
     tensors = network.state_dict()
     exact = {name: tensors.pop(name) for name in _EXACT}
     tensors = exact | packed(tensors, stored) | extra
