@@ -7,6 +7,7 @@ against forgery: whoever changes a document on purpose can write its checksum to
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from itertools import accumulate
 from pathlib import Path
@@ -137,6 +138,11 @@ def read_document(path: Path, schema: type[D], what: str) -> D:
             "a copy, or write it again in a new place"
         )
     return document
+
+
+def or_nan(value: float | None) -> float:
+    """Return a number read from JSON, which has no NaN."""
+    return math.nan if value is None else value
 
 
 def _plain(value: Any) -> Any:

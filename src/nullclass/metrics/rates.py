@@ -11,26 +11,29 @@ from nullclass.core.checks import check_count, check_rate
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.results.schema import CLEAN, LEFT_OUT, LOSSES, UNION
 
+Z = 1.959964
+"""Of intervals of 95 %, in standard deviations."""
 
-def wilson(num_hits: int, num_images: int, z: float = 1.959964) -> tuple[float, float]:
-    """Return the Wilson score interval of a share (Wilson 1927), 95 % by default.
+
+def wilson(num_hits: int, num_images: int) -> tuple[float, float]:
+    """Return the Wilson score interval of a share (Wilson 1927), 95 %.
 
     Raises:
         ValueError: If there are no images, or more hits than images.
     """
     if num_images < 1 or not 0 <= num_hits <= num_images:
         raise ValueError(f"{num_hits} hits among {num_images} images make no share")
-    return wilson_of(num_hits / num_images, num_images, z)
+    return wilson_of(num_hits / num_images, num_images)
 
 
-def wilson_of(share: float, num_images: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_of(share: float, num_images: int) -> tuple[float, float]:
     """Return :func:`wilson` of a share that need not be a whole number of images, as a mean is.
 
     (SciPy's needs whole numbers, and computes a p-value besides: too slow for thousands of rates.)
     """
-    shrink = 1 + z**2 / num_images
-    middle = (share + z**2 / (2 * num_images)) / shrink
-    half = z / shrink * math.sqrt(share * (1 - share) / num_images + (z / (2 * num_images)) ** 2)
+    shrink = 1 + Z**2 / num_images
+    middle = (share + Z**2 / (2 * num_images)) / shrink
+    half = Z / shrink * math.sqrt(share * (1 - share) / num_images + (Z / (2 * num_images)) ** 2)
     # At the ends the formula is exactly 0 or 1; rounding must not move it.
     low = 0.0 if share == 0 else middle - half
     high = 1.0 if share == 1 else middle + half

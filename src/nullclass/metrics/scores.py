@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from nullclass.metrics.rates import attacked_by_all, wilson, wilson_of, with_given_eps
+from nullclass.metrics.rates import Z, attacked_by_all, wilson, wilson_of, with_given_eps
 from nullclass.results.schema import CLEAN, LEFT_OUT, OOD_PREFIX, SELF, UNION
 
 Floats = npt.NDArray[np.float64]
@@ -96,7 +96,7 @@ def auroc_interval(positive: npt.ArrayLike, negative: npt.ArrayLike) -> tuple[fl
             variance += float(np.var(placements, ddof=1)) / len(side)
     if variance == 0:
         return wilson_of(area, min(len(positive), len(negative)))
-    half = 1.959964 * math.sqrt(variance)
+    half = Z * math.sqrt(variance)
     return max(0.0, area - half), min(1.0, area + half)
 
 

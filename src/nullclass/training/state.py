@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from nullclass.core.documents import Schema
+from nullclass.core.documents import Schema, or_nan
 from nullclass.core.errors import DamagedStateError, UserError
 from nullclass.core.tensor_files import load_state, save_state
 from nullclass.models.classifier import Classifier
@@ -246,13 +246,9 @@ def fingerprint(
 
 def _record(epoch: _Epoch) -> EpochRecord:
     values = msgspec.structs.asdict(epoch)
-    losses = {name: _or_nan(loss) for name, loss in epoch.selection_losses.items()}
-    numbers = {name: _or_nan(values[name]) for name in ("null_loss", "validation_accuracy")}
+    losses = {name: or_nan(loss) for name, loss in epoch.selection_losses.items()}
+    numbers = {name: or_nan(values[name]) for name in ("null_loss", "validation_accuracy")}
     return EpochRecord(**values | numbers | {"selection_losses": losses})
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
 
 
 def _layout(tensors: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:

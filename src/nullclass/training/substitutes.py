@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.core.devices import BATCH_SIZE
-from nullclass.core.documents import Schema, json_values
+from nullclass.core.documents import Schema, json_values, or_nan
 from nullclass.core.errors import DamagedStateError, UserError
 from nullclass.core.modules import frozen
 from nullclass.core.outcomes import NULL_LABEL
@@ -177,7 +177,7 @@ class _Answers:
         LabelledImages(self.images, self.labels, num_classes)
         self.generator.set_state(tensors["generator"])
         self.rounds = [_round(entry) for entry in info.rounds]
-        self.num_new, self.agreement_before = info.num_new, _or_nan(info.agreement_before)
+        self.num_new, self.agreement_before = info.num_new, or_nan(info.agreement_before)
 
 
 def query_substitute(
@@ -340,11 +340,7 @@ def _fingerprint(settings: list[Any], pool: LabelledImages, target: Oracle) -> s
 
 def _round(entry: _Round) -> Round:
     values = msgspec.structs.asdict(entry)
-    return Round(**values | {"agreement_before": _or_nan(entry.agreement_before)})
-
-
-def _or_nan(value: float | None) -> float:
-    return math.nan if value is None else value
+    return Round(**values | {"agreement_before": or_nan(entry.agreement_before)})
 
 
 def _rate(is_equal: Tensor) -> float:
