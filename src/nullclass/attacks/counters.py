@@ -22,7 +22,10 @@ class Passes:
 
 @contextmanager
 def count_passes(model: nn.Module) -> Iterator[Passes]:
-    """Count the passes of a model inside the block."""
+    """Count the passes of a model inside the block.
+
+    Not those of a network inside it that an attack calls by itself, as ``WholeBallPGD`` does.
+    """
     passes = Passes()
 
     def on_forward(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
