@@ -23,11 +23,12 @@ from pathlib import Path
 import pandas as pd
 from IPython.display import Markdown, display
 
+import nullclass
 from nullclass.studies.null_samples import figures
 from nullclass.studies.null_samples.record import read_record
 from nullclass.studies.null_samples.tables import measures_of
 
-FOLDER = Path("../results/null-samples")
+FOLDER = Path(nullclass.__file__).parents[2] / "results" / "null-samples"  # of the repository
 run = read_record(FOLDER)
 measures = measures_of(run)
 print(measures.seeds_text("set"), "of", len(measures.models), "models")

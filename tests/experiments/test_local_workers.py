@@ -108,9 +108,8 @@ def test_a_killed_worker_fails_its_own_job_only(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     engine = KillingEngine(2, 1, source_of(data), "cpu")
-    result = run_study(
-        TINY, dataset, tmp_path, engine=engine, device=CPU, seeds=[0], variants=["base"]
-    )
+    trials = plan_trials(TINY, "quick", [0], ["base"])
+    result = run_study(TINY, dataset, tmp_path, engine=engine, device=CPU, trials=trials)
     assert (engine.num_started, engine.num_kills) == (4, 2)
     assert (result.num_done, result.failed) == (2, {})
     assert 50 < result.peak_mb < 2000, "a worker's memory"
