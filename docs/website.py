@@ -39,11 +39,10 @@ def collect() -> None:
     names |= {ROOT / name: name for name in ROOT_PAGES}
     names |= {path: path.name for path in sorted((ROOT / "docs").glob("*.md"))}
     names |= {path: path.name for path in sorted((ROOT / "docs").glob("*.png"))}
-    for folder, pattern in (("benchmarks", "*.md"), ("notebooks", "*.ipynb")):
-        for path in sorted((ROOT / folder).glob(pattern)):
-            names[path] = f"{folder}/{path.name}"
+    for pattern in ("benchmarks/*.md", "notebooks/*.ipynb", "results/*/figures/*.png"):
+        names |= {path: path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob(pattern))}
     for path, name in names.items():
-        (PAGES / name).parent.mkdir(exist_ok=True)
+        (PAGES / name).parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".md":
             text = moved(path.read_text(encoding="utf-8"), path, name, names)
             (PAGES / name).write_text(text, encoding="utf-8")

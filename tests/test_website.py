@@ -90,6 +90,8 @@ def test_the_site(website: ModuleType, site: Path) -> None:
     assert "nullclass.Classifier" in (site / "names" / "Classifier.html").read_text()
     assert ":class:" not in (site / "names" / "Classifier.html").read_text()
     assert set(nullclass.__all__) >= {"Guard", "export_model"}
+    figure = "results/null-samples/figures/fig_scores_at_threshold.png"
+    assert figure in Page(site / "null-samples.html").loaded
 
 
 @pytest.mark.slow
