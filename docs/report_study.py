@@ -180,7 +180,7 @@ def write_figures(record: Run, run: Run, folder: Path) -> None:
     make_folder(folder)
     write_bytes(folder / TABLE_FILE, scores_csv(measures_of(record)))
     drawings = [draw(record) for draw in FIGURES.values()]
-    if measures_of(run).seeds[0] == measures_of(record).seeds[0]:
+    if run.summary["seed"].min() == record.summary["seed"].min():
         drawings += [null_images(run), adversarial_samples(run)]
     for panel in (panel for drawing in drawings if drawing for panel in drawing.panels):
         write_bytes(folder / f"{panel.file}.png", panel.png)

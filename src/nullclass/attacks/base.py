@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import (
     Any,
     ClassVar,
     Literal,
     Protocol,
     Required,
+    Self,
     TypedDict,
     get_args,
     get_origin,
@@ -220,6 +221,31 @@ def run_on(
             adv_images = state.attack_some(attack, state.model, chosen, generator)
     with searched(state.model, is_searched=False):
         state.evaluate_all(chosen, adv_images)
+
+
+class WrappedAttack(BaseAttack):
+    """Runs another attack in its own way: subclasses are dataclasses with a field ``attack``."""
+
+    attack: Attack
+
+    def __post_init__(self) -> None:
+        """Check the attack and the settings."""
+        check_attack(self.attack)
+        super().__post_init__()
+
+    @property
+    def objective(self) -> ObjectiveName:  # type: ignore[override]
+        """The attack's objective."""
+        return self.attack.objective
+
+    @property
+    def is_iterative(self) -> bool:  # type: ignore[override]
+        """Whether the attack searches the ball."""
+        return self.attack.is_iterative
+
+    def with_reference_images(self, images: LabelledImages) -> Self:
+        """See :class:`TakesReferenceImages`."""
+        return replace(self, attack=with_reference_images(self.attack, images))  # type: ignore[type-var]
 
 
 class RestartedAttack(BaseAttack):

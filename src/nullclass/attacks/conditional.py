@@ -3,56 +3,27 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import (
-    Attack,
-    BaseAttack,
-    check_attack,
-    run_on,
-    supported_norms,
-    with_reference_images,
-)
-from nullclass.attacks.losses import ObjectiveName
+from nullclass.attacks.base import Attack, WrappedAttack, run_on, supported_norms
 from nullclass.attacks.state import AttackState
 from nullclass.attacks.steps import NoGradientError, has_direction
-from nullclass.data.arrays import LabelledImages
 from nullclass.results.schema import Access
 
 
 @dataclass(frozen=True)
-class ConditionalAttack(BaseAttack):
+class ConditionalAttack(WrappedAttack):
     """Runs an attack on some of the images; subclasses choose them."""
 
     attack: Attack
-
-    def __post_init__(self) -> None:
-        """Check the settings."""
-        check_attack(self.attack)
-        super().__post_init__()
-
-    def with_reference_images(self, images: LabelledImages) -> Self:
-        """Return the attack with these reference images, unless it already has some."""
-        return replace(self, attack=with_reference_images(self.attack, images))
 
     @property
     def norms(self) -> tuple[str, ...]:  # type: ignore[override]
         """The norms the attack supports."""
         return supported_norms(self.attack)
-
-    @property
-    def objective(self) -> ObjectiveName:  # type: ignore[override]
-        """The attack's objective."""
-        return self.attack.objective
-
-    @property
-    def is_iterative(self) -> bool:  # type: ignore[override]
-        """Whether the attack searches the ball."""
-        return self.attack.is_iterative
 
     @property
     def access(self) -> Access:  # type: ignore[override]

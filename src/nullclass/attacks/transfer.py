@@ -9,22 +9,20 @@ but the attack itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 
-from nullclass.attacks.base import Attack, BaseAttack, check_attack, with_reference_images
-from nullclass.attacks.losses import ObjectiveName
+from nullclass.attacks.base import Attack, WrappedAttack
 from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
-from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import Access
 
 
 @dataclass(frozen=True)
-class Transfer(BaseAttack):
+class Transfer(WrappedAttack):
     """One attack on each source model in turn, on the images still active on the target."""
 
     sources: tuple[Classifier, ...] = field(repr=False)
@@ -41,21 +39,7 @@ class Transfer(BaseAttack):
                 "Transfer needs a tuple with at least one nullclass.Classifier to attack, and then "
                 "the attack: Transfer((source,), PGD())"
             )
-        check_attack(self.attack)
-
-    def with_reference_images(self, images: LabelledImages) -> Self:
-        """Return the attack with these reference images, unless it already has some."""
-        return replace(self, attack=with_reference_images(self.attack, images))
-
-    @property
-    def objective(self) -> ObjectiveName:  # type: ignore[override]
-        """The attack's objective."""
-        return self.attack.objective
-
-    @property
-    def is_iterative(self) -> bool:  # type: ignore[override]
-        """Whether the attack searches the ball."""
-        return self.attack.is_iterative
+        super().__post_init__()
 
     def prepare(self, state: AttackState) -> None:
         """Refuse sources of other classes; see :class:`nullclass.attacks.base.BaseAttack`."""

@@ -72,9 +72,8 @@ class Command:
             model = self._with_radius(loaded)
             if self.out is not None and not isinstance(model, ProvableNull):
                 raise UserError("certificates hold within a radius: give --radius with --out")
-            verifier = self.verifier
-            if verifier is None:
-                verifier = model.verifier if isinstance(model, ProvableNull) else "interval"
+            own = model.verifier if isinstance(model, ProvableNull) else "interval"
+            verifier = own if self.verifier is None else self.verifier
             started = time.perf_counter()
             with record_stages() as settled:
                 rows = prove(model, test, self.eps, norm=self.norm, verifier=verifier)
@@ -105,7 +104,7 @@ class Command:
             radius = loaded.radius
         if radius is None:
             return model
-        verifier = self.verifier or "interval"
+        verifier = "interval" if self.verifier is None else self.verifier
         return ProvableNull(model, radius, norm=self.norm, verifier=verifier)
 
 

@@ -32,7 +32,6 @@ from nullclass.rejection import ProvableNull, ThresholdedClassifier, calibrate, 
 from nullclass.results import schema, store
 from nullclass.results.info import DataInfo, RunInfo, Settings, TrialResult
 from nullclass.results.run import read_run, write_summary
-from nullclass.results.schema import EVALUATION
 from nullclass.scoring.parts import FEW
 from nullclass.scoring.prediction_cost import NUM_IMAGES, prediction_cost
 from nullclass.scoring.score import check_classes
@@ -229,7 +228,7 @@ def record_evaluation(
     trial = f"{schema.TRIALS}/{file_name(f'{name}-seed{seed}-{digest}')}"
     info = RunInfo(
         format=schema.FORMAT,
-        study=EVALUATION,
+        study=schema.EVALUATION,
         models=[name],
         seeds=[seed],
         trials={f"{name}, seed {seed}": trial},
@@ -241,7 +240,7 @@ def record_evaluation(
     )
     with store.writing(folder):
         earlier = store.read_info(folder) if (folder / schema.RUN).exists() else None
-        if earlier is not None and earlier.study != EVALUATION:
+        if earlier is not None and earlier.study != schema.EVALUATION:
             raise UserError(f"{folder} holds a run of {earlier.study}: choose another --out")
         if earlier is None:  # from now on the folder is known as a run folder
             store.write_info(folder, info)

@@ -74,7 +74,8 @@ def _train(run: RunContext, training: Training, folder: Path, advance: Advance) 
     """Train or resume, and write the weights; return the epoch of each selection."""
     if training.queries is not None:
         target = run.load_model(training.queries.target)
-        return train_substitute(training, target, run.dataset, folder, run.device)
+        train_substitute(training, target, run.dataset, folder, run.device)
+        return {}
     start = None if training.start is None else run.load_trained(training.start)
     curve = None
     if training.nulls is not None and training.nulls.estimate is not None:

@@ -162,11 +162,8 @@ class Trainer:
 
 def train_substitute(
     training: Training, target: Classifier, dataset: Dataset, folder: Path, device: torch.device
-) -> dict[str, int]:
+) -> None:
     """Train a substitute on a model's answers and write it, resuming after its last queries.
-
-    Returns:
-        Nothing: a substitute has no epochs to select from.
 
     Raises:
         UserError: If the data are not those of the config, or the folder cannot be written.
@@ -187,7 +184,6 @@ def train_substitute(
     origin = _origin(training, time.perf_counter() - started, dataset, device)
     frames.write_frame(folder / schema.QUERIES, pd.DataFrame([asdict(entry) for entry in rounds]))
     save_checkpoint(substitute, folder / LAST, origin=origin)
-    return {}
 
 
 def _origin(

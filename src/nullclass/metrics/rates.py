@@ -133,14 +133,13 @@ def _rate(metric: str, hits: pd.Series[bool]) -> dict[str, Any]:
 def _union(rows: pd.DataFrame) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     for norm, of_norm in rows.groupby("norm", sort=True):
-        attacked = with_given_eps(of_norm)
-        images = pd.Index(attacked_by_all(of_norm))
+        clean, attacked = of_norm[of_norm["attack"] == CLEAN], with_given_eps(of_norm)
+        images = pd.Index(attacked_by_all(clean, attacked))
         if attacked.empty or images.empty:
             continue
         fooling = attacked[attacked["objective"] == "fool"]
         judged = of_norm[of_norm["image"].isin(images)]
-        clean = judged[judged["attack"] == CLEAN].set_index("image")["outcome"].reindex(images)
-        is_correct = clean == "correct"
+        is_correct = clean.set_index("image")["outcome"].reindex(images) == "correct"
         for eps in sorted((attacked if fooling.empty else fooling)["eps_pixels"].unique()):
             within = judged[judged["eps_pixels"] <= eps]
             is_fooled, is_null = (
@@ -166,13 +165,17 @@ def with_given_eps(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[(rows["attack"] != CLEAN) & ~rows["has_own_eps"].astype(bool)]
 
 
-def attacked_by_all(rows: pd.DataFrame) -> list[int]:
-    """Return the clean images that every attack with one eps for all images was run on.
+def attacked_by_all(clean: pd.DataFrame, attacked: pd.DataFrame) -> list[int]:
+    """Return the images of the clean rows that every attack was run on.
 
     They are the denominator of AER, RAR and the other rates over attacks.
+
+    Args:
+        clean: Clean rows.
+        attacked: Rows as of :func:`with_given_eps`.
     """
-    per_attack = (set(group["image"]) for _, group in with_given_eps(rows).groupby("attack"))
-    return sorted(set(rows.loc[rows["attack"] == CLEAN, "image"]).intersection(*per_attack))
+    per_attack = (set(group["image"]) for _, group in attacked.groupby("attack"))
+    return sorted(set(clean["image"]).intersection(*per_attack))
 
 
 def num_left_out(rows: pd.DataFrame) -> dict[float, int]:

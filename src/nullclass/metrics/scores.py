@@ -343,7 +343,7 @@ def _robust_error(
     if is_correct.any():
         thresholds["rerr99"] = accepting_threshold(held_out.loc[is_correct, "null_score"])
     for norm, of_norm in attacked.groupby("norm"):
-        images = attacked_by_all(pd.concat([clean, of_norm]))
+        images = attacked_by_all(clean, of_norm)
         for eps in sorted(of_norm["eps_pixels"].unique()) if images else ():
             within = of_norm[of_norm["eps_pixels"] <= eps]
             groups = [clean, *(group for _, group in within.groupby(["attack", "eps_pixels"]))]

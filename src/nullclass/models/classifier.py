@@ -137,14 +137,13 @@ class Classifier(nn.Module):
         """
         logits, score = split_output(output)
         expected = self.num_classes + (0 if self.has_score else self.num_nulls)
-        if logits.ndim != 2 or logits.shape[1] != expected or logits.shape[0] != images.shape[0]:
+        if logits.ndim != 2 or logits.shape[0] != images.shape[0]:
+            raise UserError(
+                f"the network gives logits of shape {tuple(logits.shape)} for {images.shape[0]} "
+                f"images: it must give one row per image, {(images.shape[0], expected)}"
+            )
+        if logits.shape[1] != expected:
             null = "a score" if self.has_score else "null"
-            if logits.ndim != 2 or logits.shape[0] != images.shape[0]:
-                raise UserError(
-                    f"the network gives logits of shape {tuple(logits.shape)} for "
-                    f"{images.shape[0]} images: it must give one row per image, "
-                    f"{(images.shape[0], expected)}"
-                )
             raise UserError(
                 f"the network gives logits of shape {tuple(logits.shape)} for {images.shape[0]} "
                 f"images, but {self.num_classes} classes {'with' if self.has_null else 'without'} "

@@ -50,9 +50,10 @@ class WorstCaseTable:
 
 def worst_case_table(rows: pd.DataFrame) -> WorstCaseTable:
     """The clean images that every attack with a given ε was run on."""
-    clean, images = rows[rows["attack"] == CLEAN].set_index("image"), attacked_by_all(rows)
+    clean = rows[rows["attack"] == CLEAN]
+    images = attacked_by_all(clean, with_given_eps(rows))
     is_attacked = (rows["attack"] != CLEAN) & rows["image"].isin(images)
-    return WorstCaseTable(clean.loc[images], rows[is_attacked])
+    return WorstCaseTable(clean.set_index("image").loc[images], rows[is_attacked])
 
 
 def strongest(rows: pd.DataFrame) -> str | None:

@@ -215,20 +215,8 @@ class Run:
     @cached_property
     def summary(self) -> pd.DataFrame:
         """Rates of all trials: :data:`nullclass.results.schema.SUMMARY_COLUMNS`."""
-        tables = []
-        for trial in self.trials:
-            table = trial.summary.assign(
-                study=self.info.study,
-                model=trial.model,
-                seed=trial.seed,
-                selection=trial.selection,
-            )
-            keys = zip(table["attack"], table["eps_pixels"], table["metric"], strict=True)
-            table["published"] = [self.published(trial.model, *key) for key in keys]
-            tables.append(table)
-        columns = schema.SUMMARY_COLUMNS
-        summary = pd.concat(tables) if tables else pd.DataFrame(columns=list(columns))
-        return summary[list(columns)].astype(columns).reset_index(drop=True)
+        rates = _joined((trial, trial.summary) for trial in self.trials)
+        return summary_of(rates, self.info.study, self.published)
 
     @cached_property
     def histories(self) -> pd.DataFrame:
@@ -239,6 +227,17 @@ class Run:
     def thresholds(self) -> pd.DataFrame:
         """:attr:`Trial.thresholds` of all trials, after columns model, seed and selection."""
         return _joined((trial, trial.thresholds) for trial in self.trials)
+
+
+def summary_of(rates: pd.DataFrame, study: str, published: Published) -> pd.DataFrame:
+    """The rates of a study's trials with the source's figures, as :attr:`Run.summary`."""
+    columns = schema.SUMMARY_COLUMNS
+    if rates.empty:
+        return pd.DataFrame(columns=list(columns)).astype(columns)
+    keys = zip(*(rates[name] for name in ("model", "attack", "eps_pixels", "metric")), strict=True)
+    table = rates.assign(study=study)
+    table["published"] = [published(*key) for key in keys]
+    return table[list(columns)].astype(columns).reset_index(drop=True)
 
 
 def _joined(tables: Iterable[tuple[Trial, pd.DataFrame]]) -> pd.DataFrame:

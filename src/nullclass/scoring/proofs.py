@@ -111,8 +111,7 @@ def prove(
         UserError: If the model cannot be bounded, or eps, norm, verifier, images or labels are
             invalid.
     """
-    is_many = isinstance(eps, Sequence | np.ndarray | Tensor) and np.ndim(eps) > 0
-    values: list[float] = list(eps) if is_many else [eps]  # type: ignore[arg-type, list-item]
+    values: list[float] = list(eps) if np.ndim(eps) > 0 else [eps]  # type: ignore[arg-type, list-item]
     if not values:
         raise UserError("give at least one eps to prove something at")
     check_radius(0, norm)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -23,7 +23,7 @@ COLUMNS = {
 
 def training(
     histories: pd.DataFrame,
-    models: Iterable[str],
+    models: Sequence[str],
     columns: Mapping[str, str] = COLUMNS,
     file: str = "",
 ) -> Drawing | None:
@@ -37,13 +37,13 @@ def training(
     """
     if not {"epoch", *columns} <= set(histories):
         return None
-    is_one, ordered = int(histories["epoch"].max()) == 1, [*models]
+    is_one = int(histories["epoch"].max()) == 1
     panels: list[Panel] = []
     for column, heading in columns.items():
         known = histories[["model", "epoch", column]].dropna()
         if known.empty:
             continue
-        shown = [model for model in ordered if model in set(known["model"])]
+        shown = [model for model in models if model in set(known["model"])]
         by = known.groupby(["model", "epoch"])[column].agg(["mean", "min", "max"])
         with panel(
             panels,
@@ -55,9 +55,9 @@ def training(
             is_file=bool(file),
         ) as axis:
             if is_one:
-                _dots(axis, by, shown, ordered, column)
+                _dots(axis, by, shown, models, column)
             else:
-                _curves(axis, by, shown, ordered)
+                _curves(axis, by, shown, models)
             _scale(axis, "x" if is_one else "y", by, column)
     seeds = histories["seed"].nunique()
     return Drawing(
@@ -69,7 +69,7 @@ def training(
     )
 
 
-def _curves(axis: Axes, by: pd.DataFrame, shown: list[str], models: list[str]) -> None:
+def _curves(axis: Axes, by: pd.DataFrame, shown: list[str], models: Sequence[str]) -> None:
     from matplotlib.ticker import MaxNLocator
 
     for model in shown:
@@ -82,7 +82,9 @@ def _curves(axis: Axes, by: pd.DataFrame, shown: list[str], models: list[str]) -
     axis.grid(axis="y")
 
 
-def _dots(axis: Axes, by: pd.DataFrame, shown: list[str], models: list[str], column: str) -> None:
+def _dots(
+    axis: Axes, by: pd.DataFrame, shown: list[str], models: Sequence[str], column: str
+) -> None:
     for index, model in enumerate(shown):
         line, style = by.xs(model).iloc[0], line_style(models, model)
         axis.plot([line["min"], line["max"]], [index, index], color=style["color"], linewidth=1)

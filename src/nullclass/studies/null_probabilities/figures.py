@@ -222,5 +222,5 @@ FIGURES: dict[str, Figure] = {
     "by-size": probability_by_size,
     "transfer-matrix": transfer_matrix,
     "gallery": lambda run: gallery(with_names(run)),
-    "training": lambda run: training(with_names(run).histories, map(short, run.info.models)),
+    "training": lambda run: training(with_names(run).histories, [*map(short, run.info.models)]),
 }

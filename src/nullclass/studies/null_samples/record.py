@@ -12,16 +12,14 @@ from pathlib import Path
 import pandas as pd
 from msgspec.structs import replace
 
-from nullclass.core.documents import encode
 from nullclass.core.errors import UserError
-from nullclass.core.files import make_folder, write_bytes, write_text
+from nullclass.core.files import make_folder
 from nullclass.experiments.run_info import merge_info
 from nullclass.metrics.rates import wilson_of
-from nullclass.results import schema
-from nullclass.results.frames import read_frame
+from nullclass.results.frames import read_frame, write_frame
 from nullclass.results.info import RunInfo
-from nullclass.results.run import Run
-from nullclass.results.store import read_info
+from nullclass.results.run import Run, summary_of
+from nullclass.results.store import read_info, write_info
 from nullclass.studies import find_study
 
 RATES, TRAININGS, THRESHOLDS = "rates.csv", "trainings.csv", "thresholds.csv"
@@ -61,9 +59,8 @@ def write_record(run: Run, folder: Path) -> None:
     for name, table in tables.items():
         models = table["model"].map(run.info.models.index)
         order = table.assign(model=models).sort_values([*table], kind="stable").index
-        text = table.loc[order].to_csv(index=False, float_format="%.5g", lineterminator="\n")
-        write_text(folder / name, text)
-    write_bytes(folder / schema.RUN, encode(replace(run.info, trials={}, results={})))
+        write_frame(folder / name, table.loc[order], "%.5g")
+    write_info(folder, replace(run.info, trials={}))
 
 
 def read_record(folder: Path) -> Run:
@@ -74,15 +71,11 @@ def read_record(folder: Path) -> Run:
     """
     info = read_info(folder)
     rates = read_frame(folder / RATES)
-    summary = rates.melt(KEYS, var_name="metric").dropna(subset="value").assign(study=info.study)
-    published = find_study(info.study).published
-    keys = zip(*(summary[key] for key in ("model", "attack", "eps_pixels", "metric")), strict=True)
-    summary["published"] = [published(*key) for key in keys]
-    shares = zip(summary["value"], summary["num_images"], strict=True)
-    summary["low"], summary["high"] = zip(*(wilson_of(*share) for share in shares), strict=True)
-    columns = schema.SUMMARY_COLUMNS
+    lines = rates.melt(KEYS, var_name="metric").dropna(subset="value")
+    shares = zip(lines["value"], lines["num_images"], strict=True)
+    lines["low"], lines["high"] = zip(*(wilson_of(*share) for share in shares), strict=True)
     tables = {
-        "summary": summary[[*columns]].astype(columns),
+        "summary": summary_of(lines, info.study, find_study(info.study).published),
         "histories": read_frame(folder / TRAININGS),
         "thresholds": read_frame(folder / THRESHOLDS),
     }
