@@ -24,17 +24,16 @@ from nullclass.cli import COMMANDS
 from nullclass.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ROOT / "build" / "docs" / "pages"
-SITE = ROOT / "build" / "docs" / "site"
+FOLDER = ROOT / "build" / "docs"
 ROOT_PAGES = ("CHANGELOG.md", "CONTRIBUTING.md", "LOG.md")
 MODULES = ("attacks", "nulls", "rejection", "certify", "serving")
 LINK = re.compile(r"\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#|mailto:)([^)#\s]+)(#[^)\s]*)?\)")
 
 
-def collect() -> None:
-    """Write all pages."""
-    shutil.rmtree(PAGES, ignore_errors=True)
-    PAGES.mkdir(parents=True)
+def collect(pages: Path) -> None:
+    """Write all pages into a folder, which is emptied first."""
+    shutil.rmtree(pages, ignore_errors=True)
+    pages.mkdir(parents=True)
     names = {ROOT / "README.md": "index.md"}
     names |= {ROOT / name: name for name in ROOT_PAGES}
     names |= {path: path.name for path in sorted((ROOT / "docs").glob("*.md"))}
@@ -42,19 +41,19 @@ def collect() -> None:
     for pattern in ("benchmarks/*.md", "notebooks/*.ipynb", "results/*/figures/*.png"):
         names |= {path: path.relative_to(ROOT).as_posix() for path in sorted(ROOT.glob(pattern))}
     for path, name in names.items():
-        (PAGES / name).parent.mkdir(parents=True, exist_ok=True)
+        (pages / name).parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".md":
             text = moved(path.read_text(encoding="utf-8"), path, name, names)
-            (PAGES / name).write_text(text, encoding="utf-8")
+            (pages / name).write_text(text, encoding="utf-8")
         elif path.suffix == ".ipynb":
-            (PAGES / name).write_text(moved_notebook(path, name, names), encoding="utf-8")
+            (pages / name).write_text(moved_notebook(path, name, names), encoding="utf-8")
         else:
-            shutil.copyfile(path, PAGES / name)
-    (PAGES / "assets").mkdir()
+            shutil.copyfile(path, pages / name)
+    (pages / "assets").mkdir()
     for name in ("iframe-worker.js", "site.css"):
-        shutil.copy(ROOT / "docs" / name, PAGES / "assets")
-    (PAGES / "help.md").write_text(help_page(), encoding="utf-8")
-    write_names()
+        shutil.copy(ROOT / "docs" / name, pages / "assets")
+    (pages / "help.md").write_text(help_page(), encoding="utf-8")
+    write_names(pages)
 
 
 def moved(text: str, path: Path, name: str, names: dict[Path, str]) -> str:
@@ -110,29 +109,38 @@ def public_names() -> dict[str, Any]:
     }
 
 
-def write_names() -> None:
+def write_names(pages: Path) -> None:
     """Write one page per public name, and a page that lists them."""
-    (PAGES / "names").mkdir()
+    (pages / "names").mkdir()
     lines = ["# Every public name\n", "Signatures at a glance: [public names](api.md).\n"]
     for name, value in public_names().items():
         is_defined = inspect.isclass(value) or inspect.isfunction(value)
         path = f"{value.__module__}.{value.__qualname__}" if is_defined else f"nullclass.{name}"
         text = f"# nullclass.{name}\n\n::: {path}\n"
-        (PAGES / "names" / f"{name}.md").write_text(text, encoding="utf-8")
+        (pages / "names" / f"{name}.md").write_text(text, encoding="utf-8")
         summary = (inspect.getdoc(value) or "").split("\n\n")[0].replace("\n", " ")
         summary = re.sub(r":\w+:`(?=[^`])", "`", summary) if is_defined else "a value"
         lines.append(f"- [`{name}`](names/{name}.md): {summary}")
-    (PAGES / "names.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (pages / "names.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def build() -> int:
-    """Build the site; a warning is an error."""
+def build(folder: Path = FOLDER) -> int:
+    """Build the site in ``folder/site``; a warning is an error.
+
+    Args:
+        folder: Its pages are collected in ``folder/pages``.
+
+    Returns:
+        The exit status.
+    """
+    collect(folder / "pages")
     # The colours of the theme's own advice on MkDocs 2 are no warning of this build.
     environment = os.environ | {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true"}
+    environment["NULLCLASS_PAGES"] = str(folder / "pages")
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--clean"]
+    command += ["--site-dir", str(folder / "site")]
     return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 if __name__ == "__main__":
-    collect()
     sys.exit(build())

@@ -99,6 +99,11 @@ def test_records_of_other_weights_and_settings_are_replaced(
     assert {r.weights for r in after}.isdisjoint({r.weights for r in before})
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_is_there(name: str) -> None:
+    assert MODELS[name]().num_classes == 10
+
+
 def test_unknown_models_and_attacks_are_refused(run: Callable[..., bool]) -> None:
     with pytest.raises(UserError, match="no model 'none'"):
         run(models=("none",))
