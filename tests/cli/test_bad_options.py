@@ -144,6 +144,8 @@ COMMANDS = {
               "9", "--epochs", "1"],
     "substitute": ["substitute", "CHECKPOINT", "--data", "DATA", "--out", "OUT", "--seeds",
                    "10", "--queries", "20"],
+    "refuse": ["refuse", "CHECKPOINT", "--data", "DATA", "--held-out", "DATA", "--out", "OUT",
+               "--by", "energy", "--null-rate", "0.1"],
     "evaluate": ["evaluate", "CHECKPOINT", "--data", "DATA", "--out", "OUT", "--images", "5",
                  "--attack", "fgsm"],
     "curve": ["curve", "CHECKPOINT", "--data", "DATA", "--out", "OUT"],

@@ -12,6 +12,7 @@ COMMANDS = {
     "curve": "Estimate a null curve: the share of images fooled by perturbations of each size.",
     "substitute": "Train a substitute on a model's answers, as the source of transfer attacks.",
     "transfer": "Attack some models and score the adversarial images on others.",
+    "refuse": "Give a trained model a way to refuse; write its checkpoint.",
     "evaluate": "Attack a model; write a run folder with rows, rates, red flags and a report.",
     "certify": "Prove per image what no attack within eps can do; save or check certificates.",
     "study": "Run a study: train its models, attack them, draw its report.",

@@ -29,6 +29,14 @@ Data = Annotated[
         "data of the checkpoint.",
     ),
 ]
+HeldOut = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="DATA",
+        help="Images with labels that the model was not trained on and is not tested on: the test "
+        "images of DATA, as for --data. Default: those that the card of the checkpoint names.",
+    ),
+]
 Resize = Annotated[
     tuple[int, ...] | None,
     tyro.conf.arg(

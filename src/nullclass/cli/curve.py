@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nullclass.cli.common import Data, Device, Resize
-from nullclass.cli.models import AllowImport, Checkpoint, load_model
+from nullclass.cli.common import Data, Device, HeldOut, Resize
+from nullclass.cli.models import Model, ModelOptions
 from nullclass.cli.outputs import output_file
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
@@ -17,10 +17,9 @@ from nullclass.core.errors import UserError
 class Command:
     """Estimate a null curve: the share of images fooled by perturbations of each size."""
 
-    checkpoint: Checkpoint
     out: Path
     """CSV file for the curve: size, probability of null, share fooled."""
-    allow_import: AllowImport = False
+    model: Model = field(default_factory=ModelOptions)
     norm: Literal["linf", "l2", "l0"] = "linf"
     """Norm of the sizes: linf and l2 in pixel units, l0 as a share of the pixels."""
     perturbation: Literal["fgsm", "pgd", "sparse", "noise"] = "fgsm"
@@ -37,6 +36,7 @@ class Command:
     sizes: int = 32
     """Points of the curve."""
     data: Data = None
+    held_out: HeldOut = None
     resize: Resize = None
     seed: int = 0
     """Seed of the perturbation."""
@@ -59,13 +59,7 @@ class Command:
         perturbation = make_perturbation(self.perturbation, settings)
         device = find_device(self.device)
         with output_file(self.out):
-            loaded = load_model(
-                self.checkpoint,
-                self.data,
-                device,
-                resize=self.resize,
-                allow_import=self.allow_import,
-            )
+            loaded = self.model.load(self.data, device, resize=self.resize, held_out=self.held_out)
             held_out = loaded.dataset.validation
             if held_out is None:
                 raise UserError(NOTHING_HELD_OUT.format("a null curve needs them"))

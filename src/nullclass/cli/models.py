@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
     from nullclass.data import Dataset
     from nullclass.models import Classifier
-    from nullclass.training.card import Card
+    from nullclass.training.card import Card, Origin
 
 _CHECKPOINT = tyro.conf.arg(metavar="CHECKPOINT", help="Checkpoint folder, or name of a zoo model.")
-Checkpoint = Annotated[str, tyro.conf.Positional, _CHECKPOINT]
 AllowImport = Annotated[
     bool,
     tyro.conf.arg(
@@ -60,13 +59,33 @@ class ModelOptions:
     """Pixel standard deviation to divide by, likewise."""
 
     def load(
-        self, data: str | None, device: torch.device, *, resize: Sequence[int] | None = None
+        self,
+        data: str | None,
+        device: torch.device,
+        *,
+        resize: Sequence[int] | None = None,
+        held_out: str | None = None,
     ) -> LoadedModel:
         """Load the model, and its data or other data, resized if need be.
 
+        Args:
+            data: As for :func:`nullclass.load_dataset`.
+            device: Device of the model.
+            resize: As for :func:`nullclass.load_dataset`.
+            held_out: Data whose test images become the held-out images.
+
         Raises:
-            UserError: If the options do not fit together, or as for :func:`load_model`.
+            UserError: If the options or the data do not fit together, or as for
+                :func:`load_model`.
         """
+        loaded = self._load(data, device, resize)
+        if held_out is None:
+            return loaded
+        return replace(loaded, dataset=_holding_out(loaded.dataset, held_out, resize))
+
+    def _load(
+        self, data: str | None, device: torch.device, resize: Sequence[int] | None
+    ) -> LoadedModel:
         own = {
             "--model-args": self.model_args,
             "--weights": self.weights,
@@ -128,6 +147,20 @@ class ModelOptions:
         )
 
 
+def _holding_out(dataset: Dataset, held_out: str, resize: Sequence[int] | None) -> Dataset:
+    """Return the dataset with the test images of other data as its held-out images."""
+    from nullclass.data import load_dataset
+
+    given = load_dataset(held_out, validation=0, resize=resize)
+    if (given.image_shape, given.class_names) != (dataset.image_shape, dataset.class_names):
+        raise UserError(
+            f"--held-out has images of {given.image_shape} and the classes "
+            f"{shown(', '.join(given.class_names))}; the data have {dataset.image_shape} and "
+            f"{shown(', '.join(dataset.class_names))}"
+        )
+    return replace(dataset, validation=given.test)
+
+
 Model = Annotated[ModelOptions, tyro.conf.arg(name="")]
 """Options of a command, without a prefix."""
 
@@ -148,6 +181,15 @@ class LoadedModel:
     """Of the file of weights, if there is one."""
     digest: str
     """Tells models of one name apart."""
+
+    def origin(self) -> Origin:
+        """Return where the weights are from, for a checkpoint that holds them in another way."""
+        from nullclass.training.card import Origin
+
+        if self.card is None:
+            return Origin()
+        computed = self.card.origin.trained_on or self.card.provenance
+        return msgspec.structs.replace(self.card.origin, trained_on=computed)
 
     def rejecting(self, null_rate: float | None = None) -> Classifier:
         """Return the model as it refuses: by its card, its radius, or a calibrated threshold.

@@ -52,8 +52,8 @@ DEFAULT_ATTACKS = {
 """By whether the model can answer null."""
 
 NOTHING_HELD_OUT = (
-    "no held-out images are known for this model (it has no card, which names some, or other data "
-    "were chosen), and {}: train it with --validation"
+    "no held-out images are known for this model and these data, and {}: give some by --held-out, "
+    "which evaluate, refuse and curve have, or train it with --validation"
 )
 """Error message, to be completed with what needs them."""
 

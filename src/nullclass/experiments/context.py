@@ -51,7 +51,7 @@ class RunContext:
         """Return a trained model with its way to refuse."""
         model = self.load_trained(spec.training, spec.selection)
         if spec.detector is not None:
-            model = self._with_detector(model, spec.detector, spec.training.seed)
+            model = with_detector(model, spec.detector, self.dataset, spec.training.seed)
         if spec.radius is not None:
             return ProvableNull(model, spec.radius)
         if spec.null_rate is None:
@@ -59,13 +59,6 @@ class RunContext:
         if self.dataset.validation is None:
             raise UserError("a threshold needs held-out images, but the dataset has none")
         return with_threshold(model, calibrate(model, self.dataset.validation, spec.null_rate))
-
-    def _with_detector(self, model: Classifier, plan: DetectorPlan, seed: int) -> Classifier:
-        """Return a model with a detector, which refuses where its score is above 0."""
-        if plan.name == CONSISTENCY:
-            return ConsistentNull(model, **plan.settings)
-        clean = self.dataset.training_images().up_to(plan.num_images)
-        return reject_by(model, DETECTORS[plan.name](model, clean, seed))
 
     def describe(self, config: Config) -> dict[str, Any]:
         """Return the fields that every result has (:class:`nullclass.results.info.Result`)."""
@@ -76,6 +69,18 @@ class RunContext:
             "device": str(self.device),
             "provenance": provenance(),
         }
+
+
+def with_detector(model: Classifier, plan: DetectorPlan, dataset: Dataset, seed: int) -> Classifier:
+    """Return a model with a detector, fitted to training images; null where its score is above 0.
+
+    Raises:
+        UserError: If the model has null already, the dataset has no training images, or too few.
+    """
+    if plan.name == CONSISTENCY:
+        return ConsistentNull(model, **plan.settings)
+    clean = dataset.training_images().up_to(plan.num_images)
+    return reject_by(model, DETECTORS[plan.name](model, clean, seed))
 
 
 def make_attack(plan: AttackPlan, candidates: LabelledImages) -> Attack:
