@@ -298,3 +298,52 @@ def test_proofs_and_bounds_by_the_cascade() -> None:
     assert rows["is_rar_proved"].sum() > few["is_rar_proved"].sum()
     answered = rows["prediction"] != NULL_LABEL
     assert (rows["is_rar_proved"] == answered).mean() > 0.9  # 1e-6 more is proved
+
+
+class Branches(nn.Module):
+    """A ReLU from the image beside a deeper one, and one that no logit uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.beside = nn.Linear(4, 6), nn.Linear(6, 6), nn.Linear(4, 6)
+        self.unused, self.last = nn.Linear(6, 2), nn.Linear(6, 3)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        images = images.flatten(1)
+        deep = self.second(self.first(images).relu()).relu()
+        unused = self.unused(deep).relu()
+        return self.last(deep + self.beside(images).relu()), unused
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_branches_from_the_image_and_unused_ones(norm: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Classifier(Branches(), 3, has_null=False, image_shape=(1, 2, 2)).eval()
+    network = read_network(model, (1, 2, 2))
+    assert len(network.steps) == 10  # scale, flatten, four linear, three ReLUs, sum
+    images = images_of(1, 6).float()
+    radius = 0.1
+    cascade_model = ProvableNull(model, radius, norm=norm, verifier="cascade")
+    answers = cascade_model.predict(images)
+    ball = torch.rand(2000, 4, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    if norm == "l2":
+        ball = ball / ball.norm(dim=1, keepdim=True).clamp(min=1)
+    for image, answer in zip(images, answers.tolist(), strict=True):
+        near = (image + radius * ball.view(-1, 1, 2, 2)).clamp(0, 1)
+        assert answer in {NULL_LABEL, *model.predict(near).tolist()}
+        assert answer == NULL_LABEL or model.predict(near).unique().tolist() == [answer]
+    assert (answers != NULL_LABEL).any()
+
+
+def test_a_bound_of_the_cascade_is_below_every_value() -> None:
+    """Also where the interval bound is positive by less than the margin of later stages."""
+    body = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    with torch.no_grad():
+        body[1].weight.zero_()
+        body[1].bias.copy_(torch.tensor([5e-7, 0.0]))
+    model = Classifier(body, 2, has_null=False, image_shape=(1, 2, 2)).eval().double()
+    network, images = read_network(model, (1, 2, 2)), images_of(0, 1)
+    row = torch.tensor([[[1.0, -1.0]]], dtype=torch.float64)
+    lower = cascade.cascade_bounds(network, images, 0.1, "linf")(row).detach()
+    assert 0 < float(lower) <= 5e-7

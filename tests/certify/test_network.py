@@ -100,7 +100,7 @@ def in_place(self: Lambda, x: Tensor) -> Tensor:
         (Lambda(lambda self, x: x + torch.rand(4)), "'add'"),
         (Lambda(lambda self, x: F.linear(torch.ones(2, 16), x.flatten(1))), "'linear'"),
         (Lambda(lambda self, x: x if x.sum() > 0 else -x), "'sum'"),
-        (Lambda(lambda self, x: x.to(x.device)), "'device'"),
+        (Lambda(lambda self, x: x.to(x.device)), "'to'"),
         (Lambda(lambda self, x: torch.ones(1, 3)), "computed from the images"),
         (nn.Linear(7, 3), r"images of shape \(1, 4, 4\)"),
         (weight_norm(nn.Linear(4, 3)), "computes weights.*remove_parametrizations"),

@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 from fake_evaluation import FLAGS, write_fake_evaluation
+from worlds import Digits
 
-from nullclass import Evaluation, UserError, compare
+from nullclass import Evaluation, UserError, compare, evaluate
 from nullclass.cli.main import main
 from nullclass.evaluation.comparison import ATTACKED, Comparison
 from nullclass.metrics.comparable import Subject, find_differences
@@ -67,6 +68,18 @@ def test_it_can_be_drawn_and_printed(folders: tuple[Path, Path]) -> None:
         found.plot("accuracy")
 
 
+def test_rates_of_other_images_are_no_comparison(digits: Digits) -> None:
+    """The images of an attack on more images do not hide that the others were on fewer."""
+    data = (digits.images[:20], digits.labels[:20])
+    settings: dict[str, Any] = {"attacks": ["fgsm", "pgd"], "eps": 0.1, "checks": False}
+    one = evaluate(digits.guarded, data, num_images={"pgd": 5, "fgsm": 20}, **settings)
+    other = evaluate(digits.guarded, data, num_images=20, **settings)
+    with pytest.raises(UserError, match=r"the attacked images of a and b differ \(5 and 20\)"):
+        compare({"a": one, "b": other})
+    found = compare({"<b>a": one, "b": other}, allow_differences=True)
+    assert "<b>a" not in found._repr_html_()
+
+
 def test_one_evaluation_is_no_comparison(folders: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="at least two"):
         compare({"a": folders[0]})
@@ -96,6 +109,7 @@ def test_what_differs_is_refused_unless_allowed(
 def subject(version: str, **changes: Any) -> Subject:
     info = AttackInfo("fool", "white-box", "self", [0.1], 2, {"version": version})
     rows = pd.DataFrame({"image": [0, 1], "label": [3, 4], "attack": "worst-case"})
+    rows = pd.concat([rows.assign(attack="clean"), rows])
     threat = ThreatModel("linf", 10, data="mnist", attacks={"worst-case": info})
     return replace(Subject.of(rows, threat), **changes)
 

@@ -67,6 +67,30 @@ def test_rate(evaluation: Evaluation) -> None:
         evaluation.rate("robustness", 0.2)
 
 
+def test_rates_of_a_budget_of_zero(digits: Digits) -> None:
+    data = (digits.images[:20], digits.labels[:20])
+    found = nullclass.evaluate(
+        digits.guarded, data, attacks=["pgd"], eps=[0.0, 0.1], proofs="interval", checks=False
+    )
+    assert found.rate("aer", 0) == found.rate("fooled_rate") == 1 - found.rate("correct_rate")
+    assert found.rate("rar_proved", 0) <= found.rate("rar", 0)
+
+
+def test_the_table_says_of_how_many_images_a_proof_is(digits: Digits) -> None:
+    data = (digits.images[:20], digits.labels[:20])
+    found = nullclass.evaluate(
+        digits.guarded,
+        data,
+        attacks=["pgd"],
+        eps=0.1,
+        num_images=8,
+        proofs="interval",
+        checks=False,
+    )
+    (row,) = found.table().to_dict("records")
+    assert (row["n"], row["n proved"]) == ("8", "20")
+
+
 def test_an_attack_on_one_class_is_no_worst_case(digits: Digits) -> None:
     attacks = {"to 3": PGD(targets=3, num_steps=5), "to null": PGD("force-null", num_steps=5)}
     data = (digits.images[:30], digits.labels[:30])

@@ -219,6 +219,18 @@ def test_bootstrap_keeps_pairs_together_and_is_repeatable() -> None:
     assert low < 0 < high
 
 
+def test_an_error_among_few_accepted_images_has_their_interval() -> None:
+    """All metrics of the null score count images; RErr counts the accepted ones only."""
+    rows = table(clean="c" * 20 + "n" * 180, pgd="c" * 20 + "n" * 180)
+    found = lookup(score_metrics(rows, rows[:0], NO_OOD), "rerr", "union")
+    assert (found["value"], found["low"]) == (0, 0)
+    assert found["high"] == pytest.approx(wilson(0, 20)[1])
+    scores = (np.arange(50) >= 1) * 1.0
+    low, high = bootstrap(lambda s, w: rerr(0, s, w), (scores[None], scores[None] < 0))
+    assert low == 0 < high < 1, "resamples that accept nothing are left out"
+    assert all(map(math.isnan, bootstrap(lambda s: math.nan, (scores,))))
+
+
 # Bad input
 
 

@@ -206,6 +206,8 @@ REFUSED: list[tuple[str, list[dict[str, Any]], str]] = [
     ),
     ("null-probabilities", [{"curve": {"norm": "linf"}}], "this is no null curve"),
     ("any-of", [{"sources": {}}], "at least one source"),
+    ("any-of", [{"sources": ["uniform"]}], "must be a dictionary from names to settings"),
+    ("tile-shuffle", [{"sides": 7}, {"sides": []}, {"sides": [0]}], "tile sides must be a list"),
     ("any-of", [{"sources": {"noise": {}}}], "not 'noise'"),
     ("any-of", [{"sources": {"uniform": {}, "adversarial": {"eps": 7}}}], "eps must be in"),
 ]

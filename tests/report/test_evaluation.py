@@ -570,6 +570,12 @@ def test_the_terminal_tables(run: Run, trial: Trial) -> None:
     assert "[/]" in "".join(terminal_lines(on_terminal([hostile])))
 
 
+def test_rates_of_null_need_an_attack_that_forces_it(tmp_path: Path) -> None:
+    run = read_run(write_fake_evaluation(tmp_path, attacks=("worst-case",), num_images=30))
+    assert [c.text for c in union_table(Measures(run)).columns[1:]] == ["AER", "RAR", "n"]
+    assert "null-DoS" not in " ".join(findings(Measures(run), "made-up"))
+
+
 def test_default_attacks_have_display_names() -> None:
     from nullclass.evaluation.record import DEFAULT_ATTACKS
     from nullclass.report.formatting import NAMES

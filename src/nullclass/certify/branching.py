@@ -119,7 +119,8 @@ class Ball:
         start = len(self.network.steps) - 1 if start is None else start
         with torch.no_grad():
             regions, is_empty = self._regions(parts)
-        names = [("slopes", index) for index in parts.slopes if index < start]
+        needed = self.network.needed_by(start)
+        names = [("slopes", index) for index in parts.slopes if index in needed]
         signed = [index for index, signs in parts.signs.items() if signs.any()]
         names += [("multipliers", index) for index in signed]
         values = [getattr(parts, kind)[index].detach().clone() for kind, index in names]

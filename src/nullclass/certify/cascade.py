@@ -96,7 +96,7 @@ def cascade_bounds(
         is_left = (lower.detach() <= 0).any(dim=1) & images.detach().flatten(1).isfinite().all(1)
         raised = lower.detach().clone()
         for index in is_left.nonzero().flatten().tolist():
-            rows = specs[index][lower[index].detach() <= 0]
+            rows = specs[index][lower[index].detach() <= MARGIN]
             if settle(network, images[index], rows, radius, norm).is_proved:
                 raised[index].clamp_(min=MARGIN)
         return lower + (raised - lower.detach())
@@ -147,16 +147,19 @@ def settle(network: Network, image: Tensor, rows: Tensor, radius: float, norm: s
 def _is_broken(network: Network, image: Tensor, rows: Tensor, radius: float, norm: str) -> bool:
     """Return whether PGD finds an image with a row at most 0. Its starts are always the same."""
     ball, generator = find_ball(norm), torch.Generator().manual_seed(0)
-    rows = rows.repeat(NUM_RESTARTS, 1)
+    num_rows, rows = len(rows), rows.repeat(NUM_RESTARTS, 1)
     center = image.expand(len(rows), *image.shape[1:])
     points = (center + ball.random(center, radius, generator)).clamp(0, 1)
-    points = torch.cat([image, points[1:]])
+    points = torch.cat([center[:num_rows], points[num_rows:]])
+
+    def loss(logits: Tensor) -> Tensor:
+        return -(logits * rows).sum(dim=1)
+
     for step in range(NUM_STEPS):
-        gradient, losses = input_gradient(
-            network.values, points, lambda logits: -(logits * rows).sum(dim=1)
-        )
+        gradient, losses = input_gradient(network.values, points, loss)
         if bool((losses >= 0).any()):
             return True
         size = radius * (1 - step / NUM_STEPS)
         points = ascend(points, gradient, center, eps=radius, step_size=size, norm=ball)
-    return False
+    with torch.no_grad():
+        return bool((loss(network.values(points)) >= 0).any())

@@ -68,6 +68,24 @@ class Network:
                 del results[source]
         return results[num_steps - 1]
 
+    def needed_by(self, index: int) -> set[int]:
+        """Return a step and all that it depends on; -1, the image, is one of them."""
+        found, left = set[int](), [index]
+        while left:
+            step = left.pop()
+            if step not in found:
+                found.add(step)
+                left += self.steps[step].inputs if step >= 0 else ()
+        return found
+
+    def pruned(self) -> Network:
+        """Return the steps that the last one needs; a network may compute what it does not use."""
+        kept = sorted(self.needed_by(len(self.steps) - 1) | {-1})
+        place = {index: number for number, index in enumerate(kept, start=-1)}
+        steps = (self.steps[index] for index in kept[1:])
+        renumbered = (replace(s, inputs=tuple(place[i] for i in s.inputs)) for s in steps)
+        return replace(self, steps=tuple(renumbered))
+
     @cached_property
     def _done_after(self) -> list[list[int]]:
         """Per step, the earlier steps whose results no later step needs."""
@@ -125,7 +143,7 @@ class _Activation(Tensor):
             )
         layer: Layer | None = None
         with torch._C.DisableTorchFunctionSubclass():
-            if name in ("shape", "ndim", "dtype", "size", "dim", "__len__"):
+            if name in ("shape", "ndim", "dtype", "device", "size", "dim", "__len__"):
                 return func(*args, **settings)
             if name in RESHAPING:
                 output = func(*args, **settings)
@@ -181,7 +199,7 @@ def read_network(model: Classifier, image_shape: Sequence[int]) -> Network:
                 raise UserError("the network must return its logits, computed from the images")
             steps = tuple(tape[: logits.position + 1])
             _check_weights(steps, model)
-            network = Network(steps, model.num_classes + model.num_nulls)
+            network = Network(steps, model.num_classes + model.num_nulls).pruned()
             with torch.no_grad():
                 _compare(network, model, images[2:])
         except UserError:

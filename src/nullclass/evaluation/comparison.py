@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -105,7 +106,9 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """Return the same for notebooks."""
-        return self._shown().to_html(index=False, border=0) + "<br>".join(self.differences)
+        return self._shown().to_html(index=False, border=0) + "".join(
+            f"<p>{escape(each)}</p>" for each in self.differences
+        )
 
     def _shown(self) -> pd.DataFrame:
         table = self.table()

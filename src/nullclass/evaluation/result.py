@@ -17,7 +17,13 @@ from nullclass.core.errors import UserError
 from nullclass.core.outcomes import SUCCESSES
 from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.metrics.distribution import robustness_distribution
-from nullclass.metrics.rates import num_left_out, preview_note, proved_rates, summarise
+from nullclass.metrics.rates import (
+    NEED_NULL,
+    num_left_out,
+    preview_note,
+    proved_rates,
+    summarise,
+)
 from nullclass.metrics.scores import score_metrics
 from nullclass.results.info import TrialResult
 from nullclass.results.run import Trial
@@ -47,8 +53,6 @@ if TYPE_CHECKING:
 
 TRIPLE = ("correct_rate", "null_rate", "fooled_rate")
 SHOWN = ("aer", "rar", "rar_proved", "strict", "null_dos")
-NEED_NULL = ("strict", "null_dos")
-"""Rates that mean little unless an attack tries to make the model answer null."""
 PLOTTED = {"aer": "AER", "rar": "RAR", "strict": "strict", "rar_proved": "RAR, proved"}
 
 
@@ -114,15 +118,15 @@ class Evaluation:
         Args:
             metric: Such as ``aer``, ``rar``, ``strict``, ``null_dos`` or ``rar_proved``.
             eps: The budget in pixel units; 0 for the clean images.
-            attack: Name of an attack. Default: the clean images at 0; above, the worst case over
-                all attacks, or the proofs.
+            attack: Name of an attack. Default: the clean images, the worst case over all attacks,
+                or the proofs, of which one has the metric.
 
         Raises:
             UserError: If there is no such rate.
         """
         summary = self.summary()
         rates = summary[summary["metric"] == metric]
-        of = ([CLEAN] if eps == 0 else [UNION, PROOF]) if attack is None else [attack]
+        of = [CLEAN, UNION, PROOF] if attack is None else [attack]
         is_at_eps = np.isclose(rates["eps_pixels"], eps, rtol=1e-6, atol=0)  # eps may be a float32
         found = rates[rates["attack"].isin(of) & is_at_eps]
         if found.empty:
@@ -140,6 +144,8 @@ class Evaluation:
     def table(self) -> pd.DataFrame:
         """Return worst-case rates in percent with 95 % intervals as text, one row per eps.
 
+        ``n`` is the number of images; ``n proved`` that of proved rates, where it is another.
+
         ``strict`` and ``null_dos`` only if an attack counts null as a success.
         """
         return self._table(self.summary())
@@ -148,12 +154,17 @@ class Evaluation:
         rows = summary[summary["attack"].isin([UNION, PROOF])].sort_values("eps_pixels")
         if not self._forces_null():
             rows = rows[~rows["metric"].isin(NEED_NULL)]
+        counts = {UNION: "n", PROOF: "n"}
+        if rows["num_images"].nunique() > 1:
+            counts[PROOF] = "n proved"
         lines: dict[float, dict[str, str]] = {}
         for row in rows[rows["metric"].isin(SHOWN)].to_dict("records"):
             eps = float(row["eps_pixels"])
-            line = lines.setdefault(eps, {"eps": f"{eps:.4g}", "n": str(row["num_images"])})
+            line = lines.setdefault(eps, {"eps": f"{eps:.4g}"})
+            line[counts[row["attack"]]] = str(row["num_images"])
             line[str(row["metric"])] = _percent(row)
-        columns = ["eps", "n", *(m for m in SHOWN if m in set(rows["metric"]))]
+        columns = ["eps", *dict.fromkeys(counts.values())]
+        columns += [metric for metric in SHOWN if metric in set(rows["metric"])]
         return pd.DataFrame(list(lines.values()), columns=columns).fillna("")
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -223,7 +234,7 @@ class Evaluation:
         left_out = num_left_out(self.rows)
         if left_out:
             counts = ", ".join(f"{num} at eps {eps:g}" for eps, num in left_out.items())
-            notes.append(f"Proved never to be fooled, and so not attacked to fool: {counts}.")
+            notes.append(f"Proved never to be fooled, so left out by iterative attacks: {counts}.")
         if self.rows["null_loss"].notna().any() and not self._forces_null():
             notes.append(
                 "No attack tries to force null, so strict and null_dos are not shown: add "

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from nullclass.core.errors import UserError
+from nullclass.metrics.rates import attacked_by_all
 from nullclass.results.info import ThreatModel
 from nullclass.results.schema import CLEAN
 
@@ -19,7 +20,8 @@ class Subject:
 
     norm: str
     labels: pd.Series[int] = field(repr=False)
-    """True class of each attacked image, by its index in the test set."""
+    """True class of each image that the rates are of, those that every attack was run on, by its
+    index in the test set."""
     attacks: Mapping[str, Any]
     """Settings of each attack, with the version of those that have one; None if unknown."""
     must_have: frozenset[str]
@@ -41,10 +43,11 @@ class Subject:
         attacks = {
             name: info for name, info in threat.attacks.items() if info.eps is not None
         }  # not the search for the smallest eps
-        attacked = rows[rows["attack"].isin(attacks) if attacks else rows["attack"] == CLEAN]
+        clean = rows[rows["attack"] == CLEAN]
+        images = attacked_by_all(clean, rows[rows["attack"].isin(attacks)])
         return cls(
             threat.norm,
-            attacked.drop_duplicates("image").set_index("image")["label"].sort_index(),
+            clean.set_index("image")["label"].loc[images],
             {name: info.settings for name, info in attacks.items()},
             frozenset(name for name, info in attacks.items() if info.objective == "fool"),
             threat.data or "",

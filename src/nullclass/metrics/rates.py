@@ -14,6 +14,9 @@ from nullclass.results.schema import CLEAN, LEFT_OUT, LOSSES, UNION
 Z = 1.959964
 """Of intervals of 95 %, in standard deviations."""
 
+NEED_NULL = ("strict", "null_dos")
+"""Rates over all attacks that mean little unless one tries to make the model answer null."""
+
 
 def wilson(num_hits: int, num_images: int) -> tuple[float, float]:
     """Return the Wilson score interval of a share (Wilson 1927), 95 %.
@@ -179,7 +182,7 @@ def attacked_by_all(clean: pd.DataFrame, attacked: pd.DataFrame) -> list[int]:
 
 
 def num_left_out(rows: pd.DataFrame) -> dict[float, int]:
-    """Return by eps how many images no attack tried to fool, because they are proved.
+    """Return by eps how many images iterative attacks left out, because they are proved.
 
     Args:
         rows: Columns of :data:`nullclass.results.schema.ROW_COLUMNS`, of one model.

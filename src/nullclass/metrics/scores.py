@@ -193,18 +193,20 @@ def rerr(threshold: float, scores: npt.ArrayLike, is_wrong: npt.ArrayLike) -> fl
 def bootstrap(
     statistic: Callable[..., float],
     *samples: tuple[npt.NDArray[Any], ...],
+    num_images: int | None = None,
     num_resamples: int = 500,
     seed: int = 0,
 ) -> tuple[float, float]:
     """Return the 95 % percentile interval (Efron 1979) of a statistic.
 
-    Where all resamples agree (no error among n images), it is the Wilson interval of the value over
-    the images of the last sample.
+    Resamples in which it has no value (NaN) are left out. Where all others agree (no error among n
+    images), it is the Wilson interval of the value.
 
     Args:
         statistic: Called with all arrays, in order.
         samples: Each a tuple of arrays about the same images, drawn together; the last axis is
             images.
+        num_images: How many images the value is a share of. Default: those of the last sample.
         num_resamples: How many resamples to draw.
         seed: Seed of the draws.
     """
@@ -213,13 +215,16 @@ def bootstrap(
     for _ in range(num_resamples):
         drawn = []
         for arrays in samples:
-            num_images = arrays[0].shape[-1]
-            chosen = generator.integers(num_images, size=num_images)
+            num_drawn = arrays[0].shape[-1]
+            chosen = generator.integers(num_drawn, size=num_drawn)
             drawn += [array[..., chosen] for array in arrays]
         values.append(statistic(*drawn))
-    low, high = map(float, np.quantile(values, [0.025, 0.975]))
+    known = [value for value in values if value == value]
+    if not known:
+        return math.nan, math.nan
+    low, high = map(float, np.quantile(known, [0.025, 0.975]))
     if low == high and 0 <= low <= 1:
-        return wilson_of(low, samples[-1][0].shape[-1])
+        return wilson_of(low, num_images or samples[-1][0].shape[-1])
     return low, high
 
 
@@ -354,7 +359,10 @@ def _robust_error(
                 keys = {"attack": UNION, "norm": norm, "eps_pixels": eps}
                 keys["is_optimistic"] = is_transfer or tau != 0
                 value = rerr(tau, *sample)
-                interval = bootstrap(lambda s, w, tau=tau: rerr(tau, s, w), sample)
+                num_accepted = int((sample[0] <= tau).any(axis=0).sum())
+                interval = bootstrap(
+                    lambda s, w, tau=tau: rerr(tau, s, w), sample, num_images=num_accepted
+                )
                 yield _line(keys, metric, value, interval, len(images))
 
 

@@ -65,8 +65,11 @@ def make_nulls(name: str, settings: Mapping[str, Any], model: nn.Module | None) 
     source = NULL_SOURCES[check_choice("the null source", name, NULL_SOURCES)]
     arguments = dict(settings)
     if source is AnyOf:
-        parts = settings.get("sources", {}).items()
-        arguments["sources"] = {part: make_nulls(part, values, model) for part, values in parts}
+        parts = settings.get("sources", {})
+        if not isinstance(parts, Mapping):
+            raise UserError("the sources of any-of must be a dictionary from names to settings")
+        of = {part: make_nulls(part, values, model) for part, values in parts.items()}
+        arguments["sources"] = of
     parameters = inspect.signature(source).parameters
     if "model" in parameters:
         arguments["model"] = model

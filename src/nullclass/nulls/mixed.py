@@ -28,7 +28,7 @@ class MixedNulls(NullSource):
         if not bool(can_pair.any(dim=1).all()):
             raise UserError(
                 f"mixed null images need two classes in every batch, but a batch of {len(labels)} "
-                "has only one: use larger batches, or shuffle the images"
+                "has only one: use larger batches or more nulls per image, or shuffle the images"
             )
         partners = torch.multinomial(can_pair.float(), 1, generator=generator).squeeze(1)
         images = images.detach()

@@ -34,8 +34,10 @@ class TileShuffleNulls(NullSource):
 
     def __post_init__(self) -> None:
         """Check the sides."""
-        if self.sides is not None and (not self.sides or min(self.sides) < 1):
-            raise UserError(f"tile sides must be at least 1 pixel, not {self.sides}")
+        if self.sides is None:
+            return
+        if not isinstance(self.sides, Sequence) or not self.sides or min(self.sides) < 1:
+            raise UserError(f"tile sides must be a list of at least 1 pixel each, not {self.sides}")
 
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None

@@ -61,7 +61,8 @@ NO_RISK = Text(
 )
 SENTENCES = (
     "Clean images: {model} answers {correct} correctly, {null} null and {fooled} wrongly.",
-    "At ε {eps} ({norm}, pixel units) at least one attack fools it on {aer} of the images (AER); "
+    "At ε {eps} ({norm}, pixel units) it is fooled, when clean or by an attack, on {aer} of the "
+    "images (AER); "
     "robust accuracy with rejection (RAR) is {rar}.",
     "On {null_dos} it is correct when clean and some attack makes it answer null (null-DoS).",
     "The proved lower bound of RAR at that ε, against every attack, is {rar_proved}.",

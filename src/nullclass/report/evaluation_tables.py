@@ -60,7 +60,8 @@ def threat_model(trial: Trial) -> list[Block]:
     left_out = num_left_out(trial.rows)
     if left_out:
         counts = ", ".join(f"{num:,} at ε {eps_text(eps)}" for eps, num in left_out.items())
-        terms.append(("proved images", f"not attacked to fool, except a few as an audit: {counts}"))
+        text = f"left out by iterative attacks, except a few as an audit: {counts}"
+        terms.append(("proved images", text))
     if threat.num_classes > MAX_TARGETS + 1:
         terms.append(
             (

@@ -11,7 +11,8 @@ from itertools import groupby
 import pandas as pd
 
 from nullclass.core.errors import UserError
-from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.core.outcomes import OUTCOME_NAMES, SUCCESSES
+from nullclass.metrics.rates import NEED_NULL
 from nullclass.report.blocks import Mark
 from nullclass.report.formatting import FGSM, NORMS, WORST_CASE, ends_text
 from nullclass.results.run import Run
@@ -145,7 +146,8 @@ def on_common_seeds(measures: Sequence[Measure | None]) -> list[Measure | None]:
 
 
 class Measures:
-    """All measures of a run, models in the run's order.
+    """All measures of a run, models in the run's order; without those of :data:`NEED_NULL` if no
+    attack tries to force null.
 
     Args:
         run: The run.
@@ -174,7 +176,10 @@ class Measures:
         self.models += [name for name in known if name not in planned]
         self.missing: list[str] = [name for name in planned if name not in known]
         self.seeds: list[int] = sorted(int(seed) for seed in summary["seed"].unique())
-        self.all: list[Measure] = _grouped(summary, rule)
+        measures = _grouped(summary, rule)
+        if not any("null" in SUCCESSES.get(m.objective, ()) for m in measures):
+            measures = [m for m in measures if m.attack != UNION or m.metric not in NEED_NULL]
+        self.all: list[Measure] = measures
         self._by_name: dict[tuple[str, str, str], list[Measure]] = {}
         for measure in self.all:
             name = (measure.model, measure.attack, measure.metric)

@@ -179,8 +179,12 @@ def union_table(measures: Measures) -> Table:
         f"pixel units. {'. '.join(meanings)}."
     )
     if is_proved:
+        is_same = not measures.budgets(UNION) or (
+            measures.num_images(UNION) == measures.num_images(PROOF)
+        )
+        between = "; the true rate lies between the two" if is_same else ", on their own images"
         caption += (
-            " Proved bounds hold against every attack; the true rate lies between the two. "
+            f" Proved bounds hold against every attack{between}. "
             "Null-DoS has no proved bound; clean null is the share of clean images answered null."
         )
     return make_table(
