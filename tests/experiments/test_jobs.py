@@ -134,7 +134,7 @@ def test_folder_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_fields_at_their_default_are_not_part_of_the_hash() -> None:
-    hashed = json.dumps(jobs._as_json(TRIAL))
+    hashed = json.dumps(jobs.as_json(TRIAL))
     for absent in ("decision_grid", "thresholds", "factor", "norm", "label", "start", "dropout"):
         assert f'"{absent}"' not in hashed
     assert '"batch_size"' in hashed
@@ -171,13 +171,13 @@ def test_every_job_once_and_after_what_it_needs() -> None:
         ("crafting clean-mi-fgsm, seed 3", {"models/clean"}),
         (
             "attacking grown, seed 3",
-            {"models/grown", "trials/base", "crafted/clean-mi-fgsm"},
+            {"models/grown", "models/base", "trials/base", "crafted/clean-mi-fgsm"},
         ),
         ("training substitute, seed 3", {"models/clean"}),
         ("crafting substitute-mi-fgsm, seed 3", {"models/substitute"}),
         (
             "attacking grown, seed 3",
-            {"models/grown", "trials/base", "crafted/substitute-mi-fgsm"},
+            {"models/grown", "models/base", "trials/base", "crafted/substitute-mi-fgsm"},
         ),
         ("estimating clean-pgd-linf, seed 3", {"models/clean"}),
         ("training soft, seed 3", {"estimates/clean-pgd-linf"}),

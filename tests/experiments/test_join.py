@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_fgsm import MODELS, write_fake_fgsm
 from msgspec import structs
-from tiny_study import NUM_JOBS, TINY, results, run_here
+from tiny_study import CPU, NUM_JOBS, TINY, results, run_here, trials
 
 from nullclass.cli.main import main
 from nullclass.core.errors import UserError
 from nullclass.core.files import remove
 from nullclass.data import Dataset
+from nullclass.experiments.config import AttackPlan, Craft, ModelSpec
 from nullclass.experiments.join import join_run
+from nullclass.experiments.run_info import describe_run, merge_info
 from nullclass.results import schema, store
-from nullclass.results.info import TrialResult
+from nullclass.results.info import RunInfo, TrialResult
 from nullclass.results.run import read_run
 from nullclass.training.checkpoint import WEIGHTS
 
@@ -98,6 +102,45 @@ def test_a_piece_from_another_machine_is_noted(ours: Path, piece: Path) -> None:
     assert "cuda:0" in note
 
 
+def test_notes_are_those_of_all_pieces(ours: Path, piece: Path) -> None:
+    info = store.read_info(piece)
+    store.write_info(piece, structs.replace(info, notes=["Some results were copied."]))
+    join_run(TINY, "quick", ours, piece)
+    assert store.read_info(ours).notes == ["Some results were copied."]
+
+
+def test_another_number_of_threads_is_no_other_machine(ours: Path, piece: Path) -> None:
+    info = store.read_info(piece)
+    machine = structs.replace(info.provenance.machine, num_threads=64)
+    provenance = structs.replace(info.provenance, machine=machine)
+    store.write_info(piece, structs.replace(info, provenance=provenance))
+    join_run(TINY, "quick", ours, piece)
+    assert store.read_info(ours).notes == []
+
+
+def test_crafted_images_of_other_settings_are_refused(dataset: Dataset, tmp_path: Path) -> None:
+    base, grown = trials("quick", [0], ["base", "grown"])
+
+    def info_of(seed: int, eps: float) -> RunInfo:
+        source = replace(base.training, seed=seed)
+        crafted = Craft(ModelSpec(source), AttackPlan("fgsm", (eps,), 3, label="crafted"))
+        training = replace(grown.training, seed=seed, start=source)
+        trial = replace(grown, training=training, source=None, attacks=(), crafted=(crafted,))
+        return describe_run(TINY, dataset, "quick", CPU, [trial])
+
+    assert merge_info(TINY, info_of(0, 0.1), info_of(1, 0.1), tmp_path).seeds == [0, 1]
+    with pytest.raises(UserError, match="grown, last with other settings"):
+        merge_info(TINY, info_of(0, 0.1), info_of(1, 0.2), tmp_path)
+
+
+def test_a_stale_trial_does_not_decide(ours: Path, piece: Path) -> None:
+    stale = one(ours, "trials/grown-seed0-*")
+    other = Path(shutil.copytree(stale, stale.with_name("grown-seed0-stale")))
+    config = store.read_result(other, TrialResult).config
+    edit_result(other, config=config | {"num_clean": 3})
+    assert join_run(TINY, "quick", ours, piece) == (NUM_JOBS // 2, 0)
+
+
 def test_unfinished_jobs_are_left_and_damaged_ones_of_ours_replaced(
     ours: Path, finished: Path, tmp_path: Path
 ) -> None:
@@ -127,19 +170,31 @@ def other_data(piece: Path) -> None:
     store.write_info(piece, structs.replace(info, data=structs.replace(info.data, checksum="0")))
 
 
-def other_recipe(piece: Path) -> None:
-    info = store.read_info(piece)
-    trainings = info.settings.trainings
-    trainings["base"]["recipe"]["epochs"] = 7
-    store.write_info(piece, info)
+def other_settings(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
+    """Change the settings of ``grown``, which its results bear out."""
+
+    def edit(piece: Path) -> None:
+        info = store.read_info(piece)
+        change(info.settings.trials["grown, last"])
+        store.write_info(piece, info)
+
+    return edit
 
 
-def other_attacks(piece: Path) -> None:
-    trial = one(piece, "trials/grown-seed1-*")
-    config = store.read_result(trial, TrialResult).config
-    config["attacks"][1]["eps"] = [0.05, 0.3]
-    edit_result(trial, config=config)
-    store.write_info(piece, store.read_info(piece))
+def other_recipe(settings: dict[str, Any]) -> None:
+    settings["training"]["recipe"]["epochs"] = 7
+
+
+def other_attacks(settings: dict[str, Any]) -> None:
+    settings["attacks"][1]["eps"] = [0.05, 0.3]
+
+
+def other_thresholds(settings: dict[str, Any]) -> None:
+    settings["thresholds"]["num_images"] = 5
+
+
+def other_checks(settings: dict[str, Any]) -> None:
+    settings["is_checked"] = True
 
 
 def cut_rows(piece: Path) -> None:
@@ -171,8 +226,10 @@ def linked_rows(piece: Path) -> None:
         (other_preset, r"a run of tiny \(full\), not of tiny \(quick\)"),
         (other_study, r"a run of ramps \(quick\), not of tiny \(quick\)"),
         (other_data, "other settings or data"),
-        (other_recipe, "other settings or data"),
-        (other_attacks, "evaluates grown with other settings"),
+        (other_settings(other_recipe), "grown, last with other settings or data"),
+        (other_settings(other_attacks), "grown, last with other settings or data"),
+        (other_settings(other_thresholds), "grown, last with other settings or data"),
+        (other_settings(other_checks), "grown, last with other settings or data"),
         (cut_rows, r"the piece is damaged: .*rows\.parquet has changed"),
         (flipped_weights, r"the piece is damaged: .*model\.safetensors has changed"),
         (lost_result, r"the piece is damaged: .*result\.json is missing"),

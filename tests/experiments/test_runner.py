@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import torch
 from fake_run import PROVENANCE
+from msgspec import structs
 from pandas_defaults import check_tables
 from tiny_study import CPU, NUM_JOBS, TINY, VALIDATION, results, run_here, trials
 
@@ -293,12 +295,71 @@ def test_more_seeds_and_variants_join_a_run(dataset: Dataset, tmp_path: Path) ->
     assert stamps(tmp_path).items() >= before.items()
     found = {(trial.model, trial.seed) for trial in read_run(tmp_path).trials}
     assert found == {(name, seed) for name in ("base", "grown") for seed in (0, 2)}
-    # A changed trial replaces the one before in tables; its training is the same.
-    (base,) = trials("quick", [0], ["base"])
-    result = run_here(dataset, tmp_path, trials=[replace(base, num_clean=30)])
-    assert (result.num_done, result.num_skipped) == (1, 1)
-    (trial,) = (t for t in read_run(tmp_path).trials if (t.model, t.seed) == ("base", 0))
-    assert (trial.rows["attack"] == CLEAN).sum() == 30
+    # One report cannot describe models that are evaluated with other settings.
+    (base,) = trials("quick", [1], ["base"])
+    before = stamps(tmp_path)
+    for changed in (replace(base, num_clean=30), replace(base, null_rate=0.1)):
+        with pytest.raises(UserError, match="holds base, last with other settings or data"):
+            run_here(dataset, tmp_path, trials=[changed])
+    assert stamps(tmp_path) == before
+
+
+def test_results_of_another_device_are_noted(dataset: Dataset, tmp_path: Path) -> None:
+    run_here(dataset, tmp_path, variants=["base"], seeds=[0])
+    store.write_info(tmp_path, structs.replace(store.read_info(tmp_path), device="cuda:0"))
+    run_here(dataset, tmp_path, variants=["base"], seeds=[0])
+    assert store.read_info(tmp_path).notes == [], "nothing was computed here"
+    for _ in range(2):
+        run_here(dataset, tmp_path, variants=["base"], seeds=[1])
+    (note,) = store.read_info(tmp_path).notes
+    assert ", cpu, " in note
+
+
+def test_a_report_being_drawn_is_waited_for(finished: Path, dataset: Dataset) -> None:
+    with ThreadPoolExecutor() as pool:
+        with store.drawing(finished):
+            again = pool.submit(run_here, dataset, finished)
+            assert not wait([again], timeout=2).done
+        assert again.result(timeout=60).num_skipped == NUM_JOBS
+
+
+def test_a_new_field_with_a_default_changes_no_run(dataset: Dataset, tmp_path: Path) -> None:
+    """What a run records for comparison leaves out fields at their default."""
+    run_here(dataset, tmp_path, variants=["base"], seeds=[0])
+    recorded = store.read_info(tmp_path).settings.trials["base, last"]
+    assert "is_checked" not in recorded
+    assert "max_gradient" not in recorded["training"]["recipe"]
+
+
+def test_a_trial_waits_for_the_weights_of_its_source(dataset: Dataset) -> None:
+    """The source's own trial may be finished while its weights are gone."""
+    (noisy,) = trials("quick", [0], ["noisy"])
+    assert noisy.source is not None
+    needs = {job.folder: job.needs for job in jobs_of([noisy], dataset.checksum)}
+    weights = folder_of(noisy.source.training, dataset.checksum)
+    assert weights in needs[folder_of(noisy, dataset.checksum)]
+
+
+def test_the_folder_is_locked_until_the_workers_have_stopped(
+    dataset: Dataset, tmp_path: Path
+) -> None:
+    refusals = []
+
+    class Interrupted(SerialEngine):
+        def start(self, task: Task) -> None:
+            raise KeyboardInterrupt
+
+        def close(self) -> None:
+            with pytest.raises(UserError, match="another process is writing"), locked(tmp_path):
+                pass
+            refusals.append(True)
+
+    engine = Interrupted(dataset, CPU)
+    with pytest.raises(KeyboardInterrupt):
+        run_study(TINY, dataset, tmp_path, engine=engine, device=CPU)
+    assert refusals == [True]
+    with locked(tmp_path):
+        pass  # free again
 
 
 def test_a_trial_in_l2(dataset: Dataset, tmp_path: Path) -> None:

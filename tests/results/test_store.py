@@ -17,7 +17,7 @@ from msgspec import structs
 from pandas_defaults import check_tables
 
 from nullclass.core.errors import CannotWriteError, UserError
-from nullclass.core.files import make_folder
+from nullclass.core.files import make_folder, remove
 from nullclass.core.tensor_files import save_tensors
 from nullclass.evaluation.result import Evaluation
 from nullclass.results import frames, schema, store
@@ -497,3 +497,13 @@ def test_a_result_without_digests_completes_nothing(content: str, trial: Path) -
     (trial / schema.RESULT).write_text(content)
     assert not is_complete(trial)
     assert not is_complete(trial / "nowhere")
+
+
+def test_leftovers_of_a_killed_report_do_not_keep_a_run_from_recovering(run: Path) -> None:
+    (run / ".report.lock").touch()
+    (run / ".report.tmp").mkdir()
+    remove(run / schema.RUN)
+    store.check_free(run)
+    (run / ".other").touch()
+    with pytest.raises(UserError, match=r"holds '\.other' but no run\.json"):
+        store.check_free(run)

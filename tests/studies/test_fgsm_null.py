@@ -449,6 +449,7 @@ def test_names_notes_and_missing_models(tmp_path: Path) -> None:
     change_info(
         tmp_path,
         models=["<script>a&b", "null-9"],
+        trials=read_info(tmp_path).trials | {"null-9": "trials/null-9"},
         notes=["Two epochs too few."],
         device="</style><script>alert(1)</script>",
     )

@@ -33,7 +33,14 @@ from nullclass.studies.null_samples.figures import FIGURES
 from nullclass.studies.null_samples.images import mixed, shuffled
 from nullclass.studies.null_samples.page import findings
 from nullclass.studies.null_samples.page import page as draw_page
-from nullclass.studies.null_samples.record import KEYS, METRICS, joined, read_record, write_record
+from nullclass.studies.null_samples.record import (
+    KEYS,
+    METRICS,
+    joined,
+    read_record,
+    record_of,
+    write_record,
+)
 from nullclass.studies.null_samples.tables import (
     accuracy_table,
     difference_table,
@@ -155,6 +162,17 @@ def test_selections_are_compared_over_the_sets_that_have_both(tmp_path: Path) ->
     cells = row(selection_table(run, measures, kept_epochs(run, measures)), "u")
     assert cells[3] == Cell("20.0", "held-out 25.0")  # of set 0 alone
     assert "1 of 8 evaluations are missing" in " ".join(unfinished(run, measures))
+
+
+def test_a_run_is_finished_with_what_it_planned(tmp_path: Path) -> None:
+    """Base alone has a second set."""
+    lacking = [("u", 1, selection) for selection in ("test", "held-out")]
+    write_fake_samples(tmp_path, 2, models=("base", "u"), lacking=lacking)
+    run = read_run(tmp_path)
+    assert "2 of 8 evaluations are missing" in " ".join(unfinished(run, measures_of(run)))
+    planned = {t: name for t, name in run.info.trials.items() if (tmp_path / name).exists()}
+    run = replace(run, info=structs.replace(run.info, trials=planned))
+    assert unfinished(run, measures_of(run)) == []
 
 
 def test_sentences(run: Run) -> None:
@@ -431,6 +449,17 @@ def test_pieces_are_joined_in_any_order(tmp_path: Path, script: ModuleType) -> N
     other = replace(run, info=structs.replace(run.info, preset="quick"))
     with pytest.raises(UserError, match="other settings"):
         joined(read_record(script.RESULTS), other)
+    other = replace(run, info=structs.replace(run.info, models=["base"]))
+    with pytest.raises(UserError, match=r"other models than .* \(u\)"):
+        joined(read_record(script.RESULTS), other)
+    elsewhere = replace(run, info=structs.replace(run.info, device="cuda:0"))
+    assert "cuda:0" in joined(read_record(script.RESULTS), elsewhere).info.notes[0]
+
+
+def test_a_set_without_its_second_selection_is_not_finished(tmp_path: Path) -> None:
+    lacking = [("u", 1, "held-out")]
+    write_fake_samples(tmp_path, 2, models=("base", "u"), lacking=lacking)
+    assert record_of(read_run(tmp_path)).info.seeds == [0]
 
 
 # Null images of the figure

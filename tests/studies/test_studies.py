@@ -16,6 +16,7 @@ from nullclass.core.errors import UserError
 from nullclass.data import DATASETS, RAMPS
 from nullclass.experiments.config import Study, Trial
 from nullclass.experiments.jobs import folder_of, jobs_of
+from nullclass.experiments.run_info import settings_of
 from nullclass.experiments.runner import plan_trials
 from nullclass.models import ARCHITECTURES
 from nullclass.nulls import check_settings
@@ -57,6 +58,10 @@ def test_contract(name: str, preset: Any) -> None:
     assert {trial.seed for trial in planned} == set(range(study.num_seeds[preset]))
     folders = [folder_of(trial, "data") for trial in planned]
     assert len(set(folders)) == len(planned), "no trial overwrites another"
+    settings: dict[tuple[str, str], Any] = {}
+    for trial in planned:
+        known = settings.setdefault((trial.model, trial.selection), settings_of(trial))
+        assert known == settings_of(trial), "the same for all seeds: one report describes them"
     for trial in planned:
         training = trial.training
         assert training.architecture in ARCHITECTURES

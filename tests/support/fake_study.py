@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from fake_run import PROVENANCE, build_evaluation, digit, rows_table, run_info
+from msgspec import structs
 
 from nullclass.core.documents import json_values
 from nullclass.core.paths import file_name
 from nullclass.evaluation.result import Evaluation
 from nullclass.experiments.config import Study, Training, Trial
 from nullclass.results import frames, schema, store
-from nullclass.results.info import CostInfo, TrainingResult
+from nullclass.results.info import CostInfo, TrainingResult, TrialResult
 
 
 class Unscored(Evaluation):
@@ -94,7 +96,12 @@ def write_run(
 ) -> Path:
     """Write ``run.json`` of the evaluations written before."""
     values = {"preset": "quick", "models": list(models), "seeds": list(range(num_seeds)), **info}
-    store.write_info(folder, run_info(folder, study=study.name, **values))
+    made = run_info(folder, study=study.name, **values)
+    done = [store.read_result(folder / name, TrialResult) for name in made.trials.values()]
+    planned = set(product(made.models, made.seeds, made.selections))
+    missing = planned - {(result.model, result.seed, result.selection) for result in done}
+    others = {", ".join(map(str, key)): f"{schema.TRIALS}/missing" for key in sorted(missing)}
+    store.write_info(folder, structs.replace(made, trials=made.trials | others))
     return folder
 
 

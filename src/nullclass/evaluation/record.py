@@ -39,9 +39,6 @@ from nullclass.training.batches import sha256
 from nullclass.training.card import Card
 from nullclass.training.checkpoint import load_checkpoint
 
-MAX_DRAWING = 300.0
-"""Seconds that a finished evaluation waits for a report of the earlier one."""
-
 NUM_EXAMPLES = 8
 """Adversarial images kept for the report's gallery."""
 
@@ -282,7 +279,7 @@ def record_evaluation(
             info = earlier
         result = store.read_result(trial_folder, TrialResult)
         info = replace(info, seconds=result.evaluation_seconds)
-        with store.drawing(folder, wait=MAX_DRAWING):  # of the earlier evaluation
+        with store.drawing(folder):  # of the earlier evaluation
             if earlier is not None and earlier.trials != info.trials:
                 _say(f"{folder} held the evaluation of {', '.join(earlier.trials)}: it is replaced")
             if earlier is None or earlier.trials != info.trials:

@@ -331,7 +331,7 @@ class Trial:
                 "own label"
             )
         if len({plan.norm for plan in plans}) > 1:
-            raise UserError(f"trial {self.model!r} has attacks in two norms: make two trials")
+            raise UserError(f"trial {self.model!r} has two norms: make two trials with own labels")
         if self.radii and self.radius is None:
             raise UserError(f"trial {self.model!r} has other radii, but its model has no radius")
         self.model_spec  # noqa: B018 - checks the selection and the way to refuse

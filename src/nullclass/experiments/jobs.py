@@ -80,7 +80,8 @@ def needs_of(config: Config) -> list[Config]:
     elif isinstance(config, Craft):
         needed = [config.source.training]
     else:
-        needed = [config.training, config.source, *config.crafted]
+        source = None if config.source is None else config.source.training
+        needed = [config.training, config.source, source, *config.crafted]
     return [other for other in needed if other is not None]
 
 
@@ -88,12 +89,12 @@ def folder_of(config: Config, data_checksum: str) -> str:
     """Return the folder of a job, relative to the run folder."""
     parent = _PARENTS[type(config)]
     name = config.model if isinstance(config, Trial) else config.name
-    key = {"version": VERSION, "kind": parent, "config": _as_json(config), "data": data_checksum}
+    key = {"version": VERSION, "kind": parent, "config": as_json(config), "data": data_checksum}
     digest = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:10]
     return f"{parent}/{file_name(f'{name}-seed{config.seed}-{digest}')}"
 
 
-def _as_json(config: object) -> object:
+def as_json(config: object) -> object:
     """Return a config as JSON values, without the fields that have their default.
 
     A new field with a default then leaves the folders of existing configs unchanged.
@@ -101,10 +102,10 @@ def _as_json(config: object) -> object:
     if is_dataclass(config):
         values = {f: getattr(config, f.name) for f in fields(config)}
         return {
-            f.name: _as_json(value)
+            f.name: as_json(value)
             for f, value in values.items()
             if value != (f.default_factory() if callable(f.default_factory) else f.default)
         }
     if isinstance(config, float) and config.is_integer():
         return int(config)  # 0 and 0.0 are one setting
-    return [_as_json(item) for item in config] if isinstance(config, tuple) else config
+    return [as_json(item) for item in config] if isinstance(config, tuple) else config

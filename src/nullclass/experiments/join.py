@@ -12,34 +12,19 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from msgspec.structs import replace
 
 from nullclass.core.errors import UserError
 from nullclass.core.files import TEMPORARY, cannot_write, remove, replacing
 from nullclass.core.paths import check_regular, inside, sha256
 from nullclass.experiments.config import Preset, Study
-from nullclass.experiments.run_info import merge_info
+from nullclass.experiments.run_info import merge_info, with_note
 from nullclass.results import schema, store
-from nullclass.results.info import AnyResult, RunInfo, TrialResult
+from nullclass.results.info import AnyResult, RunInfo
 from nullclass.results.run import read_run, write_summary
 from nullclass.training.card import CARD
 
 TIMED = (CARD, schema.HISTORY, schema.COSTS)
 """Files that hold times, which differ between two runs of one job."""
-
-COMPARED_SETTINGS = (
-    "attacks",
-    "num_clean",
-    "sizes",
-    "proofs",
-    "radii",
-    "null_rate",
-    "radius",
-    "detector",
-)
-"""Settings of a trial that do not depend on the seed."""
 
 
 def join_run(study: Study, preset: Preset, folder: Path, piece: Path) -> tuple[int, int]:
@@ -71,21 +56,21 @@ def join_run(study: Study, preset: Preset, folder: Path, piece: Path) -> tuple[i
         info = theirs
         if (folder / schema.RUN).exists():
             before = store.read_info(folder)
-            info = _with_note(merge_info(study, before, theirs, folder), before, theirs)
+            info = with_note(merge_info(study, before, theirs, folder), theirs)
             _check_trials(before, theirs, piece)
         jobs = _read_jobs(piece, theirs)
         present = _read_present(folder)
         for name, result in jobs.items():
             if name in present:
                 _check_same(name, present[name], result)
-        _check_evaluations(present, jobs, piece)
         missing = [name for name in jobs if name not in present]
         for name in missing:
             _copy(piece, folder, name, jobs[name])
-        if missing:
-            store.remove_views(folder)  # of fewer trials
-        store.write_info(folder, info)
-        write_summary(read_run(folder, study.published))
+        with store.drawing(folder):
+            if missing:
+                store.remove_views(folder)  # of fewer trials
+            store.write_info(folder, info)
+            write_summary(read_run(folder, study.published))
     return len(missing), len(jobs) - len(missing)
 
 
@@ -140,26 +125,6 @@ def _check_same(name: str, ours: AnyResult, theirs: AnyResult) -> None:
             )
 
 
-def _check_evaluations(
-    present: dict[str, AnyResult], jobs: dict[str, AnyResult], piece: Path
-) -> None:
-    """Raise UserError if a model's trials of the two runs were evaluated with other settings."""
-
-    def settings_of(results: dict[str, AnyResult]) -> dict[tuple[str, str], Any]:
-        return {
-            (result.model, result.selection): {
-                name: result.config.get(name) for name in COMPARED_SETTINGS
-            }
-            for result in results.values()
-            if isinstance(result, TrialResult)
-        }
-
-    ours, theirs = settings_of(present), settings_of(jobs)
-    for model, selection in ours.keys() & theirs.keys():
-        if ours[model, selection] != theirs[model, selection]:
-            raise UserError(f"{piece} evaluates {model} with other settings: it cannot be joined")
-
-
 def _copy(piece: Path, folder: Path, name: str, result: AnyResult) -> None:
     """Copy a job's folder, check the copy, and rename it into place."""
     temporary, target = folder / TEMPORARY / "joined", inside(folder, name)
@@ -175,16 +140,3 @@ def _copy(piece: Path, folder: Path, name: str, result: AnyResult) -> None:
         os.replace(temporary, target)
     except OSError as error:
         raise cannot_write(target, error) from None
-
-
-def _with_note(info: RunInfo, before: RunInfo, theirs: RunInfo) -> RunInfo:
-    """Return the info with a sentence for the report, if the piece is from another machine."""
-    if (before.provenance, before.device) == (theirs.provenance, theirs.device):
-        return info
-    machine = theirs.provenance.machine
-    versions = ", ".join(f"{name} {text}" for name, text in theirs.provenance.versions.items())
-    note = (
-        f"Some results were computed on another machine ({machine.processor}, {theirs.device}, "
-        f"{versions}) and joined."
-    )
-    return info if note in info.notes else replace(info, notes=[*info.notes, note])

@@ -14,7 +14,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset
 from nullclass.experiments.config import Preset, Study, Trial
-from nullclass.experiments.jobs import folder_of
+from nullclass.experiments.jobs import as_json, folder_of
 from nullclass.results import schema
 from nullclass.results.info import DataInfo, RunInfo, Settings
 
@@ -26,6 +26,7 @@ def describe_run(
     trainings = {
         trial.model: _without_seeds(json_values(trial.training)) for trial in reversed(trials)
     }
+    first = {f"{trial.model}, {trial.selection}": trial for trial in reversed(trials)}
     data = DataInfo(**dataset.describe(), num_training_images=len(dataset.training_images()))
     return RunInfo(
         format=schema.FORMAT,
@@ -42,7 +43,10 @@ def describe_run(
             for trial in trials
         },
         settings=Settings(
-            num_held_out=trials[0].training.validation, trainings=trainings, **_plans(trials)
+            num_held_out=trials[0].training.validation,
+            trainings=trainings,
+            trials={title: settings_of(trial) for title, trial in first.items()},
+            **_plans(trials),
         ),
         data=data,
         device=str(device),
@@ -52,7 +56,9 @@ def describe_run(
 
 
 def _without_seeds(values: Any) -> Any:
-    """Return the JSON values of a training without its seed and those of the trainings in it."""
+    """Return JSON values without the seeds of the trainings in them."""
+    if isinstance(values, list):
+        return [_without_seeds(value) for value in values]
     if not isinstance(values, dict):
         return values
     is_training = "architecture" in values
@@ -61,6 +67,16 @@ def _without_seeds(values: Any) -> Any:
         for name, value in values.items()
         if not (is_training and name == "seed")
     }
+
+
+def settings_of(trial: Trial) -> dict[str, Any]:
+    """Return what all seeds of a trial share, without the fields that have their default."""
+    values: dict[str, Any] = _without_seeds(json_values(as_json(trial)))
+    if trial.source is not None:
+        values["source"] = trial.source.model
+    if trial.images_from is not None and trial.images_from.thresholds is not None:
+        values["thresholds"] = {"num_images": trial.images_from.thresholds.num_images}
+    return values
 
 
 def _plans(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -97,15 +113,16 @@ def merge_info(study: Study, before: RunInfo, now: RunInfo, folder: Path) -> Run
     if before.study != study.name:
         raise UserError(f"{folder} holds a run of {before.study}: choose another --out")
     old, new = before.settings, now.settings
-    shared = old.trainings.keys() & new.trainings.keys()
+    shared = old.trials.keys() & new.trials.keys()
     is_same = (
         (before.preset, old.num_held_out) == (now.preset, new.num_held_out)
         # the files may come from another source, but must hold the same data
         and before.data.checksum == now.data.checksum
-        and all(old.trainings[name] == new.trainings[name] for name in shared)
     )
-    if not is_same:
-        raise UserError(f"{folder} holds a run with other settings or data: choose another --out")
+    changed = sorted(title for title in shared if old.trials[title] != new.trials[title])
+    if changed or not is_same:
+        what = changed[0] if is_same else "a run"
+        raise UserError(f"{folder} holds {what} with other settings or data: choose another --out")
     known = {*before.models, *now.models}
     return replace(
         before,
@@ -113,11 +130,34 @@ def merge_info(study: Study, before: RunInfo, now: RunInfo, folder: Path) -> Run
         seeds=sorted({*before.seeds, *now.seeds}),
         selections=_distinct(before.selections + now.selections),
         trials=before.trials | now.trials,
+        notes=_distinct(before.notes + now.notes),
         settings=replace(
             old,
             trainings=old.trainings | new.trainings,
             attacks=_distinct(old.attacks + new.attacks),
             crafted=_distinct(old.crafted + new.crafted),
             sizes=_distinct(old.sizes + new.sizes),
+            trials=old.trials | new.trials,
         ),
     )
+
+
+def with_note(info: RunInfo, now: RunInfo) -> RunInfo:
+    """Return the info of a run with a sentence for the report, if other trials are from elsewhere.
+
+    Args:
+        info: Of the run.
+        now: Of the other trials.
+    """
+
+    def origin(of: RunInfo) -> tuple[Any, ...]:
+        return replace(of.provenance.machine, num_threads=0), of.device, of.provenance.versions
+
+    if origin(info) == origin(now):
+        return info
+    versions = ", ".join(f"{name} {text}" for name, text in now.provenance.versions.items())
+    note = (
+        "Some results were computed on another machine or with other versions "
+        f"({now.provenance.machine.processor}, {now.device}, {versions})."
+    )
+    return replace(info, notes=_distinct([*info.notes, note]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from nullclass.experiments.config import Preset, Study, Trial
 from nullclass.experiments.engines.base import Done, Engine, Event, Failed, Progress, Task
 from nullclass.experiments.jobs import Job, jobs_of
 from nullclass.experiments.progress import JobBars
-from nullclass.experiments.run_info import describe_run, merge_info
+from nullclass.experiments.run_info import describe_run, merge_info, with_note
 from nullclass.results import schema, store
 from nullclass.results.run import read_run, write_summary
 
@@ -107,21 +108,24 @@ def run_study(
         UserError: If the folder holds a run with other settings, is in use by another process or
             cannot be written.
     """
-    try:
+    with ExitStack() as locks, closing(engine):  # closed before the folder is released
         if trials is None:
             trials = plan_trials(study, preset)
         if not trials:
             raise UserError(f"there is nothing to do: name seeds and variants of {study.name}")
-        with store.writing(folder):
-            info = describe_run(study, dataset, preset, device, trials)
-            if (folder / schema.RUN).exists():
-                info = merge_info(study, store.read_info(folder), info, folder)
-            store.write_info(folder, info)
-            started = time.perf_counter()
-            jobs = jobs_of(trials, dataset.checksum)
-            runner = _Runner(f"{study.name} ({preset})", jobs, dataset.checksum, folder, engine)
-            result = runner.run()
-            _check_present(folder, jobs, result)
+        locks.enter_context(store.writing(folder))
+        info = now = describe_run(study, dataset, preset, device, trials)
+        if (folder / schema.RUN).exists():
+            info = merge_info(study, store.read_info(folder), now, folder)
+        started = time.perf_counter()
+        jobs = jobs_of(trials, dataset.checksum)
+        runner = _Runner(f"{study.name} ({preset})", jobs, dataset.checksum, folder, engine)
+        if runner.waiting:
+            info = with_note(info, now)
+        store.write_info(folder, info)
+        result = runner.run()
+        _check_present(folder, jobs, result)
+        with store.drawing(folder):
             if result.num_done:
                 info = replace(
                     info,
@@ -132,8 +136,6 @@ def run_study(
                 store.write_info(folder, info)
             write_summary(read_run(folder, study.published))
         return result
-    finally:
-        engine.close()
 
 
 class _Runner:

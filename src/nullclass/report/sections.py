@@ -113,13 +113,7 @@ def unfinished(run: Run, measures: Measures, variants: Sequence[str] = ()) -> li
     """
     known = [*measures.models, *measures.missing]
     left_out = [name for name in variants if name not in known]
-    wanted = {
-        (model, seed, selection)
-        for model in known
-        for seed in run.info.seeds
-        for selection in run.info.selections
-    }
-    missing = wanted - {(t.model, t.seed, t.selection) for t in run.trials}
+    wanted = len(run.info.trials)
     return fill(
         [
             "This run leaves out {left_out}.",
@@ -127,8 +121,8 @@ def unfinished(run: Run, measures: Measures, variants: Sequence[str] = ()) -> li
         ],
         {
             "left_out": ", ".join(left_out) or None,
-            "missing": len(missing) or None,
-            "wanted": len(wanted),
+            "missing": wanted - len(run.trials) or None,
+            "wanted": wanted,
             "models": f", all of {', '.join(measures.missing)}" if measures.missing else " so far",
         },
     )
@@ -183,6 +177,12 @@ def closing_sections(
     """Settings, definitions and how to redraw: the end of every page."""
     info = json_values(run.info)
     settings = {key: value for key, value in info.pop("settings").items() if value}
+    listed = {*settings, "training"}  # beside what is listed anyway
+    trials = {
+        title: {key: value for key, value in of.items() if key not in listed}
+        for title, of in settings.get("trials", {}).items()
+    }
+    settings |= {"trials": trials} if trials else {}
     for name in ("notes", "results", "checksum"):
         del info[name]
     nested = {key: value for key, value in settings.items() if _is_nested(value)}

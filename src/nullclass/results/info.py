@@ -39,6 +39,8 @@ class Settings(Schema, frozen=True):
     """Perturbations of given sizes."""
     trainings: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
     """By model."""
+    trials: dict[str, dict[str, Any]] = msgspec.field(default_factory=dict)
+    """By model and selection, all that its seeds share, without fields at their default."""
     evaluation: dict[str, Any] = msgspec.field(default_factory=dict)
     """Other settings of an evaluation."""
     card: dict[str, Any] = msgspec.field(default_factory=dict)

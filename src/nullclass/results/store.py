@@ -26,6 +26,9 @@ from nullclass.results.schema import Examples
 
 R = TypeVar("R", bound=Result)
 
+VIEWS = ".report"
+"""Begins the names of the lock and the temporary files of a report."""
+
 OWN_NAMES = frozenset(
     {
         *schema.JOB_FOLDERS,
@@ -33,6 +36,9 @@ OWN_NAMES = frozenset(
     }
 )
 """What a run folder holds, besides ``run.json``."""
+
+MAX_DRAWING = 300.0
+"""Seconds to wait for another process that draws a report."""
 
 OPTIONAL = (schema.HELD_OUT, schema.OOD, schema.CERTIFIED, schema.PROVED_EPS)
 """Tables of a trial that are not written if they are empty."""
@@ -148,20 +154,21 @@ def writing(folder: Path) -> Iterator[None]:
         yield
 
 
-def drawing(folder: Path, wait: float = 0.0) -> AbstractContextManager[None]:
+def drawing(folder: Path) -> AbstractContextManager[None]:
     """Hold the lock of a run's views; whoever replaces the run waits until they are drawn.
 
     Raises:
-        UserError: If another process still draws them after ``wait`` seconds.
+        UserError: If another process still draws them after :data:`MAX_DRAWING` seconds.
     """
-    return locked(folder, ".report", wait)
+    return locked(folder, VIEWS, MAX_DRAWING)
 
 
 def check_free(folder: Path) -> None:
     """Raise UserError unless the folder is missing, empty or that of a run."""
     if (folder / schema.RUN).exists() or not folder.is_dir():
         return
-    names = {path.name for path in folder.iterdir()} - {LOCK, TEMPORARY}
+    hidden = {part + name for part in ("", VIEWS) for name in (LOCK, TEMPORARY)}
+    names = {path.name for path in folder.iterdir()} - hidden
     if not names or (names <= OWN_NAMES and _has_results(folder)):  # run.json was removed
         return
     other = min(names - OWN_NAMES or names)

@@ -91,7 +91,7 @@ def write_report(folder: Path) -> Path:
 
     Raises:
         UserError: If the folder is not a run, something in it is missing or damaged, the report
-            cannot be written, or another process draws it or changed the run meanwhile.
+            cannot be written, or another process draws it for minutes or changed the run meanwhile.
     """
     before = read_info(folder)
     check_drawable(folder, before.study)

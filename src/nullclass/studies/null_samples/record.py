@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from nullclass.core.errors import UserError
 from nullclass.core.files import make_folder
-from nullclass.experiments.run_info import merge_info
+from nullclass.experiments.run_info import merge_info, with_note
 from nullclass.metrics.rates import wilson_of
 from nullclass.results.frames import read_frame, write_frame
 from nullclass.results.info import RunInfo
@@ -32,13 +32,14 @@ KEYS = [
 
 
 def record_of(run: Run) -> Run:
-    """The sets of a run of which every model is finished, as a run without trials.
+    """The sets of a run of which every evaluation is finished, as a run without trials.
 
     Raises:
         UserError: If there is none.
     """
-    counts = run.summary.groupby("seed")["model"].nunique()
-    done = counts.index[counts == len(run.info.models)]
+    evaluations = run.summary[["seed", "model", "selection"]].drop_duplicates()
+    counts = evaluations.groupby("seed").size()
+    done = counts.index[counts == len(run.info.models) * len(run.info.selections)]
     if done.empty:
         raise UserError(f"no set in {run.folder} is finished")
     info = replace(run.info, seeds=done.tolist())
@@ -86,9 +87,15 @@ def joined(record: Run, run: Run) -> Run:
     """The record with the sets of a run, in place of its own where both have a set.
 
     Raises:
-        UserError: If the two have different settings or data.
+        UserError: If the two have different settings, data, models or selections.
     """
+    for names in ("models", "selections"):
+        ours, theirs = (set(getattr(of.info, names)) for of in (record, run))
+        if ours != theirs:
+            others = ", ".join(sorted(ours ^ theirs))
+            raise UserError(f"{run.folder} has other {names} than {record.folder} ({others})")
     info = merge_info(find_study(run.info.study), record.info, run.info, record.folder)
+    info = with_note(info, run.info)
     new = run.summary["seed"].unique()
     tables = {
         name: pd.concat([old[~old["seed"].isin(new)], getattr(run, name)], ignore_index=True)
