@@ -89,6 +89,9 @@ def test_a_link_gives_the_same_settings() -> None:
 def test_a_drawing_is_scaled_and_centred() -> None:
     strokes = np.zeros((280, 280), np.float32)
     assert as_digit(strokes) is None
+    strokes[10, 10] = strokes[270, 270] = 0.2
+    assert as_digit(strokes) is None, "too faint to be seen when it is smaller"
+    strokes[:] = 0
     strokes[10:110, 200:220] = 1  # a one in the corner
     digit = as_digit(strokes)
     assert digit is not None

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from edited import edit_document
+from msgspec.structs import replace as replace_field
 from tiny_zoo import CARD_OF_TINY, EPS, RADIUS, TinyZoo
 
 from nullclass import UserError, load_checkpoint, save_checkpoint
@@ -376,3 +377,27 @@ def test_adopting(zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch) -> None:
     assert contents(zoo.folder) == before
     (zoo.folder / RESULTS).unlink()
     assert "| proved | – | – | – |" in page(zoo.folder), "a member without results"
+
+
+def test_what_is_no_member_is_not_adopted(zoo: TinyZoo, tmp_path: Path) -> None:
+    proved = find_member("proved", zoo.folder)
+    network, card = load_checkpoint(proved.folder)
+    origin, described = card.origin, proved.description
+    save_checkpoint(network, tmp_path / "unknown data", origin=replace_field(origin, data=None))
+    save_checkpoint(network, tmp_path / "no null", origin=origin)
+    save_checkpoint(ProvableNull(network, RADIUS), tmp_path / "proves", origin=origin)
+    before = contents(zoo.folder)
+    without = replace_field(described, radius=None)
+    for checkpoint, name, description, says in (
+        ("unknown data", "proved", described, "cannot be a member of a zoo: .*name its data"),
+        ("no null", "proved", without, "neither a null class nor a radius"),
+        ("proves", "proved", without, "within 0.02 .linf., and its description has the radius No"),
+        ("proves", "proved", replace_field(described, radius=0.1), "describe the same radius"),
+        ("no null", "all", described, "name one"),
+    ):
+        with pytest.raises(UserError, match=says):
+            adopt(tmp_path / checkpoint, name, description, zoo=zoo.folder)
+    assert contents(zoo.folder) == before
+    member = adopt(tmp_path / "proves", "proved", described, zoo=zoo.folder)
+    assert isinstance(load_member(member), ProvableNull)
+    assert member.card.refusal is None, "the radius is in the description alone"

@@ -58,6 +58,8 @@ def as_digit(strokes: npt.NDArray[np.float32]) -> Pixels | None:
     height, width = (max(1, round(scale * side)) for side in part.shape)
     picture = Image.fromarray((255 * part).round().astype(np.uint8))
     small = np.asarray(picture.resize((width, height), Image.Resampling.BOX), np.float32) / 255
+    if not small.any():  # too faint and sparse for this size
+        return None
     weights = small / small.sum()
     middle_row = float((weights.sum(axis=1) * np.arange(height)).sum())
     middle_column = float((weights.sum(axis=0) * np.arange(width)).sum())

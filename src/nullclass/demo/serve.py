@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import time
-from pathlib import Path
 from typing import Any
 
 from nullclass.core.errors import UserError
@@ -11,7 +11,7 @@ from nullclass.demo import pictures
 from nullclass.demo.app import build, import_gradio
 from nullclass.rejection import ProvableNull
 from nullclass.training.checkpoint import load_checkpoint
-from nullclass.zoo import load_zoo, read_zoo
+from nullclass.zoo import load_zoo
 
 PROVED = "provable-0.3"
 """The zoo model that proves its answers."""
@@ -33,8 +33,7 @@ def launch(model: str, *, host: str, port: int | None, browser: bool) -> tuple[A
         UserError: If gradio is not installed, the model cannot be shown, or the port is taken.
     """
     gr = import_gradio()
-    is_folder = Path(model).exists() or model not in read_zoo()
-    shown = load_checkpoint(model)[0] if is_folder else load_zoo(model)
+    shown = load_checkpoint(model)[0] if os.path.exists(model) else load_zoo(model)
     proved = load_zoo(PROVED)
     assert isinstance(proved, ProvableNull)
     page = build(shown, proved, model)

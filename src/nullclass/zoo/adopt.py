@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import tempfile
-from functools import partial
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -15,8 +14,10 @@ from msgspec.structs import replace
 from nullclass.core.errors import UserError
 from nullclass.core.paths import inside
 from nullclass.models.quantize import Stored
+from nullclass.rejection import ProvableNull
 from nullclass.training.card import Description
 from nullclass.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
+from nullclass.zoo.load import load_member
 from nullclass.zoo.members import CHECKPOINTS, FOLDER, Member, find_member
 
 MAX_BYTES = 3_000_000
@@ -39,26 +40,42 @@ def adopt(
     """Take a checkpoint into a zoo; it replaces an earlier member of that name.
 
     Args:
-        checkpoint: Folder of the checkpoint.
+        checkpoint: Folder of the checkpoint. Of a :class:`~nullclass.rejection.ProvableNull` the
+            network is taken, as the radius is in the description.
         name: Name of the member.
         description: Description of the member.
         stored: How the weights are stored. If rounded, the rounded network is the member.
         zoo: Folder of the zoo.
 
     Raises:
-        UserError: If the weights are too large, or the name is not one of a folder.
+        UserError: If the weights are too large, the name is not one of a folder, or the checkpoint
+            cannot be loaded as a member. The zoo then stays as it was.
     """
+    target = inside(zoo / CHECKPOINTS, name)
     model, card = load_checkpoint(checkpoint)
+    if isinstance(model, ProvableNull):
+        settings = model.radius, model.norm, model.verifier
+        if settings != (description.radius, "linf", "interval"):
+            raise UserError(
+                f"{checkpoint} answers what {settings[2]} proves within {settings[0]:g} "
+                f"({settings[1]}), and its description has the radius {description.radius}, proved "
+                "by interval bounds (linf): describe the same radius, or adopt the network inside"
+            )
+        model = model.model
     rounding = None if stored == "exact" else ROUNDING.format(stored)
     origin = replace(card.origin, trained_on=card.provenance, rounding=rounding)
-    save = partial(save_checkpoint, model, stored=stored, origin=origin, zoo=description)
-    with tempfile.TemporaryDirectory() as trial:
-        save(trial)
-        size = (Path(trial) / WEIGHTS).stat().st_size
+    with tempfile.TemporaryDirectory() as folder:
+        trial = inside(Path(folder) / CHECKPOINTS, name)
+        save_checkpoint(model, trial, stored=stored, origin=origin, zoo=description)
+        size = (trial / WEIGHTS).stat().st_size
+        try:
+            load_member(find_member(name, Path(folder)))
+        except UserError as error:
+            raise UserError(f"{checkpoint} cannot be a member of a zoo: {error}") from None
     if size >= MAX_BYTES:
         raise UserError(
             f"the weights of {name} take {size / 1e6:.2f} MB, the limit is "
             f"{MAX_BYTES / 1e6:g} MB: store them as float16 or int8"
         )
-    save(inside(zoo / CHECKPOINTS, name))
+    save_checkpoint(model, target, stored=stored, origin=origin, zoo=description)
     return find_member(name, zoo)

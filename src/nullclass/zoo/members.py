@@ -85,6 +85,8 @@ def find_member(name: str, folder: Path = FOLDER) -> Member:
     Raises:
         UserError: If there is no such member.
     """
+    if name == ALL:
+        raise UserError(f"{ALL} stands for every model of the zoo: name one")
     return find_members((name,), folder)[0]
 
 
