@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -119,6 +121,16 @@ def test_detectors_that_need_images_of_every_class(
     assert network.training == was_training
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", ["kernel-density", "mahalanobis", "odds-are-odd"])
+def test_fitting_leaves_the_type_of_the_classifier(
+    name: str, dtype: torch.dtype, colour: tuple[Classifier, LabelledImages]
+) -> None:
+    network = copy.deepcopy(colour[0]).to(dtype)
+    reject_by(network, DETECTORS[name](network, colour[1], 0))
+    assert {parameter.dtype for parameter in network.parameters()} == {dtype}
+
+
 def test_a_fit_that_fails_leaves_gradients_on(colour: tuple[Classifier, LabelledImages]) -> None:
     network, data = colour
     network.train()
@@ -166,6 +178,12 @@ def test_feature_squeezing_by_hand() -> None:
 
 
 # MagNet
+
+
+@pytest.mark.parametrize("noise", [-0.1, float("nan"), "much"])
+def test_noise_that_is_none(noise: Any, colour: tuple[Classifier, LabelledImages]) -> None:
+    with pytest.raises(UserError, match="noise must be"):
+        train_autoencoder(colour[1], num_epochs=1, noise=noise)
 
 
 def test_reconstruction_error_by_hand() -> None:

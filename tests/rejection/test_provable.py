@@ -18,7 +18,7 @@ from nullclass.core.modules import frozen
 from nullclass.core.rng import fork_rng
 from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
-from nullclass.models import Classifier
+from nullclass.models import Classifier, build_model
 from nullclass.models.dropout import Dropout
 from nullclass.rejection import ProvableNull, provable, with_threshold
 from nullclass.results.schema import LEFT_OUT
@@ -232,6 +232,20 @@ def test_nothing_is_proved_without_finite_numbers_or_outside_the_range() -> None
 class Sine(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.flatten(1).sin()
+
+
+def test_pixels_beyond_the_range_by_rounding_are_moved_into_it() -> None:
+    model = ProvableNull(
+        build_model("small", image_shape=(1, 8, 8), num_classes=3, has_null=False), 0
+    )
+    images = torch.rand(2, 1, 8, 8)
+    images[0, 0, 0, 0], images[1, 0, 0, 0] = 1 + 1e-6, torch.nan
+    labels = model.predict(images)
+    assert torch.equal(labels, model.predict(images.clamp(0, 1)))
+    assert labels[1] == -1
+    assert model.predict(images[:0]).shape == (0,)
+    with pytest.raises(UserError, match=r"from 0 to 1.01"):
+        model.predict(torch.tensor([0.0, 1.01]).repeat(32).view(1, 1, 8, 8))
 
 
 def test_invalid_arguments_are_refused() -> None:

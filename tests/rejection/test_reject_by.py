@@ -208,6 +208,12 @@ def test_detectors_that_are_wrong(detector: Any, says: str) -> None:
         calibrate(reject_by(pixels(), detector), (images, torch.zeros(8).long()), 0.2)
 
 
+def test_logits_that_are_not_finite_are_named() -> None:
+    network = Classifier(lambda images: images.flatten(1)[:, :3] * math.nan, 3, has_null=False)
+    with pytest.raises(UserError, match="the model's logits are not finite"):
+        reject_by(network, fourth_pixel)(some_images())
+
+
 def test_settings_that_are_wrong() -> None:
     images = some_images()
     shorter = reject_by(pixels(), fourth_pixel, surrogate=lambda images, logits: logits[:4, 0])

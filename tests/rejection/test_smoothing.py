@@ -127,6 +127,9 @@ def test_a_forged_number_of_votes_does_not_pass() -> None:
         check_certificates(forged, model, images)
     with pytest.raises(UserError, match="need the settings"):
         check_certificates(replace(certificates, settings={}), model, images)
+    unsure = SmoothedNull(model, 0.02, sigma=SIGMA, confidence=0.4).certificates(images)
+    with pytest.raises(UserError, match=r"a confidence of 0\.4, too little to check"):
+        check_certificates(unsure, model, images)
 
 
 def test_attacks_follow_the_mean_probabilities() -> None:

@@ -19,6 +19,7 @@ from nullclass.core.errors import UserError
 from nullclass.data import Dataset, LabelledImages
 from nullclass.models import Classifier, build_model
 from nullclass.rejection import (
+    ConsistentNull,
     ProvableNull,
     SmoothedNull,
     calibrate,
@@ -181,7 +182,11 @@ def test_what_cannot_be_a_graph_is_refused(images: LabelledImages, tmp_path: Pat
     path = tmp_path / "model.onnx"
     refused = {
         "draws noise": SmoothedNull(network(), 0.1, sigma=0.1, num_samples=8, num_selection=4),
+        "draws noise for every": with_threshold(SmoothedNull(network(), 0.1, sigma=0.1), 0.1),
         "need gradients": ProvableNull(network(), 0.001, verifier="crown-ibp"),
+        "export the ProvableNull inside": with_threshold(ProvableNull(network(), 0.001), 0.1),
+        "attacks every image": ConsistentNull(network(), 0.1),
+        "attacks every image, which": with_threshold(ConsistentNull(network(), 0.1), 0.1),
         "cannot be exported": Classifier(Draws(), K),
     }
     for says, model in refused.items():
@@ -190,6 +195,22 @@ def test_what_cannot_be_a_graph_is_refused(images: LabelledImages, tmp_path: Pat
     with pytest.raises(UserError, match="format"):
         export_model(network(), path, images, format="tflite")
     assert not path.exists()
+
+
+class Elsewhere(Classifier):
+    """Says what device its images are on; its own is none of a computer."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.device == self.mean.device == torch.device("meta")
+        return torch.zeros(len(images), K)
+
+
+def test_a_model_on_another_device_is_compared(images: LabelledImages) -> None:
+    def run(batch: Tensor) -> tuple[Tensor, Tensor]:
+        return batch.flatten(1)[:, :K] * 0, torch.zeros(len(batch), dtype=torch.int64)
+
+    model = Elsewhere(nn.Flatten(), K, has_null=False).to("meta")
+    assert export.compare(model, run, images).is_equal
 
 
 def test_a_file_that_computes_something_else_is_not_written(

@@ -6,6 +6,7 @@ import io
 import json
 import threading
 import time
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from nullclass import Guard
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.models import Classifier, build_model
-from nullclass.rejection import ProvableNull, calibrate, with_threshold
+from nullclass.rejection import ProvableNull, calibrate, reject_by, with_threshold
 from nullclass.serving import InvalidInputError, null_band
 from nullclass.zoo import load_zoo
 
@@ -175,6 +176,40 @@ def test_the_band_is_measured_or_that_of_the_threshold() -> None:
     assert of_threshold is not None
     assert (of_threshold.low, of_threshold.high) == threshold.band()
     assert of_threshold.low < 0.05 < of_threshold.high
+
+
+def test_text_in_lists_takes_no_memory_for_every_entry() -> None:
+    """As an array of NumPy, this request of 60 kB would take 400 MB."""
+    guard = Guard(model())
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidInputError, match="must hold numbers"):
+            guard.answer([["x" * 10_000], *[[""]] * 10_000])
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+class FirstPixel(nn.Module):
+    """Two classes by the first pixel; NaN if it is 1."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        first = images.flatten(1)[:, :1]
+        return torch.cat([0.5 - first, first - 0.5], dim=1).masked_fill(first == 1, torch.nan)
+
+
+@pytest.mark.parametrize("score", ["softmax", "last pixel", "not finite"])
+def test_an_image_that_a_detector_refuses_takes_no_other_with_it(score: str) -> None:
+    def last(images: Tensor, logits: Tensor) -> Tensor:
+        first, last = images.flatten(1)[:, 0], images.flatten(1)[:, -1]
+        return last / (first != 1) if score == "not finite" else last - 0.5
+
+    network = Classifier(FirstPixel(), 2, has_null=False, image_shape=SHAPE)
+    guard = Guard(reject_by(network, "softmax" if score == "softmax" else last, 0.6))
+    answers = guard.answer([image(0.2, 0.4), image(1.0, 0.9), image(0.9, 0.1)])
+    assert [answer.label for answer in answers] == [0, -1, 1]
+    assert (answers[1].reason, answers[1].null_score) == ("the logits are not finite", None)
+    assert (guard.counters()["requests"], guard.counters()["images"]) == (1, 3)
 
 
 def test_threads_lose_no_count() -> None:

@@ -123,7 +123,7 @@ def check_images(images: Tensor, image_shape: Sequence[int] | None) -> None:
     if bool(((images < 0) | (images > 1)).any()):
         raise UserError(
             "images must be in [0,1], where radii and proofs are defined, and these range from "
-            f"{float(images.min()):.6g} to {float(images.max()):.6g}"
+            f"{float(images.min()):.7g} to {float(images.max()):.7g}"
         )
 
 

@@ -18,6 +18,10 @@ class UserError(ValueError):
         super().__init__(text)
 
 
+class NotFiniteError(UserError):
+    """A model's logits, or the scores of its detector, are NaN or infinite."""
+
+
 class CannotWriteError(UserError):
     """A file cannot be written: the disk is full, read-only or gone. Retrying does not help."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
-from nullclass.core.errors import UserError
+from nullclass.core.errors import NotFiniteError
 
 if TYPE_CHECKING:  # reports read rows and never load torch
     from torch import Tensor
@@ -55,9 +55,9 @@ def check_logits(logits: Tensor, num_classes: int) -> None:
 
 
 def check_finite(logits: Tensor) -> None:
-    """Raise UserError if a logit is NaN or infinite."""
+    """Raise NotFiniteError if a logit is NaN or infinite."""
     if not bool(logits.isfinite().all()):
-        raise UserError(
+        raise NotFiniteError(
             "the model's logits are not finite (NaN or infinite): check its weights and inputs"
         )
 

@@ -20,6 +20,7 @@ from nullclass.certify import check_images, check_radius
 from nullclass.core.documents import Document, Int64, Sha256, read_document, write_document
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import NULL_LABEL, predictions
+from nullclass.data.arrays import ROUNDING
 from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.rejection.fixed import FixedClassifier
 
@@ -58,8 +59,10 @@ class CertifiedNull(FixedClassifier):
         """Return labels ``(N,)`` of images ``(N, C, H, W)`` in [0,1]; NaN pixels give -1, null.
 
         Raises:
-            UserError: If an image is outside [0,1], or of the wrong shape.
+            UserError: If an image is outside [0,1] by more than rounding, or of the wrong shape.
         """
+        is_near = (images >= -ROUNDING) & (images <= 1 + ROUNDING)
+        images = images.clamp(0, 1).where(is_near, images)
         check_images(images, self.image_shape)
         return predictions(self(images), self.num_classes)
 
@@ -96,8 +99,9 @@ class Certificates(Document, frozen=True, kw_only=True, tag_field="kind", tag="c
     labels: tuple[Annotated[int, Meta(ge=NULL_LABEL, le=2**31)], ...]
     """Proved labels; -1 is null."""
     margins: tuple[float, ...]
-    """Lower bound of the label's logit minus any other, positive. For null the largest such bound
-    of any class, zero or negative."""
+    """Lower bound of the label's logit minus any other, positive. For null the largest c_k of any
+    class, zero or negative, which is no bound with more than 32 classes
+    (:meth:`nullclass.rejection.ProvableNull.all_logits`)."""
     images_sha256: tuple[Sha256, ...]
     """From :func:`image_hashes`."""
     radius: Annotated[float, Meta(ge=0)]

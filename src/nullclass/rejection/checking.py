@@ -212,10 +212,15 @@ def _check_by_fresh_noise(
     less than that. The seed is random, so that no certificate can be fitted to it.
     """
     settings, confidence = certificates.settings, certificates.confidence
-    if set(settings) != SETTINGS or certificates.norm != "l2" or not confidence >= 0.5:
+    if not confidence >= 0.5:
         raise UserError(
-            f"certificates of smoothing need the settings {', '.join(sorted(SETTINGS))}, the norm "
-            "l2 and a confidence of at least 0.5: these were changed, make them again"
+            f"these certificates have a confidence of {confidence:g}, too little to check: make "
+            "them with one of at least 0.5"
+        )
+    if set(settings) != SETTINGS or certificates.norm != "l2":
+        raise UserError(
+            f"certificates of smoothing need the settings {', '.join(sorted(SETTINGS))} and the "
+            "norm l2: these were changed, make them again"
         )
     num_samples = check_count("num_samples", settings["num_samples"], 1, MAX_SAMPLES)
     num_selection = check_count("num_selection", settings["num_selection"], 1, MAX_SAMPLES)

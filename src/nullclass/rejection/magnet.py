@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nullclass.core.checks import check_count, check_positive, check_seed
+from nullclass.core.checks import check_count, check_number, check_positive, check_seed
 from nullclass.core.errors import UserError
 from nullclass.core.rng import fork_rng
 from nullclass.data import tensors_or_loader
@@ -78,6 +78,8 @@ def train_autoencoder(
     data = tensors_or_loader(clean)
     check_count("num_epochs", num_epochs)
     check_count("batch_size", batch_size)
+    if check_number("noise", noise) < 0:
+        raise UserError(f"noise must be at least 0, not {noise}")
     with fork_rng(check_seed(seed)):
         model = Autoencoder(data.images.shape[1]).to(device)
     generator = torch.Generator().manual_seed(seed)

@@ -41,9 +41,9 @@ class Mahalanobis(nn.Module):
         super().__init__()
         self.classifier, self.layers = classifier, tuple(layers)
         for index, (means, whitening) in enumerate(statistics):
-            self.register_buffer(f"whitening_{index}", whitening)
-            self.register_buffer(f"means_{index}", means)
-        self.float().to(classifier.mean.device)
+            device = classifier.mean.device
+            self.register_buffer(f"whitening_{index}", whitening.float().to(device))
+            self.register_buffer(f"means_{index}", means.float().to(device))
 
     def forward(self, images: Tensor, logits: Tensor) -> Tensor:
         """Return scores ``(N,)``, at least 0."""

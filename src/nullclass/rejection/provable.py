@@ -101,7 +101,9 @@ class ProvableNull(CertifiedNull):
 
         c_k is a lower bound of ``min_j z_k - z_j`` over the ball. At most one is positive, and then
         k is proved, so the largest logit is null's exactly if nothing is proved. If a bound is not
-        finite, or the image is outside [0,1], nothing is proved: all c_k are ``UNPROVED``.
+        finite, or the image is outside [0,1], nothing is proved: all c_k are ``UNPROVED``. With
+        more than 32 classes only the class of the largest logit has a bound; the others have
+        ``z_k - max z`` at the image itself, at most 0, which gives attacks a gradient.
         """
         network = self._network(images.shape[1:])
         # The boxes of small batches fit a CPU's cache: half the time of 1000 images at once.
@@ -167,7 +169,7 @@ class ProvableNull(CertifiedNull):
         return pairs.masked_fill(same, torch.inf).amin(dim=2)
 
     def _top_margin(self, network: Network, images: Tensor) -> Tensor:
-        """Bounds of the largest logit only, as no other class can be proved."""
+        """A bound of the largest logit only, as no other class can be proved; differences else."""
         logits = network.values(images)
         top = logits.argmax(dim=1)
         spec = label_spec(top, self.num_classes, images.dtype)

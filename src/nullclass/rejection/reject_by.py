@@ -17,7 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from nullclass.core.errors import UserError
+from nullclass.core.errors import NotFiniteError, UserError
 from nullclass.core.outcomes import check_finite
 from nullclass.models.classifier import (
     Classifier,
@@ -165,9 +165,9 @@ def _score(name: str, function: nn.Module, images: Tensor, logits: Tensor) -> Te
         )
     if torch.compiler.is_exporting():  # a graph has no such checks
         return at_least_float32(score)
+    check_finite(logits)
     if not bool(score.isfinite().all()):
-        check_finite(logits)
-        raise UserError(
+        raise NotFiniteError(
             f"the {name} returns scores that are not finite (NaN or infinite): bound them, for "
             "example by torch.nan_to_num"
         )

@@ -159,8 +159,8 @@ def compare(model: Classifier, run: Run, images: LabelledImages) -> Equality:
     with frozen(model), torch.no_grad():
         for start in range(0, len(images), BATCH):
             batch, _ = images.batch(slice(start, start + BATCH))
-            expected = model(batch)
-            logits, labels = run(batch)
+            expected = model(batch.to(model.mean.device)).cpu()
+            logits, labels = run(batch.cpu())
             equal += int((labels == predictions(expected, model.num_classes)).sum())
             distance = (logits - expected).abs().nan_to_num(torch.inf)
             difference = max(difference, float(distance.max()))

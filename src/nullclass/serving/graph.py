@@ -12,7 +12,7 @@ from nullclass.core.errors import UserError, describe_error
 from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.data.arrays import ROUNDING
 from nullclass.models.classifier import Classifier
-from nullclass.rejection import ProvableNull, SmoothedNull
+from nullclass.rejection import ConsistentNull, ProvableNull, SmoothedNull, ThresholdedClassifier
 
 INPUT = "images"
 OUTPUTS = ("logits", "labels")
@@ -30,15 +30,26 @@ class Graph(nn.Module):
         model: In evaluation mode.
 
     Raises:
-        UserError: If the model draws random numbers, or its bounds need gradients.
+        UserError: If the model draws random numbers, attacks its images, or its bounds need
+            gradients.
     """
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
-        if isinstance(model, SmoothedNull):
+        inner = model.model if isinstance(model, ThresholdedClassifier) else model
+        if isinstance(inner, SmoothedNull):
             raise UserError(
                 "a SmoothedNull draws noise for every image, which a graph does not: export the "
                 "classifier inside it"
+            )
+        if isinstance(inner, ConsistentNull):
+            raise UserError(
+                "a ConsistentNull attacks every image, which a graph does not: export the "
+                "classifier inside it"
+            )
+        if isinstance(inner, ProvableNull) and inner is not model:
+            raise UserError(
+                "a threshold around a ProvableNull is not exported: export the ProvableNull inside"
             )
         if isinstance(model, ProvableNull) and model.verifier != "interval":
             raise UserError(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from nullclass.core.checks import check_count
-from nullclass.core.errors import UserError, describe_error
+from nullclass.core.errors import NotFiniteError, UserError, describe_error
 from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.core.provenance import now
 from nullclass.data import LabelledImages
@@ -211,7 +211,13 @@ class Guard:
     def _predict(self, images: Tensor) -> tuple[list[int], list[float | None]]:
         """Return labels and null scores; null and None where the logits are not finite."""
         with torch.no_grad():
-            logits = self.model(images.to(self.model.mean.device)).cpu()
+            try:
+                logits = self.model(images.to(self.model.mean.device)).cpu()
+            except NotFiniteError:  # of some image: a detector refuses the batch
+                if len(images) == 1:
+                    return [NULL_LABEL], [None]
+                parts = [self._predict(image) for image in images.split(1)]
+                return [part[0][0] for part in parts], [part[1][0] for part in parts]
             labels: list[int] = predictions(logits, self.model.num_classes).tolist()
             scores: list[float | None] = null_scores(logits, self.model.num_classes).tolist()
             if not math.isfinite(float(logits.sum())):  # NaN or infinite logits make the sum so
@@ -246,6 +252,15 @@ def _null_reason(model: Classifier) -> str:
     return "null has the largest logit"
 
 
+def _has_text(values: list[Any] | tuple[Any, ...]) -> bool:
+    """Return whether nested lists hold text: NumPy gives every entry the space of the longest."""
+    kinds = set(map(type, values))
+    if any(issubclass(kind, str | bytes) for kind in kinds):
+        return True
+    is_nested = any(issubclass(kind, list | tuple) for kind in kinds)
+    return is_nested and any(_has_text(v) for v in values if isinstance(v, list | tuple))
+
+
 def _as_tensor(images: Any) -> Tensor:
     """Return floats or bytes as a tensor.
 
@@ -258,8 +273,8 @@ def _as_tensor(images: Any) -> Tensor:
         elif isinstance(images, np.ndarray):
             values = torch.from_numpy(np.array(images))
         elif isinstance(images, list | tuple):
-            array = np.asarray(images)
-            if array.dtype.kind not in "iuf":
+            array = None if _has_text(images) else np.asarray(images)
+            if array is None or array.dtype.kind not in "iuf":
                 raise InvalidInputError("type", "images as lists must hold numbers, equally many")
             values = torch.from_numpy(array.astype(np.float64))
         else:
