@@ -44,7 +44,7 @@ def test_the_only_state_dict_among_other_values(tmp_path: Path) -> None:
     load_weights(loaded, path)
     assert torch.equal(loaded[3].weight, source[3].weight)
     torch.save({"model": source.state_dict(), "ema": source.state_dict()}, path)
-    with pytest.raises(UserError, match="holds no state dict"):
+    with pytest.raises(UserError, match=r"holds several state dicts \(model, ema\): save the one"):
         load_weights(loaded, path)
 
 

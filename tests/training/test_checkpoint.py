@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import nullclass
+from nullclass import with_null_class
 from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.files import LOCK, locked
@@ -31,6 +32,7 @@ from nullclass.rejection import (
     Threshold,
     calibrate,
     overlap,
+    reject_by,
     with_threshold,
 )
 from nullclass.training.card import CARD, Origin, OwnNetwork, ThresholdRefusal, read_card
@@ -237,6 +239,85 @@ def test_weights_that_would_be_loaded_in_another_type_are_not_saved(tmp_path: Pa
         save_checkpoint(network, tmp_path / "no")
     assert not (tmp_path / "no").exists()
     save_checkpoint(network.float(), tmp_path / "yes")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_a_network_of_ones_own_keeps_its_type(
+    dtype: torch.dtype, is_whole: bool, builder: str, tmp_path: Path, images: Tensor
+) -> None:
+    model = Classifier(Imported(f"{builder}:build", {"units": 5}), 2, mean=0.2)
+    (model if is_whole else model.body).to(dtype)
+    save_checkpoint(model, tmp_path / "model")
+    for loaded in (
+        load_checkpoint(tmp_path / "model", allow_import=True)[0],
+        load_checkpoint(
+            tmp_path / "model", body=Imported(f"{builder}:build", {"units": 5}).build()
+        )[0],
+    ):
+        assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+        assert loaded.mean.dtype == model.mean.dtype
+        assert torch.equal(loaded(images), model(images))
+
+
+def test_a_network_that_was_passed_keeps_its_function(builder: str, tmp_path: Path) -> None:
+    imported = Imported(f"{builder}:build", {"units": 5})
+    save_checkpoint(Classifier(imported, 2), tmp_path / "model")
+    loaded, card = load_checkpoint(tmp_path / "model", body=imported.build())
+    save_checkpoint(loaded, tmp_path / "again")
+    assert read_card(tmp_path / "again").architecture == card.architecture
+    load_checkpoint(tmp_path / "again", allow_import=True)
+
+
+def test_a_widened_network_has_no_function(builder: str, tmp_path: Path) -> None:
+    imported = Imported(f"{builder}:build", {"units": 5, "num_outputs": 3})
+    wider = with_null_class(Classifier(imported, 3, has_null=False))
+    assert isinstance(wider, Classifier)
+    save_checkpoint(wider, tmp_path / "model")
+    with pytest.raises(UserError, match=r"pass it as load_checkpoint\(body=\)"):
+        load_checkpoint(tmp_path / "model", allow_import=True)
+    load_checkpoint(tmp_path / "model", body=wider.body)
+
+
+def nested(depth: int) -> Any:
+    return [nested(depth - 1)] if depth else 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"origin": Origin(selected_on="validation")}, "could not be loaded: .*'validation'"),  # type: ignore[arg-type]
+        ({"origin": Origin(data_checksum="abc")}, "data_checksum"),
+        ({"origin": Origin(num_held_out=-1)}, "num_held_out"),
+        ({"metadata": {"deep": nested(70)}}, "nested over 64 levels deep"),
+    ],
+)
+def test_cards_that_could_not_be_read_are_not_written(
+    settings: dict[str, Any], says: str, folder: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match=says):
+        save_checkpoint(built("small"), folder, **settings)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_refusals_that_could_not_be_read_are_not_written(tmp_path: Path) -> None:
+    network = built("small", has_null=False)
+    model = SmoothedNull(network, 0.1, sigma=0.2, num_samples=2 * 10**8)
+    with pytest.raises(UserError, match="num_samples"):
+        save_checkpoint(model, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.parametrize("stored", ["float16", "int8"])
+def test_a_calibrated_model_is_not_rounded(stored: Any, tmp_path: Path) -> None:
+    held_out = LabelledImages(torch.rand(200, 1, 6, 6), torch.arange(200) % 4)
+    network = built(has_null=False)
+    for model in (network, reject_by(network, "energy")):
+        calibrated = with_threshold(model, calibrate(model, held_out, 0.1))
+        with pytest.raises(UserError, match=f"calibrated with the exact weights, and {stored} rou"):
+            save_checkpoint(calibrated, tmp_path / "no", stored=stored)
+    assert not (tmp_path / "no").exists()
 
 
 def test_two_ways_to_refuse_are_not_saved(tmp_path: Path) -> None:

@@ -266,6 +266,25 @@ def test_a_loss_that_is_not_finite_stops(only_null: bool, tmp_path: Any) -> None
     assert list(tmp_path.iterdir()) == []
 
 
+class ReadOnce:
+    """A loader of four batches that can be read once."""
+
+    def __init__(self) -> None:
+        images, labels = learnable_images().batch(slice(0, 16))
+        self.batches = iter([(images, labels)] * 4)
+
+    def __len__(self) -> int:
+        return 4
+
+    def __iter__(self) -> Any:
+        return self.batches
+
+
+def test_a_loader_that_can_be_read_once_is_refused() -> None:
+    with pytest.raises(UserError, match="the loader gives no batch in epoch 2"):
+        train(fresh_model(), ReadOnce(), replace(RECIPE, epochs=2))
+
+
 def test_trainings_that_learn_nothing_are_refused() -> None:
     wild = Recipe(batch_size=4, epochs=4, learning_rate=9.9)
     model = fresh_model()

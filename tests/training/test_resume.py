@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 from torch.optim import SGD, AdamW, RMSprop
 from torch.optim.lr_scheduler import MultiStepLR, OneCycleLR, ReduceLROnPlateau
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, TensorDataset
 from training_cases import (
     RECIPE,
     Stopped,
@@ -77,6 +77,12 @@ def own_generator() -> DataLoader[Any]:
         TensorDataset(learnable_images().images, learnable_images().labels),
         batch_size=16, shuffle=True, generator=generator,
     )  # fmt: skip
+
+
+def own_batch_sampler() -> DataLoader[Any]:
+    data = TensorDataset(learnable_images().images, learnable_images().labels)
+    order = RandomSampler(data, generator=torch.Generator().manual_seed(3))
+    return DataLoader(data, batch_sampler=BatchSampler(order, 16, drop_last=False))
 
 
 def case(
@@ -150,6 +156,7 @@ CASES = {
     ),
     "augmented loader": case(TrainConfig(RECIPE, 5), lambda model: "mixed", augmented_loader),
     "loader with a generator": case(TrainConfig(RECIPE, 5), data=own_generator),
+    "batch sampler with a generator": case(TrainConfig(RECIPE, 5), data=own_batch_sampler),
     **ROBUST,
 }  # fmt: skip
 
@@ -245,6 +252,7 @@ def test_the_state_of_another_training_is_refused(tmp_path: Path) -> None:
         {"data": learnable_images(seed=1)},
         {"data": augmented_loader()},
         {"selections": BestCheckpoints({"test": learnable_images(30, seed=2)}, None)},
+        {"selections": BestCheckpoints({"test": learnable_images(30, seed=1)}, UniformNulls())},
     ]
     for other in others:
         with pytest.raises(UserError, match="belongs to a training with other settings"):

@@ -125,10 +125,11 @@ def _check(path: Path, loaded: LoadedModel) -> None:
 
 
 def _print_rates(rows: pd.DataFrame, rates: pd.DataFrame, *, has_null: bool) -> None:
+    from nullclass.core.outcomes import OUTCOME_NAMES, outcome_name
+
     clean = rows[rows["eps_pixels"] == rows["eps_pixels"].min()]
-    is_null, is_correct = clean["prediction"] == -1, clean["prediction"] == clean["label"]
-    outcomes = {"correct": is_correct, "null": is_null, "fooled": ~is_correct & ~is_null}
-    shares = (f"{100 * images.mean():.2f} % {name}" for name, images in outcomes.items())
+    found = list(map(outcome_name, clean["prediction"], clean["label"]))
+    shares = (f"{100 * found.count(name) / len(found):.2f} % {name}" for name in OUTCOME_NAMES)
     print(f"clean: {', '.join(shares)}")
     metrics = {"rar_proved": "RAR ≥", "strict_proved": "strict ≥", "aer_bound": "AER ≤"}
     if not has_null:

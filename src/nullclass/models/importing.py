@@ -134,8 +134,13 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is damaged, or no file of torch.save") from None
     found = content if _is_state_dict(content) else None
     if found is None and isinstance(content, Mapping):
-        inner = [value for value in content.values() if _is_state_dict(value)]
-        found = inner[0] if len(inner) == 1 else None
+        inner = {name: value for name, value in content.items() if _is_state_dict(value)}
+        if len(inner) > 1:
+            raise UserError(
+                f"{path} holds several state dicts ({', '.join(map(str, inner))}): save the one to "
+                "use in a file of its own"
+            )
+        found = next(iter(inner.values()), None)
     if found is None:
         raise UserError(f"{path} holds no state dict: save it by torch.save(model.state_dict())")
     return dict(found)

@@ -44,6 +44,7 @@ def with_null_class(module: nn.Module) -> nn.Module:
     widened = copy.deepcopy(module)
     if isinstance(widened, Classifier):
         widened.has_null, widened.num_nulls = True, 1
+        widened.imported = None  # its function builds the network without null
     wider: nn.Linear = nn.utils.skip_init(  # every weight is set below, so none is drawn
         nn.Linear,
         last.in_features,

@@ -59,10 +59,11 @@ class LoaderBatches:
 
     @property
     def generators(self) -> tuple[torch.Generator, ...]:
-        """Generators of the loader and its sampler; without one they use torch's global stream."""
-        owners = (self.loader, getattr(self.loader, "sampler", None))
-        found = (getattr(owner, "generator", None) for owner in owners)
-        return tuple(generator for generator in found if isinstance(generator, torch.Generator))
+        """Generators of the loader and its samplers; without one they use torch's global stream."""
+        by_batch = getattr(self.loader, "batch_sampler", None)
+        samplers = getattr(self.loader, "sampler", None), getattr(by_batch, "sampler", None)
+        found = [getattr(o, "generator", None) for o in (self.loader, by_batch, *samplers)]
+        return tuple(dict.fromkeys(g for g in found if isinstance(g, torch.Generator)))
 
     def fingerprint(self) -> list[Any]:
         """Return JSON values that identify the data; random transforms may change the images."""

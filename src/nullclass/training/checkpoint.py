@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec.structs import replace
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from nullclass.core.devices import find_device
-from nullclass.core.documents import json_values, write_document
+from nullclass.core.documents import encode, json_values, parse, write_document
 from nullclass.core.errors import UserError
 from nullclass.core.files import cannot_write, remove
 from nullclass.core.paths import sha256
@@ -28,7 +29,7 @@ from nullclass.core.provenance import provenance
 from nullclass.core.rng import fork_rng
 from nullclass.core.tensor_files import check_header, save_tensors
 from nullclass.models import ARCHITECTURES, Imported, build_model
-from nullclass.models.classifier import Classifier, check_classifier
+from nullclass.models.classifier import Classifier, at_least_float32, check_classifier
 from nullclass.models.network import Body
 from nullclass.models.quantize import FLOATS, Layout, Stored, packed, packed_layout, unpacked
 from nullclass.training.card import (
@@ -41,7 +42,14 @@ from nullclass.training.card import (
     ThresholdRefusal,
     read_card,
 )
-from nullclass.training.refusals import DETECTOR, HELD_OUT, REFUSAL, with_refusal, without_refusal
+from nullclass.training.refusals import (
+    DETECTOR,
+    HELD_OUT,
+    REFUSAL,
+    is_calibrated,
+    with_refusal,
+    without_refusal,
+)
 
 WEIGHTS = "model.safetensors"
 NUM_READS = 10
@@ -86,14 +94,15 @@ def save_checkpoint(
         folder: Output folder; created if needed.
         metadata: Your own JSON values for the card.
         stored: ``exact``, or rounded to ``float16`` or ``int8``; the checkpoint then holds the
-            rounded network.
+            rounded network, so a threshold must have been calibrated on that.
         origin: Where the weights are from: data and training. The command line finds the dataset
             by it.
         zoo: Description, for members of a zoo.
 
     Raises:
-        UserError: If the folder cannot be written, the weights cannot be rounded, or the model
-            has a detector or surrogate of your own, several ways to refuse, or other weights than
+        UserError: If the folder cannot be written, the weights cannot be rounded, a value of the
+            card is not one that it may have, or the model has a detector or surrogate of your own,
+            several ways to refuse, or an architecture of the package and other weights than
             float32.
     """
     folder = Path(folder)
@@ -109,9 +118,12 @@ def save_checkpoint(
         raise UserError(f"the weights are {others.pop()}: save the model as float32 (.float())")
     tensors = network.state_dict()
     exact = {name: tensors.pop(name) for name in _EXACT}
-    tensors = exact | packed(tensors, stored) | extra
-    _finish_save(folder)
-    save_tensors(folder / NEW_WEIGHTS, tensors)
+    weights = packed(tensors, stored)
+    if stored != "exact" and is_calibrated(refusal) and _differ(unpacked(weights), tensors):
+        raise UserError(
+            f"the threshold was calibrated with the exact weights, and {stored} rounds them: save "
+            "them exactly, or save the network rounded, load it, and calibrate that"
+        )
     card = Card(
         architecture=network.architecture or _own_network(network),
         image_shape=network.image_shape,
@@ -122,13 +134,19 @@ def save_checkpoint(
         num_parameters=sum(p.numel() for p in network.parameters()),
         refusal=refusal,
         stored=stored,
-        weights_sha256=sha256(folder / NEW_WEIGHTS),
+        weights_sha256="0" * 64,
         origin=Origin() if origin is None else origin,
         metadata=own,
         zoo=zoo,
         provenance=provenance(),
     )
-    write_document(folder / CARD, card)
+    try:
+        parse(encode(card), Card, "its card")
+    except UserError as error:
+        raise UserError(f"this checkpoint could not be loaded: {error}") from None
+    _finish_save(folder)
+    save_tensors(folder / NEW_WEIGHTS, exact | weights | extra)
+    write_document(folder / CARD, replace(card, weights_sha256=sha256(folder / NEW_WEIGHTS)))
     _finish_save(folder)
 
 
@@ -143,7 +161,7 @@ def load_checkpoint(
 
     Args:
         path: The folder of the checkpoint, or one of its files.
-        body: For a network of your own: a module to load the weights into.
+        body: For a network of your own: a module to load the weights into. It gets their type.
         allow_import: Whether the function that the card of such a network names may be imported and
             called, instead of ``body``. This runs its code: allow it if you trust the card.
         device: Device of the model.
@@ -176,11 +194,10 @@ def _load(
     folder: Path, body: Body | None, allow_import: bool, device: torch.device
 ) -> tuple[Classifier, Card]:
     card = read_card(folder)
-    own, imported = card.architecture, None
-    if isinstance(own, OwnNetwork) and body is None:
-        imported = _imported(own, allow_import)
+    imported = _imported(card)
+    if isinstance(card.architecture, OwnNetwork) and body is None:
         with fork_rng(0):
-            body = imported.build()
+            body = _built(imported, allow_import)
     weights = folder / (NEW_WEIGHTS if _is_new(folder, card) else WEIGHTS)
     try:
         check_header(weights, f"weights of {CARD}")
@@ -201,7 +218,11 @@ def _load(
     with fork_rng(0):  # the initial weights are replaced
         model = _build(card, body)
     model.imported = imported
-    model.load_state_dict(unpacked(tensors))
+    if card.stored != "exact":
+        tensors = unpacked(tensors)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        tensor.data = tensor.data.to(tensors[name].dtype)
+    model.load_state_dict(tensors)
     return with_refusal(model.to(device).eval(), card, extra, folder), card
 
 
@@ -288,7 +309,16 @@ def _names(dtypes: frozenset[torch.dtype]) -> str:
 
 def _exact(buffer: Tensor) -> tuple[float, ...]:
     # The shortest decimal form of a float32 reads back as the same float32.
-    return tuple(float(str(value)) for value in buffer.flatten().cpu().numpy())
+    values = at_least_float32(buffer).flatten().cpu().numpy()
+    return tuple(float(str(value)) for value in values)
+
+
+def _differ(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Return whether tensors differ by more than a float32's rounding."""
+    return not all(
+        torch.allclose(first[name].double(), tensor.double(), rtol=1e-6, atol=0)
+        for name, tensor in second.items()
+    )
 
 
 def _own_network(model: Classifier) -> OwnNetwork:
@@ -302,19 +332,27 @@ def _own_network(model: Classifier) -> OwnNetwork:
     )
 
 
-def _imported(own: OwnNetwork, allow_import: bool) -> Imported:
-    """Return the call that builds a network of the user, if it is known and allowed."""
-    if own.function is None:
+def _imported(card: Card) -> Imported | None:
+    """Return the call that builds a network of the user, if the card has one."""
+    own = card.architecture
+    if not isinstance(own, OwnNetwork) or own.function is None:
+        return None
+    return Imported(own.function, own.arguments)
+
+
+def _built(imported: Imported | None, allow_import: bool) -> Body:
+    """Return the network of a call, if it is known and allowed."""
+    if imported is None:
         raise UserError(
             "the checkpoint holds a network of your own: pass it as load_checkpoint(body=)"
         )
     if not allow_import:
         raise UserError(
-            f"the checkpoint's network is built by {own.function}, which would be imported and "
-            "run: if you trust it, allow that (--allow-import, or "
+            f"the checkpoint's network is built by {imported.function}, which would be imported "
+            "and run: if you trust it, allow that (--allow-import, or "
             "load_checkpoint(allow_import=True)), or pass the network as load_checkpoint(body=)"
         )
-    return Imported(own.function, own.arguments)
+    return imported.build()
 
 
 def _build(card: Card, body: Body | None) -> Classifier:

@@ -33,7 +33,7 @@ class TrainConfig:
     """Weight of the null loss (alpha in the notebook), for null images appended to each batch."""
     replace_rate: float | None = None
     """With a number in [0, 1), null images replace Binomial(batch size, replace_rate) images of
-    each batch instead, and ``null_weight`` is not used (Roos 2020)."""
+    each batch instead; ``null_weight`` and ``nulls_per_image`` are not used (Roos 2020)."""
     robust: RobustLoss | None = None
     """A loss that replaces the clean loss; always computed in float32."""
     uniform_targets: bool = False

@@ -172,6 +172,11 @@ def _epoch(
         if on_step is not None:
             on_step(done + 1, total, losses.loss)
     seconds = time.perf_counter() - started
+    if not results:
+        raise UserError(
+            f"the loader gives no batch in epoch {number}: it must be readable in every epoch, as "
+            "a DataLoader or a list of batches is"
+        )
     loss = statistics.fmean(losses.loss for losses in results)
     if config.scheduler_interval == "epoch":
         state.step_scheduler(loss)

@@ -31,7 +31,7 @@ class Recipe:
     """``bfloat16`` runs the layers under autocast where the hardware supports it. Weights, losses
     and optimizer state stay in float32."""
     nulls_per_image: float = 1.0
-    """Null images per clean image of a batch, in (0, 1]."""
+    """Null images per clean image of a batch, in (0, 1]. Not used with ``replace_rate``."""
     dropout: float = 1.0
     """Factor in [0, 1] on the drop rates of the network's dropout layers; short trainings need
     less."""

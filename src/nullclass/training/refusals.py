@@ -69,6 +69,12 @@ def without_refusal(model: Classifier) -> tuple[Classifier, Refusal | None, dict
     return inside.model, refusal, extra
 
 
+def is_calibrated(refusal: Refusal | None) -> bool:
+    """Return whether a refusal has a threshold that was calibrated with the network."""
+    threshold = refusal.threshold if isinstance(refusal, DetectorRefusal) else refusal
+    return isinstance(threshold, ThresholdRefusal) and threshold.num_images > 0
+
+
 def with_refusal(
     model: Classifier, card: Card, extra: dict[str, Tensor], folder: Path
 ) -> Classifier:

@@ -239,6 +239,7 @@ def fingerprint(
         "initial_weights": {name: sha256(t) for name, t in model.state_dict().items()},
         "device": model.mean.device.type,
         "selections": {name: data.sha256() for name, data in selections.images.items()},
+        "selection_nulls": _described(selections.nulls, "settings"),
     }
     text = json.dumps(parts, default=lambda value: type(value).__name__)
     return hashlib.sha256(text.encode()).hexdigest()

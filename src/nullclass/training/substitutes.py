@@ -208,7 +208,9 @@ def query_substitute(
         seed: Seed of the seed images, the initial weights and the trainings.
         device: Device of the substitute.
         state_folder: Keeps the answers after every round of queries; the same call then queries no
-            image again and gives the same substitute. The caller removes the state.
+            image again and gives the same substitute. The caller removes the state. A target that
+            is no :class:`Classifier` is recognised by the name of its class alone: give each one
+            a folder of its own.
 
     Returns:
         The substitute of the last round, in evaluation mode, and all rounds.
