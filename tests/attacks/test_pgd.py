@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from nullclass.attacks import (
     SelectivePGD,
     null_aware_pgd,
 )
+from nullclass.attacks.losses import LossName
 from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 from nullclass.models import Classifier
@@ -36,11 +39,33 @@ def test_chosen_targets_are_reached_and_nothing_else(digits: Digits) -> None:
         (torch.zeros(7, dtype=torch.int64), "60 images, but targets of"),
         (10, "targets must be from 0 to 9, or -1 for null"),
         (labels, "must differ from the image's true label"),
+        (targets.float(), "targets must be integers, not torch.float32"),
+        (1.0, "targets must be integers"),
+        (True, "targets must be integers, not torch.bool"),
     ):
         with pytest.raises(UserError, match=says):
             PGD(targets=wrong)(model, images, labels, eps=0.1)
     with pytest.raises(UserError, match=r"targets must be from 0 to 9$"):
         PGD(targets=-1)(digits.plain, images, labels, eps=0.1)
+    few = PGD(targets=targets.int(), num_steps=2)(model, images, labels, eps=0.1)
+    assert torch.equal(few, PGD(targets=targets, num_steps=2)(model, images, labels, eps=0.1))
+
+
+def test_all_other_answers_defend_against_a_chosen_target() -> None:
+    def loss(target: int, name: LossName) -> float:
+        model = Classifier(nn.Flatten(), 4)
+        images = torch.tensor([0.2, 0.5, 0.9, 0.1, 0.7]).view(1, 1, 1, 5)  # also the logits
+        attack = PGD(targets=target)
+        state = attack.begin(model, images, torch.tensor([0]), eps=0.1)
+        return float(state.loss(name)(images.flatten(1), torch.tensor([0])))
+
+    assert loss(1, "margin") == pytest.approx(0.5 - 0.9)
+    assert loss(-1, "margin") == pytest.approx(0.7 - 0.9)
+    assert loss(2, "margin") == pytest.approx(0.9 - 0.7)
+    assert loss(2, "dlr") == pytest.approx((0.9 - 0.7) / (0.7 - 0.2))
+    assert loss(2, "logsumexp-margin") == pytest.approx(
+        0.9 - math.log(sum(math.exp(z) for z in (0.2, 0.5, 0.1, 0.7)))
+    )
 
 
 def test_successful_images_are_left_alone(digits: Digits) -> None:

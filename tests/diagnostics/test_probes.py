@@ -42,7 +42,7 @@ from nullclass.diagnostics.probe_context import BATCH_COST, ProbeContext
 from nullclass.diagnostics.probes import MAX_SHARE, MIN_COST, PROBES, probe
 from nullclass.models import Classifier
 from nullclass.rejection import reject_by, see_through
-from nullclass.rejection.gates import NUM_DIRECTIONS
+from nullclass.rejection.gates import NUM_DIRECTIONS, EstimatedGate
 from nullclass.results.schema import COST_COLUMNS, LEFT_OUT
 from nullclass.scoring.parts import NOTHING
 from nullclass.scoring.score import score_batch
@@ -494,3 +494,37 @@ def test_the_cost_of_the_reference(digits: Digits, data: LabelledImages) -> None
     assert torch.equal(digits.plain.predict(adv_images), digits.plain.predict(images))
     cost = passes.forward + BACKWARD * passes.backward
     assert 0.8 * 20 * REFERENCE_COST < cost <= 20 * REFERENCE_COST
+
+
+def test_the_largest_eps_keeps_to_what_is_left(digits: Digits, data: LabelledImages) -> None:
+    attacks: dict[str, Attack] = {"still": Still(), "square": Square("fool", num_queries=100)}
+    rows = rows_of(digits.guarded, data, {"still": Still()}, (0.1,))
+    found = []
+    for left in (1e9, 2000, 0):
+        shared = context(digits.guarded, data, rows, attacks)
+        shared.attacks["still"] = attacks["square"]
+        shared.begin(NOTHING, left, left)
+        found.append(PROBES["largest_eps"](shared)["num_images"])
+        assert shared.passes.forward < max(left, 4 * 100)
+    assert found[0] == 50 > found[1] > found[2] == 4
+
+
+def test_an_interruption_does_not_change_estimated_gradients(
+    digits: Digits, data: LabelledImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = gated(is_torch=False)
+    flat = LabelledImages(torch.full((12, 1, 1, 2), 0.5), torch.zeros(12).long(), 2)
+    still: dict[str, Attack] = {"still": Still()}
+    shared = context(model, flat, rows_of(model, flat, still, (0.3,)), still)
+    shared.results["gradients"] = PROBES["gradients"](shared)
+    monkeypatch.setattr(shared, "rounds", lambda images, cost: [images[:2], images[2:]])
+    states = []
+
+    def recorded(attack: Attack, chosen: Any, eps: float, model: EstimatedGate) -> int:
+        states.append(model.generator.get_state())
+        model.generator.seed()
+        return 0
+
+    monkeypatch.setattr(shared, "num_fooled", recorded)
+    assert PROBES["estimated_gate"](shared)["num_images"] == 12
+    assert torch.equal(*states)

@@ -15,7 +15,15 @@ from worlds import Digits
 
 from nullclass.diagnostics.evidence import Evidence
 from nullclass.diagnostics.red_flags import CHECKS, Flag, find_flags
-from nullclass.results.schema import CLEAN, COST_COLUMNS, LEFT_OUT, NO_MEMBER, ROW_COLUMNS, UNION
+from nullclass.results.schema import (
+    CLEAN,
+    COST_COLUMNS,
+    LEFT_OUT,
+    NO_MEMBER,
+    ROW_COLUMNS,
+    SMALLEST,
+    UNION,
+)
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "red-flags.md"
 LETTERS = {"c": "correct", "n": "null", "f": "fooled"}
@@ -198,6 +206,18 @@ def not_attacked(found: Evidence, name: str, images: range, eps: float | None = 
     return replace(found, rows=rows)
 
 
+def looking(found: Evidence) -> Evidence:
+    """Every member makes backward passes."""
+    return replace(found, costs=found.costs.assign(num_backwards=9))
+
+
+def searched(found: Evidence, images: range, eps: float) -> Evidence:
+    """The search for the smallest eps fools some images at eps."""
+    rows = found.rows[(found.rows["attack"] == "pgd") & found.rows["image"].isin(images)]
+    own = rows.assign(attack=SMALLEST, has_own_eps=True, eps_pixels=eps, outcome="fooled")
+    return replace(found, rows=pd.concat([found.rows, own], ignore_index=True))
+
+
 FIRST_20, BY_STEP, ALL_NULL = (
     evidence(pgd=Run({0.2: "c" * 20 + "f" * 180}, losses=0.1)),
     evidence(pgd=HEALTHY, fgsm=at(123, 0.2, objective="untargeted", is_iterative=False)),
@@ -213,6 +233,7 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         evidence(pgd=search(0, 1, eps=(0.001, 0.003))),
         evidence(pgd=search(0, 1, eps=(0.001, 0.004))),
     ),
+    ("eps-units", evidence(pgd=at(0, 0.001)), evidence(pgd=at(0, 0.0))),
     (
         "clean-near-chance",  # chance is 10 %: 19 % are needed
         evidence(clean=some("c", 38, "f"), pgd=HEALTHY),
@@ -292,6 +313,21 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         "black-box-beats-white-box",
         evidence(both=at(60, 0.2, members=[("pgd", "white-box", 57), ("square", "scores", 3)])),
         evidence(both=at(60, 0.2, members=[("dataset", "scores", 57), ("pgd", "white-box", 3)])),
+    ),
+    (
+        "black-box-beats-white-box",  # a member by scores that looks for gradients of zero
+        looking(evidence(both=at(60, members=[("pgd", "white-box", 57), ("zero", "scores", 3)]))),
+        looking(evidence(both=at(60, members=[("pgd", "white-box", 58), ("zero", "scores", 2)]))),
+    ),
+    (
+        "better-than-known",  # the search for the smallest eps counts too
+        known(20),
+        searched(known(20), range(30, 50), 0.6),
+    ),
+    (
+        "failures-all-null",  # as it does here: 19 say little
+        ALL_NULL,
+        searched(ALL_NULL, range(199, 200), 0.15),
     ),
     ("doubling-finds-more", probed("doubled_steps", num_fooled=3), probed("doubled_steps")),
     (
@@ -489,6 +525,8 @@ def test_which_attacks_and_images_are_judged() -> None:
     assert both.judged(0.2) == set(range(20))
     assert both.judged(0.1) == set(range(NUM))  # the other attack was not made there
     assert len(both.fooled(0.2)) == 120
+    smallest = searched(both, range(119, 130), 0.15)
+    assert [len(smallest.fooled(eps)) for eps in (0.1, 0.2)] == [50, 130]
 
 
 @pytest.fixture(scope="module")

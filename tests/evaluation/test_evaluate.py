@@ -272,7 +272,7 @@ def test_one_gradient_serves_every_eps_of_a_single_step(digits: Digits, small: S
     hook = digits.plain.register_forward_hook(lambda module, args, out: calls.append(len(args[0])))
     try:
         evaluate(digits.guarded, small, attacks={"fgsm": STEP}, eps=[0.01, 0.1, 0.2, 0.5, 1.0],
-                 source=digits.plain)  # fmt: skip
+                 source=digits.plain, batch_size=60)  # fmt: skip
     finally:
         hook.remove()
     assert calls == [60]

@@ -103,6 +103,39 @@ def test_answers_are_those_of_the_model_and_the_gradient_that_of_the_score(name:
         torch.testing.assert_close(gradient, through.scale * expected)
 
 
+def by_keywords(images: Tensor) -> Tensor:
+    z, s = network()(images), torch.round(input=score(images) * 2**10) / 2**10
+    is_null = torch.gt(input=s, other=TAU)
+    return torch.cat([z, torch.where(is_null, 100.0, -100.0)[:, None]], dim=1)
+
+
+def test_arguments_by_keyword_are_seen() -> None:
+    through = see_through(Classifier(by_keywords, 2), torch.rand(16, 1, 1, 2))
+    assert isinstance(through, ThroughGate)
+    gradient, _ = input_gradient(
+        through, torch.rand(9, 1, 1, 2), lambda logits: null_scores(logits, 2)
+    )
+    assert (gradient != 0).flatten(1).any(dim=1).all()
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_a_network_that_computes_in_parts_keeps_its_gradient(name: str) -> None:
+    whole = gated(GATES[name])
+    in_parts = Classifier(lambda x: torch.cat([whole(part) for part in x.split(64)]), 2)
+    through = see_through(in_parts, torch.rand(16, 1, 1, 2))
+    images = torch.rand(150, 1, 1, 2)
+    expected, _ = input_gradient(
+        see_through(whole, torch.rand(16, 1, 1, 2)), images, lambda z: null_scores(z, 2)
+    )
+    gradient, _ = input_gradient(through, images, lambda z: null_scores(z, 2))
+    is_same = (gradient != 0).flatten(1).any(dim=1) == (expected != 0).flatten(1).any(dim=1)
+    assert is_same.all()
+    assert (gradient != 0).flatten(1).any(dim=1).double().mean() > 0.9
+    assert torch.equal(
+        through(images.clone().requires_grad_()).argmax(1), in_parts(images).argmax(1)
+    )
+
+
 def in_numpy(images: Tensor) -> Tensor:
     z = network()(images)
     is_null = score(images).detach().numpy() > TAU

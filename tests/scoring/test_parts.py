@@ -368,6 +368,25 @@ def test_parts_of_other_reference_images_are_not_reused(
         assert calls.take() == ["DatasetAttack"]
 
 
+def test_parts_of_another_source_of_a_transfer_are_not_reused(
+    model: Classifier, data: LabelledImages, calls: Calls, tmp_path: Path
+) -> None:
+    def transfer(activation: nn.Module) -> Attack:
+        source = make_model(2)
+        assert isinstance(source.body, nn.Sequential)
+        source.body[2] = activation
+        return Transfer((source,), PGD(num_steps=3))
+
+    found = []
+    for activation in (nn.ReLU(), nn.Hardshrink(5.0), nn.ReLU()):
+        attack = transfer(activation)
+        found.append(attack_with(model, data, attack=attack, parts=Parts(tmp_path)))
+        assert_same(found[-1], attack_with(model, data, attack=attack))
+        calls.take()
+    attack_with(model, data, attack=transfer(nn.ReLU()), parts=Parts(tmp_path))
+    assert calls.take() == []
+
+
 def test_parts_of_other_code_are_not_reused(
     model: Classifier,
     data: LabelledImages,

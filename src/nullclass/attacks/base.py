@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import fields, replace
+from types import NoneType
 from typing import (
     Any,
     ClassVar,
@@ -243,6 +244,11 @@ class WrappedAttack(BaseAttack):
         """Whether the attack searches the ball."""
         return self.attack.is_iterative
 
+    @property
+    def norms(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The norms the attack supports."""
+        return supported_norms(self.attack)
+
     def with_reference_images(self, images: LabelledImages) -> Self:
         """See :class:`TakesReferenceImages`."""
         return replace(self, attack=with_reference_images(self.attack, images))  # type: ignore[type-var]
@@ -277,7 +283,15 @@ class RestartedAttack(BaseAttack):
 class LinearAttack(Protocol):
     """An attack whose images for all eps lie on one line: ``step_along(direction, …, eps)``."""
 
-    def direction(self, model: Classifier, images: Tensor, labels: Tensor, *, norm: str) -> Tensor:
+    def direction(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        norm: str,
+        batch_size: int | None = None,
+    ) -> Tensor:
         """Return directions ``(N, C, H, W)`` of size 1 in the norm, 0 without a gradient."""
         ...
 
@@ -347,15 +361,15 @@ _NOT_NEGATIVE = ("noise", "radius", "smallest")
 def check_settings(attack: Any) -> None:
     """Raise UserError if a setting of a dataclass attack is out of range.
 
-    Literal settings must be one of their values, ``num_*`` positive integers. A setting whose
-    default is None may be None.
+    Literal settings must be one of their values, ``num_*`` positive integers. A setting whose type
+    allows None may be None.
     """
     hints = get_type_hints(type(attack))
     for field in fields(attack):
         name, value = field.name, getattr(attack, field.name)
         if get_origin(hints[name]) is Literal:
             check_choice(name, value, get_args(hints[name]))
-        elif value is None and field.default is None:
+        elif value is None and NoneType in get_args(hints[name]):
             continue
         elif name.startswith("num_"):
             check_count(name, value, field.metadata.get("minimum", 1))

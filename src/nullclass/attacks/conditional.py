@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nullclass.attacks.base import Attack, WrappedAttack, run_on, supported_norms
+from nullclass.attacks.base import Attack, WrappedAttack, run_on
 from nullclass.attacks.state import AttackState
 from nullclass.attacks.steps import NoGradientError, has_direction
 from nullclass.results.schema import Access
@@ -19,11 +19,6 @@ class ConditionalAttack(WrappedAttack):
     """Runs an attack on some of the images; subclasses choose them."""
 
     attack: Attack
-
-    @property
-    def norms(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The norms the attack supports."""
-        return supported_norms(self.attack)
 
     @property
     def access(self) -> Access:  # type: ignore[override]

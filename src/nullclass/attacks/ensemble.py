@@ -14,6 +14,7 @@ from nullclass.attacks.base import (
     Attack,
     BaseAttack,
     CallOptions,
+    WrappedAttack,
     access_of,
     check_attack,
     run_on,
@@ -26,6 +27,7 @@ from nullclass.attacks.state import AttackState
 from nullclass.attacks.steps import NoGradientError
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
+from nullclass.core.norms import BALLS
 from nullclass.data.arrays import LabelledImages
 from nullclass.models.classifier import Classifier, as_classifier
 from nullclass.models.network import Body
@@ -106,13 +108,13 @@ class AttackEnsemble(BaseAttack):
 
     def __post_init__(self) -> None:
         """Check the members and their names."""
+        object.__setattr__(self, "members", tuple(self.members))
         for member in self.members:
             check_attack(member)
         if len({member.objective for member in self.members}) != 1:
             raise UserError("an ensemble needs at least one attack, all with the same objective")
-        if not self.names:
-            named = [f"{n} {type(m).__name__}" for n, m in enumerate(self.members, start=1)]
-            object.__setattr__(self, "names", tuple(named))
+        numbered = (f"{n} {type(m).__name__}" for n, m in enumerate(self.members, start=1))
+        object.__setattr__(self, "names", tuple(self.names or numbered))
         if len(set(self.names)) != len(self.members):
             raise UserError(
                 f"an ensemble of {len(self.members)} attacks needs as many different names, not "
@@ -135,6 +137,12 @@ class AttackEnsemble(BaseAttack):
         order: tuple[Access, ...] = ("white-box", "scores", "labels")
         used = {member.access for member in self.members}
         return next((access for access in order if access in used), "none")
+
+    @property
+    def norms(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The norms that a member supports."""
+        supported = {norm for member in self.members for norm in supported_norms(member)}
+        return tuple(norm for norm in BALLS if norm in supported)
 
     def with_reference_images(self, images: LabelledImages) -> AttackEnsemble:
         """See :class:`nullclass.attacks.base.TakesReferenceImages`; passed on to the members."""
@@ -206,9 +214,20 @@ class AttackEnsemble(BaseAttack):
             stats = _stats(member, name, status, num_images, len(won), passes, started)
             member_stats.append(stats)
             if on_member is not None:
-                done = (state.adv_images, winning_member, tuple(member_stats))
-                on_member(EnsembleProgress(*done, state.active, state.best))
+                adv_images, won_by = state.adv_images.clone(), winning_member.clone()
+                left = (state.active.clone(), state.best.clone())
+                on_member(EnsembleProgress(adv_images, won_by, tuple(member_stats), *left))
         return winning_member, tuple(member_stats)
+
+
+def attacks_inside(attack: Attack) -> list[Attack]:
+    """Return the attacks that an attack consists of, itself if it is neither ensemble nor wrapper.
+
+    Those of all members of an ensemble, and the one that a wrapper runs.
+    """
+    if isinstance(attack, AttackEnsemble):
+        return [each for member in attack.members for each in attacks_inside(member)]
+    return attacks_inside(attack.attack) if isinstance(attack, WrappedAttack) else [attack]
 
 
 def run_attack(

@@ -39,9 +39,17 @@ class FGSM(BaseAttack):
         direction = self._direction(state)
         state.adv_images = step_along(direction, state.images, state.eps, state.norm_name)
 
-    def direction(self, model: Classifier, images: Tensor, labels: Tensor, *, norm: str) -> Tensor:
+    def direction(
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        norm: str,
+        batch_size: int | None = None,
+    ) -> Tensor:
         """See :class:`nullclass.attacks.base.LinearAttack`."""
-        state = AttackState(model, images, labels, eps=0.0, norm=norm, objective=self.objective)
+        state = self.begin(model, images, labels, eps=0.0, norm=norm, batch_size=batch_size)
         with frozen(model):
             return self._direction(state)
 

@@ -46,12 +46,7 @@ class Objective:
 
     def loss(self, logits: Tensor, labels: Tensor, num_classes: int, name: LossName) -> Tensor:
         """Return the loss ``(N,)`` over all winning answers."""
-        wins = self.wins(logits, labels, num_classes)
-        winning, defending = _only(wins, logits), _only(~wins, logits)
-        if name == "logsumexp-margin":
-            return winning.logsumexp(dim=1) - defending.logsumexp(dim=1)
-        margin = winning.amax(dim=1) - defending.amax(dim=1)
-        return margin / _spread(logits, wins, is_targeted=False) if name == "dlr" else margin
+        return _loss(logits, self.wins(logits, labels, num_classes), name)
 
     def target_loss(
         self, logits: Tensor, labels: Tensor, targets: Tensor, num_classes: int, name: LossName
@@ -75,6 +70,19 @@ class Objective:
         wins = self.wins(logits, labels, num_classes)
         ranked = _only(wins, logits).argsort(dim=1, descending=True, stable=True)
         return ranked[:, : int(wins.sum(dim=1).amax()) if len(wins) else 0]
+
+
+def chosen_loss(logits: Tensor, targets: Tensor, name: LossName) -> Tensor:
+    """Return the loss ``(N,)`` of an attacker for whom only the target logit ``(N,)`` wins."""
+    return _loss(logits, _one_hot(logits, targets), name)
+
+
+def _loss(logits: Tensor, wins: Tensor, name: LossName) -> Tensor:
+    winning, defending = _only(wins, logits), _only(~wins, logits)
+    if name == "logsumexp-margin":
+        return winning.logsumexp(dim=1) - defending.logsumexp(dim=1)
+    margin = winning.amax(dim=1) - defending.amax(dim=1)
+    return margin / _spread(logits, wins, is_targeted=False) if name == "dlr" else margin
 
 
 def _only(chosen: Tensor, logits: Tensor) -> Tensor:

@@ -8,7 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from nullclass.attacks.losses import LossName, ObjectiveName, find_objective, is_success
+from nullclass.attacks.losses import (
+    LossName,
+    ObjectiveName,
+    chosen_loss,
+    find_objective,
+    is_success,
+)
 from nullclass.attacks.steps import Loss, backward, forward
 from nullclass.core.checks import check_count
 from nullclass.core.devices import default_batch_size, supports_bfloat16
@@ -114,7 +120,7 @@ class AttackState:
         """Return the objective's loss, or that towards chosen targets if there are any."""
         if self.targets is not None:
             chosen = self.targets.where(self.targets >= 0, self.model.num_classes)
-            return self.target_loss(chosen, name)
+            return lambda logits, indices: chosen_loss(logits, chosen[indices], name)
         return lambda logits, indices: self.objective.loss(
             logits, self.labels[indices], self.model.num_classes, name
         )
@@ -252,6 +258,9 @@ def check_targets(targets: int | Tensor, labels: Tensor, model: Classifier) -> T
     One target for all images may be the true label of some; one per image may not.
     """
     chosen = torch.as_tensor(targets, device=labels.device)
+    if chosen.dtype == torch.bool or chosen.is_floating_point() or chosen.is_complex():
+        raise UserError(f"targets must be integers, not {chosen.dtype}")
+    chosen = chosen.long()
     if chosen.ndim and chosen.shape != labels.shape:
         raise UserError(
             f"there are {len(labels)} images, but targets of {tuple(chosen.shape)}: give one "

@@ -39,6 +39,7 @@ class Transfer(WrappedAttack):
                 "Transfer needs a tuple with at least one nullclass.Classifier to attack, and then "
                 "the attack: Transfer((source,), PGD())"
             )
+        object.__setattr__(self, "sources", tuple(self.sources))
         super().__post_init__()
 
     def prepare(self, state: AttackState) -> None:

@@ -17,9 +17,9 @@ from nullclass.diagnostics.probe_context import ProbeContext, Result
 from nullclass.models.classifier import Classifier
 from nullclass.rejection.gates import NUM_DIRECTIONS, EstimatedGate
 
-NUM_LARGEST = (4, 46)
-"""Images attacked at the largest eps, where most are fooled quickly; the second part only if the
-attacks fool images of the first."""
+NUM_LARGEST = (4, 50)
+"""Images attacked at the largest eps, where most are fooled quickly: in the first part, and in all.
+Each part is twice as large as the one before."""
 
 NUM_REPEATED = 100
 """Images attacked again that were fooled at a smaller eps, at most."""
@@ -39,15 +39,18 @@ RESTARTS = ("num_restarts",)
 
 
 def largest_eps(context: ProbeContext) -> Result:
-    """Run all attacks at the largest eps there is, where any image can become any other."""
+    """Run all attacks at the largest eps there is, where any image can become any other.
+
+    Stops as soon as the attacks fail on many images, or the rest may cost more than is left.
+    """
     evidence = context.evidence
-    indices = evenly(evidence.clean.index, sum(NUM_LARGEST))
-    if not indices or not context.attacks:
+    rest = evenly(evidence.clean.index, NUM_LARGEST[1])
+    if not rest or not context.attacks:
         return None
     eps = find_norm(context.norm).largest(math.prod(context.data.images.shape[1:]))
-    first = evenly(indices, NUM_LARGEST[0])
+    chosen = evenly(rest, NUM_LARGEST[0])
     num_images = num_accepted = num_fooled = 0
-    for chosen in (first, [image for image in indices if image not in first]):
+    while chosen:
         active = [image for image in chosen if image not in evidence.clean_with("fooled")]
         for attack in context.attacks.values():
             fooled = context.attack(attack, active, eps) == Outcome.FOOLED
@@ -55,7 +58,11 @@ def largest_eps(context: ProbeContext) -> Result:
         num_images += len(chosen)
         num_accepted += len(set(chosen) - evidence.clean_with("null"))
         num_fooled += len(chosen) - len(active)
-        if is_many(num_accepted - num_fooled, num_images):
+        rest = [image for image in rest if image not in chosen]
+        chosen = evenly(rest, 2 * len(chosen))
+        spent = context.passes.forward + BACKWARD * context.passes.backward
+        is_too_much = context.cost + spent * len(chosen) / num_images > context.left
+        if is_many(num_accepted - num_fooled, num_images) or is_too_much:
             break
     return {
         "eps": eps,
@@ -152,7 +159,7 @@ def estimated_gate(context: ProbeContext) -> Result:
         or gradients["num_zero_margin"] == gradients["num_images"]
     ):
         return None
-    estimated = EstimatedGate(context.given, eps / 3, context.seed)
+    estimated = partial(EstimatedGate, context.given, eps / 3, context.seed)
     return attack_survivors(context, REFERENCE, eps, ESTIMATED_COST, estimated)
 
 
@@ -173,7 +180,7 @@ def attack_survivors(
     attack: Attack,
     eps: float,
     cost: float,
-    model: Classifier | None = None,
+    make_model: Callable[[], Classifier] | None = None,
 ) -> dict[str, Any]:
     """Attack images that no attack of the evaluation fooled, the most nearly fooled first.
 
@@ -185,12 +192,14 @@ def attack_survivors(
         attack: The attack.
         eps: The budget in pixel units.
         cost: Cost of an image on which the attack fails.
-        model: As for :meth:`nullclass.diagnostics.probe_context.ProbeContext.attack`.
+        make_model: Returns the model to attack, anew for each part of the images, so that what is
+            finished does not change the rest. Default: the model whose gate attacks see through.
     """
     num_judged, survivors = len(context.evidence.judged(eps)), context.survivors(eps)
     num_images = num_fooled = 0
     for chosen in context.rounds(survivors, cost):
         num_images += len(chosen)
+        model = None if make_model is None else make_model()
         num_fooled += context.num_fooled(attack, chosen, eps, model)
         if is_many(num_fooled, num_judged):
             break

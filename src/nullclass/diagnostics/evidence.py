@@ -188,8 +188,16 @@ class Evidence:
         return set.intersection(set(self.clean.index), *images) if images else set()
 
     def fooled(self, eps: float) -> set[int]:
-        """Return the images fooled by any attack at an eps or below, or when clean."""
-        return self.clean_with("fooled").union(*(run.fooled(eps) for run in self.attacks))
+        """Return the images fooled by any attack or search at an eps or below, or when clean."""
+        fooled = self.clean_with("fooled").union(*(run.fooled(eps) for run in self.attacks))
+        found = self._smallest_found
+        return fooled | set(found.loc[found["eps_pixels"] <= eps, "image"])
+
+    @cached_property
+    def _smallest_found(self) -> pd.DataFrame:
+        """Rows fooled within a budget of their own, as the search for the smallest eps does."""
+        rows = self.rows[(self.rows["norm"] == self.norm) & (self.rows["attack"] != CLEAN)]
+        return rows[rows["has_own_eps"].astype(bool) & (rows["outcome"] == "fooled")]
 
     def is_bracket_closed(self) -> bool:
         """Return whether attacks at the largest eps fooled every image that is not proved safe."""

@@ -90,6 +90,12 @@ class ProbeContext:
         """Return images and labels on the model's device."""
         return batch_of(self.model, self.data, torch.tensor(indices, dtype=torch.int64))
 
+    def batches(self, indices: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images and labels in parts of the batch size."""
+        images, labels = self.batch(indices)
+        size = self.batch_size or len(indices)
+        yield from zip(images.split(size), labels.split(size), strict=True)
+
     def middle_eps(self) -> float | None:
         """The eps whose AER is nearest to one half (the larger of ties)."""
         distances = {}
@@ -217,7 +223,8 @@ class ProbeContext:
             )
             is_kept = is_allowed(adv_images, images, eps, self.norm).view(-1, 1, 1, 1)
             with frozen(model):
-                logits = logits_of(model, torch.where(is_kept, adv_images, images))
+                kept = torch.where(is_kept, adv_images, images)
+                logits = logits_of(model, kept, self.batch_size)
         return {
             "outcomes": outcomes(predictions(logits, model.num_classes), labels).cpu(),
             "passes": asdict(passes),

@@ -59,19 +59,20 @@ NUM_NOISY = 100
 
 
 def forward(context: ProbeContext) -> Result:
-    """Two passes of the same images, at once and in halves: are the logits those of the image?"""
+    """Two passes of the same images, in batches and their halves: do logits depend on the image?"""
     indices = evenly(context.evidence.clean.index, NUM_PASSES)
     if not indices:
         return None
     images, _ = context.batch(indices)
-    with frozen(context.model), torch.no_grad():
-        first = context.model(images)
-        second = torch.cat([context.model(half) for half in images.chunk(2)])
-    size = first.abs().amax().clamp(min=torch.finfo(first.dtype).tiny)
+    size = min(len(images), context.batch_size or len(images))
+    with frozen(context.model):
+        first = logits_of(context.model, images, size)
+        second = logits_of(context.model, images, math.ceil(size / 2))
+    largest = first.abs().amax().clamp(min=torch.finfo(first.dtype).tiny)
     return {
         "num_images": len(indices),
         "num_predictions": int((first.argmax(dim=1) != second.argmax(dim=1)).sum()),
-        "largest_difference": float((first - second).abs().amax() / size),
+        "largest_difference": float((first - second).abs().amax() / largest),
     }
 
 
@@ -80,26 +81,14 @@ def gradients(context: ProbeContext) -> Result:
     indices = evenly(context.evidence.clean_with("correct"), NUM_PASSES)
     if not indices:
         return None
-    model, (images, labels) = context.given, context.batch(indices)
-    objective = find_objective("fool")
-
-    def margins(logits: Tensor) -> Tensor:
-        return objective.loss(logits, labels, model.num_classes, "logsumexp-margin")
-
-    def cross_entropies(logits: Tensor) -> Tensor:
-        return cross_entropy(logits, labels, reduction="none")
-
-    scores = partial(null_scores, num_classes=model.num_classes)
     has_gradients = True
-    with frozen(model):
+    with frozen(context.given):
         try:
-            of_entropy, of_margin, repeated, of_score = (
-                input_gradient(model, images, loss, is_raw=True)[0].flatten(1)
-                for loss in (cross_entropies, margins, margins, scores)
-            )
+            found = [_raw_gradients(context.given, *batch) for batch in context.batches(indices)]
         except NoGradientError:
             has_gradients = False
-            of_entropy = of_margin = repeated = of_score = torch.zeros_like(images).flatten(1)
+            found = [torch.zeros_like(context.batch(indices)[0]).flatten(1).expand(4, -1, -1)]
+    of_entropy, of_margin, repeated, of_score = torch.cat(found, dim=1)
     is_finite = (of_entropy.isfinite() & of_margin.isfinite()).all(dim=1)
     size = torch.maximum(of_margin.norm(dim=1), repeated.norm(dim=1))
     differences = (of_margin - repeated).norm(dim=1) / size.clamp(min=torch.finfo(size.dtype).tiny)
@@ -114,6 +103,22 @@ def gradients(context: ProbeContext) -> Result:
     }
 
 
+def _raw_gradients(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
+    """Return gradients ``(4, N, C * H * W)``: cross-entropy, the margin twice, the null score."""
+
+    def margins(logits: Tensor) -> Tensor:
+        objective = find_objective("fool")
+        return objective.loss(logits, labels, model.num_classes, "logsumexp-margin")
+
+    def cross_entropies(logits: Tensor) -> Tensor:
+        return cross_entropy(logits, labels, reduction="none")
+
+    scores = partial(null_scores, num_classes=model.num_classes)
+    losses = (cross_entropies, margins, margins, scores)
+    found = [input_gradient(model, images, loss, is_raw=True)[0].flatten(1) for loss in losses]
+    return torch.stack(found)
+
+
 def null_direction(context: ProbeContext) -> Result:
     """Measure whether the null score rises along its own gradient, by a small part of an eps."""
     eps, model = context.middle_eps(), context.model
@@ -121,19 +126,22 @@ def null_direction(context: ProbeContext) -> Result:
     if eps is None or not indices or not model.has_null:
         return None
     eps, norm = SMALL_STEP * eps, find_ball(context.norm)
-    images, _ = context.batch(indices)
     scores = partial(null_scores, num_classes=model.num_classes)
-    with frozen(model):
-        gradient, _ = input_gradient(model, images, scores)
-        above, below = (
-            scores(logits_of(model, norm.project(images + eps * direction, images, eps)))
-            for direction in (norm.steepest(gradient, images), norm.steepest(-gradient, images))
-        )
+    num_risen = num_fallen = 0
+    for images, _ in context.batches(indices):
+        with frozen(model):
+            gradient, _ = input_gradient(model, images, scores)
+            above, below = (
+                scores(logits_of(model, norm.project(images + eps * direction, images, eps)))
+                for direction in (norm.steepest(gradient, images), norm.steepest(-gradient, images))
+            )
+        num_risen += int((above > below).sum())
+        num_fallen += int((above < below).sum())
     return {
         "eps": eps,
         "num_images": len(indices),
-        "num_risen": int((above > below).sum()),
-        "num_fallen": int((above < below).sum()),
+        "num_risen": num_risen,
+        "num_fallen": num_fallen,
     }
 
 
@@ -152,7 +160,7 @@ def noise(context: ProbeContext) -> Result:
     for kind, delta in (("uniform", uniform), ("signs", corners)):
         noisy = norm.project(images + delta, images, eps)
         with frozen(context.model):
-            logits = logits_of(context.model, noisy)
+            logits = logits_of(context.model, noisy, context.batch_size)
         is_null = predictions(logits, context.model.num_classes) == NULL_LABEL
         counts[f"num_null_{kind}"] = int(is_null.sum())
     return {"eps": eps, "num_images": len(indices), **counts}
@@ -187,7 +195,7 @@ def probe(
         evidence: The evaluation's rows, costs and metadata.
         attacks: The attacks of the rows by name; those on other models are ignored.
         seed: Seed of noise and random starts.
-        batch_size: Images per forward and backward pass of an attack.
+        batch_size: Images per forward and backward pass.
         on_images: Progress.
         parts: Keeps what is finished, after each probe and each of its attacks.
 

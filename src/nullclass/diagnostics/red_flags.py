@@ -70,7 +70,7 @@ def _no_threat_model(evidence: Evidence) -> str | None:
 
 def _eps_units(evidence: Evidence) -> str | None:
     largest = max(evidence.budgets, default=math.inf)
-    if largest >= GREY_LEVEL:
+    if largest == 0 or largest >= GREY_LEVEL:
         return None
     return (
         f"The largest eps is {largest:.2g} in pixel units of [0,1], less than one grey level "
@@ -158,8 +158,8 @@ def _single_step_beats_iterative(evidence: Evidence) -> str | None:
         evidence,
         [run for run in white_box if not run.is_iterative],
         [run for run in iterative if run.is_fooling] or iterative,
-        "A single step ({name}) fooled {num} of {total} images at eps {eps:g} that iterative "
-        "attacks ({others}) did not fool.",
+        "{name}, which does not search, fooled {num} of {total} images at eps {eps:g} that "
+        "iterative attacks ({others}) did not fool.",
     )
 
 
@@ -178,12 +178,13 @@ def _black_box_beats_white_box(evidence: Evidence) -> str | None:
 
 def _black_box_member(evidence: Evidence, white_box: list[AttackRun]) -> str | None:
     """The same inside an ensemble, whose members attack only what the earlier ones did not fool."""
-    costs = evidence.own_costs
     for run in white_box:
-        for eps, members in costs[costs["attack"] == run.name].groupby("eps_pixels", sort=True):
-            used_gradients = members["num_backwards"] > 0
+        costs = evidence.own_costs[evidence.own_costs["attack"] == run.name]
+        for eps in sorted(costs["eps_pixels"].unique()):
+            members = costs[(costs["eps_pixels"] == eps) & (costs["num_images"] > 0)]
+            used_gradients = members["access"] == "white-box"
             is_after = used_gradients.cumsum() > 0
-            total = len(run.images(float(str(eps))))
+            total = len(run.images(eps))
             for member in members[is_after & ~used_gradients].to_dict("records"):
                 if is_many(int(member["num_successes"]), total):
                     return (
@@ -212,7 +213,7 @@ def _aer_falls(evidence: Evidence) -> str | None:
 def _strict_above_chance(evidence: Evidence) -> str | None:
     for eps in (eps for eps in evidence.budgets if eps >= GREY and evidence.norm == "linf"):
         judged = evidence.judged(eps)
-        always_correct = judged & evidence.clean_with("correct")
+        always_correct = judged & evidence.clean_with("correct") - evidence.fooled(eps)
         for run in evidence.attacks:
             within = run.rows[run.rows["eps_pixels"] <= eps]
             always_correct -= set(within.loc[within["outcome"] != "correct", "image"])

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pandas as pd
 
 from nullclass.attacks import Attack, describe
+from nullclass.attacks.ensemble import attacks_inside
 from nullclass.data import LabelledImages
 from nullclass.diagnostics.evidence import Evidence
 from nullclass.diagnostics.probes import probe
@@ -72,7 +73,7 @@ def build_evaluation(
     rows = sort_rows([clean, *(result.rows for result in results)])
     costs = join([result.costs for result in results], COST_COLUMNS)
     all_proofs = join([certified, proved_eps], CERTIFIED_COLUMNS)
-    chosen = [name for name, a in attacks.items() if getattr(a, "targets", None) is not None]
+    chosen = [name for name, attack in attacks.items() if has_chosen_targets(attack)]
     if chosen:
         info = info | {"chosen_targets": chosen}
     threat = threat_model(rows, costs, attacks, info)
@@ -104,6 +105,11 @@ def build_evaluation(
         probes=probes,
         flags=flags,
     )
+
+
+def has_chosen_targets(attack: Attack) -> bool:
+    """Return whether an attack, and all that it consists of, aims at targets of the user."""
+    return all(getattr(each, "targets", None) is not None for each in attacks_inside(attack))
 
 
 def threat_model(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nullclass.attacks import Attack, find_attack
 from nullclass.attacks.base import BaseAttack, check_attack
-from nullclass.attacks.ensemble import AttackEnsemble
+from nullclass.attacks.ensemble import AttackEnsemble, attacks_inside
 from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.norms import check_eps
@@ -103,8 +103,8 @@ def find_attacks(attacks: str | Sequence[str] | Mapping[str, Attack]) -> dict[st
                 raise UserError(
                     f"{each!r} cannot be an attack's name in a table: choose another word"
                 )
-        targets = getattr(attack, "targets", None)
-        if isinstance(targets, Tensor) and targets.ndim:
+        targets = [getattr(each, "targets", None) for each in attacks_inside(attack)]
+        if any(np.ndim(each) for each in targets if each is not None):
             raise UserError(
                 f"the attack {name!r} has one target per image, but an evaluation attacks only the "
                 "images still active: give one target for all, or call the attack itself"

@@ -167,7 +167,7 @@ def evaluate(
     if attacked is not None:
         check_labels(images, attacked)
     if batch_size is None:
-        batch_size = find_batch_size(model, image)
+        batch_size = min(find_batch_size(each, image) for each in {model, attacked or model})
     batch_size = check_count("batch_size", batch_size)
     given, model = model, see_through(model, few[: max(1, batch_size // 3)])
     check_can_begin(plan, model if attacked is None else attacked, image, label, norm)

@@ -47,15 +47,17 @@ class Recorder(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Call the function."""
-        result = function(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
         name = getattr(function, "__name__", "").strip("_")
-        is_float = all(not isinstance(a, Tensor) or a.is_floating_point() for a in args)
+        given = [*args, *(kwargs[key] for key in ("input", "other") if key in kwargs)]
+        is_float = all(not isinstance(each, Tensor) or each.is_floating_point() for each in given)
         if name in ROUND and isinstance(result, Tensor) and is_float:
-            return with_gradient_of(result, args[0])
+            return with_gradient_of(result, given[0])
         if name in SIGN and is_float:
-            self.differences.append(args[0])
-        if name in GREATER + LESS and is_float and len(args) == 2:
-            difference = torch.as_tensor(args[0] - args[1])
+            self.differences.append(given[0])
+        if name in GREATER + LESS and is_float and len(given) == 2:
+            difference = torch.as_tensor(given[0] - given[1])
             self.differences.append(difference if name in GREATER else -difference)
         return result
 
@@ -66,13 +68,19 @@ class ThroughGate(FixedClassifier):
     Args:
         model: K classes and null; shared, not copied.
         rule: Which of the :func:`candidates` is the null score.
+        num_candidates: How many there were, of a batch of ``size``. A network that computes a large
+            batch in parts has more, so its gradients are computed in batches of ``size``.
+        size: The size of that batch.
         scale: Factor of the null score, if it is smaller than the logits: attacks on the sum
             of the two follow the larger one (LOG.md).
     """
 
-    def __init__(self, model: Classifier, rule: int, scale: float = 1.0) -> None:
+    def __init__(
+        self, model: Classifier, rule: int, num_candidates: int, size: int, scale: float = 1.0
+    ) -> None:
         super().__init__(model)
-        self.rule, self.scale = rule, scale
+        self.rule, self.num_candidates, self.size = rule, num_candidates, size
+        self.scale = scale
         self.eval()
 
     def all_logits(self, images: Tensor) -> Tensor:
@@ -81,6 +89,8 @@ class ThroughGate(FixedClassifier):
             given: Tensor = self.model(images)
             return given
         logits, scores = candidates(self.model, images)
+        if len(scores) != self.num_candidates and len(images) > self.size:
+            return torch.cat([self.all_logits(part) for part in images.split(self.size)])
         is_null = null_scores(logits.detach(), self.num_classes) > 0
         score = self.scale * scores[self.rule]
         tiny = torch.finfo(score.dtype).tiny
@@ -184,5 +194,6 @@ def see_through(model: Classifier, images: Tensor) -> Classifier:
                 (gradient,) = torch.autograd.grad(score.sum(), tried, retain_graph=True)
                 if gradient.any() and not torch.equal(gradient, bare):
                     spread = logits[:, : model.num_classes].std() / score.std()
-                    return ThroughGate(model, rule, max(1.0, float(spread.detach())))
+                    scale = max(1.0, float(spread.detach()))
+                    return ThroughGate(model, rule, len(scores), len(tried), scale)
     return model

@@ -230,10 +230,20 @@ class _CachedDirection:
         self.direction: Tensor | None = None
 
     def __call__(
-        self, model: Classifier, images: Tensor, labels: Tensor, *, eps: Eps, norm: str, **_: object
+        self,
+        model: Classifier,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        eps: Eps,
+        norm: str,
+        batch_size: int | None,
+        **_: object,
     ) -> Tensor:
         if self.direction is None:
-            self.direction = self.attack.direction(model, images, labels, norm=norm)
+            self.direction = self.attack.direction(
+                model, images, labels, norm=norm, batch_size=batch_size
+            )
         return step_along(self.direction, images, eps, norm)
 
 

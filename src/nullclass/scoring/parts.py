@@ -82,14 +82,16 @@ class Parts:
             models: Models that it calls.
             images: ``(N, C, H, W)`` in [0,1], its images, or some of them; needed with models.
             settings: All else that it depends on. JSON values, tensors, tables, labelled images,
-                attacks and other dataclasses of nullclass; of anything else nothing is kept.
+                attacks and other dataclasses of nullclass, models in them; of anything else nothing
+                is kept.
         """
         if self.folder is None:
             return self
         try:
-            given = [self.fingerprint, name, _described(images), _described(settings)]
-            if images is not None:
-                given += [_described_model(model, images[FEW]) for model in models]
+            few = None if images is None else images[FEW]
+            given = [self.fingerprint, name, _described(images), _described(settings, few)]
+            if few is not None:
+                given += [_described_model(model, few) for model in models]
         except _UnknownError:
             return Parts()
         about = given if self.fingerprint else [*given, _code()]
@@ -203,16 +205,19 @@ def _columns(table: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _described(value: Any) -> Any:
-    """Return JSON values that differ where two settings may lead to different results."""
+def _described(value: Any, images: Tensor | None = None) -> Any:
+    """Return JSON values that differ where two settings may lead to different results.
+
+    With images a model is described by its answers too, as the sources of a transfer are.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        return {str(name): _described(part) for name, part in value.items()}
+        return {str(name): _described(part, images) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_described(part) for part in value]
+        return [_described(part, images) for part in value]
     if isinstance(value, Tensor):
         content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         return [str(value.dtype), list(value.shape), _sha256(content)]
@@ -220,13 +225,15 @@ def _described(value: Any) -> Any:
         return _described(_columns(value))
     if isinstance(value, LabelledImages):
         return [value.sha256(), value.num_classes]
+    if isinstance(value, Classifier) and images is not None:
+        return _described_model(value, images)
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, nn.Module):
         return [kind, _described(value.state_dict())]
     if is_dataclass(value) and kind.startswith("nullclass."):
         return [
             kind,
-            {field.name: _described(getattr(value, field.name)) for field in fields(value)},
+            {field.name: _described(getattr(value, field.name), images) for field in fields(value)},
         ]
     raise _UnknownError
 

@@ -80,7 +80,7 @@ PGD = {"linf": "ProjectedGradientDescentPyTorch"}
 @pytest.mark.parametrize(
     ("library", "make", "says"),
     [
-        ("foolbox", lambda: FoolboxAttack({"l2": "L2PGD"}), "supports l2, not linf"),
+        ("foolbox", lambda: FoolboxAttack({"l2": "L2PGD"}), "must be one of l2, not 'linf'"),
         ("foolbox", lambda: FoolboxAttack({"linf": "L2PGD"}), "L2PGD is for L2.*not linf"),
         ("foolbox", lambda: FoolboxAttack({"linf": "LinfPDG"}), "no attack 'LinfPDG'"),
         ("foolbox", lambda: FoolboxAttack({"linf": "no.such.Attack"}), "no attack 'no.such"),

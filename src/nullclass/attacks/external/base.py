@@ -26,7 +26,6 @@ from nullclass.attacks.external.library import Library
 from nullclass.attacks.external.view import KClassView, Merge
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState, logits_of
-from nullclass.core.errors import UserError
 from nullclass.core.outcomes import predictions
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import Access
@@ -160,9 +159,10 @@ class NamedAttack(ExternalAttack):
     relative: Mapping[str, float] = field(default_factory=dict)
     """Arguments in units of eps, as ``{"eps_step": 0.0625}``."""
 
-    def prepare(self, state: AttackState) -> None:
-        """Refuse a norm without an attack; see :class:`nullclass.attacks.base.BaseAttack`."""
-        self.name(state.norm_name)
+    @property
+    def norms(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The norms with an attack."""
+        return tuple(self.names)
 
     def create(self, given: LibraryInput, *first: object, **arguments: object) -> Any:
         """Return the library's attack for the norm.
@@ -173,7 +173,7 @@ class NamedAttack(ExternalAttack):
             arguments: Keyword arguments, those that the constructor takes.
 
         Raises:
-            UserError: If there is no attack for the norm, or it refuses its settings.
+            UserError: If the attack refuses its settings.
         """
         relative = {name: share * given.eps for name, share in self.relative.items()}
         return self.library.create(
@@ -181,9 +181,7 @@ class NamedAttack(ExternalAttack):
         )
 
     def name(self, norm: str) -> str:
-        """Return the attack's name for a norm, or raise UserError."""
-        if norm not in self.names:
-            raise UserError(f"this attack supports {' and '.join(self.names)}, not {norm}")
+        """Return the attack's name for a norm that it supports."""
         return self.names[norm]
 
 
