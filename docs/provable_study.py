@@ -11,8 +11,10 @@ from marks import replace_results
 from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table
+from nullclass.report.sections import previews, unfinished
 from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION
+from nullclass.studies.provable_null.config import VARIANTS
 from nullclass.studies.provable_null.measured import find_violations
 from nullclass.studies.provable_null.page import findings
 from nullclass.studies.provable_null.tables import (
@@ -55,7 +57,12 @@ def results(run: Run) -> str:
         attacks=" and ".join(map(attack_name, measures.attacks())),
         norm=measures.norm(UNION),
     )
-    bullets = [f"- {sentence}\n" for sentence in findings(run, measures, *find_violations(run))]
+    sentences = [
+        *findings(run, measures, *find_violations(run)),
+        *unfinished(run, measures, VARIANTS),
+        *previews(measures),
+    ]
+    bullets = [f"- {sentence}\n" for sentence in sentences]
     return "\n".join([head, "".join(bullets), *_rates(run, measures), *_radii(run)])
 
 

@@ -444,6 +444,16 @@ def test_unknown_studies_and_missing_folders_are_reported(run_folder: Path) -> N
         write_report(run_folder / "nowhere")
 
 
+def test_the_made_up_run_of_all_models(tmp_path: Path) -> None:
+    assert len(read_run(write_fake_fgsm(tmp_path, num_images=8)).trials) == len(MODELS)
+
+
+def test_budgets_near_each_other_are_not_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = [(CLEAN, CLEAN, 0.0), ("fgsm", "untargeted", 0.3081), ("worst-case", "fool", 0.3)]
+    monkeypatch.setitem(globals(), "PLANS", plans)
+    assert "At the same ε" not in " ".join(draw_page(tiny_run((0, 1))).findings)
+
+
 def test_names_notes_and_missing_models(tmp_path: Path) -> None:
     write_fake_fgsm(tmp_path, models=["<script>a&b"], num_images=32)
     change_info(

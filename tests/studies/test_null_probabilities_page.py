@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -19,9 +21,10 @@ from nullclass.report.blocks import Cell, Drawing, Page
 from nullclass.report.measures import Measures
 from nullclass.results import schema
 from nullclass.results.null_curve import NullCurve
-from nullclass.results.run import Run
+from nullclass.results.run import Run, Source
 from nullclass.studies.null_probabilities.figures import FIGURES
 from nullclass.studies.null_probabilities.measured import (
+    _transfer_rates,
     by_size,
     criteria,
     curve_fits,
@@ -130,6 +133,25 @@ def rate(table: pd.DataFrame, source: str, target: str, eps: float) -> tuple[flo
     of = table.set_index(["attack", "source", "target", "eps_pixels"])
     line = of.loc[("mi-fgsm", source, target, eps)]
     return line["transfer_rate"], int(line["num_transferable"])
+
+
+@pytest.mark.parametrize("seed", [0, 1000])
+def test_sources_are_found_for_any_seed(seed: int) -> None:
+    """The seeds of substitutes are 1000 larger."""
+    pair = {"image": [0, 1], "eps_pixels": 0.1, "outcome": ["fooled", "fooled"]}
+    clean = {"image": [0, 1], "attack": "clean", "eps_pixels": 0.0, "outcome": "correct"}
+    sources = [
+        Source("clean", seed, "fgsm", pd.DataFrame(pair)),
+        Source("sub-clean", seed + 1000, "fgsm", pd.DataFrame(pair)),
+    ]
+    tables = [pd.DataFrame(clean)]
+    for source in sources:
+        tables.append(pd.DataFrame(pair | {"attack": f"fgsm on {source.model}"}))
+    tables[2]["outcome"] = ["fooled", "null"]
+    trial = SimpleNamespace(model="hard", seed=seed, rows=pd.concat(tables))
+    found = _transfer_rates(cast(Run, SimpleNamespace(sources=sources, trials=[trial])))
+    rates = found.set_index("source")["transfer_rate"]
+    assert rates.to_dict() == {"clean": 1.0, "sub-clean": 0.5}
 
 
 def test_transfer_rates_are_counted_by_hand(run: Run, measures: Measures) -> None:

@@ -19,6 +19,7 @@ from msgspec import structs
 from page_checks import check_blocks, check_html, check_same_bytes, row, terminal_text, text_of
 from pandas_defaults import check_tables
 
+from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Bullets, Cell, Drawing, Page
@@ -28,7 +29,7 @@ from nullclass.report.sections import unfinished
 from nullclass.results import schema
 from nullclass.results.run import Run, Trial
 from nullclass.results.schema import CLEAN
-from nullclass.studies.null_samples.config import VARIANTS
+from nullclass.studies.null_samples.config import VARIANTS, training
 from nullclass.studies.null_samples.figures import FIGURES
 from nullclass.studies.null_samples.images import mixed, shuffled
 from nullclass.studies.null_samples.page import findings
@@ -51,6 +52,8 @@ from nullclass.studies.null_samples.tables import (
     source_spread,
     standard_errors,
     threshold_table,
+    training_differences,
+    within_errors,
 )
 from nullclass.studies.reports import read_run, write_report
 
@@ -173,6 +176,22 @@ def test_a_run_is_finished_with_what_it_planned(tmp_path: Path) -> None:
     planned = {t: name for t, name in run.info.trials.items() if (tmp_path / name).exists()}
     run = replace(run, info=structs.replace(run.info, trials=planned))
     assert unfinished(run, measures_of(run)) == []
+
+
+def test_what_is_true_by_construction_is_not_counted(run: Run) -> None:
+    assert within_errors(measures_of(run))[1] == 3 * (len(MODELS) - 1), "without those of base"
+
+
+def test_the_training_that_differs_from_the_reports(run: Run) -> None:
+    assert training_differences(run) == {"recipe": None, "shares": None}
+    trainings = {name: json_values(training(name, 0, "full")) for name in MODELS}
+    settings = structs.replace(run.info.settings, trainings=trainings)
+    fast = replace(run, info=structs.replace(run.info, settings=settings))
+    found = training_differences(fast)
+    assert found["shares"] == "30 % of a batch on average (50 %)"
+    for text in ("epochs 4 (20)", "learning rate 0.003 (0.001)", "max gradient 1 (none)"):
+        assert text in str(found["recipe"])
+    assert "by the fast recipe, not the report's" in sentences(fast)
 
 
 def test_sentences(run: Run) -> None:
@@ -441,6 +460,8 @@ def test_pieces_are_joined_in_any_order(tmp_path: Path, script: ModuleType) -> N
     joined_text = page.read_text()
     assert "| u | misclassified | 22.5 ± 3.5 | 19.1 ± 8.5 | yes | +3.4 (+1.2 SE) |" in joined_text
     assert joined_text == script.page(run)
+    assert "3 of 3 published scores of the models with null images" in joined_text
+    assert "each set's first 10 that base classifies correctly" in joined_text
     assert sheet.exists()
     for trial in (pieces[0] / "trials").glob("u-seed1-*"):
         shutil.rmtree(trial)

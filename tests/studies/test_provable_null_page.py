@@ -10,17 +10,20 @@ from pathlib import Path
 import msgspec
 import pytest
 from fake_provable import NUM_SHOWN, write_fake_provable
-from fake_run import with_files
+from fake_run import DATA, with_files
+from fake_study import write_training
 from msgspec import structs
 from page_checks import check_blocks, check_html, check_same_bytes, row, terminal_text
 from pandas_defaults import check_tables
 
-from nullclass.core.documents import write_document
+from nullclass.core.documents import json_values, write_document
 from nullclass.experiments.config import RobustPlan
+from nullclass.experiments.jobs import folder_of
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Cell, Drawing
 from nullclass.report.measures import Measures
-from nullclass.results import schema
+from nullclass.results import schema, store
+from nullclass.results.info import TrialResult
 from nullclass.results.run import Run
 from nullclass.studies import find_study
 from nullclass.studies.provable_null.figures import (
@@ -136,6 +139,25 @@ def test_tables_of_two_seeds(seeds: Run) -> None:
     assert cells[names.index("RAR")].small.startswith("±")
     assert cells[-1].text == "10"  # 7 epochs of 1 minute, and of 2
     assert training_minutes(seeds)[PROVED] == 10.5
+
+
+def test_minutes_and_epochs_are_those_of_all_stages(tmp_path: Path) -> None:
+    folder = write_fake_provable(tmp_path, models=(PROVED, "clean"))
+    (trial,) = find_study("provable-null").trials("full", [0], [PROVED])
+    first = trial.training.start
+    assert first is not None
+    path = folder / schema.TRIALS / f"{PROVED}-seed0"
+    result = store.read_result(path, TrialResult)
+    store.finalize(path, structs.replace(result, config=json_values(trial)))
+    store.write_info(folder, store.read_info(folder))
+    assert PROVED not in training_minutes(read_run(folder)), "those of the first stage are unknown"
+    history = {"epoch": [1, 2], "loss": 0.5, "train_accuracy": 0.9, "seconds": 60.0}
+    written = write_training(folder, first, history, last=2)
+    (folder / written).rename(folder / folder_of(first, DATA.checksum))
+    run = read_run(folder)
+    assert training_minutes(run)[PROVED] == 7 + 2
+    (text,) = (s for s in findings(run, Measures(run), *find_violations(run)) if "differ:" in s)
+    assert f"{PROVED} network certifiable-medium, 50 + 10 epochs" in text
 
 
 def test_tables_have_clean_null_null_dos_and_n_next_to_rar(run: Run) -> None:
@@ -330,6 +352,8 @@ def test_the_results_of_the_docs(run: Run, tmp_path: Path, monkeypatch: pytest.M
     assert cells[1] == "96.50 / 3.00 / 0.50"
     assert cells[4] == "96.00 (92.3 – 98.0)"
     assert cells[6] == "72.50 (57.2 – 83.9)"
+    assert "- Rates under attack are of 40 images, a preview" in text
+    assert "- This run leaves out " in text
     replace(page, str(path), results)
     assert page.read_text() == text, "written twice it is the same"
     assert script["PAGE"].read_text(encoding="utf-8").count(begin) == 1

@@ -19,7 +19,7 @@ from fake_study import group, write_run, write_training, write_trial
 from nullclass.results.schema import CLEAN, Flag
 from nullclass.studies.fgsm_null.config import FGSM_NULL, TEST_EPS, VARIANTS, WHITE_BOX_EPS, pixels
 
-MODELS = list(VARIANTS)
+MODELS = [trial.model for trial in FGSM_NULL.trials("quick", [0], list(VARIANTS))]
 PLANS = [
     (CLEAN, CLEAN, 0.0),
     *(("fgsm", "untargeted", pixels(eps)) for eps in TEST_EPS),

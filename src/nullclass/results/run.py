@@ -270,6 +270,17 @@ def _read_listed(folder: Path, result: Result, name: str) -> pd.DataFrame:
     return read_frame(folder / name)
 
 
+def read_history(folder: Path) -> pd.DataFrame:
+    """Read the history of a training; a table without rows if the run folder lacks the training.
+
+    Raises:
+        UserError: If it is damaged.
+    """
+    if not (folder / schema.RESULT).exists():
+        return pd.DataFrame()
+    return _read_listed(folder, read_result(folder, TrainingResult), schema.HISTORY)
+
+
 def read_trial(folder: Path) -> Trial:
     """Read one trial.
 

@@ -75,7 +75,7 @@ TERMS = [
 
 SENTENCES = (
     "{ordinary}",
-    "The same attacks without knowledge of the rule: {unaware_best} refuses or answers rightly at "
+    "Attacks without knowledge of the rule: {unaware_best} refuses or answers rightly at "
     "least {unaware_rate} of the images (ε {eps}, the least of three attacks, {n_unaware}).",
     "The adversarially trained network keeps RAR {base} without refusing.{best}{not_better}",
     "The proof keeps RAR {proof} (ε {eps}), and at least {proved} against every attack (n = "

@@ -118,7 +118,7 @@ def _detection(measures: Measures, nulls: list[str]) -> dict[str, Any]:
         (null, budget)
         for eps in measures.budgets(FGSM)
         for budget in measures.union_budgets()
-        if math.isclose(eps, budget, rel_tol=0.05)
+        if math.isclose(eps, budget, rel_tol=0.005)
         for null in measures.find_all(nulls, FGSM, "null", eps)
     ]
     if not pairs:

@@ -17,6 +17,7 @@ from nullclass.studies.null_probabilities.config import (
     PROBABILITIES,
     QUERIED,
     SUBSTITUTE_SEED,
+    SUBSTITUTES,
     TRANSFERS,
     from_substitute,
 )
@@ -96,7 +97,8 @@ def _transfer_rates(run: Run) -> pd.DataFrame:
     """Columns of :data:`PAIR`, transfer_rate and num_transferable, where that is not 0."""
     sources = [
         source.rows.assign(
-            attack=f"{source.attack}{ON}{source.model}", seed=source.seed % SUBSTITUTE_SEED
+            attack=f"{source.attack}{ON}{source.model}",
+            seed=source.seed - SUBSTITUTE_SEED * source.model.startswith((*SUBSTITUTES, QUERIED)),
         )
         for source in run.sources
     ]

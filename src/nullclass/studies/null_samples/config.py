@@ -6,9 +6,11 @@ null-aware attack is made on each model itself, with the same images and budgets
 
 The protocol differs from the source in two points. In the source, each set starts at the test image
 where the last one stopped (1000 k plus the images skipped), so that every set waits for all sets
-before it. Here set k starts at test image 1000 k, modulo the size of the test set: sets are
-independent. And training leaves out 5,000 images, on which the source trains too. They allow an
-unbiased selection of the epoch, beside the published one on the test set.
+before it. Here set k starts at test image 1000 k, modulo the size of the test set: no set waits,
+and neighbouring sets share the images that make up for those skipped. And training leaves out 5,000
+images, on which the source trains too. They allow an unbiased selection of the epoch, beside the
+published one on the test set. The presets quick and full differ in the recipe and in the share of
+null images too, and keep the last epoch (:data:`EFFORTS`).
 """
 
 from __future__ import annotations

@@ -48,25 +48,24 @@ from nullclass.studies.null_samples.tables import (
     selection_table,
     summary_table,
     threshold_table,
+    training_differences,
     within_errors,
 )
-from nullclass.studies.recorded import trial_config
 
-SOURCE_RECIPE = (20, 32)
-"""Epochs and batch size of the report."""
 SOURCE_IMAGES = 60_000
 """Training of the report."""
 
 TABLE_FILE = "table_scores.csv"
 
 REASONS = (
-    "Recipe: {epochs} epochs, batches of {batch_size}; the report has 20 and 32.",
+    "Recipe, the report's in brackets: {recipe}.",
+    "Null images: {shares}.",
     "Training images: {num_images:,}, because some are held out; the report has 60,000.",
     "Sets: {num_sets}; the report has 30. The sd over sets is large, so the mean of a few sets is "
     "uncertain.",
     "Attacked images: {fewest} per set; the report has 1,000.",
-    "Set k attacks test images from number 1,000 k; in the report each set continues where the "
-    "previous one stopped.",
+    "Set k attacks test images from number 1,000 k, and neighbouring sets share some; in the "
+    "report each set continues where the previous one stopped.",
 )
 
 SENTENCES = (
@@ -81,7 +80,7 @@ SENTENCES = (
     "({sets}, within 2 of the report's sd){furthest}, and {near} of {judged} test accuracies."
     "{recipe}",
     "The stricter test, means within 2 standard errors of their difference, holds for {close} of "
-    "{compared} scores, base included.",
+    "{compared} of these scores.",
     "Selecting the epoch on {other} instead of {first} images changes mean test accuracies by at "
     "most {clean_change} points and mean scores at threshold by at most {change} ({changed}).",
     "Both selections keep the same epoch in {same} of {trainings} trainings.{no_effect}",
@@ -236,7 +235,7 @@ def _reproduction(run: Run, measures: Measures) -> dict[str, Any]:
         return {}
     outside = [m for m in judged if m.verdict == "outside"]
     furthest = max(outside, key=lambda m: abs(m.mean - (m.published or 0)), default=None)
-    is_fast = trial_config(run.trials[0]).training.recipe.epochs != SOURCE_RECIPE[0]
+    is_fast = training_differences(run)["recipe"] is not None
     num_sets = len(measures.seeds)
     return {
         "within": len(judged) - len(outside),
@@ -308,14 +307,11 @@ def _differences(run: Run, measures: Measures) -> list[Block]:
     outside = [m for m in (*scores(measures), *accuracies(measures)) if m.verdict == "outside"]
     if not outside:
         return []
-    recipe = trial_config(run.trials[0]).training.recipe
     num_images = run.info.data.num_training_images
     fewest = min((m.num_images for m in scores(measures)), default=NUM_IMAGES)
-    is_other = (recipe.epochs, recipe.batch_size) != SOURCE_RECIPE
     num_sets = len(measures.seeds)
     reasons = {
-        "epochs": recipe.epochs if is_other else None,
-        "batch_size": recipe.batch_size,
+        **training_differences(run),
         "num_images": num_images if num_images != SOURCE_IMAGES else None,
         "num_sets": num_sets if num_sets < SOURCE_SETS else None,
         "fewest": fewest if fewest < NUM_IMAGES else None,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from nullclass.core.documents import json_values
 from nullclass.report.blocks import Cell, Mark, Table
 from nullclass.report.formatting import eps_text, percent, signed, spread_text, value_cell
 from nullclass.report.measures import (
@@ -24,10 +25,12 @@ from nullclass.results.schema import CLEAN
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
     BASE,
+    EFFORTS,
     TRANSFER,
     TRANSFER_AT_THRESHOLD,
     WHITE_BOX_AT_THRESHOLD,
 )
+from nullclass.training.recipes import FAITHFUL
 
 READ_OFF = 0.0015
 """Tolerance of a rate that is read off a plot: 0.15 points."""
@@ -132,9 +135,34 @@ def standard_errors(measure: Measure) -> float | None:
 
 
 def within_errors(measures: Measures) -> tuple[int, int]:
-    """Number of scores within 2 standard errors of the published mean, and of those compared."""
-    distances = [d for d in map(standard_errors, scores(measures)) if d is not None]
+    """Number of scores within 2 standard errors of the published mean, and of those compared.
+
+    Those of base are left out: at its own thresholds it is fooled by construction.
+    """
+    found = map(standard_errors, (m for m in scores(measures) if m.model != BASE))
+    distances = [distance for distance in found if distance is not None]
     return sum(abs(distance) <= 2 for distance in distances), len(distances)
+
+
+def training_differences(run: Run) -> dict[str, str | None]:
+    """The recipe and the null images of a run where they are not the report's, as texts by name."""
+    trainings = run.info.settings.trainings.values()
+    published = json_values(FAITHFUL["report"])
+    recipe = published | next((training["recipe"] for training in trainings), {})
+    changed = [
+        f"{name.replace('_', ' ')} {_setting(recipe[name])} ({_setting(value)})"
+        for name, value in published.items()
+        if recipe[name] != value
+    ]
+    share, theirs = EFFORTS["source"].null_share, EFFORTS["source"].null_share
+    for training in trainings:
+        share = training["nulls"]["replace_rate"] if training["nulls"] else share
+    shares = f"{percent(share, 0)} % of a batch on average ({percent(theirs, 0)} %)"
+    return {"recipe": ", ".join(changed) or None, "shares": None if share == theirs else shares}
+
+
+def _setting(value: object) -> str:
+    return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def rule() -> str:

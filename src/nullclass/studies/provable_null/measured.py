@@ -14,11 +14,12 @@ import pandas as pd
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.experiments.config import Training, Trial
+from nullclass.experiments.jobs import folder_of
 from nullclass.metrics import claims
 from nullclass.metrics.claims import ROUNDING
 from nullclass.metrics.rates import wilson
 from nullclass.report.measures import Measure, Measures
-from nullclass.results.run import Run
+from nullclass.results.run import Run, read_history
 from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.studies.recorded import trial_config
 from nullclass.training.eps_schedule import RAMPS, EpsSchedule
@@ -136,9 +137,20 @@ def radii(run: Run) -> dict[str, float]:
     return {model: radius for model, radius in found.items() if radius is not None}
 
 
+def stages(training: Training) -> list[Training]:
+    """The trainings behind a model's weights, the last one first."""
+    return [training, *(stages(training.start) if training.start else [])]
+
+
 def training_minutes(run: Run) -> pd.Series[float]:
-    """Duration of each model's training in minutes, mean over seeds."""
-    seconds = [(t.model, t.history["seconds"].sum()) for t in run.trials if len(t.history)]
+    """Duration of each model's training in minutes, all stages together, mean over seeds."""
+    seconds = []
+    for trial in run.trials:
+        earlier = stages(trial_config(trial).training)[1:]
+        folders = [folder_of(training, run.info.data.checksum) for training in earlier]
+        histories = [trial.history, *(read_history(run.folder / name) for name in folders)]
+        if all(map(len, histories)):
+            seconds.append((trial.model, sum(history["seconds"].sum() for history in histories)))
     table = pd.DataFrame(seconds, columns=["model", "seconds"])
     return table.groupby("model")["seconds"].mean() / 60
 

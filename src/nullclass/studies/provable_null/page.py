@@ -20,6 +20,7 @@ from nullclass.studies.provable_null.measured import (
     find_violations,
     proved_on_attacked_images,
     radii,
+    stages,
 )
 from nullclass.studies.provable_null.tables import (
     clean_outcomes,
@@ -220,11 +221,11 @@ def _training_differences(run: Run) -> str | None:
     facts = {}
     for model, config in configs(run).items():
         training = config.training
-        recipe = training.recipe
+        trainings = stages(training)[::-1]
         facts[model] = {
             "network": f"network {training.architecture}",
-            "epochs": f"{recipe.epochs} epochs",
-            "images": "distorted images" if recipe.jitter else "undistorted images",
+            "epochs": f"{' + '.join(str(each.recipe.epochs) for each in trainings)} epochs",
+            "images": "distorted images" if training.recipe.jitter else "undistorted images",
         }
     table = pd.DataFrame.from_dict(facts, orient="index")
     table = table.loc[:, table.nunique() > 1]

@@ -96,7 +96,7 @@ def radius_table(run: Run) -> Table:
 
 
 def minutes_text(run: Run, model: str) -> str:
-    """Minutes of training, mean over seeds."""
+    """Minutes of training, all stages together, mean over seeds."""
     minutes = training_minutes(run).get(model)
     return "–" if minutes is None else f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
 
