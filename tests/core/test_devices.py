@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 from worlds import Digits
 
 import nullclass
-from nullclass.core.devices import exact_float32, find_device, supports_bfloat16
+from nullclass.core.devices import exact_float32, find_device, in_float64, supports_bfloat16
 from nullclass.core.errors import UserError
 from nullclass.data import LabelledImages
 from nullclass.scoring.score import score_clean
@@ -109,3 +110,24 @@ def test_evaluations_and_proofs_run_without_tf32(digits: Digits) -> None:
             assert fast_settings() == before
     finally:
         hook.remove()
+
+
+class OnMPS(Tensor):
+    """As on a device without float64."""
+
+    device = property(lambda self: torch.device("mps"))  # type: ignore[assignment]
+
+    def double(self, *args: object, **more: object) -> Tensor:
+        raise TypeError("Cannot convert a MPS Tensor to float64")
+
+    def cpu(self, *args: object, **more: object) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+def test_float64_on_a_device_without_it() -> None:
+    values = torch.tensor([0.1, 0.25])
+    for given in (values, values.as_subclass(OnMPS)):
+        found = in_float64(given)
+        assert found.device.type == "cpu"
+        assert torch.equal(found, values.double())
+    assert in_float64(0.1).item() == 0.1

@@ -30,6 +30,13 @@ def images_at_once(shape: torch.Size) -> int:
     return max(1, min(BATCH_SIZE, MAX_VALUES // shape[1:].numel()))
 
 
+def in_float64(values: Tensor | float) -> Tensor:
+    """Return values as float64, on the CPU if their device has no float64, as MPS."""
+    if not isinstance(values, Tensor):
+        return torch.tensor(values, dtype=torch.float64)
+    return (values.cpu() if values.device.type == "mps" else values).double()
+
+
 def default_batch_size(images: Tensor) -> int:
     """Return the number of images per forward and backward pass if the caller gives none.
 

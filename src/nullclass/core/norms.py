@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nullclass.core.checks import check_choice
+from nullclass.core.devices import in_float64
 from nullclass.core.errors import UserError
 
 Eps = float | Tensor
@@ -281,10 +282,10 @@ def step_along(direction: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor
 
 def is_allowed(adv_images: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:
     """Return ``(N,)`` booleans: finite, in the box and, up to float32 rounding, in the ball."""
-    delta = adv_images.double() - images.double()
-    budget = torch.as_tensor(eps, dtype=torch.float64, device=delta.device)
+    delta = in_float64(adv_images) - in_float64(images)
+    budget = in_float64(eps).to(delta.device)
     # A pixel's rounding in float32; in L1 all of them add up.
     rounding = 1e-6 * budget.clamp(min=1) * (math.sqrt(delta[0].numel()) if norm == "l1" else 1)
     in_ball = NORMS[norm].size(delta) <= budget + rounding
     in_box = ((adv_images >= 0) & (adv_images <= 1)).flatten(1).all(dim=1)
-    return in_ball & in_box  # comparisons with NaN are false
+    return in_ball.to(in_box.device) & in_box  # comparisons with NaN are false

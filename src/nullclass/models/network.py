@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nullclass.core.devices import in_float64
 from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.imports import call_function
@@ -125,7 +126,7 @@ def are_probabilities(outputs: Tensor) -> bool:
     All values are non-negative, and each row sums to 1, within the rounding of its type. Rows that
     are all alike do not count, nor those of zeros and a one: they are decisions.
     """
-    values = outputs.double()
+    values = in_float64(outputs)
     tolerance = max(1e-4, torch.finfo(outputs.dtype).eps) if outputs.is_floating_point() else 0.0
     is_distribution = (values >= 0).all() and ((values.sum(dim=1) - 1).abs() <= tolerance).all()
     differs = (values != values[:1]).any() and ((values != 0) & (values != 1)).any()

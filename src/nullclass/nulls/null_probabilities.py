@@ -89,5 +89,5 @@ class NullProbabilities(NullSource):
             gradient=images.grad,
         )
         final_sizes = size_of(perturbed, clean, self.curve.norm)
-        null_probs = torch.from_numpy(self.curve(final_sizes.double().cpu().numpy()))
+        null_probs = torch.from_numpy(self.curve(final_sizes.cpu().double().numpy()))
         return NullImages(perturbed, null_probs.to(images))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks import FGSM
-from nullclass.core.devices import default_batch_size
+from nullclass.core.devices import default_batch_size, in_float64
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.core.norms import step_along
@@ -82,13 +82,13 @@ def thresholds_of(model: Classifier, images: Tensor, labels: Tensor) -> Tensor:
         size = default_batch_size(images)
 
         def is_correct(indices: Tensor, eps: Tensor) -> Tensor:
-            correct = []
-            for part, budget in zip(indices.split(size), eps.split(size), strict=True):
+            correct, parts = [], indices.to(images.device).split(size)
+            for part, budget in zip(parts, eps.to(images.device).split(size), strict=True):
                 adv_images = step_along(directions[part], images[part], budget, "linf")
                 correct.append(model.predict(adv_images) == labels[part])
-            return torch.cat(correct)
+            return torch.cat(correct).to(indices.device)
 
-        return bracket(is_correct, len(images), images.device)
+        return bracket(is_correct, len(images), in_float64(images[:0]).device)
 
 
 def bracket(

@@ -193,7 +193,7 @@ def label_rows(
 
 
 def _values(eps: Eps) -> Any:
-    return eps.double().cpu().numpy() if isinstance(eps, Tensor) else eps
+    return eps.cpu().double().numpy() if isinstance(eps, Tensor) else eps
 
 
 def is_success(answers: pd.DataFrame, objective: str) -> Tensor:

@@ -180,6 +180,6 @@ def _score_margins(model: ProvableNull, images: Tensor, labels: Tensor) -> pd.Da
     columns = {
         "prediction": predicted,
         "outcome": outcomes(predicted, labels),
-        "margin": logits[:, : model.num_classes].amax(dim=1).double(),
+        "margin": logits[:, : model.num_classes].amax(dim=1).cpu().double(),
     }
     return table_of(columns)

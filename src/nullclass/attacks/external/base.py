@@ -26,6 +26,7 @@ from nullclass.attacks.external.library import Library
 from nullclass.attacks.external.view import KClassView, Merge
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState, logits_of
+from nullclass.core.devices import in_float64
 from nullclass.core.outcomes import predictions
 from nullclass.models.classifier import Classifier
 from nullclass.results.schema import Access
@@ -107,11 +108,11 @@ class ExternalAttack(BaseAttack):
         """Yield the indices ``(N,)`` and the input of each library call, active images only."""
         logits = logits_of(state.model, state.images, state.batch_size)
         reference = self._reference(state, logits)
-        eps = torch.as_tensor(state.eps, dtype=torch.float64, device=state.images.device)
-        eps = eps.expand(len(state.images))
+        eps = in_float64(state.eps).cpu().expand(len(state.images))
         for network, num_logits, labels, is_chosen in self._networks(state, logits):
             for budget in eps[eps > 0].unique().tolist():
-                chosen = (state.active & is_chosen & (eps == budget)).nonzero().squeeze(1)
+                is_budget = (eps == budget).to(state.active.device)
+                chosen = (state.active & is_chosen & is_budget).nonzero().squeeze(1)
                 for indices in state.split(chosen):
                     yield (
                         indices,
