@@ -190,7 +190,7 @@ def test_a_provable_null_is_proved_by_default() -> None:
     pd.testing.assert_frame_equal(found.rows, expected.rows)
     num = (found.rows["member"] == schema.LEFT_OUT).groupby(found.rows["eps_pixels"]).sum()
     assert num[0.06] > 100
-    note = f"so not attacked to fool: {num[0.03]} at eps 0.03, {num[0.06]} at eps 0.06."
+    note = f"so left out by iterative attacks: {num[0.03]} at eps 0.03, {num[0.06]} at eps 0.06."
     assert note in str(found)
     for model, more in (
         (guarded, {"norm": "l2"}),
