@@ -188,10 +188,14 @@ def test_the_training_that_differs_from_the_reports(run: Run) -> None:
     settings = structs.replace(run.info.settings, trainings=trainings)
     fast = replace(run, info=structs.replace(run.info, settings=settings))
     found = training_differences(fast)
-    assert found["shares"] == "30 % of a batch on average (50 %)"
+    assert found["shares"] == "0.3 of a batch on average (0.5)"
     for text in ("epochs 4 (20)", "learning rate 0.003 (0.001)", "max gradient 1 (none)"):
         assert text in str(found["recipe"])
     assert "by the fast recipe, not the report's" in sentences(fast)
+    settings = structs.replace(settings, trainings={"u": {"recipe": 3, "nulls": 1}})
+    damaged = replace(run, info=structs.replace(run.info, settings=settings))
+    with pytest.raises(UserError, match="does not record how its models were trained"):
+        training_differences(damaged)
 
 
 def test_sentences(run: Run) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from nullclass.core.documents import json_values
+from nullclass.core.errors import UserError
 from nullclass.report.blocks import Cell, Mark, Table
 from nullclass.report.formatting import eps_text, percent, signed, spread_text, value_cell
 from nullclass.report.measures import (
@@ -145,20 +146,30 @@ def within_errors(measures: Measures) -> tuple[int, int]:
 
 
 def training_differences(run: Run) -> dict[str, str | None]:
-    """The recipe and the null images of a run where they are not the report's, as texts by name."""
-    trainings = run.info.settings.trainings.values()
-    published = json_values(FAITHFUL["report"])
-    recipe = published | next((training["recipe"] for training in trainings), {})
+    """The recipe and the null images of a run where they are not the report's, as texts by name.
+
+    Raises:
+        UserError: If ``run.json`` does not record them.
+    """
+    published, theirs = json_values(FAITHFUL["report"]), EFFORTS["source"].null_share
+    recipe, share = dict(published), theirs
+    try:
+        for training in run.info.settings.trainings.values():
+            recipe |= training["recipe"]
+            share = training["nulls"]["replace_rate"] if training["nulls"] else share
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{run.folder} does not record how its models were trained") from None
     changed = [
         f"{name.replace('_', ' ')} {_setting(recipe[name])} ({_setting(value)})"
         for name, value in published.items()
         if recipe[name] != value
     ]
-    share, theirs = EFFORTS["source"].null_share, EFFORTS["source"].null_share
-    for training in trainings:
-        share = training["nulls"]["replace_rate"] if training["nulls"] else share
-    shares = f"{percent(share, 0)} % of a batch on average ({percent(theirs, 0)} %)"
-    return {"recipe": ", ".join(changed) or None, "shares": None if share == theirs else shares}
+    return {
+        "recipe": ", ".join(changed) or None,
+        "shares": None
+        if share == theirs
+        else f"{_setting(share)} of a batch on average ({_setting(theirs)})",
+    }
 
 
 def _setting(value: object) -> str:
