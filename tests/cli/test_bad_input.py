@@ -203,3 +203,15 @@ def test_a_full_disk(limit: int, data_folder: Path, checkpoint: Path, tmp_path: 
         assert not any(name.startswith(".") for name in left), "no half-written file"
     # With room on the disk the same command succeeds.
     assert command(*train, cwd=tmp_path).returncode == 0
+
+
+def test_options_and_names_without_a_meaning(
+    refused: Refused, checkpoint: Path, data_folder: Path
+) -> None:
+    data = ["--data", data_folder]
+    for option, value in (("eps", 0.7), ("radius", 0.3), ("images", 9), ("norm", "l2")):
+        refused("certify", checkpoint, *data, "--check", "c.json", f"--{option}", value,
+                says=f"leave --{option} out")  # fmt: skip
+    refused("data", "fetch", says="name a dataset to fetch: mnist")
+    refused("data", "fetch", "ramps", says=r"there is no dataset 'ramps' to fetch: choose .*svhn$")
+    refused("data", "show", data_folder, "--out", "sheet.npz", says="no name of a PNG file")

@@ -90,6 +90,29 @@ def in_place():
 def no_tensor():
     return lambda images: images.tolist()
 
+class Squeezed(Net):
+    def forward(self, images):
+        return super().forward(images)[0].squeeze()  # of one image, without a batch
+
+def squeezed():
+    return Squeezed()
+
+def rounded(has_gradient):
+    net = build().eval()
+    def model(images):
+        rounded = (images * 255).round() / 255
+        return net(images + (rounded - images).detach() if has_gradient else rounded)
+    return model
+
+def late(num):
+    net, seen = build(), []
+    def model(images):
+        seen.append(len(images))
+        if len(seen) > num:
+            raise OSError("no longer")
+        return net(images)
+    return model
+
 def wrong_size():
     return nn.Sequential(nn.Flatten(), nn.Linear(9, 4))
 """
@@ -247,6 +270,7 @@ BAD = [
     ("fails", [], "fails failed .OSError: no weights here"),
     ("in_place", ["--null", "last"], "changes its input in place"),
     ("no_tensor", [], "returns list without logits"),
+    ("squeezed", ["--null", "last"], r"gives logits of shape \(4,\) for 1 images"),
     ("wrong_size", ["--null", "last"], r"fails on images of shape \(16, 1, 8, 8\) .RuntimeError"),
 ]  # fmt: skip
 
@@ -272,6 +296,34 @@ def test_models_that_cannot_be_evaluated(
         elif path == "w.txt":
             (tmp_path / "w.txt").touch()
     refused(*arguments(function, data_folder, *options), says=says)
+
+
+def test_a_mended_gradient_is_another_model(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Its answers to the test images, which are bytes, are the same."""
+    monkeypatch.chdir(tmp_path)
+    rates = []
+    for has_gradient in ("false", "true"):
+        words = arguments("rounded", data_folder, "--null", "last", "--no-checks", "--smallest", 0)
+        words += ["--model-args", f"has_gradient={has_gradient}", "--ood", "none"]
+        assert main([str(word) for word in words]) == 0
+        assert "holds this evaluation already" not in capsys.readouterr().err
+        (trial,) = read_run(tmp_path / "out").trials
+        rates.append(trial.rows)
+    clean = [rows[rows["attack"] == "clean"]["outcome"].tolist() for rows in rates]
+    assert clean[0] == clean[1]
+    assert rates[0]["loss"].sum() < rates[1]["loss"].sum(), "FGSM has a gradient"
+
+
+def test_a_model_that_fails_leaves_nothing_behind(
+    data_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = arguments("late", data_folder, "--null", "last", "--model-args", "num=30")
+    with pytest.raises(OSError, match="no longer"):
+        main([str(word) for word in words])
+    assert not (tmp_path / "out").exists()
 
 
 def test_options_that_do_not_fit_together(
@@ -316,8 +368,9 @@ def test_certify_and_transfer(
     assert "proved against every attack" in capsys.readouterr().out
     nullclass.save_checkpoint(Classifier(Imported(f"{NAME}:build"), 3), tmp_path / "saved")
     assert main(["transfer", "--sources", "saved", "--targets", "saved", "--allow-import",
-                 "--data", str(data_folder), "--images", "4", "--attack", "fgsm",
+                 "--data", str(data_folder), "--attack", "fgsm",
                  "--device", "cpu"]) == 0  # fmt: skip
+    assert "40 test images" in capsys.readouterr().out, "all that there are"
 
 
 def test_arguments_are_json_or_text() -> None:

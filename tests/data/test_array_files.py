@@ -54,8 +54,9 @@ def test_names_of_arrays(path: Path) -> None:
         COLOUR.astype(np.float64) / 255,
         COLOUR.astype(np.float32),
         COLOUR.astype(np.int32).transpose(0, 2, 3, 1),
+        COLOUR.astype(np.uint16),
     ],
-    ids=["channel-last", "float32", "float64", "whole floats", "int32 channel-last"],
+    ids=["channel-last", "float32", "float64", "whole floats", "int32 channel-last", "uint16"],
 )
 def test_bytes_and_channels_are_recognised(images: np.ndarray, path: Path) -> None:
     data = load_dataset(write(path, {"images": images, "labels": LABELS}), validation=0)
@@ -65,16 +66,22 @@ def test_bytes_and_channels_are_recognised(images: np.ndarray, path: Path) -> No
 FLOATS = COLOUR.astype(np.float32) / 255
 BAD = [
     ({"pictures": GREY, "labels": LABELS}, "holds the arrays|holds labels, pictures: name the arr"),
-    ({"images": GREY, "labels": LABELS + 1}, "run from 1 to 4: number the classes from 0"),
+    ({"images": GREY, "labels": LABELS + 1}, "run from 1 to 4, .* add an image of class 0"),
     ({"images": GREY, "labels": LABELS * 0}, "all labels of .* are 0: give at least two classes"),
     ({"images": GREY, "labels": LABELS - 2}, "labels run from -2 to 1"),
     ({"images": GREY, "labels": LABELS[:9]}, "10 images but 9 labels"),
     ({"images": GREY, "labels": LABELS / 2}, "labels are torch.float64: pass integers"),
-    ({"images": GREY, "labels": np.eye(10, dtype=np.int64)}, "int64 of shape"),
+    ({"images": GREY, "labels": np.eye(10, dtype=np.int64)}, "pass one number per image"),
+    ({"images": GREY, "labels": np.array(3)}, "one number per image|of class 0"),
+    (
+        {"x_train": GREY, "y_train": np.eye(10, dtype=np.int64), "x_test": GREY, "y_test": LABELS},
+        "pass one number per image",
+    ),
     ({"images": GREY[:0], "labels": LABELS[:0]}, "there are no images"),
     ({"images": FLOATS * np.nan, "labels": LABELS}, "NaN or infinite"),
     ({"images": FLOATS * 4 - 2, "labels": LABELS}, r"must be in \[0,1\], but range from"),
     ({"images": COLOUR.astype(np.int16) * 9, "labels": LABELS}, "images of integers run from"),
+    ({"images": COLOUR.astype(np.uint32) * 9, "labels": LABELS}, "images of integers run from"),
     ({"images": np.zeros((10, 6, 5, 4), np.uint8), "labels": LABELS}, "looks like RGBA"),
     ({"images": np.zeros((10, 6), np.uint8), "labels": LABELS}, r"pass \(N, C, H, W\)"),
     (

@@ -105,6 +105,15 @@ def test_the_checksum_covers_files_and_classes(tmp_path: Path) -> None:
     assert len(checksums) == 3
 
 
+def test_hidden_folders_hold_no_images(tmp_path: Path) -> None:
+    folder = write_image_folder(tmp_path / "photos")
+    before = load_dataset(folder, validation=0)
+    hidden = folder / "train" / "ant" / ".checkpoints"
+    hidden.mkdir()
+    shutil.copy(folder / "train" / "ant" / "00.png", hidden)
+    assert load_dataset(folder, validation=0).checksum == before.checksum
+
+
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "no test images": (lambda f: shutil.rmtree(f / "test"), "but no test/CLASS/"),
     "one class": (

@@ -50,6 +50,19 @@ def nothing():
 def objects():
     return np.array([object()]), np.array([1])
 
+class Measured(Pictures):
+    def __getitem__(self, index):
+        return images[index], 0.45 * index
+
+def measured():
+    return Measured()
+
+def sparse():
+    return images.to_sparse(), labels
+
+def empty():
+    return images.to("meta"), labels
+
 def fails():
     raise RuntimeError("no network")
 """
@@ -82,6 +95,9 @@ def test_what_a_function_may_return(name: str) -> None:
         ("nothing", "returns a NoneType"),
         ("objects", "returns a tuple: let it return"),
         ("pictures", "images of the Pictures cannot be read .*pairs of a tensor"),
+        ("measured", "the label 0.45 of image 1 is no whole number"),
+        ("sparse", "sparse, quantised or empty tensor: make it a dense one"),
+        ("empty", "sparse, quantised or empty tensor: make it a dense one"),
         ("fails", "my_images_of_test:fails failed .RuntimeError: no network"),
         ("missing", "has no function missing"),
     ],

@@ -9,7 +9,7 @@ import torch
 from pictures import pixels_of, write_image_folder, write_images
 from PIL import Image
 
-from nullclass.data import load_dataset, summary
+from nullclass.data import Dataset, LabelledImages, load_dataset, summary
 
 
 def test_counts_and_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +28,13 @@ def test_counts_and_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "pixels of the 5 training images: " in "\n".join(summary.summary(data))
     alone = load_dataset(write_images(tmp_path / "alone"), validation=0)
     assert "classes (test images): ant 2, bee 2, cat 2" in "\n".join(summary.summary(alone))
+
+
+def test_null_images_are_counted() -> None:
+    images, labels = torch.rand(9, 1, 4, 4), torch.tensor([0, 1, -1] * 3)
+    part = LabelledImages(images, labels)
+    data = Dataset("mine", ("0", "1"), None, None, part, "", "here")
+    assert "classes (test images): 0 3, 1 3, null 3" in "\n".join(summary.summary(data))
 
 
 @pytest.mark.parametrize("shape", [(6, 5, 3), (100, 300, 3), (6, 6)])

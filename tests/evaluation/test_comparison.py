@@ -15,6 +15,7 @@ from nullclass import Evaluation, UserError, compare, evaluate
 from nullclass.cli.main import main
 from nullclass.evaluation.comparison import ATTACKED, Comparison
 from nullclass.metrics.comparable import Subject, find_differences
+from nullclass.report.comparison_page import join_runs
 from nullclass.results.info import AttackInfo, ThreatModel
 from nullclass.results.run import read_run
 
@@ -109,7 +110,7 @@ def test_what_differs_is_refused_unless_allowed(
 def subject(version: str, **changes: Any) -> Subject:
     info = AttackInfo("fool", "white-box", "self", [0.1], 2, {"version": version})
     rows = pd.DataFrame({"image": [0, 1], "label": [3, 4], "attack": "worst-case"})
-    rows = pd.concat([rows.assign(attack="clean"), rows])
+    rows = pd.concat([rows.assign(attack="clean"), rows]).assign(has_own_eps=False)
     threat = ThreatModel("linf", 10, data="mnist", attacks={"worst-case": info})
     return replace(Subject.of(rows, threat), **changes)
 
@@ -159,6 +160,28 @@ def test_the_command_refuses_and_says_how_to_go_on(
     assert "not comparable" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     into_run = ["compare", *map(str, folders), "--out", str(folders[0])]
     assert main(into_run) == 2
-    assert "is a run folder" in capsys.readouterr().err
+    assert "holds 'run.json'" in capsys.readouterr().err
     assert main(["compare", str(folders[0]), str(folders[0]), "--out", str(tmp_path / "x")]) == 2
     assert "give each run folder once" in capsys.readouterr().err
+
+
+def test_a_search_that_others_lack_is_a_difference(tmp_path: Path) -> None:
+    """What the search for the smallest ε finds counts as fooled."""
+    folders = [evaluation_in(tmp_path / f"{n}", num_smallest=n) for n in (0, 10)]
+    with pytest.raises(UserError, match="of 0 and 10 was searched for 0 and 10 images"):
+        compare(dict(zip(("0", "10"), folders, strict=True)))
+
+
+def test_the_command_refuses_what_is_not_its_own(
+    folders: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "photo.png").write_text("precious")
+    words = ["compare", *map(str, folders), "--out"]
+    assert main([*words, str(tmp_path / "mine")]) == 2
+    assert "holds 'photo.png', no comparison" in capsys.readouterr().err
+    for _ in range(2):  # a comparison may be replaced
+        assert main([*words, str(tmp_path / "both")]) == 0
+    runs = [read_run(folder) for folder in folders]
+    with pytest.raises(UserError, match="one holds no finished evaluation"):
+        join_runs([replace(runs[0], trials=[]), *runs])

@@ -61,10 +61,12 @@ class Command:
         from nullclass.rejection import ProvableNull
         from nullclass.scoring.proofs import prove
 
-        device = torch.device("cpu") if self.check is not None else find_device(self.device)
         if self.check is not None:
-            _check(self.check, self.model.load(self.data, device, resize=self.resize))
+            self._refuse_other_options()
+            loaded = self.model.load(self.data, torch.device("cpu"), resize=self.resize)
+            _check(self.check, loaded)
             return
+        device = find_device(self.device)
         with output_file(self.out):
             loaded = self.model.load(self.data, device, resize=self.resize)
             test = loaded.dataset.test
@@ -86,6 +88,12 @@ class Command:
         print(f"{len(test)} images, {len(set(self.eps))} eps, in {seconds:.1f} s")
         if self.out is not None:
             print(f"certificates: {self.out}")
+
+    def _refuse_other_options(self) -> None:
+        """Refuse options that a check of certificates does not have."""
+        for name in ("eps", "radius", "verifier", "norm", "images", "out", "device"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise UserError(f"--check takes what it proves from its file: leave --{name} out")
 
     def _with_radius(self, loaded: LoadedModel) -> Classifier:
         """Return the model, which answers what it proves within a radius if it has one."""

@@ -52,7 +52,6 @@ NullRate = Annotated[
         "held-out images. Default: the largest logit decides."
     ),
 ]
-Images = Annotated[int, tyro.conf.arg(help="Number of attacked test images, from the first.")]
 AttackNorm = Annotated[str, tyro.conf.arg(help="linf, l2 or l1.")]
 AttackSeed = Annotated[int, tyro.conf.arg(help="Seed of the attacks' random starts.")]
 Checks = Annotated[

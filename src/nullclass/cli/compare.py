@@ -10,6 +10,7 @@ import tyro
 from nullclass.cli.common import print_rich
 from nullclass.cli.outputs import check_output
 from nullclass.core.errors import UserError
+from nullclass.core.files import LOCK, TEMPORARY, locked
 
 
 @dataclass(frozen=True)
@@ -35,18 +36,32 @@ class Command:
         from nullclass.report.render import on_terminal, write_page
         from nullclass.results.frames import write_frame
         from nullclass.results.run import read_run
-        from nullclass.results.schema import RUN, SUMMARY
+        from nullclass.results.schema import FIGURES, REPORT, SUMMARY
 
         check_output(self.out)
-        if (self.out / RUN).exists():
-            raise UserError(f"{self.out} is a run folder: choose another --out")
-        run = join_runs([read_run(folder) for folder in self.runs])
+        _check_free(self.out, {REPORT, FIGURES, SUMMARY})
+        runs = [read_run(folder) for folder in self.runs]
+        run = join_runs(runs)
         differences = find_differences(subjects_of(run))
         if not self.allow_differences:
             check_comparable(differences, "pass --allow-differences to compare them all the same")
-        path = write_page(self.out, page(run, differences))
-        write_frame(self.out / SUMMARY, run.summary)
+        with locked(self.out):
+            path = write_page(self.out, page(run, differences))
+            write_frame(self.out / SUMMARY, run.summary)
+        for each in runs:
+            wanted = len(each.info.trials)
+            if missing := wanted - len(each.trials):
+                print(f"{each.folder}: {missing} of {wanted} evaluations are missing")
+            for damaged in each.damaged:
+                print(f"damaged: {damaged.title}: {damaged.reason}")
         print_rich(on_terminal(summary_tables(run)))
         for difference in differences:
             print(f"not comparable: {difference}")
         print(f"report: {path}")
+
+
+def _check_free(folder: Path, own: set[str]) -> None:
+    """Refuse a folder that holds something else than a comparison."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if others := names - own - {LOCK, TEMPORARY}:
+        raise UserError(f"{folder} holds {min(others)!r}, no comparison: choose another --out")

@@ -10,6 +10,7 @@ import tyro
 
 from nullclass.cli.common import Resize
 from nullclass.cli.outputs import output_file
+from nullclass.core.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,10 @@ class Fetch:
     def run(self) -> None:
         """Run the action."""
         from nullclass.data.fetching import fetch, find_dataset
+        from nullclass.data.known import DATASETS
 
+        if not self.names:
+            raise UserError(f"name a dataset to fetch: {', '.join(DATASETS)}")
         for name in self.names:  # before the first download
             find_dataset(name)
         for name in self.names:
@@ -47,6 +51,8 @@ class Show:
         from nullclass.data.summary import contact_sheet, summary
 
         with output_file(self.out):
+            if self.out is not None and self.out.suffix.lower() != ".png":
+                raise UserError(f"{self.out} is no name of a PNG file: give --out NAME.png")
             dataset = load_dataset(self.data, validation=0, resize=self.resize)
             lines = list(summary(dataset))
             if self.out is not None:

@@ -82,6 +82,11 @@ def answered(guard: Guard, line: bytes, class_names: tuple[str, ...]) -> dict[st
     from msgspec.structs import asdict
 
     from nullclass.core.documents import parse
+    from nullclass.serving.guard import InvalidInputError
+
+    def refusal(error: UserError) -> dict[str, Any]:
+        values = {"kind": getattr(error, "kind", "model"), "message": str(error)}
+        return {"id": request.get("id"), "error": values}
 
     request: dict[str, Any] = {}
     try:
@@ -90,10 +95,14 @@ def answered(guard: Guard, line: bytes, class_names: tuple[str, ...]) -> dict[st
         request = parse(line, dict[str, Any], "the line")
         if "images" not in request:
             raise UserError("the line has no images")
+    except UserError as error:
+        invalid = InvalidInputError("json", str(error))
+        guard.count_invalid(invalid)
+        return refusal(invalid)
+    try:
         answers = guard.answer(request["images"])
     except UserError as error:
-        values = {"kind": getattr(error, "kind", "json"), "message": str(error)}
-        return {"id": request.get("id"), "error": values}
+        return refusal(error)
     names = (None if a.label < 0 else class_names[a.label] for a in answers)
     return {
         "id": request.get("id"),

@@ -13,7 +13,6 @@ from nullclass.cli.common import (
     Data,
     Device,
     Eps,
-    Images,
     NullRate,
     Resize,
     print_table,
@@ -26,6 +25,9 @@ from nullclass.core.errors import UserError
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+
+NUM_IMAGES = 1000
+"""Test images attacked by default."""
 
 HEADINGS = (
     "source",
@@ -51,7 +53,8 @@ class Command:
     norm: AttackNorm = "linf"
     attack: str = "mi-fgsm"
     """Attack with the objective fool (docs/attacks.md)."""
-    images: Images = 1000
+    images: int | None = None
+    """Number of attacked test images, from the first. Default: 1000, or all if there are fewer."""
     null_rate: NullRate = None
     data: Data = None
     resize: Resize = None
@@ -80,7 +83,8 @@ class Command:
             matrix = self._matrix(find_device(self.device))
             if self.out is not None:
                 write_frame(self.out, matrix)
-        title = f"transfer of {self.attack}, {self.norm}, {self.images} test images"
+        num_images = matrix["num_images"].max()
+        title = f"transfer of {self.attack}, {self.norm}, {num_images} test images"
         if self.null_rate is not None:
             title += f"; models without null class refuse {self.null_rate:g} of clean images"
         print_table(HEADINGS, _rows(matrix), title=title, num_left=2)
@@ -113,6 +117,7 @@ class Command:
                 "choose some with --data"
             )
         (dataset,) = datasets.values()
+        num_images = min(NUM_IMAGES, len(dataset.test)) if self.images is None else self.images
         return transfer_matrix(
             {name: models[name] for name in self.sources},
             {name: models[name] for name in self.targets},
@@ -120,7 +125,7 @@ class Command:
             attack=self.attack,
             eps=self.eps,
             norm=self.norm,
-            num_images=self.images,
+            num_images=num_images,
             seed=self.seed,
         )
 

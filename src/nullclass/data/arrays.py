@@ -300,6 +300,8 @@ def stored_images(images: Tensor) -> Tensor:
         return clamp_rounding(images.float())
     if images.dtype == torch.bool or images.is_complex():
         raise UserError(f"images are {images.dtype}: pass integers in 0 … 255 or floats in [0, 1]")
+    if images.dtype in (torch.uint16, torch.uint32, torch.uint64):
+        images = images.to(torch.int64)  # torch has no minimum of these types
     low, high = _range(images)
     if low < 0 or high > 255:
         raise UserError(

@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -77,15 +77,16 @@ def find_dataset(name: str) -> KnownDataset:
         UserError: If there is none.
     """
     if not isinstance(name, str) or name not in DATASETS:
-        raise UserError(f"there is no dataset {shown(name)} to fetch{close_name(str(name))}")
+        hint = close_name(str(name), [*DATASETS])
+        raise UserError(f"there is no dataset {shown(name)} to fetch{hint}")
     return DATASETS[name]
 
 
-def close_name(name: str) -> str:
+def close_name(name: str, names: Sequence[str]) -> str:
     """Return the end of a sentence about an unknown name: a similar one, and all names."""
-    close = difflib.get_close_matches(name.lower().replace("_", "-"), known_names(), n=1)
+    close = difflib.get_close_matches(name.lower().replace("_", "-"), names, n=1)
     hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"{hint}: choose one of {', '.join(known_names())}"
+    return f"{hint}: choose one of {', '.join(names)}"
 
 
 def place_of(data: str) -> str:

@@ -132,7 +132,7 @@ def _folders(folder: Path) -> list[str]:
 def _files(part: Path, name: str) -> Iterator[str]:
     """Yield the image files below a folder of a part, relative to the part, in order."""
     for parent, folders, files in os.walk(part / name):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = os.path.relpath(parent, part)
         for file in sorted(files):
             if file.lower().endswith(ENDINGS) and not file.startswith("."):

@@ -89,8 +89,8 @@ def _load(
         return _dataset(name, *returned.call(name), f"what {name} returns"), False
     if not os.path.exists(path):
         raise UserError(
-            f"there is no dataset, folder or file {shown(name)}{close_name(name)}, or give a "
-            "folder, a file or PACKAGE.MODULE:FUNCTION"
+            f"there is no dataset, folder or file {shown(name)}{close_name(name, known_names())}, "
+            "or give a folder, a file or PACKAGE.MODULE:FUNCTION"
         )
     known = find_known(path)
     if known is not None:
@@ -191,8 +191,8 @@ def _numbered(name: str, labels: Sequence[Tensor]) -> tuple[str, ...]:
     low, high = int(everything.min()), int(everything.max())
     if low > 0:
         raise UserError(
-            f"the labels of {name} run from {low} to {high}: number the classes from 0, as 0 … K - "
-            "1 for K classes"
+            f"the labels of {name} run from {low} to {high}, and classes are numbered from 0, as 0 "
+            "… K - 1: if these are, add an image of class 0, else number them anew"
         )
     if high < 1:
         raise UserError(f"all labels of {name} are {high}: give at least two classes")
@@ -203,6 +203,10 @@ def _stored(images: Images) -> Images:
     """Return images to store; floats that are whole numbers up to 255 are bytes."""
     if isinstance(images, StreamedImages):
         return images
+    if images.layout != torch.strided or images.is_quantized or images.is_meta:
+        raise UserError("the images are a sparse, quantised or empty tensor: make it a dense one")
+    if images.dtype.itemsize == 1 and images.is_floating_point():
+        images = images.float()
     if images.is_floating_point() and images.numel() and 1 < images.max() <= 255:
         is_bytes = images.min() >= 0 and bool((images == images.round()).all())
         images = images.to(torch.uint8) if is_bytes else images
@@ -212,7 +216,11 @@ def _stored(images: Images) -> Images:
 def _flat(labels: Tensor) -> Tensor:
     """Return labels ``(N,)``, also of ``(N, 1)``."""
     labels = checked_labels(labels)
-    return labels.flatten() if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        return labels.flatten()
+    if labels.ndim != 1:
+        raise UserError(f"labels have the shape {tuple(labels.shape)}: pass one number per image")
+    return labels
 
 
 def _name_of(path: Path, kind: str) -> str:

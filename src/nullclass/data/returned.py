@@ -68,6 +68,8 @@ def _read(dataset: Any) -> Part:
         for index in range(len(dataset)):
             image, label = dataset[index]
             images.append(torch.as_tensor(image))
+            if int(label) != label:
+                raise ValueError(f"the label {label} of image {index} is no whole number")
             labels.append(int(label))
         return torch.stack(images), torch.tensor(labels)
     except Exception as error:  # the user's code

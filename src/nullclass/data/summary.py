@@ -41,6 +41,8 @@ def summary(dataset: Dataset) -> Iterator[str]:
         for label, name in enumerate(dataset.class_names[:MAX_CLASSES])
     ]
     more = "" if dataset.num_classes <= MAX_CLASSES else ", …"
+    nulls = " + ".join(f"{int((part.labels < 0).sum()):,}" for part in parts)
+    more += f", null {nulls}" if any((part.labels < 0).any() for part in parts) else ""
     meaning = "training + test images" if len(parts) == 2 else "test images"
     yield f"classes ({meaning}): {', '.join(classes)}{more}"
     data = parts[0]

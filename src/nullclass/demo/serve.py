@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from typing import Any
 
@@ -33,6 +34,10 @@ def launch(model: str, *, host: str, port: int | None, browser: bool) -> tuple[A
         UserError: If gradio is not installed, the model cannot be shown, or the port is taken.
     """
     gr = import_gradio()
+    try:
+        socket.getaddrinfo(host, port)
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"there is no address {host!r} ({error}): give another --host") from None
     shown = load_checkpoint(model)[0] if os.path.exists(model) else load_zoo(model)
     proved = load_zoo(PROVED)
     assert isinstance(proved, ProvableNull)

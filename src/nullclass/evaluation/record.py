@@ -14,13 +14,11 @@ import torch
 from msgspec.structs import replace
 
 from nullclass.attacks import describe
-from nullclass.attacks.state import logits_of
 from nullclass.certify import find_verifier
 from nullclass.core.checks import check_seed, shown
 from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.files import remove
-from nullclass.core.modules import frozen
 from nullclass.core.paths import file_name, inside
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset, known_names, load_dataset
@@ -32,7 +30,7 @@ from nullclass.rejection import ProvableNull, ThresholdedClassifier, calibrate, 
 from nullclass.results import schema, store
 from nullclass.results.info import DataInfo, RunInfo, Settings, TrialResult
 from nullclass.results.run import read_run, write_summary
-from nullclass.scoring.parts import FEW
+from nullclass.scoring.parts import FEW, behaviour
 from nullclass.scoring.prediction_cost import NUM_IMAGES, prediction_cost
 from nullclass.scoring.score import check_classes
 from nullclass.training.batches import sha256
@@ -261,8 +259,9 @@ def record_evaluation(
                     parts=parts,
                     **settings,
                 )
-            except UserError:
-                if earlier is None and not parts.exists():  # refused before any work
+            except Exception:
+                if earlier is None and not any(parts.glob("*")):  # before any work
+                    remove(folder / schema.TRIALS)
                     remove(folder / schema.RUN)
                 raise
             evaluation.write(
@@ -297,12 +296,10 @@ def _say(text: str) -> None:
 
 
 def _answers(model: Classifier, dataset: Dataset) -> str | None:
-    """Return a hash of some logits of a model whose code may change; None for a network of ours."""
+    """Return a hash of what a model does whose code may change; None for a network of ours."""
     if model.architecture is not None:
         return None
-    images, _ = dataset.test.batch(FEW)
-    with frozen(model):
-        return sha256(logits_of(model, images.to(model.mean.device)))
+    return "".join(map(sha256, behaviour(model, dataset.test.batch(FEW)[0])))
 
 
 def _digest(model: Classifier, dataset: Dataset, settings: Settings) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from nullclass.attacks import Attack
 from nullclass.attacks.base import with_reference_images
 from nullclass.attacks.fmn import FMN
+from nullclass.attacks.steps import NoGradientError
 from nullclass.core.checks import check_choice, check_count, check_seed
 from nullclass.core.devices import exact_float32
 from nullclass.core.errors import UserError
@@ -234,15 +235,21 @@ def evaluate(
             results.append(result)
         if smallest is not None:
             with stage(SMALLEST) as on_images:
-                result = score_smallest(
-                    model,
-                    smallest,
-                    SMALLEST,
-                    FMN(),
-                    **shown,
-                    on_images=on_images,
-                    parts=kept.of(SMALLEST),
-                )
+                try:
+                    result = score_smallest(
+                        model,
+                        smallest,
+                        SMALLEST,
+                        FMN(),
+                        **shown,
+                        on_images=on_images,
+                        parts=kept.of(SMALLEST),
+                    )
+                except NoGradientError:  # a red flag says so
+                    if distribution:
+                        raise
+                    smallest = None
+        if smallest is not None:
             results.append(result)
             if distribution and searched is not None:
                 with stage("largest proofs") as on_images:

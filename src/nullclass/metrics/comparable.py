@@ -30,6 +30,8 @@ class Subject:
     """Name of the dataset."""
     checksum: str
     """Of the dataset; empty if unknown."""
+    num_searched: int = 0
+    """Images of the search for the smallest eps, whose finds count."""
 
     @classmethod
     def of(cls, rows: pd.DataFrame, threat: ThreatModel, checksum: str = "") -> Subject:
@@ -52,6 +54,7 @@ class Subject:
             frozenset(name for name, info in attacks.items() if info.objective == "fool"),
             threat.data or "",
             checksum,
+            rows.loc[rows["has_own_eps"].astype(bool), "image"].nunique(),
         )
 
 
@@ -75,6 +78,10 @@ def find_differences(subjects: Mapping[str, Subject]) -> list[str]:
             counts = f"{len(reference.labels):,} and {len(subject.labels):,}"
             found.append(f"the attacked images of {both} differ ({counts})")
         found += _different_attacks(both, reference, subject)
+        searched = reference.num_searched, subject.num_searched
+        if len(set(searched)) > 1:
+            counts = " and ".join(map(str, searched))
+            found.append(f"the smallest ε of {both} was searched for {counts} images")
     return found
 
 

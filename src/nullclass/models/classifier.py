@@ -342,7 +342,8 @@ def check_network(model: Classifier, images: Tensor) -> None:
     if type(model).all_logits is not Classifier.all_logits:
         return  # it may call its body with something else
     images = checked_images(images)[:NUM_TRIED]
-    _check_output(model, _try(model, images), images)
+    for some in (images, images[:1]):  # a network may take the batch of one for something else
+        _check_output(model, _try(model, some), some)
 
 
 def _check_output(model: Classifier, output: Any, images: Tensor) -> None:

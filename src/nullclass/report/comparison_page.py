@@ -45,10 +45,13 @@ def join_runs(runs: Sequence[Run]) -> Run:
     called by its run folder, too.
 
     Raises:
-        UserError: If there are fewer than two evaluations, or two have the same name and seed.
+        UserError: If a run has no finished evaluation, there are fewer than two, or two have the
+            same name and seed.
     """
     owners: dict[str, set[str]] = {}
     for run in runs:
+        if not run.trials:
+            raise UserError(f"{run.folder} holds no finished evaluation: run it again")
         for trial in run.trials:
             owners.setdefault(trial.model, set()).add(str(run.folder))
     trials: dict[tuple[str, int], Trial] = {}

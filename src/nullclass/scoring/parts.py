@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from nullclass.attacks.state import logits_of
+from nullclass.attacks.steps import NoGradientError, input_gradient
 from nullclass.core.documents import json_values, parse
 from nullclass.core.errors import UserError
 from nullclass.core.files import write_bytes
@@ -239,13 +241,29 @@ def _described(value: Any, images: Tensor | None = None) -> Any:
 
 
 def _described_model(model: Classifier, images: Tensor) -> Any:
-    """Return the type, classes, weights, device and answers of a model."""
-    with frozen(model):
-        first, second = (logits_of(model, images.to(model.mean.device)) for _ in range(2))
-    if not torch.equal(first, second):
+    """Return the type, classes, weights, device and behaviour of a model."""
+    first, second = (behaviour(model, images) for _ in range(2))
+    if not all(map(torch.equal, first, second)):
         raise _UnknownError
     settings = [model.num_classes, model.has_null, model.mean.device.type]
     return [_described(model), settings, _described(first)]
+
+
+def behaviour(model: Classifier, images: Tensor) -> list[Tensor]:
+    """Return what tells models of the same weights but other code apart.
+
+    Logits of some images and of noisy ones, and the gradient of the former if there is one: code
+    that rounds its images may differ in these alone.
+    """
+    images = images.to(model.mean.device)
+    noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
+    noisy = (images + 0.1 * (noise - 0.5)).clamp(0, 1)
+    with frozen(model):
+        found = [logits_of(model, some) for some in (images, noisy)]
+        weights = torch.arange(1.0, found[0].shape[1] + 1).to(found[0])
+        with suppress(NoGradientError):
+            found.append(input_gradient(model, images, lambda z: (z * weights).sum(dim=1))[0])
+    return found
 
 
 def _code() -> Any:

@@ -144,10 +144,13 @@ def export_model(
     run = _onnx_runner(content) if format == "onnx" else _pt2_runner(content)
     equality = compare(model, run, images)
     if not equality.is_equal:
+        is_half = any(p.dtype.itemsize < 4 for p in model.parameters())
+        remedy = ": call model.float() first" if is_half else ""
         raise UserError(
             f"the {format} file computes something else than the model, so it is not written: "
             f"{equality.num_equal_labels:,} of {equality.num_images:,} labels are equal, and "
             f"logits of up to {equality.scale:.3g} differ by up to {equality.difference:.2g}"
+            f"{remedy}"
         )
     write_bytes(Path(path), content)
     return equality

@@ -36,7 +36,8 @@ class InvalidInputError(UserError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-        """``type``, ``shape``, ``range``, ``not-finite`` or ``number``."""
+        """``type``, ``shape``, ``range``, ``not-finite`` or ``number``; ``json`` of a line without
+        images."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -130,10 +131,7 @@ class Guard:
         try:
             checked = self.check(images)
         except InvalidInputError as error:
-            with self._lock:
-                self._counts["requests"] += 1
-                self._invalid[error.kind] += 1
-                self._write("invalid", kind=error.kind, message=str(error))
+            self.count_invalid(error)
             raise
         labels, scores = self._predict(checked)
         answers = [
@@ -160,6 +158,13 @@ class Guard:
                 del values["evidence"]  # of the test that has begun anew
                 self._write("alarm", **values)
         return answers
+
+    def count_invalid(self, error: InvalidInputError) -> None:
+        """Count and log a request without images that the model takes."""
+        with self._lock:
+            self._counts["requests"] += 1
+            self._invalid[error.kind] += 1
+            self._write("invalid", kind=error.kind, message=str(error))
 
     def check(self, images: Any) -> Tensor:
         """Return images as the model takes them, float32 ``(N, C, H, W)``.
