@@ -93,9 +93,7 @@ class Command:
 
     def _matrix(self, device: torch.device) -> pd.DataFrame:
         """Load all models and attack them."""
-        from nullclass.evaluation.record import refuse_at_rate
         from nullclass.evaluation.transfers import transfer_matrix
-        from nullclass.rejection import ProvableNull
 
         models, datasets = {}, {}
         for name in dict.fromkeys((*self.sources, *self.targets)):
@@ -103,14 +101,11 @@ class Command:
                 name, self.data, device, resize=self.resize, allow_import=self.allow_import
             )
             datasets[loaded.dataset.checksum] = loaded.dataset
-            models[name] = loaded.model
-            if loaded.radius is not None:
-                models[name] = ProvableNull(loaded.model, loaded.radius)
-            elif self.null_rate is not None and not loaded.model.has_null:
-                try:
-                    models[name] = refuse_at_rate(loaded.model, loaded.dataset, self.null_rate)
-                except UserError as error:
-                    raise UserError(f"{name}: {error}") from None
+            refuses = loaded.radius is not None or loaded.model.has_null
+            try:
+                models[name] = loaded.rejecting(None if refuses else self.null_rate)
+            except UserError as error:
+                raise UserError(f"{name}: {error}") from None
         if len(datasets) > 1:
             raise UserError(
                 "the checkpoints' cards name different data: give checkpoints of one dataset, or "
