@@ -211,7 +211,7 @@ def test_options_and_names_without_a_meaning(
     data = ["--data", data_folder]
     for option, value in (("eps", 0.7), ("radius", 0.3), ("images", 9), ("norm", "l2")):
         refused("certify", checkpoint, *data, "--check", "c.json", f"--{option}", value,
-                says=f"leave --{option} out")  # fmt: skip
+                says=f"--{option} has no effect with --check")  # fmt: skip
     refused("data", "fetch", says="name a dataset to fetch: mnist")
     refused("data", "fetch", "ramps", says=r"there is no dataset 'ramps' to fetch: choose .*svhn$")
-    refused("data", "show", data_folder, "--out", "sheet.npz", says="no name of a PNG file")
+    refused("data", "show", data_folder, "--out", "sheet.npz", says="--out must end in .png")

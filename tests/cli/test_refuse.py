@@ -54,6 +54,13 @@ def held_out(data: Path) -> LabelledImages:
     return images
 
 
+def other_images(folder: Path) -> Path:
+    """Data with 150 test images that no other data have."""
+    arrays = learnable_arrays(num_test=150)
+    arrays[FILE_NAMES[2]] = 255 - arrays[FILE_NAMES[2]]
+    return write_dataset(folder / "others", arrays)
+
+
 def refuse(network: Path, data: Path, out: Path, *options: str) -> Classifier:
     assert main(["refuse", str(network), "--data", str(data), "--out", str(out), *options]) == 0
     return load_checkpoint(out)[0]
@@ -113,7 +120,8 @@ def test_a_threshold_on_a_null_logit(data: Path, tmp_path: Path) -> None:
         torch.manual_seed(0)
         model = build_model("small", image_shape=(1, 8, 8), num_classes=3, has_null=True)
     nullclass.save_checkpoint(model, tmp_path / "null", origin=Origin(data="letters"))
-    options = ["--by", "null-logit", "--null-rate", "0.1", "--held-out", str(data)]
+    others = str(other_images(tmp_path))
+    options = ["--by", "null-logit", "--null-rate", "0.1", "--held-out", others]
     refusing = refuse(tmp_path / "null", data, tmp_path / "out", *options)
     assert isinstance(refusing, ThresholdedClassifier)
     assert refusing.threshold.num_images == 150
@@ -127,9 +135,7 @@ def test_a_model_of_ones_own(
     code += "    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))\n"
     (tmp_path / "refuse_of_test.py").write_text(code)
     monkeypatch.syspath_prepend(str(tmp_path))
-    arrays = learnable_arrays(num_test=150)
-    arrays[FILE_NAMES[2]] = 255 - arrays[FILE_NAMES[2]]  # other images than the test images
-    others = write_dataset(tmp_path / "others", arrays)
+    others = other_images(tmp_path)
     out = tmp_path / "out"
     own = ["--model", "refuse_of_test:build", "--data", str(data), "--num-classes", "3"]
     held = ["--held-out", str(others), "--null-rate", "0.1"]
@@ -147,9 +153,18 @@ def test_bad_input(refused: Refused, network: Path, data: Path, data_folder: Pat
         refused("refuse", network, "--data", data, "--out", "out", *options, says=says)
 
     check("--by", "magic", says="--by must be one of softmax")
-    check("--by", "proof", says="--by consistency and --by proof need --radius")
-    check("--by", "energy", "--radius", 0.1, says="the others have none")
-    check("--by", "energy", "--verifier", "cascade", says="--verifier is for --by proof")
+    for rule in ("proof", "consistency"):
+        check("--by", rule, says=f"--by {rule} needs --radius")
+    for rule, option, value in (
+        ("energy", "radius", 0.1),
+        ("energy", "verifier", "cascade"),
+        ("energy", "fitted", 7),
+        ("proof", "null-rate", 0.1),
+        ("proof", "held-out", data),
+    ):
+        radius = ["--radius", 0.1] if rule == "proof" else []
+        check("--by", rule, *radius, f"--{option}", value, says=f"--{option} has no effect with")
+    check("--by", "energy", "--null-rate", 0.1, "--held-out", data, says="are test images too")
     check("--by", "null-logit", says="--by null-logit needs a model with a null class")
     check("--by", "energy", "--null-rate", 2, says="--null-rate must be between 0 and 1")
     check("--by", "energy", "--null-rate", 0.001, says="held-out images")

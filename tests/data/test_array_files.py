@@ -72,7 +72,7 @@ BAD = [
     ({"images": GREY, "labels": LABELS[:9]}, "10 images but 9 labels"),
     ({"images": GREY, "labels": LABELS / 2}, "labels are torch.float64: pass integers"),
     ({"images": GREY, "labels": np.eye(10, dtype=np.int64)}, "pass one number per image"),
-    ({"images": GREY, "labels": np.array(3)}, "one number per image|of class 0"),
+    ({"images": GREY, "labels": np.zeros((10, 2), np.int64)}, "pass one number per image"),
     (
         {"x_train": GREY, "y_train": np.eye(10, dtype=np.int64), "x_test": GREY, "y_test": LABELS},
         "pass one number per image",

@@ -179,7 +179,7 @@ def test_the_command_refuses_what_is_not_its_own(
     (tmp_path / "mine" / "photo.png").write_text("precious")
     words = ["compare", *map(str, folders), "--out"]
     assert main([*words, str(tmp_path / "mine")]) == 2
-    assert "holds 'photo.png', no comparison" in capsys.readouterr().err
+    assert "holds 'photo.png' and is no folder" in capsys.readouterr().err
     for _ in range(2):  # a comparison may be replaced
         assert main([*words, str(tmp_path / "both")]) == 0
     runs = [read_run(folder) for folder in folders]

@@ -97,6 +97,38 @@ def test_an_interrupted_evaluation_leaves_the_earlier_one_and_goes_on(
     pd.testing.assert_frame_equal(record(0.2).rows, second.rows)
 
 
+def test_other_held_out_images_are_another_evaluation(tmp_path: Path) -> None:
+    arrays = tiny_arrays(40, 30, 4, 28, seed=0)
+    data = load_dataset(write_dataset(tmp_path / "data", arrays), validation=0)
+    model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
+    settings: dict[str, Any] = {"attacks": ["fgsm"], "eps": [0.1], "norm": "linf", "num_images": 4}
+    tables = []
+    for seed in (0, 1):  # as many images of the same data
+        given = data.hold_out(20, seed)
+        found = record_evaluation(
+            model, None, given, tmp_path / "run", name="m", seed=0, checks=False, **settings
+        )
+        tables.append(found.held_out)
+    assert not tables[0]["null_score"].equals(tables[1]["null_score"])
+
+
+def test_a_refusal_keeps_the_trials_of_a_run_whose_list_is_lost(tmp_path: Path) -> None:
+    arrays = tiny_arrays(40, 30, 4, 28, seed=0)
+    data = load_dataset(write_dataset(tmp_path / "data", arrays), validation=0)
+    model = build_model("small", image_shape=(1, 28, 28), num_classes=4)
+    settings: dict[str, Any] = {"attacks": ["fgsm"], "eps": [0.1], "norm": "linf", "num_images": 4}
+    settings |= {"name": "m", "seed": 0, "checks": False}
+    out = tmp_path / "run"
+    record_evaluation(model, None, data, out, **settings)
+    (out / schema.RUN).unlink()
+    with pytest.raises(UserError, match="norm"):
+        record_evaluation(
+            model, None, data, out, **(settings | {"attacks": ["square"], "norm": "l1"})
+        )
+    assert len(list((out / schema.TRIALS).iterdir())) == 1
+    record_evaluation(model, None, data, out, **settings)
+
+
 def test_a_long_name(tmp_path: Path) -> None:
     arrays = tiny_arrays(40, 30, 4, 28, seed=0)
     data = load_dataset(write_dataset(tmp_path / "data", arrays), validation=0)

@@ -119,6 +119,18 @@ def test_arguments_by_keyword_are_seen() -> None:
 
 
 @pytest.mark.parametrize("name", GATES)
+def test_parts_smaller_than_a_batch_are_not_seen_through(name: str) -> None:
+    """Which of the recorded comparisons decides on null would depend on the size of the batch."""
+    whole = gated(GATES[name])
+    model = Classifier(lambda x: torch.cat([whole(part) for part in x.split(8)]), 2)
+    through = see_through(model, torch.rand(16, 1, 1, 2))
+    for size in (1, 6, 50):
+        images = torch.rand(size, 1, 1, 2)
+        answers = through(images.clone().requires_grad_()).argmax(1)
+        assert torch.equal(answers, model(images).argmax(1))
+
+
+@pytest.mark.parametrize("name", GATES)
 def test_a_network_that_computes_in_parts_keeps_its_gradient(name: str) -> None:
     whole = gated(GATES[name])
     in_parts = Classifier(lambda x: torch.cat([whole(part) for part in x.split(64)]), 2)

@@ -68,7 +68,7 @@ def run_info(folder: Path, **values: Any) -> RunInfo:
         "device": "cpu",
         "provenance": PROVENANCE,
         "started": "2030-01-02T03:04:05+00:00",
-        "settings": Settings(),
+        "settings": Settings(trials={f"{result.model}, last": {} for result in results}),
     }
     return RunInfo(**(defaults | values))
 

@@ -65,7 +65,10 @@ def write_fake_samples(
     info = {
         "selections": ["test", "held-out"],
         "preset": "source",
-        "settings": Settings(trainings=trainings),
+        "settings": Settings(
+            trainings=trainings,
+            trials={f"{name}, {s}": {} for name in models for s in ("test", "held-out")},
+        ),
     }
     return write_run(folder, study, models, num_sets, **info)
 

@@ -89,5 +89,5 @@ def test_checkpoints_and_tables_are_package_data() -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(UserError, match="no model 'nobody' in the zoo: choose one of notebook"):
         load_zoo("nobody")
-    with pytest.raises(UserError, match="all stands for every model of the zoo: name one"):
+    with pytest.raises(UserError, match="'all' means every model of the zoo: name one"):
         load_zoo("all")

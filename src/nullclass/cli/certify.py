@@ -91,9 +91,9 @@ class Command:
 
     def _refuse_other_options(self) -> None:
         """Refuse options that a check of certificates does not have."""
-        for name in ("eps", "radius", "verifier", "norm", "images", "out", "device"):
+        for name in ("eps", "radius", "verifier", "norm", "images", "out"):
             if getattr(self, name) != getattr(type(self), name):
-                raise UserError(f"--check takes what it proves from its file: leave --{name} out")
+                raise UserError(f"--{name} has no effect with --check, which reads only its file")
 
     def _with_radius(self, loaded: LoadedModel) -> Classifier:
         """Return the model, which answers what it proves within a radius if it has one."""

@@ -64,4 +64,6 @@ def _check_free(folder: Path, own: set[str]) -> None:
     """Refuse a folder that holds something else than a comparison."""
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if others := names - own - {LOCK, TEMPORARY}:
-        raise UserError(f"{folder} holds {min(others)!r}, no comparison: choose another --out")
+        raise UserError(
+            f"{folder} holds {min(others)!r} and is no folder of a comparison: choose another --out"
+        )

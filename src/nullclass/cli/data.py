@@ -52,7 +52,7 @@ class Show:
 
         with output_file(self.out):
             if self.out is not None and self.out.suffix.lower() != ".png":
-                raise UserError(f"{self.out} is no name of a PNG file: give --out NAME.png")
+                raise UserError(f"--out must end in .png, not {self.out}")
             dataset = load_dataset(self.data, validation=0, resize=self.resize)
             lines = list(summary(dataset))
             if self.out is not None:

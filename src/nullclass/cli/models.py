@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from nullclass.data import Dataset
     from nullclass.models import Classifier
-    from nullclass.training.card import Card, Origin
+    from nullclass.training.card import Card
 
 _CHECKPOINT = tyro.conf.arg(metavar="CHECKPOINT", help="Checkpoint folder, or name of a zoo model.")
 AllowImport = Annotated[
@@ -181,15 +181,6 @@ class LoadedModel:
     """Of the file of weights, if there is one."""
     digest: str
     """Tells models of one name apart."""
-
-    def origin(self) -> Origin:
-        """Return where the weights are from, for a checkpoint that holds them in another way."""
-        from nullclass.training.card import Origin
-
-        if self.card is None:
-            return Origin()
-        computed = self.card.origin.trained_on or self.card.provenance
-        return msgspec.structs.replace(self.card.origin, trained_on=computed)
 
     def rejecting(self, null_rate: float | None = None) -> Classifier:
         """Return the model as it refuses: by its card, its radius, or a calibrated threshold.

@@ -204,7 +204,7 @@ def _stored(images: Images) -> Images:
     if isinstance(images, StreamedImages):
         return images
     if images.layout != torch.strided or images.is_quantized or images.is_meta:
-        raise UserError("the images are a sparse, quantised or empty tensor: make it a dense one")
+        raise UserError("the images are a sparse, quantised or meta tensor: make it a dense one")
     if images.dtype.itemsize == 1 and images.is_floating_point():
         images = images.float()
     if images.is_floating_point() and images.numel() and 1 < images.max() <= 255:

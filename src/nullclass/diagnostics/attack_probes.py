@@ -60,8 +60,7 @@ def largest_eps(context: ProbeContext) -> Result:
         num_fooled += len(chosen) - len(active)
         rest = [image for image in rest if image not in chosen]
         chosen = evenly(rest, 2 * len(chosen))
-        spent = context.passes.forward + BACKWARD * context.passes.backward
-        is_too_much = context.cost + spent * len(chosen) / num_images > context.left
+        is_too_much = context.cost * (1 + len(chosen) / num_images) > context.left
         if is_many(num_accepted - num_fooled, num_images) or is_too_much:
             break
     return {

@@ -6,6 +6,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def load_with_data(
     return model, card, dataset
 
 
-def refuse_at_rate(model: Classifier, dataset: Dataset, null_rate: float) -> Classifier:
+def refuse_at_rate(model: Classifier, dataset: Dataset, null_rate: float) -> ThresholdedClassifier:
     """Return the model under a threshold that refuses this share of clean held-out images.
 
     Raises:
@@ -215,6 +216,7 @@ def record_evaluation(
         evaluation=json_values(
             {key: value for key, value in settings.items() if key != "held_out"}
             | {"radius": radius, "clean_null_rate": clean_null_rate}
+            | {"held_out_sha256": dataset.validation and dataset.validation.sha256()}
             | ({"verifier": model.verifier} if isinstance(model, ProvableNull) else {})
         ),
         card={} if card is None else json_values(card),
@@ -261,7 +263,9 @@ def record_evaluation(
                 )
             except Exception:
                 if earlier is None and not any(parts.glob("*")):  # before any work
-                    remove(folder / schema.TRIALS)
+                    remove(trial_folder)
+                    with suppress(OSError):  # it holds other trials
+                        trial_folder.parent.rmdir()
                     remove(folder / schema.RUN)
                 raise
             evaluation.write(

@@ -112,6 +112,8 @@ def merge_info(study: Study, before: RunInfo, now: RunInfo, folder: Path) -> Run
     """
     if before.study != study.name:
         raise UserError(f"{folder} holds a run of {before.study}: choose another --out")
+    if not before.settings.trials:
+        raise UserError(f"{folder} does not say how its trials were made: choose another --out")
     old, new = before.settings, now.settings
     shared = old.trials.keys() & new.trials.keys()
     is_same = (

@@ -186,6 +186,8 @@ def see_through(model: Classifier, images: Tensor) -> Classifier:
             if not of_real.any() or (of_null.any() and bare.any()):
                 return model
             logits, scores = candidates(model, tried)
+            if len(candidates(model, tried[:1])[1]) != len(scores):
+                return model  # a batch in parts: which comparison is which depends on its size
         except (NoGradientError, RuntimeError):  # a compiled graph, say, may refuse to be recorded
             return model
         is_null = null_scores(logits, model.num_classes) > 0

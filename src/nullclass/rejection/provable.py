@@ -169,7 +169,7 @@ class ProvableNull(CertifiedNull):
         return pairs.masked_fill(same, torch.inf).amin(dim=2)
 
     def _top_margin(self, network: Network, images: Tensor) -> Tensor:
-        """A bound of the largest logit only, as no other class can be proved; differences else."""
+        """A bound for the largest logit: no other class can be proved. Others get differences."""
         logits = network.values(images)
         top = logits.argmax(dim=1)
         spec = label_spec(top, self.num_classes, images.dtype)

@@ -36,8 +36,8 @@ class InvalidInputError(UserError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-        """``type``, ``shape``, ``range``, ``not-finite`` or ``number``; ``json`` of a line without
-        images."""
+        """``type``, ``shape``, ``range``, ``not-finite`` or ``number``; ``json`` for a line of
+        ``nullclass guard`` without images."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -160,7 +160,7 @@ class Guard:
         return answers
 
     def count_invalid(self, error: InvalidInputError) -> None:
-        """Count and log a request without images that the model takes."""
+        """Count and log an invalid request."""
         with self._lock:
             self._counts["requests"] += 1
             self._invalid[error.kind] += 1

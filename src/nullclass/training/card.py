@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from nullclass.core.documents import Document, Schema, Sha256, read_document
 from nullclass.core.errors import UserError
@@ -179,6 +180,11 @@ class Card(Document, frozen=True, kw_only=True):
     """For members of a zoo."""
     provenance: Provenance
     """What wrote the checkpoint."""
+
+
+def origin_of(card: Card) -> Origin:
+    """Return where the weights of a checkpoint are from, for another checkpoint of them."""
+    return replace(card.origin, trained_on=card.origin.trained_on or card.provenance)
 
 
 def read_card(folder: Path) -> Card:

@@ -15,7 +15,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.paths import inside
 from nullclass.models.quantize import Stored
 from nullclass.rejection import ProvableNull
-from nullclass.training.card import Description
+from nullclass.training.card import Description, origin_of
 from nullclass.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from nullclass.zoo.load import load_member
 from nullclass.zoo.members import CHECKPOINTS, FOLDER, Member, find_member
@@ -63,7 +63,7 @@ def adopt(
             )
         model = model.model
     rounding = None if stored == "exact" else ROUNDING.format(stored)
-    origin = replace(card.origin, trained_on=card.provenance, rounding=rounding)
+    origin = replace(origin_of(card), rounding=rounding)
     with tempfile.TemporaryDirectory() as folder:
         trial = inside(Path(folder) / CHECKPOINTS, name)
         save_checkpoint(model, trial, stored=stored, origin=origin, zoo=description)

@@ -86,7 +86,7 @@ def find_member(name: str, folder: Path = FOLDER) -> Member:
         UserError: If there is no such member.
     """
     if name == ALL:
-        raise UserError(f"{ALL} stands for every model of the zoo: name one")
+        raise UserError(f"{ALL!r} means every model of the zoo: name one")
     return find_members((name,), folder)[0]
 
 

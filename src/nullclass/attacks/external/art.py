@@ -26,7 +26,7 @@ class ARTAttack(NamedAttack):
 
     def run_library(self, given: LibraryInput) -> Tensor:
         """See :class:`nullclass.attacks.external.ExternalAttack`."""
-        name = self.name(given.norm)
+        name = self.names[given.norm]
         if given.is_targeted and "targeted" not in signature(self.library.find(name)).parameters:
             raise UserError(f"ART's {name} takes no targets: its view is grouped or plain")
         estimator = self.library.load("art.estimators.classification").PyTorchClassifier(

@@ -178,12 +178,8 @@ class NamedAttack(ExternalAttack):
         """
         relative = {name: share * given.eps for name, share in self.relative.items()}
         return self.library.create(
-            self.name(given.norm), *first, given=arguments, settings={**self.settings, **relative}
+            self.names[given.norm], *first, given=arguments, settings={**self.settings, **relative}
         )
-
-    def name(self, norm: str) -> str:
-        """Return the attack's name for a norm that it supports."""
-        return self.names[norm]
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class FoolboxAttack(NamedAttack):
         attack = self.create(given, distance=distance, constraint=given.norm)
         order = getattr(attack.distance, "p", None)
         if order != ORDERS[given.norm]:
-            raise UserError(f"foolbox's {self.name(given.norm)} is for L{order}, not {given.norm}")
+            raise UserError(f"foolbox's {self.names[given.norm]} is for L{order}, not {given.norm}")
         adv_images, arguments = given.images.clone(), {}
         chosen = torch.ones_like(given.labels, dtype=torch.bool)
         is_from_noise = getattr(attack, "init_attack", None) is None

@@ -40,7 +40,7 @@ class TorchattacksAttack(NamedAttack):
                 attack.set_mode_targeted_by_label(quiet=True)
             except ValueError as error:
                 raise UserError(
-                    f"torchattacks' {self.name(given.norm)} takes no targets: its view is grouped "
+                    f"torchattacks' {self.names[given.norm]} takes no targets: its view is grouped "
                     "or plain"
                 ) from error
         adv_images: Tensor = attack(given.images, given.labels)
