@@ -141,5 +141,5 @@ def test_norms_of_ready_made_attacks(name: str) -> None:
             adv_images = attack_with(model, image, label, eps=eps, norm=norm)
             assert outcome_of(model, adv_images, label) == ["fooled"], norm
         else:
-            with pytest.raises(UserError, match=f"not {norm}"):
+            with pytest.raises(UserError, match=f"not '{norm}'"):
                 attack_with(model, image, label, eps=eps, norm=norm)
