@@ -16,6 +16,7 @@ from nullclass.core.checks import check_path
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from nullclass.results.run import Run
     from nullclass.results.schema import Flag
 
 Options = TypeVar("Options", bound=Any)
@@ -112,6 +113,12 @@ def print_table(
     print_rich(table, width)
 
 
+def print_damaged(run: Run) -> None:
+    """Print what is damaged in a run folder."""
+    for each in run.damaged:
+        print(f"damaged: {each.title}: {each.reason}")
+
+
 def print_report(folder: Path) -> bool:
     """Draw the report of a run folder; print its table, what is damaged, and its path.
 
@@ -123,8 +130,7 @@ def print_report(folder: Path) -> bool:
     path = write_report(folder)
     run = read_run(folder)
     print_rich(summary_table(run))
-    for each in run.damaged:
-        print(f"damaged: {each.title}: {each.reason}")
+    print_damaged(run)
     print(f"report: {path}")
     return not run.damaged
 

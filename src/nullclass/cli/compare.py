@@ -7,10 +7,10 @@ from pathlib import Path
 
 import tyro
 
-from nullclass.cli.common import print_rich
-from nullclass.cli.outputs import check_output
+from nullclass.cli.common import print_damaged, print_rich
+from nullclass.cli.outputs import check_output, names_in
 from nullclass.core.errors import UserError
-from nullclass.core.files import LOCK, TEMPORARY, locked
+from nullclass.core.files import locked
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,7 @@ class Command:
             wanted = len(each.info.trials)
             if missing := wanted - len(each.trials):
                 print(f"{each.folder}: {missing} of {wanted} evaluations are missing")
-            for damaged in each.damaged:
-                print(f"damaged: {damaged.title}: {damaged.reason}")
+            print_damaged(each)
         print_rich(on_terminal(summary_tables(run)))
         for difference in differences:
             print(f"not comparable: {difference}")
@@ -62,8 +61,7 @@ class Command:
 
 def _check_free(folder: Path, own: set[str]) -> None:
     """Refuse a folder that holds something else than a comparison."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    if others := names - own - {LOCK, TEMPORARY}:
+    if others := names_in(folder) - own:
         raise UserError(
             f"{folder} holds {min(others)!r} and is no folder of a comparison: choose another --out"
         )

@@ -88,10 +88,15 @@ def _existing(path: Path) -> Path:
     return path
 
 
+def names_in(folder: Path) -> set[str]:
+    """Return the names in a folder, if there is one, besides our lock and temporary files."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return names - {LOCK, TEMPORARY}
+
+
 def _check_free(folder: Path) -> None:
     """Refuse a folder that holds something else than an unfinished training."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    names -= {LOCK, TEMPORARY}
+    names = names_in(folder)
     if not names or STATE in names:
         return
     if CARD in names:

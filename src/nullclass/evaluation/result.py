@@ -14,11 +14,11 @@ import pandas as pd
 
 from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
-from nullclass.core.outcomes import SUCCESSES
 from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.metrics.distribution import robustness_distribution
 from nullclass.metrics.rates import (
     NEED_NULL,
+    forces_null,
     num_left_out,
     preview_note,
     proved_rates,
@@ -223,7 +223,7 @@ class Evaluation:
         ]
 
     def _forces_null(self) -> bool:
-        return any("null" in SUCCESSES.get(name, ()) for name in self.rows["objective"].unique())
+        return forces_null(self.rows["objective"].unique())
 
     def _notes(self, summary: pd.DataFrame) -> list[str]:
         is_check = self.costs["attack"] == CHECKS_NAME

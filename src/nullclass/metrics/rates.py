@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
 from nullclass.core.checks import check_count, check_rate
-from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.core.outcomes import OUTCOME_NAMES, SUCCESSES
 from nullclass.results.schema import CLEAN, LEFT_OUT, LOSSES, UNION
 
 Z = 1.959964
 """Of intervals of 95 %, in standard deviations."""
 
 NEED_NULL = ("strict", "null_dos")
-"""Rates over all attacks that mean little unless one tries to make the model answer null."""
+"""Rates over all attacks that mean little unless one of them :func:`forces_null`."""
+
+
+def forces_null(objectives: Iterable[str]) -> bool:
+    """Return whether an attack with one of these objectives tries to make the model answer null."""
+    return any("null" in SUCCESSES.get(objective, ()) for objective in objectives)
 
 
 def wilson(num_hits: int, num_images: int) -> tuple[float, float]:

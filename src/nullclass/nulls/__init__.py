@@ -68,8 +68,7 @@ def make_nulls(name: str, settings: Mapping[str, Any], model: nn.Module | None) 
         parts = settings.get("sources", {})
         if not isinstance(parts, Mapping):
             raise UserError("the sources of any-of must be a dictionary from names to settings")
-        of = {part: make_nulls(part, values, model) for part, values in parts.items()}
-        arguments["sources"] = of
+        arguments["sources"] = {part: make_nulls(part, of, model) for part, of in parts.items()}
     parameters = inspect.signature(source).parameters
     if "model" in parameters:
         arguments["model"] = model

@@ -11,8 +11,8 @@ from itertools import groupby
 import pandas as pd
 
 from nullclass.core.errors import UserError
-from nullclass.core.outcomes import OUTCOME_NAMES, SUCCESSES
-from nullclass.metrics.rates import NEED_NULL
+from nullclass.core.outcomes import OUTCOME_NAMES
+from nullclass.metrics.rates import NEED_NULL, forces_null
 from nullclass.report.blocks import Mark
 from nullclass.report.formatting import FGSM, NORMS, WORST_CASE, ends_text
 from nullclass.results.run import Run
@@ -177,7 +177,7 @@ class Measures:
         self.missing: list[str] = [name for name in planned if name not in known]
         self.seeds: list[int] = sorted(int(seed) for seed in summary["seed"].unique())
         measures = _grouped(summary, rule)
-        if not any("null" in SUCCESSES.get(m.objective, ()) for m in measures):
+        if not forces_null(m.objective for m in measures):
             measures = [m for m in measures if m.attack != UNION or m.metric not in NEED_NULL]
         self.all: list[Measure] = measures
         self._by_name: dict[tuple[str, str, str], list[Measure]] = {}
