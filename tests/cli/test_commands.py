@@ -333,8 +333,12 @@ def test_certify_a_checkpoint_that_answers_what_it_proves(
     assert "(linf, crown-ibp)" in capsys.readouterr().out
     assert main([*certify, "--check", str(path)]) == 0
     assert "answers within linf 0.0001: proved again" in capsys.readouterr().out
-    assert main([*certify, "--radius", "0.1"]) == 2
-    assert "model has a radius, 0.0001: leave --radius out" in capsys.readouterr().err
+    other = tmp_path / "other.json"
+    by_intervals = ["--radius", "0.0002", "--verifier", "interval", "--out", str(other)]
+    assert main([*certify, *by_intervals]) == 0
+    assert "(linf, interval)" in capsys.readouterr().out
+    certificates = Certificates.load(other)
+    assert (certificates.radius, certificates.verifier) == (0.0002, "interval")
 
 
 def test_the_flag_for_weights_selected_on_test_images_needs_no_folder_name(
@@ -389,7 +393,7 @@ def test_zoo_models_by_name(
     assert main(["certify", "provable-0.3", *arguments]) == 0
     assert "RAR ≥" in capsys.readouterr().out, "with the radius of its card"
     assert main(["certify", "provable-0.3", *arguments, "--norm", "l2"]) == 2
-    assert "the radius of provable-0.3 is in linf" in capsys.readouterr().err
+    assert "the model proves its answers in linf" in capsys.readouterr().err
 
 
 # Processes

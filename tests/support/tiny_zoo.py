@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from nullclass import load_dataset, save_checkpoint
 from nullclass.data import Dataset
 from nullclass.models import Classifier, build_model
+from nullclass.rejection import ProvableNull
 from nullclass.training.card import Origin
 from nullclass.zoo import Description
 from nullclass.zoo.adopt import adopt
@@ -67,11 +68,14 @@ def make_zoo(path: Path) -> TinyZoo:
             training={"name": name, "seed": 0},
             training_seconds=90.0,
         )
-        save_checkpoint(trained(dataset, has_null), path / name, origin=origin)
+        model = trained(dataset, has_null)
+        if not has_null:
+            model = ProvableNull(model, RADIUS)
+        save_checkpoint(model, path / name, origin=origin)
         adopt(
             path / name,
             name,
-            Description(**CARD_OF_TINY, order=order, eps=EPS, radius=None if has_null else RADIUS),
+            Description(**CARD_OF_TINY, order=order, eps=EPS),
             stored="exact" if has_null else "float16",
             zoo=path / "zoo",
         )

@@ -18,7 +18,7 @@ from tiny_zoo import CARD_OF_TINY, EPS, RADIUS, TinyZoo
 
 from nullclass import UserError, load_checkpoint, save_checkpoint
 from nullclass.cli.main import main
-from nullclass.rejection import ProvableNull
+from nullclass.rejection import ProvableNull, with_proof
 from nullclass.results.run import read_run
 from nullclass.training.checkpoint import CARD, WEIGHTS
 from nullclass.zoo import FOLDER, find_member, read_zoo
@@ -117,7 +117,7 @@ def test_rates_are_counts(evaluated: TinyZoo) -> None:
         pd.testing.assert_frame_equal(written, rows)
     # The claim of ProvableNull: RAR is the certified accuracy of its model at max(r, eps - r).
     inner, _ = load_checkpoint(evaluated.folder / CHECKPOINTS / "proved")
-    proved = ProvableNull(inner, EPS[1] - RADIUS + 1e-6)
+    proved = with_proof(inner, EPS[1] - RADIUS + 1e-6)
     rar = find_rate(rows, "proof", "rar_proved", EPS[1])
     assert rar
     assert 0 < int((proved.predict(images) == labels).sum()) == rar["num_hits"]
@@ -139,7 +139,7 @@ def test_answers_by_the_cascade(run: Run, evaluated: TinyZoo, tmp_path: Path) ->
     rows = pd.read_csv(tmp_path / "proved.csv").set_index("metric")
     assert set(rows.loc[rows["kind"] == "proof", "method"]) == {"cascade"}
     inner, _ = load_checkpoint(evaluated.folder / CHECKPOINTS / "proved")
-    model = ProvableNull(inner.double(), RADIUS, verifier="cascade")
+    model = with_proof(inner, verifier="cascade").double()
     images, labels = evaluated.dataset.test.batch(slice(None))
     num = int((model.predict(images.double()) == labels).sum())
     assert rows["num_hits"]["correct_rate"] == num
@@ -294,8 +294,6 @@ def test_a_damaged_zoo(run: Run, zoo: TinyZoo, tmp_path: Path) -> None:
         ({"zoo": {**card["zoo"], "eps": []}}, r"eps of a description must be in \(0, 1\]"),
         ({"zoo": {**card["zoo"], "eps": [0.2, 0.1]}}, "eps of a description must increase"),
         ({"zoo": {**card["zoo"], "eps": ["a"]}}, "Expected `float`"),
-        ({"zoo": {**card["zoo"], "radius": True}}, "Expected `float"),
-        ({"zoo": {**card["zoo"], "radius": -1}}, "radius of a description must be positive"),
         ({"zoo": {"title": "x"}}, "missing required field"),
         ({"num_parameters": "x"}, "Expected `int`"),
         ({"origin": {**card["origin"], "data": None}}, "is not one of a zoo"),
@@ -381,23 +379,25 @@ def test_adopting(zoo: TinyZoo, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_no_member_is_not_adopted(zoo: TinyZoo, tmp_path: Path) -> None:
     proved = find_member("proved", zoo.folder)
-    network, card = load_checkpoint(proved.folder)
+    model, card = load_checkpoint(proved.folder)
+    assert isinstance(model, ProvableNull)
+    network = model.model
     origin, described = card.origin, proved.description
     save_checkpoint(network, tmp_path / "unknown data", origin=replace_field(origin, data=None))
     save_checkpoint(network, tmp_path / "no null", origin=origin)
-    save_checkpoint(ProvableNull(network, RADIUS), tmp_path / "proves", origin=origin)
+    proves = ProvableNull(network, 2 * RADIUS, verifier="crown-ibp")
+    save_checkpoint(proves, tmp_path / "proves", origin=origin)
     before = contents(zoo.folder)
-    without = replace_field(described, radius=None)
-    for checkpoint, name, description, says in (
-        ("unknown data", "proved", described, "cannot be a member of a zoo: .*name its data"),
-        ("no null", "proved", without, "neither a null class nor a radius"),
-        ("proves", "proved", without, "within 0.02 .linf., and its description has the radius No"),
-        ("proves", "proved", replace_field(described, radius=0.1), "describe the same radius"),
-        ("no null", "all", described, "name one"),
+    for checkpoint, name, says in (
+        ("unknown data", "proved", "cannot be a member of a zoo: .*name its data"),
+        ("no null", "proved", "never says null"),
+        ("no null", "all", "name one"),
     ):
         with pytest.raises(UserError, match=says):
-            adopt(tmp_path / checkpoint, name, description, zoo=zoo.folder)
+            adopt(tmp_path / checkpoint, name, described, zoo=zoo.folder)
     assert contents(zoo.folder) == before
     member = adopt(tmp_path / "proves", "proved", described, zoo=zoo.folder)
-    assert isinstance(load_member(member), ProvableNull)
-    assert member.card.refusal is None, "the radius is in the description alone"
+    adopted = load_member(member)
+    assert isinstance(adopted, ProvableNull)
+    assert (adopted.radius, adopted.verifier) == (2 * RADIUS, "crown-ibp")
+    assert member.null_by == "proof within 0.04 (linf, crown-ibp)"

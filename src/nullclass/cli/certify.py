@@ -34,7 +34,7 @@ class Command:
     eps: Eps = (0.1, 0.2, 0.3, 0.4)
     radius: float | None = None
     """For a model without null class: answer only what is proved within this radius, else null.
-    eps / 2 is best for an eps. Default: the radius of a zoo model's card, or none (certified
+    eps / 2 is best for an eps. Default: the radius of the checkpoint, or none (certified
     accuracy)."""
     verifier: str | None = None
     """interval, the slower and tighter crown-ibp, or cascade: both, then branch and bound. Default:
@@ -97,23 +97,12 @@ class Command:
 
     def _with_radius(self, loaded: LoadedModel) -> Classifier:
         """Return the model, which answers what it proves within a radius if it has one."""
-        from nullclass.rejection import ProvableNull
+        from nullclass.rejection import ProvableNull, with_proof
 
-        model, radius = loaded.model, self.radius
-        if isinstance(model, ProvableNull):
-            if radius is not None:
-                raise UserError(f"{loaded.name} has a radius, {model.radius:g}: leave --radius out")
+        model = loaded.model
+        if self.radius is None and not isinstance(model, ProvableNull):
             return model
-        if radius is None and loaded.radius is not None:
-            if self.norm != "linf":
-                raise UserError(
-                    f"the radius of {loaded.name} is in linf: give --radius with --norm {self.norm}"
-                )
-            radius = loaded.radius
-        if radius is None:
-            return model
-        verifier = "interval" if self.verifier is None else self.verifier
-        return ProvableNull(model, radius, norm=self.norm, verifier=verifier)
+        return with_proof(model, self.radius, self.verifier, self.norm)
 
 
 def _check(path: Path, loaded: LoadedModel) -> None:

@@ -48,9 +48,10 @@ class Command:
     worst case leaves out proved images, except a few. Default: none; with a radius, --verifier."""
     radius: float | None = None
     """For a model without null class: answer only what is proved within this radius (L∞, pixel
-    units), else null. Default: the radius of a zoo model's card."""
-    verifier: str = "interval"
-    """With a radius, what proves its answers: interval, crown-ibp or cascade."""
+    units), else null. Default: the radius of the checkpoint."""
+    verifier: str | None = None
+    """With a radius, what proves its answers: interval, crown-ibp or cascade. Default: that of the
+    checkpoint, else interval."""
     ood: tuple[str, ...] = ("noise", "blank", "tiles")
     """Inputs of no class: noise, blank, tiles, fashion-mnist; or none."""
     smallest: int | None = None
@@ -107,7 +108,7 @@ class Command:
             num_images=num_images,
             clean_null_rate=self.null_rate,
             proofs=self.proofs,
-            radius=loaded.radius if self.radius is None else self.radius,
+            radius=self.radius,
             verifier=self.verifier,
             ood=ood,
             num_smallest=smallest if self.smallest is None else self.smallest,

@@ -141,7 +141,6 @@ class ModelOptions:
             model=model,
             card=None,
             dataset=dataset,
-            radius=None,
             weights_sha256=weights_sha256,
             digest=hashlib.sha256(identity).hexdigest()[:8],
         )
@@ -175,15 +174,13 @@ class LoadedModel:
     card: Card | None
     """None for a model of the user's own code."""
     dataset: Dataset
-    radius: float | None
-    """Radius in the card of a zoo model; ``model`` is the network without it."""
     weights_sha256: str | None
     """Of the file of weights, if there is one."""
     digest: str
     """Tells models of one name apart."""
 
     def rejecting(self, null_rate: float | None = None) -> Classifier:
-        """Return the model as it refuses: by its card, its radius, or a calibrated threshold.
+        """Return the model as it refuses: by its card, or by a calibrated threshold.
 
         Args:
             null_rate: Share of clean held-out images that a threshold refuses; None for none.
@@ -192,10 +189,10 @@ class LoadedModel:
             UserError: If there are no held-out images to calibrate on, or too few.
         """
         from nullclass.evaluation.record import refuse_at_rate
-        from nullclass.rejection import ProvableNull
 
-        model = self.model if self.radius is None else ProvableNull(self.model, self.radius)
-        return model if null_rate is None else refuse_at_rate(model, self.dataset, null_rate)
+        if null_rate is None:
+            return self.model
+        return refuse_at_rate(self.model, self.dataset, null_rate)
 
 
 def load_model(
@@ -215,7 +212,7 @@ def load_model(
     from nullclass.evaluation.record import load_with_data
     from nullclass.zoo import read_zoo
 
-    folder, radius = check_path("CHECKPOINT", checkpoint), None
+    folder = check_path("CHECKPOINT", checkpoint)
     if not os.path.exists(folder):  # unlike Path.exists, False for a loop of symbolic links
         zoo = read_zoo()
         if checkpoint not in zoo:
@@ -223,7 +220,7 @@ def load_model(
                 f"there is no checkpoint {shown(checkpoint)}: give a folder with card.json and "
                 f"model.safetensors, or a model of the zoo ({', '.join(zoo)})"
             )
-        folder, radius = zoo[checkpoint].folder, zoo[checkpoint].description.radius
+        folder = zoo[checkpoint].folder
     model, card, dataset = load_with_data(
         folder, data, device, resize=resize, allow_import=allow_import
     )
@@ -234,7 +231,6 @@ def load_model(
         model=model,
         card=card,
         dataset=dataset,
-        radius=radius,
         weights_sha256=card.weights_sha256,
         digest=card.weights_sha256[:8],
     )

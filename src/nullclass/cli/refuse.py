@@ -62,7 +62,7 @@ class Command:
         if self.fitted is not None:
             check_count("--fitted", self.fitted)
         from nullclass.core.devices import find_device
-        from nullclass.rejection import DETECTORS, SCORES, ProvableNull, ThresholdedClassifier
+        from nullclass.rejection import DETECTORS, SCORES, ThresholdedClassifier, with_proof
         from nullclass.training.card import Origin, origin_of
         from nullclass.training.checkpoint import save_checkpoint
 
@@ -84,8 +84,7 @@ class Command:
             loaded = self.model.load(self.data, device, resize=self.resize, held_out=self.held_out)
             refusing: Classifier
             if self.radius is not None and self.by == PROOF:
-                verifier = self.verifier or "interval"
-                refusing = ProvableNull(loaded.model, self.radius, verifier=verifier)
+                refusing = with_proof(loaded.model, self.radius, self.verifier)
             else:
                 refusing = self._at_rate(loaded)
             card = loaded.card
@@ -109,10 +108,10 @@ class Command:
         """Return the model with its detector, at a threshold."""
         from nullclass.evaluation.record import NOTHING_HELD_OUT, refuse_at_rate
         from nullclass.experiments.context import with_detector
-        from nullclass.rejection import overlap
+        from nullclass.rejection import ProvableNull, overlap
 
         model = loaded.model
-        if loaded.radius is not None:
+        if isinstance(model, ProvableNull):
             raise UserError(f"{loaded.name} answers what it proves: it takes --by proof only")
         if loaded.dataset.validation is None:  # found out before a detector is fitted
             raise UserError(NOTHING_HELD_OUT.format("a threshold needs them"))

@@ -101,9 +101,8 @@ class Command:
                 name, self.data, device, resize=self.resize, allow_import=self.allow_import
             )
             datasets[loaded.dataset.checksum] = loaded.dataset
-            refuses = loaded.radius is not None or loaded.model.has_null
             try:
-                models[name] = loaded.rejecting(None if refuses else self.null_rate)
+                models[name] = loaded.rejecting(None if loaded.model.has_null else self.null_rate)
             except UserError as error:
                 raise UserError(f"{name}: {error}") from None
         if len(datasets) > 1:

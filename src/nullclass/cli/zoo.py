@@ -98,9 +98,11 @@ class EvaluateMembers:
     attack: tuple[str, ...] = ("worst-case", "worst-case-force-null")
     """Names of attacks, one with the objective fool; or none."""
     proofs: str | None = None
-    """Verifier: interval, crown-ibp or cascade; or none. Default: --verifier."""
-    verifier: str = "interval"
-    """What proves the answers of models with a radius. The zoo keeps only rates with interval."""
+    """Verifier: interval, crown-ibp or cascade; or none. Default: what proves the model's own
+    answers, else interval."""
+    verifier: str | None = None
+    """What proves the answers of models with a radius, instead of their own verifier. The zoo keeps
+    no such rates."""
     checks: Checks = True
     data: Data = None
     seed: AttackSeed = 0
@@ -128,12 +130,12 @@ class EvaluateMembers:
         check_output(self.out)
         if self.attack != (NONE,):
             find_fooling_attacks(self.attack)
-        for verifier in {self.verifier, self.proofs or NONE} - {NONE}:
+        for verifier in {self.verifier or NONE, self.proofs or NONE} - {NONE}:
             find_verifier(verifier)
         if self.update:
             check_updatable(zoo)
-            if self.verifier != "interval":
-                raise UserError("the zoo keeps rates with --verifier interval: leave out --update")
+            if self.verifier is not None:
+                raise UserError("the zoo keeps no rates of another --verifier: leave out --update")
         device = find_device(self.device)
         load_data = _data_loader(self.data)
         with output_file(zoo / RESULTS if self.update else None):
@@ -160,7 +162,7 @@ class EvaluateMembers:
 
         eps = sorted(set(self.eps or member.description.eps))
         tables, flags = [measure_clean(member, dataset, self.verifier)], None
-        proofs = self.proofs or self.verifier
+        proofs = self.proofs or self.verifier or member.verifier
         prove = partial(
             measure_proofs, member, dataset, eps, verifier=proofs, answers=self.verifier
         )
@@ -291,8 +293,7 @@ def _card_lines(member: Member) -> Iterator[tuple[str, str]]:
     yield "limits", description.limits
     yield "source", description.source
     yield "licence of the weights", description.licence
-    if description.radius is not None:
-        yield "answers what is proved within", f"{description.radius:g} (L∞, pixel units)"
+    yield "null by", member.null_by
     yield "parameters", f"{card.num_parameters:,}"
     yield "weights", f"{card.stored}, SHA-256 {card.weights_sha256}"
     if origin.rounding is not None:

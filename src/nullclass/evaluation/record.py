@@ -27,7 +27,13 @@ from nullclass.evaluation.plan import plan_attacks
 from nullclass.evaluation.result import Evaluation
 from nullclass.evaluation.run import evaluate
 from nullclass.models import Classifier
-from nullclass.rejection import ProvableNull, ThresholdedClassifier, calibrate, with_threshold
+from nullclass.rejection import (
+    ProvableNull,
+    ThresholdedClassifier,
+    calibrate,
+    with_proof,
+    with_threshold,
+)
 from nullclass.results import schema, store
 from nullclass.results.info import DataInfo, RunInfo, Settings, TrialResult
 from nullclass.results.run import read_run, write_summary
@@ -121,7 +127,7 @@ def record_evaluation(
     clean_null_rate: float | None = None,
     proofs: str | None = None,
     radius: float | None = None,
-    verifier: str = "interval",
+    verifier: str | None = None,
     ood: Sequence[str] = (),
     num_smallest: int = 0,
     distribution: bool = False,
@@ -147,9 +153,9 @@ def record_evaluation(
         num_images: How many of the first test images are scored and attacked.
         clean_null_rate: Answer null by a threshold at which this share of the held-out images is
             null.
-        radius: Wrap a model without null into a :class:`nullclass.rejection.ProvableNull` of this
-            radius, in pixel units.
-        verifier: Its verifier.
+        radius: Answer what is proved within this radius, in pixel units: as for
+            :func:`nullclass.rejection.with_proof`.
+        verifier: What proves it, likewise.
         proofs: As for ``evaluate``.
         ood: As for ``evaluate``.
         num_smallest: As for ``evaluate``.
@@ -171,12 +177,9 @@ def record_evaluation(
         )
     check_classes(dataset, model)
     check_seed(seed)
-    if radius is not None:
-        if clean_null_rate is not None:
-            raise UserError("use either a radius or a threshold (null rate), not both")
-        model = ProvableNull(model, radius, verifier=verifier)
-    elif verifier != "interval":
-        raise UserError("a verifier decides what is proved within a radius: give one")
+    if radius is not None and clean_null_rate is not None:
+        raise UserError("use either a radius or a threshold (null rate), not both")
+    model = with_proof(model, radius, verifier)
     if proofs is not None:
         find_verifier(proofs)
     test = dataset.test.first(num_images)

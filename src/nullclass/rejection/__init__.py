@@ -21,7 +21,7 @@ from nullclass.rejection.magnet import (
 )
 from nullclass.rejection.mahalanobis import Mahalanobis, fit_mahalanobis
 from nullclass.rejection.odds_are_odd import OddsAreOdd, fit_odds_are_odd
-from nullclass.rejection.provable import ProvableNull
+from nullclass.rejection.provable import ProvableNull, with_proof
 from nullclass.rejection.reject_by import DetectingClassifier, reject_by
 from nullclass.rejection.saved import detector_state, rebuild_detector
 from nullclass.rejection.scores import SCORES, null_scores
@@ -66,5 +66,6 @@ __all__ = [
     "see_through",
     "train_autoencoder",
     "weights_sha256",
+    "with_proof",
     "with_threshold",
 ]

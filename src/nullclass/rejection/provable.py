@@ -194,6 +194,34 @@ class ProvableNull(CertifiedNull):
         return self.make_certificates(images, logits)
 
 
+def with_proof(
+    model: Classifier,
+    radius: float | None = None,
+    verifier: str | None = None,
+    norm: str = "linf",
+) -> Classifier:
+    """Return a model that answers what is proved, with the values given; the others are its own.
+
+    Args:
+        model: K classes, without null, or a :class:`ProvableNull`.
+        radius: As for :class:`ProvableNull`. None: that of the model; one without has none.
+        verifier: As for :class:`ProvableNull`. None: that of the model, or else ``interval``.
+        norm: That of ``radius``.
+
+    Raises:
+        UserError: If there is a verifier without a radius, or as for :class:`ProvableNull`.
+    """
+    if radius is None and verifier is None:
+        return model
+    if isinstance(model, ProvableNull):
+        if radius is None:
+            radius, norm = model.radius, model.norm
+        return ProvableNull(model.model, radius, norm=norm, verifier=verifier or model.verifier)
+    if radius is None:
+        raise UserError("a verifier decides what is proved within a radius: give one")
+    return ProvableNull(model, radius, norm=norm, verifier=verifier or "interval")
+
+
 def _state(owner: nn.Module | Tensor) -> tuple[object, ...]:
     """What differs after a change of a layer, weight or buffer."""
     if isinstance(owner, nn.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -136,8 +135,6 @@ class Description(Schema, frozen=True, kw_only=True):
     """The paper."""
     eps: tuple[float, ...]
     """Budgets of the leaderboard, increasing, in pixel units (L∞)."""
-    radius: float | None = None
-    """The model answers only what interval bounds prove within this radius, in pixel units (L∞)."""
     licence: str = "MIT, as nullclass"
 
     def __post_init__(self) -> None:
@@ -149,8 +146,6 @@ class Description(Schema, frozen=True, kw_only=True):
             raise UserError(f"the eps of a description must be in (0, 1], not {self.eps!r}")
         if list(self.eps) != sorted(set(self.eps)):
             raise UserError(f"the eps of a description must increase, not {self.eps!r}")
-        if self.radius is not None and not 0 < self.radius < math.inf:
-            raise UserError(f"the radius of a description must be positive, not {self.radius!r}")
 
 
 class Card(Document, frozen=True, kw_only=True):

@@ -27,8 +27,8 @@ def load_zoo(name: str, device: torch.device | str = "cpu") -> Classifier:
         device: Device of the model.
 
     Returns:
-        A classifier with K + 1 logits, null last. It is a :class:`nullclass.ProvableNull` if the
-        member's description has a radius.
+        A classifier with K + 1 logits, null last, that refuses as the member's card says; a
+        :class:`nullclass.ProvableNull` if it answers what is proved.
 
     Raises:
         UserError: If there is no such member, or its files are missing, damaged or changed.

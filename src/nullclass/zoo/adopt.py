@@ -14,7 +14,6 @@ from msgspec.structs import replace
 from nullclass.core.errors import UserError
 from nullclass.core.paths import inside
 from nullclass.models.quantize import Stored
-from nullclass.rejection import ProvableNull
 from nullclass.training.card import Description, origin_of
 from nullclass.training.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
 from nullclass.zoo.load import load_member
@@ -40,8 +39,7 @@ def adopt(
     """Take a checkpoint into a zoo; it replaces an earlier member of that name.
 
     Args:
-        checkpoint: Folder of the checkpoint. Of a :class:`~nullclass.rejection.ProvableNull` the
-            network is taken, as the radius is in the description.
+        checkpoint: Folder of the checkpoint.
         name: Name of the member.
         description: Description of the member.
         stored: How the weights are stored. If rounded, the rounded network is the member.
@@ -53,15 +51,6 @@ def adopt(
     """
     target = inside(zoo / CHECKPOINTS, name)
     model, card = load_checkpoint(checkpoint)
-    if isinstance(model, ProvableNull):
-        settings = model.radius, model.norm, model.verifier
-        if settings != (description.radius, "linf", "interval"):
-            raise UserError(
-                f"{checkpoint} answers what {settings[2]} proves within {settings[0]:g} "
-                f"({settings[1]}), and its description has the radius {description.radius}, proved "
-                "by interval bounds (linf): describe the same radius, or adopt the network inside"
-            )
-        model = model.model
     rounding = None if stored == "exact" else ROUNDING.format(stored)
     origin = replace(origin_of(card), rounding=rounding)
     with tempfile.TemporaryDirectory() as folder:

@@ -44,8 +44,8 @@ def check_dataset(member: Member, dataset: Dataset) -> None:
         )
 
 
-def measure_clean(member: Member, dataset: Dataset, verifier: str = "interval") -> pd.DataFrame:
-    """Return the clean rates on all test images, with answers by a verifier if they are proved."""
+def measure_clean(member: Member, dataset: Dataset, verifier: str | None = None) -> pd.DataFrame:
+    """Return the clean rates on all test images, with answers by a verifier or as its card says."""
     check_dataset(member, dataset)
     model = load_member(member, verifier=verifier).double()
     counts = torch.zeros(len(OUTCOME_NAMES), dtype=torch.long)
@@ -62,7 +62,7 @@ def measure_proofs(
     eps: Sequence[float],
     *,
     verifier: str,
-    answers: str = "interval",
+    answers: str | None = None,
     num_images: int | None = None,
     attacked: pd.DataFrame | None = None,
     on_images: OnImages = ignore,
@@ -74,7 +74,7 @@ def measure_proofs(
         dataset: Its dataset.
         eps: Budgets in pixel units.
         verifier: Name of the verifier.
-        answers: That of the model's own answers, if they are proved.
+        answers: That of the model's own answers, instead of that of its card.
         num_images: Number of test images, from the first. Default: all.
         attacked: Rows of an evaluation of the same images, to be checked against the proofs.
         on_images: Receives the number of images done since its last call.

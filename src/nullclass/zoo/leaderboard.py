@@ -133,7 +133,7 @@ def page(folder: Path = FOLDER) -> str:
             (line for m, r in known for line in _brackets(m, r)),
         ),
         models=markdown_table(
-            ("model", "what", "radius", "parameters", "stored as", "training, minutes (cores)"),
+            ("model", "what", "null by", "parameters", "stored as", "training, minutes (cores)"),
             (_model(m) for m, _ in known),
         ),
         tolerance=100 * ATTACK_TOLERANCE,
@@ -172,12 +172,12 @@ def _brackets(member: Member, rows: pd.DataFrame) -> Iterable[list[str]]:
 
 
 def _model(member: Member) -> list[str]:
-    radius, minutes, cores = member.description.radius, member.training_minutes, member.num_cores
+    minutes, cores = member.training_minutes, member.num_cores
     time = NOTHING if minutes is None else f"{minutes:.1f}"
     return [
         member.name,
         member.description.title,
-        NOTHING if radius is None else f"{radius:g}",
+        member.null_by,
         f"{member.card.num_parameters:,}",
         "float32" if member.card.stored == "exact" else member.card.stored,
         time if cores is None else f"{time} ({cores})",

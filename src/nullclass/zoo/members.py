@@ -7,7 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nullclass.core.errors import UserError
-from nullclass.training.card import CARD, Card, Description, read_card
+from nullclass.training.card import (
+    CARD,
+    Card,
+    Description,
+    ProvableRefusal,
+    SmoothedRefusal,
+    ThresholdRefusal,
+    read_card,
+)
 
 FOLDER = Path(__file__).parent
 """The zoo of the package."""
@@ -42,6 +50,27 @@ class Member:
     def weights_sha256(self) -> str:
         """Checksum of the weights file."""
         return self.card.weights_sha256
+
+    @property
+    def null_by(self) -> str:
+        """What decides on null, in words."""
+        refusal = self.card.refusal
+        if refusal is None:
+            return "null class"
+        if isinstance(refusal, ProvableRefusal):
+            return f"proof within {refusal.radius:g} ({refusal.norm}, {refusal.verifier})"
+        if isinstance(refusal, SmoothedRefusal):
+            return f"smoothing within {refusal.radius:g} (l2)"
+        if isinstance(refusal, ThresholdRefusal):
+            return "calibrated threshold"
+        within = refusal.settings.get("radius")
+        return refusal.detector if within is None else f"{refusal.detector} within {within:g}"
+
+    @property
+    def verifier(self) -> str:
+        """What proves the answers, or would."""
+        refusal = self.card.refusal
+        return refusal.verifier if isinstance(refusal, ProvableRefusal) else "interval"
 
     @property
     def training_minutes(self) -> float | None:
