@@ -220,13 +220,14 @@ def test_from_a_function_and_a_folder_of_pictures_to_the_report(
 def test_models_of_a_function(
     function: str, options: dict[str, Any], expected: dict[str, Any], data_folder: Path
 ) -> None:
-    found = ModelOptions(model=f"{NAME}:{function}", **options).load(str(data_folder), CPU)
+    data = str(data_folder)
+    found = ModelOptions(model=f"{NAME}:{function}", data=data, **options).load(CPU)
     assert found.model.num_classes == 3
     assert {name: getattr(found.model, name) for name in expected} == expected
     assert found.model(found.dataset.test.batch([0])[0]).isfinite().all()
     assert (found.name, found.card, found.weights_sha256) == (f"{NAME}.{function}", None, None)
-    other = ModelOptions(model=f"{NAME}:build", model_args=("units=7",), null="last")
-    assert found.digest != other.load(str(data_folder), CPU).digest
+    other = ModelOptions(model=f"{NAME}:build", data=data, model_args=("units=7",), null="last")
+    assert found.digest != other.load(CPU).digest
 
 
 BAD = [

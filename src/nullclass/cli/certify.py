@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nullclass.cli.common import (
-    Data,
     Device,
     Eps,
-    Resize,
     print_table,
 )
 from nullclass.cli.models import LoadedModel, Model, ModelOptions
@@ -47,8 +45,6 @@ class Command:
     """JSON file for the certificates of a model with a radius."""
     check: Path | None = None
     """Only check the certificates in this file: prove them again from the weights, in float64."""
-    data: Data = None
-    resize: Resize = None
     device: Device = "auto"
 
     def run(self) -> None:
@@ -63,12 +59,12 @@ class Command:
 
         if self.check is not None:
             self._refuse_other_options()
-            loaded = self.model.load(self.data, torch.device("cpu"), resize=self.resize)
+            loaded = self.model.load(torch.device("cpu"))
             _check(self.check, loaded)
             return
         device = find_device(self.device)
         with output_file(self.out):
-            loaded = self.model.load(self.data, device, resize=self.resize)
+            loaded = self.model.load(device)
             test = loaded.dataset.test
             test = test if self.images is None else test.first(self.images)
             model = self._with_radius(loaded)

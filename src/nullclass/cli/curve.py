@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nullclass.cli.common import Data, Device, HeldOut, Resize
+from nullclass.cli.common import Device, HeldOut
 from nullclass.cli.models import Model, ModelOptions
 from nullclass.cli.outputs import output_file
 from nullclass.core.checks import check_count, check_seed
@@ -35,9 +35,7 @@ class Command:
     """Number of held-out images, from the first."""
     sizes: int = 32
     """Points of the curve."""
-    data: Data = None
     held_out: HeldOut = None
-    resize: Resize = None
     seed: int = 0
     """Seed of the perturbation."""
     device: Device = "auto"
@@ -59,7 +57,7 @@ class Command:
         perturbation = make_perturbation(self.perturbation, settings)
         device = find_device(self.device)
         with output_file(self.out):
-            loaded = self.model.load(self.data, device, resize=self.resize, held_out=self.held_out)
+            loaded = self.model.load(device, held_out=self.held_out)
             held_out = loaded.dataset.validation
             if held_out is None:
                 raise UserError(NOTHING_HELD_OUT.format("a null curve needs them"))

@@ -9,12 +9,10 @@ from nullclass.cli.common import (
     AttackNorm,
     AttackSeed,
     Checks,
-    Data,
     Device,
     Eps,
     HeldOut,
     NullRate,
-    Resize,
     print_flags,
     print_report,
 )
@@ -62,9 +60,7 @@ class Command:
     checks: Checks = True
     strict: bool = False
     """Exit with status 1 if there is a red flag."""
-    data: Data = None
     held_out: HeldOut = None
-    resize: Resize = None
     out: Path | None = None
     """Run folder. Default: runs/evaluate/NAME-HASH, with a hash of the weights."""
     seed: AttackSeed = 0
@@ -89,7 +85,7 @@ class Command:
         device = find_device(self.device)
         if self.out is not None:
             _check(self.out)
-        loaded = self.model.load(self.data, device, resize=self.resize, held_out=self.held_out)
+        loaded = self.model.load(device, held_out=self.held_out)
         folder = self.out or Path("runs") / "evaluate" / f"{loaded.name}-{loaded.digest}"
         _check(folder)
         num_images = self.images

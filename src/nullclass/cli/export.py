@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from nullclass.cli.common import Data, NullRate, Resize
+from nullclass.cli.common import NullRate
 from nullclass.cli.models import Model, ModelOptions
 from nullclass.cli.outputs import output_file
 from nullclass.core.checks import check_count
@@ -28,8 +28,6 @@ class Command:
     images: int | None = None
     """Number of test images, from the first, on which model and file are compared. Default:
     10,000, or all if there are fewer."""
-    data: Data = None
-    resize: Resize = None
 
     def run(self) -> None:
         """Run the command."""
@@ -40,7 +38,7 @@ class Command:
         if self.images is not None:
             check_count("--images", self.images)
         with output_file(self.out):
-            loaded = self.model.load(self.data, torch.device("cpu"), resize=self.resize)
+            loaded = self.model.load(torch.device("cpu"))
         out = self.out or Path(f"{loaded.name}{FORMATS[self.format]}")
         with output_file(out):
             dataset = loaded.dataset

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO
 
 import tyro
 
-from nullclass.cli.common import Data, Device, NullRate, Resize
+from nullclass.cli.common import Device, NullRate
 from nullclass.cli.models import Model, ModelOptions
 from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
@@ -46,8 +46,6 @@ class Command:
     """Most images in a line."""
     log: Path | None = None
     """File to which log lines are appended. Default: standard error."""
-    data: Data = None
-    resize: Resize = None
     device: Device = "auto"
 
     def run(self) -> None:
@@ -57,7 +55,7 @@ class Command:
         from nullclass.serving import Guard
 
         check_count("--calibrate", self.calibrate)
-        loaded = self.model.load(self.data, find_device(self.device), resize=self.resize)
+        loaded = self.model.load(find_device(self.device))
         dataset = loaded.dataset
         with _log(self.log) as log:
             guard = Guard(

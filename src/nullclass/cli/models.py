@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import tyro
 
+from nullclass.cli.common import Data, Resize
 from nullclass.core.checks import check_path, shown
 from nullclass.core.errors import UserError
 
@@ -37,6 +38,8 @@ class ModelOptions:
     """A checkpoint, or a model of your own code."""
 
     checkpoint: Annotated[str | None, tyro.conf.Positional, _CHECKPOINT] = None
+    data: Data = None
+    resize: Resize = None
     allow_import: AllowImport = False
     model: Annotated[str | None, tyro.conf.arg(metavar="PACKAGE.MODULE:FUNCTION")] = None
     """Instead of a checkpoint: a function that returns a torch module, or a function from images
@@ -58,34 +61,23 @@ class ModelOptions:
     std: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="STD …")] = None
     """Pixel standard deviation to divide by, likewise."""
 
-    def load(
-        self,
-        data: str | None,
-        device: torch.device,
-        *,
-        resize: Sequence[int] | None = None,
-        held_out: str | None = None,
-    ) -> LoadedModel:
+    def load(self, device: torch.device, *, held_out: str | None = None) -> LoadedModel:
         """Load the model, and its data or other data, resized if need be.
 
         Args:
-            data: As for :func:`nullclass.load_dataset`.
             device: Device of the model.
-            resize: As for :func:`nullclass.load_dataset`.
             held_out: Data whose test images become the held-out images.
 
         Raises:
             UserError: If the options or the data do not fit together, or as for
                 :func:`load_model`.
         """
-        loaded = self._load(data, device, resize)
+        loaded = self._load(device)
         if held_out is None:
             return loaded
-        return replace(loaded, dataset=_holding_out(loaded.dataset, held_out, resize))
+        return replace(loaded, dataset=_holding_out(loaded.dataset, held_out, self.resize))
 
-    def _load(
-        self, data: str | None, device: torch.device, resize: Sequence[int] | None
-    ) -> LoadedModel:
+    def _load(self, device: torch.device) -> LoadedModel:
         own = {
             "--model-args": self.model_args,
             "--weights": self.weights,
@@ -102,15 +94,17 @@ class ModelOptions:
             if given:
                 raise UserError(f"{given[0]} is for --model: a checkpoint has its own settings")
             return load_model(
-                self.checkpoint, data, device, resize=resize, allow_import=self.allow_import
+                self.checkpoint,
+                self.data,
+                device,
+                resize=self.resize,
+                allow_import=self.allow_import,
             )
-        if data is None:
+        if self.data is None:
             raise UserError("--model needs --data: a model of your own names none")
-        return self._load_own(data, device, resize)
+        return self._load_own(self.data, device)
 
-    def _load_own(
-        self, data: str, device: torch.device, resize: Sequence[int] | None
-    ) -> LoadedModel:
+    def _load_own(self, data: str, device: torch.device) -> LoadedModel:
         from nullclass.core.paths import sha256
         from nullclass.data import load_dataset
         from nullclass.models import Imported
@@ -120,7 +114,7 @@ class ModelOptions:
         assert self.model is not None
         imported = Imported(self.model, read_arguments(self.model_args))
         weights_sha256 = None if self.weights is None else sha256(self.weights)
-        dataset = load_dataset(data, validation=0, resize=resize)
+        dataset = load_dataset(data, validation=0, resize=self.resize)
         settings: dict[str, Any] = {"outputs": self.outputs, "mean": self.mean, "std": self.std}
         if self.null is not None:
             settings |= {"has_null": self.null != "none"}

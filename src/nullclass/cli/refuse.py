@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nullclass.cli.common import Data, Device, HeldOut, Resize
+from nullclass.cli.common import Device, HeldOut
 from nullclass.cli.models import LoadedModel, Model, ModelOptions
 from nullclass.cli.outputs import checkpoint_folder
 from nullclass.core.checks import check_choice, check_count, check_rate, check_seed
@@ -47,9 +47,7 @@ class Command:
     fitted: int | None = None
     """For detectors: to how many training images, from the first, they are fitted. Default: 5000,
     or all if there are fewer."""
-    data: Data = None
     held_out: HeldOut = None
-    resize: Resize = None
     seed: int = 0
     """Seed of what is drawn while fitting."""
     device: Device = "auto"
@@ -81,7 +79,7 @@ class Command:
                 raise UserError(f"--{name.replace('_', '-')} has no effect with --by {self.by}")
         device = find_device(self.device)
         with checkpoint_folder(self.out):
-            loaded = self.model.load(self.data, device, resize=self.resize, held_out=self.held_out)
+            loaded = self.model.load(device, held_out=self.held_out)
             refusing: Classifier
             if self.radius is not None and self.by == PROOF:
                 refusing = with_proof(loaded.model, self.radius, self.verifier)

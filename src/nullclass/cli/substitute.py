@@ -7,10 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from nullclass.cli.common import (
-    Data,
     Device,
     NullRate,
-    Resize,
 )
 from nullclass.cli.models import Model, ModelOptions
 from nullclass.cli.outputs import checkpoint_folder, restarting
@@ -35,8 +33,6 @@ class Command:
     architecture: str = "small"
     """Architecture of the substitute: small, notebook or report."""
     null_rate: NullRate = None
-    data: Data = None
-    resize: Resize = None
     seed: int = 0
     """Seed of the choice of images and of the training."""
     device: Device = "auto"
@@ -54,7 +50,7 @@ class Command:
         plan = QueryPlan(self.seeds, self.queries, self.step)
         device = find_device(self.device)
         with checkpoint_folder(self.out):
-            loaded = self.model.load(self.data, device, resize=self.resize)
+            loaded = self.model.load(device)
             target, test = loaded.model, loaded.dataset.test
             if self.null_rate is not None:
                 target = refuse_at_rate(target, loaded.dataset, self.null_rate)
