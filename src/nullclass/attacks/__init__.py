@@ -14,6 +14,7 @@ from nullclass.attacks.external import EXTERNAL
 from nullclass.attacks.fgsm import FGSM
 from nullclass.attacks.fmn import FMN
 from nullclass.attacks.mi_fgsm import MIFGSM
+from nullclass.attacks.nearest_first import NearestFirstPGD
 from nullclass.attacks.noise import Noise
 from nullclass.attacks.pgd import PGD, MultiTargetedPGD
 from nullclass.attacks.rays import RayS
@@ -38,6 +39,7 @@ __all__ = [
     "DiversifiedPGD",
     "MultiTargetedAPGD",
     "MultiTargetedPGD",
+    "NearestFirstPGD",
     "Noise",
     "RayS",
     "RefinedPGD",
@@ -64,6 +66,7 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "multi-targeted-apgd": MultiTargetedAPGD,
     "fmn": FMN,
     "selective-pgd": SelectivePGD,
+    "nearest-first-pgd": NearestFirstPGD,
     "whole-ball-pgd": WholeBallPGD,
     "square": Square,
     "noise": Noise,

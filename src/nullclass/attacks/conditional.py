@@ -1,4 +1,4 @@
-"""Attacks that run only where they can help: without a gradient, or where a sample succeeds."""
+"""Attacks that run only where they can help: without a gradient, around a network, on a sample."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from nullclass.attacks.base import Attack, WrappedAttack, run_on
 from nullclass.attacks.state import AttackState
 from nullclass.attacks.steps import NoGradientError, has_direction
+from nullclass.models.classifier import network_inside
 from nullclass.results.schema import Access
 
 
@@ -46,6 +47,29 @@ class OnZeroGradient(ConditionalAttack):
         chosen = (state.active & ~has_gradient).nonzero().squeeze(1)
         if len(chosen):
             run_on(self.attack, state, chosen, generator)
+
+
+@dataclass(frozen=True)
+class OnRule(ConditionalAttack):
+    """Runs an attack on models that are a rule around a network, and on no others.
+
+    The network decides on the class and the rule on null: both have the same real logits, up to a
+    number per image. A proof has logits of its own, margins.
+    """
+
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        network, few = network_inside(state.model), state.images[:NUM_COMPARED]
+        if network is state.model:
+            return
+        real = [model(few)[:, : network.num_classes] for model in (state.model, network)]
+        of_rule, of_network = (logits - logits.amax(dim=1, keepdim=True) for logits in real)
+        if torch.allclose(of_rule, of_network, rtol=1e-4, atol=1e-4):
+            run_on(self.attack, state, state.active.nonzero().squeeze(1), generator)
+
+
+NUM_COMPARED = 2
+"""Images of which :class:`OnRule` compares the logits."""
 
 
 @dataclass(frozen=True)

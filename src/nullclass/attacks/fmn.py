@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.base import BaseAttack
-from nullclass.attacks.losses import LossName, ObjectiveName, is_success
+from nullclass.attacks.losses import LossName, ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.attacks.steps import backward, forward
 from nullclass.core.modules import frozen, searched
@@ -127,6 +127,8 @@ class FMN(BaseAttack):
     def _losses(self, state: AttackState) -> Iterator[tuple[IndexedLoss, IndexedLoss]]:
         """Yield what each run maximises until its first success, and after it."""
         yield state.loss(self.loss), state.loss("margin")
+        if state.targets is not None:
+            return
         for margin in state.target_losses(self.num_targets, "margin"):
             yield margin, margin
 
@@ -153,8 +155,7 @@ class _Nearest:
         """Keep nearer successes, and return which images ``(N,)`` succeed."""
         check_finite(logits)
         state = self.state
-        labels, num_classes = state.labels[indices], state.model.num_classes
-        succeeded = is_success(logits, labels, num_classes, state.objective)
+        succeeded = state.is_success(indices, logits)
         sizes = state.norm.size(adv_images - state.images[indices])
         is_nearer = succeeded & (sizes < self.sizes[indices])
         is_better = (margin > self.margins[indices]) & self.sizes[indices].isinf()

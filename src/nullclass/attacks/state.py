@@ -220,18 +220,19 @@ class AttackState:
         check_finite(logits)
         adv_images, logits = adv_images.detach(), logits.detach()
         margins = self.loss("margin")(logits, indices).to(self.best)
-        succeeded = self._is_success(indices, logits)
+        succeeded = self.is_success(indices, logits)
         if confirm and bool(succeeded.any()):
             apparent = succeeded.nonzero().squeeze(1)
             exact = self.model(adv_images[apparent])
-            succeeded[apparent] = self._is_success(indices[apparent], exact)
+            succeeded[apparent] = self.is_success(indices[apparent], exact)
         is_kept = succeeded | (margins > self.best[indices])
         self.adv_images[indices[is_kept]] = adv_images[is_kept]
         self.best[indices[is_kept]] = margins[is_kept]
         self.active[indices[succeeded]] = False
         return succeeded
 
-    def _is_success(self, indices: Tensor, logits: Tensor) -> Tensor:
+    def is_success(self, indices: Tensor, logits: Tensor) -> Tensor:
+        """Return which images ``(N,)`` reach the objective, or their chosen targets."""
         num_classes = self.model.num_classes
         if self.targets is not None:
             return predictions(logits, num_classes) == self.targets[indices]

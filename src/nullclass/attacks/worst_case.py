@@ -6,11 +6,12 @@ from functools import partial
 
 from nullclass.attacks.apgd import APGD
 from nullclass.attacks.base import Attack
-from nullclass.attacks.conditional import OnSample, OnZeroGradient
+from nullclass.attacks.conditional import OnRule, OnSample, OnZeroGradient
 from nullclass.attacks.dataset import DatasetAttack
 from nullclass.attacks.diversified import DiversifiedPGD
 from nullclass.attacks.ensemble import AttackEnsemble
 from nullclass.attacks.losses import ObjectiveName
+from nullclass.attacks.nearest_first import NearestFirstPGD
 from nullclass.attacks.pgd import PGD, MultiTargetedPGD
 from nullclass.attacks.refined import RefinedPGD
 from nullclass.attacks.square import Square
@@ -30,10 +31,11 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     1. images of other classes, projected into the ball (exact at the largest eps);
     2. PGD on the logsumexp margin, large steps with momentum;
     3. short runs from diversified starts, on both margins in turns;
-    4. PGD in smaller steps towards the three nearest answers;
-    5. PGD in falling steps from the best images so far, and from points near them;
-    6. PGD towards every answer, or the 20 nearest;
-    7. random search, for masked gradients: longer where the gradient is zero.
+    4. for a rule around a network: PGD from the nearest images that fool the network;
+    5. PGD in smaller steps towards the three nearest answers;
+    6. PGD in falling steps from the best images so far, and from points near them;
+    7. PGD towards every answer, or the 20 nearest;
+    8. random search, for masked gradients: longer where the gradient is zero.
 
     The idea of a fixed ensemble is AutoAttack's (Croce & Hein 2020), that of short runs on the
     nearest images A3's (Liu et al. 2022), that few targets suffice that of the MM attack (Gao et
@@ -47,12 +49,15 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
         "dataset": DatasetAttack(objective=objective),
         "pgd": PGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
         "diversified": DiversifiedPGD(objective),
+        "nearest-first": OnRule(OnSample(NearestFirstPGD(), share=0.1)),
         "targets": OnSample(targeted(num_targets=3), share=0.25),
         "refined": OnSample(RefinedPGD(objective), share=0.25),
         "all-targets": OnSample(targeted(), share=0.05),
         "square-zero-gradient": OnZeroGradient(OnSample(Square(objective), share=0.1)),
         "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000), share=0.01),
     }
+    if objective != "fool":
+        del members["nearest-first"]
     names, version = tuple(members), f"worst-case {VERSION}"
     return AttackEnsemble(tuple(members.values()), names, version, largest_eps_first=True)
 
