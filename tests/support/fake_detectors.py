@@ -30,6 +30,8 @@ FOOLED = {
     "adversarial-none": (1, 2, 4),
     "adversarial-softmax": (1, 1, 3),
     "adversarial-entropy": (9, 19, 29),
+    "strong-none": (1, 2, 3),
+    "strong-consistency": (0, 0, 1),
     "interval-proof": (0, 0, 1),
 }
 """Of 40 attacked images, the last: fooled at each ε by an attacker who knows the rule."""

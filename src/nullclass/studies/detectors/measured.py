@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from nullclass.report.measures import Measure, Measures
 from nullclass.results.schema import UNION
-from nullclass.studies.detectors.config import INTERVAL, NETWORKS, NONE, RULES, UNAWARE
+from nullclass.studies.detectors.config import INTERVAL, NETWORKS, NONE, RULES, STRONG, UNAWARE
 
 SURVIVES = 0.5
 """A way to refuse survives if fewer images than this share are fooled."""
@@ -25,7 +25,7 @@ def rule_of(model: str) -> str:
 def networks(measures: Measures) -> list[str]:
     """Networks of the run, in the study's order."""
     known = {network_of(model) for model in measures.models}
-    return [network for network in (*NETWORKS, INTERVAL) if network in known]
+    return [network for network in (*NETWORKS, STRONG, INTERVAL) if network in known]
 
 
 def models_on(measures: Measures, network: str) -> list[str]:

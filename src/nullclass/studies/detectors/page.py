@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nullclass.experiments.detector_plan import CONSISTENCY
 from nullclass.report.blocks import Page, Table, Terms, section
 from nullclass.report.formatting import WORST_CASE, attack_name, eps_text, percent, rate_text
 from nullclass.report.measures import Measure, Measures, differ
@@ -13,12 +14,15 @@ from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.studies.detectors.config import (
     ADVERSARIAL,
-    CONSISTENCY_SETTINGS,
     INTERVAL,
     NETWORKS,
     NONE,
     NULL_RATE,
+    NUM_INNER_STEPS,
+    NUM_STRONG_STEPS,
     RADIUS,
+    STRONG,
+    STRONG_NULL_RATE,
     VARIANTS,
 )
 from nullclass.studies.detectors.config import CLEAN as ORDINARY
@@ -64,8 +68,9 @@ TERMS = [
     ),
     (
         "consistency",
-        f"Refuses where an inner attack of {CONSISTENCY_SETTINGS['num_steps']} steps within "
-        f"{RADIUS:g} finds another class with a margin above the threshold (Palumbo et al. 2024).",
+        f"Refuses where an inner attack of {NUM_INNER_STEPS} steps ({NUM_STRONG_STEPS} on the "
+        f"strong network) within {RADIUS:g} finds another class with a margin above the threshold "
+        "(Palumbo et al. 2024).",
     ),
     (
         "proof",
@@ -78,6 +83,8 @@ SENTENCES = (
     "Attacks without knowledge of the rule: {unaware_best} refuses or answers rightly at "
     "least {unaware_rate} of the images (ε {eps}, the least of three attacks, {n_unaware}).",
     "The adversarially trained network keeps RAR {base} without refusing.{best}{not_better}",
+    "On {strong_network}, consistency keeps RAR {strong} at clean null {strong_null}; without it "
+    "the network keeps {strong_base} (ε {eps}).",
     "The proof keeps RAR {proof} (ε {eps}), and at least {proved} against every attack (n = "
     "{n_proved}).",
     "The price at ε {eps}: clean null {clean_null}, null-DoS {dos}.",
@@ -87,8 +94,9 @@ THREAT_MODEL = (
     "White-box: the attacker knows network, detector and threshold, and takes gradients through "
     f"the score. The {attack_name(WORST_CASE)} is {NULL_AWARE_TEXT} The unaware attacks know the "
     f"network only. {SCORED_TEXT}",
-    f"Thresholds refuse {percent(NULL_RATE, 0)} % of held-out clean images, which are used neither "
-    "in training nor in the test.",
+    f"Thresholds refuse {percent(NULL_RATE, 0)} % of held-out clean images, "
+    f"{percent(STRONG_NULL_RATE, 1)} % on the strong network; these images are used neither in "
+    "training nor in the test.",
 )
 
 
@@ -128,7 +136,8 @@ def findings(measures: Measures) -> list[str]:
     eps = measures.union_budgets()[-1]
     values: dict[str, Any] = {"eps": eps_text(eps)}
     values |= {"ordinary": _ordinary(measures, eps)}
-    values |= _unaware(measures, eps) | _adversarial(measures, eps) | _proof(measures, eps)
+    values |= _unaware(measures, eps) | _adversarial(measures, eps)
+    values |= _strong(measures, eps) | _proof(measures, eps)
     models = [m for network in NETWORKS for m in refusing(measures, network)]
     for name, attack, metric, at in (
         ("clean_null", CLEAN, "null", 0.0),
@@ -192,6 +201,21 @@ def _adversarial(measures: Measures, eps: float) -> dict[str, Any]:
 
 def _names(measures: Sequence[Measure]) -> str:
     return ", ".join(rule_of(measure.model) for measure in measures) or "none"
+
+
+def _strong(measures: Measures, eps: float) -> dict[str, Any]:
+    """RAR and clean null of consistency on the strong network, and RAR without it."""
+    model = f"{STRONG}-{CONSISTENCY}"
+    rar, base = (measures.find(name, UNION, "rar", eps) for name in (model, f"{STRONG}-{NONE}"))
+    null = measures.find(model, CLEAN, "null", 0.0)
+    if rar is None or base is None or null is None:
+        return {}
+    return {
+        "strong_network": NETWORK_TITLES[STRONG],
+        "strong": rate_text(rar, has_n=True),
+        "strong_null": rate_text(null, has_n=True),
+        "strong_base": rate_text(base, has_n=True),
+    }
 
 
 def _proof(measures: Measures, eps: float) -> dict[str, Any]:

@@ -25,6 +25,7 @@ RATES = {"aer": "AER", "rar": "RAR", "null_dos": "null-DoS"}
 NETWORK_TITLES = {
     "clean": "the network trained on clean images",
     "adversarial": "the adversarially trained network",
+    "strong": "the wider network adversarially trained for 30 epochs",
     "interval": "the network trained with interval bounds",
 }
 
