@@ -46,6 +46,11 @@ def hand_made(images: Tensor) -> Tensor:
     return torch.cat([logits, null[:, None]], dim=1)
 
 
+def with_score(images: Tensor) -> tuple[Tensor, Tensor]:
+    logits = pixel_network()(images)
+    return logits, far(images, logits) + 0 * logits.sum(dim=1)
+
+
 def test_the_worst_case_runs_it_on_rules_around_a_network_alone() -> None:
     members = dict(zip(worst_case().names, worst_case().members, strict=True))
     network = pixel_network()
@@ -59,6 +64,7 @@ def test_the_worst_case_runs_it_on_rules_around_a_network_alone() -> None:
         (reject_by(network, lambda x, z: far(x, z) + 0 * z.sum(dim=1)), True),
         (with_threshold(network, 0.0), True),
         (ThroughGate(gate, 0, 1, len(FEW)), True),
+        (as_classifier(with_score, 2, FEW, has_score=True), True),
     ):
         attack = AttackEnsemble((members["nearest-first"],))
         (stats,) = attack.run_members(model, FEW, LABELS, eps=0.05).member_stats

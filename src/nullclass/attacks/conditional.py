@@ -53,14 +53,14 @@ class OnZeroGradient(ConditionalAttack):
 class OnRule(ConditionalAttack):
     """Runs an attack on models that are a rule around a network, and on no others.
 
-    The network decides on the class and the rule on null: both have the same real logits, up to a
-    number per image. A proof has logits of its own, margins.
+    The network decides on the class, and a rule around it or a score beside it on null: both have
+    the same real logits, up to a number per image. A proof has logits of its own, margins.
     """
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
         network, few = network_inside(state.model), state.images[:NUM_COMPARED]
-        if network is state.model:
+        if network is state.model and not network.has_score:
             return
         real = [model(few)[:, : network.num_classes] for model in (state.model, network)]
         of_rule, of_network = (logits - logits.amax(dim=1, keepdim=True) for logits in real)
