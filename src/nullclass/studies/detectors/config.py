@@ -75,11 +75,10 @@ that are proved nothing."""
 RADIUS = 0.15
 """Radius of consistency and proofs: half the largest budget, the best choice against it."""
 
-NUM_INNER_STEPS, NUM_STRONG_STEPS = 10, 20
-"""Steps of consistency's inner attack, the second on the strong network."""
+CONSISTENCY_SETTINGS: dict[str, Any] = {"radius": RADIUS, "num_steps": 10}
 
-NULL_RATE, STRONG_NULL_RATE = 0.01, 0.005
-"""Share of held-out clean images that the threshold refuses, the second on the strong network."""
+NULL_RATE = 0.01
+"""Share of held-out clean images that the threshold refuses."""
 
 VALIDATION = 5_000
 """Held-out images, for the thresholds."""
@@ -135,25 +134,18 @@ def _trial(name: str, seed: int, preset: Preset) -> Trial:
         tuple(attacks),
         num_clean=num_clean,
         is_checked=bool(attacks),
-        null_rate=_null_rate(network, rule),
+        null_rate=None if rule in (NONE, PROOF) else NULL_RATE,
         crafted=crafted,
         radius=RADIUS if rule == PROOF else None,
         proofs=(ProofPlan((RADIUS, *EPS), num_clean),) if rule == PROOF else (),
-        detector=_detector(network, rule),
+        detector=_detector(rule),
         label=name,
     )
 
 
-def _null_rate(network: str, rule: str) -> float | None:
-    if rule in (NONE, PROOF):
-        return None
-    return STRONG_NULL_RATE if network == STRONG else NULL_RATE
-
-
-def _detector(network: str, rule: str) -> DetectorPlan | None:
+def _detector(rule: str) -> DetectorPlan | None:
     if rule == CONSISTENCY:
-        num_steps = NUM_STRONG_STEPS if network == STRONG else NUM_INNER_STEPS
-        return DetectorPlan(CONSISTENCY, settings={"radius": RADIUS, "num_steps": num_steps})
+        return DetectorPlan(CONSISTENCY, settings=CONSISTENCY_SETTINGS)
     if rule in LOGIT_SCORES or rule in DETECTORS:
         return DetectorPlan(rule, NUM_FITTED)
     return None

@@ -14,15 +14,13 @@ from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.studies.detectors.config import (
     ADVERSARIAL,
+    CONSISTENCY_SETTINGS,
     INTERVAL,
     NETWORKS,
     NONE,
     NULL_RATE,
-    NUM_INNER_STEPS,
-    NUM_STRONG_STEPS,
     RADIUS,
     STRONG,
-    STRONG_NULL_RATE,
     VARIANTS,
 )
 from nullclass.studies.detectors.config import CLEAN as ORDINARY
@@ -68,9 +66,8 @@ TERMS = [
     ),
     (
         "consistency",
-        f"Refuses where an inner attack of {NUM_INNER_STEPS} steps ({NUM_STRONG_STEPS} on the "
-        f"strong network) within {RADIUS:g} finds another class with a margin above the threshold "
-        "(Palumbo et al. 2024).",
+        f"Refuses where an inner attack of {CONSISTENCY_SETTINGS['num_steps']} steps within "
+        f"{RADIUS:g} finds another class with a margin above the threshold (Palumbo et al. 2024).",
     ),
     (
         "proof",
@@ -94,9 +91,8 @@ THREAT_MODEL = (
     "White-box: the attacker knows network, detector and threshold, and takes gradients through "
     f"the score. The {attack_name(WORST_CASE)} is {NULL_AWARE_TEXT} The unaware attacks know the "
     f"network only. {SCORED_TEXT}",
-    f"Thresholds refuse {percent(NULL_RATE, 0)} % of held-out clean images, "
-    f"{percent(STRONG_NULL_RATE, 1)} % on the strong network; these images are used neither in "
-    "training nor in the test.",
+    f"Thresholds refuse {percent(NULL_RATE, 0)} % of held-out clean images, which are used neither "
+    "in training nor in the test.",
 )
 
 
