@@ -62,6 +62,7 @@ def test_the_worst_case_runs_it_on_rules_around_a_network_alone() -> None:
         (gate, False),
         (ProvableNull(linear, 0.1), False),
         (reject_by(network, lambda x, z: far(x, z) + 0 * z.sum(dim=1)), True),
+        (reject_by(network, lambda x, z: (far(x, z) + 0 * z.sum(dim=1)).double()), True),
         (with_threshold(network, 0.0), True),
         (ThroughGate(gate, 0, 1, len(FEW)), True),
         (as_classifier(with_score, 2, FEW, has_score=True), True),

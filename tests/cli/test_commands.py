@@ -371,7 +371,13 @@ def test_evaluate_with_a_radius_and_draw_the_report(
     assert trial.certified["is_rar_proved"].any()
     assert trial.proved_eps["image"].tolist() == [0, 1, 2]
     assert run.info.settings.evaluation["radius"] == 0.0001
+    assert run.info.settings.evaluation["verifier"] == "interval"
     assert main([*arguments, "--null-rate", "0.1"]) == 2
+    assert "not both" in capsys.readouterr().err
+    network, card = load_checkpoint(provable)
+    save_checkpoint(ProvableNull(network, 0.0001), tmp_path / "proves", origin=card.origin)
+    of_card = ["evaluate", str(tmp_path / "proves"), "--data", str(data_folder), "--eps", "0.1"]
+    assert main([*of_card, "--null-rate", "0.1", "--out", str(tmp_path / "other")]) == 2
     assert "not both" in capsys.readouterr().err
 
 

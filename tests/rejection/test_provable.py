@@ -20,7 +20,7 @@ from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
 from nullclass.models import Classifier, build_model
 from nullclass.models.dropout import Dropout
-from nullclass.rejection import ProvableNull, provable, with_threshold
+from nullclass.rejection import ProvableNull, provable, with_proof, with_threshold
 from nullclass.results.schema import LEFT_OUT
 from nullclass.scoring import audit
 from nullclass.scoring.proofs import prove
@@ -246,6 +246,25 @@ def test_pixels_beyond_the_range_by_rounding_are_moved_into_it() -> None:
     assert model.predict(images[:0]).shape == (0,)
     with pytest.raises(UserError, match=r"from 0 to 1.01"):
         model.predict(torch.tensor([0.0, 1.01]).repeat(32).view(1, 1, 8, 8))
+
+
+def test_with_proof_changes_what_is_given_and_keeps_the_rest() -> None:
+    network = tiny_net(0)
+    assert with_proof(network) is network
+    with pytest.raises(UserError, match="within a radius: give one"):
+        with_proof(network, verifier="interval")
+    model = with_proof(network, 0.1, norm="l2")
+    assert isinstance(model, ProvableNull)
+    assert with_proof(model) is model
+    for values, expected in (
+        ({"verifier": "crown-ibp"}, (0.1, "l2", "crown-ibp")),
+        ({"radius": 0.2, "norm": "l2"}, (0.2, "l2", "interval")),
+        ({"radius": 0.2, "verifier": "crown-ibp"}, (0.2, "linf", "crown-ibp")),
+    ):
+        changed = with_proof(model, **values)  # type: ignore[arg-type]
+        assert isinstance(changed, ProvableNull)
+        assert changed.model is network
+        assert (changed.radius, changed.norm, changed.verifier) == expected
 
 
 def test_invalid_arguments_are_refused() -> None:

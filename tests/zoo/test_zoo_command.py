@@ -18,7 +18,7 @@ from tiny_zoo import CARD_OF_TINY, EPS, RADIUS, TinyZoo
 
 from nullclass import UserError, load_checkpoint, save_checkpoint
 from nullclass.cli.main import main
-from nullclass.rejection import ProvableNull, with_proof
+from nullclass.rejection import ConsistentNull, ProvableNull, reject_by, with_proof, with_threshold
 from nullclass.results.run import read_run
 from nullclass.training.checkpoint import CARD, WEIGHTS
 from nullclass.zoo import FOLDER, find_member, read_zoo
@@ -401,3 +401,13 @@ def test_what_is_no_member_is_not_adopted(zoo: TinyZoo, tmp_path: Path) -> None:
     assert isinstance(adopted, ProvableNull)
     assert (adopted.radius, adopted.verifier) == (2 * RADIUS, "crown-ibp")
     assert member.null_by == "proof within 0.04 (linf, crown-ibp)"
+    refusing = {
+        "consistency within 0.1": ConsistentNull(network, 0.1),
+        "energy": reject_by(network, "energy"),
+        "calibrated threshold": with_threshold(
+            load_member(find_member("learned", zoo.folder)), 0.0
+        ),
+    }
+    for number, (text, rule) in enumerate(refusing.items()):
+        save_checkpoint(rule, tmp_path / str(number), origin=origin)
+        assert adopt(tmp_path / str(number), "proved", described, zoo=zoo.folder).null_by == text

@@ -53,8 +53,8 @@ class OnZeroGradient(ConditionalAttack):
 class OnRule(ConditionalAttack):
     """Runs an attack on models that are a rule around a network, and on no others.
 
-    The network decides on the class, and a rule around it or a score beside it on null: both have
-    the same real logits, up to a number per image. A proof has logits of its own, margins.
+    A rule leaves the real logits as they are, up to a constant per image, and adds a null logit.
+    Proofs have logits of their own, margins. A score beside the logits is a rule, too.
     """
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
@@ -62,7 +62,8 @@ class OnRule(ConditionalAttack):
         network, few = network_inside(state.model), state.images[:NUM_COMPARED]
         if network is state.model and not network.has_score:
             return
-        real = [model(few)[:, : network.num_classes] for model in (state.model, network)]
+        both = (state.model, network)
+        real = [model(few)[:, : network.num_classes].double() for model in both]
         of_rule, of_network = (logits - logits.amax(dim=1, keepdim=True) for logits in real)
         if torch.allclose(of_rule, of_network, rtol=1e-4, atol=1e-4):
             run_on(self.attack, state, state.active.nonzero().squeeze(1), generator)

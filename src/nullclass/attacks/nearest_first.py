@@ -1,20 +1,20 @@
-"""Nearest-first PGD: from the nearest image that the network takes for the target, to the rule.
+"""Nearest-first PGD: from the nearest image of another class, as the network sees it, to the rule.
 
-A rule that compares answers at several images (a squeezed, a denoised, a rounded one) accepts what
-is close to the clean image more easily than what lies deep in another class, and its own gradient
-leads there badly, or not at all. So the attacker first ignores the rule,
+A rule that compares answers at several images (a squeezed, a denoised, a rounded one) accepts an
+image near the clean one more often than one deep in another class, but its gradient rarely leads
+there, and some rules have none. So the attacker first ignores the rule,
 
-    x <- the nearest image, within eps, that the network inside the model takes for class t,
+    x <- the nearest image, within eps, to which the network inside the model gives class t,
 
 and from there climbs in small steps through the model as a whole, towards t. One round per target,
-the network's likeliest first. The first part is the attack of Carlini & Wagner 2017 that detectors'
-papers are measured with (:mod:`nullclass.attacks.fmn`); a rule that an attacker knows must survive
-the second part as well.
+the network's likeliest first; from the fourth on only for the images nearest to a success. The
+first part is a minimum-norm attack (:mod:`nullclass.attacks.fmn`), as that of Carlini & Wagner 2017
+in detectors' papers.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from nullclass.attacks.fmn import FMN
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.rounds import PGDRounds
 from nullclass.attacks.state import AttackState, IndexedLoss, Precision, logits_of
-from nullclass.models.classifier import Classifier, as_classifier, network_inside
+from nullclass.models.classifier import Classifier, network_inside
 
 
 @dataclass(frozen=True)
@@ -37,49 +37,67 @@ class NearestFirstPGD(PGDRounds):
     """Steps through the model; the search for the nearest image takes :attr:`num_first_steps`."""
     num_first_steps: int = 40
     num_restarts: int = 5
-    """Targets, one after another."""
+    """Targets, one after another; of K classes at most K - 1."""
     relative_step: float | None = 0.1
     """The first step; the last is a tenth of it."""
     momentum: float = 0.75
     precision: Precision = "float32"
     objective: ObjectiveName = field(default="fool", init=False)
 
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        """See :class:`nullclass.attacks.base.BaseAttack`."""
+        num_rounds = min(self.num_restarts, state.model.num_classes - 1)
+        super(NearestFirstPGD, replace(self, num_restarts=num_rounds)).run(state, generator)
+
     def losses(self, state: AttackState) -> list[IndexedLoss]:
         """Return one loss per target."""
-        ranked = self._targets(state, torch.arange(len(state.images)))
+        ranked = _targets(state, RealLogits(state.model), state.images, state.labels)
         return [state.target_loss(targets, "margin") for targets in ranked.unbind(1)]
 
     def start(
         self, state: AttackState, indices: Tensor, number: int, generator: torch.Generator | None
     ) -> Tensor:
-        """Return the nearest images of the network that are of the target of this round."""
-        inside = AttackState(
-            real_logits(state.model, state.images),
+        """Return the nearest images to which the network gives the target of this round."""
+        network, images, labels = (
+            RealLogits(state.model),
             state.images[indices],
             state.labels[indices],
+        )
+        inside = AttackState(
+            network,
+            images,
+            labels,
             eps=state.eps_at(indices),
             norm=state.norm_name,
             objective="fool",
             batch_size=state.batch_size,
         )
-        ranked = self._targets(state, indices)
-        inside.targets = ranked[:, number % ranked.shape[1]]
+        inside.targets = _targets(state, network, images, labels)[:, number]
         FMN(num_steps=self.num_first_steps, is_nearest=True).run(inside, generator)
         state.evaluate(indices, inside.adv_images)
         return inside.adv_images
 
-    def _targets(self, state: AttackState, indices: Tensor) -> Tensor:
-        """Return classes ``(N, number of targets)``, the network's likeliest first."""
-        images, labels = state.images[indices], state.labels[indices]
-        logits = logits_of(real_logits(state.model, images), images, state.batch_size)
-        ranked = state.objective.rank_targets(logits, labels, state.model.num_classes)
-        return ranked[:, : self.num_restarts]
+
+class RealLogits(Classifier):
+    """The network inside a model, without null if it has any: what decides on the class.
+
+    Args:
+        model: The model; shared, not copied.
+    """
+
+    def __init__(self, model: Classifier) -> None:
+        network = network_inside(model)
+        super().__init__(
+            network, network.num_classes, has_null=False, image_shape=network.image_shape
+        )
+
+    def all_logits(self, images: Tensor) -> Tensor:
+        """Return logits ``(N, K)`` of images ``(N, C, H, W)`` in [0,1]."""
+        logits: Tensor = self.body(images)
+        return logits[:, : self.num_classes]
 
 
-def real_logits(model: Classifier, images: Tensor) -> Classifier:
-    """Return the network inside a model, without null if it has any."""
-    network = network_inside(model)
-    if not network.has_null:
-        return network
-    num_classes = network.num_classes
-    return as_classifier(lambda x: network(x)[:, :num_classes], num_classes, images, has_null=False)
+def _targets(state: AttackState, network: RealLogits, images: Tensor, labels: Tensor) -> Tensor:
+    """Return classes ``(N, K - 1)``, the network's likeliest first."""
+    logits = logits_of(network, images, state.batch_size)
+    return state.objective.rank_targets(logits, labels, network.num_classes)

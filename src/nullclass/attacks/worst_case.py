@@ -18,7 +18,7 @@ from nullclass.attacks.square import Square
 from nullclass.attacks.state import Precision
 
 VERSION = "2"
-"""Version of the worst case; changes with any member or setting."""
+"""Version of the worst case; changes with any member or setting, once it has been released."""
 
 
 def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:

@@ -43,7 +43,8 @@ class Command:
     null_rate: NullRate = None
     proofs: str | None = None
     """Also prove what no attack can do, with this verifier: interval, crown-ibp or cascade. The
-    worst case leaves out proved images, except a few. Default: none; with a radius, --verifier."""
+    worst case leaves out proved images, except a few. Default: none; with a radius, that of its
+    answers."""
     radius: float | None = None
     """For a model without null class: answer only what is proved within this radius (L∞, pixel
     units), else null. Default: the radius of the checkpoint."""

@@ -43,7 +43,7 @@ class Command:
     radius: float | None = None
     """For consistency and proof: L∞ in pixel units. Half of the eps to resist is best."""
     verifier: str | None = None
-    """For proof: interval, crown-ibp or cascade. Default: interval."""
+    """For proof: interval, crown-ibp or cascade. Default: that of the checkpoint, else interval."""
     fitted: int | None = None
     """For detectors: to how many training images, from the first, they are fitted. Default: 5000,
     or all if there are fewer."""

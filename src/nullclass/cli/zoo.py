@@ -293,7 +293,7 @@ def _card_lines(member: Member) -> Iterator[tuple[str, str]]:
     yield "limits", description.limits
     yield "source", description.source
     yield "licence of the weights", description.licence
-    yield "null by", member.null_by
+    yield "rule for null", member.null_by
     yield "parameters", f"{card.num_parameters:,}"
     yield "weights", f"{card.stored}, SHA-256 {card.weights_sha256}"
     if origin.rounding is not None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from msgspec import Meta
+
 from nullclass.core.documents import Schema
 
 
@@ -10,8 +14,8 @@ class Machine(Schema, frozen=True):
 
     system: str
     processor: str
-    num_cores: int | None
-    num_threads: int
+    num_cores: Annotated[int, Meta(ge=1)] | None
+    num_threads: Annotated[int, Meta(ge=0)]
     """Threads that torch uses."""
 
 

@@ -177,7 +177,8 @@ def record_evaluation(
         )
     check_classes(dataset, model)
     check_seed(seed)
-    if radius is not None and clean_null_rate is not None:
+    has_radius = radius is not None or isinstance(model, ProvableNull)
+    if has_radius and clean_null_rate is not None:
         raise UserError("use either a radius or a threshold (null rate), not both")
     model = with_proof(model, radius, verifier)
     if proofs is not None:
@@ -218,9 +219,13 @@ def record_evaluation(
         ],
         evaluation=json_values(
             {key: value for key, value in settings.items() if key != "held_out"}
-            | {"radius": radius, "clean_null_rate": clean_null_rate}
+            | {"clean_null_rate": clean_null_rate}
             | {"held_out_sha256": dataset.validation and dataset.validation.sha256()}
-            | ({"verifier": model.verifier} if isinstance(model, ProvableNull) else {})
+            | (
+                {"radius": model.radius, "norm": model.norm, "verifier": model.verifier}
+                if isinstance(model, ProvableNull)
+                else {}
+            )
         ),
         card={} if card is None else json_values(card),
     )

@@ -8,7 +8,7 @@ The score is the largest change of the softmax probabilities under a few squeeze
 Broken by He et al. 2017 and Bryniarski et al. 2021. Rounding has the gradient of a steep sigmoid
 between two levels, and the median that of the selected pixel, so attacks see through both. With the
 gradient of the identity attacks climb through pixels that cannot reach another level: they fooled
-fewer images, and red flags fired. Most fall to :mod:`nullclass.attacks.nearest_first` (LOG.md).
+fewer images, and red flags fired. :mod:`nullclass.attacks.nearest_first` fools nearly all (LOG.md).
 """
 
 from __future__ import annotations

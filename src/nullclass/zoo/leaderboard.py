@@ -63,8 +63,8 @@ with 95 % Wilson intervals; n is the number of test images, from the first. See 
 
 - **attack**: what the attacks below achieve. The true AER is at least, RAR and strict are at most
   the rate shown.
-- **proved**: what interval bounds prove against every attack. The true AER is at most, RAR and
-  strict are at least the rate shown. "–": not measured.
+- **proved**: what the verifier of the model, or interval bounds, prove against every attack. The
+  true AER is at most, RAR and strict are at least the rate shown. "–": not measured.
 - **null-DoS**: images that are correct when clean and null under some attack, the cost of a defence
   that rejects.
 
@@ -133,7 +133,14 @@ def page(folder: Path = FOLDER) -> str:
             (line for m, r in known for line in _brackets(m, r)),
         ),
         models=markdown_table(
-            ("model", "what", "null by", "parameters", "stored as", "training, minutes (cores)"),
+            (
+                "model",
+                "what",
+                "rule for null",
+                "parameters",
+                "stored as",
+                "training, minutes (cores)",
+            ),
             (_model(m) for m, _ in known),
         ),
         tolerance=100 * ATTACK_TOLERANCE,

@@ -63,12 +63,13 @@ class Member:
             return f"smoothing within {refusal.radius:g} (l2)"
         if isinstance(refusal, ThresholdRefusal):
             return "calibrated threshold"
-        within = refusal.settings.get("radius")
-        return refusal.detector if within is None else f"{refusal.detector} within {within:g}"
+        rule, within = (refusal.settings.get(key) for key in ("name", "radius"))
+        within = "" if within is None else f" within {within}"
+        return f"{rule or refusal.detector}{within}"
 
     @property
     def verifier(self) -> str:
-        """What proves the answers, or would."""
+        """Verifier on the card; ``interval`` if there is none."""
         refusal = self.card.refusal
         return refusal.verifier if isinstance(refusal, ProvableRefusal) else "interval"
 

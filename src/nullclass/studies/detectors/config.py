@@ -87,8 +87,10 @@ NUM_FITTED = 5_000
 """Training images that a detector is fitted to."""
 
 TRAINING_EPS = 0.3
-"""Of adversarial training, in pixel units; of the strong network 0.22, as its rule needs the ball
-of the radius only (LOG.md)."""
+"""Of adversarial training, in pixel units."""
+
+STRONG_EPS = 0.22
+"""Of the strong network: consistency needs it to be right within the radius only."""
 
 UNAWARE: dict[str, tuple[str, dict[str, Any]]] = {
     "fgsm": ("fgsm", {}),
@@ -155,7 +157,7 @@ def network_training(network: str, seed: int) -> Training:
     """The training of a network without null."""
     robust = {
         ADVERSARIAL: RobustPlan("adversarial", {"eps": TRAINING_EPS, "num_steps": 5}),
-        STRONG: RobustPlan("adversarial", {"eps": 0.22, "num_steps": 7}),
+        STRONG: RobustPlan("adversarial", {"eps": STRONG_EPS, "num_steps": 7}),
         INTERVAL: RobustPlan("interval", {"eps": RADIUS + 0.01}),
     }
     epochs = {CLEAN: 2, ADVERSARIAL: 3, STRONG: 30, INTERVAL: 5}
