@@ -33,9 +33,10 @@ class NearestFirstPGD(PGDRounds):
     Settings: see :class:`nullclass.attacks.base.BaseAttack`.
     """
 
-    num_steps: int = 40
-    """Steps through the model; the search for the nearest image takes :attr:`num_first_steps`."""
-    num_first_steps: int = 40
+    num_first_steps: int = 100
+    """Steps of the search for the nearest image, on the network alone."""
+    num_steps: int = 80
+    """Steps through the model."""
     num_restarts: int = 5
     """Targets, one after another; of K classes at most K - 1."""
     relative_step: float | None = 0.1
