@@ -48,7 +48,7 @@ class NearestFirstPGD(PGDRounds):
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
         num_rounds = min(self.num_restarts, state.model.num_classes - 1)
-        super(NearestFirstPGD, replace(self, num_restarts=num_rounds)).run(state, generator)
+        PGDRounds.run(replace(self, num_restarts=num_rounds), state, generator)
 
     def losses(self, state: AttackState) -> list[IndexedLoss]:
         """Return one loss per target."""
@@ -59,11 +59,8 @@ class NearestFirstPGD(PGDRounds):
         self, state: AttackState, indices: Tensor, number: int, generator: torch.Generator | None
     ) -> Tensor:
         """Return the nearest images to which the network gives the target of this round."""
-        network, images, labels = (
-            RealLogits(state.model),
-            state.images[indices],
-            state.labels[indices],
-        )
+        network = RealLogits(state.model)
+        images, labels = state.images[indices], state.labels[indices]
         inside = AttackState(
             network,
             images,

@@ -7,11 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nullclass.cli.common import (
-    Device,
-    Eps,
-    print_table,
-)
+from nullclass.cli.common import Device, Eps, print_table
 from nullclass.cli.models import LoadedModel, Model, ModelOptions
 from nullclass.cli.outputs import output_file
 from nullclass.core.errors import UserError

@@ -6,10 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nullclass.cli.common import (
-    Device,
-    NullRate,
-)
+from nullclass.cli.common import Device, NullRate
 from nullclass.cli.models import Model, ModelOptions
 from nullclass.cli.outputs import checkpoint_folder, restarting
 from nullclass.core.checks import check_seed
