@@ -240,6 +240,11 @@ class WrappedAttack(BaseAttack):
         return self.attack.objective
 
     @property
+    def access(self) -> Access:  # type: ignore[override]
+        """What the attack uses of the model."""
+        return self.attack.access
+
+    @property
     def is_iterative(self) -> bool:  # type: ignore[override]
         """Whether the attack searches the ball."""
         return self.attack.is_iterative

@@ -12,28 +12,17 @@ from nullclass.attacks.base import Attack, WrappedAttack, run_on
 from nullclass.attacks.state import AttackState
 from nullclass.attacks.steps import NoGradientError, has_direction
 from nullclass.models.classifier import network_inside
-from nullclass.results.schema import Access
 
 
 @dataclass(frozen=True)
-class ConditionalAttack(WrappedAttack):
-    """Runs an attack on some of the images; subclasses choose them."""
-
-    attack: Attack
-
-    @property
-    def access(self) -> Access:  # type: ignore[override]
-        """What the attack uses of the model."""
-        return self.attack.access
-
-
-@dataclass(frozen=True)
-class OnZeroGradient(ConditionalAttack):
+class OnZeroGradient(WrappedAttack):
     """Runs an attack on images without a gradient of the logsumexp margin, and on no others.
 
     Gradients that are exactly zero are the simplest form of masking (Athalye et al. 2018): attacks
     that follow gradients cannot move. Where there is a gradient, such attacks are far cheaper.
     """
+
+    attack: Attack
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
@@ -50,12 +39,14 @@ class OnZeroGradient(ConditionalAttack):
 
 
 @dataclass(frozen=True)
-class OnRule(ConditionalAttack):
+class OnRule(WrappedAttack):
     """Runs an attack on models that are a rule around a network, and on no others.
 
     A rule leaves the real logits as they are, up to a constant per image, and adds a null logit.
     Proofs have logits of their own, margins. A score beside the logits is a rule, too.
     """
+
+    attack: Attack
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
@@ -74,7 +65,7 @@ NUM_COMPARED = 2
 
 
 @dataclass(frozen=True)
-class OnSample(ConditionalAttack):
+class OnSample(WrappedAttack):
     """Runs an attack on the images nearest to a success, and on more of them if it succeeds.
 
     Each sample is twice as large as the one before, as long as that one had a success: an attack
@@ -82,6 +73,7 @@ class OnSample(ConditionalAttack):
     largest margin that earlier attacks reached (after A3, Liu et al. 2022).
     """
 
+    attack: Attack
     share: float = 0.25
     """The first sample as a share of the images that the ensemble began with. So its cost is known,
     and where few images are left all of them are attacked."""

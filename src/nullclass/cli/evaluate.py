@@ -18,7 +18,7 @@ from nullclass.cli.common import (
 )
 from nullclass.cli.models import Model, ModelOptions
 from nullclass.cli.outputs import check_output
-from nullclass.core.checks import check_count, check_seed
+from nullclass.core.checks import check_choice, check_count, check_seed
 from nullclass.core.errors import UserError
 
 NUM_IMAGES = 1000
@@ -78,11 +78,11 @@ class Command:
             raise UserError("--strict needs red flags: leave out --no-checks")
         from nullclass.core.devices import find_device
         from nullclass.evaluation.record import record_evaluation
-        from nullclass.scoring.ood import check_ood
+        from nullclass.scoring.ood import OOD
 
         ood = () if self.ood == ("none",) else self.ood
         for source in ood:
-            check_ood(source)
+            check_choice("ood", source, OOD)
         device = find_device(self.device)
         if self.out is not None:
             _check(self.out)

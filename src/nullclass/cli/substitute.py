@@ -38,7 +38,6 @@ class Command:
         """Run the command."""
         check_seed(self.seed)
         from nullclass.core.devices import find_device
-        from nullclass.evaluation.record import refuse_at_rate
         from nullclass.training.card import Origin
         from nullclass.training.checkpoint import save_checkpoint
         from nullclass.training.queries import QueryPlan, num_own
@@ -48,9 +47,7 @@ class Command:
         device = find_device(self.device)
         with checkpoint_folder(self.out):
             loaded = self.model.load(device)
-            target, test = loaded.model, loaded.dataset.test
-            if self.null_rate is not None:
-                target = refuse_at_rate(target, loaded.dataset, self.null_rate)
+            target, test = loaded.rejecting(self.null_rate), loaded.dataset.test
             num_pool = num_own(len(test))
             query = partial(
                 query_substitute,

@@ -31,14 +31,11 @@ from nullclass.results.schema import (
     CERTIFIED,
     CERTIFIED_COLUMNS,
     CLEAN,
-    COST_COLUMNS,
     COSTS,
     HELD_OUT,
     OOD,
-    OOD_COLUMNS,
     PROOF,
     PROVED_EPS,
-    ROW_COLUMNS,
     ROWS,
     SCORES,
     SUMMARY,
@@ -262,14 +259,14 @@ class Evaluation:
             CannotWriteError: If the folder cannot be written.
         """
         tables = {
-            ROWS: self.rows[list(ROW_COLUMNS)],
-            COSTS: self.costs[list(COST_COLUMNS)],
+            ROWS: self.rows,
+            COSTS: self.costs,
             SUMMARY: self.summary(),
             SCORES: self.scores(),
-            HELD_OUT: self.held_out[list(ROW_COLUMNS)],
-            OOD: self.ood[list(OOD_COLUMNS)],
-            CERTIFIED: self.certified[list(CERTIFIED_COLUMNS)],
-            PROVED_EPS: self.proved_eps[list(CERTIFIED_COLUMNS)],
+            HELD_OUT: self.held_out,
+            OOD: self.ood,
+            CERTIFIED: self.certified,
+            PROVED_EPS: self.proved_eps,
         }
         values = result | {"threat": self.threat, "probes": self.probes, "flags": self.flags}
         values = json_values(values | {"kind": "trial"})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import BinaryIO
@@ -86,18 +85,17 @@ def write_frame(path: Path, frame: pd.DataFrame, float_format: str | None = "%.7
         frame.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
 
 
-def read_frame(path: Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
+def read_frame(path: Path) -> pd.DataFrame:
     """Read a table that :func:`write_frame` wrote.
 
     Args:
-        path: Its file.
-        columns: Exactly the columns that it must have, and their types; by default those of
-            :data:`nullclass.results.schema.TABLES` for a file of that name.
+        path: Its file. A name in :data:`nullclass.results.schema.TABLES` decides exactly which
+            columns it must have, and their types.
 
     Raises:
         UserError: If it is missing, no regular file, damaged, or has other columns.
     """
-    wanted = dict(columns or TABLES.get(path.name, {}))
+    wanted = TABLES.get(path.name, {})
     try:
         with open_regular(path, "table") as file:
             frame = _parquet(file) if path.suffix == ".parquet" else pd.read_csv(file, dtype=wanted)

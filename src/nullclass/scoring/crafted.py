@@ -59,8 +59,8 @@ class Crafted:
         """
         images = {repr(eps): images for eps, images in self.images.items()}
         save_tensors(folder / schema.IMAGES, images)
-        frames.write_frame(folder / schema.ROWS, self.rows[list(schema.ROW_COLUMNS)])
-        frames.write_frame(folder / schema.COSTS, self.costs[list(COST_COLUMNS)])
+        frames.write_frame(folder / schema.ROWS, self.rows)
+        frames.write_frame(folder / schema.COSTS, self.costs)
 
     @classmethod
     def load(cls, folder: Path, attack: Attack, norm: str) -> Crafted:
@@ -79,8 +79,8 @@ class Crafted:
             attack=attack,
             norm=norm,
             images=dict(sorted(images.items())),
-            rows=frames.read_frame(folder / schema.ROWS, schema.ROW_COLUMNS),
-            costs=frames.read_frame(folder / schema.COSTS, COST_COLUMNS),
+            rows=frames.read_frame(folder / schema.ROWS),
+            costs=frames.read_frame(folder / schema.COSTS),
         )
 
 

@@ -26,7 +26,7 @@ from nullclass.scoring.ood.tiles import tile_images
 from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import score_batch
 
-__all__ = ["OOD", "OODSource", "check_ood", "make_ood", "score_ood"]
+__all__ = ["OOD", "OODSource", "make_ood", "score_ood"]
 
 
 class OODSource(Protocol):
@@ -53,15 +53,6 @@ OOD: dict[str, OODSource] = {
 """Sources by name."""
 
 
-def check_ood(name: str) -> None:
-    """Refuse an unknown source.
-
-    Raises:
-        UserError: If it is unknown.
-    """
-    check_choice("ood", name, OOD)
-
-
 def make_ood(
     name: str, data: LabelledImages, num_images: int, generator: torch.Generator
 ) -> Tensor:
@@ -80,8 +71,8 @@ def make_ood(
         UserError: If the source is unknown, ``num_images`` is below 1, or the source does not
             suit the data.
     """
-    check_ood(name)
-    return OOD[name](data, check_count("num_images", num_images), generator)
+    source = OOD[check_choice("ood", name, OOD)]
+    return source(data, check_count("num_images", num_images), generator)
 
 
 def score_ood(

@@ -35,10 +35,10 @@ from nullclass.studies.provable_null.measured import (
     by_radius,
     radii,
     training_eps,
+    trial_config,
     zoo_brackets,
 )
 from nullclass.studies.provable_null.tables import verifiers_text
-from nullclass.studies.recorded import trial_config
 from nullclass.zoo import FOLDER
 
 if TYPE_CHECKING:

@@ -7,21 +7,22 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.experiments.config import Training, Trial
+from nullclass.experiments.config import Training
+from nullclass.experiments.config import Trial as TrialConfig
 from nullclass.experiments.jobs import folder_of
 from nullclass.metrics import claims
 from nullclass.metrics.claims import ROUNDING
 from nullclass.metrics.rates import wilson
 from nullclass.report.measures import Measure, Measures
-from nullclass.results.run import Run, read_history
+from nullclass.results.run import Run, Trial, read_history
 from nullclass.results.schema import CLEAN, PROOF, UNION
-from nullclass.studies.recorded import trial_config
 from nullclass.training.eps_schedule import RAMPS, EpsSchedule
 from nullclass.zoo import FOLDER, read_zoo
 from nullclass.zoo import results as zoo_results
@@ -126,7 +127,19 @@ def by_radius(run: Run) -> pd.DataFrame:
     return both.agg(means)[columns]
 
 
-def configs(run: Run) -> dict[str, Trial]:
+def trial_config(trial: Trial) -> TrialConfig:
+    """The config that a trial's result records.
+
+    Raises:
+        UserError: If it records no such config.
+    """
+    try:
+        return msgspec.convert(trial.result.config, TrialConfig)
+    except msgspec.ValidationError as error:
+        raise UserError(f"the config in {trial.folder} is not that of a trial: {error}") from None
+
+
+def configs(run: Run) -> dict[str, TrialConfig]:
     """The config of each model's trials."""
     return {trial.model: trial_config(trial) for trial in run.trials}
 
