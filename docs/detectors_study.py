@@ -37,14 +37,14 @@ def results(run: Run) -> str:
         torch=run.info.provenance.versions["torch"],
         processor=run.info.provenance.machine.processor,
     )
-    sentences = [*findings(measures), *unfinished(run, measures, VARIANTS), *previews(measures)]
+    sentences = [*findings(measures), *unfinished(measures, VARIANTS), *previews(measures)]
     bullets = [f"- {sentence}\n" for sentence in sentences]
-    return "\n".join([head, "".join(bullets), *_tables(run, measures)])
+    return "\n".join([head, "".join(bullets), *_tables(measures)])
 
 
-def _tables(run: Run, measures: Measures) -> Iterator[str]:
+def _tables(measures: Measures) -> Iterator[str]:
     for network in networks(measures):
-        yield from _table(aware_table(run, measures, network))
+        yield from _table(aware_table(measures, network))
         yield from _table(unaware_table(measures, network, measures.union_budgets()[-1]))
 
 

@@ -15,7 +15,7 @@ from nullclass.report.sections import previews, unfinished
 from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.studies.provable_null.config import VARIANTS
-from nullclass.studies.provable_null.measured import find_violations
+from nullclass.studies.provable_null.measured import find_violations, training_minutes
 from nullclass.studies.provable_null.page import findings
 from nullclass.studies.provable_null.tables import (
     clean_outcomes,
@@ -58,26 +58,26 @@ def results(run: Run) -> str:
         norm=measures.norm(UNION),
     )
     sentences = [
-        *findings(run, measures, *find_violations(run)),
-        *unfinished(run, measures, VARIANTS),
+        *findings(measures, *find_violations(run)),
+        *unfinished(measures, VARIANTS),
         *previews(measures),
     ]
     bullets = [f"- {sentence}\n" for sentence in sentences]
-    return "\n".join([head, "".join(bullets), *_rates(run, measures), *_radii(run)])
+    return "\n".join([head, "".join(bullets), *_rates(measures), *_radii(run)])
 
 
-def _rates(run: Run, measures: Measures) -> Iterator[str]:
+def _rates(measures: Measures) -> Iterator[str]:
     """One table per ε."""
     names = (f"{name}, {num_images(measures, attack)}" for name, (attack, _) in RATES.items())
     clean = f"clean: correct / null / fooled, {num_images(measures, CLEAN)}"
-    headings = [clean, *names, "minutes"]
+    headings, minutes = [clean, *names, "minutes"], training_minutes(measures.run)
     for eps in shown_budgets(measures):
         rows = []
         for model in measures.models:
             outcomes = clean_outcomes(measures, model)
             triple = " / ".join("–" if m is None else percent(m.mean) for m in outcomes)
             rates = [_rate(measures.find(model, *what, eps)) for what in RATES.values()]
-            rows.append([f"`{model}`", triple, *rates, minutes_text(run, model)])
+            rows.append([f"`{model}`", triple, *rates, minutes_text(minutes.get(model))])
         yield markdown_table([f"ε {eps_text(eps)}", *headings], rows)
 
 

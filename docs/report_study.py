@@ -191,10 +191,11 @@ def write_figures(record: Run, run: Run, folder: Path) -> None:
     The figures of images are those of the run, if it has the first set of the record.
     """
     make_folder(folder)
-    write_bytes(folder / TABLE_FILE, scores_csv(measures_of(record)))
-    drawings = [draw(record) for draw in FIGURES.values()]
+    measures = measures_of(record)
+    write_bytes(folder / TABLE_FILE, scores_csv(measures))
+    drawings = [draw(measures) for draw in FIGURES.values()]
     if run.summary["seed"].min() == record.summary["seed"].min():
-        drawings += [null_images(run), adversarial_samples(run)]
+        drawings += [draw(measures_of(run)) for draw in (null_images, adversarial_samples)]
     for panel in (panel for drawing in drawings if drawing for panel in drawing.panels):
         write_bytes(folder / f"{panel.file}.png", panel.png)
 

@@ -36,7 +36,7 @@ print(measures.seeds_text("set"), "of", len(measures.models), "models")
 
 def show(draw):
     """Draw a figure of the report, with its caption."""
-    drawing = draw(run)
+    drawing = draw(measures)
     display(Markdown(f"**{drawing.title}.** {drawing.caption}"), *drawing.panels)
 
 

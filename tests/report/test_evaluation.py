@@ -449,11 +449,11 @@ def with_threat(trial: Trial, **changes: Any) -> Trial:
     return replace(trial, result=structs.replace(trial.result, threat=threat))
 
 
-def test_the_threat_model_has_every_attack(trial: Trial) -> None:
+def test_the_threat_model_has_every_attack(run: Run, trial: Trial) -> None:
     attacks = trial.result.threat.attacks
     attacks |= {"pgd": structs.replace(attacks["fgsm"], source="substitute")}
     of = with_files(with_threat(trial, attacks=attacks), rows=trial.rows)
-    table = next(block for block in threat_model(of) if isinstance(block, Table))
+    table = next(block for block in threat_model(of, Measures(run)) if isinstance(block, Table))
     assert row(table, "worst-case ensemble") == [
         Cell("worst-case ensemble", "worst-case 1"),
         Cell("a wrong class"),
@@ -467,13 +467,13 @@ def test_the_threat_model_has_every_attack(trial: Trial) -> None:
     assert row(table, "PGD")[3] == Cell("another model (substitute)")
 
 
-def test_the_threshold_and_its_origin(trial: Trial) -> None:
+def test_the_threshold_and_its_origin(run: Run, trial: Trial) -> None:
     def rule(**changes: Any) -> str:
         known = {"origin": "held-out", "clean_null_rate": 0.01, "held_out_null_rate": 0.0096}
         known |= {"value": 1.5, "num_images": 5000, "num_overlapping": 0, "images_sha256": None}
         threshold = ThresholdInfo(**(known | changes))
         of = with_files(with_threat(trial, threshold=threshold), rows=trial.rows)
-        terms = next(block for block in threat_model(of) if isinstance(block, Terms))
+        terms = next(block for block in threat_model(of, Measures(run)) if isinstance(block, Terms))
         return dict(terms.pairs)["null"]
 
     assert rule() == (

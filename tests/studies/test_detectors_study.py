@@ -135,7 +135,7 @@ def test_nothing_survives(tmp_path: Path) -> None:
 
 def test_tables(run: Run) -> None:
     measures = Measures(run)
-    table = aware_table(run, measures, "clean")
+    table = aware_table(measures, "clean")
     assert [cells[0].text for cells in table.rows] == [
         "none",
         "softmax",

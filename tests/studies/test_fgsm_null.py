@@ -162,7 +162,7 @@ def test_tables_of_one_seed() -> None:
 @pytest.mark.usefixtures("made_up_loop")
 def test_findings_have_these_numbers() -> None:
     run = tiny_run((0, 1), published=0.75)
-    text = " ".join(fill(SENTENCES, numbers(run, loop.measures_of(run), undetected(run))))
+    text = " ".join(fill(SENTENCES, numbers(loop.measures_of(run), undetected(run))))
     assert (
         "null-0.5 answers null to 50.00 ± 14.14 % (n = 5 per seed) of them at ε 0.154 (0.5" in text
     )
@@ -174,7 +174,7 @@ def test_findings_have_these_numbers() -> None:
     assert "turns 10.00 % of the images" in text
     assert "n = 10;" in text
     one = tiny_run((0,))  # the only FGSM image that is fooled is wrong when clean too
-    text = " ".join(fill(SENTENCES, numbers(one, Measures(one), undetected(one))))
+    text = " ".join(fill(SENTENCES, numbers(Measures(one), undetected(one))))
     assert "this holds" in text
     text = " ".join(evaluation_findings(Measures(run), "null-0.5"))
     assert "null-0.5 answers 70.00 ± 14.14 % (n = 5 per seed) correctly" in text
@@ -194,7 +194,7 @@ def test_models_are_compared_only_where_intervals_are_disjoint(
     of_clean.loc[of_clean["metric"] == "aer", "value"] = clean
     of_clean.loc[of_clean["metric"] == "null_rate", "value"] = 0.0
     both = with_files(run, summary=pd.concat([summary, of_clean]))
-    text = " ".join(fill(SENTENCES, numbers(both, Measures(both), undetected(both))))
+    text = " ".join(fill(SENTENCES, numbers(Measures(both), undetected(both))))
     assert ("a lower AER than clean-wd" in text) == is_compared
     assert "a higher" not in text
 
@@ -353,7 +353,7 @@ def test_figures_without_data_are_left_out(run_folder: Path) -> None:
         for trial in run.trials
     ]
     bare = with_files(run, summary=run.summary[is_clean], trials=trials)
-    shown = {name for name, draw in FIGURES.items() if draw(bare) is not None}
+    shown = {name for name, draw in FIGURES.items() if draw(Measures(bare)) is not None}
     assert shown == {"outcomes"}  # the clean outcomes are always there
     check_blocks(draw_page(bare))
 

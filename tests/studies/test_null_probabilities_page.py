@@ -72,7 +72,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def sentences(run: Run) -> str:
     measures = Measures(run)
     found = criteria(measures, curve_fits(by_size(run)))
-    return " ".join(findings(measures, transfer_table(run, measures), found))
+    return " ".join(findings(measures, transfer_table(measures), found))
 
 
 # Numbers
@@ -154,8 +154,8 @@ def test_sources_are_found_for_any_seed(seed: int) -> None:
     assert rates.to_dict() == {"clean": 1.0, "sub-clean": 0.5}
 
 
-def test_transfer_rates_are_counted_by_hand(run: Run, measures: Measures) -> None:
-    table = transfer_table(run, measures)
+def test_transfer_rates_are_counted_by_hand(measures: Measures) -> None:
+    table = transfer_table(measures)
     # At 0.1 the first 10 of 20 images fool the source; 6 and 7 of them fool the clean model.
     # All of them are correct when clean: the wrong one is the last of 100.
     assert rate(table, "sub-clean", "clean", 0.1) == (pytest.approx(0.65), 10)
@@ -167,24 +167,22 @@ def test_transfer_rates_are_counted_by_hand(run: Run, measures: Measures) -> Non
     assert (line["fooled_rate"], line["num_images"], line["num_seeds"]) == (0.025, 20, 2)
 
 
-def test_only_images_that_are_correct_when_clean_count(run: Run, measures: Measures) -> None:
+def test_only_images_that_are_correct_when_clean_count(run: Run) -> None:
     (trial,) = [t for t in run.trials if (t.model, t.seed) == ("clean", 0)]
     rows = trial.rows.copy()
     is_wrong = (rows["attack"] == "clean") & (rows["image"] < 4)
     rows.loc[is_wrong, "outcome"] = "fooled"
-    table = transfer_table(replace(run, trials=[with_files(trial, rows=rows)]), measures)
+    table = transfer_table(Measures(replace(run, trials=[with_files(trial, rows=rows)])))
     # of images 4 to 9, 4 and 5
     assert rate(table, "sub-clean", "clean", 0.1) == (pytest.approx(2 / 6), 6)
 
 
-def test_without_an_image_that_fools_the_source_there_is_no_rate(
-    run: Run, measures: Measures
-) -> None:
+def test_without_an_image_that_fools_the_source_there_is_no_rate(run: Run) -> None:
     changed = replace(run)
     changed.__dict__["sources"] = [
         replace(source, rows=source.rows.assign(outcome="null")) for source in run.sources
     ]
-    table = transfer_table(changed, measures)
+    table = transfer_table(Measures(changed))
     assert table["transfer_rate"].isna().all()
     assert not table["num_transferable"].any()
     assert table["fooled_rate"].max() == 0.975
@@ -209,7 +207,7 @@ def test_tables_of_attackers_without_the_model(run: Run, measures: Measures, alo
     assert cells[2] == Cell("12.50", f"± {sd:.2f}")
     assert row(label_attack_table(measures), "clean")[1].text == "30.00"  # 7 // 2 of 10
     # of 150, 150 and 300 answers 0, 15 and 60 are null
-    queries = [cell.text for cell in row(queries_table(run, measures), "CCAT")[1:]]
+    queries = [cell.text for cell in row(queries_table(measures), "CCAT")[1:]]
     assert queries == ["3", "600", "12.5 ± 0.0", "75.0 ± 0.0", "98.0 ± 0.0"]
     one = Measures(alone)
     low, high = wilson(1, 20)
@@ -291,7 +289,7 @@ def test_figures_without_data_are_left_out(run: Run) -> None:
         summary=run.summary[run.summary["attack"] == schema.CLEAN],
         trials=[with_files(trial, **nothing) for trial in run.trials],
     )
-    drawn = [name for name, draw in FIGURES.items() if draw(bare) is not None]
+    drawn = [name for name, draw in FIGURES.items() if draw(Measures(bare)) is not None]
     assert drawn == ["gallery", "training"]
 
 

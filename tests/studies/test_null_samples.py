@@ -102,7 +102,7 @@ def page(run: Run) -> Page:
 
 def sentences(run: Run) -> str:
     measures = measures_of(run)
-    return " ".join(findings(run, measures, kept_epochs(run, measures)))
+    return " ".join(findings(measures, kept_epochs(measures)))
 
 
 # Numbers
@@ -152,7 +152,7 @@ def test_tables(run: Run) -> None:
     points = landmark_table(measures)
     assert row(points, "base: fooled at ε 0.5")[1:] == [Cell("60.0", "± 0.0"), Cell("about 90")]
     assert row(points, "m: null at ε 0.08")[1].text == "20.0"
-    selections = row(selection_table(run, measures, kept_epochs(run, measures)), "u")
+    selections = row(selection_table(measures, kept_epochs(measures)), "u")
     assert selections[1] == Cell("97.00 ± 1.41", "held-out 97.00 ± 1.41")
     assert selections[3] == Cell("22.5 ± 3.5", "held-out 27.5 ± 3.5")
     assert selections[5:] == [Cell("3", "held-out 2.5"), Cell("1 of 2")]
@@ -162,9 +162,9 @@ def test_selections_are_compared_over_the_sets_that_have_both(tmp_path: Path) ->
     write_fake_samples(tmp_path, 2, models=("base", "u"), lacking=[("u", 1, "held-out")])
     run = read_run(tmp_path)
     measures = measures_of(run)
-    cells = row(selection_table(run, measures, kept_epochs(run, measures)), "u")
+    cells = row(selection_table(measures, kept_epochs(measures)), "u")
     assert cells[3] == Cell("20.0", "held-out 25.0")  # of set 0 alone
-    assert "1 of 8 evaluations are missing" in " ".join(unfinished(run, measures))
+    assert "1 of 8 evaluations are missing" in " ".join(unfinished(measures))
 
 
 def test_a_run_is_finished_with_what_it_planned(tmp_path: Path) -> None:
@@ -172,10 +172,10 @@ def test_a_run_is_finished_with_what_it_planned(tmp_path: Path) -> None:
     lacking = [("u", 1, selection) for selection in ("test", "held-out")]
     write_fake_samples(tmp_path, 2, models=("base", "u"), lacking=lacking)
     run = read_run(tmp_path)
-    assert "2 of 8 evaluations are missing" in " ".join(unfinished(run, measures_of(run)))
+    assert "2 of 8 evaluations are missing" in " ".join(unfinished(measures_of(run)))
     planned = {t: name for t, name in run.info.trials.items() if (tmp_path / name).exists()}
     run = replace(run, info=structs.replace(run.info, trials=planned))
-    assert unfinished(run, measures_of(run)) == []
+    assert unfinished(measures_of(run)) == []
 
 
 def test_what_is_true_by_construction_is_not_counted(run: Run) -> None:
@@ -381,7 +381,8 @@ def test_figures_without_data_are_left_out(run: Run) -> None:
         summary=run.summary[run.summary["attack"] == CLEAN],
         trials=[with_files(trial, **nothing) for trial in run.trials],
     )
-    assert [name for name, draw in FIGURES.items() if draw(bare) is not None] == ["clean-scores"]
+    measures = Measures(bare)
+    assert [name for name, draw in FIGURES.items() if draw(measures)] == ["clean-scores"]
 
 
 @pytest.mark.slow
@@ -435,7 +436,7 @@ def test_the_record_is_the_run_without_its_images(run: Run, tmp_path: Path) -> N
     )
     pd.testing.assert_frame_equal(ours, theirs, rtol=1e-4)
     for name, draw in FIGURES.items():
-        drawing, other = draw(run), draw(record)
+        drawing, other = draw(Measures(run)), draw(Measures(record))
         assert drawing is not None
         if name in ("null-images", "adversarial-samples"):
             assert other is None

@@ -73,7 +73,7 @@ def sha256(text: str) -> str:
 
 
 def sentences(run: Run) -> str:
-    return " ".join(findings(run, Measures(run), *find_violations(run)))
+    return " ".join(findings(Measures(run), *find_violations(run)))
 
 
 # Numbers
@@ -130,7 +130,7 @@ def test_the_bracket_has_proved_and_attacked_rates(run: Run) -> None:
 
 def test_tables_of_two_seeds(seeds: Run) -> None:
     measures = Measures(seeds)
-    table = models_table(seeds, measures, 0.4)
+    table = models_table(measures, 0.4)
     cells = row(table, PROVED)
     assert cells[0].small == "r 0.15"
     names = [cell.text for cell in table.columns]
@@ -156,12 +156,12 @@ def test_minutes_and_epochs_are_those_of_all_stages(tmp_path: Path) -> None:
     (folder / written).rename(folder / folder_of(first, DATA.checksum))
     run = read_run(folder)
     assert training_minutes(run)[PROVED] == 7 + 2
-    (text,) = (s for s in findings(run, Measures(run), *find_violations(run)) if "differ:" in s)
+    (text,) = (s for s in findings(Measures(run), *find_violations(run)) if "differ:" in s)
     assert f"{PROVED} network certifiable-medium, 50 + 10 epochs" in text
 
 
 def test_tables_have_clean_null_null_dos_and_n_next_to_rar(run: Run) -> None:
-    table = models_table(run, Measures(run), 0.3)
+    table = models_table(Measures(run), 0.3)
     columns = [cell.text for cell in table.columns]
     assert columns[1:4] == ["correct", "null", "fooled"]
     assert columns.count("RAR") == 2, "attacked and proved"
@@ -286,7 +286,7 @@ def test_models_of_the_zoo(run: Run, tmp_path: Path) -> None:
         ("proved", 0.1): 0.2,
     }
     assert of.loc[("proved", 0.1), "num_images"] == 100, "the rate of most images"
-    drawing = proved_and_attacked(on_mnist, tmp_path)
+    drawing = proved_and_attacked(Measures(on_mnist), tmp_path)
     assert drawing is not None
     assert "Models of the zoo (n): other 100." in drawing.caption
     assert zoo_brackets(run, set(), tmp_path).empty, "they are for another dataset"
@@ -374,7 +374,7 @@ def test_an_unfinished_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert "1 of 2 evaluations are missing, all of clean" in text
     assert "No attacked image has a proof" in text
     for name in ("proved-and-attacked", "radius", "answered-refused"):
-        assert FIGURES[name](run) is None
+        assert FIGURES[name](Measures(run)) is None
 
 
 def test_the_terminal_table(run: Run) -> None:

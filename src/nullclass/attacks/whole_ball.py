@@ -24,7 +24,7 @@ from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.attacks.steps import add_momentum, ascend, input_gradient
-from nullclass.core.norms import Eps, expand_eps
+from nullclass.core.norms import expand_eps
 from nullclass.models.classifier import Classifier, network_inside
 
 CHECK_EVERY = 5
@@ -72,7 +72,7 @@ class WholeBallPGD(BaseAttack):
             for _ in range(self.num_inner_steps):
                 inner = (x + offset).clamp(0, 1)
                 gradient, _ = input_gradient(network, inner, at_inner)
-                moved = inner - _sized(radius, inner) * state.norm.step(gradient, inner)
+                moved = inner - expand_eps(radius / 4, inner) * state.norm.step(gradient, inner)
                 offset = state.norm.project(moved, x, radius) - x
             gradient, _ = input_gradient(network, (x + offset).clamp(0, 1), at_inner)
             past = add_momentum(past, gradient, self.momentum)
@@ -84,7 +84,3 @@ class WholeBallPGD(BaseAttack):
                 indices, x, offset, past = (v[going] for v in (indices, x, offset, past))
                 if not len(indices):
                     return
-
-
-def _sized(radius: Eps, images: Tensor) -> Tensor | float:
-    return expand_eps(radius / 4, images)

@@ -60,8 +60,6 @@ class Settled:
     """Whether all rows are positive on the ball."""
     is_refuted: bool
     """Whether an image of the ball with a row that is not positive was found."""
-    num_parts: int
-    """Parts of the ball in branch and bound."""
     seconds: dict[str, float]
     """CPU seconds by stage."""
 
@@ -127,7 +125,7 @@ def settle(network: Network, image: Tensor, rows: Tensor, radius: float, norm: s
 
     with torch.no_grad():
         lower = crown_ibp_bounds(network, image, radius, norm)(rows)[0]
-    rows, num_parts = rows[lower <= MARGIN], 0
+    rows = rows[lower <= MARGIN]
     is_proved = None if len(rows) else True
     finish("crown-ibp")
     if is_proved is None:
@@ -138,7 +136,7 @@ def settle(network: Network, image: Tensor, rows: Tensor, radius: float, norm: s
             is_proved, num_parts = branch(Ball(network, image, radius, norm), rows, BUDGET, MARGIN)
         finish(STAGES[4] if num_parts else STAGES[3])
     stage = next(reversed(seconds))
-    found = Settled(radius, stage, is_proved is True, is_proved is False, num_parts, seconds)
+    found = Settled(radius, stage, is_proved is True, is_proved is False, seconds)
     for record in _RECORDS.get():
         record.append(found)
     return found

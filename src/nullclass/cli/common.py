@@ -62,6 +62,11 @@ Checks = Annotated[
 Device = Annotated[str, tyro.conf.arg(help="auto, cpu, cuda, cuda:N or mps.")]
 
 
+def subcommand(name: str) -> object:
+    """Mark a dataclass as a subcommand whose options have no prefix."""
+    return tyro.conf.subcommand(name=name, prefix_name=False)
+
+
 def expand_paths(options: Options) -> Options:
     """Return options with ``~`` replaced by the home folder in all paths."""
     changes: dict[str, Any] = {}

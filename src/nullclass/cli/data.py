@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from nullclass.cli.common import Resize
+from nullclass.cli.common import Resize, subcommand
 from nullclass.cli.outputs import output_file
 from nullclass.core.errors import UserError
 
@@ -62,11 +62,7 @@ class Show:
             print(f"contact sheet: {self.out}")
 
 
-def _sub(name: str) -> object:
-    return tyro.conf.subcommand(name=name, prefix_name=False)
-
-
-Action = Annotated[Fetch, _sub("fetch")] | Annotated[Show, _sub("show")]
+Action = Annotated[Fetch, subcommand("fetch")] | Annotated[Show, subcommand("show")]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from nullclass.cli.common import (
     print_flags,
     print_table,
     progress,
+    subcommand,
 )
 from nullclass.cli.outputs import check_output, output_file
 from nullclass.core.checks import check_count, check_seed
@@ -246,16 +247,12 @@ class WriteLeaderboard:
         print(f"leaderboard: {self.out}")
 
 
-def _sub(name: str) -> object:
-    return tyro.conf.subcommand(name=name, prefix_name=False)
-
-
 Action = (
-    Annotated[ListZoo, _sub("list")]
-    | Annotated[ShowMember, _sub("show")]
-    | Annotated[EvaluateMembers, _sub("evaluate")]
-    | Annotated[CheckMembers, _sub("check")]
-    | Annotated[WriteLeaderboard, _sub("leaderboard")]
+    Annotated[ListZoo, subcommand("list")]
+    | Annotated[ShowMember, subcommand("show")]
+    | Annotated[EvaluateMembers, subcommand("evaluate")]
+    | Annotated[CheckMembers, subcommand("check")]
+    | Annotated[WriteLeaderboard, subcommand("leaderboard")]
 )
 
 

@@ -74,7 +74,7 @@ def page(run: Run) -> Page:
     trial, measures = _only_trial(run), Measures(run)
     return Page(
         f"Evaluation of {trial.model}",
-        subtitle(run, measures),
+        subtitle(measures),
         [*findings(measures, trial.model), *previews(measures)],
         [*_sections(run, trial, measures), *closing_sections(run, TERMS)],
     )
@@ -109,13 +109,13 @@ def findings(measures: Measures, model: str) -> list[str]:
 def _sections(run: Run, trial: Trial, measures: Measures) -> list[Section]:
     return [
         *section(FLAGS_TITLE, *trial_flags(trial)),
-        *section("Threat model", *threat_model(trial)),
+        *section("Threat model", *threat_model(trial, measures)),
         *section(
             "Results",
             union_table(measures),
             security_curves(trial, measures),
             outcome_table(measures, trial.model),
-            outcomes(run),
+            outcomes(measures),
         ),
         *section("Attacks", cost_table(trial)),
         *section("Confusion matrices", confusion(trial, measures) or NO_MATRIX),

@@ -13,9 +13,9 @@ from nullclass.diagnostics.evidence import CHECKS_NAME
 from nullclass.metrics.rates import num_left_out
 from nullclass.report.blocks import Block, Cell, Table, Terms, Text
 from nullclass.report.formatting import NORMS, SUCCESS_TEXTS, attack_name, eps_text, percent
+from nullclass.report.measures import Measures
 from nullclass.report.sections import SCORED_TEXT
 from nullclass.report.tables import make_table
-from nullclass.report.worst_case import can_refuse
 from nullclass.results.info import AttackInfo, ThresholdInfo
 from nullclass.results.run import Trial
 from nullclass.results.schema import CLEAN, COST_COUNTS, MAX_TARGETS, OOD_PREFIX, SELF, UNION
@@ -43,7 +43,7 @@ SELECTIVE = {"aurc": "AURC", "augrc": "AUGRC", "rerr": "RErr", "rerr99": "RErr a
 INTERVAL = "Below each value: its 95 % interval over the images."
 
 
-def threat_model(trial: Trial) -> list[Block]:
+def threat_model(trial: Trial, measures: Measures) -> list[Block]:
     """The threat model of one evaluation."""
     threat = trial.result.threat
     norm = threat.norm
@@ -53,7 +53,7 @@ def threat_model(trial: Trial) -> list[Block]:
             f"{NORMS.get(norm, norm)}: {WITHIN.get(norm, 'within ε of the clean image')}; ε in "
             f"pixel units ({threat.units}); attacked images stay in [0, 1]",
         ),
-        ("null", _null_rule(threat.threshold, can_refuse(trial.rows))),
+        ("null", _null_rule(threat.threshold, measures.has_null(trial.model))),
         ("data", f"{threat.data or 'not named'}, {threat.num_classes} classes"),
         ("weights selected on", SELECTED_ON.get(threat.selected_on or "", "nothing, as recorded")),
     ]

@@ -160,6 +160,7 @@ class Measures:
     """
 
     def __init__(self, run: Run, selection: str | None = None, rule: Rule = own_spread) -> None:
+        self.run: Run = run
         summary = run.summary[run.summary["value"].notna()]
         if summary.empty:
             raise UserError(

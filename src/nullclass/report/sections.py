@@ -30,8 +30,8 @@ from nullclass.report.measures import Measures
 from nullclass.results.run import Run, Trial
 from nullclass.results.schema import CLEAN, UNION
 
-Figure = Callable[[Run], Drawing | None]
-"""Draws a run; ``None`` if the run has nothing to show."""
+Figure = Callable[[Measures], Drawing | None]
+"""Draws a run from its measures; ``None`` if it has nothing to show."""
 
 LAST_FIGURES = ("gallery", "training")
 """Figures with a section of their own."""
@@ -103,17 +103,16 @@ def fill(templates: Iterable[str], values: Mapping[str, Any]) -> list[str]:
     return [template.format_map(values) for template in filter(is_known, templates)]
 
 
-def unfinished(run: Run, measures: Measures, variants: Sequence[str] = ()) -> list[str]:
+def unfinished(measures: Measures, variants: Sequence[str] = ()) -> list[str]:
     """Sentences about models that were left out and evaluations that are missing.
 
     Args:
-        run: The run.
         measures: Of the run.
         variants: All models of the study.
     """
     known = [*measures.models, *measures.missing]
     left_out = [name for name in variants if name not in known]
-    wanted = len(run.info.trials)
+    wanted = len(measures.run.info.trials)
     return fill(
         [
             "This run leaves out {left_out}.",
@@ -121,7 +120,7 @@ def unfinished(run: Run, measures: Measures, variants: Sequence[str] = ()) -> li
         ],
         {
             "left_out": ", ".join(left_out) or None,
-            "missing": wanted - len(run.trials) or None,
+            "missing": wanted - len(measures.run.trials) or None,
             "wanted": wanted,
             "models": f", all of {', '.join(measures.missing)}" if measures.missing else " so far",
         },
@@ -157,10 +156,10 @@ def notes_of(run: Run) -> Block | None:
 
 
 def figure_sections(
-    run: Run, figures: Mapping[str, Figure], last: tuple[str, ...] = LAST_FIGURES
+    measures: Measures, figures: Mapping[str, Figure], last: tuple[str, ...] = LAST_FIGURES
 ) -> list[Section]:
     """A section with the figures of a run, then one section each for those in ``last``."""
-    drawings = {name: draw(run) for name, draw in figures.items()}
+    drawings = {name: draw(measures) for name, draw in figures.items()}
     sections = section("Figures", *(d for name, d in drawings.items() if name not in last))
     for name in last:
         drawing = drawings.get(name)
@@ -212,13 +211,12 @@ def _is_nested(value: Any) -> bool:
 
 
 def study_page(
-    run: Run,
     measures: Measures,
     title: str,
     findings: Sequence[str],
     sections: Sequence[Section],
     *,
-    figures: Mapping[str, Figure] | None = None,
+    figures: Mapping[str, Figure],
     last: tuple[str, ...] = LAST_FIGURES,
     threat_model: Sequence[str] = (),
     terms: Sequence[tuple[str, str]] = (),
@@ -230,7 +228,6 @@ def study_page(
     """The page of a study: findings, its sections, then what all studies have.
 
     Args:
-        run: The run.
         measures: Of the run.
         title: The study's question.
         findings: Sentences of the first paragraph, after those on an unfinished run.
@@ -244,14 +241,14 @@ def study_page(
         files: Further files for the run's ``figures`` folder.
         word: The source's name for a seed.
     """
-    attacks = Terms(attack_terms(measures))
+    run, attacks = measures.run, Terms(attack_terms(measures))
     return Page(
         title,
-        f"Study {run.info.study} · {subtitle(run, measures, word)}",
-        [*unfinished(run, measures, variants), *findings, *previews(measures)],
+        f"Study {run.info.study} · {subtitle(measures, word)}",
+        [*unfinished(measures, variants), *findings, *previews(measures)],
         [
             *sections,
-            *figure_sections(run, figures or {}, last),
+            *figure_sections(measures, figures, last),
             *flags_section(run),
             *(section("Threat model", *map(Text, threat_model), attacks) if threat_model else []),
             *closing_sections(run, terms, definitions),
@@ -303,14 +300,14 @@ def flags_section(run: Run) -> list[Section]:
     return section(FLAGS_TITLE, text, FlagList(items))
 
 
-def subtitle(run: Run, measures: Measures, word: str = "seed") -> str:
+def subtitle(measures: Measures, word: str = "seed") -> str:
     """Preset, seeds, images, data and date of a run, as far as known."""
     parts = [
-        f"preset {run.info.preset}" if run.info.preset else "",
+        f"preset {measures.run.info.preset}" if measures.run.info.preset else "",
         measures.seeds_text(word),
-        f"data {run.info.data.name}",
+        f"data {measures.run.info.data.name}",
         f"{measures.num_images(CLEAN)} test images" if measures.budgets(CLEAN) else "",
-        run.info.started[:10],
+        measures.run.info.started[:10],
     ]
     return " · ".join(filter(None, parts))
 

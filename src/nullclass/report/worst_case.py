@@ -17,11 +17,6 @@ from nullclass.results.schema import CLEAN
 Item = TypeVar("Item")
 
 
-def can_refuse(rows: pd.DataFrame) -> bool:
-    """Whether the model can answer null."""
-    return bool(rows["null_loss"].notna().any() or (rows["prediction"] == NULL_LABEL).any())
-
-
 @dataclass(frozen=True)
 class WorstCaseTable:
     """The images and rows of the union (:func:`nullclass.metrics.rates.summarise`)."""

@@ -195,6 +195,6 @@ def test_the_model_is_restored_even_when_the_library_fails() -> None:
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"view": "sideways"}, {"merge": "min"}, {"access": "luck"}):
+    for wrong in ({"view": "sideways"}, {"access": "luck"}):
         with pytest.raises(UserError, match=next(iter(wrong))):
             Scripted(**wrong)  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ FAST: dict[str, Maker] = {
     ),
 }
 SLOW: dict[str, Maker] = {
-    "autoattack": ("pyautoattack", partial(apgd, merge="logsumexp"), LINF),
+    "autoattack": ("pyautoattack", apgd, LINF),
     "foolbox fmn": ("foolbox", EXTERNAL["foolbox-fmn"], BOTH),
     "foolbox pgd, plain": ("foolbox", partial(foolbox_pgd, view="plain"), BOTH),
     "foolbox hop skip jump": ("foolbox", lambda: hop_skip_jump(2), BOTH),

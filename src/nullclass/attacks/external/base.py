@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.external.library import Library
-from nullclass.attacks.external.view import KClassView, Merge
+from nullclass.attacks.external.view import KClassView
 from nullclass.attacks.losses import ObjectiveName
 from nullclass.attacks.state import AttackState, logits_of
 from nullclass.core.devices import in_float64
@@ -62,8 +62,6 @@ class ExternalAttack(BaseAttack):
     ``targeted``: all logits, and every wrong real class as the target in turn, the largest logit
     first. ``plain``: all logits and no target, as if null were a class; the objective is then
     ``untargeted``."""
-    merge: Merge = "max"
-    """How the K-class view merges the true and the null logit."""
     access: Access = "white-box"  # type: ignore[misc]
     """What the attack uses of the model."""
     library: ClassVar[Library]
@@ -135,7 +133,7 @@ class ExternalAttack(BaseAttack):
         model, labels = state.model, state.labels
         if self.view == "grouped":
             for label in labels.unique().tolist():
-                view = KClassView(model, label, self.merge)
+                view = KClassView(model, label)
                 yield view, model.num_classes, labels, labels == label
             return
         columns = [labels]

@@ -4,22 +4,16 @@ For images of true class y it has the logits
 
     w_y = max(z_y, z_null)        w_j = z_j for the other real classes
 
-so that ``argmax w != y`` exactly if the model is fooled. With ``logsumexp``, w_y = log(exp z_y +
-exp z_null) has a gradient in both logits; being larger, it may count a fooled image as defended,
-never the other way round. (A class j > y that ties with null to the last bit wins in the model,
-whose null comes last, and not in the view.)
+so that ``argmax w != y`` exactly if the model is fooled. (A class j > y that ties with null
+to the last bit wins in the model, whose null comes last, and not in the view.)
 """
 
 from __future__ import annotations
-
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from nullclass.models.classifier import Classifier
-
-Merge = Literal["max", "logsumexp"]
 
 
 class KClassView(nn.Module):
@@ -28,14 +22,12 @@ class KClassView(nn.Module):
     Args:
         model: With or without null; without, the view changes nothing.
         label: y, the true class of all images.
-        merge: How the true and the null logit are merged.
     """
 
-    def __init__(self, model: Classifier, label: int, merge: Merge = "max") -> None:
+    def __init__(self, model: Classifier, label: int) -> None:
         super().__init__()
         self.model = model
         self.label = label
-        self.merge = merge
         self.training = model.training  # only its own mode: the model's parts may differ
 
     def forward(self, images: Tensor) -> Tensor:
@@ -44,7 +36,6 @@ class KClassView(nn.Module):
         num_classes, label = self.model.num_classes, self.label
         if logits.shape[1] == num_classes:
             return logits
-        accepted = logits[:, [label, num_classes]]
-        merged = accepted.amax(dim=1) if self.merge == "max" else accepted.logsumexp(dim=1)
+        merged = logits[:, [label, num_classes]].amax(dim=1)
         parts = [logits[:, :label], merged[:, None], logits[:, label + 1 : num_classes]]
         return torch.cat(parts, dim=1)

@@ -11,7 +11,7 @@ from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.style import INK, WIDE, WIDTH, panel
-from nullclass.report.worst_case import can_refuse, worst_case_table
+from nullclass.report.worst_case import worst_case_table
 from nullclass.results.run import Trial
 from nullclass.results.schema import UNION
 
@@ -24,7 +24,7 @@ NARROW = 12
 def confusion(trial: Trial, measures: Measures) -> Drawing | None:
     """Two matrices of counts, shaded by the share of their row; ``None`` for many classes."""
     table, num_classes = worst_case_table(trial.rows), num_classes_of(trial)
-    labels, has_null = table.clean["label"], can_refuse(trial.rows)
+    labels, has_null = table.clean["label"], measures.has_null(trial.model)
     if num_classes > MOST_CLASSES:
         return None
     matrices = [("clean", "Clean", table.clean["prediction"])]

@@ -13,7 +13,7 @@ from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import attack_name, eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.style import FAINT, INK, WIDTH, panel, percent_axis, sheet
-from nullclass.report.worst_case import can_refuse, strongest, subsample
+from nullclass.report.worst_case import strongest, subsample
 from nullclass.results.run import Trial
 from nullclass.results.schema import CLEAN, LEFT_OUT
 
@@ -68,7 +68,7 @@ def null_scores(trial: Trial, measures: Measures) -> Drawing | None:
     """One row per population, all on one axis of scores."""
     inside = [clean_images(trial), *attacked_images(trial)]
     shown = [*inside, *inputs_of_no_class(trial)]
-    has_null = can_refuse(trial.rows)
+    has_null = measures.has_null(trial.model)
     edges = _edges(inside, has_null)
     alt = f"histograms of the null score: {', '.join(p.name for p in shown)}"
     with sheet("fig_null_scores", alt, (WIDTH, 0.6 + 0.58 * len(shown))) as (figure, drawn):
@@ -160,7 +160,7 @@ def risk_coverage(trial: Trial, measures: Measures) -> Drawing | None:
         label = "by the null score"
         axis.plot(coverage, risk, color=CLEAN_COLOUR, drawstyle="steps-post", label=label)
         answered = clean[clean["outcome"] != "null"]
-        if can_refuse(trial.rows) and len(answered):
+        if measures.has_null(trial.model) and len(answered):
             axis.plot(
                 len(answered) / len(clean),
                 (answered["outcome"] == "fooled").mean(),

@@ -9,18 +9,16 @@ from nullclass.report.blocks import Drawing, Panel
 from nullclass.report.formatting import FGSM, attack_name, eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOME_LEGEND, WIDTH, percent_axis, sheet
-from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
 
 
-def outcomes(run: Run, unit: float | None = None) -> Drawing | None:
+def outcomes(measures: Measures, unit: float | None = None) -> Drawing | None:
     """One panel per model, one axis per attack, one bar per ε; means over seeds.
 
     Args:
-        run: The run.
+        measures: Of the run.
         unit: Pixel units per unit of FGSM's ε in the source, if it has units of its own.
     """
-    measures = Measures(run)
     attacks = measures.attacks()
     shown = attacks or [CLEAN]
     panels: list[Panel] = []

@@ -11,7 +11,6 @@ from nullclass.report.formatting import eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.sections import Figure
 from nullclass.report.style import OUTCOME_COLOURS, panel, percent_axis
-from nullclass.results.run import Run
 from nullclass.results.schema import UNION
 from nullclass.studies.detectors.measured import (
     least_not_fooled,
@@ -31,9 +30,8 @@ EPS_COLOURS = ("#7A3300", "#D55E00", "#F0B48A")
 """Of the budgets, the largest first."""
 
 
-def knowledge(run: Run) -> Drawing | None:
+def knowledge(measures: Measures) -> Drawing | None:
     """What is not fooled without and with knowledge of the way to refuse, one panel per network."""
-    measures = Measures(run)
     if not measures.union_budgets():
         return None
     eps = measures.union_budgets()[-1]
@@ -68,9 +66,8 @@ def knowledge(run: Run) -> Drawing | None:
     )
 
 
-def by_eps(run: Run) -> Drawing | None:
+def by_eps(measures: Measures) -> Drawing | None:
     """RAR at every ε, one panel per network."""
-    measures = Measures(run)
     at_eps = measures.union_budgets()
     if not at_eps:
         return None

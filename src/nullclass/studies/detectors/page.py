@@ -101,14 +101,13 @@ def page(run: Run) -> Page:
     measures = Measures(run)
     last = measures.union_budgets()[-1:]
     return study_page(
-        run,
         measures,
         "Which ways to refuse survive an attacker who knows them?",
         findings(measures),
         [
             *section(
                 "Ways to refuse",
-                *(aware_table(run, measures, network) for network in networks(measures)),
+                *(aware_table(measures, network) for network in networks(measures)),
                 *(unaware_table(measures, of, eps) for eps in last for of in networks(measures)),
                 Terms(TERMS),
                 notes_of(run),

@@ -11,7 +11,6 @@ from nullclass.report.formatting import ends_text, eps_text, percent
 from nullclass.report.measures import Measures
 from nullclass.report.tables import make_table, prediction_costs
 from nullclass.results.info import CostInfo
-from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, UNION
 from nullclass.studies.detectors.config import UNAWARE
 from nullclass.studies.detectors.measured import (
@@ -63,9 +62,9 @@ def unaware_table(measures: Measures, network: str, eps: float) -> Table:
     return make_table(title, headings, rows, caption, measures.spread_note(), digits=1)
 
 
-def aware_table(run: Run, measures: Measures, network: str) -> Table:
+def aware_table(measures: Measures, network: str) -> Table:
     """The worst case at every ε, and what a prediction costs."""
-    costs, at = prediction_costs(run), measures.union_budgets()
+    costs, at = prediction_costs(measures.run), measures.union_budgets()
     columns = [(metric, eps) for metric in ("aer", "rar") for eps in at]
     columns += [("null_dos", eps) for eps in at[-1:]]
     rows: list[list[Any]] = []

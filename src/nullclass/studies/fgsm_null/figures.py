@@ -10,14 +10,12 @@ from nullclass.report.formatting import FGSM, attack_name
 from nullclass.report.measures import Measures
 from nullclass.report.sections import Figure
 from nullclass.report.style import curve, line_style, panel, rate_axes
-from nullclass.results.run import Run
 from nullclass.results.schema import UNION
 from nullclass.studies.fgsm_null.config import PIXEL
 
 
-def security(run: Run) -> Drawing | None:
+def security(measures: Measures) -> Drawing | None:
     """AER, RAR and, for contrast, the null rate of FGSM images against ε, one line per model."""
-    measures = Measures(run)
     budgets = measures.union_budgets()
     if not budgets:
         return None
@@ -57,8 +55,8 @@ def security(run: Run) -> Drawing | None:
 
 
 FIGURES: dict[str, Figure] = {
-    "outcomes": lambda run: outcomes(run, PIXEL),
+    "outcomes": lambda measures: outcomes(measures, PIXEL),
     "security": security,
-    "gallery": lambda run: gallery(run, PIXEL),
-    "training": lambda run: training(run.histories, Measures(run).models),
+    "gallery": lambda measures: gallery(measures.run, PIXEL),
+    "training": lambda measures: training(measures.run.histories, measures.models),
 }

@@ -53,10 +53,9 @@ def page(run: Run) -> Page:
     """The page of the study."""
     measures, counts = measures_of(run), undetected(run)
     return study_page(
-        run,
         measures,
         "Does a null class recognise attacked images?",
-        fill(SENTENCES, numbers(run, measures, counts)),
+        fill(SENTENCES, numbers(measures, counts)),
         [
             *section(
                 "Measured and published",
@@ -95,7 +94,7 @@ def summary_tables(run: Run) -> list[Table]:
     return [published_table(measures), union_table(measures)]
 
 
-def numbers(run: Run, measures: Measures, counts: pd.DataFrame) -> dict[str, Any]:
+def numbers(measures: Measures, counts: pd.DataFrame) -> dict[str, Any]:
     """Values of :data:`SENTENCES`; counts as of :func:`undetected`."""
     nulls = [model for model in measures.models if measures.has_null(model)]
     values: dict[str, Any] = {"attacker": measures.attacker(), "too_weak": percent(TOO_WEAK, 0)}
@@ -103,7 +102,7 @@ def numbers(run: Run, measures: Measures, counts: pd.DataFrame) -> dict[str, Any
     within, num = reproduced(found, are_rates=True)
     near, judged = reproduced(found, are_rates=False)
     if num:
-        is_quick = run.info.preset == "quick"
+        is_quick = measures.run.info.preset == "quick"
         recipe = " The quick preset uses the fast recipe, the full preset the notebook's own."
         losses = f" and {near} of {judged} losses" if judged else ""
         values |= {"within": within, "num": num, "losses": losses, "recipe": recipe * is_quick}

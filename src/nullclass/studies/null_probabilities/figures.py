@@ -23,7 +23,6 @@ from nullclass.report.style import (
     sheet,
 )
 from nullclass.results.null_curve import NullCurve
-from nullclass.results.run import Run
 from nullclass.studies.null_probabilities.config import QUERIED, SUBSTITUTES, TRANSFERS, VARIANTS
 from nullclass.studies.null_probabilities.measured import SHARES, by_size, transfer_table
 from nullclass.studies.null_probabilities.names import NORMS, SIZES, short, size_text, with_names
@@ -39,14 +38,15 @@ UNITS = "L∞ and L2 in pixel units; L0 is the share of pixels changed."
 HEAT = ("#FFFFFF", "#F6C9A8", "#D55E00", "#7A3300")
 
 
-def null_curves(run: Run) -> Drawing | None:
+def null_curves(measures: Measures) -> Drawing | None:
     """Null curves and the rates they were fitted to, one panel per norm."""
-    by = {norm: [c.curve for c in run.curves if c.curve.norm == norm] for norm in NORMS}
+    fitted = measures.run.curves
+    by = {norm: [c.curve for c in fitted if c.curve.norm == norm] for norm in NORMS}
     by = {norm: curves for norm, curves in by.items() if curves}
     if not by:
         return None
-    seeds = sorted({c.seed for c in run.curves})
-    counts = " to ".join(f"{n:,}" for n in sorted({c.curve.num_images for c in run.curves}))
+    seeds = sorted({c.seed for c in fitted})
+    counts = " to ".join(f"{n:,}" for n in sorted({c.curve.num_images for c in fitted}))
     makers = (f"{NORMS[norm]}: {attack_name(of[0].perturbation)}" for norm, of in by.items())
     return Drawing(
         "The null curves f",
@@ -97,9 +97,9 @@ def _size_axis(axis: Axes, norm: str) -> None:
     percent_axis(axis.yaxis, *([axis.xaxis] if norm == "l0" else []))
 
 
-def probability_by_size(run: Run) -> Drawing | None:
+def probability_by_size(measures: Measures) -> Drawing | None:
     """Mean probabilities and answers against size, one panel per model, one row per norm."""
-    means = by_size(run)
+    means = by_size(measures.run)
     if means.empty:
         return None
     makers = means.drop_duplicates("norm").set_index("norm")["perturbation"]
@@ -156,10 +156,9 @@ def _stack(axis: Axes, of: pd.DataFrame, layers: list[str]) -> None:
     axis.set_xlim(right=mean.index.max())
 
 
-def transfer_matrix(run: Run) -> Drawing | None:
+def transfer_matrix(measures: Measures) -> Drawing | None:
     """Fooled by source and target, one heat map per attack and ε."""
-    measures = Measures(run)
-    table = transfer_table(run, measures)
+    table = transfer_table(measures)
     if table.empty:
         return None
     table["attack"] = pd.Categorical(table["attack"], TRANSFERS[::-1])
@@ -217,10 +216,16 @@ def _heat_map(of: pd.DataFrame, attack: str, eps: float, targets: list[str]) -> 
     return drawn[0]
 
 
+def training_histories(measures: Measures) -> Drawing | None:
+    """Losses against epochs, under short names."""
+    run = with_names(measures.run)
+    return training(run.histories, [*map(short, run.info.models)])
+
+
 FIGURES: dict[str, Figure] = {
     "null-curves": null_curves,
     "by-size": probability_by_size,
     "transfer-matrix": transfer_matrix,
-    "gallery": lambda run: gallery(with_names(run)),
-    "training": lambda run: training(with_names(run).histories, [*map(short, run.info.models)]),
+    "gallery": lambda measures: gallery(with_names(measures.run)),
+    "training": training_histories,
 }

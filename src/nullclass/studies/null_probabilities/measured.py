@@ -47,7 +47,7 @@ def strongest_transfer(measures: Measures, model: str, eps: float) -> Measure | 
     return max((m for m in found if m is not None), key=lambda m: m.mean, default=None)
 
 
-def transfer_table(run: Run, measures: Measures) -> pd.DataFrame:
+def transfer_table(measures: Measures) -> pd.DataFrame:
     """All transferred attacks, one row per attack, source, target and ε.
 
     Returns:
@@ -78,7 +78,7 @@ def transfer_table(run: Run, measures: Measures) -> pd.DataFrame:
             }
         )
     table = _with_sources(pd.DataFrame(lines)) if lines else pd.DataFrame(columns=PAIR)
-    table = table.merge(_transfer_rates(run), "left", PAIR)
+    table = table.merge(_transfer_rates(measures.run), "left", PAIR)
     return table.fillna({"num_transferable": 0}).astype({"num_transferable": int})
 
 

@@ -115,7 +115,7 @@ def page(run: Run) -> Page:
     measures = Measures(run)
     fits = curve_fits(by_size(run))
     found = criteria(measures, fits)
-    transfers = transfer_table(run, measures)
+    transfers = transfer_table(measures)
     has_union = bool(measures.union_budgets("rar"))
     files = {}
     if len(transfers):
@@ -123,7 +123,6 @@ def page(run: Run) -> Page:
         files[TABLE_FILE] = csv.encode()
     models = [(short(model), MEANINGS[model]) for model in measures.models if model in MEANINGS]
     return study_page(
-        run,
         measures,
         "Do NULL probabilities reject adversarial images of a substitute?",
         findings(measures, transfers, found),
@@ -145,7 +144,7 @@ def page(run: Run) -> Page:
                 "Attackers without the model",
                 substitute_table(measures),
                 label_attack_table(measures),
-                queries_table(run, measures),
+                queries_table(measures),
             ),
             _threat_model(measures, transfers),
         ],

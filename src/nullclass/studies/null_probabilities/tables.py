@@ -12,7 +12,6 @@ from nullclass.report.blocks import Table
 from nullclass.report.formatting import attack_name, eps_text, spread_text, value_cell
 from nullclass.report.measures import Measures
 from nullclass.report.tables import clean_outcomes_table, make_table, rates_table
-from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, UNION
 from nullclass.studies.null_probabilities.config import BASE, QUERIED, TRANSFERS, from_substitute
 from nullclass.studies.null_probabilities.measured import (
@@ -144,11 +143,12 @@ def label_attack_table(measures: Measures) -> Table:
     )
 
 
-def queries_table(run: Run, measures: Measures) -> Table:
+def queries_table(measures: Measures) -> Table:
     """Substitutes that were trained on the answers of their targets."""
     rows: list[list[Any]] = []
     for target in measures.models:
-        logs = [log for (name, _), log in run.queried.items() if name == f"{QUERIED}-{target}"]
+        asked = f"{QUERIED}-{target}"
+        logs = [log for (name, _), log in measures.run.queried.items() if name == asked]
         if not logs:
             continue
         num_queries = [int(log["num_queries"].sum()) for log in logs]

@@ -24,7 +24,6 @@ from nullclass.report.style import (
     percent_axis,
     sheet,
 )
-from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN
 from nullclass.studies.null_samples.config import (
     AT_THRESHOLD,
@@ -52,9 +51,8 @@ MARKERS: dict[str, dict[str, Any]] = {
 }
 
 
-def clean_scores(run: Run) -> Drawing | None:
+def clean_scores(measures: Measures) -> Drawing | None:
     """Clean accuracy by model, measured and published."""
-    measures = Measures(run)
     found = measures.find_all(measures.models, CLEAN, "correct")
     if not found:
         return None
@@ -78,9 +76,8 @@ def clean_scores(run: Run) -> Drawing | None:
     )
 
 
-def scores_at_threshold(run: Run) -> Drawing | None:
+def scores_at_threshold(measures: Measures) -> Drawing | None:
     """Outcomes at the thresholds: measured, published and white-box."""
-    measures = Measures(run)
     models = [m for m in measures.models if at_threshold(measures, m, "correct")]
     if not models:
         return None
@@ -154,10 +151,9 @@ def _dot(axis: Axes, y: float, kind: str, colour: str, rate: tuple[Any, Any] | N
         axis.errorbar(rate[0], y, xerr=rate[1], linestyle="none", **style)
 
 
-def epsilon_thresholds(run: Run) -> Drawing | None:
+def epsilon_thresholds(measures: Measures) -> Drawing | None:
     """Histogram and distribution function of the base models' FGSM thresholds."""
-    measures = Measures(run)
-    found = run.thresholds[run.thresholds["selection"] == measures.selection]
+    found = measures.run.thresholds[measures.run.thresholds["selection"] == measures.selection]
     if found.empty:
         return None
     sets = [of["threshold"].to_numpy(dtype=float) for _, of in found.groupby("seed")]
@@ -199,9 +195,8 @@ def epsilon_thresholds(run: Run) -> Drawing | None:
     )
 
 
-def scores_versus_epsilon(run: Run) -> Drawing | None:
+def scores_versus_epsilon(measures: Measures) -> Drawing | None:
     """Outcomes against ε, one panel per model; median and quartiles over sets."""
-    measures = Measures(run)
     attacked = {measure.model for measure in measures.all if measure.attack == TRANSFER}
     models = [model for model in measures.models if model in attacked]
     if not models:
@@ -236,9 +231,8 @@ def scores_versus_epsilon(run: Run) -> Drawing | None:
     return Drawing("Scores against ε", caption, drawn)
 
 
-def model_comparison(run: Run) -> Drawing | None:
+def model_comparison(measures: Measures) -> Drawing | None:
     """Outcomes against ε of :data:`COMPARED`, one panel per outcome."""
-    measures = Measures(run)
     attacked = {measure.model for measure in measures.all if measure.attack == TRANSFER}
     models = {model: dashes for model, dashes in COMPARED.items() if model in attacked}
     if len(models) < 2:
@@ -289,14 +283,13 @@ def _quartiles(measures: Measures, model: str, outcome: str) -> pd.DataFrame:
     return pd.DataFrame.from_dict(values, orient="index").quantile([0.25, 0.5, 0.75], axis=1).T
 
 
-def training_histories(run: Run) -> Drawing | None:
+def training_histories(measures: Measures) -> Drawing | None:
     """Loss, accuracy and selection losses against epochs."""
-    measures = Measures(run)
     columns = {"loss": "Training loss", "train_accuracy": "Training accuracy"}
     is_selecting = len(measures.selections) > 1
     if is_selecting:
         columns |= {f"{name}_loss": f"Selection loss, {name}" for name in measures.selections}
-    histories = run.histories[run.histories["selection"] == measures.selection]
+    histories = measures.run.histories[measures.run.histories["selection"] == measures.selection]
     drawing = training(histories, VARIANTS, columns, "fig_training_histories")
     if drawing is None:
         return None

@@ -14,7 +14,6 @@ from nullclass.report.formatting import attack_name, eps_text
 from nullclass.report.measures import Measures
 from nullclass.report.pictures import answer_text
 from nullclass.report.style import OUTCOME_COLOURS, OUTCOME_LEGEND, WIDE, sheet
-from nullclass.results.run import Run
 from nullclass.results.schema import Examples
 from nullclass.studies.null_samples.config import (
     BASE,
@@ -33,9 +32,9 @@ SEED = 0
 Images = npt.NDArray[np.float32]
 
 
-def null_images(run: Run) -> Drawing | None:
+def null_images(measures: Measures) -> Drawing | None:
     """One row per kind of null image, drawn by the rules of :mod:`nullclass.nulls` in NumPy."""
-    examples = next((trial.examples[0] for trial in run.trials if trial.examples), None)
+    examples = next((trial.examples[0] for trial in measures.run.trials if trial.examples), None)
     if examples is None:
         return None
     clean, labels = examples.clean[:, 0], np.array(examples.labels)
@@ -91,10 +90,9 @@ def shuffled(images: Images, side: int, rng: np.random.Generator) -> Images:
     return moved.transpose(0, 1, 3, 2, 4).reshape(num, height, width)
 
 
-def adversarial_samples(run: Run) -> Drawing | None:
+def adversarial_samples(measures: Measures) -> Drawing | None:
     """Sheets of adversarial images of the first set, one per model."""
-    measures = Measures(run)
-    trials = [t for t in run.trials if t.selection == measures.selection and t.examples]
+    trials = [t for t in measures.run.trials if t.selection == measures.selection and t.examples]
     seed = min((trial.seed for trial in trials), default=None)
     panels = [
         _images_sheet(examples, trial.model)

@@ -135,7 +135,7 @@ THREAT_MODEL = (
 def page(run: Run) -> Page:
     """The page of the study."""
     measures = measures_of(run)
-    kept = kept_epochs(run, measures)
+    kept = kept_epochs(measures)
     white_box: list[Block] = []
     if measures.union_budgets():
         attacked = (
@@ -146,12 +146,11 @@ def page(run: Run) -> Page:
         white_box = [*(white_box_table(measures, m) for m in ("aer", "rar")), Text(attacked)]
     selections: list[Block] = []
     if len(measures.selections) > 1 and len(kept):
-        selections = [Text(SELECTION), selection_table(run, measures, kept)]
+        selections = [Text(SELECTION), selection_table(measures, kept)]
     return study_page(
-        run,
         measures,
         "Do null images in training defend against adversarial images?",
-        findings(run, measures, kept),
+        findings(measures, kept),
         [
             *section(
                 "Measured and published",
@@ -161,7 +160,7 @@ def page(run: Run) -> Page:
                 difference_table(measures),
                 accuracy_table(measures),
                 landmark_table(measures),
-                *_differences(run, measures),
+                *_differences(measures),
                 notes_of(run),
             ),
             *section("The same ε for all images", *white_box),
@@ -182,9 +181,9 @@ def summary_tables(run: Run) -> list[Table]:
     return [summary_table(measures_of(run))]
 
 
-def findings(run: Run, measures: Measures, kept: pd.DataFrame) -> list[str]:
+def findings(measures: Measures, kept: pd.DataFrame) -> list[str]:
     """Sentences of the first paragraph."""
-    values = _attacks(measures) | _reproduction(run, measures) | _selection(run, measures, kept)
+    values = _attacks(measures) | _reproduction(measures) | _selection(measures, kept)
     return fill(SENTENCES, values)
 
 
@@ -227,7 +226,7 @@ def _attacks(measures: Measures) -> dict[str, Any]:
     return values
 
 
-def _reproduction(run: Run, measures: Measures) -> dict[str, Any]:
+def _reproduction(measures: Measures) -> dict[str, Any]:
     """Number of reproduced scores and accuracies."""
     judged = [m for m in scores(measures) if m.verdict and m.model != BASE]
     clean = [m for m in accuracies(measures) if m.verdict]
@@ -235,7 +234,7 @@ def _reproduction(run: Run, measures: Measures) -> dict[str, Any]:
         return {}
     outside = [m for m in judged if m.verdict == "outside"]
     furthest = max(outside, key=lambda m: abs(m.mean - (m.published or 0)), default=None)
-    is_fast = training_differences(run)["recipe"] is not None
+    is_fast = training_differences(measures.run)["recipe"] is not None
     num_sets = len(measures.seeds)
     return {
         "within": len(judged) - len(outside),
@@ -254,7 +253,7 @@ def _closeness(measures: Measures) -> dict[str, int]:
     return {"close": close, "compared": compared} if compared else {}
 
 
-def _selection(run: Run, measures: Measures, kept: pd.DataFrame) -> dict[str, Any]:
+def _selection(measures: Measures, kept: pd.DataFrame) -> dict[str, Any]:
     """What changes if the epoch is chosen on other images than the test set."""
     if len(measures.selections) < 2 or kept.empty:
         return {}
@@ -263,7 +262,7 @@ def _selection(run: Run, measures: Measures, kept: pd.DataFrame) -> dict[str, An
     values: dict[str, Any] = {"same": same, "trainings": len(kept), "no_effect": ""}
     if same == len(kept):
         return values | {"no_effect": " So this run cannot show an effect of selection."}
-    other = measures_of(run, second)
+    other = measures_of(measures.run, second)
     changes = []
     for attack, outcome, eps in SELECTED:
         for model in measures.models:
@@ -302,16 +301,16 @@ def _difference(measure: Measure) -> str:
     )
 
 
-def _differences(run: Run, measures: Measures) -> list[Block]:
+def _differences(measures: Measures) -> list[Block]:
     """Rates that are not reproduced, and what this run does differently."""
     outside = [m for m in (*scores(measures), *accuracies(measures)) if m.verdict == "outside"]
     if not outside:
         return []
-    num_images = run.info.data.num_training_images
+    num_images = measures.run.info.data.num_training_images
     fewest = min((m.num_images for m in scores(measures)), default=NUM_IMAGES)
     num_sets = len(measures.seeds)
     reasons = {
-        **training_differences(run),
+        **training_differences(measures.run),
         "num_images": num_images if num_images != SOURCE_IMAGES else None,
         "num_sets": num_sets if num_sets < SOURCE_SETS else None,
         "fewest": fewest if fewest < NUM_IMAGES else None,

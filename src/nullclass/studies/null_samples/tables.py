@@ -100,13 +100,13 @@ def accuracies(measures: Measures) -> list[Measure]:
     return measures.find_all(measures.models, CLEAN, "correct")
 
 
-def kept_epochs(run: Run, measures: Measures) -> pd.DataFrame:
+def kept_epochs(measures: Measures) -> pd.DataFrame:
     """Epochs kept by each selection: columns model and the selections.
 
     One row per training whose record is still in the run folder.
     """
     found = []
-    for trial in run.trials:
+    for trial in measures.run.trials:
         if trial.selection == measures.selection:
             found.append({"model": trial.model, **trial.epochs})
     return pd.DataFrame(found).reindex(columns=["model", *measures.selections]).dropna()
@@ -287,16 +287,15 @@ def landmark_table(measures: Measures) -> Table:
     )
 
 
-def selection_table(run: Run, measures: Measures, kept: pd.DataFrame) -> Table:
+def selection_table(measures: Measures, kept: pd.DataFrame) -> Table:
     """Rates under the first selection, and below under the second.
 
     Args:
-        run: The run.
         measures: Of the first selection.
         kept: From :func:`kept_epochs`.
     """
     first, second = measures.selections
-    other = measures_of(run, second)
+    other = measures_of(measures.run, second)
     rows = []
     for model in measures.models:
         row: list[Any] = [model]

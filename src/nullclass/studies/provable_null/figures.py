@@ -27,7 +27,7 @@ from nullclass.report.style import (
     rate_axes,
     sheet,
 )
-from nullclass.results.run import Run, Trial
+from nullclass.results.run import Trial
 from nullclass.results.schema import CLEAN, PROOF, UNION, Examples
 from nullclass.studies.provable_null.measured import (
     BRACKET,
@@ -51,21 +51,20 @@ NUM_IMAGES = 8
 """Images per row."""
 
 
-def proved_and_attacked(run: Run, zoo: Path = FOLDER) -> Drawing | None:
+def proved_and_attacked(measures: Measures, zoo: Path = FOLDER) -> Drawing | None:
     """RAR against ε, proved and attacked, one panel per model of the run and of the zoo.
 
     Args:
-        run: The run.
+        measures: Of the run.
         zoo: Folder of the zoo.
     """
-    measures = Measures(run)
     if not measures.budgets(PROOF):
         return None
-    others = zoo_brackets(run, measures.models, zoo)
+    others = zoo_brackets(measures.run, measures.models, zoo)
     found = pd.concat([brackets(measures), others.assign(model=others["model"] + " (zoo)")])
     found = found.astype(dict.fromkeys(BRACKET[2:], float))  # object, if the zoo has no rows
     models = [*dict.fromkeys([*measures.models, *found["model"]])]
-    num_rows, own = -(-len(models) // COLUMNS), radii(run)
+    num_rows, own = -(-len(models) // COLUMNS), radii(measures.run)
     alt = "robust accuracy with rejection against ε, proved and attacked, one panel per model"
     size = (WIDE, 0.7 + 1.95 * num_rows)
     with sheet("fig_proved_and_attacked", alt, size) as (figure, drawn):
@@ -92,9 +91,9 @@ def proved_and_attacked(run: Run, zoo: Path = FOLDER) -> Drawing | None:
     return Drawing(
         "RAR, proved and attacked",
         "Robust accuracy with rejection: correct when clean, and no image within ε is fooled. "
-        f"Line: proved by {verifiers_text(run)} on {measures.num_images(PROOF)} test images; no "
-        f"attack can lower it. Marks: under {attacks} on {measures.num_images(UNION)} test images; "
-        "a stronger attack may lower it. At ε 0: clean images answered correctly. "
+        f"Line: proved by {verifiers_text(measures.run)} on {measures.num_images(PROOF)} test "
+        f"images; no attack can lower it. Marks: under {attacks} on {measures.num_images(UNION)} "
+        "test images; a stronger attack may lower it. At ε 0: clean images answered correctly. "
         f"{measures.norm(PROOF)}, ε in pixel units, {measures.seeds_text()}; band and error bars: "
         f"{'lowest to highest seed' if len(measures.seeds) > 1 else '95 % Wilson intervals'}. "
         "Dotted: twice the radius of a model that proves its answers. Null-DoS and clean null are "
@@ -126,14 +125,14 @@ def _bracket_panel(axis: Axes, found: pd.DataFrame, radius: float | None) -> Non
     axis.set_yticks([0, 0.25, 0.5, 0.75, 1])
 
 
-def radius(run: Run) -> Drawing | None:
+def radius(measures: Measures) -> Drawing | None:
     """Outcomes of clean images against the radius of the proof."""
     from matplotlib.ticker import FuncFormatter, NullFormatter
 
-    table = by_radius(run)
+    table = by_radius(measures.run)
     if table.empty:
         return None
-    measures, own = Measures(run), radii(run)
+    own = radii(measures.run)
     models = [*dict.fromkeys(table["model"])]
     dashes: dict[str, Any] = {"null": "solid", "fooled": (0, (3, 1.5))}
     alt = "clean images that are correct, null and fooled, against the radius of the proof"
@@ -180,10 +179,10 @@ def radius(run: Run) -> Drawing | None:
     )
 
 
-def answered_refused(run: Run) -> Drawing | None:
+def answered_refused(measures: Measures) -> Drawing | None:
     """Answered and refused images of the first seed, one panel per model with a radius."""
-    own = radii(run)
-    trials = [t for t in run.trials if t.model in own and t.examples]
+    own = radii(measures.run)
+    trials = [t for t in measures.run.trials if t.model in own and t.examples]
     if not trials:
         return None
     seed = min(trial.seed for trial in trials)
@@ -272,15 +271,15 @@ def _draw_picture(axis: Axes, picture: Any) -> None:
     axis.set_title(title, fontsize=7, pad=3, color=INK)
 
 
-def certified_training(run: Run) -> Drawing | None:
+def certified_training(measures: Measures) -> Drawing | None:
     """Loss, robust share and ε against epochs."""
-    histories = run.histories.copy()
-    for trial in run.trials:
+    histories = measures.run.histories.copy()
+    for trial in measures.run.trials:
         eps = training_eps(trial_config(trial).training, len(trial.history))
         of = (histories["model"] == trial.model) & (histories["seed"] == trial.seed)
         histories.loc[of, "eps"] = eps
     columns = {"loss": "Training loss", "train_accuracy": "Robust share at the step's ε"}
-    drawing = training(histories, run.info.models, columns | {"eps": "ε of the step"})
+    drawing = training(histories, measures.run.info.models, columns | {"eps": "ε of the step"})
     if drawing is None:
         return None
     caption = (
@@ -296,6 +295,6 @@ FIGURES: dict[str, Figure] = {
     "proved-and-attacked": proved_and_attacked,
     "radius": radius,
     "answered-refused": answered_refused,
-    "gallery": gallery,
+    "gallery": lambda measures: gallery(measures.run),
     "training": certified_training,
 }

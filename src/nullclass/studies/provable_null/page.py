@@ -104,16 +104,15 @@ def page(run: Run) -> Page:
     num_checked, violations = find_violations(run)
     models = [(model, MEANINGS[model]) for model in measures.models if model in MEANINGS]
     drawn = study_page(
-        run,
         measures,
         "Is a proved null worth more than a learned one?",
-        findings(run, measures, num_checked, violations),
+        findings(measures, num_checked, violations),
         [
             *_broken_section(violations),
             *section(
                 "Models and rates",
                 Terms(models) if models else None,
-                *(models_table(run, measures, eps) for eps in _main_budgets(run, measures)),
+                *(models_table(measures, eps) for eps in _main_budgets(measures)),
                 radius_table(run),
                 notes_of(run),
             ),
@@ -131,17 +130,17 @@ def page(run: Run) -> Page:
 
 def summary_tables(run: Run) -> list[Table]:
     """Tables for the terminal."""
-    return [summary_table(run, Measures(run))]
+    return [summary_table(Measures(run))]
 
 
-def findings(run: Run, measures: Measures, num_checked: int, violations: pd.DataFrame) -> list[str]:
+def findings(measures: Measures, num_checked: int, violations: pd.DataFrame) -> list[str]:
     """Sentences of the first paragraph."""
-    own = [measures.find(m, PROOF, "rar_proved", 2 * r) for m, r in radii(run).items()]
+    own = [measures.find(m, PROOF, "rar_proved", 2 * r) for m, r in radii(measures.run).items()]
     proved = [rate for rate in own if rate is not None]
     values: dict[str, Any] = {
         "num_checked": (num_checked or None) if violations.empty else None,
         "nothing_checked": None if num_checked else "",
-        "trainings": _training_differences(run),
+        "trainings": _training_differences(measures.run),
     }
     if len(violations):
         values["num_broken"] = len(violations[["model", "seed", "image"]].drop_duplicates())
@@ -152,12 +151,12 @@ def findings(run: Run, measures: Measures, num_checked: int, violations: pd.Data
         rates = (f"{_rate(rar)} of {rar.model} at ε {eps_text(rar.eps)}" for rar in proved)
         values |= {
             "proved": ", ".join(rates),
-            "verifiers": verifiers_text(run),
+            "verifiers": verifiers_text(measures.run),
             "norm": measures.norm(PROOF),
             "num_proved": measures.num_images(PROOF),
             "price": "; ".join(_price(measures, rar) for rar in proved),
         }
-    return fill(SENTENCES, values | _learned(run, measures, proved))
+    return fill(SENTENCES, values | _learned(measures, proved))
 
 
 def _rate(measure: Measure) -> str:
@@ -181,7 +180,7 @@ def _price(measures: Measures, rar: Measure) -> str:
     return f"{text}, and {forced} (n = {dos.num_images:,})"
 
 
-def _learned(run: Run, measures: Measures, proved: list[Measure]) -> dict[str, Any]:
+def _learned(measures: Measures, proved: list[Measure]) -> dict[str, Any]:
     """RAR of the models with a learned null class under attack, and proved on the same images."""
     left, same, last = [], [], 0.0
     for rar in proved:
@@ -191,7 +190,7 @@ def _learned(run: Run, measures: Measures, proved: list[Measure]) -> dict[str, A
         last = rar.eps
         left.append(f"at ε {eps_text(last)} {', '.join(f'{m.model} {_rate(m)}' for m in known)}")
         best = max(known, key=lambda measure: measure.mean)
-        here = proved_on_attacked_images(run, rar, best.model)
+        here = proved_on_attacked_images(measures.run, rar, best.model)
         if here is None:
             continue
         verdict = f"{'more' if here.mean > best.mean else 'less'} than {best.model}"
@@ -203,7 +202,7 @@ def _learned(run: Run, measures: Measures, proved: list[Measure]) -> dict[str, A
         )
     if not left:
         return {}
-    robust = {model: config.training.robust for model, config in configs(run).items()}
+    robust = {model: config.training.robust for model, config in configs(measures.run).items()}
     trained = {m: plan.settings["eps"] for m in LEARNED if (plan := robust.get(m)) is not None}
     smaller = [f"{m} (ε {eps_text(eps)})" for m, eps in trained.items() if eps < last - 1e-9]
     beyond = f" ε {eps_text(last)} is larger than the training ε of {' and '.join(smaller)}."
@@ -255,8 +254,8 @@ def _broken_section(violations: pd.DataFrame) -> list[Section]:
     return [Section("A proof is broken", [text, FlagList(items)])]
 
 
-def _main_budgets(run: Run, measures: Measures) -> list[float]:
+def _main_budgets(measures: Measures) -> list[float]:
     """The ε that the models are made for, if they were attacked there; else all."""
     budgets = shown_budgets(measures)
-    made_for = {round(2 * radius, 9) for radius in radii(run).values()}
+    made_for = {round(2 * radius, 9) for radius in radii(measures.run).values()}
     return [eps for eps in budgets if round(eps, 9) in made_for] or budgets

@@ -45,15 +45,15 @@ def model_names(run: Run) -> dict[str, tuple[str, str]]:
     return {t.model: (t.model, f"r {own[t.model]:g}" if t.model in own else "") for t in run.trials}
 
 
-def models_table(run: Run, measures: Measures, eps: float) -> Table:
+def models_table(measures: Measures, eps: float) -> Table:
     """All rates of every model at one ε."""
-    names = model_names(run)
+    names, minutes = model_names(measures.run), training_minutes(measures.run)
     rows = [
         [
             names[model],
             *clean_outcomes(measures, model),
             *(measures.find(model, a, metric, eps) for metric, (a, _) in SHOWN_RATES.items()),
-            minutes_text(run, model),
+            minutes_text(minutes.get(model)),
         ]
         for model in measures.models
     ]
@@ -67,7 +67,7 @@ def models_table(run: Run, measures: Measures, eps: float) -> Table:
         ("training", "minutes"),
     ]
     caption = (
-        f"%. {sources_text(run, measures)} RAR and strict: attacks give upper bounds, proofs lower "
+        f"%. {sources_text(measures)} RAR and strict: attacks give upper bounds, proofs lower "
         "bounds. AER and null-DoS under attack are lower bounds."
     )
     title = f"All models at ε {eps_text(eps)}"
@@ -95,13 +95,12 @@ def radius_table(run: Run) -> Table:
     )
 
 
-def minutes_text(run: Run, model: str) -> str:
-    """Minutes of training, all stages together, mean over seeds."""
-    minutes = training_minutes(run).get(model)
+def minutes_text(minutes: float | None) -> str:
+    """Minutes of a training."""
     return "–" if minutes is None else f"{minutes:.0f}" if minutes >= 10 else f"{minutes:.1f}"
 
 
-def sources_text(run: Run, measures: Measures) -> str:
+def sources_text(measures: Measures) -> str:
     """Attacks, verifiers and seeds behind the rates."""
     parts = []
     if measures.budgets(UNION):
@@ -111,7 +110,7 @@ def sources_text(run: Run, measures: Measures) -> str:
             f"{measures.norm(UNION)}."
         )
     if measures.budgets(PROOF):
-        parts.append(f"Proved: {verifiers_text(run)}.")
+        parts.append(f"Proved: {verifiers_text(measures.run)}.")
     return f"{' '.join(parts)} {measures.seeds_text().capitalize()}."
 
 
@@ -121,9 +120,9 @@ def verifiers_text(run: Run) -> str:
     return " and ".join(VERIFIER_NAMES.get(name, name) for name in sorted(found))
 
 
-def summary_table(run: Run, measures: Measures) -> Table:
+def summary_table(measures: Measures) -> Table:
     """Clean outcomes, proved and attacked rates for the terminal."""
-    names, rows = model_names(run), []
+    names, rows = model_names(measures.run), []
     columns = {"rar_proved": PROOF, "rar": UNION, "aer": UNION, "null_dos": UNION}
     for model in measures.models:
         found = clean_outcomes(measures, model)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from nullclass.report.blocks import Drawing, Panel, Scene
 from nullclass.report.figures.training import ACCURACY, training
+from nullclass.report.measures import Measures
 from nullclass.report.sections import Figure
 from nullclass.report.style import WIDTH, panel, sheet
 from nullclass.results.run import Run
@@ -229,9 +230,10 @@ def ramp_samples() -> Drawing:
     )
 
 
-def ramp_training(run: Run) -> Drawing | None:
+def ramp_training(measures: Measures) -> Drawing | None:
     """Training loss and accuracy against epochs."""
     columns = {"loss": "Training loss", ACCURACY: "Training accuracy"}
+    run = measures.run
     drawing = training(run.histories, run.info.models, columns, "fig_ramp_training_histories")
     if drawing is None:
         return None

@@ -88,21 +88,20 @@ def page(run: Run) -> Page:
         f"{measures.seeds_text()}."
     )
     return study_page(
-        run,
         measures,
         "Do null images keep the real classes small?",
-        fill(SENTENCES, numbers(run, measures, found)),
+        fill(SENTENCES, numbers(measures, found)),
         [
             *section(
                 "Decision spaces of the models",
-                cube_table(run, found, measures),
+                cube_table(measures, found),
                 decision_spaces(run),
                 scene(run),
             ),
             *section(
                 "Measured and published",
                 clean_outcomes_table(measures, "Test ramps", clean),
-                end_table(run, found, measures),
+                end_table(measures, found),
                 Text(tolerance_note(len(measures.seeds))),
                 notes_of(run),
             ),
@@ -117,7 +116,7 @@ def page(run: Run) -> Page:
 def summary_tables(run: Run) -> list[Table]:
     """Tables for the terminal."""
     measures, found = Measures(run), measured(run)
-    return [cube_table(run, found, measures), end_table(run, found, measures)]
+    return [cube_table(measures, found), end_table(measures, found)]
 
 
 def measured(run: Run) -> Found:
@@ -164,9 +163,9 @@ def best_possible(model: str) -> dict[str, float]:
     return {"loss": loss, ACCURACY: 1 - hidden}
 
 
-def cube_table(run: Run, found: Found, measures: Measures) -> Table:
+def cube_table(measures: Measures, found: Found) -> Table:
     """Shares of the cube, the true regions first."""
-    true = spaces(run)[OPTIMAL]
+    true = spaces(measures.run)[OPTIMAL]
     best = shares(true)
     rows: list[list[Any]] = [[OPTIMAL, *(percent(best[name]) for name in COLUMNS)]]
     rows += [[m, *(found.get((m, name)) for name in COLUMNS)] for m in measures.models]
@@ -182,7 +181,7 @@ def cube_table(run: Run, found: Found, measures: Measures) -> Table:
     )
 
 
-def end_table(run: Run, found: Found, measures: Measures) -> Table:
+def end_table(measures: Measures, found: Found) -> Table:
     """Accuracy and loss at the end of training, published values and the best possible."""
     rows: list[list[Any]] = []
     for model in measures.models:
@@ -194,7 +193,7 @@ def end_table(run: Run, found: Found, measures: Measures) -> Table:
             row.append(value_cell(found.get((model, name)), near))
             row.append(write(best[name]) if best else None)
         rows.append(row)
-    n = num_training_images(run)
+    n = num_training_images(measures.run)
     return make_table(
         "The end of training",
         ["model", ("accuracy", "%"), ("best possible", "%"), "loss", "best possible"],
@@ -206,7 +205,7 @@ def end_table(run: Run, found: Found, measures: Measures) -> Table:
     )
 
 
-def numbers(run: Run, measures: Measures, found: Found) -> dict[str, Any]:
+def numbers(measures: Measures, found: Found) -> dict[str, Any]:
     """Values of :data:`SENTENCES`."""
     nulls = [found[model, "null"] for model in measures.models if (model, "null") in found]
     claimed = [null.complement("claimed") for null in nulls]
@@ -218,7 +217,7 @@ def numbers(run: Run, measures: Measures, found: Found) -> dict[str, Any]:
         "shuffled_end": found.get((SHUFFLED, ACCURACY)),
         "least": least,
     }
-    is_quick = run.info.preset == "quick"
+    is_quick = measures.run.info.preset == "quick"
     return {
         "box": percent(BOX_VOLUME, 1),
         "claimed": ", ".join(f"{m.model} {rate_text(m)}" for m in claimed) or None,
