@@ -1,4 +1,5 @@
-# make run | test | test-all | check | notebooks | docs | bench | gpu | size. Each sets up what it needs in .venv; nothing else is touched.
+# make run | test | test-all | check | format | notebooks | docs | bench | gpu | size | clean.
+# Each installs what it needs into .venv (bench: .venv-keras too), nothing elsewhere.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -37,7 +38,7 @@ notebooks: $(VENV)/.notebooks  ## executes notebooks/*.py; writes notebooks/*.ip
 docs: $(VENV)/.docs  ## the documentation site, offline: build/docs/site/index.html
 	$(BIN)/python docs/website.py
 
-bench: $(VENV)/.bench $(VENV)-keras/.keras  ## about two hours; writes benchmarks/results.md
+bench: $(VENV)/.bench $(VENV)-keras/.keras  ## most of an hour; writes benchmarks/results.md
 	$(BIN)/python benchmarks/run.py
 
 gpu: $(VENV)/.core  ## on one NVIDIA GPU, at most nine minutes; writes benchmarks/results-gpu.md

@@ -78,11 +78,11 @@ when clean and that FGSM on base fools.
 
 ## The 240 models
 
-No set waits for another, so that they can be run in pieces, in any order. Set k attacks test images
-from number 1,000 k and replaces those that it skips by the next ones. So neighbouring sets share
-about a tenth of their images; the report's share none until all test images are used. A piece that
-was interrupted goes on with the same command, and the page and the tables are drawn from the sets
-done so far:
+No set waits for another, so that they can be run in pieces, in any order. Set k attacks test
+images from number 1,000 k (modulo 10,000) and replaces those that it skips by the next ones. So
+neighbouring sets share about a tenth of their images; the report's share none until all test
+images are used. A piece that was interrupted goes on with the same command, and the page and the
+tables are drawn from the sets done so far:
 
 ```sh
 for sets in 0-4 5-9 10-14 15-19 20-24 25-29; do
@@ -133,7 +133,8 @@ def page(run: Run) -> str:
     rates = [(metric, eps) for eps in WHITE_BOX_EPS for metric in ("aer", "rar")]
     close, compared = within_errors(measures)
     texts = {
-        "recipe": "The `Recipe` differs from the report's (in brackets): {}.",
+        "recipe": "The recipe (`nullclass.training.recipes.Recipe`) differs from the report's (in "
+        "brackets): {}.",
         "shares": "Null images: {}.",
     }
     found = training_differences(run).items()

@@ -74,6 +74,14 @@ def test_a_model_with_one_answer_is_not_fooled() -> None:
     assert passes.forward == 9, "all succeed when clean: no candidate is needed"
 
 
+def test_reference_images_are_labelled() -> None:
+    images, _ = small_batch()
+    model = Classifier(Affine(torch.zeros(3, 36), torch.tensor([0.0, 1.0, 0.0])), 2)
+    for attack in (DatasetAttack(images), RayS(images)):  # type: ignore[arg-type]
+        with pytest.raises(UserError, match="reference_images must be LabelledImages"):
+            attack(model, images, torch.ones(9, dtype=torch.int64), eps=0.1)
+
+
 def tiny_world(seed: int) -> tuple[Classifier, Tensor, Tensor, LabelledImages]:
     """Images of 2 x 2 pixels, four classes and null, all of which the model answers."""
     generator = torch.Generator().manual_seed(seed)

@@ -85,8 +85,13 @@ def subsample(reference: LabelledImages | None, images: Tensor, num_images: int)
     Without reference images, some of ``images`` themselves.
 
     Raises:
-        UserError: If the reference images have another shape.
+        UserError: If the reference images are no LabelledImages, or have another shape.
     """
+    if not isinstance(reference, LabelledImages | None):
+        raise UserError(
+            f"reference_images must be LabelledImages(images, labels), not a "
+            f"{type(reference).__name__}"
+        )
     size = len(images) if reference is None else len(reference)
     chosen = torch.arange(size)
     if size > num_images:

@@ -140,8 +140,9 @@ def misleading_null_gradient(evidence: Evidence) -> str | None:
     if not is_many(num, total, HIGH_MISLEADING):
         return None
     return (
-        f"A step of eps {probe['eps']:g} along the gradient of the null score lowers it on {num} "
-        f"of the {total} images on which it changes, so gradient attacks go the wrong way."
+        f"On {num} of the {total} images on which the null score changes, a step of eps "
+        f"{probe['eps']:g} along its gradient gives a lower score than one against it, so gradient "
+        "attacks go the wrong way."
     )
 
 

@@ -226,7 +226,7 @@ class Evaluation:
         is_check = self.costs["attack"] == CHECKS_NAME
         seconds = self.costs["seconds"]
         attacked = summary.loc[summary["attack"] == UNION, "num_images"]
-        preview = preview_note(int(attacked.min())) if len(attacked) else None
+        preview = preview_note(map(int, attacked))
         notes = [preview] if preview else []
         left_out = num_left_out(self.rows)
         if left_out:

@@ -77,18 +77,20 @@ NUM_ATTACKED = 1000
 """Fewer attacked images give a preview."""
 
 
-def preview_note(num_images: int) -> str | None:
+def preview_note(num_images: Iterable[int]) -> str | None:
     """Return a sentence that rates on so few attacked images are a preview; None if they are not.
 
     Args:
-        num_images: Number of attacked images.
+        num_images: Numbers of attacked images, of one or several models and attacks.
     """
-    if num_images >= NUM_ATTACKED:
+    counts = sorted(set(num_images))
+    if not counts or counts[0] >= NUM_ATTACKED:
         return None
-    low, high = wilson_of(0.5, num_images)
+    low, high = wilson_of(0.5, counts[0])
+    ends = " to ".join(f"{count:,}" for count in sorted({counts[0], counts[-1]}))
     return (
-        f"Rates under attack are of {num_images:,} images, a preview: their 95 % intervals are up "
-        f"to {100 * (high - low):.0f} points wide. Attack at least {NUM_ATTACKED:,}."
+        f"Rates under attack are of {ends} images, a preview: their 95 % intervals are up to "
+        f"{100 * (high - low):.0f} points wide. Attack at least {NUM_ATTACKED:,}."
     )
 
 

@@ -129,8 +129,7 @@ def unfinished(measures: Measures, variants: Sequence[str] = ()) -> list[str]:
 
 def previews(measures: Measures) -> list[str]:
     """The sentence that rates under attack are a preview, if they are."""
-    counts = [measure.num_images for measure in measures.all if measure.attack == UNION]
-    note = preview_note(min(counts)) if counts else None
+    note = preview_note(m.num_images for m in measures.all if m.attack == UNION)
     return [note] if note else []
 
 

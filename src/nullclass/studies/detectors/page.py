@@ -16,7 +16,6 @@ from nullclass.studies.detectors.config import (
     ADVERSARIAL,
     CONSISTENCY_SETTINGS,
     INTERVAL,
-    NETWORKS,
     NONE,
     NULL_RATE,
     RADIUS,
@@ -133,7 +132,7 @@ def findings(measures: Measures) -> list[str]:
     values |= {"ordinary": _ordinary(measures, eps)}
     values |= _unaware(measures, eps) | _adversarial(measures, eps)
     values |= _strong(measures, eps) | _proof(measures, eps)
-    models = [m for network in NETWORKS for m in refusing(measures, network)]
+    models = [m for network in networks(measures) for m in refusing(measures, network)]
     for name, attack, metric, at in (
         ("clean_null", CLEAN, "null", 0.0),
         ("dos", UNION, "null_dos", eps),
