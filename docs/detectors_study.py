@@ -1,4 +1,4 @@
-"""Write the results in docs/detectors.md: python docs/detectors_study.py runs/detectors."""
+"""Write the results in docs/detectors.md and results/detectors from a run, its only argument."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from pathlib import Path
 
 from marks import replace_results
 
+from nullclass.core.files import make_folder, write_bytes
 from nullclass.report.blocks import Table
 from nullclass.report.measures import Measures
 from nullclass.report.render import markdown_table
 from nullclass.report.sections import previews, unfinished
+from nullclass.results.frames import write_frame
 from nullclass.results.run import Run
+from nullclass.results.schema import SUMMARY
 from nullclass.studies.detectors.config import VARIANTS
+from nullclass.studies.detectors.figures import knowledge
 from nullclass.studies.detectors.measured import networks
 from nullclass.studies.detectors.page import findings
 from nullclass.studies.detectors.tables import aware_table, unaware_table
 from nullclass.studies.reports import read_run
 
 PAGE = Path(__file__).with_name("detectors.md")
+RESULTS = PAGE.parents[1] / "results" / "detectors"
 
 HEAD = """`nullclass study detectors --preset {preset}`: {seeds}, {data}, torch {torch}.
 {processor}. In %, with 95 % Wilson intervals over the images. ε in pixel units. AER and null-DoS
@@ -39,7 +44,17 @@ def results(run: Run) -> str:
     )
     sentences = [*findings(measures), *unfinished(measures, VARIANTS), *previews(measures)]
     bullets = [f"- {sentence}\n" for sentence in sentences]
-    return "\n".join([head, "".join(bullets), *_tables(measures)])
+    return "\n".join([head, "".join(bullets), *_pictures(measures), *_tables(measures)])
+
+
+def _pictures(measures: Measures) -> Iterator[str]:
+    """Write the figure of every network, and refer to it."""
+    drawing = knowledge(measures)
+    for panel in drawing.panels if drawing else []:
+        write_bytes(RESULTS / "figures" / f"{panel.file}.png", panel.png)
+        yield f"![{panel.heading}](../results/detectors/figures/{panel.file}.png)\n"
+    if drawing:
+        yield f"*{drawing.caption}*\n"
 
 
 def _tables(measures: Measures) -> Iterator[str]:
@@ -61,4 +76,7 @@ def _table(table: Table) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    replace_results(PAGE, __file__, results(read_run(Path(sys.argv[1]))))
+    run = read_run(Path(sys.argv[1]))
+    make_folder(RESULTS / "figures")
+    write_frame(RESULTS / SUMMARY, run.summary)
+    replace_results(PAGE, __file__, results(run))
