@@ -131,3 +131,15 @@ def test_float64_on_a_device_without_it() -> None:
         assert found.device.type == "cpu"
         assert torch.equal(found, values.double())
     assert in_float64(0.1).item() == 0.1
+
+
+def test_a_thread_that_ends_leaves_exact_products_to_the_others() -> None:
+    before = fast_settings()
+    assert not is_exact(), "torch's default for cuDNN is TF32"
+    first, second = exact_float32(), exact_float32()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert is_exact()
+    second.__exit__(None, None, None)
+    assert fast_settings() == before

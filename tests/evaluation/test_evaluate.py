@@ -368,6 +368,10 @@ def test_invalid_images_and_labels(digits: Digits) -> None:
         for settings in ({"data": data}, {"data": good, "held_out": data}):
             with pytest.raises(UserError, match=says):
                 evaluate(digits.guarded, attacks={}, eps=0.1, **settings)
+    small = torch.zeros(4, 1, 2, 2)
+    for of, others in (("held_out", {"held_out": (small, good[1])}), ("a", {"ood": {"a": small}})):
+        with pytest.raises(UserError, match=rf"images of {of} have the shape \(1, 2, 2\)"):
+            evaluate(digits.guarded, good, attacks={}, eps=0.1, **others)
 
 
 @pytest.mark.parametrize(

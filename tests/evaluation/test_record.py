@@ -44,6 +44,7 @@ def test_labels_that_are_not_classes_of_the_model(tmp_path: Path) -> None:
     for dataset, changed, says in (
         (bad, {}, "labels run from 0 to 199"),
         (good, {"seed": -1}, "seed must be a whole number"),
+        (good, {"name": "null"}, "pandas reads the name 'null' in a table as missing"),
         (good, {"attacks": []}, "at least one --attack"),
         (good, {"radius": 0.1, "clean_null_rate": 0.1}, "either a radius or a threshold"),
         (good, {"clean_null_rate": 0.1}, "no held-out images are known"),

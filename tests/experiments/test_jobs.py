@@ -227,6 +227,12 @@ IMPOSSIBLE: dict[str, Callable[[], object]] = {
 }
 
 
+def test_images_crafted_elsewhere_give_a_trial_its_norm() -> None:
+    crafted = Craft(ModelSpec(CLEAN), AttackPlan("pgd", (0.5,), 5, norm="l2"))
+    assert Trial(CLEAN, (), 10, crafted=(crafted,)).norm == "l2"
+    assert Trial(CLEAN, (), 10).norm == "linf"
+
+
 @pytest.mark.parametrize("says", IMPOSSIBLE)
 def test_impossible_plans_are_refused(says: str) -> None:
     with pytest.raises(UserError, match=says):

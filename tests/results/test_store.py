@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -507,3 +508,13 @@ def test_leftovers_of_a_killed_report_do_not_keep_a_run_from_recovering(run: Pat
     (run / ".other").touch()
     with pytest.raises(UserError, match=r"holds '\.other' but no run\.json"):
         store.check_free(run)
+
+
+@pytest.mark.parametrize("eps", [4 / 255, 0.1 * 3, 1e-9 / 3, 0.1])
+def test_csv_keeps_eps_to_the_last_bit(tmp_path: Path, eps: float) -> None:
+    path = tmp_path / "made-up.csv"
+    write_frame(path, pd.DataFrame({"eps_pixels": [eps, math.nan], "value": [1 / 3, 2 / 3]}))
+    found = pd.read_csv(path)
+    assert found["eps_pixels"][0] == eps
+    assert math.isnan(found["eps_pixels"][1])
+    assert found["value"].tolist() == [0.3333333, 0.6666667]

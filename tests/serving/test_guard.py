@@ -60,6 +60,7 @@ def test_answers_are_the_models() -> None:
         "nulls": {"null has the largest logit": 1, "the logits are not finite": 1},
         "invalid": {},
         "alarms": 0,
+        "lines_lost": 0,
         "alarm": None,
     }
 
@@ -265,3 +266,30 @@ def test_the_guard_costs_little_beside_the_model() -> None:
     share = np.median(seconds["guard"]) / np.median(seconds["network"])
     print(f"guard: {100 * share:.2f} % of the forward pass")
     assert share < 0.05
+
+
+def test_a_model_that_fails_costs_its_own_request() -> None:
+    class Odd(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            if len(images) == 2:
+                raise RuntimeError("out of memory")
+            return torch.zeros(len(images), 3)
+
+    guard = Guard(Classifier(Odd(), 2, image_shape=SHAPE))
+    with pytest.raises(
+        InvalidInputError, match=r"model failed: RuntimeError: out of memory"
+    ) as info:
+        guard.answer([image(0, 0)] * 2)
+    assert info.value.kind == "model"
+    assert len(guard.answer([image(0, 0)])) == 1
+    assert guard.counters()["invalid"] == {"model": 1}
+
+
+def test_a_log_on_a_full_disk_costs_no_answer() -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    guard = Guard(model(), log=Full())
+    assert [answer.label for answer in guard.answer([image(0.2, 0.4)])] == [0]
+    assert guard.counters()["lines_lost"] == 1

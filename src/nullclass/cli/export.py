@@ -48,7 +48,7 @@ class Command:
                 out,
                 dataset.test.first(num_images),
                 format=self.format,
-                class_names=dataset.class_names,
+                class_names=loaded.class_names,
                 card=loaded.card,
             )
         by = "ONNX Runtime" if self.format == "onnx" else "the graph of torch.export"

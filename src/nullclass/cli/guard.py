@@ -69,7 +69,7 @@ class Command:
             if guard.alarm is None:
                 guard.calibrate(dataset.test.up_to(self.calibrate))
             for line in _lines(sys.stdin.buffer):
-                sys.stdout.write(to_json(answered(guard, line, dataset.class_names)).decode())
+                sys.stdout.write(to_json(answered(guard, line, loaded.class_names)).decode())
                 sys.stdout.write("\n")
                 sys.stdout.flush()
         print(to_json(guard.counters()).decode(), file=sys.stderr)

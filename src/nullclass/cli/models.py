@@ -145,7 +145,9 @@ def _holding_out(dataset: Dataset, held_out: str, resize: Sequence[int] | None) 
     from nullclass.data import load_dataset
 
     given = load_dataset(held_out, validation=0, resize=resize)
-    if (given.image_shape, given.class_names) != (dataset.image_shape, dataset.class_names):
+    has_names = given.names_its_classes or dataset.names_its_classes
+    has_others = has_names and given.class_names != dataset.class_names
+    if given.image_shape != dataset.image_shape or has_others:
         raise UserError(
             f"--held-out has images of {given.image_shape} and the classes "
             f"{shown(', '.join(given.class_names))}; the data have {dataset.image_shape} and "
@@ -172,6 +174,13 @@ class LoadedModel:
     """Of the file of weights, if there is one."""
     digest: str
     """Tells models of one name apart."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the model's classes; data without names may lack the last classes."""
+        if self.dataset.names_its_classes:
+            return self.dataset.class_names
+        return tuple(map(str, range(self.model.num_classes)))
 
     def rejecting(self, null_rate: float | None = None) -> Classifier:
         """Return the model as it refuses: by its card, or by a calibrated threshold.

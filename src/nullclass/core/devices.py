@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -90,7 +91,8 @@ def supports_bfloat16(device: torch.device) -> bool:
 def exact_float32() -> Iterator[None]:
     """Compute float32 products in float32 inside the block; then restore the caller's settings.
 
-    CUDA's TF32 keeps 10 bits of a factor: it changes about one prediction in 5,000 (LOG.md).
+    CUDA's TF32 keeps 10 bits of a factor: it changes about one prediction in 5,000 (LOG.md). The
+    settings are those of the process: of several threads in such a block, the last restores them.
     """
     backends: Any = torch.backends
     matmul, cudnn = backends.cuda.matmul, backends.cudnn
@@ -101,11 +103,22 @@ def exact_float32() -> Iterator[None]:
     if hasattr(cudnn, "conv"):  # torch 2.9 and newer; the two APIs must not be mixed
         owners = [matmul, cudnn.conv, cudnn.rnn, backends.mkldnn.matmul]
         name, fast, exact = "fp32_precision", ("tf32", "bf16"), "ieee"
-    before = {owner: value for owner in owners if (value := getattr(owner, name)) in fast}
+    with _LOCK:
+        _INSIDE.append(None)
+        for owner in owners:
+            if (value := getattr(owner, name)) in fast:
+                _BEFORE.setdefault(owner, value)
+                setattr(owner, name, exact)
     try:
-        for owner in before:
-            setattr(owner, name, exact)
         yield
     finally:
-        for owner, value in before.items():
-            setattr(owner, name, value)
+        with _LOCK:
+            _INSIDE.pop()
+            while _BEFORE and not _INSIDE:
+                owner, value = _BEFORE.popitem()
+                setattr(owner, name, value)
+
+
+_LOCK = threading.Lock()
+_INSIDE: list[None] = []
+_BEFORE: dict[Any, Any] = {}

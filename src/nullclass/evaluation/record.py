@@ -35,6 +35,7 @@ from nullclass.rejection import (
     with_threshold,
 )
 from nullclass.results import schema, store
+from nullclass.results.frames import READ_AS_MISSING
 from nullclass.results.info import DataInfo, RunInfo, Settings, TrialResult
 from nullclass.results.run import read_run, write_summary
 from nullclass.scoring.parts import FEW, behaviour
@@ -177,6 +178,11 @@ def record_evaluation(
         )
     check_classes(dataset, model)
     check_seed(seed)
+    if name in READ_AS_MISSING:
+        raise UserError(
+            f"pandas reads the name {name!r} in a table as missing: choose another one (on the "
+            "command line that of the checkpoint's folder)"
+        )
     has_radius = radius is not None or isinstance(model, ProvableNull)
     if has_radius and clean_null_rate is not None:
         raise UserError("use either a radius or a threshold (null rate), not both")

@@ -167,6 +167,11 @@ def evaluate(
             check_labels(part, model)
     if attacked is not None:
         check_labels(images, attacked)
+        if attacked.mean.device != model.mean.device:
+            raise UserError(
+                f"the source is on {attacked.mean.device} and the model on {model.mean.device}: "
+                "move them to one device"
+            )
     if batch_size is None:
         batch_size = min(find_batch_size(each, image) for each in {model, attacked or model})
     batch_size = check_count("batch_size", batch_size)
@@ -181,6 +186,13 @@ def evaluate(
         check_provable(model, norm, searched, image.shape[1:])
     smallest = images.up_to(num_smallest) if num_smallest else None
     unknown = _ood_images(images, ood, seed)
+    others = unknown if held is None else unknown | {"held_out": held.images}
+    for title, tensor in others.items():
+        if tensor.shape[1:] != image.shape[1:]:
+            raise UserError(
+                f"the images of {title} have the shape {tuple(tensor.shape[1:])}, and the test "
+                f"images {tuple(image.shape[1:])}: give images of one shape"
+            )
     kept = NOTHING if parts is None else Parts(make_folder(Path(parts)))
     settings: dict[str, Any] = {
         "norm": norm,

@@ -358,7 +358,7 @@ class Trial:
     @property
     def norm(self) -> str:
         """Norm of all attacks."""
-        return self.attacks[0].norm if self.attacks else "linf"
+        return next((p.norm for p in (*self.attacks, *(c.plan for c in self.crafted))), "linf")
 
     @property
     def images_from(self) -> Trial | None:

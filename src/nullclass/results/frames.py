@@ -61,7 +61,7 @@ def write_frame(path: Path, frame: pd.DataFrame, float_format: str | None = "%.7
         path: Where. A name in :data:`nullclass.results.schema.TABLES` decides the columns, their
             order and types.
         frame: The table; its index is not written.
-        float_format: How CSV writes numbers, exactly if None; Parquet is exact.
+        float_format: How CSV writes numbers, exactly if None; Parquet and ``eps_pixels`` are exact.
 
     Raises:
         UserError: If a value of a CSV would be read as missing, such as a model named "null".
@@ -81,8 +81,16 @@ def write_frame(path: Path, frame: pd.DataFrame, float_format: str | None = "%.7
                 f"pandas reads the {column} {frame[column][is_unreadable].iloc[0]!r} in "
                 f"{path.name} as missing: choose another name"
             )
+    if "eps_pixels" in frame:  # a key: rows of other tables have the same number
+        frame = frame.assign(eps_pixels=frame["eps_pixels"].map(_exact, na_action="ignore"))
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
+
+
+def _exact(value: float) -> str:
+    """Return the number in seven digits if they are enough to read it back, else in full."""
+    short = f"{value:.7g}"
+    return short if float(short) == value else repr(float(value))
 
 
 def read_frame(path: Path) -> pd.DataFrame:

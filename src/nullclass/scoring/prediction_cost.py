@@ -16,9 +16,10 @@ from nullclass.certify import STAGES, Settled
 from nullclass.core.modules import frozen
 from nullclass.models.classifier import Classifier, network_inside
 from nullclass.results.info import CostInfo
+from nullclass.scoring.batch_size import find_batch_size
 
 NUM_IMAGES = 64
-"""Images of the measurement, in one batch."""
+"""Images of the measurement, in one batch; fewer if they are large."""
 NUM_REPEATS = 3
 
 KINDS = ("is_proved", "is_refuted")
@@ -30,7 +31,8 @@ def prediction_cost(model: Classifier, images: Tensor) -> CostInfo:
 
     The processor time is that of all threads, the least of three repeats.
     """
-    images = images[:NUM_IMAGES].to(model.mean.device)
+    num = min(NUM_IMAGES, find_batch_size(model, images[:1]))
+    images = images[:num].to(model.mean.device)
     seconds = []
     with frozen(model):
         with count_passes(network_inside(model)) as passes:

@@ -8,6 +8,7 @@ holds the standardisation, the weights, the rule for null (a null logit, a thres
 
 from __future__ import annotations
 
+import copy
 import io
 import logging
 import warnings
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from nullclass import __version__
 from nullclass.core.checks import check_choice
+from nullclass.core.devices import default_batch_size, exact_float32
 from nullclass.core.documents import Schema, Sha256, to_json
 from nullclass.core.errors import UserError
 from nullclass.core.files import write_bytes
@@ -44,9 +46,6 @@ INFO = "nullclass"
 
 TOLERANCE = 1e-5
 """Largest difference of a logit, relative to the largest absolute logit of all images."""
-
-BATCH = 500
-"""Images per call in the comparison."""
 
 Run = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Images to logits and labels."""
@@ -142,7 +141,8 @@ def export_model(
         program = traced(model, shape)
         content = _to_onnx(onnx, program, info) if format == "onnx" else _to_pt2(program, info)
     run = _onnx_runner(content) if format == "onnx" else _pt2_runner(content)
-    equality = compare(model, run, images)
+    with exact_float32():
+        equality = compare(copy.deepcopy(model).cpu(), run, images)
     if not equality.is_equal:
         is_half = any(p.dtype.itemsize < 4 for p in model.parameters())
         remedy = ": call model.float() first" if is_half else ""
@@ -160,8 +160,9 @@ def compare(model: Classifier, run: Run, images: LabelledImages) -> Equality:
     """Compare a model with another computation of its logits and labels."""
     equal, difference, scale = 0, 0.0, 0.0
     with frozen(model), torch.no_grad():
-        for start in range(0, len(images), BATCH):
-            batch, _ = images.batch(slice(start, start + BATCH))
+        size = default_batch_size(images.batch([0])[0])
+        for start in range(0, len(images), size):
+            batch, _ = images.batch(slice(start, start + size))
             expected = model(batch.to(model.mean.device)).cpu()
             logits, labels = run(batch.cpu())
             equal += int((labels == predictions(expected, model.num_classes)).sum())

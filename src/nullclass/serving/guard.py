@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nullclass.core.checks import check_count
+from nullclass.core.devices import exact_float32
 from nullclass.core.errors import NotFiniteError, UserError, describe_error
 from nullclass.core.outcomes import NULL_LABEL, predictions
 from nullclass.core.provenance import now
@@ -36,8 +37,8 @@ class InvalidInputError(UserError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
-        """``type``, ``shape``, ``range``, ``not-finite`` or ``number``; ``json`` for a line of
-        ``nullclass guard`` without images."""
+        """``type``, ``shape``, ``range``, ``not-finite`` or ``number``; ``model`` if it fails
+        on them; ``json`` for a line of ``nullclass guard`` without images."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -125,7 +126,8 @@ class Guard:
                 [0,1] or of bytes, or nested lists of numbers in [0,1].
 
         Raises:
-            InvalidInputError: If they are anything else. This is counted, too.
+            InvalidInputError: If they are anything else, or the model fails on them. This is
+                counted, too.
         """
         started = time.perf_counter()
         try:
@@ -133,7 +135,12 @@ class Guard:
         except InvalidInputError as error:
             self.count_invalid(error)
             raise
-        labels, scores = self._predict(checked)
+        try:
+            labels, scores = self._predict(checked)
+        except Exception as error:  # the model's code
+            failure = InvalidInputError("model", f"the model failed: {describe_error(error)}")
+            self.count_invalid(failure)
+            raise failure from error
         answers = [
             Answer(NULL_LABEL, self._reason(score), score)
             if label == NULL_LABEL
@@ -198,7 +205,8 @@ class Guard:
         return values if low >= 0 and high <= 1 else values.clamp(0, 1)
 
     def counters(self) -> dict[str, Any]:
-        """Return JSON values: requests, images, nulls by reason, invalid requests by kind, alarms.
+        """Return JSON values: requests, images, nulls by reason, invalid requests by kind, alarms,
+        and lines that could not be written to the log.
 
         ``alarm`` holds the band, the evidence against it, and the mean number of images between
         false alarms; None without a band.
@@ -210,12 +218,13 @@ class Guard:
                 "nulls": dict(self._nulls),
                 "invalid": dict(self._invalid),
                 "alarms": self._counts["alarms"],
+                "lines_lost": self._counts["lines_lost"],
                 "alarm": None if self.alarm is None else self._alarm_values(),
             }
 
     def _predict(self, images: Tensor) -> tuple[list[int], list[float | None]]:
         """Return labels and null scores; null and None where the logits are not finite."""
-        with torch.no_grad():
+        with exact_float32(), torch.no_grad():
             try:
                 logits = self.model(images.to(self.model.mean.device)).cpu()
             except NotFiniteError:  # of some image: a detector refuses the batch
@@ -245,8 +254,11 @@ class Guard:
     def _write(self, event: str, **values: Any) -> None:
         if self._log is not None:
             line = msgspec.json.encode({"time": now(), "event": event, **values}).decode()
-            self._log.write(line + "\n")
-            self._log.flush()
+            try:
+                self._log.write(line + "\n")
+                self._log.flush()
+            except OSError:  # such as a full disk: the answers matter more
+                self._counts["lines_lost"] += 1
 
 
 def _null_reason(model: Classifier) -> str:
