@@ -9,12 +9,11 @@ from pathlib import Path
 from marks import replace_results
 
 from nullclass.core.files import make_folder, write_bytes
-from nullclass.report.blocks import Table
+from nullclass.report.blocks import Drawing, Table
 from nullclass.report.measures import Measures
 from nullclass.report.render import markdown_table
 from nullclass.report.sections import previews, unfinished
 from nullclass.results.frames import write_frame
-from nullclass.results.run import Run
 from nullclass.results.schema import SUMMARY
 from nullclass.studies.detectors.config import VARIANTS
 from nullclass.studies.detectors.figures import knowledge
@@ -32,9 +31,9 @@ are lower bounds, RAR an upper bound.
 """
 
 
-def results(run: Run) -> str:
+def results(measures: Measures, drawing: Drawing | None) -> str:
     """The text between the two marks."""
-    measures = Measures(run)
+    run = measures.run
     head = HEAD.format(
         preset=run.info.preset,
         seeds=measures.seeds_text(),
@@ -44,16 +43,14 @@ def results(run: Run) -> str:
     )
     sentences = [*findings(measures), *unfinished(measures, VARIANTS), *previews(measures)]
     bullets = [f"- {sentence}\n" for sentence in sentences]
-    return "\n".join([head, "".join(bullets), *_pictures(measures), *_tables(measures)])
+    return "\n".join([head, "".join(bullets), *_pictures(drawing), *_tables(measures)])
 
 
-def _pictures(measures: Measures) -> Iterator[str]:
-    """Write the figure of every network, and refer to it."""
-    drawing = knowledge(measures)
-    for panel in drawing.panels if drawing else []:
-        write_bytes(RESULTS / "figures" / f"{panel.file}.png", panel.png)
-        yield f"![{panel.heading}](../results/detectors/figures/{panel.file}.png)\n"
-    if drawing:
+def _pictures(drawing: Drawing | None) -> Iterator[str]:
+    """The figure of every network, and the caption."""
+    if drawing is not None:
+        for panel in drawing.panels:
+            yield f"![{panel.heading}](../results/detectors/figures/{panel.file}.png)\n"
         yield f"*{drawing.caption}*\n"
 
 
@@ -76,7 +73,10 @@ def _table(table: Table) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    run = read_run(Path(sys.argv[1]))
+    measures = Measures(read_run(Path(sys.argv[1])))
+    drawing = knowledge(measures)
     make_folder(RESULTS / "figures")
-    write_frame(RESULTS / SUMMARY, run.summary)
-    replace_results(PAGE, __file__, results(run))
+    write_frame(RESULTS / SUMMARY, measures.run.summary)
+    for panel in drawing.panels if drawing else []:
+        write_bytes(RESULTS / "figures" / f"{panel.file}.png", panel.png)
+    replace_results(PAGE, __file__, results(measures, drawing))

@@ -94,3 +94,11 @@ def test_what_cannot_be_done_is_refused(
     refused("export", checkpoint, *data, "--images", 10**6, says="choose 1 to")
     refused("export", checkpoint, *data, "--null-rate", 0.1, says="held-out")
     refused("export", "no-such", says="no checkpoint")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_full_disk_does_not_end_the_guard() -> None:
+    from nullclass.cli.guard import _log
+
+    with _log(Path("/dev/full")) as log:
+        log.write("a line\n")  # written when the file is closed, which fails

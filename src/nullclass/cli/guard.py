@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, TextIO
@@ -82,8 +82,8 @@ def answered(guard: Guard, line: bytes, class_names: tuple[str, ...]) -> dict[st
     from nullclass.core.documents import parse
     from nullclass.serving.guard import InvalidInputError
 
-    def refusal(error: UserError) -> dict[str, Any]:
-        values = {"kind": getattr(error, "kind", "model"), "message": str(error)}
+    def refusal(error: InvalidInputError) -> dict[str, Any]:
+        values = {"kind": error.kind, "message": str(error)}
         return {"id": request.get("id"), "error": values}
 
     request: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def answered(guard: Guard, line: bytes, class_names: tuple[str, ...]) -> dict[st
         return refusal(invalid)
     try:
         answers = guard.answer(request["images"])
-    except UserError as error:
+    except InvalidInputError as error:
         return refusal(error)
     names = (None if a.label < 0 else class_names[a.label] for a in answers)
     return {
@@ -127,5 +127,8 @@ def _log(path: Path | None) -> Iterator[TextIO]:
         file = path.open("a", encoding="utf-8")
     except OSError as error:
         raise cannot_write(path, error) from None
-    with file:
+    try:
         yield file
+    finally:
+        with suppress(OSError):  # a full disk: the guard has counted the lines
+            file.close()

@@ -87,6 +87,13 @@ def supports_bfloat16(device: torch.device) -> bool:
     return False
 
 
+_LOCK = threading.Lock()
+_OPEN: list[None] = []
+"""One entry per block of :func:`exact_float32` that is open, in any thread."""
+_BEFORE: dict[Any, Any] = {}
+"""The callers' settings while a block is open, by the object that has the setting."""
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
     """Compute float32 products in float32 inside the block; then restore the caller's settings.
@@ -104,7 +111,7 @@ def exact_float32() -> Iterator[None]:
         owners = [matmul, cudnn.conv, cudnn.rnn, backends.mkldnn.matmul]
         name, fast, exact = "fp32_precision", ("tf32", "bf16"), "ieee"
     with _LOCK:
-        _INSIDE.append(None)
+        _OPEN.append(None)
         for owner in owners:
             if (value := getattr(owner, name)) in fast:
                 _BEFORE.setdefault(owner, value)
@@ -113,12 +120,7 @@ def exact_float32() -> Iterator[None]:
         yield
     finally:
         with _LOCK:
-            _INSIDE.pop()
-            while _BEFORE and not _INSIDE:
+            _OPEN.pop()
+            while _BEFORE and not _OPEN:
                 owner, value = _BEFORE.popitem()
                 setattr(owner, name, value)
-
-
-_LOCK = threading.Lock()
-_INSIDE: list[None] = []
-_BEFORE: dict[Any, Any] = {}

@@ -147,8 +147,8 @@ def queries_table(measures: Measures) -> Table:
     """Substitutes that were trained on the answers of their targets."""
     rows: list[list[Any]] = []
     for target in measures.models:
-        asked = f"{QUERIED}-{target}"
-        logs = [log for (name, _), log in measures.run.queried.items() if name == asked]
+        substitute = f"{QUERIED}-{target}"
+        logs = [log for (name, _), log in measures.run.queried.items() if name == substitute]
         if not logs:
             continue
         num_queries = [int(log["num_queries"].sum()) for log in logs]
