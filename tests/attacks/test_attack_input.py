@@ -78,6 +78,21 @@ def test_half_precision_images_are_attacked_in_float32(dtype: torch.dtype) -> No
     assert torch.equal(attacked("pgd", network(), images, LABELS), expected)
 
 
+def test_everything_is_on_one_device() -> None:
+    model = Classifier(network(), 3)
+    with pytest.raises(UserError, match="on cpu, meta: move them to one device"):
+        PGD()(model.to("meta"), IMAGES, LABELS, eps=0.1)
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    model = Classifier(network(), 3, image_shape=(1, 2, 2))
+    says = r"images have the shape \(1, 1, 4\), and the model takes \(1, 2, 2\)"
+    with pytest.raises(UserError, match=says):
+        PGD()(model, IMAGES.view(6, 1, 1, 4), LABELS, eps=0.1)
+    with pytest.raises(UserError, match=says):
+        model.predict(IMAGES.view(6, 1, 1, 4))
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_no_images_are_no_adversarial_images(name: str) -> None:
     model = Classifier(network(), 3)
@@ -92,8 +107,8 @@ def test_no_images_are_no_adversarial_images(name: str) -> None:
         ((IMAGES * 255).long(), LABELS, "of torch.int64"),
         (IMAGES > 0.5, LABELS, "of torch.bool"),
         (IMAGES.numpy(), LABELS, "not ndarray: convert arrays by torch.from_numpy"),
-        (IMAGES, LABELS.numpy(), "labels must be a tensor of integers, not ndarray"),
-        (IMAGES, LABELS.tolist(), "labels must be a tensor of integers, not list"),
+        (IMAGES, LABELS.numpy(), "labels must be a tensor, not ndarray"),
+        (IMAGES, LABELS.tolist(), "labels must be a tensor, not list"),
         (IMAGES, LABELS.float(), "labels are torch.float32: pass integers"),
         (IMAGES * math.nan, LABELS, "NaN or infinite"),
         (IMAGES + 0.5, LABELS, r"images must be in \[0,1\]"),

@@ -20,6 +20,7 @@ from nullclass.certify import (
     Box,
     Network,
     cascade,
+    crown,
     interval_bounds,
     label_spec,
     read_network,
@@ -174,6 +175,29 @@ def test_a_planted_mistake_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_bounds_inside_the_network_do_not_depend_on_how_many_are_computed_at_once(
+    norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, (image,) = read_network(tiny_model(0), (1, 2, 2)), images_of(0, 1)
+    together = Ball(network, image[None], RADIUS, norm)
+    num_parts = []
+    bound = Ball.bound
+    monkeypatch.setattr(
+        Ball,
+        "bound",
+        lambda ball, parts, *a, **b: num_parts.append(len(parts)) or bound(ball, parts, *a, **b),
+    )
+    monkeypatch.setattr(crown, "MAX_COEFFICIENTS", 4 * 8)  # two units of a layer of eight
+    apart = Ball(network, image[None], RADIUS, norm)
+    assert len(num_parts) > 1
+    assert max(num_parts) == 4
+    assert together.known.keys() == apart.known.keys()
+    for source, box in together.known.items():
+        torch.testing.assert_close(box.lower, apart.known[source].lower, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(box.upper, apart.known[source].upper, rtol=1e-9, atol=1e-12)
+
+
 def test_an_exhausted_budget_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     network = read_network(tiny_model(0), (1, 2, 2))
     for image in images_of(0, 12).split(1):

@@ -141,7 +141,7 @@ def test_the_network_is_compared_with_the_model() -> None:
         read_network(tiny_net(0).half(), (1, 1, 2))
 
 
-def test_machines_without_exact_float32_products() -> None:
+def test_machines_without_exact_float32_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """CUDA, and a CPU without oneDNN, compute in float64; other devices are refused."""
     cpu = torch.device("cpu")
     assert proof_dtype(cpu, torch.float32) == torch.float32
@@ -165,6 +165,13 @@ def test_machines_without_exact_float32_products() -> None:
                 verifier(network, images, 0.1, "linf")(spec)
         finally:
             torch.set_float32_matmul_precision(before)
+        for name in ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"):
+            with monkeypatch.context() as patched:
+                patched.setenv(name, "bf16")
+                with pytest.raises(UserError, match="fewer bits"):
+                    verifier(network, images, 0.1, "linf")(spec)
+                patched.setenv(name, "STRICT")
+                assert torch.equal(verifier(network, images, 0.1, "linf")(spec), bounds)
 
 
 @pytest.mark.parametrize(

@@ -545,7 +545,15 @@ def test_output_that_cannot_be_printed_costs_the_printing_only(
 
 @pytest.mark.parametrize(
     ("error", "says"),
-    [(MemoryError(), "out of memory"), (RecursionError(), "the input is nested too deeply")],
+    [
+        (MemoryError(), "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out of memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+            "out of memory",
+        ),
+        (RecursionError(), "the input is nested too deeply"),
+    ],
 )
 def test_input_that_is_too_much(
     error: Exception, says: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured

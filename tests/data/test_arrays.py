@@ -76,6 +76,8 @@ BAD: dict[str, tuple[Any, Any, Any, str]] = {
     "no channel": (BYTES[:, 0], LABELS, 4, "(N, C, H, W)"),
     "double": (FLOATS.double(), LABELS, 4, "float32"),
     "float labels": (BYTES, LABELS * torch.nan, 0, "int64"),
+    "arrays": (BYTES.numpy(), LABELS, 4, "images must be a tensor, not ndarray"),
+    "labels in a list": (BYTES, LABELS.tolist(), 4, "labels must be a tensor, not list"),
     "negative K": (BYTES, LABELS, -2, "num_classes must be a whole number"),
 }
 

@@ -32,6 +32,18 @@ def dataset():
 def datasets():
     return dataset(), TensorDataset(images[:4], labels[:4])
 
+def labelled():
+    from nullclass.data import LabelledImages
+    return LabelledImages(images, labels, 5)
+
+def streamed():
+    from nullclass.data import LabelledImages
+    from nullclass.data.streamed import StreamedImages
+    def read(index):
+        raise AssertionError("no image is needed yet")
+    on_disk = StreamedImages(read, (3, 5, 5), torch.arange(12), "0" * 64)
+    return LabelledImages(on_disk, labels, 5)
+
 class Pictures(Dataset):
     def __len__(self):
         return 3
@@ -86,6 +98,13 @@ def test_what_a_function_may_return(name: str) -> None:
     assert (data.name, data.num_classes) == (f"my_images_of_test:{name}", 3)
     if has_both:
         assert torch.equal(data.training_images().images[:], images)
+
+
+@pytest.mark.parametrize("name", ["labelled", "streamed"])
+def test_labelled_images_keep_their_classes_and_stay_on_the_disk(name: str) -> None:
+    data = load_dataset(f"my_images_of_test:{name}", validation=0)
+    assert (data.num_classes, len(data.class_names), data.test.num_classes) == (5, 5, 5)
+    assert isinstance(data.test.images, torch.Tensor) == (name == "labelled")
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,10 @@ import torch
 from nullclass.core.errors import UserError
 from nullclass.data import Dataset
 from nullclass.experiments.config import AttackPlan, ModelSpec, Training, Trial
-from nullclass.experiments.context import RunContext
+from nullclass.experiments.context import RunContext, with_detector
 from nullclass.experiments.detector_plan import CONSISTENCY, DetectorPlan
 from nullclass.experiments.tasks import run_task
+from nullclass.models import build_model
 from nullclass.rejection import (
     ConsistentNull,
     ThresholdedClassifier,
@@ -98,3 +99,9 @@ def test_trials_of_one_network(run: RunContext) -> None:
 def test_a_detector_and_another_null_are_refused() -> None:
     with pytest.raises(UserError, match="'clean' has a detector, so it has no other null"):
         ModelSpec(replace(TRAINING, has_null=True), detector=MAHALANOBIS)
+
+
+def test_nothing_is_fitted_to_a_model_with_null(run: RunContext) -> None:
+    model = build_model("small", image_shape=run.dataset.image_shape, num_classes=3)
+    with pytest.raises(UserError, match="has null already"):
+        with_detector(model, DetectorPlan("magnet-divergence"), run.dataset, 0)

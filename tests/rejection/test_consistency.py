@@ -49,6 +49,17 @@ def test_of_two_linear_classes_the_score_is_exact(norm: str, is_unrolled: bool) 
     torch.testing.assert_close(gradient, of_margin)
 
 
+def test_inference_mode_changes_no_answer() -> None:
+    network, images = smooth().float(), middle(12)
+    models = [ConsistentNull(network, 0.05, num_steps=2)]
+    models += [ProvableNull(network, 0.02, verifier=name) for name in ("crown-ibp", "cascade")]
+    for model in models:
+        expected = model(images)
+        with torch.inference_mode():
+            assert torch.equal(model(images * 1), expected)
+        assert torch.equal(model(images), expected), "nothing of that mode is kept"
+
+
 def smooth(seed: int = 2) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(seed)

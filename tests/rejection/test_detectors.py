@@ -118,6 +118,13 @@ def test_detectors_that_need_images_of_every_class(
         fit_odds_are_odd(network, data.subset(torch.tensor([0, 3, 1, 2, 5])))
     with pytest.raises(UserError, match="leave out null images"):
         fit_mahalanobis(network, (data.images[:2], torch.tensor([0, -1])))
+    with_null = copy.copy(network)
+    with_null.has_null = True
+    for fit in (fit_kernel_density, fit_mahalanobis, fit_odds_are_odd):
+        with pytest.raises(UserError, match="has null already"):
+            fit(with_null, data)
+    with pytest.raises(UserError, match="halves its images, and these are 1 x 9 pixels"):
+        train_autoencoder((torch.rand(4, 1, 1, 9), torch.zeros(4).long()))
     assert network.training == was_training
 
 

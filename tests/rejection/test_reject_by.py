@@ -259,6 +259,8 @@ def test_a_detector_of_your_own_is_not_saved(tmp_path: Any) -> None:
         reject_by(network, FeatureSqueezing(pixels())),
         reject_by(reject_by(pixels(has_null=True), "null-logit"), "null-logit", 0.5),
     ):
-        with pytest.raises(UserError, match="does not record a detector or surrogate of your own"):
+        with pytest.raises(
+            UserError, match="does not record a class, detector or surrogate of your own"
+        ):
             nullclass.save_checkpoint(model, tmp_path / "no")
     assert not (tmp_path / "no").exists()

@@ -77,6 +77,26 @@ def test_certificates_are_false_no_more_often_than_the_confidence_allows() -> No
     assert binom.sf(num_false - 1, 300, 0.2) > 1e-4
 
 
+def test_the_gradient_is_that_of_the_mean_probabilities() -> None:
+    model = tiny_net(0, pixels=4)
+    smoothed = SmoothedNull(model, 0.02, sigma=0.1, num_samples=20, num_selection=50)
+    images = torch.rand((3, 1, 1, 4), generator=torch.Generator().manual_seed(0))
+    images.requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: kept.append(tensor.numel()) or tensor, lambda tensor: tensor
+    ):
+        logits = smoothed(images)
+    assert max(kept) < 50, "no batch of noisy copies is kept for the gradient"
+    (gradient,) = torch.autograd.grad(logits[:, 1].sum(), images)
+    noisy = torch.stack(
+        [smoothed._noisy(each, 50, smoothed._generator(each.detach())) for each in images]
+    )
+    means = torch.stack([model(copies).softmax(dim=1).mean(dim=0) for copies in noisy])
+    (expected,) = torch.autograd.grad(means[:, 1].sum(), images)
+    torch.testing.assert_close(gradient, expected)
+
+
 def test_predictions_depend_on_image_and_seed_only() -> None:
     model = tiny_net(0, pixels=4)
     images = torch.rand((30, 1, 1, 4), generator=torch.Generator().manual_seed(0))

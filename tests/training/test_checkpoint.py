@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -30,6 +31,7 @@ from nullclass.rejection import (
     ProvableNull,
     SmoothedNull,
     Threshold,
+    ThresholdedClassifier,
     calibrate,
     overlap,
     reject_by,
@@ -239,6 +241,38 @@ def test_weights_that_would_be_loaded_in_another_type_are_not_saved(tmp_path: Pa
         save_checkpoint(network, tmp_path / "no")
     assert not (tmp_path / "no").exists()
     save_checkpoint(network.float(), tmp_path / "yes")
+
+
+def test_an_exchanged_layer_makes_it_a_network_of_ones_own(tmp_path: Path) -> None:
+    network = built("notebook", image_shape=(1, 12, 12))
+    images = torch.rand(5, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    network.body.relu1 = nn.GELU()
+    save_checkpoint(network, tmp_path)
+    with pytest.raises(UserError, match="a network of your own: pass it"):
+        load_checkpoint(tmp_path)
+    loaded, card = load_checkpoint(tmp_path, body=copy.deepcopy(network.body))
+    assert isinstance(card.architecture, OwnNetwork)
+    assert torch.equal(loaded(images), network(images))
+
+
+class Cooled(Classifier):
+    def all_logits(self, images: Tensor) -> Tensor:
+        return super().all_logits(images) / 4
+
+
+class Reversed(ThresholdedClassifier):
+    def all_logits(self, images: Tensor) -> Tensor:
+        return -super().all_logits(images)
+
+
+def test_classes_of_ones_own_are_not_saved(tmp_path: Path) -> None:
+    network = built("certifiable-small", image_shape=(1, 8, 8))
+    cooled = Cooled(network.body, network.num_classes, image_shape=(1, 8, 8)).eval()
+    reversed_ = Reversed(network, Threshold(0.1)).eval()
+    for model in (cooled, with_threshold(cooled, 0.1), reversed_):
+        with pytest.raises(UserError, match=r"does not record (the class Cooled|a class)"):
+            save_checkpoint(model, tmp_path / "no")
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

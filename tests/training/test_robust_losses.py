@@ -91,6 +91,16 @@ def test_the_interval_loss_is_its_formula(natural_weight: float) -> None:
     assert output.num_robust == int(proved.sum())
 
 
+def test_bounds_of_a_float64_model_are_trained_on_float32_images() -> None:
+    images, labels = torch.rand(5, 1, 1, 2, generator=seeded()), torch.tensor([0, 1, 0, 1, 1])
+    for loss, has_null in ((IntervalLoss(0.15), False), (AbstainLoss(0.15), True)):
+        model = linear(has_null)
+        expected = loss.bind(model)(images, labels, 0.9, seeded()).loss.item()
+        output = loss.bind(model.double())(images, labels, 0.9, seeded())
+        assert output.loss.dtype == torch.float64
+        assert output.loss.item() == pytest.approx(expected, rel=1e-5)
+
+
 def test_mtl_ibp_mixes_bounds_and_attacked_images() -> None:
     model, images = tiny(), learnable_images(8).images
     labels = torch.arange(8) % 3

@@ -63,6 +63,10 @@ class AttackState:
         batch_size: int | None = None,
     ) -> None:
         images, labels = checked_images(images), checked_labels(labels)
+        devices = {images.device, labels.device, model.mean.device}
+        if len(devices) > 1:
+            found = ", ".join(sorted(map(str, devices)))
+            raise UserError(f"model, images and labels are on {found}: move them to one device")
         _check_labels(images, labels, model.num_classes)
         if objective == "force-null" and not model.has_null:
             raise UserError("objective force-null needs a model with a null class")

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nullclass.certify.crown import all_regions, linear_bounds
+from nullclass.certify import crown
+from nullclass.certify.crown import all_regions, largest_width, linear_bounds
 from nullclass.certify.layers import Linear, Monotone, Scale
 from nullclass.certify.network import Network
 from nullclass.certify.parts import Cuts, Parts, cut
@@ -69,19 +70,22 @@ class Ball:
 
     def _bound_inputs_of_relus(self) -> None:
         """Tighten interval bounds of inputs of ReLUs behind other ReLUs by CROWN."""
+        image = self.region.center
+        num_at_once = max(1, crown.MAX_COEFFICIENTS // (2 * largest_width(self.network, image)))
         for source in sorted(self.relus):
             regions = all_regions(self.network, self.region, ROUNDING, self._tighten)
             box = to_box(regions[source], ROUNDING)
             lower, upper = (corner.flatten() for corner in box.corners(ROUNDING))
             (is_open,) = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
-            if self.known and len(is_open):  # intervals are exact in front of the first ReLU
-                rows = lower.new_zeros(len(is_open), lower.numel())
-                rows[torch.arange(len(is_open)), is_open] = 1
-                coefs = torch.cat([rows, -rows]).view(-1, 1, *box.center.shape[1:])
-                low, high = self.bound(self.whole(coefs), NUM_INNER, start=source).bounds.chunk(2)
-                lower[is_open] = torch.maximum(lower[is_open], low)
-                upper[is_open] = torch.minimum(upper[is_open], -high)
             shape = box.center.shape
+            # Intervals are exact in front of the first ReLU.
+            for some in is_open.split(num_at_once) if self.known else ():
+                rows = lower.new_zeros(len(some), lower.numel())
+                rows[torch.arange(len(some)), some] = 1
+                coefs = torch.cat([rows, -rows]).view(-1, 1, *shape[1:])
+                low, high = self.bound(self.whole(coefs), NUM_INNER, start=source).bounds.chunk(2)
+                lower[some] = torch.maximum(lower[some], low)
+                upper[some] = torch.minimum(upper[some], -high)
             self.known[source] = Box.between(lower.view(shape), upper.view(shape), ROUNDING)
 
     def _tighten(self, index: int, region: Region) -> Region:

@@ -18,12 +18,16 @@ where NNPACK uses Winograd, bounds are computed in float64 (:func:`proof_dtype`)
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from nullclass.core.errors import UserError
+
+_MODES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+"""Variables of the environment by which oneDNN may round float32 products to fewer bits."""
 
 _EXTRA_ROUNDINGS = 4
 """Beyond those of the sum: the inflated radius, the bias, the last product."""
@@ -100,13 +104,15 @@ def rounding_for(images: Tensor) -> Rounding:
     if images.dtype == torch.float32 and _rounds_to_fewer_bits():
         raise UserError(
             "there are no proofs while float32 products are rounded to fewer bits: call "
-            "torch.set_float32_matmul_precision('highest'), and set every fp32_precision of "
-            "torch.backends back to 'none'"
+            "torch.set_float32_matmul_precision('highest'), set every fp32_precision of "
+            f"torch.backends back to 'none', and leave {_MODES[0]} out of the environment"
         )
     return rounding_of(images.dtype)
 
 
 def _rounds_to_fewer_bits() -> bool:
+    if any(os.environ.get(name, "STRICT").upper() not in ("", "STRICT") for name in _MODES):
+        return True
     try:
         if torch.get_float32_matmul_precision() != "highest":
             return True

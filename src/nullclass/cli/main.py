@@ -79,16 +79,24 @@ def _run(words: list[str]) -> int:
         return int(_parse(name, options).run() or 0)
     except UserError as error:
         return _refuse(str(error))
-    except MemoryError:
-        return _refuse("out of memory: give fewer or smaller images")
     except RecursionError:
         return _refuse("the input is nested too deeply")
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        return _refuse("out of memory: give fewer or smaller images")
     except SystemExit as stopped:  # --help, or options that do not exist
         return int(stopped.code or 0)
     except KeyboardInterrupt:
         later = "the same command resumes it" if name in RESUMED else "run it again"
         print(f"nullclass: interrupted; {later}", file=sys.stderr)
         return 130
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether Python, or torch on the CPU or on a GPU, has found no memory."""
+    is_gpu = type(error).__name__ == "OutOfMemoryError"  # torch may not be imported yet
+    return isinstance(error, MemoryError) or is_gpu or "can't allocate memory" in str(error)
 
 
 def _refuse(reason: str) -> int:

@@ -47,8 +47,12 @@ class LabelledImages:
     def __post_init__(self) -> None:
         if isinstance(self.images, Tensor):
             _check_images(self.images)
+        elif not isinstance(self.images, StreamedImages):
+            raise UserError(_no_tensor("images", self.images))
         elif not len(self.images):
             raise UserError("there are no images: pass at least one")
+        if not isinstance(self.labels, Tensor):
+            raise UserError(_no_tensor("labels", self.labels))
         check_count("num_classes", self.num_classes, 0)
         if self.num_classes == 0 and self.labels.dtype == torch.int64 and len(self.labels):
             object.__setattr__(self, "num_classes", int(self.labels.max()) + 1)
@@ -200,10 +204,7 @@ def checked_labels(labels: Tensor) -> Tensor:
         UserError: If they are not a tensor of integers.
     """
     if not isinstance(labels, Tensor):
-        raise UserError(
-            f"labels must be a tensor of integers, not {type(labels).__name__}: convert them by "
-            "torch.as_tensor"
-        )
+        raise UserError(_no_tensor("labels", labels))
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise UserError(f"labels are {labels.dtype}: pass integers, one for each image")
     return labels.to(torch.int64)
@@ -282,6 +283,10 @@ def _not_data(data: Any) -> str:
             f"torch.as_tensor({name})"
         )
     return f"{expected}{type(data).__name__}: wrap a torch Dataset in a DataLoader"
+
+
+def _no_tensor(name: str, value: object) -> str:
+    return f"{name} must be a tensor, not {type(value).__name__}: convert them by torch.as_tensor"
 
 
 def _lengths_differ(num_images: int, num_labels: int) -> str:

@@ -86,7 +86,8 @@ def _load(
         return _known(name, paths, source), False
     path = check_path("data", data)
     if is_function_name(name) and not os.path.exists(path):
-        return _dataset(name, *returned.call(name), f"what {name} returns"), False
+        training, testing, num_classes = returned.call(name)
+        return _dataset(name, training, testing, f"what {name} returns", num_classes), False
     if not os.path.exists(path):
         raise UserError(
             f"there is no dataset, folder or file {shown(name)}{close_name(name, known_names())}, "
@@ -147,7 +148,8 @@ def _image_folder(folder: Path, size: tuple[int, int] | None) -> Dataset:
     train = None if files.train is None else files.read(files.train, size)
     test = files.read(files.test, size)
     name = _name_of(folder, "image folder")
-    return _dataset(name, train, test, f"images in the folder {folder}", files.class_names)
+    source = f"images in the folder {folder}"
+    return _dataset(name, train, test, source, class_names=files.class_names)
 
 
 def _array_file(path: Path) -> Dataset:
@@ -165,12 +167,16 @@ def _dataset(
     train: Part | None,
     test: Part,
     source: str,
+    num_classes: int = 0,
     class_names: tuple[str, ...] | None = None,
 ) -> Dataset:
-    """Return data of the user; the images and labels are checked, and bytes recognised."""
+    """Return data of the user; the images and labels are checked, and bytes recognised.
+
+    Without names the classes are numbered; there are ``num_classes``, or more if labels say so.
+    """
     parts = [(_stored(images), _flat(labels)) for images, labels in (test, train or test)]
     if class_names is None:
-        class_names = _numbered(name, [labels for _, labels in parts])
+        class_names = _numbered(name, [labels for _, labels in parts], num_classes)
     last, first = (LabelledImages(*part, len(class_names)) for part in parts)
     if last.images.shape[1:] != first.images.shape[1:]:
         sizes = [" x ".join(map(str, part.images.shape[1:])) for part in (first, last)]
@@ -183,20 +189,21 @@ def _dataset(
     return Dataset(name, class_names, trained, None, last, checksum, source)
 
 
-def _numbered(name: str, labels: Sequence[Tensor]) -> tuple[str, ...]:
+def _numbered(name: str, labels: Sequence[Tensor], num_classes: int = 0) -> tuple[str, ...]:
     """Return a name for each class of whole-number labels, which start at 0."""
     everything = torch.cat(list(labels))
     if not len(everything):
         raise UserError(f"there are no images in {name}: give at least one")
     low, high = int(everything.min()), int(everything.max())
-    if low > 0:
+    if low > 0 and not num_classes:
         raise UserError(
             f"the labels of {name} run from {low} to {high}, and classes are numbered from 0, as 0 "
             "… K - 1: if these are, add an image of class 0, else number them anew"
         )
-    if high < 1:
+    num_classes = max(high + 1, num_classes)
+    if num_classes < 2:
         raise UserError(f"all labels of {name} are {high}: give at least two classes")
-    return tuple(map(str, range(high + 1)))
+    return tuple(map(str, range(num_classes)))
 
 
 def _stored(images: Images) -> Images:

@@ -11,17 +11,19 @@ from torch.utils.data import Dataset as TorchDataset
 
 from nullclass.core.errors import UserError, describe_error
 from nullclass.core.imports import call_function
+from nullclass.data.array_files import Part
 from nullclass.data.arrays import LabelledImages
 
-Part = tuple[Tensor, Tensor]
 
-
-def call(name: str) -> tuple[Part | None, Part]:
-    """Call ``PACKAGE.MODULE:FUNCTION`` and return training images, if there are any, and test ones.
+def call(name: str) -> tuple[Part | None, Part, int]:
+    """Call ``PACKAGE.MODULE:FUNCTION``; return training images, if there are any, and test ones.
 
     The function takes no arguments. It returns test images, as a pair ``(images, labels)`` of
-    tensors or arrays or as a torch ``Dataset``; or a pair ``(train, test)`` of such values, as
-    ``load_data`` of Keras does.
+    tensors or arrays, as a torch ``Dataset`` or as :class:`nullclass.data.LabelledImages`; or a
+    pair ``(train, test)`` of such values, as ``load_data`` of Keras does.
+
+    Returns:
+        Training and test images, and K as far as ``LabelledImages`` say it, else 0.
 
     Raises:
         UserError: If it cannot be imported, fails, or returns something else.
@@ -30,7 +32,7 @@ def call(name: str) -> tuple[Part | None, Part]:
     both = (_part(each) for each in value) if _is_pair(value) else ()
     match tuple(part for part in both if part is not None):
         case (train, test):
-            return train, test
+            return train, test, max(map(_num_classes, value))
     part = _part(value)
     if part is None:
         found = type(value).__name__
@@ -38,17 +40,21 @@ def call(name: str) -> tuple[Part | None, Part]:
             f"{name} returns a {found}: let it return a pair (images, labels) of tensors, a torch "
             "Dataset of such pairs, or a pair (train, test) of these"
         )
-    return None, part
+    return None, part, _num_classes(value)
 
 
 def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2
 
 
+def _num_classes(value: Any) -> int:
+    return value.num_classes if isinstance(value, LabelledImages) else 0
+
+
 def _part(value: Any) -> Part | None:
     """Return images and labels, or None if it is something else."""
     if isinstance(value, LabelledImages):
-        return value.images[:], value.labels
+        return value.images, value.labels
     if isinstance(value, TorchDataset):
         return _read(value)
     if not _is_pair(value):
@@ -60,7 +66,7 @@ def _part(value: Any) -> Part | None:
     return (images, labels) if isinstance(images, Tensor) and isinstance(labels, Tensor) else None
 
 
-def _read(dataset: Any) -> Part:
+def _read(dataset: Any) -> tuple[Tensor, Tensor]:
     """Return all images and labels of a torch ``Dataset``."""
     images, labels = [], []
     kind = type(dataset).__name__

@@ -167,8 +167,14 @@ class Classifier(nn.Module):
         """Return images ``(N, C, H, W)`` in [0,1] as the body gets them.
 
         Raises:
-            UserError: If the model has means or stds for another number of channels.
+            UserError: If the images have another shape than ``image_shape``, or the model has means
+                or stds for another number of channels.
         """
+        if self.image_shape is not None and images.shape[1:] != tuple(self.image_shape):
+            raise UserError(
+                f"the images have the shape {tuple(images.shape[1:])}, and the model takes "
+                f"{tuple(self.image_shape)}: give images of that shape"
+            )
         for name, values in (("means", self.mean), ("stds", self.std)):
             if values.shape[0] not in (1, images.shape[1]):
                 channels = "channel" if images.shape[1] == 1 else "channels"

@@ -13,7 +13,8 @@ from nullclass.core.devices import default_batch_size
 from nullclass.core.errors import UserError
 from nullclass.core.modules import frozen
 from nullclass.data import LabelledImages, tensors_or_loader
-from nullclass.models.classifier import Classifier, at_least_float32, check_classifier
+from nullclass.models.classifier import Classifier, at_least_float32
+from nullclass.rejection.reject_by import check_without_null
 
 Images = LabelledImages | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
 """Labelled images, a pair of tensors, or a loader."""
@@ -28,10 +29,10 @@ def clean_batches(
     Inside the block the classifier is in evaluation mode, and there are no gradients.
 
     Raises:
-        UserError: If a class has fewer images than needed, or a label is null or no class of the
-            classifier.
+        UserError: If the classifier has null, a class has fewer images than needed, or a label is
+            null or no class of the classifier.
     """
-    num_classes = check_classifier(classifier).num_classes
+    num_classes = check_without_null(classifier).num_classes
     data = tensors_or_loader(clean, num_classes)
     if int(data.labels.min()) < 0:
         raise UserError("a detector is fitted to images of real classes: leave out null images")

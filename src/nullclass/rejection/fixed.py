@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Self
 
+import torch
+from torch import Tensor
+
 from nullclass.models.classifier import Classifier
 
 
@@ -23,6 +26,14 @@ class FixedClassifier(Classifier):
     def model(self) -> Classifier:
         """The classifier inside."""
         return self.body
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See :class:`nullclass.models.Classifier`; also in ``torch.inference_mode``."""
+        if not torch.is_inference_mode_enabled():
+            return super().forward(images)
+        # There tensors have no gradients, which inner attacks and linear bounds need.
+        with torch.inference_mode(False), torch.no_grad():
+            return super().forward(images.clone())
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode; what is inside stays in evaluation mode, in which it was measured."""

@@ -73,9 +73,13 @@ def train_autoencoder(
         device: Where to train.
 
     Raises:
-        UserError: If a number is out of range, or the error is not finite.
+        UserError: If a number is out of range, the images have a side of one pixel, or the error is
+            not finite.
     """
     data = tensors_or_loader(clean)
+    if min(data.images.shape[2:]) < 2:
+        size = " x ".join(map(str, data.images.shape[2:]))
+        raise UserError(f"the autoencoder halves its images, and these are {size} pixels")
     check_count("num_epochs", num_epochs)
     check_count("batch_size", batch_size)
     if check_number("noise", noise) < 0:

@@ -74,13 +74,9 @@ class DetectingClassifier(FixedClassifier):
     ) -> None:
         scorer = _as_detector(detector)
         reads_null = isinstance(scorer, LogitScore) and scorer.name == "null-logit"
-        if check_classifier(model).has_null and not reads_null:
-            raise UserError(
-                "the classifier has null already, and a detector would be a second rule for it: "
-                "give a classifier of K logits, or put a threshold on its own null logit by "
-                "nullclass.rejection.with_threshold"
-            )
-        if reads_null and not model.has_null:
+        if not reads_null:
+            check_without_null(model)
+        elif not check_classifier(model).has_null:
             raise UserError(
                 f"the classifier has no null logit: use one of {', '.join(SCORES)} but null-logit"
             )
@@ -104,6 +100,21 @@ class DetectingClassifier(FixedClassifier):
                 value = _score("detector", self.detector, images.detach(), logits.detach())
             score = with_gradient_of(value, _score("surrogate", self.surrogate, images, logits))
         return append_null(logits[:, : self.num_classes], score)
+
+
+def check_without_null(classifier: Classifier) -> Classifier:
+    """Return a classifier that a detector may be added to.
+
+    Raises:
+        UserError: If it has null already.
+    """
+    if check_classifier(classifier).has_null:
+        raise UserError(
+            "the classifier has null already, and a detector would be a second rule for it: give a "
+            "classifier of K logits, or put a threshold on its own null logit by "
+            "nullclass.rejection.with_threshold"
+        )
+    return classifier
 
 
 def reject_by(

@@ -36,6 +36,7 @@ from statistics import NormalDist
 import torch
 from scipy.special import betaincinv
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from nullclass.certify import check_images
 from nullclass.core.checks import check_count, check_positive, check_rate, check_seed
@@ -99,7 +100,10 @@ class SmoothedNull(CertifiedNull):
             row = image.new_full((self.num_classes,), UNPROVED)
             row[selected] = max(radius, UNPROVED) - self.radius
             if image.requires_grad:
-                mean = self._mean_probabilities(image)
+                # The copies are drawn again for the gradient: kept, they would fill the memory.
+                mean = checkpoint(
+                    self._mean_probabilities, image, use_reentrant=False, preserve_rng_state=False
+                )
                 row = row + (mean - mean.detach())
             rows.append(row)
         margins = torch.stack(rows) if rows else images.new_empty((0, self.num_classes))

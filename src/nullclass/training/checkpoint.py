@@ -90,7 +90,8 @@ def save_checkpoint(
     Args:
         model: The model, possibly one of :mod:`nullclass.rejection`. A network of your own is saved
             without its code: the card records the call that builds it
-            (:class:`nullclass.models.Imported`), or nothing.
+            (:class:`nullclass.models.Imported`), or nothing. So is one of the package after a layer
+            was exchanged.
         folder: Output folder; created if needed.
         metadata: Your own JSON values for the card.
         stored: ``exact``, or rounded to ``float16`` or ``int8``; the checkpoint then holds the
@@ -101,20 +102,26 @@ def save_checkpoint(
 
     Raises:
         UserError: If the folder cannot be written, the weights cannot be rounded, a value of the
-            card is not one that it may have, or the model has a detector or surrogate of your own,
-            several ways to refuse, or an architecture of the package and other weights than
-            float32.
+            card is not one that it may have, or the model is of a class of your own, or has a
+            detector or surrogate of your own, several ways to refuse, or an architecture of the
+            package and other weights than float32.
     """
     folder = Path(folder)
     network, refusal, extra = without_refusal(check_classifier(model))
     own = json_values(metadata or {}, "metadata")
     if isinstance(network.body, Classifier):
         raise UserError(
-            "a checkpoint does not record a detector or surrogate of your own, nor several ways to "
-            "refuse: save its inner model (.model), and wrap it again after loading"
+            "a checkpoint does not record a class, detector or surrogate of your own, nor several "
+            "ways to refuse: save its inner model (.model), and wrap it again after loading"
         )
+    if type(network) is not Classifier:
+        raise UserError(
+            f"a checkpoint does not record the class {type(network).__name__}: save a Classifier "
+            "with its network (.body), and make your own model of it after loading"
+        )
+    architecture = _architecture(network)
     others = {p.dtype for p in network.parameters()} - {torch.float32}
-    if network.architecture and others:  # it would be loaded in float32, with other logits
+    if isinstance(architecture, str) and others:  # it would be loaded in float32, with other logits
         raise UserError(f"the weights are {others.pop()}: save the model as float32 (.float())")
     tensors = network.state_dict()
     exact = {name: tensors.pop(name) for name in _EXACT}
@@ -125,7 +132,7 @@ def save_checkpoint(
             "them exactly, or save the network rounded, load it, and calibrate that"
         )
     card = Card(
-        architecture=network.architecture or _own_network(network),
+        architecture=architecture,
         image_shape=network.image_shape,
         num_classes=network.num_classes,
         num_nulls=network.num_nulls,
@@ -319,6 +326,23 @@ def _differ(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
         torch.allclose(first[name].double(), tensor.double(), rtol=1e-6, atol=0)
         for name, tensor in second.items()
     )
+
+
+def _architecture(model: Classifier) -> str | OwnNetwork:
+    """Return the name of the network, if that gives the same layers, or what else is known."""
+    own = _own_network(model)
+    if model.architecture not in ARCHITECTURES or model.image_shape is None:
+        return own
+    with torch.device("meta"):
+        built = build_model(
+            model.architecture,
+            image_shape=model.image_shape,
+            num_classes=model.num_classes,
+            has_null=model.has_null,
+            num_nulls=max(1, model.num_nulls),
+        )
+    is_same = repr(built.body) == repr(model.body) and own == _own_network(built)
+    return model.architecture if is_same else own
 
 
 def _own_network(model: Classifier) -> OwnNetwork:

@@ -13,6 +13,7 @@ from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import (
+    ConsistentNull,
     DetectingClassifier,
     ProvableNull,
     SmoothedNull,
@@ -44,23 +45,28 @@ DETECTOR = REFUSAL + "detector."
 
 def without_refusal(model: Classifier) -> tuple[Classifier, Refusal | None, dict[str, Tensor]]:
     """Return the network without its refusal, the refusal, and its tensors."""
-    if isinstance(model, ProvableNull):
+    # Classes derived from these may answer otherwise, and are not recorded.
+    if type(model) is ProvableNull:
         provable = ProvableRefusal(radius=model.radius, norm=model.norm, verifier=model.verifier)
         return model.model, provable, {}
-    if isinstance(model, SmoothedNull):
+    if type(model) is SmoothedNull:
         names = SmoothedRefusal.__struct_fields__
         settings = {name: getattr(model, name) for name in names}
         return model.model, SmoothedRefusal(**settings), {}
     threshold: ThresholdRefusal | None = None
     inside, extra = model, dict[str, Tensor]()
-    if isinstance(model, ThresholdedClassifier):
+    if type(model) is ThresholdedClassifier:
         inside = model.model
         digests = [list(bytes.fromhex(digest)) for digest in sorted(model.threshold.images)]
         if digests:
             extra[HELD_OUT] = torch.tensor(digests, dtype=torch.uint8)
         of = model.threshold
         threshold = ThresholdRefusal(**of.to_dict(), guarantee=of.guarantee)
-    if not isinstance(inside, DetectingClassifier) or (state := detector_state(inside)) is None:
+    if type(inside) not in (DetectingClassifier, ConsistentNull):
+        return inside, threshold, extra
+    assert isinstance(inside, DetectingClassifier)
+    state = detector_state(inside)
+    if state is None:
         return inside, threshold, extra
     name, settings, tensors = state
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}

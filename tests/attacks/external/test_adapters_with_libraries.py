@@ -28,7 +28,7 @@ from nullclass.attacks.external import (
 )
 from nullclass.core.norms import is_allowed, size_of
 from nullclass.data import LabelledImages
-from nullclass.models import Classifier
+from nullclass.models import Classifier, build_model
 
 EPS = {"linf": 0.1, "l2": 0.7}
 LINF, L2, BOTH = ("linf",), ("l2",), ("linf", "l2")
@@ -101,6 +101,19 @@ def test_contract(name: str) -> None:
         assert torch.equal(attack(model, images, labels, eps=0.0, norm=norm), images)
         nothing = attack(model, images[:0], labels[:0], eps=eps, norm=norm)
         assert nothing.shape == (0, 1, 6, 6)
+
+
+@pytest.mark.parametrize(("library", "norm"), [("torchattacks", "l2"), ("foolbox", "linf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_in_colour_and_of_float64(library: str, norm: str, dtype: torch.dtype) -> None:
+    pytest.importorskip(library)
+    attack = EXTERNAL["torchattacks-pgd" if library == "torchattacks" else "foolbox-fmn"]()
+    model = build_model("small", image_shape=(3, 9, 7), num_classes=3).eval()
+    images = torch.rand(3, 3, 9, 7, generator=seeded(0)).to(dtype)
+    labels = torch.arange(3)
+    adv_images = attack(model, images, labels, eps=0.5, norm=norm, generator=seeded(1))
+    assert adv_images.dtype == dtype
+    assert is_allowed(adv_images, images, 0.5, norm).all()
 
 
 # What each library does itself, on a K-class model, to images of one class.

@@ -40,7 +40,7 @@ class LibraryInput:
     """From images in [0,1] to logits ``(N, num_logits)``."""
     num_logits: int
     images: Tensor
-    """``(N, C, H, W)`` in [0,1], none of them a success yet."""
+    """``(N, C, H, W)`` float32 in [0,1], none of them a success yet."""
     labels: Tensor
     """``(N,)``: the classes to leave, or the targets."""
     is_targeted: bool
@@ -93,14 +93,15 @@ class ExternalAttack(BaseAttack):
         with _undisturbed(state.model, seed):
             state.evaluate_clean()
             for indices, given in self._inputs(state):
-                adv_images = self.run_library(given).detach().to(given.images)
+                images = state.images[indices]
+                adv_images = self.run_library(given).detach().to(images)
                 is_finite = adv_images.flatten(1).isfinite().all(dim=1).view(-1, 1, 1, 1)
-                adv_images = torch.where(is_finite, adv_images, given.images)
-                adv_images = state.norm.project(adv_images, given.images, given.eps)
+                adv_images = torch.where(is_finite, adv_images, images)
+                adv_images = state.norm.project(adv_images, images, given.eps)
                 state.evaluate(indices, adv_images)
 
     def _reference(self, state: AttackState, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return state.images, predictions(logits, state.model.num_classes)
+        return state.images.float(), predictions(logits, state.model.num_classes)
 
     def _inputs(self, state: AttackState) -> Iterator[tuple[Tensor, LibraryInput]]:
         """Yield the indices ``(N,)`` and the input of each library call, active images only."""
@@ -117,7 +118,7 @@ class ExternalAttack(BaseAttack):
                         LibraryInput(
                             network=network,
                             num_logits=num_logits,
-                            images=state.images[indices],
+                            images=state.images[indices].float(),
                             labels=labels[indices],
                             is_targeted=self.view == "targeted",
                             eps=budget,

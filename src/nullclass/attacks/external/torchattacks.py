@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nullclass.attacks.external.base import LibraryInput, NamedAttack
 from nullclass.attacks.external.library import Library
@@ -28,7 +28,7 @@ class TorchattacksAttack(NamedAttack):
         """See :class:`nullclass.attacks.external.ExternalAttack`."""
         attack = self.create(
             given,
-            given.network,
+            _Contiguous(given.network),
             eps=given.eps,
             norm=given.norm.capitalize(),
             n_classes=given.num_logits,
@@ -45,6 +45,19 @@ class TorchattacksAttack(NamedAttack):
                 ) from error
         adv_images: Tensor = attack(given.images, given.labels)
         return adv_images
+
+
+class _Contiguous(nn.Module):
+    """A network whose gradients are contiguous, as torchattacks reshapes them by ``view``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.training = network.training
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images.flatten(1).unflatten(1, images.shape[1:]))
+        return logits
 
 
 def torchattacks_pgd() -> TorchattacksAttack:

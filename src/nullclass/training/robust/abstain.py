@@ -24,6 +24,7 @@ from torch import Tensor
 from nullclass.certify import NO_ROUNDING, lower_bounds, pair_spec, propagate, region_around
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
+from nullclass.models.network import dtype_of
 from nullclass.training.eps_schedule import CERTIFIED_RAMP
 from nullclass.training.robust.base import (
     LossOutput,
@@ -66,6 +67,7 @@ class AbstainLoss(RobustLoss):
         def loss(
             images: Tensor, labels: Tensor, progress: float, generator: torch.Generator
         ) -> LossOutput:
+            images = images.to(dtype_of(model.body) or images.dtype)
             fraction = self.schedule.fraction(progress)
             clean = clean_output(model, images, labels)
             if fraction == 0:

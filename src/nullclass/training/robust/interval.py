@@ -44,6 +44,7 @@ from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.core.losses import cross_entropy
 from nullclass.models.classifier import Classifier
+from nullclass.models.network import dtype_of
 from nullclass.training.eps_schedule import CERTIFIED_RAMP
 from nullclass.training.robust.adversarial import perturbed
 from nullclass.training.robust.base import (
@@ -103,6 +104,7 @@ class IntervalLoss(RobustLoss):
         def loss(
             images: Tensor, labels: Tensor, progress: float, generator: torch.Generator
         ) -> LossOutput:
+            images = images.to(dtype_of(model.body) or images.dtype)
             fraction = self.schedule.fraction(progress)
             if fraction == 0:
                 return clean_output(model, images, labels)
