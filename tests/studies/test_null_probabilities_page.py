@@ -89,7 +89,7 @@ def test_sentences(run: Run) -> None:
     assert "fool the clean model on 32.5 ± 3.5 / 72.5 ± 3.5 / 97.5 ± 3.5 %" in text
     assert "NULL prob. L2 on 2.5 ± 3.5 / 12.5 ± 3.5 / 22.5 ± 3.5 %" in text
     assert "RayS, which sees only labels, fools the defences on 0.0 % (NULL prob. L0) to" in text
-    assert "meet 5 of 14 criteria of the table below (NULL prob. L2: 1 of 7, NULL" in text
+    assert "meet 5 of 14 criteria (NULL prob. L2: 1 of 7, NULL" in text
 
 
 @pytest.mark.parametrize(

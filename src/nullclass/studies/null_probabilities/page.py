@@ -80,8 +80,7 @@ SENTENCES = (
     "The best other source at ε {last} fools {worst_sources} (n = {num_transferred}).",
     "{label_attack}, which sees only labels, fools the defences on {label_rates} at ε {label_eps} "
     "(n = {num_label}).",
-    "The models with NULL probabilities meet {met} of {num_criteria} criteria of the table below "
-    "({by_model}).",
+    "The models with NULL probabilities meet {met} of {num_criteria} criteria ({by_model}).",
 )
 
 TERMS = [
