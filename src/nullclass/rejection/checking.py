@@ -57,6 +57,9 @@ CONTRADICTION = 1e-6
 SETTINGS = {"sigma", "num_samples", "num_selection", "seed"}
 """Settings that certificates of smoothing state."""
 
+NUM_FRESH = 10_000
+"""Votes under fresh noise per certificate of smoothing, whatever number it states."""
+
 MAX_SAMPLES = 10**8
 """Largest number of votes that a certificate may state."""
 
@@ -66,8 +69,6 @@ def check_certificates(
     certificates: Certificates | Path | str,
     model: Classifier,
     images: Tensor,
-    *,
-    num_fresh: int = 10_000,
 ) -> Tensor:
     """Check every certificate against the model's weights and the images.
 
@@ -75,8 +76,6 @@ def check_certificates(
         certificates: Certificates, or their file.
         model: The model that made them, or the classifier inside it.
         images: ``(N, C, H, W)``, the same images in the same order.
-        num_fresh: Votes under fresh noise per certificate of smoothing, at least 1000. (The number
-            in the certificate may be forged.)
 
     Returns:
         ``(N,)`` float64: the margins proved now, for null the largest of any class. For smoothing,
@@ -117,9 +116,7 @@ def check_certificates(
             )
     inner = copy.deepcopy(inner).cpu().eval()
     if certificates.verifier == SMOOTHING:
-        return _check_by_fresh_noise(
-            certificates, inner.float(), images.cpu().float(), max(num_fresh, 1000)
-        )
+        return _check_by_fresh_noise(certificates, inner.float(), images.cpu().float())
     if certificates.confidence != 1 or certificates.settings:
         raise UserError(
             f"certificates by {certificates.verifier!r} are proofs, with a confidence of 1 and no "
@@ -201,9 +198,7 @@ def _largest_margins(
     return found
 
 
-def _check_by_fresh_noise(
-    certificates: Certificates, model: Classifier, images: Tensor, num_fresh: int
-) -> Tensor:
+def _check_by_fresh_noise(certificates: Certificates, model: Classifier, images: Tensor) -> Tensor:
     """Return the margins certified by fresh noise; see :func:`check_certificates`.
 
     This is weaker than a proof. A certificate is refused if its own votes cannot certify it, if
@@ -229,7 +224,7 @@ def _check_by_fresh_noise(
         model,
         certificates.radius,
         sigma=sigma,
-        num_samples=num_fresh,
+        num_samples=NUM_FRESH,
         confidence=confidence,
         seed=secrets.randbits(48),
     )
@@ -253,13 +248,13 @@ def _check_by_fresh_noise(
         votes = fresh.fresh_votes(images[index])
         if label < 0:
             hits = int(votes.max())
-            p_lower = lower_confidence_bound(hits, num_fresh, 1 - CONTRADICTION)
+            p_lower = lower_confidence_bound(hits, NUM_FRESH, 1 - CONTRADICTION)
             if chance_of_null(p_lower) < CONTRADICTION:
                 raise UserError(
                     f"certificate {index} claims that its votes certify nothing, and fresh noise "
-                    f"finds label {int(votes.argmax())} {hits} times in {num_fresh}: it was changed"
+                    f"finds label {int(votes.argmax())} {hits} times in {NUM_FRESH}: it was changed"
                 )
-            certified = radius_of(hits, num_fresh, sigma, confidence)
+            certified = radius_of(hits, NUM_FRESH, sigma, confidence)
             margins[index] = max(certified, UNPROVED) - certificates.radius
             continue
         radius = margin + certificates.radius
@@ -270,12 +265,12 @@ def _check_by_fresh_noise(
                 f"certify at most {largest:.6g}, all for one class: it was changed"
             )
         hits, claimed = int(votes[label]), NORMAL.cdf(radius / sigma)
-        if bdtr(hits, num_fresh, claimed) < CONTRADICTION or int(votes.argmax()) != label:
+        if bdtr(hits, NUM_FRESH, claimed) < CONTRADICTION or int(votes.argmax()) != label:
             raise UserError(
                 f"certificate {index} claims label {label} with a probability of {claimed:.4g} "
-                f"under noise, and fresh noise finds it {hits} times in {num_fresh}: it was "
+                f"under noise, and fresh noise finds it {hits} times in {NUM_FRESH}: it was "
                 "changed, or an unlikely draw"
             )
-        certified = radius_of(hits, num_fresh, sigma, confidence)
+        certified = radius_of(hits, NUM_FRESH, sigma, confidence)
         margins[index] = max(certified, UNPROVED) - certificates.radius
     return margins

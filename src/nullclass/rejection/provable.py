@@ -178,18 +178,17 @@ class ProvableNull(CertifiedNull):
         return others.scatter(1, top[:, None], proved[:, None])
 
     @torch.no_grad()
-    def certificates(self, images: Tensor, *, batch_size: int = BATCH_SIZE) -> Certificates:
+    def certificates(self, images: Tensor) -> Certificates:
         """Return certificates of what is proved for each image.
 
         Args:
             images: ``(N, C, H, W)`` in [0,1].
-            batch_size: Images per batch.
 
         Raises:
             UserError: As :meth:`predict`.
         """
         check_images(images, self.image_shape)
-        batches = images.split(batch_size)
+        batches = images.split(BATCH_SIZE)
         logits = torch.cat([self(batch.to(self.mean.device)) for batch in batches])
         return self.make_certificates(images, logits)
 
