@@ -43,10 +43,11 @@ MAX_GAP = 0.1
 
 ABOUT = """\
 Written by `benchmarks/worst_case.py`. All attacks get the same images, the first of MNIST's test
-images, 250 at a time and with one thread; the slow ones got fewer of them. Outcomes, budget (L∞)
-and box are checked on the images that come back. *Wrong* images are fooled when clean and count as
-fooled for every attack; *proved* ones can never be fooled within ε, as interval bounds prove.
-Neither is attacked, and costs are per attacked image. Ratios of costs are of the images that both
+images, 250 at a time and with one thread; the slow ones may have got fewer of them. Seed 0. Cells
+of less than 1,000 images are a preview. Outcomes, budget (L∞) and box are checked on the images
+that come back. *Wrong* images are fooled when clean and count as fooled for every attack;
+*proved* ones can never be fooled within ε, as interval bounds prove. Neither is attacked, and costs
+are per attacked image. Ratios of costs are of the images that both
 attacks got. `autoattack` attacks the K-class view (w_y = max(z_y, z_null)),
 `autoattack-unmodified` all logits, `foolbox-fmn`, `art-pgd` and `torchattacks-pgd` every wrong
 class in turn. `adversarial` has no null class, so that both forms of AutoAttack are the same.

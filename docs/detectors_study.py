@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from marks import replace_results
+from marks import replace_results, worst_case_version
 
 from nullclass.core.files import make_folder, write_bytes
 from nullclass.report.blocks import Drawing, Table
@@ -27,7 +27,8 @@ RESULTS = PAGE.parents[1] / "results" / "detectors"
 
 HEAD = """`nullclass study detectors --preset {preset}`: {seeds}, {data}, torch {torch}.
 {processor}. In %, with 95 % Wilson intervals over the images. ε in pixel units. AER and null-DoS
-are lower bounds, RAR an upper bound.
+are lower bounds, RAR an upper bound. Attacks: `worst-case` and `worst-case-force-null`, version
+{version}, with `nearest-first`.
 """
 
 
@@ -36,6 +37,7 @@ def results(measures: Measures, drawing: Drawing | None) -> str:
     run = measures.run
     head = HEAD.format(
         preset=run.info.preset,
+        version=worst_case_version(run),
         seeds=measures.seeds_text(),
         data=run.info.data.name,
         torch=run.info.provenance.versions["torch"],

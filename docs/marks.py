@@ -5,8 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 from nullclass.core.files import write_text
+from nullclass.report.formatting import WORST_CASE
+from nullclass.results.run import Run
 
 END = "<!-- end of results -->"
+
+
+def worst_case_version(run: Run) -> str:
+    """The number of the worst case's version by which the models of a run were attacked."""
+    attacks = [trial.result.threat.attacks.get(WORST_CASE) for trial in run.trials]
+    versions = {str((each.settings or {})["version"]).split()[-1] for each in attacks if each}
+    return " and ".join(sorted(versions))
 
 
 def replace_results(page: Path, script: str, results: str) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from marks import replace_results
+from marks import replace_results, worst_case_version
 
 from nullclass.core.files import make_folder
 from nullclass.report.formatting import attack_name, eps_text, percent
@@ -37,9 +37,10 @@ PAGE = Path(__file__).with_name("null-probabilities.md")
 RESULTS = PAGE.parents[1] / "results" / "null-probabilities"
 
 HEAD = """`nullclass study null-probabilities --preset {preset}`: {seeds}, {data}, torch {torch}.
-In %, L∞, ε {eps} in pixel units. Clean: {clean} test images. Transfer: {transfer}, crafted to
-fool its source, n = {num_transferred}. {label_attack}, RAR (an upper bound) and null-DoS (a lower
-bound): n = {num}; RAR and null-DoS under the worst case and all other attacks.
+In %, L∞, ε {eps} in pixel units. Clean: {clean} test images. Transfer: {transfer},
+10 steps, crafted to fool its source, n = {num_transferred}, a preview too. {label_attack}
+(500 queries per image), RAR (an upper bound) and null-DoS (a lower bound): n = {num}; RAR and
+null-DoS under the worst case (version {version}) and all other attacks.
 """
 
 HEADINGS = [
@@ -68,6 +69,7 @@ def results(measures: Measures) -> str:
         num_transferred=measures.num_images(transfer + ON + SUBSTITUTES[0]),
         label_attack=attack_name(LABEL_ATTACK),
         num=measures.num_images(UNION),
+        version=worst_case_version(run),
     )
     found = criteria(measures, curve_fits(by_size(run)))
     sentences = [

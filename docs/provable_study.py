@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from marks import replace_results
+from marks import replace_results, worst_case_version
 
 from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures
@@ -31,7 +31,8 @@ PAGE = Path(__file__).with_name("provable-null.md")
 
 HEAD = """`nullclass study {study} --preset {preset}`: seed {seeds}, {data}, torch {torch}. In %,
 with 95 % Wilson intervals over the images. Proved: {verifiers}. Attacked: the worst case per
-image over {attacks} at that ε or below; {norm}, ε in pixel units.
+image over {attacks}, version {version}, at
+that ε or below; {norm}, ε in pixel units.
 AER and null-DoS are lower bounds, attacked RAR and strict are upper bounds.
 """
 
@@ -50,6 +51,7 @@ def results(run: Run) -> str:
     head = HEAD.format(
         study=run.info.study,
         preset=run.info.preset,
+        version=worst_case_version(run),
         seeds=", ".join(map(str, measures.seeds)),
         data=run.info.data.name,
         torch=run.info.provenance.versions["torch"],

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from nullclass.core.files import make_folder, write_bytes, write_text
-from nullclass.report.formatting import percent, signed, spread_text
+from nullclass.report.formatting import FGSM, percent, signed, spread_text
 from nullclass.report.measures import Measure
 from nullclass.report.render import markdown_table
 from nullclass.results.run import Run
@@ -52,9 +52,10 @@ the seed of a set is its number. All ε are in pixel units, L∞.
 
 {differences}
 "Transferred" attacks are the report's: one FGSM step on the *base* model of the same set, with the
-smallest ε that fools base (the image's threshold). "White-box" is the worst-case ensemble on each
-model itself, on the first of the same images and at the same ε. It is a lower bound: a stronger
-attack may fool more images, never fewer.
+smallest ε that fools base (the image's threshold). "White-box" is the worst-case ensemble, version
+2, on each model itself, on the first of the same images and at the same ε. It is a lower bound: a
+stronger attack may fool more images, never fewer. White-box rates are of {num_union} images per
+set, a preview.
 
 {verdicts} {rule}
 
@@ -75,6 +76,9 @@ when clean and that FGSM on base fools.
 
 {fixed}
 ![Scores against ε](../results/null-samples/figures/fig_scores_versus_epsilon.png)
+
+*One FGSM step on base of the same set, n = {num_fgsm} per set: median over the sets, band:
+quartiles; thin line: base, fooled. Not the worst case of the table above.*
 
 ## The 240 models
 
@@ -149,7 +153,8 @@ def page(run: Run) -> str:
         torch=run.info.provenance.versions["torch"],
         verdicts=f"{counts[0]} published scores of the models with null images and {counts[1]} "
         f"accuracies are reproduced (at its own thresholds {BASE} is fooled by construction).",
-        rule=rule(),
+        rule=rule().replace(" (✓)", ""),
+        num_fgsm=measures.num_images(FGSM),
         close=close,
         compared=compared,
         thresholds=markdown_table(

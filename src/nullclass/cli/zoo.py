@@ -297,7 +297,7 @@ def _card_lines(member: Member) -> Iterator[tuple[str, str]]:
         yield "rounding", origin.rounding
     yield "data", f"{member.data}, checksum {member.data_checksum}"
     if member.training_minutes is not None:
-        yield "training time", f"{member.training_minutes:.1f} minutes on {member.num_cores} cores"
+        yield "training time", f"{member.training_minutes:.1f} minutes (cores: {member.num_cores})"
     yield "training config", json.dumps(origin.training)
     yield "folder", str(member.folder)
 

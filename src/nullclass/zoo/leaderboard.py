@@ -139,7 +139,7 @@ def page(folder: Path = FOLDER) -> str:
                 "rule for null",
                 "parameters",
                 "stored as",
-                "training, minutes (cores)",
+                "training, minutes (cores of the machine)",
             ),
             (_model(m) for m, _ in known),
         ),
