@@ -22,7 +22,6 @@ from nullclass.nulls import (
     NullImages,
     NullSource,
     UniformNulls,
-    check_settings,
     make_nulls,
 )
 from nullclass.results.null_curve import NullCurve
@@ -219,7 +218,7 @@ def test_settings_out_of_range_are_refused(
 ) -> None:
     for settings in refused:
         with pytest.raises(UserError, match=says):
-            check_settings(name, settings)
+            make_nulls(name, settings, None)
 
 
 # Noise

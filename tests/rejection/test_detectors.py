@@ -35,6 +35,7 @@ from nullclass.rejection import (
     fit_kernel_density,
     fit_mahalanobis,
     fit_odds_are_odd,
+    magnet,
     null_scores,
     reject_by,
     train_autoencoder,
@@ -216,14 +217,15 @@ def test_the_divergence_is_that_of_scipy() -> None:
     assert found.item() == pytest.approx(jensenshannon(p, p[::-1]) ** 2, rel=1e-4)
 
 
-def test_the_autoencoder_learns_and_is_repeatable() -> None:
+def test_the_autoencoder_learns_and_is_repeatable(monkeypatch: pytest.MonkeyPatch) -> None:
     stripes = (torch.arange(8) % 4 < 2).float().expand(1, 8, 8)
     images = torch.stack([stripes, stripes.mT, 1 - stripes, 1 - stripes.mT]).repeat(8, 1, 1, 1)
     data = images, torch.zeros(32).long()
     state = torch.get_rng_state()
-    settings = {"learning_rate": 0.1, "batch_size": 16, "noise": 0.0, "seed": 1}
+    monkeypatch.setattr(magnet, "LEARNING_RATE", 0.1)
+    monkeypatch.setattr(magnet, "BATCH_SIZE", 16)
     short, long, again = (
-        train_autoencoder(data, num_epochs=num, **settings) for num in (1, 30, 30)
+        train_autoencoder(data, num_epochs=num, noise=0.0, seed=1) for num in (1, 30, 30)
     )
     errors = [float(F.mse_loss(model(images), images)) for model in (short, long)]
     assert errors[1] < 0.7 * errors[0]

@@ -136,7 +136,7 @@ def test_a_network_of_your_own_with_a_detector(tmp_path: Path) -> None:
     [
         ({"detector": "magic"}, "there is no detector 'magic' of these settings and tensors"),
         ({"detector": "odds-are-odd"}, "there is no detector 'odds-are-odd' of these"),
-        ({"detector": "logits", "settings": {"name": "magic"}}, "must be a module or function"),
+        ({"detector": "logits", "settings": {"name": "magic"}}, "score must be one of"),
         ({"settings": {}}, "there is no detector 'mahalanobis' of these settings and tensors"),
         ({"settings": {"layers": [None, None, None]}}, "there is no detector 'mahalanobis'"),
         ({"shapes": {}}, "has the shape"),

@@ -26,7 +26,7 @@ from page_checks import (
 )
 
 from nullclass.diagnostics.red_flags import CHECKS
-from nullclass.metrics.distribution import quantile
+from nullclass.metrics.distribution import quantile, robustness_distribution
 from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Cell, Page, Section, Table, Terms
 from nullclass.report.evaluation_page import findings
@@ -42,7 +42,7 @@ from nullclass.report.evaluation_tables import (
 from nullclass.report.figures.confusion import MOST_CLASSES, counted
 from nullclass.report.figures.null_scores import null_scores
 from nullclass.report.figures.security_curves import points, security_curves
-from nullclass.report.figures.smallest_eps import distribution_of, distribution_table, smallest_eps
+from nullclass.report.figures.smallest_eps import distribution_table, smallest_eps
 from nullclass.report.formatting import SMALLEST, WORST_CASE, percent
 from nullclass.report.measures import Measures
 from nullclass.report.render import on_terminal, render, write_page
@@ -368,7 +368,7 @@ def test_the_distribution_of_the_smallest_eps(page: Page, run: Run, trial: Trial
         eps if member == SMALLEST else math.inf
         for eps, member in zip(rows["eps_pixels"], rows["member"], strict=True)
     )
-    assert sorted(distribution_of(trial)["fooled_at"]) == sizes
+    assert sorted(robustness_distribution(trial.rows, trial.proved_eps)["fooled_at"]) == sizes
     shown = drawing(page, "The smallest ε that fools")
     never = sum(map(math.isinf, sizes))
     assert never > 0
@@ -384,7 +384,10 @@ def test_the_distribution_between_attack_and_proof(tmp_path: Path) -> None:
     settings = SMALL | {"num_smallest": 40}
     run = read_run(write_fake_evaluation(tmp_path, **settings, has_proved_eps=True))
     (trial,) = run.trials
-    found, shown = distribution_of(trial), smallest_eps(trial, Measures(run))
+    found, shown = (
+        robustness_distribution(trial.rows, trial.proved_eps),
+        smallest_eps(trial, Measures(run)),
+    )
     assert shown is not None
     assert "The true curve is between the two (interval bounds)." in shown.caption
     assert {"not proved safe", "open: neither"} <= set(texts(shown.panels[0].html))

@@ -19,7 +19,7 @@ from nullclass.experiments.jobs import folder_of, jobs_of
 from nullclass.experiments.run_info import settings_of
 from nullclass.experiments.runner import plan_trials
 from nullclass.models import ARCHITECTURES
-from nullclass.nulls import check_settings
+from nullclass.nulls import make_nulls
 from nullclass.nulls.perturb import check_norm, make_perturbation
 from nullclass.results.null_curve import NullCurve
 from nullclass.results.schema import CLEAN, LAST
@@ -83,7 +83,7 @@ def test_contract(name: str, preset: Any) -> None:
                 assert settings["perturbation_settings"] == estimate.settings
                 curve = NullCurve(estimate.norm, (0.1,), (1.0,))
                 settings = settings | {"curve": curve.to_dict()}
-            check_settings(training.nulls.source, settings)
+            make_nulls(training.nulls.source, settings, None)
             if training.nulls.weight is not None:
                 assert training.nulls.weight > 0
             else:

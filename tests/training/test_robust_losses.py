@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from training_cases import learnable_images
 from worlds import seeded
 
-from nullclass.certify import Box, interval_bounds, label_margins, read_network
+from nullclass.certify import interval_bounds, label_margins, read_network
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier, build_model
 from nullclass.training.config import TrainConfig
@@ -25,7 +25,7 @@ from nullclass.training.recipes import Recipe
 from nullclass.training.robust import ROBUST_LOSSES, make_robust
 from nullclass.training.robust.abstain import AbstainLoss
 from nullclass.training.robust.adversarial import AdversarialLoss, perturbed
-from nullclass.training.robust.interval import IntervalLoss, Penalties, interval_start, worst_logits
+from nullclass.training.robust.interval import IntervalLoss, worst_logits
 
 RECIPE = Recipe(batch_size=16, epochs=12, learning_rate=5e-3, schedule="late-cosine")
 
@@ -202,72 +202,6 @@ def test_while_eps_rises_the_abstain_loss_weighs_its_bounds_by_the_share_reached
     assert half - natural == pytest.approx((full - natural) / 2, rel=1e-4)
 
 
-def test_the_regulariser_vanishes_as_eps_is_reached_and_not_before() -> None:
-    model, images = tiny(), learnable_images(8).images
-    labels = torch.arange(8) % 3
-
-    def loss(regularisation: float, progress: float) -> float:
-        bound = IntervalLoss(0.2, regularisation=regularisation).bind(model)
-        return float(bound(images, labels, progress, seeded()).loss)
-
-    assert loss(0.5, 0.9) == loss(0.0, 0.9)
-    assert loss(0.5, 0.2) > loss(0.0, 0.2)
-
-
-class Branched(nn.Module):
-    """Two ReLUs of one layer, another layer computed between them; then what is no ReLU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.other = nn.Linear(4, 6), nn.Linear(4, 6)
-        self.last, self.bent = nn.Linear(6, 2), nn.Hardtanh()
-
-    def forward(self, images: Tensor) -> Tensor:
-        flat = images.flatten(1)
-        here, there = self.first(flat), self.other(flat)
-        mixed = torch.relu(here) + torch.relu(there)
-        logits: Tensor = self.last(self.bent(mixed))
-        return logits
-
-
-def test_regularisers_use_the_input_of_each_relu() -> None:
-    """With branches, that is not the last layer computed; other activations add no term."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Classifier(Branched(), 2, has_null=False, image_shape=(1, 2, 2))
-    radii: list[float] = []
-
-    class Recorded(Penalties):
-        def add(self, box: Box) -> None:
-            radii.append(float(box.radius.mean()))
-
-    images = torch.full((3, 1, 2, 2), 0.5)
-    network = read_network(model, images.shape[1:])
-    worst_logits(network, images, torch.tensor([0, 1, 0]), 0.1, Recorded())
-    body = model.body
-    assert isinstance(body, Branched)
-    expected = [0.1 * float(layer.weight.abs().sum(1).mean()) for layer in (body.first, body.other)]
-    assert radii == pytest.approx(expected, rel=1e-5)
-
-
-def test_the_interval_start_keeps_radii_from_layer_to_layer() -> None:
-    """Shi et al. 2021: behind ReLU the expected radius neither explodes nor vanishes."""
-    widths = [400] * 5
-    layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in itertools.pairwise(widths):
-        layers += [nn.Linear(before, after), nn.ReLU()]
-    model = Classifier(nn.Sequential(*layers, nn.Linear(400, 3)), 3, has_null=False)
-    interval_start(model, seeded())
-    radius = torch.full((8, 400), 0.05)
-    sizes = []
-    for layer in model.body:
-        if isinstance(layer, nn.Linear):
-            radius = radius @ layer.weight.detach().abs().T
-            sizes.append(float(radius.mean()))
-            radius = radius / 2  # ReLU halves a radius on average
-    assert all(size == pytest.approx(sizes[0], rel=0.1) for size in sizes)
-
-
 def test_certified_training_makes_images_provable_and_clean_training_does_not() -> None:
     data = learnable_images(128)
     plain, certified = tiny(), tiny()
@@ -302,7 +236,6 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     *(("interval", {"eps": eps}, "the training eps must be in") for eps in (0.0, 1.5, math.nan)),
     ("interval", {"eps": 0.1, "warmup": 0.5, "ramp": 0.4}, "warmup must be at least 0 and below"),
     ("interval", {"eps": 0.1, "natural_weight": 1.0}, "natural_weight must be in"),
-    ("interval", {"eps": 0.1, "regularisation": -1.0}, "regularisation must be at least 0"),
     ("mtl-ibp", {"eps": 0.1, "bound_weight": 0.0}, "bound_weight must be in"),
     ("interval", {"eps": 0.1, "box_share": 0.0}, "box_share must be in"),
     ("mtl-ibp", {"eps": 0.1, "num_steps": 0}, "num_steps must be a whole number"),
@@ -375,18 +308,3 @@ def test_a_robust_loss_above_that_of_guessing_is_no_failure(robust: Any) -> None
     recipe = Recipe(batch_size=16, epochs=20, learning_rate=1e-3)
     (*_, last) = train(model, (images, labels), TrainConfig(recipe, robust=robust))
     assert last.loss >= math.log(2)
-
-
-def test_the_first_weights_of_a_loss_are_set_by_train() -> None:
-    model, data = tiny(), learnable_images(16)
-    before = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    recipe = Recipe(batch_size=16, epochs=1, learning_rate=1e-9)
-    train(model, data, TrainConfig(recipe, robust=IntervalLoss(0.1, has_interval_start=True)))
-    expected = tiny()
-    interval_start(expected, torch.Generator().manual_seed(0))
-    after, new = (
-        torch.cat([parameter.detach().flatten() for parameter in of.parameters()])
-        for of in (model, expected)
-    )
-    torch.testing.assert_close(after, new, rtol=0, atol=1e-6)
-    assert (after - before).abs().max() > 0.1

@@ -285,23 +285,6 @@ class RestartedAttack(BaseAttack):
 
 
 @runtime_checkable
-class LinearAttack(Protocol):
-    """An attack whose images for all eps lie on one line: ``step_along(direction, …, eps)``."""
-
-    def direction(
-        self,
-        model: Classifier,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        norm: str,
-        batch_size: int | None = None,
-    ) -> Tensor:
-        """Return directions ``(N, C, H, W)`` of size 1 in the norm, 0 without a gradient."""
-        ...
-
-
-@runtime_checkable
 class TakesReferenceImages(Protocol):
     """An attack that starts from images other than those under attack."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, Unpack
+from typing import Literal, Unpack, get_args
 
 import torch
 from torch import Tensor
@@ -134,9 +134,8 @@ class AttackEnsemble(BaseAttack):
     @property
     def access(self) -> Access:  # type: ignore[override]
         """The most that a member uses of the model."""
-        order: tuple[Access, ...] = ("white-box", "scores", "labels")
         used = {member.access for member in self.members}
-        return next((access for access in order if access in used), "none")
+        return next(access for access in get_args(Access) if access in used)
 
     @property
     def norms(self) -> tuple[str, ...]:  # type: ignore[override]

@@ -48,7 +48,10 @@ class FGSM(BaseAttack):
         norm: str,
         batch_size: int | None = None,
     ) -> Tensor:
-        """See :class:`nullclass.attacks.base.LinearAttack`."""
+        """Return directions ``(N, C, H, W)`` of size 1 in the norm, 0 without a gradient.
+
+        The images of all eps lie on the lines along them (:func:`nullclass.core.norms.step_along`).
+        """
         state = self.begin(model, images, labels, eps=0.0, norm=norm, batch_size=batch_size)
         with frozen(model):
             return self._direction(state)

@@ -76,7 +76,7 @@ class AttackState:
         self.labels = labels
         self.eps = eps.to(images) if isinstance(eps, Tensor) else eps
         self.norm_name, self.norm = norm, find_ball(norm)
-        self.objective_name, self.objective = objective, find_objective(objective)
+        self.objective = find_objective(objective)
         self.batch_size = default_batch_size(images)
         if batch_size is not None:
             self.batch_size = check_count("batch_size", batch_size)

@@ -12,7 +12,6 @@ from nullclass.certify.cascade import CASCADE, MARGIN, STAGES, Settled, record_s
 from nullclass.certify.corners import corner_margins
 from nullclass.certify.crown import crown_ibp_bounds
 from nullclass.certify.interval import (
-    Hook,
     Propagation,
     interval_bounds,
     lower_bounds,
@@ -44,7 +43,6 @@ __all__ = [
     "STAGES",
     "VERIFIERS",
     "Box",
-    "Hook",
     "Monotone",
     "Network",
     "Propagation",

@@ -21,9 +21,6 @@ from nullclass.certify.regions import Box, Region, region_around, to_box
 from nullclass.certify.rounding import Rounding, proof_dtype, round_down, rounding_for
 from nullclass.core.errors import UserError
 
-Hook = Callable[[Step, list[Region], Box], None]
-"""Called for each layer with the regions of its inputs and the box of its output."""
-
 
 def interval_bounds(
     network: Network, images: Tensor, radius: float, norm: str, *, coarseness: float = 1
@@ -67,23 +64,17 @@ class Propagation:
     """The last layer, if it is a matrix: not applied yet."""
 
 
-def propagate(
-    network: Network, region: Region, rounding: Rounding, hook: Hook | None = None
-) -> Propagation:
+def propagate(network: Network, region: Region, rounding: Rounding) -> Propagation:
     """Pass a region through all layers but a last matrix.
 
     Args:
         network: The network.
         region: The region of the images.
         rounding: Margins, or :data:`nullclass.certify.NO_ROUNDING`.
-        hook: Called for each layer; for regularisers.
     """
 
     def bound(step: Step, inputs: list[Region]) -> Region:
-        output = step.layer.bound(*inputs, rounding=rounding)
-        if hook is not None and isinstance(output, Box):
-            hook(step, inputs, output)
-        return output
+        return step.layer.bound(*inputs, rounding=rounding)
 
     matrix = network.last_matrix
     num_steps = len(network.steps) if matrix is None else network.steps[-1].inputs[0] + 1

@@ -179,7 +179,7 @@ class Command:
 
     def _null_plan(self) -> NullPlan | None:
         from nullclass.experiments.config import NullPlan
-        from nullclass.nulls import check_settings
+        from nullclass.nulls import make_nulls
 
         self._check_options()
         if self.nulls == ("none",):
@@ -190,7 +190,7 @@ class Command:
         source, settings = self.nulls[0], sources[self.nulls[0]]
         if len(sources) > 1:
             source, settings = "any-of", {"sources": sources}
-        check_settings(source, settings)
+        make_nulls(source, settings, None)  # checks the settings
         weight = None
         if self.replace_rate is None:
             default = WEIGHTS.get(source, 1 / 11)

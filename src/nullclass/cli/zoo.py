@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -157,19 +157,31 @@ class EvaluateMembers:
     ) -> tuple[pd.DataFrame, list[Flag] | None]:
         """Return the rates of one model, and the red flags if it was attacked."""
         from nullclass.evaluation.record import record_evaluation
-        from nullclass.zoo.evaluate import attack_rows, measure_clean, measure_proofs
+        from nullclass.zoo.evaluate import (
+            attack_rows,
+            check_proofs,
+            measure_clean,
+            proof_rates,
+            prove_member,
+        )
         from nullclass.zoo.load import load_member
         from nullclass.zoo.results import join
 
         eps = sorted(set(self.eps or member.description.eps))
         tables, flags = [measure_clean(member, dataset, self.verifier)], None
-        proofs = self.proofs or self.verifier or member.verifier
-        prove = partial(
-            measure_proofs, member, dataset, eps, verifier=proofs, answers=self.verifier
-        )
-        if proofs != NONE:
+        verifier = self.proofs or self.verifier or member.verifier
+        proofs = None
+        if verifier != NONE:
             with progress(f"proving {member.name}", len(dataset.test)) as on_images:
-                tables.append(prove(on_images=on_images))
+                proofs = prove_member(
+                    member,
+                    dataset,
+                    eps,
+                    verifier=verifier,
+                    answers=self.verifier,
+                    on_images=on_images,
+                )
+            tables.append(proof_rates(member, proofs, verifier))
         if self.attack != (NONE,):
             num_images = min(self.images, len(dataset.test))
             evaluation = record_evaluation(
@@ -186,8 +198,10 @@ class EvaluateMembers:
                 seed=self.seed,
             )
             flags = list(evaluation.flags)
-            if proofs != NONE:
-                tables.append(prove(num_images=num_images, attacked=evaluation.rows))
+            if proofs is not None:
+                check_proofs(member, evaluation.rows, proofs)
+                attacked = proofs[proofs["image"] < num_images]
+                tables.append(proof_rates(member, attacked, verifier))
             tables.append(attack_rows(member, evaluation, self.attack, self.seed, device))
         return join(tables), flags
 

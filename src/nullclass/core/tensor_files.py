@@ -27,6 +27,17 @@ _UNSIGNED = b"0" * 64
 S = TypeVar("S", bound=Schema)
 
 
+def tensor_sha256(values: Tensor) -> str:
+    """Return the SHA-256 of a tensor's values, of any type."""
+    content = values.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return hashlib.sha256(content.numpy().data).hexdigest()
+
+
+def stored_copy(tensor: Tensor) -> Tensor:
+    """Return a copy to store: safetensors refuses tensors that share memory, as tied layers."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors of any device and layout atomically.
 
@@ -104,11 +115,7 @@ def load_state(path: Path, fingerprint: str, schema: type[S]) -> tuple[S, dict[s
 
 
 def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None) -> None:
-    # Cloned, since safetensors refuses tensors that share memory (tied layers).
-    copies = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
+    copies = {name: stored_copy(tensor) for name, tensor in tensors.items()}
     save_file(copies, path, metadata=metadata)
 
 

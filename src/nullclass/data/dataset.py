@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from nullclass.core.checks import check_count, check_seed
+from nullclass.core.checks import check_count
 from nullclass.core.errors import UserError
 from nullclass.data.arrays import LabelledImages
 
@@ -89,17 +89,17 @@ class Dataset:
         """Standard deviation of the pixels of each channel, above 0."""
         return self.pixel_statistics[1]
 
-    def hold_out(self, num_images: int, seed: int = 0) -> Dataset:
-        """Return the dataset with training images held out, chosen by a random permutation.
+    def hold_out(self, num_images: int) -> Dataset:
+        """Return the dataset with training images held out, chosen by a fixed random permutation.
+
+        A model that was trained on the rest is so calibrated on images that it never saw.
 
         Args:
             num_images: How many of the N training images, 0 … N - 1.
-            seed: Seed of the permutation.
 
         Raises:
             UserError: If ``num_images`` is out of range, or images are held out already.
         """
-        check_seed(seed)
         if num_images == 0:
             return self
         train = self.training_images()
@@ -107,7 +107,7 @@ class Dataset:
             raise UserError(f"images of {self.name} are held out already")
         what = f"validation, held out of {len(train)} training images,"
         num_images = check_count(what, num_images, 0, len(train) - 1)
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
         held_out, rest = order[:num_images].sort().values, order[num_images:].sort().values
         return replace(self, train=train.subset(rest), validation=train.subset(held_out))
 

@@ -34,7 +34,6 @@ def load_dataset(
     data: str | Path,
     *,
     validation: int = 5000,
-    seed: int = 0,
     resize: int | Sequence[int] | None = None,
     progress: Progress = print_line,
 ) -> Dataset:
@@ -46,8 +45,7 @@ def load_dataset(
             which are recognised by their checksums, four IDX files, or an image folder
             ``train/CLASS/*.png`` and ``test/CLASS/*.png``. A file ``.npz`` or ``.safetensors``. Or
             ``PACKAGE.MODULE:FUNCTION``, which is imported and called.
-        validation: Number of training images to hold out.
-        seed: Seed of the choice of held-out images.
+        validation: Number of training images to hold out: chosen at random, always the same.
         resize: Side, or height and width, of the images of an image folder: each is scaled to cover
             that size, and cropped in its centre.
         progress: Receives one line whenever there is something to wait for.
@@ -67,7 +65,7 @@ def load_dataset(
     dataset, is_resized = _load(data, size, progress)
     if size is not None and not is_resized:
         raise UserError(f"only image folders are resized, and {dataset.name} is none")
-    return dataset.hold_out(validation, seed)
+    return dataset.hold_out(validation)
 
 
 def _load(

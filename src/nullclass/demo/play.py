@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks import FGSM, PGD, MultiTargetedPGD
-from nullclass.certify import find_verifier, label_margins
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import outcome_name
+from nullclass.data import LabelledImages
 from nullclass.demo.images import SIDE, Pixels
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import ProvableNull
 from nullclass.rejection.fixed import FixedClassifier
+from nullclass.scoring.proofs import prove_largest
 
 NUM_STEPS = 20
 NUM_TARGETS = 3
@@ -24,7 +25,6 @@ NUM_POINTS = 21
 """Points between the image and that of FGSM, which takes one step."""
 
 LARGEST_RADIUS = 0.5
-_NUM_HALVINGS = 9
 
 
 @dataclass(frozen=True)
@@ -138,22 +138,11 @@ def attack(model: Classifier, clean: Pixels, label: int, kind: str, eps: float) 
 def prove(model: ProvableNull, image: Pixels) -> Proof:
     """Return what a proved model says of an image, and the largest radius it can prove."""
     images = _as_images(image)
-    network = model.layers()
     label = model.model.predict(images)
-    verifier = find_verifier(model.verifier)
-
-    def is_proved(radius: float) -> bool:
-        with torch.no_grad():
-            margin = label_margins(
-                network, images, label, radius, norm=model.norm, verifier=verifier
-            )
-        return bool(margin[0] > 0)
-
-    low, high = 0.0, LARGEST_RADIUS
-    for _ in range(_NUM_HALVINGS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if is_proved(middle) else (low, middle)
-    return Proof(int(model.predict(images)[0]), int(label[0]), low)
+    data = LabelledImages(images, label, model.num_classes)
+    limits = torch.tensor([LARGEST_RADIUS])
+    rows = prove_largest(model.model, data, limits, norm=model.norm, verifier=model.verifier)
+    return Proof(int(model.predict(images)[0]), int(label[0]), float(rows["eps_pixels"].iloc[0]))
 
 
 def _as_images(image: Pixels) -> Tensor:

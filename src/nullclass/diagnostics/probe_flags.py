@@ -83,7 +83,7 @@ def largest_budget_survived(evidence: Evidence) -> str | None:
 def no_gradients(evidence: Evidence) -> str | None:
     """Autograd does not connect the logits to the pixels."""
     probe = evidence.probes.get("gradients")
-    if not probe or probe.get("has_gradients", True):
+    if not probe or probe["has_gradients"]:
         return None
     return (
         "The logits have no gradient with respect to the pixels, so no attack could use one: the "
@@ -94,7 +94,7 @@ def no_gradients(evidence: Evidence) -> str | None:
 def zero_gradients(evidence: Evidence) -> str | None:
     """The gradient is exactly zero on many images."""
     probe = evidence.probes.get("gradients")
-    if not probe or not probe.get("has_gradients", True):
+    if not probe or not probe["has_gradients"]:
         return None
     for key, name in (("margin", "the null-aware margin"), ("cross_entropy", "cross-entropy")):
         num, total = probe[f"num_zero_{key}"], probe["num_images"]
@@ -106,7 +106,7 @@ def zero_gradients(evidence: Evidence) -> str | None:
 def hidden_null_score(evidence: Evidence) -> str | None:
     """No gradient leads through what decides on null."""
     probe, gate = evidence.probes.get("gradients"), evidence.probes.get("gate")
-    if not evidence.has_null or not probe or not probe.get("has_gradients", True):
+    if not evidence.has_null or not probe or not probe["has_gradients"]:
         return None
     if gate:
         num, total = gate["num_fooled"], gate["num_images"]

@@ -22,6 +22,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.files import remove
 from nullclass.core.paths import file_name, inside
 from nullclass.core.provenance import now, provenance
+from nullclass.core.tensor_files import tensor_sha256
 from nullclass.data import Dataset, known_names, load_dataset
 from nullclass.evaluation.plan import plan_attacks
 from nullclass.evaluation.result import Evaluation
@@ -41,7 +42,6 @@ from nullclass.results.run import read_run, write_summary
 from nullclass.scoring.parts import FEW, behaviour
 from nullclass.scoring.prediction_cost import NUM_IMAGES, prediction_cost
 from nullclass.scoring.score import check_classes
-from nullclass.training.batches import sha256
 from nullclass.training.card import Card
 from nullclass.training.checkpoint import load_checkpoint
 
@@ -317,7 +317,7 @@ def _answers(model: Classifier, dataset: Dataset) -> str | None:
     """Return a hash of what a model does whose code may change; None for a network of ours."""
     if model.architecture is not None:
         return None
-    return "".join(map(sha256, behaviour(model, dataset.test.batch(FEW)[0])))
+    return "".join(map(tensor_sha256, behaviour(model, dataset.test.batch(FEW)[0])))
 
 
 def _digest(model: Classifier, dataset: Dataset, settings: Settings) -> str:
@@ -331,7 +331,7 @@ def _digest(model: Classifier, dataset: Dataset, settings: Settings) -> str:
         "settings": replace(settings, card={}),
         "model": repr(model),
         "answers": _answers(model, dataset),
-        "weights": {name: sha256(tensor) for name, tensor in model.state_dict().items()},
+        "weights": {name: tensor_sha256(tensor) for name, tensor in model.state_dict().items()},
         "threshold": threshold,
         "data": dataset.checksum,
         "device": model.mean.device.type,

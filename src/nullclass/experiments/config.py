@@ -91,9 +91,6 @@ class Training:
             raise UserError(f"{self.name!r} starts from a training that keeps no last epoch")
         if self.robust is not None and self.nulls is not None:
             raise UserError(f"{self.name!r} has a robust loss, so it takes no null images")
-        robust = {} if self.robust is None else self.robust.settings
-        if self.start is not None and robust.get("has_interval_start"):
-            raise UserError(f"{self.name!r} has initial weights of two kinds: leave one out")
         others = (self.nulls, self.selections, self.start, self.robust)
         if self.queries is not None and any(others):
             raise UserError(

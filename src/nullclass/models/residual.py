@@ -10,6 +10,9 @@ from torch import Tensor, nn
 GROUPS = 8
 """Groups of every normalisation; widths are multiples of it."""
 
+WIDTH = 40
+"""Channels of the first convolution; twice as many at the end."""
+
 
 class ResidualBlock(nn.Module):
     """Two convolutions beside a short cut (He et al. 2016).
@@ -39,27 +42,23 @@ class ResidualBlock(nn.Module):
         return F.relu(self.shortcut(features) + self.norm2(self.conv2(branch)))
 
 
-def residual_cnn(
-    image_shape: tuple[int, int, int], num_outputs: int, *, width: int = 40, stride: int = 2
-) -> nn.Sequential:
+def residual_cnn(image_shape: tuple[int, int, int], num_outputs: int) -> nn.Sequential:
     """Return a residual network of three blocks for images such as CIFAR-10's, ``(3, 32, 32)``.
 
     Args:
         image_shape: ``(C, H, W)``.
         num_outputs: Number of logits.
-        width: Channels of the first convolution, a multiple of 8; twice as many at the end.
-        stride: Stride of the first convolution, 1 or 2.
     """
     return nn.Sequential(
         OrderedDict(
-            conv1=nn.Conv2d(image_shape[0], width, 2 + stride, stride, padding=1, bias=False),
-            norm1=nn.GroupNorm(GROUPS, width),
+            conv1=nn.Conv2d(image_shape[0], WIDTH, 4, stride=2, padding=1, bias=False),
+            norm1=nn.GroupNorm(GROUPS, WIDTH),
             relu1=nn.ReLU(),
-            block1=ResidualBlock(width, width, 1),
-            block2=ResidualBlock(width, 2 * width, 2),
-            block3=ResidualBlock(2 * width, 2 * width, 1),
+            block1=ResidualBlock(WIDTH, WIDTH, 1),
+            block2=ResidualBlock(WIDTH, 2 * WIDTH, 2),
+            block3=ResidualBlock(2 * WIDTH, 2 * WIDTH, 1),
             pool=nn.AdaptiveMaxPool2d(1),
             flatten=nn.Flatten(),
-            output=nn.Linear(2 * width, num_outputs),
+            output=nn.Linear(2 * WIDTH, num_outputs),
         )
     )

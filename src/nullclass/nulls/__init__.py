@@ -33,7 +33,6 @@ __all__ = [
     "TileShuffleNulls",
     "UniformNulls",
     "as_null_source",
-    "check_settings",
     "make_nulls",
 ]
 
@@ -88,11 +87,6 @@ def make_nulls(name: str, settings: Mapping[str, Any], model: nn.Module | None) 
         return source(**arguments)
     except TypeError as error:
         raise UserError(f"the null source {name!r} has no such settings: {error}") from None
-
-
-def check_settings(name: str, settings: Mapping[str, Any]) -> None:
-    """Raise a UserError if the source is unknown or rejects its settings."""
-    make_nulls(name, settings, None)
 
 
 def as_null_source(nulls: Any, model: nn.Module) -> NullSource:

@@ -21,14 +21,8 @@ Fit = Callable[[Classifier, Images, int], nn.Module]
 """A classifier of K logits, clean training images and a seed, to a detector."""
 
 
-def _magnet_reconstruction(classifier: Classifier, clean: Images, seed: int) -> nn.Module:
-    device = classifier.mean.device
-    return ReconstructionError(train_autoencoder(clean, seed=seed, device=device))
-
-
-def _magnet_divergence(classifier: Classifier, clean: Images, seed: int) -> nn.Module:
-    device = classifier.mean.device
-    return AnswerDivergence(classifier, train_autoencoder(clean, seed=seed, device=device))
+def _autoencoder(classifier: Classifier, clean: Images, seed: int) -> nn.Module:
+    return train_autoencoder(clean, seed=seed, device=classifier.mean.device)
 
 
 def _of_logits(name: str, classifier: Classifier, clean: Images, seed: int) -> nn.Module:
@@ -38,8 +32,8 @@ def _of_logits(name: str, classifier: Classifier, clean: Images, seed: int) -> n
 DETECTORS: dict[str, Fit] = {
     **{name: partial(_of_logits, name) for name in SCORES if name != "null-logit"},
     "feature-squeezing": lambda classifier, clean, seed: FeatureSqueezing(classifier),
-    "magnet-reconstruction": _magnet_reconstruction,
-    "magnet-divergence": _magnet_divergence,
+    "magnet-reconstruction": lambda *given: ReconstructionError(_autoencoder(*given)),
+    "magnet-divergence": lambda *given: AnswerDivergence(given[0], _autoencoder(*given)),
     "kernel-density": lambda classifier, clean, seed: fit_kernel_density(classifier, clean),
     "mahalanobis": lambda classifier, clean, seed: fit_mahalanobis(classifier, clean),
     "odds-are-odd": lambda classifier, clean, seed: fit_odds_are_odd(classifier, clean, seed=seed),

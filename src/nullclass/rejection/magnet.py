@@ -22,6 +22,9 @@ from nullclass.models.classifier import Classifier, check_classifier
 from nullclass.models.network import dtype_of
 from nullclass.rejection.fitting import Images
 
+LEARNING_RATE, BATCH_SIZE = 1e-3, 256
+"""Of the autoencoder's training by Adam."""
+
 
 class Autoencoder(nn.Module):
     """MagNet's autoencoder for MNIST: sigmoid convolutions around one halving of the image.
@@ -54,8 +57,6 @@ def train_autoencoder(
     *,
     num_epochs: int = 100,
     noise: float = 0.1,
-    learning_rate: float = 1e-3,
-    batch_size: int = 256,
     seed: int = 0,
     device: torch.device | str = "cpu",
 ) -> Autoencoder:
@@ -67,8 +68,6 @@ def train_autoencoder(
         clean: Training images; the labels are not used.
         num_epochs: Passes over the images.
         noise: Standard deviation of Gaussian noise on the input, in pixel units.
-        learning_rate: Of Adam.
-        batch_size: Images per step.
         seed: Seed of the weights, the order and the noise.
         device: Where to train.
 
@@ -81,15 +80,14 @@ def train_autoencoder(
         size = " x ".join(map(str, data.images.shape[2:]))
         raise UserError(f"the autoencoder halves its images, and these are {size} pixels")
     check_count("num_epochs", num_epochs)
-    check_count("batch_size", batch_size)
     if check_number("noise", noise) < 0:
         raise UserError(f"noise must be at least 0, not {noise}")
     with fork_rng(check_seed(seed)):
         model = Autoencoder(data.images.shape[1]).to(device)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(model.parameters(), check_positive("learning_rate", learning_rate))
+    optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
     for _ in range(num_epochs):
-        for indices in torch.randperm(len(data), generator=generator).split(batch_size):
+        for indices in torch.randperm(len(data), generator=generator).split(BATCH_SIZE):
             images, _ = data.batch(indices)
             drawn = torch.randn(images.shape, generator=generator, dtype=images.dtype)
             noisy = (images + noise * drawn.to(images.device)).clamp(0, 1)
@@ -98,7 +96,7 @@ def train_autoencoder(
             loss.backward()
             optimizer.step()
     if not bool(loss.isfinite()):
-        raise UserError("the autoencoder's error is not finite: lower its learning rate")
+        raise UserError("the autoencoder's error is not finite: give it less noise")
     return model.eval().requires_grad_(False)
 
 

@@ -147,15 +147,8 @@ class ProvableNull(CertifiedNull):
             raise UserError("the model does not know the shape of its images: give image_shape")
         return self._network(self.image_shape)
 
-    def settle(self, image: Tensor) -> Settled:
-        """Return what the later stages of a cascade find out about one image ``(C, H, W)``.
-
-        The rows are those of the largest logit, as no other class can be proved.
-        """
-        image = image.to(next(self.model.parameters(), self.model.mean))
-        return self._settle(self._network(image.shape), image)[1]
-
     def _settle(self, network: Network, image: Tensor) -> tuple[int, Settled]:
+        """Return the largest logit's class, as no other can be proved, and what is found of it."""
         with torch.no_grad():
             label = network.values(image[None]).argmax(dim=1)
             rows = label_spec(label, self.num_classes, image.dtype)[0]

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nullclass.core.checks import check_choice
 from nullclass.core.errors import NotFiniteError, UserError
 from nullclass.core.outcomes import check_finite
 from nullclass.models.classifier import (
@@ -44,7 +45,7 @@ class LogitScore(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.name = name
+        self.name = check_choice("score", name, SCORES)
 
     def forward(self, images: Tensor, logits: Tensor) -> Tensor:
         """Return scores ``(N,)``."""

@@ -66,10 +66,9 @@ def rebuild_detector(
         if name == "consistency":
             return ConsistentNull(classifier, **settings)
         detector = _build(classifier, name, settings, tensors)
-        if isinstance(detector, nn.Module):
-            if _tensors(detector).keys() != tensors.keys():
-                raise KeyError
-            detector.load_state_dict(tensors, strict=False)
+        if _tensors(detector).keys() != tensors.keys():
+            raise KeyError
+        detector.load_state_dict(tensors, strict=False)
         return DetectingClassifier(classifier, detector)
     except (KeyError, TypeError, IndexError, RuntimeError):
         raise UserError(f"there is no detector {name!r} of these settings and tensors") from None
@@ -77,10 +76,9 @@ def rebuild_detector(
 
 def _build(
     classifier: Classifier, name: str, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> nn.Module | str:
+) -> nn.Module:
     if name == "logits":
-        score: str = settings["name"]
-        return score
+        return LogitScore(**settings)
     if name == "feature-squeezing":
         return FeatureSqueezing(classifier, **settings)
     if name == "kernel-density":

@@ -87,9 +87,9 @@ def value_cell(measure: Measure | None, published: str | None = None, digits: in
     return Cell(write(measure.mean), small, published or "", measure.verdict)
 
 
-def rate_text(measure: Measure, has_n: bool = True, digits: int = 2) -> str:
+def rate_text(measure: Measure, has_n: bool = True) -> str:
     """A measure in a sentence: mean, spread and number of images."""
-    cell = value_cell(measure, digits=digits)
+    cell = value_cell(measure)
     sign = " %" if measure.is_rate else ""
     n = f"n = {measure.num_images:,}" if has_n and measure.num_images else ""
     if cell.small.startswith("±"):

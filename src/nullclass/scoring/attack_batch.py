@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from nullclass.attacks import Attack
-from nullclass.attacks.base import LinearAttack, access_of
+from nullclass.attacks import FGSM, Attack
+from nullclass.attacks.base import access_of
 from nullclass.attacks.ensemble import EnsembleProgress, MemberStats, run_attack
 from nullclass.core.errors import UserError
 from nullclass.core.norms import Eps, is_allowed, step_along
@@ -87,7 +87,7 @@ class BatchAttack:
         self.clean, self.proved_eps = clean, proved_eps
         self.num_returned, self.batch_size, self.parts = num_returned, batch_size, parts
         self.generator = torch.Generator().manual_seed(seed)
-        self.linear = _CachedDirection(attack) if isinstance(attack, LinearAttack) else None
+        self.linear = _CachedDirection(attack) if isinstance(attack, FGSM) else None
         self.adv_images = images
         """``(N, C, H, W)`` of the last finished eps."""
         self.winning_member = torch.full_like(labels, -1)
@@ -225,7 +225,7 @@ class _CachedDirection:
 
     is_iterative = False
 
-    def __init__(self, attack: LinearAttack) -> None:
+    def __init__(self, attack: FGSM) -> None:
         self.attack, self.access = attack, access_of(attack)
         self.direction: Tensor | None = None
 

@@ -92,7 +92,6 @@ def craft(
     *,
     norm: str = "linf",
     num_images: int,
-    batch_size: int | None = None,
     seed: int = 0,
     name: str = "transfer",
     on_images: OnImages = ignore,
@@ -109,7 +108,6 @@ def craft(
         eps: Budgets in pixel units, increasing.
         norm: Name in :data:`nullclass.core.norms.NORMS`.
         num_images: How many of the first images to attack.
-        batch_size: Images per forward and backward pass. Default: the attack's own.
         seed: Seed of the attack's random starts.
         name: The attack's name in the rows.
         on_images: Progress.
@@ -132,7 +130,6 @@ def craft(
         norm=norm,
         source=source,  # as for a transfer: no success is reused at a larger eps
         keep_images=True,
-        batch_size=batch_size,
         seed=seed,
         on_images=on_images,
         parts=parts,
@@ -148,7 +145,6 @@ def score_crafted(
     *,
     name: str,
     source_name: str,
-    batch_size: int | None = None,
     on_images: OnImages = ignore,
     parts: Parts = NOTHING,
 ) -> AttackResult:
@@ -160,7 +156,6 @@ def score_crafted(
         crafted: From :func:`craft`.
         name: The attack's name in the rows.
         source_name: The source's name in the rows.
-        batch_size: Images per forward pass.
         on_images: Progress.
         parts: Keeps what is finished, after each batch and eps.
 
@@ -174,7 +169,7 @@ def score_crafted(
     check_labels(data, target)
     attack, norm = crafted.attack, crafted.norm
     keys = {"attack": name, "objective": attack.objective, "source": source_name, "norm": norm}
-    parts = parts.of(name, models=[target], images=data.batch(FEW)[0], batch_size=batch_size)
+    parts = parts.of(name, models=[target], images=data.batch(FEW)[0])
     tables = []
     for indices, images, labels in batches_of(target, data):
         for eps, stored in crafted.images.items():
@@ -186,7 +181,7 @@ def score_crafted(
                     "images, or not in [0,1]: pass the images that it was made from"
                 )
             kept = parts.of(f"{int(indices[0])}-{eps!r}", images=adv_images, labels=labels)
-            answers = kept.keep(partial(score_batch, target, adv_images, labels, batch_size))
+            answers = kept.keep(partial(score_batch, target, adv_images, labels))
             succeeded = is_success(answers, attack.objective).tolist()
             members = [name if success else NO_MEMBER for success in succeeded]
             tables.append(

@@ -36,6 +36,7 @@ from nullclass.core.files import write_bytes
 from nullclass.core.modules import frozen
 from nullclass.core.paths import file_name, read_bytes
 from nullclass.core.provenance import provenance
+from nullclass.core.tensor_files import stored_copy, tensor_sha256
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 
@@ -171,8 +172,7 @@ def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
         return [_packed(part, tensors) for part in value]
     key = str(len(tensors))
     if isinstance(value, Tensor):
-        # cloned, since safetensors refuses tensors that share memory
-        tensors[key] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        tensors[key] = stored_copy(value)
         return {_TENSOR: key}
     if isinstance(value, pd.DataFrame):
         return {_TABLE: _packed(_columns(value), tensors)}
@@ -221,8 +221,7 @@ def _described(value: Any, images: Tensor | None = None) -> Any:
     if isinstance(value, list | tuple):
         return [_described(part, images) for part in value]
     if isinstance(value, Tensor):
-        content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
-        return [str(value.dtype), list(value.shape), _sha256(content)]
+        return [str(value.dtype), list(value.shape), tensor_sha256(value)]
     if isinstance(value, pd.DataFrame):
         return _described(_columns(value))
     if isinstance(value, LabelledImages):

@@ -22,8 +22,6 @@ NUM_IMAGES = 64
 """Images of the measurement, in one batch; fewer if they are large."""
 NUM_REPEATS = 3
 
-KINDS = ("is_proved", "is_refuted")
-
 
 @torch.no_grad()
 def prediction_cost(model: Classifier, images: Tensor) -> CostInfo:
@@ -64,7 +62,7 @@ def stage_table(
     for stage in STAGES[1:]:
         here = [each for each in settled if stage in each.seconds]
         last = [each for each in here if each.stage == stage]
-        proved, refuted = (sum(getattr(each, name) for each in last) for name in KINDS)
+        proved, refuted = sum(e.is_proved for e in last), sum(e.is_refuted for e in last)
         seconds = sum(each.seconds[stage] for each in here)
         rows.append((stage, len(here), proved, refuted, seconds))
     table = pd.DataFrame(rows, columns=["stage", "images", "proved", "refuted", "seconds"])

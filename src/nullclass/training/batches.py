@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -112,9 +111,3 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
     """
     num_steps, rest = divmod(num_images, batch_size)
     return max(1, num_steps + int(2 * rest >= batch_size))
-
-
-def sha256(values: Tensor) -> str:
-    """Return the SHA-256 of a tensor's values."""
-    content = values.detach().cpu().contiguous().flatten().view(torch.uint8)  # also of bfloat16
-    return hashlib.sha256(content.numpy().data).hexdigest()

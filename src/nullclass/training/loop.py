@@ -94,8 +94,6 @@ def train(
         )
     with fork_rng(config.seed):  # a loader draws from the global stream
         held_out = None if validation is None else tensors_or_loader(validation, model.num_classes)
-    if config.robust is not None:
-        config.robust.initialise(model, torch.Generator().manual_seed(config.seed))
     selections = BestCheckpoints({}, None) if selections is None else selections
     selections.reset()
     optimizer = config.make_optimizer(model)

@@ -19,10 +19,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from nullclass.core.documents import Schema, or_nan
 from nullclass.core.errors import DamagedStateError, UserError
-from nullclass.core.tensor_files import load_state, save_state
+from nullclass.core.tensor_files import load_state, save_state, tensor_sha256
 from nullclass.models.classifier import Classifier
 from nullclass.nulls import NullSource
-from nullclass.training.batches import sha256
 from nullclass.training.config import TrainConfig
 from nullclass.training.selection import BestCheckpoints
 
@@ -236,7 +235,7 @@ def fingerprint(
         "nulls": _described(nulls, "settings"),
         "data": data,
         "model": repr(model),
-        "initial_weights": {name: sha256(t) for name, t in model.state_dict().items()},
+        "initial_weights": {name: tensor_sha256(t) for name, t in model.state_dict().items()},
         "device": model.mean.device.type,
         "selections": {name: data.sha256() for name, data in selections.images.items()},
         "selection_nulls": _described(selections.nulls, "settings"),

@@ -10,7 +10,7 @@ import torch
 
 from nullclass.core.errors import UserError
 from nullclass.data import Dataset
-from nullclass.zoo.evaluate import JOIN, attack_member, measure_clean, measure_proofs
+from nullclass.zoo.evaluate import JOIN, attack_member, measure_clean, proof_rates, prove_member
 from nullclass.zoo.load import load_member
 from nullclass.zoo.members import Member
 from nullclass.zoo.results import ATTACK, ATTACK_TOLERANCE, CLEAN, PROOF, read_results
@@ -66,7 +66,8 @@ def check_member(
             if kind == CLEAN:
                 found = measure_clean(member, dataset)
             elif kind == PROOF:
-                found = measure_proofs(member, dataset, eps, verifier=method, num_images=num_images)
+                proofs = prove_member(member, dataset, eps, verifier=method, num_images=num_images)
+                found = proof_rates(member, proofs, method)
             else:
                 found = attack_member(
                     member,

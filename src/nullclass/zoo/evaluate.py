@@ -56,7 +56,7 @@ def measure_clean(member: Member, dataset: Dataset, verifier: str | None = None)
     return result_rows(member, CLEAN, hits, len(dataset.test), method=CLEAN)
 
 
-def measure_proofs(
+def prove_member(
     member: Member,
     dataset: Dataset,
     eps: Sequence[float],
@@ -64,10 +64,9 @@ def measure_proofs(
     verifier: str,
     answers: str | None = None,
     num_images: int | None = None,
-    attacked: pd.DataFrame | None = None,
     on_images: OnImages = ignore,
 ) -> pd.DataFrame:
-    """Return the rates that are proved.
+    """Return what is proved of each image (:func:`nullclass.scoring.proofs.prove`).
 
     Args:
         member: The member.
@@ -76,29 +75,38 @@ def measure_proofs(
         verifier: Name of the verifier.
         answers: That of the model's own answers, instead of that of its card.
         num_images: Number of test images, from the first. Default: all.
-        attacked: Rows of an evaluation of the same images, to be checked against the proofs.
         on_images: Receives the number of images done since its last call.
-
-    Raises:
-        UserError: If an attack broke a proof.
     """
     check_dataset(member, dataset)
     data = dataset.test if num_images is None else dataset.test.first(num_images)
     model = load_member(member, verifier=answers).double()
-    proofs = prove(model, data, eps, verifier=verifier, on_images=on_images)
-    violations = None if attacked is None else find_violations(attacked, proofs).violations
-    if violations is not None and len(violations):
+    return prove(model, data, eps, verifier=verifier, on_images=on_images)
+
+
+def proof_rates(member: Member, proofs: pd.DataFrame, verifier: str) -> pd.DataFrame:
+    """Return the rates that are proved."""
+    tables = []
+    for eps, rows in proofs.groupby("eps_pixels"):
+        hits = {metric: int(rows[column].sum()) for metric, column in PROVED.items()}
+        hits["aer_bound"] = len(rows) - hits["aer_bound"]
+        tables.append(
+            result_rows(member, PROOF, hits, len(rows), method=verifier, eps=float(str(eps)))
+        )
+    return join(tables)
+
+
+def check_proofs(member: Member, attacked: pd.DataFrame, proofs: pd.DataFrame) -> None:
+    """Refuse proofs that the rows of an evaluation contradict.
+
+    Raises:
+        UserError: If an attack broke a proof.
+    """
+    violations = find_violations(attacked, proofs).violations
+    if len(violations):
         raise UserError(
             f"attacks on {member.name} broke the proofs of {violations['image'].nunique()} images: "
             "a bound is wrong, so please report it"
         )
-    tables = []
-    for budget in sorted(eps):
-        rows = proofs[proofs["eps_pixels"] == budget]
-        hits = {metric: int(rows[column].sum()) for metric, column in PROVED.items()}
-        hits["aer_bound"] = len(rows) - hits["aer_bound"]
-        tables.append(result_rows(member, PROOF, hits, len(rows), method=verifier, eps=budget))
-    return join(tables)
 
 
 def find_fooling_attacks(attacks: Sequence[str]) -> dict[str, Attack]:

@@ -21,14 +21,9 @@ from nullclass.results.schema import SMALLEST
 NEVER = "–"
 
 
-def distribution_of(trial: Trial) -> pd.DataFrame:
-    """The robustness distribution of an evaluation; no rows if nothing was searched."""
-    return robustness_distribution(trial.rows, trial.proved_eps)
-
-
 def smallest_eps(trial: Trial, measures: Measures) -> Drawing | None:
     """Share of images that some ε up to this one fools, and of those not proved there."""
-    found = distribution_of(trial)
+    found = robustness_distribution(trial.rows, trial.proved_eps)
     if found.empty:
         return None
     num, is_proved = len(found), len(trial.proved_eps) > 0
@@ -92,7 +87,7 @@ def smallest_eps(trial: Trial, measures: Measures) -> Drawing | None:
 
 def distribution_table(trial: Trial, measures: Measures) -> Table | None:
     """Quantiles of the smallest ε that fools and of the largest ε proved."""
-    found = distribution_of(trial)
+    found = robustness_distribution(trial.rows, trial.proved_eps)
     if found.empty or not len(trial.proved_eps):
         return None
     rows = [

@@ -54,9 +54,6 @@ class RobustLoss:
         """Return all settings as JSON values."""
         return asdict(self)
 
-    def initialise(self, model: Classifier, generator: torch.Generator) -> None:
-        """Set initial weights for this loss; by default, keep the model's own."""
-
     def bind(self, model: Classifier) -> StepLoss:
         """Return the loss of a model.
 

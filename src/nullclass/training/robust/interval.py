@@ -1,6 +1,6 @@
 """Certified training: the loss of the worst logits that interval bounds allow.
 
-    L = (1 - k) CE(v(x, eps), y) + k CE(z(x), y) + regulariser
+    L = (1 - k) CE(v(x, eps), y) + k CE(z(x), y)
     v_j = upper bound of z_j - z_y on the ball,  v_y = 0            (Gowal et al. 2018, eq. 10)
 
 ε increases from 0 while k decreases from 1 to ``natural_weight``. With ``bound_weight`` below 1 it
@@ -11,9 +11,7 @@ is MTL-IBP (De Palma et al. 2024, eq. 9):
 with x_adv from a few steps of PGD within ε. With ``box_share`` below 1 it is SABR (Müller et al.
 2023, section 3): v bounds the logits on a small box of radius ``box_share`` ε only, around x_adv
 from PGD within the rest of ε. Such bounds hold for a part of the ball; proofs come from a verifier
-afterwards. The regularisers are those of Shi et al. 2021
-(equations 9 to 11) and vanish as ε is reached: radii should not grow from layer to layer, and the
-always active and always inactive units of each ReLU should stay balanced.
+afterwards.
 
 For a network with null, null is a wrong class like any other in ``v``: the network learns to
 answer. (With ``abstain`` it may refuse.)
@@ -21,20 +19,15 @@ answer. (With ``abstain`` it may refuse.)
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from nullclass.certify import (
     NO_ROUNDING,
-    Box,
-    Monotone,
     Network,
-    Region,
-    Step,
     label_spec,
     lower_bounds,
     propagate,
@@ -55,9 +48,6 @@ from nullclass.training.robust.base import (
     clean_output,
 )
 
-_TOLERANCE = 0.5
-"""tau of Shi et al. 2021."""
-
 
 @dataclass(frozen=True)
 class IntervalLoss(RobustLoss):
@@ -74,10 +64,6 @@ class IntervalLoss(RobustLoss):
     """Radius of the box that is bounded, as a share of ε (lambda of SABR), in (0, 1]."""
     num_steps: int = 1
     """Gradient steps of the attack, if there is one."""
-    regularisation: float = 0.0
-    """Weight of the regularisers while ε increases (lambda_0 in Shi et al. 2021, 0.5 there)."""
-    has_interval_start: bool = False
-    """Whether to use initial weights with which radii keep their size (:func:`interval_start`)."""
 
     def __post_init__(self) -> None:
         """Check all values."""
@@ -89,13 +75,6 @@ class IntervalLoss(RobustLoss):
         if not 0 < self.box_share <= 1:
             raise UserError(f"box_share must be in (0, 1], not {self.box_share}")
         check_count("num_steps", self.num_steps)
-        if not 0 <= self.regularisation < math.inf:
-            raise UserError(f"regularisation must be at least 0, not {self.regularisation}")
-
-    def initialise(self, model: Classifier, generator: torch.Generator) -> None:
-        """See :class:`nullclass.training.robust.base.RobustLoss`."""
-        if self.has_interval_start:
-            interval_start(model, generator)
 
     def bind(self, model: Classifier) -> StepLoss:
         """See :class:`nullclass.training.robust.base.RobustLoss`."""
@@ -109,11 +88,10 @@ class IntervalLoss(RobustLoss):
             if fraction == 0:
                 return clean_output(model, images, labels)
             eps = self.eps * fraction
-            penalties = Penalties() if self.regularisation and fraction < 1 else None
             centers, box_eps = images, eps * self.box_share
             if self.box_share < 1:
                 centers = perturbed(model, images, labels, eps - box_eps, self.num_steps, generator)
-            worst = worst_logits(network_for(images), centers, labels, box_eps, penalties)
+            worst = worst_logits(network_for(images), centers, labels, box_eps)
             total = F.cross_entropy(worst, labels)
             if self.bound_weight < 1:
                 adv_images = perturbed(model, images, labels, eps, self.num_steps, generator)
@@ -123,84 +101,22 @@ class IntervalLoss(RobustLoss):
             if clean_weight > 0:
                 clean_loss = cross_entropy(model.all_logits(images), labels)
                 total = (1 - clean_weight) * total + clean_weight * clean_loss
-            if penalties is not None:
-                total = total + self.regularisation * (1 - fraction) * penalties.mean()
             others = worst.detach().scatter(1, labels[:, None], -torch.inf)
             return LossOutput(total, int((others.amax(dim=1) < 0).sum()))
 
         return loss
 
 
-def worst_logits(
-    network: Network,
-    images: Tensor,
-    labels: Tensor,
-    eps: float,
-    penalties: Penalties | None = None,
-) -> Tensor:
+def worst_logits(network: Network, images: Tensor, labels: Tensor, eps: float) -> Tensor:
     """Return ``(N, L)``: differentiable upper bounds of ``z_j - z_y`` on the L∞ ball, 0 at y.
 
     They have no rounding margins: training needs no soundness to the last bit.
     """
     num_logits = network.num_logits
     region = region_around(images, eps, "linf", NO_ROUNDING)
-    propagation = propagate(network, region, NO_ROUNDING, penalties)
+    propagation = propagate(network, region, NO_ROUNDING)
     spec = label_spec(labels, num_logits, images.dtype)
     margins = lower_bounds(propagation, spec, NO_ROUNDING)
     index = torch.arange(num_logits, device=labels.device).expand(len(labels), -1)
     others = index[index != labels[:, None]].view(len(labels), num_logits - 1)
     return torch.zeros_like(index, dtype=images.dtype).scatter(1, others, -margins)
-
-
-class Penalties:
-    """Collects the regularisers of Shi et al. 2021 as boxes propagate through the network."""
-
-    def __init__(self) -> None:
-        self.input_radius: Tensor | None = None
-        self.terms: list[Tensor] = []
-
-    def __call__(self, step: Step, inputs: list[Region], box: Box) -> None:
-        """Add the terms of one layer (:data:`nullclass.certify.Hook`)."""
-        if self.input_radius is None:  # of the standardised image, Delta_0 in eq. 9
-            self.input_radius = box.radius.mean().detach()
-        (before, *_) = inputs
-        is_relu = isinstance(step.layer, Monotone) and step.layer.apply is torch.relu
-        if is_relu and isinstance(before, Box):
-            self.add(before)
-
-    def add(self, box: Box) -> None:
-        """Add the terms of a ReLU's input."""
-        assert self.input_radius is not None
-        growth = self.input_radius / box.radius.mean().clamp(min=1e-12)
-        self.terms.append(F.relu(_TOLERANCE - growth) / _TOLERANCE)
-        is_active, is_inactive = box.lower > 0, box.upper < 0
-        if int(is_active.sum()) < 2 or int(is_inactive.sum()) < 2:
-            return
-        active, inactive = box.center[is_active], box.center[is_inactive]
-        for ratio in (
-            active.mean() / (-inactive.mean()).clamp(min=1e-12),
-            active.var() / inactive.var().clamp(min=1e-12),
-        ):
-            balance = torch.minimum(ratio, 1 / ratio.clamp(min=1e-12))
-            self.terms.append(F.relu(_TOLERANCE - balance) / _TOLERANCE)
-
-    def mean(self) -> Tensor:
-        """Return the mean of all terms; 0 for a network without ReLU."""
-        return torch.stack(self.terms).mean() if self.terms else torch.zeros(())
-
-
-@torch.no_grad()
-def interval_start(model: Classifier, generator: torch.Generator) -> None:
-    """Draw weights from N(0, 2 pi / n^2), n the fan-in, and zero the biases (Shi et al. 2021, 4.1).
-
-    The expected radius is then the same behind every ReLU. Layers with a single input, such as the
-    soft threshold, are not changed.
-    """
-    for layer in model.body.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.weight[0].numel() > 1:
-            fan_in = layer.weight[0].numel()
-            weight = torch.empty(layer.weight.shape)
-            weight.normal_(0, math.sqrt(2 * math.pi) / fan_in, generator=generator)
-            layer.weight.copy_(weight)
-            if layer.bias is not None:
-                layer.bias.zero_()
