@@ -15,7 +15,7 @@ from nullclass.report.sections import previews, unfinished
 from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.studies.provable_null.config import VARIANTS
-from nullclass.studies.provable_null.measured import find_violations, training_minutes
+from nullclass.studies.provable_null.measured import run_violations, training_minutes
 from nullclass.studies.provable_null.page import findings
 from nullclass.studies.provable_null.tables import (
     clean_outcomes,
@@ -60,7 +60,7 @@ def results(run: Run) -> str:
         norm=measures.norm(UNION),
     )
     sentences = [
-        *findings(measures, *find_violations(run)),
+        *findings(measures, *run_violations(run)),
         *unfinished(measures, VARIANTS),
         *previews(measures),
     ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from nullclass.certify import VERIFIERS, Box, Network, crown, crown_ibp_bounds, interval_bounds
 from nullclass.certify.layers import Layer, Linear, Monotone
-from nullclass.certify.regions import Ball
+from nullclass.certify.regions import Ellipsoid
 from nullclass.certify.rounding import NO_ROUNDING, Rounding, rounding_of
 from nullclass.models import Classifier
 
@@ -222,6 +222,6 @@ def test_float32_bounds_are_below_those_of_float64(layer: str) -> None:
 
 def test_weights_whose_squares_underflow_are_bounded() -> None:
     linear = Linear(F.linear, torch.full((1, 2), 1e-25), None)
-    ball = Ball(torch.zeros(1, 2), torch.ones(1, 2), 1.0, torch.zeros(1, 2))
+    ball = Ellipsoid(torch.zeros(1, 2), torch.ones(1, 2), 1.0, torch.zeros(1, 2))
     box = linear.bound(ball, rounding=rounding_of(torch.float32))
     assert float(box.radius) >= 2**0.5 * 1e-25  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from nullclass.certify import (
     read_network,
     record_stages,
 )
-from nullclass.certify.branching import Ball, branch
+from nullclass.certify.branching import BoundedBall, branch
 from nullclass.certify.layers import Linear
 from nullclass.core.errors import UserError
 from nullclass.core.modules import searched
@@ -137,7 +137,7 @@ def test_cutting_proves_only_what_is_above_every_found_value(norm: str) -> None:
             least = (network.values(points) @ rows.T).amin()
             above = least + 1e-3
             shifted = replace_last_bias(network, rows, above)
-            assert not branch(Ball(shifted, image, RADIUS, norm), rows, 40, 0.0)[0]
+            assert not branch(BoundedBall(shifted, image, RADIUS, norm), rows, 40, 0.0)[0]
 
 
 def replace_last_bias(network: Network, rows: Tensor, shift: Tensor) -> Network:
@@ -159,7 +159,7 @@ def test_a_planted_mistake_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
             for image in images_of(seed, 12).split(1):
                 rows = rows_at(network, image)
                 least = min(exact_minimum(model, image, row, RADIUS) for row in rows)
-                proved, _ = branch(Ball(network, image, RADIUS, "linf"), rows, 128, MARGIN)
+                proved, _ = branch(BoundedBall(network, image, RADIUS, "linf"), rows, 128, MARGIN)
                 if proved and least <= 0:
                     return True
         return False
@@ -180,16 +180,16 @@ def test_bounds_inside_the_network_do_not_depend_on_how_many_are_computed_at_onc
     norm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network, (image,) = read_network(tiny_model(0), (1, 2, 2)), images_of(0, 1)
-    together = Ball(network, image[None], RADIUS, norm)
+    together = BoundedBall(network, image[None], RADIUS, norm)
     num_parts = []
-    bound = Ball.bound
+    bound = BoundedBall.bound
     monkeypatch.setattr(
-        Ball,
+        BoundedBall,
         "bound",
         lambda ball, parts, *a, **b: num_parts.append(len(parts)) or bound(ball, parts, *a, **b),
     )
     monkeypatch.setattr(crown, "MAX_COEFFICIENTS", 4 * 8)  # two units of a layer of eight
-    apart = Ball(network, image[None], RADIUS, norm)
+    apart = BoundedBall(network, image[None], RADIUS, norm)
     assert len(num_parts) > 1
     assert max(num_parts) == 4
     assert together.known.keys() == apart.known.keys()

@@ -123,7 +123,7 @@ def test_the_proved_radius_is_where_the_proof_ends(
 ) -> None:
     _, proved = models
     clean = digit_image(7, 0)
-    proof = play.prove(proved, clean)
+    proof = play.proof_of(proved, clean)
     images = torch.from_numpy(clean.copy())[None, None]
     for radius, label in ((proof.proved, 7), (proof.proved + 0.001, -1)):
         assert int(ProvableNull(proved.model, radius).predict(images)[0]) == label

@@ -34,8 +34,8 @@ from nullclass.studies.provable_null.figures import (
 from nullclass.studies.provable_null.measured import (
     brackets,
     by_radius,
-    find_violations,
     radii,
+    run_violations,
     training_eps,
     training_minutes,
     zoo_brackets,
@@ -73,7 +73,7 @@ def sha256(text: str) -> str:
 
 
 def sentences(run: Run) -> str:
-    return " ".join(findings(Measures(run), *find_violations(run)))
+    return " ".join(findings(Measures(run), *run_violations(run)))
 
 
 # Numbers
@@ -156,7 +156,7 @@ def test_minutes_and_epochs_are_those_of_all_stages(tmp_path: Path) -> None:
     (folder / written).rename(folder / folder_of(first, DATA.checksum))
     run = read_run(folder)
     assert training_minutes(run)[PROVED] == 7 + 2
-    (text,) = (s for s in findings(Measures(run), *find_violations(run)) if "differ:" in s)
+    (text,) = (s for s in findings(Measures(run), *run_violations(run)) if "differ:" in s)
     assert f"{PROVED} network certifiable-medium, 50 + 10 epochs" in text
 
 
@@ -236,7 +236,7 @@ def test_what_breaks_a_proof(
     )
     certified[column] = True
     one = replace(run, trials=[with_files(trial, rows=rows, certified=certified)])
-    num_checked, violations = find_violations(one)
+    num_checked, violations = run_violations(one)
     assert (len(violations) == 1) == is_broken
     assert num_checked == (eps <= proved)
 
@@ -246,7 +246,7 @@ def test_a_proof_of_another_image_does_not_count(run: Run) -> None:
     other = trial.certified[trial.certified["image"] != 5]
     rows = trial.rows[trial.rows["image"] == 5].assign(outcome="fooled")
     one = replace(run, trials=[with_files(trial, rows=rows, certified=other)])
-    num_checked, violations = find_violations(one)
+    num_checked, violations = run_violations(one)
     assert (num_checked, len(violations)) == (0, 0)
 
 

@@ -33,7 +33,7 @@ RATE, DECAY = 0.25, 0.95
 """Step size of slopes and multipliers, and its factor per step."""
 
 
-class Ball:
+class BoundedBall:
     """The ball around one image, and what is known of the network on it.
 
     For L-infinity the leading functions of single pixels, such as a soft threshold, are applied
@@ -228,7 +228,7 @@ class Bounded:
     """Of the outputs of the steps, in the function that gives the bound: ``(N, …)``."""
 
     @torch.no_grad()
-    def has_counterexample(self, ball: Ball) -> bool:
+    def has_counterexample(self, ball: BoundedBall) -> bool:
         """Return whether a corner that minimises a linear bound has a negative value."""
         if not ball.has_pixels or -1 not in self.coefs:
             return False
@@ -237,7 +237,7 @@ class Bounded:
         return bool((values < 0).any())
 
     @torch.no_grad()
-    def cuts(self, ball: Ball) -> Cuts:
+    def cuts(self, ball: BoundedBall) -> Cuts:
         """Return where to cut each part: at the input of a ReLU that loosens the bound most."""
         scores, multipliers = [], []
         for source, relu in ball.relus.items():
@@ -301,7 +301,7 @@ def _repeat(value: Tensor, num: int) -> Tensor:
     return value.expand(num, *value.shape[1:]).clone(memory_format=torch.contiguous_format)
 
 
-def branch(ball: Ball, specs: Tensor, budget: int, margin: float) -> tuple[bool | None, int]:
+def branch(ball: BoundedBall, specs: Tensor, budget: int, margin: float) -> tuple[bool | None, int]:
     """Prove that functions of the logits exceed a margin on a ball, by branch and bound.
 
     Args:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from nullclass.attacks.steps import ascend, input_gradient
-from nullclass.certify.branching import Ball, branch
+from nullclass.certify.branching import BoundedBall, branch
 from nullclass.certify.crown import crown_ibp_bounds
 from nullclass.certify.interval import interval_bounds
 from nullclass.certify.network import Network
@@ -133,7 +133,8 @@ def settle(network: Network, image: Tensor, rows: Tensor, radius: float, norm: s
         finish("attack")
     if is_proved is None:
         with torch.no_grad():
-            is_proved, num_parts = branch(Ball(network, image, radius, norm), rows, BUDGET, MARGIN)
+            ball = BoundedBall(network, image, radius, norm)
+            is_proved, num_parts = branch(ball, rows, BUDGET, MARGIN)
         finish(STAGES[4] if num_parts else STAGES[3])
     stage = next(reversed(seconds))
     found = Settled(radius, stage, is_proved is True, is_proved is False, seconds)

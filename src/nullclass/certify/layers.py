@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from nullclass.certify.regions import Ball, Box, Region, to_box
+from nullclass.certify.regions import Box, Ellipsoid, Region, to_box
 from nullclass.certify.relaxations import Relax
 from nullclass.certify.rounding import Rounding
 
@@ -111,7 +111,7 @@ class Linear(Affine):
         (region,) = inputs
         gamma = rounding.gamma(self.weight[0].numel())
         center = self.value(region.center)
-        spread = region.slack + rounding.tiny if isinstance(region, Ball) else region.radius
+        spread = region.slack + rounding.tiny if isinstance(region, Ellipsoid) else region.radius
         size, is_matrix = self.weight.abs(), self.weight.ndim == 2
         if gamma:
             spread = region.center.abs().mul_(gamma).add_(spread)
@@ -120,7 +120,7 @@ class Linear(Affine):
         radius = self.apply(spread, size, self._margin(gamma, rounding) if gamma else None)
         if gamma and is_matrix:
             radius = radius * (1 + 2 * gamma)
-        if isinstance(region, Ball):  # radius * ||scale * W_i||_2 (Cauchy-Schwarz)
+        if isinstance(region, Ellipsoid):  # radius * ||scale * W_i||_2 (Cauchy-Schwarz)
             norms = self.apply(region.scale**2, self.weight**2, None).sqrt()
             # Squares underflow where the weights are still far above the smallest number.
             norms = norms + math.sqrt(rounding.tiny)
@@ -181,13 +181,15 @@ class Scale(Affine):
         center = self.value(region.center)
         scale = self.scale.to(center)
         gamma = rounding.gamma(12)  # two operations here, those of the factors, and the margin's
-        spread = region.slack if isinstance(region, Ball) else region.radius
+        spread = region.slack if isinstance(region, Ellipsoid) else region.radius
         spread = spread * scale.abs()
         if gamma:
             margin = gamma * ((region.center * scale).abs() + self.terms.to(center))
             spread = spread * (1 + gamma) + margin + rounding.tiny
-        if isinstance(region, Ball):
-            return Ball(center, region.scale * scale.abs() * (1 + gamma), region.radius, spread)
+        if isinstance(region, Ellipsoid):
+            return Ellipsoid(
+                center, region.scale * scale.abs() * (1 + gamma), region.radius, spread
+            )
         return Box(center, spread)
 
     def magnitude(self, *sizes: Tensor) -> Tensor:
@@ -259,7 +261,7 @@ class Reshape(Layer):
         if isinstance(region, Box):
             return Box(self.value(region.center), self.value(region.radius))
         center, scale, slack = map(self.value, (region.center, region.scale, region.slack))
-        return Ball(center, scale, region.radius, slack)
+        return Ellipsoid(center, scale, region.radius, slack)
 
     def backward(self, coefs: Tensor, *inputs: Box, rounding: Rounding) -> LinearBound:
         return LinearBound((coefs.reshape(*coefs.shape[:2], *inputs[0].center.shape[1:]),))

@@ -55,7 +55,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Ball:
+class Ellipsoid:
     """All ``center + scale * d + e`` with ``||d||_2 <= radius`` and ``|e| <= slack``."""
 
     center: Tensor
@@ -67,7 +67,7 @@ class Ball:
     """``(N, …)``: error of the center, per coordinate."""
 
 
-Region = Box | Ball
+Region = Box | Ellipsoid
 
 
 def to_box(region: Region, rounding: Rounding) -> Box:
@@ -94,7 +94,7 @@ def region_around(images: Tensor, radius: float, norm: str, rounding: Rounding) 
     """
     check_radius(radius, norm)
     if norm == "l2":
-        return Ball(images, torch.ones_like(images[:1]), radius, torch.zeros_like(images))
+        return Ellipsoid(images, torch.ones_like(images[:1]), radius, torch.zeros_like(images))
     # Rounding of radius to the images' type and of the difference; Box.between adds its own.
     outward = radius * (1 + 2 * rounding.unit) + 2 * rounding.unit
     lower, upper = (images - outward).clamp(min=0), (images + outward).clamp(max=1)

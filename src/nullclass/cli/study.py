@@ -74,7 +74,7 @@ class Command:
         if self.address is not None and self.engine != "ray":
             raise UserError("--address is for a Ray cluster: add --engine ray")
         from nullclass.core.devices import find_device
-        from nullclass.data import load_dataset, place_of
+        from nullclass.data import absolute_source, load_dataset
         from nullclass.experiments.engines import DataSource, make_engine
         from nullclass.experiments.runner import plan_trials, run_study
         from nullclass.studies.reports import check_drawable
@@ -85,7 +85,7 @@ class Command:
         check_drawable(folder, study.name)
         for name in study.further_data:
             load_dataset(name, validation=0)
-        data = study.dataset if self.data is None else place_of(self.data)
+        data = study.dataset if self.data is None else absolute_source(self.data)
         dataset = dataset or load_dataset(data, validation=0)
         engine = make_engine(
             self.engine,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from nullclass.data.fetching import fetch, place_of
+from nullclass.data.fetching import absolute_source, fetch
 from nullclass.data.idx import FILE_NAMES
 from nullclass.data.known import DATASETS, RAMPS, known_names
 
@@ -24,10 +24,10 @@ __all__ = [
     "RAMPS",
     "Dataset",
     "LabelledImages",
+    "absolute_source",
     "fetch",
     "known_names",
     "load_dataset",
-    "place_of",
     "tensors_or_loader",
 ]
 

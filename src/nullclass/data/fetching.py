@@ -89,7 +89,7 @@ def close_name(name: str, names: Sequence[str]) -> str:
     return f"{hint}: choose one of {', '.join(names)}"
 
 
-def place_of(data: str) -> str:
+def absolute_source(data: str) -> str:
     """Return data as they can be given in another working folder: a name, or an absolute path."""
     if data in known_names() or is_function_name(data):
         return data

@@ -16,7 +16,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.imports import import_extra
 from nullclass.demo import pictures
 from nullclass.demo.images import NUM_EACH, Pixels, as_digit, digit_image, from_text, to_text
-from nullclass.demo.play import Result, answer, attack, check_model, prove
+from nullclass.demo.play import Result, answer, attack, check_model, proof_of
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import ProvableNull
 
@@ -101,10 +101,10 @@ def show(model: Classifier, proved: ProvableNull, settings: Settings) -> str:
 
 
 def _proof(proved: ProvableNull, result: Result, eps: float) -> str:
-    clean = prove(proved, result.clean)
+    clean = proof_of(proved, result.clean)
     label = clean.network if result.label < 0 else result.label
     attacked = attack(proved, result.clean, label, "aware", eps)
-    after = prove(proved, attacked.image)
+    after = proof_of(proved, attacked.image)
     return (
         pictures.verdict(attacked, is_attacked=True)
         + pictures.proofs(clean, after, eps, proved.radius, label)

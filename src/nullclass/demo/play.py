@@ -135,7 +135,7 @@ def attack(model: Classifier, clean: Pixels, label: int, kind: str, eps: float) 
     )
 
 
-def prove(model: ProvableNull, image: Pixels) -> Proof:
+def proof_of(model: ProvableNull, image: Pixels) -> Proof:
     """Return what a proved model says of an image, and the largest radius it can prove."""
     images = _as_images(image)
     label = model.model.predict(images)

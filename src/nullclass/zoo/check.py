@@ -17,7 +17,7 @@ from nullclass.zoo.results import ATTACK, ATTACK_TOLERANCE, CLEAN, PROOF, read_r
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Recheck:
     """Recorded rates and the same rates measured again."""
 
     member: str
@@ -35,7 +35,7 @@ def check_member(
     *,
     attacks: bool = False,
     device: torch.device | str = "cpu",
-) -> Iterator[Comparison]:
+) -> Iterator[Recheck]:
     """Measure the rates of a member again, from its weights.
 
     Clean rates and proofs must agree to the image, attacks within :data:`ATTACK_TOLERANCE`.
@@ -52,7 +52,7 @@ def check_member(
     try:
         load_member(member)
         expected = read_results(member)
-        yield Comparison(member.name, "weights", "", f"SHA-256 {member.weights_sha256[:12]}…")
+        yield Recheck(member.name, "weights", "", f"SHA-256 {member.weights_sha256[:12]}…")
         if expected.empty:
             return
         dataset = load_data(member)
@@ -86,9 +86,9 @@ def check_member(
                     f"{row['metric']} {100 * row['rate']:.2f} %"
                     for row in recorded.to_dict("records")
                 )
-                yield Comparison(member.name, what, reason, rates)
+                yield Recheck(member.name, what, reason, rates)
     except UserError as error:
-        yield Comparison(member.name, "files", str(error), "")
+        yield Recheck(member.name, "files", str(error), "")
 
 
 def _difference(recorded: pd.DataFrame, found: pd.DataFrame, version: str) -> str:

@@ -156,7 +156,7 @@ def _stack(axis: Axes, of: pd.DataFrame, layers: list[str]) -> None:
     axis.set_xlim(right=mean.index.max())
 
 
-def transfer_matrix(measures: Measures) -> Drawing | None:
+def transfer_figure(measures: Measures) -> Drawing | None:
     """Fooled by source and target, one heat map per attack and ε."""
     table = transfer_table(measures)
     if table.empty:
@@ -225,7 +225,7 @@ def training_histories(measures: Measures) -> Drawing | None:
 FIGURES: dict[str, Figure] = {
     "null-curves": null_curves,
     "by-size": probability_by_size,
-    "transfer-matrix": transfer_matrix,
+    "transfer-matrix": transfer_figure,
     "gallery": lambda measures: gallery(with_names(measures.run)),
     "training": training_histories,
 }

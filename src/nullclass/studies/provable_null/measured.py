@@ -82,7 +82,7 @@ def zoo_brackets(run: Run, known: Collection[str], folder: Path = FOLDER) -> pd.
     return rows.drop_duplicates(["model", "kind", "eps"], keep="last")[BRACKET]
 
 
-def find_violations(run: Run) -> tuple[int, pd.DataFrame]:
+def run_violations(run: Run) -> tuple[int, pd.DataFrame]:
     """Check all rows of a run against the proofs of their images.
 
     Returns:

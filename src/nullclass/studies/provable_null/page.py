@@ -17,9 +17,9 @@ from nullclass.studies.provable_null.config import LEARNED, PROVABLE, VARIANTS
 from nullclass.studies.provable_null.figures import FIGURES
 from nullclass.studies.provable_null.measured import (
     configs,
-    find_violations,
     proved_on_attacked_images,
     radii,
+    run_violations,
     stages,
 )
 from nullclass.studies.provable_null.tables import (
@@ -101,7 +101,7 @@ THREAT_MODEL = (
 def page(run: Run) -> Page:
     """The page of the study."""
     measures = Measures(run)
-    num_checked, violations = find_violations(run)
+    num_checked, violations = run_violations(run)
     models = [(model, MEANINGS[model]) for model in measures.models if model in MEANINGS]
     drawn = study_page(
         measures,
