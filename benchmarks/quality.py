@@ -14,7 +14,7 @@ import torch
 import tyro
 
 from common import SCRATCH, mnist, say, table, verdict
-from nullclass.data import place_of
+from nullclass.data import absolute_source
 from nullclass.experiments.engines import DataSource, make_engine
 from nullclass.experiments.runner import plan_trials, run_study
 from nullclass.report.measures import Measure
@@ -43,7 +43,7 @@ class Options:
 
 def measure(options: Options) -> str:
     """Run it and give its section of the results."""
-    source = DataSource(place_of(options.data), 0)
+    source = DataSource(absolute_source(options.data), 0)
     trials = [
         replace(trial, attacks=trial.attacks[:1], is_checked=False)
         for trial in plan_trials(FGSM_NULL, "quick", options.seeds)

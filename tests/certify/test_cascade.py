@@ -198,6 +198,15 @@ def test_bounds_inside_the_network_do_not_depend_on_how_many_are_computed_at_onc
         torch.testing.assert_close(box.upper, apart.known[source].upper, rtol=1e-9, atol=1e-12)
 
 
+def test_a_relu_whose_inputs_are_all_positive() -> None:
+    model = tiny_model(0)
+    with torch.no_grad():
+        model.body[3].bias += 50
+        model.body[5].bias -= model.body[5].weight @ torch.full((6,), 50.0).double()
+    found = ProvableNull(model, RADIUS, verifier=CASCADE).predict(images_of(0, 10))
+    assert set((found == model.predict(images_of(0, 10)))[found >= 0].tolist()) <= {True}
+
+
 def test_an_exhausted_budget_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     network = read_network(tiny_model(0), (1, 2, 2))
     for image in images_of(0, 12).split(1):

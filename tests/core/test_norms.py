@@ -210,6 +210,29 @@ def test_large_images_stay_allowed_in_float32(norm: str, budgets: tuple[float, .
         assert is_allowed(BALLS[norm].project(far, images, eps), images, eps, norm).all()
 
 
+@pytest.mark.parametrize(("norm", "budgets"), [("l2", (0.25, 0.5, 3.0)), ("l1", (1.0, 10.0))])
+def test_flat_backgrounds_stay_in_the_ball(norm: str, budgets: tuple[float, ...]) -> None:
+    """There all pixels round the same way, and a rounding up leaves the ball."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(200, 1, 1, 1, generator=generator).expand(200, 3, 32, 32)
+    others = torch.rand(200, 1, 1, 1, generator=generator).expand(200, 3, 32, 32)
+    for eps in budgets:
+        moved = BALLS[norm].project(others, images, eps)
+        assert is_allowed(moved, images, eps, norm).all()
+        size = size_of(moved.double(), images.double(), norm)
+        whole = size_of(others.double(), images.double(), norm).clamp(max=eps)
+        torch.testing.assert_close(size, whole, rtol=1e-4, atol=1e-4)
+
+
+def test_sizes_of_large_images_are_those_of_float64() -> None:
+    delta = drawn(0, 2, 3, 512, 512)
+    torch.testing.assert_close(
+        BALLS["l2"].size(delta).double(), delta.double().flatten(1).norm(dim=1), rtol=3e-7, atol=0
+    )
+    assert BALLS["l2"].size(delta.flatten(1)).shape == (2,)
+    assert BALLS["l2"].size(delta[:0]).shape == (0,)
+
+
 @NORM
 def test_images_outside_the_budget_or_the_box_are_not_allowed(norm: str) -> None:
     images = torch.full((1, 1, 2, 2), 0.5)

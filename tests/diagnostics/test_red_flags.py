@@ -290,6 +290,11 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
         evidence(clean=some("f", 50), pgd=Run({0.2: "f" * 180 + "c" * 20}, losses=0.1)),
         evidence(clean=some("f", 50), pgd=Run({0.2: "f" * NUM}, losses=0.1)),
     ),
+    (
+        "attack-moves-nothing",  # images that it made null were moved, though not fooled
+        evidence(pgd=Run({0.2: "c" * 40 + "n" * 160}, losses=0.1)),
+        evidence(pgd=Run({0.2: "c" * 40 + "n" * 160}, losses=[0.1] * 40 + [2.0] * 160)),
+    ),
     ("attack-moves-nothing", FIRST_20, not_attacked(FIRST_20, "pgd", range(1))),
     ("single-step-beats-iterative", BY_STEP, not_attacked(BY_STEP, "pgd", range(122, 123))),
     ("failures-all-null", ALL_NULL, not_attacked(ALL_NULL, "pgd", range(199, 200))),

@@ -81,6 +81,19 @@ def test_rates_of_other_images_are_no_comparison(digits: Digits) -> None:
     assert "<b>a" not in found._repr_html_()
 
 
+def test_a_model_that_nobody_forced_to_null_has_no_rates_of_it(digits: Digits) -> None:
+    data = (digits.images[:10], digits.labels[:10])
+    settings: dict[str, Any] = {"eps": 0.1, "checks": False}
+    fool = evaluate(digits.guarded, data, attacks=["pgd"], **settings)
+    both = evaluate(digits.guarded, data, attacks=["pgd", "worst-case-force-null"], **settings)
+    plain = evaluate(digits.plain, data, attacks=["pgd"], **settings)
+    models = {"both": both, "fool": fool, "plain": plain}
+    table = compare(models, allow_differences=True).table().set_index("model")
+    assert table["strict"].isna().tolist() == [False, True, False]
+    assert table["null_dos"].isna().tolist() == [False, True, False]
+    assert table["rar"].notna().all()
+
+
 def test_one_evaluation_is_no_comparison(folders: tuple[Path, Path]) -> None:
     with pytest.raises(UserError, match="at least two"):
         compare({"a": folders[0]})

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -12,11 +15,14 @@ from torch import nn
 from worlds import Digits
 
 import nullclass
-from nullclass.attacks import PGD, AttackEnsemble, MultiTargetedPGD
+from nullclass.attacks import FGSM, PGD, AttackEnsemble, MultiTargetedPGD
+from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
 from nullclass.diagnostics.probes import PROBES
 from nullclass.evaluation import Evaluation
 from nullclass.metrics.rates import wilson
+from nullclass.report.measures import Measures
+from nullclass.results.schema import UNION
 
 EPS = [0.05, 0.2]
 
@@ -156,3 +162,47 @@ def test_flags_of_a_model_that_is_wired_wrongly(digits: Digits) -> None:
     assert "no-gradients" in flags(NoGrad(digits.guarded))
     sound = flags(digits.guarded.body)
     assert not sound & {"clean-near-chance", "no-gradients"}
+
+
+class Brightness(nn.Module):
+    """Class 1 if the first pixel is above a half, in float64; null never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        above = (images.double().flatten(1)[:, 0] - 0.5) * self.weight
+        return torch.stack([-10 * above, 10 * above, 0 * above - 50], dim=1)
+
+
+def test_each_of_two_close_budgets_has_its_own_rate() -> None:
+    images = torch.full((100, 1, 1, 2), 0.5)
+    images[:, 0, 0, 0] -= torch.linspace(0.1 - 1e-6, 0.1 + 2e-6, 100)
+    data, eps = (images, torch.zeros(100, dtype=torch.int64)), [0.1, 0.1000009]
+    found = nullclass.evaluate(
+        Brightness(), data, num_classes=2, attacks="pgd", eps=eps, checks=False
+    )
+    summary = found.summary()
+    rates = summary[summary["metric"] == "aer"].set_index("eps_pixels")["value"]
+    assert rates[eps[0]] < rates[eps[1]] - 0.1
+    assert [found.rate("aer", each) for each in eps] == [rates[each] for each in eps]
+    table = summary.assign(study="", model="m", seed=0, selection="last", published=math.nan)
+    info = SimpleNamespace(models=["m"], selections=["last"])
+    measures = Measures(SimpleNamespace(summary=table, info=info))  # type: ignore[arg-type]
+    shown = [measures.find("m", UNION, "aer", each) for each in eps]
+    assert [each.mean for each in shown if each] == [rates[each] for each in eps]
+
+
+@dataclass(frozen=True)
+class LeavesAll(FGSM):
+    def run(self, state: AttackState, generator: torch.Generator | None) -> None:
+        pass
+
+
+def test_a_class_derived_from_fgsm_is_called(digits: Digits) -> None:
+    data = (digits.images[:20], digits.labels[:20])
+    attacks = {"fgsm": FGSM(), "leaves-all": LeavesAll()}
+    found = nullclass.evaluate(digits.guarded, data, attacks=attacks, eps=0.15, checks=False)
+    rates = [found.rate("fooled_rate", 0.15, attack=name) for name in attacks]
+    assert rates[0] > rates[1] == found.rate("fooled_rate")

@@ -135,7 +135,7 @@ class AttackEnsemble(BaseAttack):
     def access(self) -> Access:  # type: ignore[override]
         """The most that a member uses of the model."""
         used = {member.access for member in self.members}
-        return next(access for access in get_args(Access) if access in used)
+        return next((access for access in get_args(Access) if access in used), "none")
 
     @property
     def norms(self) -> tuple[str, ...]:  # type: ignore[override]

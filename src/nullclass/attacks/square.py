@@ -27,7 +27,7 @@ from torch import Tensor
 from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import LossName, ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss
-from nullclass.core.norms import Eps, expand_eps, find_ball
+from nullclass.core.norms import Eps, expand_eps, find_ball, move
 from nullclass.results.schema import Access
 
 SHRINKS_AFTER = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -173,7 +173,7 @@ def _l2_size(delta: Tensor) -> Tensor:
 def _move_by(delta: Tensor, images: Tensor, eps: Eps) -> Tensor:
     """Return images moved by the full budget along ``delta``, within the box."""
     scale = expand_eps(eps, images) / (_l2_size(delta) + 1e-12)
-    return torch.addcmul(images, delta, scale).clamp_(0, 1)
+    return move(images, delta * scale)
 
 
 @lru_cache(maxsize=256)

@@ -78,8 +78,8 @@ class BoundedBall:
             lower, upper = (corner.flatten() for corner in box.corners(ROUNDING))
             (is_open,) = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
             shape = box.center.shape
-            # Intervals are exact in front of the first ReLU.
-            for some in is_open.split(num_at_once) if self.known else ():
+            # Intervals are exact in front of the first ReLU, and nothing splits into one part.
+            for some in is_open.split(num_at_once) if self.known and len(is_open) else ():
                 rows = lower.new_zeros(len(some), lower.numel())
                 rows[torch.arange(len(some)), some] = 1
                 coefs = torch.cat([rows, -rows]).view(-1, 1, *shape[1:])

@@ -71,15 +71,30 @@ def _linf_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> T
     return (2 * uniform(like.shape, like, generator) - 1) * expand_eps(eps, like)
 
 
+def move(images: Tensor, delta: Tensor) -> Tensor:
+    """Return images moved by at most ``delta``, in the box.
+
+    Rounded towards the images: where all pixels round away from them, as on a flat background, the
+    sum leaves the ball.
+    """
+    moved = images + delta
+    start, end = images.detach(), moved.detach()
+    is_beyond = (end - start).abs() > delta.detach().abs()
+    back = torch.where(is_beyond, torch.nextafter(end, start) - end, 0)
+    return (moved + back).clamp(0, 1)
+
+
 def _l2_size(delta: Tensor) -> Tensor:
-    size: Tensor = torch.linalg.vector_norm(delta.flatten(1), dim=1)
+    # Row by row: one float32 sum of 3 x 512 x 512 squares gives a norm that is 1e-5 too small.
+    rows: Tensor = torch.linalg.vector_norm(delta, dim=-1)
+    size: Tensor = torch.linalg.vector_norm(rows[..., None].flatten(1), dim=1)
     return size
 
 
 def _l2_project(attacked: Tensor, images: Tensor, eps: Eps) -> Tensor:
     delta = attacked - images
     share = (_on(eps, delta) / _l2_size(delta).clamp(min=1e-30)).clamp(max=1)
-    return (images + delta * _column(share, delta)).clamp(0, 1)
+    return move(images, delta * _column(share, delta))
 
 
 def _l2_random(like: Tensor, eps: Eps, generator: torch.Generator | None) -> Tensor:
@@ -133,7 +148,7 @@ def _l1_project(attacked: Tensor, images: Tensor, eps: Eps) -> Tensor:
         is_low = _l1_size(at(middle)) > budget
         low, high = torch.where(is_low, middle, low), torch.where(is_low, high, middle)
     kept = at(torch.where(is_inside, torch.zeros_like(high), high))
-    return (images + delta.sign() * kept).clamp(0, 1)
+    return move(images, delta.sign() * kept)
 
 
 def _free(gradient: Tensor, at: Tensor) -> Tensor:

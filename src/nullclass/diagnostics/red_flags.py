@@ -139,7 +139,7 @@ def _attack_moves_nothing(evidence: Evidence) -> str | None:
         attacked = run.at(eps).drop(index=list(run.left_out(eps)))
         clean = evidence.clean.reindex(attacked.index)
         # An image that is a success when clean is left alone.
-        failed = attacked["outcome"].eq(clean["outcome"]) & ~clean["outcome"].isin(run.successes)
+        failed = ~(attacked["outcome"].isin(run.successes) | clean["outcome"].isin(run.successes))
         columns = ["loss", "null_loss", "confidence"]
         change = (attacked[columns] - clean[columns]).abs()[failed]
         is_same = ~(change > SAME).any(axis=1)  # a null loss of NaN is no change

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -15,6 +16,7 @@ from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
 from nullclass.evaluation.result import Evaluation, draw_curve
 from nullclass.metrics.comparable import Subject, check_comparable, find_differences
+from nullclass.metrics.rates import NEED_NULL
 from nullclass.results.info import ThreatModel
 from nullclass.results.run import read_run
 from nullclass.results.schema import CLEAN, PROOF, UNION
@@ -50,7 +52,8 @@ class Comparison:
         Columns: ``model``; ``eps`` in pixel units; ``correct``, ``null`` and ``fooled`` of clean
         images; ``aer``, ``rar``, ``strict`` and ``null_dos`` of the worst case over all attacks;
         ``rar_proved``; ``num_images`` (attacked) and ``flags``, the number of red flags. What was
-        not measured is NaN.
+        not measured is NaN, as ``strict`` and ``null_dos`` of a model that no attack tries to force
+        to null, though it has null.
         """
         rates = self.summary()
         keys = ["model", "eps_pixels"]
@@ -65,6 +68,8 @@ class Comparison:
         table["num_images"] = table["model"].map(counts)
         flags = {name: len(each.flags) for name, each in self.evaluations.items()}
         table["flags"] = table["model"].map(flags)
+        is_missed = table["model"].map(lambda name: self.evaluations[name].misses_null())
+        table.loc[is_missed, [*NEED_NULL]] = math.nan
         order = {name: index for index, name in enumerate(self.evaluations)}
         table = table.sort_values(keys, key=lambda of: of.map(order) if of.name == "model" else of)
         columns = ["model", "eps_pixels", *OUTCOME_NAMES, *ATTACKED, *PROVED]

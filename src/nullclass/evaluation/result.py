@@ -136,7 +136,7 @@ class Evaluation:
                 for a, e in rates[["attack", "eps_pixels"]].to_numpy()
             ]
             raise UserError(f"there is no such {metric}: choose {' or '.join(known)}")
-        return float(found["value"].iloc[0])
+        return float(found["value"].iloc[int((found["eps_pixels"] - eps).abs().argmin())])
 
     def table(self) -> pd.DataFrame:
         """Return worst-case rates in percent with 95 % intervals as text, one row per eps.
@@ -222,6 +222,10 @@ class Evaluation:
     def _forces_null(self) -> bool:
         return forces_null(self.rows["objective"].unique())
 
+    def misses_null(self) -> bool:
+        """Return whether the model can answer null, and no attack tries to force that."""
+        return bool(self.rows["null_loss"].notna().any()) and not self._forces_null()
+
     def _notes(self, summary: pd.DataFrame) -> list[str]:
         is_check = self.costs["attack"] == CHECKS_NAME
         seconds = self.costs["seconds"]
@@ -232,7 +236,7 @@ class Evaluation:
         if left_out:
             counts = ", ".join(f"{num} at eps {eps:g}" for eps, num in left_out.items())
             notes.append(f"Proved never to be fooled, so left out by iterative attacks: {counts}.")
-        if self.rows["null_loss"].notna().any() and not self._forces_null():
+        if self.misses_null():
             notes.append(
                 "No attack tries to force null, so strict and null_dos are not shown: add "
                 "'worst-case-force-null' to the attacks."

@@ -17,6 +17,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from decimal import ROUND_CEILING, Context
 from fractions import Fraction
 from typing import Any
 
@@ -94,11 +95,12 @@ class Threshold:
         if not self.is_calibrated:
             return None
         _, highest = self.band(0.98)  # of which each end is wrong with probability 0.01
+        upper = Context(prec=3, rounding=ROUND_CEILING).create_decimal_from_float(highest)
         return (
             "Split conformal, for any distribution: a clean image drawn as the "
             f"{self.num_images:,} held-out ones is null with probability at most "
             f"{self.clean_null_rate:g}, over the draw of both. With confidence 0.99 over the "
-            f"held-out images, the share of such images answered null is at most {highest:.3g}. "
+            f"held-out images, the share of such images answered null is at most {upper:f}. "
             "Nothing is promised for attacked images or another distribution."
         )
 

@@ -146,8 +146,10 @@ def on_common_seeds(measures: Sequence[Measure | None]) -> list[Measure | None]:
 
 
 class Measures:
-    """All measures of a run, models in the run's order; without those of :data:`NEED_NULL` if no
-    attack tries to force null.
+    """All measures of a run, models in the run's order.
+
+    Without those of :data:`NEED_NULL` of models that can answer null, if no attack on them tries to
+    force that; of all models if there is no such attack.
 
     Args:
         run: The run.
@@ -178,9 +180,14 @@ class Measures:
         self.missing: list[str] = [name for name in planned if name not in known]
         self.seeds: list[int] = sorted(int(seed) for seed in summary["seed"].unique())
         measures = _grouped(summary, rule)
-        if not forces_null(m.objective for m in measures):
-            measures = [m for m in measures if m.attack != UNION or m.metric not in NEED_NULL]
-        self.all: list[Measure] = measures
+        forced = {m.model for m in measures if forces_null([m.objective])}
+        may_refuse = {m.model for m in measures if m.metric == "null_loss"}
+        missed = may_refuse - forced if forced else {m.model for m in measures}
+        self.all: list[Measure] = [
+            m
+            for m in measures
+            if not (m.attack == UNION and m.metric in NEED_NULL and m.model in missed)
+        ]
         self._by_name: dict[tuple[str, str, str], list[Measure]] = {}
         for measure in self.all:
             name = (measure.model, measure.attack, measure.metric)
@@ -197,11 +204,11 @@ class Measures:
         """
         if metric in RATE_NAMES:
             metric = f"{metric}_rate"
-        for measure in self._by_name.get((model, attack, metric), []):
-            is_own = math.isnan(measure.eps) and math.isnan(eps)
-            if is_own or math.isclose(measure.eps, eps, rel_tol=1e-5, abs_tol=1e-9):
-                return measure
-        return None
+        found = self._by_name.get((model, attack, metric), [])
+        if math.isnan(eps):
+            return next((measure for measure in found if math.isnan(measure.eps)), None)
+        near = [m for m in found if math.isclose(m.eps, eps, rel_tol=1e-5, abs_tol=1e-9)]
+        return min(near, key=lambda measure: abs(measure.eps - eps), default=None)
 
     def find_all(
         self, models: Iterable[str], attack: str, metric: str, eps: float = 0.0

@@ -87,7 +87,7 @@ class BatchAttack:
         self.clean, self.proved_eps = clean, proved_eps
         self.num_returned, self.batch_size, self.parts = num_returned, batch_size, parts
         self.generator = torch.Generator().manual_seed(seed)
-        self.linear = _CachedDirection(attack) if isinstance(attack, FGSM) else None
+        self.linear = _CachedDirection(attack) if type(attack) is FGSM else None
         self.adv_images = images
         """``(N, C, H, W)`` of the last finished eps."""
         self.winning_member = torch.full_like(labels, -1)
