@@ -6,13 +6,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from marks import replace_results, worst_case_version
+from marks import bullets, facts, replace_results
 
 from nullclass.core.files import make_folder, write_bytes
 from nullclass.report.blocks import Drawing, Table
 from nullclass.report.measures import Measures
 from nullclass.report.render import markdown_table
-from nullclass.report.sections import previews, unfinished
 from nullclass.results.frames import write_frame
 from nullclass.results.schema import SUMMARY
 from nullclass.studies.detectors.config import VARIANTS
@@ -34,18 +33,10 @@ are lower bounds, RAR an upper bound. Attacks: `worst-case` and `worst-case-forc
 
 def results(measures: Measures, drawing: Drawing | None) -> str:
     """The text between the two marks."""
-    run = measures.run
-    head = HEAD.format(
-        preset=run.info.preset,
-        version=worst_case_version(run),
-        seeds=measures.seeds_text(),
-        data=run.info.data.name,
-        torch=run.info.provenance.versions["torch"],
-        processor=run.info.provenance.machine.processor,
-    )
-    sentences = [*findings(measures), *unfinished(measures, VARIANTS), *previews(measures)]
-    bullets = [f"- {sentence}\n" for sentence in sentences]
-    return "\n".join([head, "".join(bullets), *_pictures(drawing), *_tables(measures)])
+    processor = measures.run.info.provenance.machine.processor
+    head = HEAD.format(**facts(measures), processor=processor)
+    sentences = bullets(measures, VARIANTS, findings(measures))
+    return "\n".join([head, sentences, *_pictures(drawing), *_tables(measures)])
 
 
 def _pictures(drawing: Drawing | None) -> Iterator[str]:

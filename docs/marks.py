@@ -1,21 +1,41 @@
-"""The results in a page: the text between two marks, written by a script beside the page."""
+"""What the scripts that write results into pages share: the marks, and what is said of a run."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from nullclass.core.files import write_text
 from nullclass.report.formatting import WORST_CASE
-from nullclass.results.run import Run
+from nullclass.report.measures import Measures
+from nullclass.report.sections import previews, unfinished
 
 END = "<!-- end of results -->"
 
 
-def worst_case_version(run: Run) -> str:
-    """The number of the worst case's version by which the models of a run were attacked."""
-    attacks = [trial.result.threat.attacks.get(WORST_CASE) for trial in run.trials]
-    versions = {str((each.settings or {})["version"]).split()[-1] for each in attacks if each}
-    return " and ".join(sorted(versions))
+def facts(measures: Measures) -> dict[str, str]:
+    """Preset, seeds, data, torch and the version of the worst case, for the head of a page."""
+    info = measures.run.info
+    return {
+        "preset": str(info.preset),
+        "seeds": measures.seeds_text(),
+        "data": info.data.name,
+        "torch": info.provenance.versions["torch"],
+        "version": setting(measures, WORST_CASE, "version").removeprefix(f"{WORST_CASE} "),
+    }
+
+
+def setting(measures: Measures, attack: str, name: str) -> str:
+    """A setting of an attack on the models of a run."""
+    attacks = [trial.result.threat.attacks.get(attack) for trial in measures.run.trials]
+    values = {str((each.settings or {})[name]) for each in attacks if each}
+    return " and ".join(sorted(values))
+
+
+def bullets(measures: Measures, variants: Sequence[str], findings: Iterable[str]) -> str:
+    """The sentences of the report's first paragraph, as a list."""
+    sentences = [*findings, *unfinished(measures, variants), *previews(measures)]
+    return "".join(f"- {sentence}\n" for sentence in sentences)
 
 
 def replace_results(page: Path, script: str, results: str) -> None:

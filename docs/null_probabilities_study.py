@@ -6,13 +6,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from marks import replace_results, worst_case_version
+from marks import bullets, facts, replace_results, setting
 
+from nullclass.attacks import MIFGSM
 from nullclass.core.files import make_folder
 from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import Measures
 from nullclass.report.render import markdown_table
-from nullclass.report.sections import previews, unfinished
 from nullclass.results.frames import write_frame
 from nullclass.results.schema import CLEAN, SUMMARY, UNION
 from nullclass.studies.null_probabilities.config import (
@@ -38,8 +38,8 @@ RESULTS = PAGE.parents[1] / "results" / "null-probabilities"
 
 HEAD = """`nullclass study null-probabilities --preset {preset}`: {seeds}, {data}, torch {torch}.
 In %, L∞, ε {eps} in pixel units. Clean: {clean} test images. Transfer: {transfer},
-10 steps, crafted to fool its source, n = {num_transferred}, a preview too. {label_attack}
-(500 queries per image), RAR (an upper bound) and null-DoS (a lower bound): n = {num}; RAR and
+{num_steps} steps, crafted to fool its source, n = {num_transferred}, a preview too. {label_attack}
+({queries} queries per image), RAR (an upper bound) and null-DoS (a lower bound): n = {num}; RAR and
 null-DoS under the worst case (version {version}) and all other attacks.
 """
 
@@ -57,28 +57,22 @@ HEADINGS = [
 
 def results(measures: Measures) -> str:
     """The text between the two marks."""
-    run, transfer = measures.run, TRANSFERS[-1]
+    transfer = TRANSFERS[-1]
     head = HEAD.format(
-        preset=run.info.preset,
-        seeds=measures.seeds_text(),
-        data=run.info.data.name,
-        torch=run.info.provenance.versions["torch"],
+        **facts(measures),
         eps=" / ".join(map(eps_text, transfer_budgets(measures))),
         clean=measures.num_images(CLEAN),
         transfer=attack_name(transfer),
+        num_steps=MIFGSM().num_steps,
         num_transferred=measures.num_images(transfer + ON + SUBSTITUTES[0]),
         label_attack=attack_name(LABEL_ATTACK),
+        queries=setting(measures, LABEL_ATTACK, "num_queries"),
         num=measures.num_images(UNION),
-        version=worst_case_version(run),
     )
-    found = criteria(measures, curve_fits(by_size(run)))
-    sentences = [
-        *findings(measures, transfer_table(measures), found),
-        *unfinished(measures, VARIANTS),
-        *previews(measures),
-    ]
-    bullets = "".join(f"- {sentence}\n" for sentence in sentences)
-    return "\n".join([head, markdown_table(HEADINGS, list(_rows(measures))), bullets])
+    found = criteria(measures, curve_fits(by_size(measures.run)))
+    sentences = findings(measures, transfer_table(measures), found)
+    table = markdown_table(HEADINGS, list(_rows(measures)))
+    return "\n".join([head, table, bullets(measures, VARIANTS, sentences)])
 
 
 def _rows(measures: Measures) -> Iterator[list[str]]:

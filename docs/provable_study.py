@@ -6,12 +6,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from marks import replace_results, worst_case_version
+from marks import bullets, facts, replace_results
 
 from nullclass.report.formatting import attack_name, eps_text, percent
 from nullclass.report.measures import Measure, Measures
 from nullclass.report.render import markdown_table
-from nullclass.report.sections import previews, unfinished
 from nullclass.results.run import Run
 from nullclass.results.schema import CLEAN, PROOF, UNION
 from nullclass.studies.provable_null.config import VARIANTS
@@ -48,24 +47,16 @@ RATES = {
 def results(run: Run) -> str:
     """The text between the two marks."""
     measures = Measures(run)
+    known = facts(measures) | {"seeds": ", ".join(map(str, measures.seeds))}
     head = HEAD.format(
+        **known,
         study=run.info.study,
-        preset=run.info.preset,
-        version=worst_case_version(run),
-        seeds=", ".join(map(str, measures.seeds)),
-        data=run.info.data.name,
-        torch=run.info.provenance.versions["torch"],
         verifiers=verifiers_text(run),
         attacks=" and ".join(map(attack_name, measures.attacks())),
         norm=measures.norm(UNION),
     )
-    sentences = [
-        *findings(measures, *run_violations(run)),
-        *unfinished(measures, VARIANTS),
-        *previews(measures),
-    ]
-    bullets = [f"- {sentence}\n" for sentence in sentences]
-    return "\n".join([head, "".join(bullets), *_rates(measures), *_radii(run)])
+    sentences = bullets(measures, VARIANTS, findings(measures, *run_violations(run)))
+    return "\n".join([head, sentences, *_rates(measures), *_radii(run)])
 
 
 def _rates(measures: Measures) -> Iterator[str]:

@@ -19,8 +19,8 @@ from nullclass.certify import (
     VERIFIERS,
     Box,
     Network,
+    branching,
     cascade,
-    crown,
     interval_bounds,
     label_spec,
     read_network,
@@ -188,7 +188,7 @@ def test_bounds_inside_the_network_do_not_depend_on_how_many_are_computed_at_onc
         "bound",
         lambda ball, parts, *a, **b: num_parts.append(len(parts)) or bound(ball, parts, *a, **b),
     )
-    monkeypatch.setattr(crown, "MAX_COEFFICIENTS", 4 * 8)  # two units of a layer of eight
+    monkeypatch.setattr(branching, "MAX_COEFFICIENTS", 4 * 8)  # two units of a layer of eight
     apart = BoundedBall(network, image[None], RADIUS, norm)
     assert len(num_parts) > 1
     assert max(num_parts) == 4

@@ -104,4 +104,4 @@ def test_a_detector_and_another_null_are_refused() -> None:
 def test_nothing_is_fitted_to_a_model_with_null(run: RunContext) -> None:
     model = build_model("small", image_shape=run.dataset.image_shape, num_classes=3)
     with pytest.raises(UserError, match="has null already"):
-        with_detector(model, DetectorPlan("magnet-divergence"), run.dataset, 0)
+        with_detector(model, DetectorPlan("magnet-divergence", 100), run.dataset, 0)

@@ -384,10 +384,8 @@ def test_the_distribution_between_attack_and_proof(tmp_path: Path) -> None:
     settings = SMALL | {"num_smallest": 40}
     run = read_run(write_fake_evaluation(tmp_path, **settings, has_proved_eps=True))
     (trial,) = run.trials
-    found, shown = (
-        robustness_distribution(trial.rows, trial.proved_eps),
-        smallest_eps(trial, Measures(run)),
-    )
+    found = robustness_distribution(trial.rows, trial.proved_eps)
+    shown = smallest_eps(trial, Measures(run))
     assert shown is not None
     assert "The true curve is between the two (interval bounds)." in shown.caption
     assert {"not proved safe", "open: neither"} <= set(texts(shown.panels[0].html))

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from nullclass.certify import crown
-from nullclass.certify.crown import all_regions, largest_width, linear_bounds
+from nullclass.certify.crown import MAX_COEFFICIENTS, all_regions, linear_bounds
 from nullclass.certify.layers import Linear, Monotone, Scale
 from nullclass.certify.network import Network
 from nullclass.certify.parts import Cuts, Parts, cut
@@ -70,14 +69,14 @@ class BoundedBall:
 
     def _bound_inputs_of_relus(self) -> None:
         """Tighten interval bounds of inputs of ReLUs behind other ReLUs by CROWN."""
-        image = self.region.center
-        num_at_once = max(1, crown.MAX_COEFFICIENTS // (2 * largest_width(self.network, image)))
         for source in sorted(self.relus):
             regions = all_regions(self.network, self.region, ROUNDING, self._tighten)
             box = to_box(regions[source], ROUNDING)
             lower, upper = (corner.flatten() for corner in box.corners(ROUNDING))
             (is_open,) = ((lower < 0) & (upper > 0)).nonzero(as_tuple=True)
             shape = box.center.shape
+            largest_width = max(region.center.numel() for region in regions.values())
+            num_at_once = max(1, MAX_COEFFICIENTS // (2 * largest_width))
             # Intervals are exact in front of the first ReLU, and nothing splits into one part.
             for some in is_open.split(num_at_once) if self.known and len(is_open) else ():
                 rows = lower.new_zeros(len(some), lower.numel())

@@ -51,7 +51,7 @@ def crown_ibp_bounds(
         specs = spec.double().expand(len(images), *spec.shape[-2:])
         if not len(images):
             return interval(spec)
-        size = max(1, MAX_COEFFICIENTS // (largest_width(network, images[:1]) * specs.shape[1]))
+        size = max(1, MAX_COEFFICIENTS // (_largest_width(network, images[:1]) * specs.shape[1]))
         batches = zip(images.double().split(size), specs.split(size), strict=True)
         crown = torch.cat([_crown(network, batch, radius, norm, rows) for batch, rows in batches])
         return torch.maximum(interval(spec), round_down(crown, images.dtype))
@@ -60,8 +60,8 @@ def crown_ibp_bounds(
 
 
 @torch.no_grad()
-def largest_width(network: Network, image: Tensor) -> int:
-    """Largest number of activations of a layer, for an image ``(1, C, H, W)``."""
+def _largest_width(network: Network, image: Tensor) -> int:
+    """Largest number of activations of a layer."""
     widths: list[int] = [1]
 
     def value(step: Step, inputs: list[Tensor]) -> Tensor:

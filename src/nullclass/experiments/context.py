@@ -27,7 +27,6 @@ from nullclass.rejection import (
     reject_by,
     with_threshold,
 )
-from nullclass.rejection.reject_by import check_without_null
 from nullclass.results.schema import LAST
 from nullclass.training.checkpoint import load_checkpoint
 
@@ -80,7 +79,6 @@ def with_detector(model: Classifier, plan: DetectorPlan, dataset: Dataset, seed:
     """
     if plan.name == CONSISTENCY:
         return ConsistentNull(model, **plan.settings)
-    check_without_null(model)  # before a detector is fitted, which may take long
     clean = dataset.training_images().up_to(plan.num_images)
     return reject_by(model, DETECTORS[plan.name](model, clean, seed))
 

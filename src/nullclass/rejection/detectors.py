@@ -14,7 +14,7 @@ from nullclass.rejection.kernel_density import fit_kernel_density
 from nullclass.rejection.magnet import AnswerDivergence, ReconstructionError, train_autoencoder
 from nullclass.rejection.mahalanobis import fit_mahalanobis
 from nullclass.rejection.odds_are_odd import fit_odds_are_odd
-from nullclass.rejection.reject_by import LogitScore
+from nullclass.rejection.reject_by import LogitScore, check_without_null
 from nullclass.rejection.scores import SCORES
 
 Fit = Callable[[Classifier, Images, int], nn.Module]
@@ -22,6 +22,7 @@ Fit = Callable[[Classifier, Images, int], nn.Module]
 
 
 def _autoencoder(classifier: Classifier, clean: Images, seed: int) -> nn.Module:
+    check_without_null(classifier)  # before the training, which takes long
     return train_autoencoder(clean, seed=seed, device=classifier.mean.device)
 
 

@@ -84,7 +84,7 @@ def fit_kernel_density(
         layer: Name of a layer; default the last hidden one.
 
     Raises:
-        UserError: If a class has no image, or there is no such layer.
+        UserError: If the classifier has null, a class has no image, or there is no such layer.
     """
     with clean_batches(classifier, clean, 1) as batches:
         pairs = [(hidden_features(classifier, images, layer), labels) for images, labels in batches]

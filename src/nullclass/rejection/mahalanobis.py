@@ -70,7 +70,7 @@ def fit_mahalanobis(
         layers: Names of layers; None is the last hidden one.
 
     Raises:
-        UserError: If a class has no image, or there is no such layer.
+        UserError: If the classifier has null, a class has no image, or there is no such layer.
     """
     found: list[list[Tensor]] = [[] for _ in layers]
     labels = []

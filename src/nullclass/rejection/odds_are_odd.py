@@ -78,7 +78,8 @@ def fit_odds_are_odd(
         seed: Seed of the noise.
 
     Raises:
-        UserError: If a number is out of range, or a class has fewer than two images.
+        UserError: If the classifier has null, a number is out of range, or a class has fewer than
+            two images.
     """
     data = tensors_or_loader(clean, check_classifier(classifier).num_classes)
     shape = (check_count("num_draws", num_draws), *data.images.shape[1:])

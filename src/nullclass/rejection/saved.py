@@ -38,12 +38,14 @@ def detector_state(
 ) -> tuple[str, dict[str, Any], dict[str, Tensor]] | None:
     """Return name, settings and tensors of a model's detector; None if it is not of this package.
 
-    Or if it has a surrogate, an autoencoder of your own, or a network that is not the model's.
+    Or if it has a surrogate, an autoencoder of your own, or a network that is not the model's, or
+    is of a derived class, which may answer otherwise.
     """
     detector = model.detector
     autoencoder = getattr(detector, "autoencoder", None)
     if (
-        model.surrogate is not None
+        type(model) not in (DetectingClassifier, ConsistentNull)
+        or model.surrogate is not None
         or getattr(detector, "classifier", model.model) is not model.model
         or not (autoencoder is None or type(autoencoder) is Autoencoder)
     ):

@@ -334,15 +334,15 @@ def _architecture(model: Classifier) -> str | OwnNetwork:
     if model.architecture not in ARCHITECTURES or model.image_shape is None:
         return own
     with torch.device("meta"):
-        built = build_model(
-            model.architecture,
-            image_shape=model.image_shape,
-            num_classes=model.num_classes,
-            has_null=model.has_null,
-            num_nulls=max(1, model.num_nulls),
-        )
+        built = build_model(model.architecture, image_shape=model.image_shape, **_outputs(model))
     is_same = repr(built.body) == repr(model.body) and own == _own_network(built)
     return model.architecture if is_same else own
+
+
+def _outputs(of: Classifier | Card) -> dict[str, Any]:
+    """Return the arguments of a model that say how many logits it has."""
+    nulls = {"has_null": of.num_nulls > 0, "num_nulls": max(1, of.num_nulls)}
+    return {"num_classes": of.num_classes, **nulls}
 
 
 def _own_network(model: Classifier) -> OwnNetwork:
@@ -381,13 +381,7 @@ def _built(imported: Imported | None, allow_import: bool) -> Body:
 
 def _build(card: Card, body: Body | None) -> Classifier:
     name, shape = card.architecture, card.image_shape
-    settings: dict[str, Any] = {
-        "num_classes": card.num_classes,
-        "has_null": card.num_nulls > 0,
-        "num_nulls": max(1, card.num_nulls),
-        "mean": card.mean,
-        "std": card.std,
-    }
+    settings = _outputs(card) | {"mean": card.mean, "std": card.std}
     if isinstance(name, OwnNetwork):
         assert body is not None
         settings |= {"outputs": name.outputs, "has_score": name.has_score}

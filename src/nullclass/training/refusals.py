@@ -13,7 +13,6 @@ from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import (
-    ConsistentNull,
     DetectingClassifier,
     ProvableNull,
     SmoothedNull,
@@ -62,11 +61,7 @@ def without_refusal(model: Classifier) -> tuple[Classifier, Refusal | None, dict
             extra[HELD_OUT] = torch.tensor(digests, dtype=torch.uint8)
         of = model.threshold
         threshold = ThresholdRefusal(**of.to_dict(), guarantee=of.guarantee)
-    if type(inside) not in (DetectingClassifier, ConsistentNull):
-        return inside, threshold, extra
-    assert isinstance(inside, DetectingClassifier)
-    state = detector_state(inside)
-    if state is None:
+    if not isinstance(inside, DetectingClassifier) or (state := detector_state(inside)) is None:
         return inside, threshold, extra
     name, settings, tensors = state
     shapes = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
