@@ -50,10 +50,13 @@ def test_the_table_is_that_of_each_evaluation(folders: tuple[Path, Path]) -> Non
         for metric in ATTACKED:
             assert row[metric] == evaluation.rate(metric, eps)
         assert row["correct"] == evaluation.rate("correct_rate")
-        assert row["num_images"] == NUM_IMAGES
+        counts = evaluation.summary().groupby("attack")["num_images"].min()
+        assert row["num_clean"] == counts["clean"]
+        assert row["num_attacked"] == counts["union"] == NUM_IMAGES
     assert list(table["flags"]) == [0, 0, len(FLAGS), len(FLAGS)]
     assert table.loc["a", "rar_proved"].isna().all()
     proved = table.loc["b", "rar_proved"]
+    assert table["num_proved"].notna().tolist() == [False, False, True, True]
     assert list(proved) == [found.evaluations["b"].rate("rar_proved", eps) for eps in EPS]
 
 
@@ -63,10 +66,19 @@ def test_it_can_be_drawn_and_printed(folders: tuple[Path, Path]) -> None:
     for line, name in zip(axes.get_lines(), "ab", strict=True):
         rates = [found.evaluations[name].rate("rar", eps) for eps in EPS]
         assert list(line.get_ydata()) == rates
+        assert line.get_label() == f"{name} (n = {NUM_IMAGES})"
     assert "rar_proved" in repr(found)
     assert "<table" in found._repr_html_()
     with pytest.raises(UserError, match="choose from aer, rar"):
         found.plot("accuracy")
+
+
+def test_every_rate_has_its_own_number_of_images(digits: Digits) -> None:
+    data = (digits.images[:30], digits.labels[:30])
+    settings: dict[str, Any] = {"eps": 0.1, "proofs": "interval", "checks": False}
+    one = evaluate(digits.guarded, data, attacks="fgsm", num_images=10, **settings)
+    counts = compare({"a": one, "b": one}).table()[["num_clean", "num_attacked", "num_proved"]]
+    assert counts.to_numpy().tolist() == [[30, 10, 30]] * 2
 
 
 def test_rates_of_other_images_are_no_comparison(digits: Digits) -> None:

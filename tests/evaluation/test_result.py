@@ -110,8 +110,11 @@ def test_an_attack_on_one_class_is_no_worst_case(digits: Digits) -> None:
 def test_plot_draws_security_curves(evaluation: Evaluation) -> None:
     ax = evaluation.plot()
     curves = {line.get_label(): line.get_xydata() for line in ax.get_lines()}
-    assert list(curves) == ["AER", "RAR", "strict", "RAR, proved"]
-    assert curves["AER"].tolist() == [[eps, evaluation.rate("aer", eps)] for eps in EPS]
+    names = ["AER", "RAR", "strict", "RAR, proved"]
+    assert list(curves) == [f"{name} (n = 80)" for name in names]
+    assert next(iter(curves.values())).tolist() == [
+        [eps, evaluation.rate("aer", eps)] for eps in EPS
+    ]
     assert evaluation.plot(ax) is ax
     plt.close(ax.figure)
 

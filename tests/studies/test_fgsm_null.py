@@ -171,21 +171,41 @@ def test_findings_have_these_numbers() -> None:
     assert "(RAR) of 40.0 % (null-0.5), on 5 images each." in text
     assert "1 of 1 published rates are reproduced, judged by the notebook's own loop" in text
     assert "this does not hold" in text
-    assert "turns 10.00 % of the images" in text
-    assert "n = 10;" in text
+    assert "turns 10.00 % (1.79 – 40.42, n = 10) of the images" in text
     one = tiny_run((0,))  # the only FGSM image that is fooled is wrong when clean too
     text = " ".join(fill(SENTENCES, numbers(Measures(one), undetected(one))))
-    assert "this holds" in text
+    assert "this is open" in text  # 0 of 5: up to 43 %
     text = " ".join(evaluation_findings(Measures(run), "null-0.5"))
     assert "null-0.5 answers 70.00 ± 14.14 % (n = 5 per seed) correctly" in text
     assert "it is fooled, when clean or by an attack, on 60.00 ± 0.00 %" in text
 
 
-@pytest.mark.parametrize(("clean", "is_compared"), [((0.5, 0.6), True), ((0.35, 0.5), False)])
+@pytest.mark.parametrize(
+    ("num_turned", "finding"),
+    [(69, "this holds"), (95, "this is open"), (131, "this does not hold")],  # of 10,000
+)
+def test_the_conclusion_of_the_notebook_is_judged_by_the_interval(
+    num_turned: int, finding: str
+) -> None:
+    run = tiny_run((0,))
+    counts = undetected(run).head(1).assign(num_images=10_000, num_turned=num_turned)
+    text = " ".join(fill(SENTENCES, numbers(Measures(run), counts)))
+    assert finding in text
+
+
+@pytest.mark.parametrize(
+    ("clean", "num_images", "is_compared"),
+    [
+        ((0.5, 0.6), 1000, True),
+        ((0.35, 0.5), 1000, False),  # seeds overlap
+        ((0.5, 0.6), 20, False),  # means 35 and 55 %: 18 to 57 and 34 to 74 % of 20 images
+    ],
+)
 def test_models_are_compared_only_where_intervals_are_disjoint(
-    clean: tuple[float, ...], is_compared: bool
+    clean: tuple[float, ...], num_images: int, is_compared: bool
 ) -> None:
     run = tiny_run((0, 1))
+    run.summary["num_images"] = num_images
     of_clean = run.summary[run.summary["metric"] != "null_loss"].assign(model="clean-wd")
     is_aer = run.summary["metric"] == "aer"
     assert len(clean) == is_aer.sum()
@@ -286,8 +306,10 @@ def test_how_numbers_are_written() -> None:
     assert attack_name("fgsm-1.5-thresholds") == "FGSM at 1.5 thresholds"
     assert attack_name("worst-case-threshold") == "worst-case ensemble at threshold"
     assert attack_name("another") == "another"
-    assert differ(measure((0.1, 0.2), None), measure((0.3, 0.4), None))
+    assert differ(measure((0.1, 0.2), None), measure((0.4, 0.5), None))
     assert not differ(measure((0.1, 0.3), None), measure((0.3, 0.4), None))
+    # seeds apart, but means of 15 and 28 % of 100 images: 9 to 23 and 20 to 37 %
+    assert not differ(measure((0.15, 0.15), None), measure((0.28, 0.28), None))
     within, judged = reproduced(compared(Measures(tiny_run((0, 1), published=0.0))), are_rates=True)
     assert (within, judged) == (0, 1)
     settings = {"recipe": {"epochs": 1, "schedule": None}, "attacks": [{"eps": [0.1, 3.0]}]}

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ATTACKED = ("aer", "rar", "strict", "null_dos")
 PROVED = ("rar_proved",)
+COUNTS = {"num_clean": CLEAN, "num_attacked": UNION, "num_proved": PROOF}
+"""Columns of numbers of images, by what the images were used for."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,11 +51,11 @@ class Comparison:
     def table(self) -> pd.DataFrame:
         """Return one row per model and eps, rates as shares in [0,1].
 
-        Columns: ``model``; ``eps`` in pixel units; ``correct``, ``null`` and ``fooled`` of clean
-        images; ``aer``, ``rar``, ``strict`` and ``null_dos`` of the worst case over all attacks;
-        ``rar_proved``; ``num_images`` (attacked) and ``flags``, the number of red flags. What was
-        not measured is NaN, as ``strict`` and ``null_dos`` of a model that no attack tries to force
-        to null, though it has null.
+        Columns: ``model``; ``eps`` in pixel units; ``correct``, ``null`` and ``fooled`` of
+        ``num_clean`` clean images; ``aer``, ``rar``, ``strict`` and ``null_dos`` of the worst case
+        over all attacks on ``num_attacked`` images; ``rar_proved`` of ``num_proved`` images;
+        ``flags``, the number of red flags. What was not measured is NaN, as ``strict`` and
+        ``null_dos`` of a model that no attack tries to force to null, though it has null.
         """
         rates = self.summary()
         keys = ["model", "eps_pixels"]
@@ -64,8 +66,9 @@ class Comparison:
         clean = rates[rates["attack"] == CLEAN].pivot_table("value", "model", "metric")
         for outcome in OUTCOME_NAMES:
             table[outcome] = table["model"].map(clean[f"{outcome}_rate"])
-        counts = shown[shown["attack"] == UNION].groupby("model")["num_images"].min()
-        table["num_images"] = table["model"].map(counts)
+        for count, attack in COUNTS.items():
+            counts = rates[rates["attack"] == attack].groupby("model")["num_images"].min()
+            table[count] = table["model"].map(counts)
         flags = {name: len(each.flags) for name, each in self.evaluations.items()}
         table["flags"] = table["model"].map(flags)
         is_missed = table["model"].map(lambda name: self.evaluations[name].misses_null())
@@ -73,11 +76,11 @@ class Comparison:
         order = {name: index for index, name in enumerate(self.evaluations)}
         table = table.sort_values(keys, key=lambda of: of.map(order) if of.name == "model" else of)
         columns = ["model", "eps_pixels", *OUTCOME_NAMES, *ATTACKED, *PROVED]
-        table = table.reindex(columns=[*columns, "num_images", "flags"])
+        table = table.reindex(columns=[*columns, *COUNTS, "flags"])
         return table.rename(columns={"eps_pixels": "eps"}).reset_index(drop=True)
 
     def plot(self, metric: str = "rar", ax: Axes | None = None) -> Axes:
-        """Draw a rate against eps, one line per model, with 95 % intervals.
+        """Draw a rate against eps, one line per model, with 95 % intervals and n.
 
         Args:
             metric: ``aer``, ``rar``, ``strict``, ``null_dos`` or ``rar_proved``.

@@ -298,9 +298,9 @@ class Evaluation:
 
 
 def draw_curve(ax: Axes, rates: pd.DataFrame, label: str) -> None:
-    """Draw rates against eps with their intervals; rows of one metric, eps ascending."""
-    eps = rates["eps_pixels"]
-    (line,) = ax.plot(eps, rates["value"], "o-", ms=3, label=label)
+    """Draw rates against eps with their intervals and n; rows of one metric, eps ascending."""
+    eps, n = rates["eps_pixels"], rates["num_images"].min()
+    (line,) = ax.plot(eps, rates["value"], "o-", ms=3, label=f"{label} (n = {n:,})")
     ax.fill_between(eps, rates["low"], rates["high"], color=line.get_color(), alpha=0.2)
 
 

@@ -201,7 +201,14 @@ def evaluate(
     shown: dict[str, Any] = settings | {"num_examples": num_examples}
     certified = held_rows = proved_eps = None
     results: list[AttackResult] = []
-    with _stages(progress, plan, images, held, num_smallest, checks) as stage:
+    counts = {
+        "clean images": len(images),
+        "held-out images": 0 if held is None else len(held),
+        "proofs": 0 if proofs is None else len(images),
+        SMALLEST: num_smallest,
+        "largest proofs": num_smallest if distribution and searched is not None else 0,
+    }
+    with _stages(progress, plan, counts, checks) as stage:
         with stage("clean images") as on_images:
             clean = score_clean(
                 model, images, **settings, on_images=on_images, parts=kept.of("clean")
@@ -322,6 +329,15 @@ def _ood_images(
     }
 
 
+PASSES = {
+    "clean images": 1,
+    "held-out images": 1,
+    "proofs": 3,
+    SMALLEST: 400,
+    "largest proofs": 40,
+}
+"""Rough number of passes per image of each step, attacks apart."""
+
 Stage = Callable[[str], AbstractContextManager[OnImages]]
 """From the name of a step to its progress callback."""
 
@@ -330,24 +346,18 @@ Stage = Callable[[str], AbstractContextManager[OnImages]]
 def _stages(
     progress: bool | OnImages,
     plan: Mapping[str, PlannedAttack],
-    images: LabelledImages,
-    held_out: LabelledImages | None,
-    num_smallest: int,
+    counts: Mapping[str, int],
     checks: bool,
 ) -> Iterator[Stage]:
-    """Progress of the steps: bars or lines, the caller's function, or nothing."""
+    """Progress of the steps: bars or lines, the caller's function, or nothing.
+
+    ``counts`` has the number of images of each step, attacks apart; 0 if it is left out.
+    """
     if progress is not True:
         report = progress or ignore
         yield lambda name: nullcontext(report)
         return
-    # By step, the number of images and a rough number of passes per image.
-    steps = {
-        "proofs": (len(images), 3),
-        "clean images": (len(images), 1),
-        "held-out images": (0 if held_out is None else len(held_out), 1),
-        SMALLEST: (num_smallest, 400),
-        "largest proofs": (num_smallest, 40),
-    }
+    steps = {name: (num, PASSES[name]) for name, num in counts.items()}
     for name, planned in plan.items():
         passes = 100 if planned.attack.is_iterative else 3
         steps[name] = (planned.num_images * len(planned.budgets), passes)

@@ -12,7 +12,7 @@ import pandas as pd
 
 from nullclass.core.errors import UserError
 from nullclass.core.outcomes import OUTCOME_NAMES
-from nullclass.metrics.rates import NEED_NULL, forces_null
+from nullclass.metrics.rates import NEED_NULL, forces_null, wilson_of
 from nullclass.report.blocks import Mark
 from nullclass.report.formatting import FGSM, NORMS, WORST_CASE, ends_text
 from nullclass.results.run import Run
@@ -103,6 +103,18 @@ class Measure:
         return min(self.mean, *ends), max(self.mean, *ends)
 
     @property
+    def certain(self) -> tuple[float, float]:
+        """:attr:`interval`, with the Wilson interval of the mean over one seed's images.
+
+        The seeds share their images, so more seeds do not shorten it.
+        """
+        low, high = self.interval
+        if not (self.is_rate and self.num_images):
+            return low, high
+        ends = wilson_of(self.mean, self.num_images)
+        return min(low, ends[0]), max(high, ends[1])
+
+    @property
     def error(self) -> tuple[float, float]:
         """Lengths of the error bar below and above the mean."""
         low, high = self.interval
@@ -124,8 +136,11 @@ class Measure:
 
 
 def differ(one: Measure, other: Measure) -> bool:
-    """Whether the intervals of two measures are disjoint."""
-    return one.interval[0] > other.interval[1] or other.interval[0] > one.interval[1]
+    """Whether two measures are further apart than their seeds and their images explain.
+
+    Their :attr:`Measure.certain` intervals are disjoint.
+    """
+    return one.certain[0] > other.certain[1] or other.certain[0] > one.certain[1]
 
 
 def on_common_seeds(measures: Sequence[Measure | None]) -> list[Measure | None]:

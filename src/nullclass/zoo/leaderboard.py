@@ -61,10 +61,12 @@ and what it does not (`nullclass zoo show NAME`).
 with 95 % Wilson intervals; n is the number of test images, from the first. See the
 [definitions](definitions.md).
 
-- **attack**: what the attacks below achieve. The true AER is at least, RAR and strict are at most
-  the rate shown.
-- **proved**: what the verifier of the model, or interval bounds, prove against every attack. The
-  true AER is at most, RAR and strict are at least the rate shown. "–": not measured.
+- **attack**: what the attacks below achieve. On these n images the true AER is at least, RAR and
+  strict are at most the rate shown.
+- **proved**: what the verifier of the model, or interval bounds, prove against every attack. On
+  these n images the true AER is at most, RAR and strict are at least the rate shown. "–": not
+  measured. Where n differs from the attack's, the two do not bracket the truth; "Proof and attack
+  on the same images" does.
 - **null-DoS**: images that are correct when clean and null under some attack, the cost of a defence
   that rejects.
 

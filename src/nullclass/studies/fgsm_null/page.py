@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from nullclass.metrics.rates import wilson
 from nullclass.report.blocks import Page, Table, Text, section
 from nullclass.report.formatting import FGSM, attack_name, eps_text, percent, range_text, rate_text
 from nullclass.report.measures import Measures, differ
@@ -42,8 +43,8 @@ SENTENCES = (
     "At ε {other_eps} {null_model} has {less_or_more} AER than {clean_model}, which has no null "
     "class: {null_aer} against {clean_aer}.{one_seed}",
     "The notebook concludes that attacks which are not detected are too weak to matter. For FGSM "
-    "this {holds}: in the worst case, {worst_model} at ε {worst_eps}, FGSM turns {turned} % of the "
-    "images from correct to fooled (n = {num_turned_of}; the line is drawn at {too_weak} %).",
+    "this {holds}: in the worst case, {worst_model} at ε {worst_eps}, FGSM turns {turned} of the "
+    "images from correct to fooled (the line is drawn at {too_weak} %).",
     "{within} of {num} published rates are reproduced{better}{losses}, judged by the notebook's "
     "own loop over seeds.{recipe}",
 )
@@ -172,12 +173,15 @@ def _weakness(counts: pd.DataFrame) -> dict[str, Any]:
         return {}
     shares = counts["num_turned"] / counts["num_images"]
     worst = counts.iloc[int(shares.to_numpy().argmax())]
+    num_images = int(worst["num_images"])
+    low, high = wilson(int(worst["num_turned"]), num_images)
+    is_open = low < TOO_WEAK <= high
+    interval = f"{percent(low)} – {percent(high)}"
     return {
-        "holds": "does not hold" if shares.max() >= TOO_WEAK else "holds",
+        "holds": "is open" if is_open else "does not hold" if low >= TOO_WEAK else "holds",
         "worst_model": worst["model"],
         "worst_eps": eps_text(float(worst["eps_pixels"])),
-        "turned": percent(float(shares.max())),
-        "num_turned_of": f"{int(worst['num_images']):,}",
+        "turned": f"{percent(shares.max())} % ({interval}, n = {num_images:,})",
     }
 
 
