@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.optimize
 import torch
+from msgspec import structs
 from torch import Tensor, nn
 
 from nullclass.attacks import PGD, worst_case
 from nullclass.attacks.base import run_on
 from nullclass.certify import (
+    BUDGET,
     CASCADE,
     MARGIN,
     STAGES,
     VERIFIERS,
+    VERSION,
     Box,
     Network,
     branching,
@@ -34,11 +40,16 @@ from nullclass.core.outcomes import NULL_LABEL
 from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
 from nullclass.models import Classifier
-from nullclass.rejection import ProvableNull, with_threshold
-from nullclass.scoring.prediction_cost import seconds_per_image, stage_table
+from nullclass.rejection import ProvableNull, check_certificates, with_proof, with_threshold
+from nullclass.scoring import parts, proofs
+from nullclass.scoring.parts import Parts
+from nullclass.scoring.prediction_cost import seconds_per_image, settled_rows, stage_table
 from nullclass.scoring.proofs import prove
 
 RADIUS = 0.4
+
+CUT = 0.6 * RADIUS
+"""Within which one of the first images of one model needs branch and bound, and few its bounds."""
 
 
 def tiny_model(seed: int) -> Classifier:
@@ -207,16 +218,102 @@ def test_a_relu_whose_inputs_are_all_positive() -> None:
     assert set((found == model.predict(images_of(0, 10)))[found >= 0].tolist()) <= {True}
 
 
-def test_an_exhausted_budget_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exhausted_budget_proves_nothing() -> None:
     network = read_network(tiny_model(0), (1, 2, 2))
     for image in images_of(0, 12).split(1):
         rows = rows_at(network, image)
         found = cascade.settle(network, image[0], rows, RADIUS, "linf")
         if found.stage == "branch-and-bound" and found.is_proved:
-            monkeypatch.setattr(cascade, "BUDGET", 0)
-            assert not cascade.settle(network, image[0], rows, RADIUS, "linf").is_proved
+            assert found.num_parts > 0
+            assert found.status == "proved"
+            few = cascade.settle(network, image[0], rows, RADIUS, "linf", budget=0)
+            assert (few.status, few.num_parts) == ("open", 0)
             return
     pytest.fail("no image needs branch and bound")
+
+
+@functools.cache
+def needs_parts() -> Tensor:
+    """An image of which only branch and bound proves ``tiny_model(0)`` within :data:`CUT`."""
+    images = images_of(0, 12)
+    with record_stages() as settled:
+        ProvableNull(tiny_model(0), CUT, verifier=CASCADE).predict(images)
+    cut = [each.index for each in settled if each.is_proved and each.num_parts]
+    assert cut
+    return images[cut[:1]]
+
+
+def test_the_budget_is_part_of_the_model(tmp_path: Path) -> None:
+    model = tiny_model(0)
+    images = needs_parts()
+    some, none = (ProvableNull(model, CUT, verifier=CASCADE, budget=b) for b in (None, 0))
+    assert (some.budget, none.budget) == (BUDGET, 0)
+    assert (some.predict(images) != NULL_LABEL).all()
+    assert (none.predict(images) == NULL_LABEL).all()
+    # Proofs have it too, and the parts of one model are not those of the other.
+    labels = model.predict(images)
+    proved = [
+        prove(each, (images, labels), 2 * CUT, verifier=CASCADE)["is_never_fooled"]
+        for each in (some, none)
+    ]
+    assert proved[0].sum() > proved[1].sum()
+    few = [Parts(tmp_path).of(models=[each], images=images).fingerprint for each in (some, none)]
+    assert few[0] != few[1]
+    changed = with_proof(none, CUT / 2), with_proof(none, verifier="interval")
+    assert [each.budget for each in changed if isinstance(each, ProvableNull)] == [0, None]
+
+
+def test_certificates_state_the_budget() -> None:
+    model = tiny_model(0)
+    images = needs_parts()
+    for budget in (0, 8):
+        provable = ProvableNull(model, CUT, verifier=CASCADE, budget=budget)
+        certificates = provable.certificates(images)
+        assert certificates.settings == {"budget": budget, "version": VERSION}
+        check_certificates(certificates, model, images)
+    none = ProvableNull(model, CUT, verifier=CASCADE, budget=0).certificates(images)
+    assert none.num_proved == 0
+    for settings, says in (
+        ({"budget": 128, "version": VERSION}, "claims that nothing is proved"),
+        ({"budget": 0, "version": VERSION + 1}, "of version 2 of the cascade"),
+        ({}, "do not have the settings"),
+        ({"budget": 0.5, "version": VERSION}, "budget must be a whole number"),
+    ):
+        with pytest.raises(UserError, match=says):
+            check_certificates(structs.replace(none, settings=settings), model, images)
+
+
+def test_other_verifiers_have_no_budget() -> None:
+    with pytest.raises(UserError, match="only the cascade has a budget"):
+        ProvableNull(tiny_model(0), CUT, verifier="crown-ibp", budget=8)
+    with pytest.raises(UserError, match="budget must be a whole number"):
+        ProvableNull(tiny_model(0), CUT, verifier=CASCADE, budget=-1)
+
+
+def test_finished_parts_keep_the_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "MIN_SECONDS", 0.0)
+    monkeypatch.setattr(proofs, "FEW_AT_ONCE", 5)
+    model, images = tiny_model(0), images_of(0, 12)
+    data = images, model.predict(images)
+    found = []
+    for _ in range(2):
+        with record_stages() as settled:
+            rows = prove(model, data, CUT, verifier=CASCADE, parts=Parts(tmp_path))
+        found.append((settled, rows))
+        monkeypatch.setattr(cascade, "crown_ibp_bounds", None)  # nothing is computed again
+    (first, rows), (second, again) = found
+    assert first == second
+    pd.testing.assert_frame_equal(rows, again)
+    table = settled_rows(rows, first, CUT)
+    assert table["image"].tolist() == list(range(12))
+    assert len(first) < 12, "some by intervals"
+    is_proved = table["status"] == "proved"
+    assert (is_proved == rows["is_never_fooled"]).all()
+    assert set(table["status"]) == {"proved", "refuted"}
+    assert (table["num_parts"] > 0).any()
+    for each in first:
+        assert table["stage"][each.index] == each.stage
+        assert table["branch_and_bound_seconds"][each.index] == each.seconds.get(STAGES[4], 0)
 
 
 def test_provable_null_answers_more_and_never_something_else() -> None:
@@ -303,6 +400,10 @@ def test_the_table_of_stages_counts_every_image() -> None:
     assert table["left"][first].tolist() == arrived
     assert table["refuted"].sum() > 0
     assert not any(each.is_proved and each.is_refuted for each in settled)
+    most = np.percentile([each.seconds["crown-ibp"] for each in settled], [50, 99])
+    spent = ["median", "percentile_99"]
+    assert table.loc["crown-ibp", spent].tolist() == pytest.approx(most.tolist())
+    assert table.loc["interval", spent].tolist() == [0.5, 0.5]
     seconds = seconds_per_image(settled, len(images), 0.5)
     assert len(seconds) == len(images)
     assert seconds.sum() == pytest.approx(table["seconds"].sum())

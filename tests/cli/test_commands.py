@@ -306,8 +306,22 @@ def test_certify(
     assert main([*certify, "--check", str(path)]) == 0
     expected = f"{certificates.num_proved} answers within linf 0.0001: proved again"
     assert expected in capsys.readouterr().out
-    assert main([*certify, "--eps", "0.0002", "--radius", "0.0001", "--verifier", "cascade"]) == 0
-    assert "stages of the cascade within 0.0001" in capsys.readouterr().out
+    cascade = [*certify, "--verifier", "cascade", "--images", "6"]
+    rows = tmp_path / "rows.csv"
+    assert main([*cascade, "--eps", "0.0002", "--radius", "0.0001", "--rows", str(rows)]) == 0
+    printed = capsys.readouterr()
+    assert "stages of the cascade within 0.0001" in printed.out
+    assert "proofs:" in printed.err, "progress"
+    assert len(pd.read_csv(rows)) == 6
+    # A table for every eps, also where intervals settle all images.
+    assert main([*cascade, "--eps", "0.00002", "0.00001", "--rows", str(rows)]) == 0
+    printed = capsys.readouterr()
+    for eps in (0.00001, 0.00002):
+        assert f"stages of the cascade within {eps:g};" in printed.out
+    table = pd.read_csv(rows)
+    assert table["radius"].tolist() == [0.00001] * 6 + [0.00002] * 6
+    assert set(table["status"]) <= {"proved", "refuted", "open"}
+    assert {path.name for path in tmp_path.iterdir()} == {"certificates.json", "rows.csv"}
     # A network with a learned null can be proved too, but its answers have no certificates.
     learned = ["certify", str(checkpoint), "--data", str(data_folder), "--device", "cpu"]
     assert main([*learned, "--eps", "0.001", "--images", "10"]) == 0
@@ -316,6 +330,8 @@ def test_certify(
         [*learned, "--radius", "0.1"],
         [*learned, "--check", str(path)],
         [*certify, "--radius", "1.5"],
+        [*certify, "--rows", str(rows)],
+        [*certify, "--check", str(path), "--rows", str(rows)],
     ):
         assert main(wrong) == 2
         assert len(capsys.readouterr().err.splitlines()) == 1

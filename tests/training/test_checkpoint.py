@@ -211,9 +211,12 @@ def test_a_model_with_a_threshold(
 @pytest.mark.parametrize(
     ("kind", "wrapper", "settings"),
     [
-        ("provable", ProvableNull, {"radius": 0.01, "norm": "linf", "verifier": "crown-ibp"}),
-        ("provable", ProvableNull, {"radius": 0.1, "norm": "l2", "verifier": "interval"}),
-        ("provable", ProvableNull, {"radius": 0.0, "norm": "linf", "verifier": "interval"}),
+        ("provable", ProvableNull,
+         {"radius": 0.01, "norm": "linf", "verifier": "crown-ibp", "budget": None}),
+        ("provable", ProvableNull,
+         {"radius": 0.1, "norm": "l2", "verifier": "interval", "budget": None}),
+        ("provable", ProvableNull,
+         {"radius": 0.0, "norm": "linf", "verifier": "cascade", "budget": 7}),
         (
             "smoothed",
             SmoothedNull,

@@ -8,7 +8,18 @@ file and one line in :data:`VERIFIERS`. What is proved with it about a classifie
 
 from __future__ import annotations
 
-from nullclass.certify.cascade import CASCADE, MARGIN, STAGES, Settled, record_stages, settle
+from nullclass.certify.cascade import (
+    BUDGET,
+    CASCADE,
+    MARGIN,
+    STAGES,
+    VERSION,
+    Settled,
+    add_to_records,
+    cascade_bounds,
+    record_stages,
+    settle,
+)
 from nullclass.certify.corners import corner_margins
 from nullclass.certify.crown import crown_ibp_bounds
 from nullclass.certify.interval import (
@@ -37,11 +48,13 @@ from nullclass.certify.rounding import NO_ROUNDING, Rounding, proof_dtype, round
 from nullclass.certify.verifiers import VERIFIERS, Verifier, find_verifier
 
 __all__ = [
+    "BUDGET",
     "CASCADE",
     "MARGIN",
     "NO_ROUNDING",
     "STAGES",
     "VERIFIERS",
+    "VERSION",
     "Box",
     "Monotone",
     "Network",
@@ -51,6 +64,8 @@ __all__ = [
     "Settled",
     "Step",
     "Verifier",
+    "add_to_records",
+    "cascade_bounds",
     "check_images",
     "check_radius",
     "corner_margins",

@@ -6,7 +6,7 @@
 4. Branch and bound (:mod:`nullclass.certify.branching`), whose first part, the whole ball, is
    α-CROWN.
 
-From stage 2 on every image is computed alone and in float64, with a fixed budget, so the result
+From stage 2 on every image is computed alone and in float64, with a budget, so the result
 does not depend on the other images of a batch. An image whose budget is used up is not proved.
 
 Stages 2 to 4 prove a sign, not a size: where they prove all rows of an image, its bounds are at
@@ -17,7 +17,7 @@ margins that differ no more.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -36,7 +36,10 @@ CASCADE = "cascade"
 """Its name."""
 
 BUDGET = 128
-"""Parts per image in branch and bound."""
+"""Parts per image in branch and bound, unless a model has another budget."""
+
+VERSION = 1
+"""Of the stages, with their fixed numbers of steps and starts: another one may prove others."""
 
 MARGIN = 1e-6
 """Bound of the rows that a later stage proves."""
@@ -60,26 +63,45 @@ class Settled:
     """Whether all rows are positive on the ball."""
     is_refuted: bool
     """Whether an image of the ball with a row that is not positive was found."""
+    num_parts: int
+    """Parts that branch and bound cut the ball into."""
     seconds: dict[str, float]
     """CPU seconds by stage."""
+    index: int = 0
+    """The image's index in its batch; among all images in :mod:`nullclass.scoring.proofs`."""
+
+    @property
+    def status(self) -> str:
+        """``proved``, ``refuted`` or, if the budget was used up, ``open``."""
+        return "proved" if self.is_proved else "refuted" if self.is_refuted else "open"
 
 
 _RECORDS: ContextVar[tuple[list[Settled], ...]] = ContextVar("_RECORDS", default=())
 
 
 @contextmanager
-def record_stages() -> Iterator[list[Settled]]:
-    """Collect what the later stages find out about every image inside the block."""
+def record_stages(*, alone: bool = False) -> Iterator[list[Settled]]:
+    """Collect what the later stages find out about every image inside the block.
+
+    ``alone`` keeps it from the blocks around this one.
+    """
     record: list[Settled] = []
-    token = _RECORDS.set((*_RECORDS.get(), record))
+    token = _RECORDS.set((record,) if alone else (*_RECORDS.get(), record))
     try:
         yield record
     finally:
         _RECORDS.reset(token)
 
 
+def add_to_records(settled: Iterable[Settled]) -> None:
+    """Add to what :func:`record_stages` collects."""
+    for each in settled:
+        for record in _RECORDS.get():
+            record.append(each)
+
+
 def cascade_bounds(
-    network: Network, images: Tensor, radius: float, norm: str
+    network: Network, images: Tensor, radius: float, norm: str, budget: int = BUDGET
 ) -> Callable[[Tensor], Tensor]:
     """Interval bounds, raised by later stages; a :data:`nullclass.certify.Verifier`.
 
@@ -95,14 +117,24 @@ def cascade_bounds(
         raised = lower.detach().clone()
         for index in is_left.nonzero().flatten().tolist():
             rows = specs[index][lower[index].detach() <= MARGIN]
-            if settle(network, images[index], rows, radius, norm).is_proved:
+            found = settle(network, images[index], rows, radius, norm, budget, index=index)
+            if found.is_proved:
                 raised[index].clamp_(min=MARGIN)
         return lower + (raised - lower.detach())
 
     return bounds
 
 
-def settle(network: Network, image: Tensor, rows: Tensor, radius: float, norm: str) -> Settled:
+def settle(
+    network: Network,
+    image: Tensor,
+    rows: Tensor,
+    radius: float,
+    norm: str,
+    budget: int = BUDGET,
+    *,
+    index: int = 0,
+) -> Settled:
     """Decide whether rows of C z are positive around an image, by all stages but the first.
 
     Args:
@@ -111,11 +143,14 @@ def settle(network: Network, image: Tensor, rows: Tensor, radius: float, norm: s
         rows: C, ``(M, L)``.
         radius: In pixel units.
         norm: ``linf`` or ``l2``.
+        budget: Largest number of parts in branch and bound.
+        index: Of the image in its batch, for the record.
     """
     with torch.no_grad():  # copies without gradients
         network = network.to(torch.float64)
     rows, image = rows.detach().double(), image.detach()[None].double()
     seconds: dict[str, float] = {}
+    num_parts = 0
     started = time.process_time()
 
     def finish(stage: str) -> None:
@@ -134,12 +169,12 @@ def settle(network: Network, image: Tensor, rows: Tensor, radius: float, norm: s
     if is_proved is None:
         with torch.no_grad():
             ball = BoundedBall(network, image, radius, norm)
-            is_proved, num_parts = branch(ball, rows, BUDGET, MARGIN)
+            is_proved, num_parts = branch(ball, rows, budget, MARGIN)
         finish(STAGES[4] if num_parts else STAGES[3])
     stage = next(reversed(seconds))
-    found = Settled(radius, stage, is_proved is True, is_proved is False, seconds)
-    for record in _RECORDS.get():
-        record.append(found)
+    proved, refuted = is_proved is True, is_proved is False
+    found = Settled(radius, stage, proved, refuted, num_parts, seconds, index)
+    add_to_records([found])
     return found
 
 

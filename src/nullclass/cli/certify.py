@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from nullclass.cli.common import Device, Eps, print_table
+import tyro
+
+from nullclass.cli.common import Device, Eps, print_table, progress
 from nullclass.cli.models import LoadedModel, Model, ModelOptions
 from nullclass.cli.outputs import output_file
 from nullclass.core.errors import UserError
@@ -39,19 +41,28 @@ class Command:
     """Number of test images, from the first. Default: all."""
     out: Path | None = None
     """JSON file for the certificates of a model with a radius."""
+    rows: Annotated[Path | None, tyro.conf.arg(metavar="FILE.csv")] = None
+    """CSV file with the stage of the cascade that settled each image, one row per image and table
+    of stages. What is finished is kept beside the file, so that the same command resumes."""
     check: Path | None = None
     """Only check the certificates in this file: prove them again from the weights, in float64."""
     device: Device = "auto"
 
     def run(self) -> None:
         """Run the command."""
+        import pandas as pd
         import torch
 
-        from nullclass.certify import record_stages
+        from nullclass.certify import CASCADE, record_stages
         from nullclass.core.devices import find_device
+        from nullclass.core.files import remove
         from nullclass.metrics.rates import proved_rates
         from nullclass.rejection import ProvableNull
-        from nullclass.scoring.proofs import prove
+        from nullclass.results.frames import write_frame
+        from nullclass.results.schema import PARTS
+        from nullclass.scoring.parts import Parts
+        from nullclass.scoring.prediction_cost import settled_rows
+        from nullclass.scoring.proofs import proof_radius, prove
 
         if self.check is not None:
             self._refuse_other_options()
@@ -59,7 +70,7 @@ class Command:
             _check(self.check, loaded)
             return
         device = find_device(self.device)
-        with output_file(self.out):
+        with output_file(self.out), output_file(self.rows):
             loaded = self.model.load(device)
             test = loaded.dataset.test
             test = test if self.images is None else test.first(self.images)
@@ -68,22 +79,48 @@ class Command:
                 raise UserError("certificates hold within a radius: give --radius with --out")
             own = model.verifier if isinstance(model, ProvableNull) else "interval"
             verifier = own if self.verifier is None else self.verifier
+            if self.rows is not None and verifier != CASCADE:
+                raise UserError("only the cascade has stages: give --verifier cascade with --rows")
+            output = self.rows or self.out
+            parts = None if output is None else output.with_name(f".{output.name}{PARTS}")
             started = time.perf_counter()
-            with record_stages() as settled:
-                rows = prove(model, test, self.eps, norm=self.norm, verifier=verifier)
+            with progress("proofs", len(test)) as advance, record_stages() as settled:
+                rows = prove(
+                    model,
+                    test,
+                    self.eps,
+                    norm=self.norm,
+                    verifier=verifier,
+                    on_images=advance,
+                    parts=Parts(parts),
+                )
             seconds = time.perf_counter() - started
             if self.out is not None and isinstance(model, ProvableNull):
                 model.certificates(test.batch(slice(None))[0]).save(self.out)
+            radii = {eps: proof_radius(eps, self.norm) for eps in sorted(set(self.eps))}
+            if isinstance(model, ProvableNull):
+                radii = {model.radius: model.radius}
+            by_radius = {
+                shown: [each for each in settled if each.radius == radius]
+                for shown, radius in radii.items()
+            }
+            if self.rows is not None:
+                tables = (settled_rows(rows, here, shown) for shown, here in by_radius.items())
+                write_frame(self.rows, pd.concat(tables, ignore_index=True))
+            if parts is not None:
+                remove(parts)
         _print_rates(rows, proved_rates(rows), has_null=model.has_null)
-        if verifier == "cascade":
-            _print_stages(settled, model, test, self.norm)
+        if verifier == CASCADE:
+            _print_stages(by_radius, model, test, self.norm)
         print(f"{len(test)} images, {len(set(self.eps))} eps, in {seconds:.1f} s")
         if self.out is not None:
             print(f"certificates: {self.out}")
+        if self.rows is not None:
+            print(f"stages per image: {self.rows}")
 
     def _refuse_other_options(self) -> None:
         """Refuse options that a check of certificates does not have."""
-        for name in ("eps", "radius", "verifier", "norm", "images", "out"):
+        for name in ("eps", "radius", "verifier", "norm", "images", "out", "rows"):
             if getattr(self, name) != getattr(type(self), name):
                 raise UserError(f"--{name} has no effect with --check, which reads only its file")
 
@@ -133,7 +170,7 @@ def _print_rates(rows: pd.DataFrame, rates: pd.DataFrame, *, has_null: bool) -> 
 
 
 def _print_stages(
-    settled: list[Settled],
+    by_radius: dict[float, list[Settled]],
     model: Classifier,
     test: LabelledImages,
     norm: str,
@@ -150,24 +187,25 @@ def _print_stages(
     )
 
     if isinstance(model, ProvableNull):
-        radii, model = [model.radius], model.model
-    else:
-        radii = sorted({each.radius for each in settled})
+        model = model.model
     few = test.batch(slice(0, NUM_IMAGES))[0]
     plain = prediction_cost(model, few).cpu_ms
-    for within in radii:
-        here = [each for each in settled if each.radius == within]
+    for within, here in by_radius.items():
         first = prediction_cost(ProvableNull(model, within, norm=norm), few).cpu_ms / 1000
         lines = []
         for row in stage_table(here, len(test), first).to_dict("records"):
             counts = (f"{row[name]:,}" for name in ("images", "proved", "refuted", "left"))
             each = 1000 * row["seconds"] / max(row["images"], 1)
-            lines.append((row["stage"], *counts, f"{row['seconds']:,.1f}", f"{each / plain:,.1f}"))
+            spent = (f"{row[name]:,.3g}" for name in ("median", "percentile_99"))
+            shown = f"{row['seconds']:,.1f}", *spent, f"{each / plain:,.1f}"
+            lines.append((row["stage"], *counts, *shown))
+        print(f"stages of the cascade within {within:g}; CPU s: of all images that get there, then")
         print(
-            f"stages of the cascade within {within:g}; passes: CPU time per image that gets there,"
+            "median and 99th percentile per image, and the mean in plain forward passes of "
+            f"{plain:.3g} ms:"
         )
-        print(f"in plain forward passes of {plain:.3g} ms:")
-        headings = ("stage", "images", "proved", "refuted", "left", "CPU s", "passes")
+        counted = ("images", "proved", "refuted", "left")
+        headings = ("stage", *counted, "CPU s", "median", "99 %", "passes")
         print_table(headings, lines, num_left=1, width=100)
         costs = 1000 * np.percentile(seconds_per_image(here, len(test), first), [50, 99])
         median, most = (f"{cost:.3g} ms ({cost / plain:,.1f} passes)" for cost in costs)

@@ -16,7 +16,7 @@ from nullclass.diagnostics.probes import probe
 from nullclass.diagnostics.red_flags import find_flags
 from nullclass.evaluation.result import Evaluation
 from nullclass.models.classifier import Classifier
-from nullclass.rejection import ThresholdedClassifier, overlap
+from nullclass.rejection import ProvableNull, ThresholdedClassifier, overlap
 from nullclass.results.schema import (
     CERTIFIED_COLUMNS,
     CLEAN,
@@ -57,7 +57,7 @@ def build_evaluation(
         results: The scored attacks.
         attacks: The attacks that were made on the model itself, by name.
         info: Metadata for the threat model and the red flags: ``num_classes``, ``norm``, ``data``,
-            ``threshold``, ``selected_on`` and, if known, ``batch_size``.
+            ``threshold``, ``proof``, ``selected_on`` and, if known, ``batch_size``.
         held_out: Rows of clean held-out images.
         ood: Rows of images of no class.
         certified: Rows of proofs.
@@ -132,6 +132,14 @@ def threat_model(
             "settings": describe(attacks[str(name)]) if name in attacks else None,
         }
     return {"units": "pixels in [0,1]", **info, "attacks": described}
+
+
+def proof_info(model: Classifier) -> dict[str, Any] | None:
+    """Return within which radius, and by what, a model proves its answers, if it does."""
+    if not isinstance(model, ProvableNull):
+        return None
+    names = ("radius", "norm", "verifier", "budget")
+    return {name: getattr(model, name) for name in names}
 
 
 def threshold_info(model: Classifier, images: LabelledImages) -> dict[str, Any] | None:

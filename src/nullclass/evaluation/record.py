@@ -24,6 +24,7 @@ from nullclass.core.paths import file_name, inside
 from nullclass.core.provenance import now, provenance
 from nullclass.core.tensor_files import tensor_sha256
 from nullclass.data import Dataset, known_names, load_dataset
+from nullclass.evaluation.build import proof_info
 from nullclass.evaluation.plan import plan_attacks
 from nullclass.evaluation.result import Evaluation
 from nullclass.evaluation.run import evaluate
@@ -204,7 +205,7 @@ def record_evaluation(
         "distribution": distribution,
         "proofs": proofs,
         "data_name": dataset.name,
-        "selected_on": None if card is None else card.origin.selected_on,
+        "selected_on": None if card is None else card.origin.weights_selected_on,
         "num_examples": NUM_EXAMPLES,
         "seed": seed,
         "checks": checks,
@@ -227,11 +228,7 @@ def record_evaluation(
             {key: value for key, value in settings.items() if key != "held_out"}
             | {"clean_null_rate": clean_null_rate}
             | {"held_out_sha256": dataset.validation and dataset.validation.sha256()}
-            | (
-                {"radius": model.radius, "norm": model.norm, "verifier": model.verifier}
-                if isinstance(model, ProvableNull)
-                else {}
-            )
+            | (proof_info(model) or {})
         ),
         card={} if card is None else json_values(card),
     )

@@ -22,7 +22,7 @@ from nullclass.core.progress import Stages
 from nullclass.data import LabelledImages, tensors_or_loader
 from nullclass.data.arrays import checked_images
 from nullclass.diagnostics.probes import EXPECTED_IMAGES, MAX_SHARE, MIN_COST
-from nullclass.evaluation.build import build_evaluation, join, threshold_info
+from nullclass.evaluation.build import build_evaluation, join, proof_info, threshold_info
 from nullclass.evaluation.plan import (
     Data,
     PlannedAttack,
@@ -110,8 +110,8 @@ def evaluate(
             not come from test data.
         ood: Images of no class: names in :data:`nullclass.scoring.ood.OOD`, or images by name.
         num_smallest: For how many of the first images to search the smallest eps that fools; slow.
-        distribution: Also search the largest eps proved of these images, with the verifier of
-            ``proofs`` or of the model, or ``interval``: the robustness distribution between attack
+        distribution: Also search the largest eps proved of these images, with the verifier
+            ``proofs`` if it is given, else ``interval``: the robustness distribution between attack
             and proof (:meth:`Evaluation.distribution`).
         proofs: Name in :data:`nullclass.certify.verifiers.VERIFIERS`. Then every image is also
             verified at every eps (:mod:`nullclass.scoring.proofs`), and iterative attacks that fool
@@ -120,7 +120,8 @@ def evaluate(
             :class:`nullclass.rejection.ProvableNull` in its own norm its verifier, if such an
             attack is made on it.
         data_name: Name of the dataset, for red flags that know its best published results.
-        selected_on: ``test`` or ``held-out``: the images by which the weights were selected.
+        selected_on: ``test`` or ``held-out``: the images by which the weights were selected;
+            ``nothing`` for those of the last epoch. Default: unknown.
         num_examples: How many of the first adversarial images to keep for figures.
         batch_size: Images per forward and backward pass. Default: what fits into memory.
         seed: Seed of the attacks' random starts.
@@ -142,7 +143,7 @@ def evaluate(
     if not isinstance(checks, bool):
         raise UserError(f"checks must be True or False, not {checks!r}")
     if selected_on is not None:
-        check_choice("selected_on", selected_on, ("test", "held-out"))
+        check_choice("selected_on", selected_on, ("test", "held-out", "nothing"))
     seed = check_seed(seed)
     num_examples = check_count("num_examples", num_examples, 0)
     num_smallest = check_count("num_smallest", num_smallest, 0)
@@ -177,13 +178,12 @@ def evaluate(
     batch_size = check_count("batch_size", batch_size)
     given, model = model, see_through(model, few[: max(1, batch_size // 3)])
     check_can_begin(plan, model if attacked is None else attacked, image, label, norm)
+    searched = (proofs or "interval") if distribution else None
     if proofs is None and attacked is None:
         proofs = _own_verifier(model, norm, plan)
-    searched = proofs
-    if distribution and proofs is None:
-        searched = model.verifier if isinstance(model, ProvableNull) else "interval"
-    if searched is not None:
-        check_provable(model, norm, searched, image.shape[1:])
+    for verifier in (proofs, searched):
+        if verifier is not None:
+            check_provable(model, norm, verifier, image.shape[1:])
     smallest = images.up_to(num_smallest) if num_smallest else None
     unknown = _ood_images(images, ood, seed)
     others = unknown if held is None else unknown | {"held_out": held.images}
@@ -206,7 +206,7 @@ def evaluate(
         "held-out images": 0 if held is None else len(held),
         "proofs": 0 if proofs is None else len(images),
         SMALLEST: num_smallest,
-        "largest proofs": num_smallest if distribution and searched is not None else 0,
+        "largest proofs": num_smallest if searched else 0,
     }
     with _stages(progress, plan, counts, checks) as stage:
         with stage("clean images") as on_images:
@@ -270,7 +270,7 @@ def evaluate(
                     smallest = None
         if smallest is not None:
             results.append(result)
-            if distribution and searched is not None:
+            if searched:
                 with stage("largest proofs") as on_images:
                     proved_eps = prove_largest(
                         model,
@@ -292,6 +292,7 @@ def evaluate(
                     "num_classes": model.num_classes,
                     "data": data_name,
                     "threshold": threshold_info(given, images),
+                    "proof": proof_info(model),
                     "selected_on": selected_on,
                     **settings,
                 },

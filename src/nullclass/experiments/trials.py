@@ -15,7 +15,7 @@ from nullclass.core.devices import exact_float32
 from nullclass.core.progress import Advance
 from nullclass.core.tensor_files import save_tensors
 from nullclass.diagnostics.probes import MAX_SHARE
-from nullclass.evaluation.build import build_evaluation, threshold_info
+from nullclass.evaluation.build import build_evaluation, proof_info, threshold_info
 from nullclass.experiments.config import Trial
 from nullclass.experiments.context import RunContext, make_attack
 from nullclass.experiments.jobs import folder_of
@@ -88,7 +88,8 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
         "norm": trial.norm,
         "data": run.dataset.name,
         "threshold": threshold_info(model, clean),
-        "selected_on": trial.training.selected_on(trial.selection),
+        "proof": proof_info(model),
+        "selected_on": trial.training.selected_on(trial.selection) or "nothing",
     }
     evaluation = build_evaluation(
         model,

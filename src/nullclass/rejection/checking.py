@@ -11,6 +11,7 @@ import bisect
 import copy
 import math
 import secrets
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,9 @@ from scipy.special import bdtr
 from torch import Tensor
 
 from nullclass.certify import (
+    CASCADE,
+    VERSION,
+    cascade_bounds,
     check_images,
     corner_margins,
     find_verifier,
@@ -117,10 +121,10 @@ def check_certificates(
     inner = copy.deepcopy(inner).cpu().eval()
     if certificates.verifier == SMOOTHING:
         return _check_by_fresh_noise(certificates, inner.float(), images.cpu().float())
-    if certificates.confidence != 1 or certificates.settings:
+    if certificates.confidence != 1:
         raise UserError(
-            f"certificates by {certificates.verifier!r} are proofs, with a confidence of 1 and no "
-            f"settings, and these have a confidence of {certificates.confidence}: they were changed"
+            f"certificates by {certificates.verifier!r} are proofs, with a confidence of 1, and "
+            f"these have a confidence of {certificates.confidence}: they were changed"
         )
     return _check_by_proof(certificates, inner.double(), images)
 
@@ -128,7 +132,9 @@ def check_certificates(
 @torch.no_grad()
 def _check_by_proof(certificates: Certificates, model: Classifier, images: Tensor) -> Tensor:
     network = read_network(model, images.shape[1:])
-    verifier = find_verifier(certificates.verifier)
+    verifier, budget = find_verifier(certificates.verifier), _budget(certificates)
+    if budget is not None:
+        verifier = partial(cascade_bounds, budget=budget)
     radius, norm = certificates.radius, certificates.norm
     all_labels = torch.tensor(certificates.labels, dtype=torch.long)
     all_claimed = torch.tensor(certificates.margins, dtype=torch.float64)
@@ -161,6 +167,24 @@ def _check_by_proof(certificates: Certificates, model: Classifier, images: Tenso
     return proved
 
 
+def _budget(certificates: Certificates) -> int | None:
+    """Return the budget of a cascade; other verifiers have no settings."""
+    settings = certificates.settings
+    if certificates.verifier == CASCADE and settings.keys() == {"budget", "version"}:
+        if settings["version"] != VERSION:
+            raise UserError(
+                f"the certificates are of version {settings['version']} of the cascade, and this "
+                f"is version {VERSION}, which may prove others: make them again"
+            )
+        return check_count("budget", settings["budget"], 0)
+    if settings or certificates.verifier == CASCADE:
+        raise UserError(
+            f"certificates by {certificates.verifier!r} do not have the settings "
+            f"{sorted(settings)}: they were changed, or are of an earlier version"
+        )
+    return None
+
+
 def _largest_margins(
     certificates: Certificates, model: Classifier, images: Tensor, labels: Tensor, claimed: Tensor
 ) -> Tensor:
@@ -182,6 +206,7 @@ def _largest_margins(
         certificates.radius,
         norm=certificates.norm,
         verifier=certificates.verifier,
+        budget=_budget(certificates),
     )
     for indices in nulls.split(BATCH_SIZE):
         logits = refusing(images[indices].to(dtype))

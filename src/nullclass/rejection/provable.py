@@ -30,8 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from nullclass.certify import (
+    BUDGET,
     CASCADE,
     MARGIN,
+    VERSION,
     Network,
     Settled,
     check_images,
@@ -42,6 +44,7 @@ from nullclass.certify import (
     read_network,
     settle,
 )
+from nullclass.core.checks import check_count
 from nullclass.core.devices import BATCH_SIZE, default_batch_size
 from nullclass.core.errors import UserError
 from nullclass.models.classifier import Classifier
@@ -62,21 +65,35 @@ class ProvableNull(CertifiedNull):
         radius: r, in pixel units. Best eps / 2 for a claim at eps. A smaller one gives fewer nulls,
             but the claim then needs a proof within eps - r.
         norm: ``linf`` or ``l2``.
-        verifier: Name in :data:`nullclass.certify.VERIFIERS`. ``cascade`` proves most, with a fixed
+        verifier: Name in :data:`nullclass.certify.VERIFIERS`. ``cascade`` proves most, with a
             budget per image (:mod:`nullclass.certify.cascade`). Images that require gradients, and
             those that an attack of the package tries on its way, get the margins of its first
             stage, intervals, alone; every answer comes from the whole cascade.
+        budget: Of the cascade, and refused without it: largest number of parts per image in branch
+            and bound. Default: 128.
 
     Raises:
-        UserError: If the model has null, radius, norm or verifier is invalid, or the model cannot
-            be bounded (:func:`nullclass.certify.read_network`).
+        UserError: If the model has null, radius, norm, verifier or budget is invalid, or the model
+            cannot be bounded (:func:`nullclass.certify.read_network`).
     """
 
     def __init__(
-        self, model: Classifier, radius: float, *, norm: str = "linf", verifier: str = "interval"
+        self,
+        model: Classifier,
+        radius: float,
+        *,
+        norm: str = "linf",
+        verifier: str = "interval",
+        budget: int | None = None,
     ) -> None:
         super().__init__(model, radius, norm)
         self.verifier = verifier
+        if verifier == CASCADE:
+            budget = check_count("budget", BUDGET if budget is None else budget, 0)
+        elif budget is not None:
+            raise UserError("only the cascade has a budget: give verifier='cascade' with it")
+        self.budget = budget
+        """None without a cascade."""
         self.is_searched = False
         """Set by :func:`nullclass.core.modules.searched`."""
         self._verify = find_verifier(verifier)
@@ -112,7 +129,7 @@ class ProvableNull(CertifiedNull):
         if self.verifier == CASCADE and not (images.requires_grad or self.is_searched):
             is_left = in_range(images) & (logits[:, : self.num_classes] <= 0).all(dim=1)
             for index in is_left.nonzero().flatten().tolist():
-                label, found = self._settle(network, images[index].to(logits.dtype))
+                label, found = self._settle(network, images[index].to(logits.dtype), index)
                 if found.is_proved:
                     logits[index, label] = MARGIN
         return logits
@@ -147,12 +164,15 @@ class ProvableNull(CertifiedNull):
             raise UserError("the model does not know the shape of its images: give image_shape")
         return self._network(self.image_shape)
 
-    def _settle(self, network: Network, image: Tensor) -> tuple[int, Settled]:
+    def _settle(self, network: Network, image: Tensor, index: int) -> tuple[int, Settled]:
         """Return the largest logit's class, as no other can be proved, and what is found of it."""
         with torch.no_grad():
             label = network.values(image[None]).argmax(dim=1)
             rows = label_spec(label, self.num_classes, image.dtype)[0]
-            return int(label), settle(network, image, rows, self.radius, self.norm)
+            found = settle(
+                network, image, rows, self.radius, self.norm, self.budget or 0, index=index
+            )
+            return int(label), found
 
     def _all_margins(self, network: Network, images: Tensor) -> Tensor:
         spec = pair_spec(self.num_classes, images.dtype, images.device)
@@ -183,7 +203,10 @@ class ProvableNull(CertifiedNull):
         check_images(images, self.image_shape)
         batches = images.split(BATCH_SIZE)
         logits = torch.cat([self(batch.to(self.mean.device)) for batch in batches])
-        return self.make_certificates(images, logits)
+        if self.budget is None:
+            return self.make_certificates(images, logits)
+        settings = {"budget": self.budget, "version": VERSION}
+        return self.make_certificates(images, logits, settings=settings)
 
 
 def with_proof(
@@ -208,7 +231,9 @@ def with_proof(
     if isinstance(model, ProvableNull):
         if radius is None:
             radius, norm = model.radius, model.norm
-        return ProvableNull(model.model, radius, norm=norm, verifier=verifier or model.verifier)
+        budget = model.budget if verifier in (None, CASCADE) else None
+        verifier = verifier or model.verifier
+        return ProvableNull(model.model, radius, norm=norm, verifier=verifier, budget=budget)
     if radius is None:
         raise UserError("a verifier decides what is proved within a radius: give one")
     return ProvableNull(model, radius, norm=norm, verifier=verifier or "interval")

@@ -16,7 +16,7 @@ from nullclass.report.formatting import NORMS, SUCCESS_TEXTS, attack_name, eps_t
 from nullclass.report.measures import Measures
 from nullclass.report.sections import SCORED_TEXT
 from nullclass.report.tables import make_table
-from nullclass.results.info import AttackInfo, ThresholdInfo
+from nullclass.results.info import AttackInfo, ThreatModel
 from nullclass.results.run import Trial
 from nullclass.results.schema import CLEAN, COST_COUNTS, MAX_TARGETS, OOD_PREFIX, SELF, UNION
 
@@ -36,6 +36,7 @@ WITHIN = {
 SELECTED_ON = {
     "test": "the test images, so every rate below is optimistic",
     "held-out": "held-out images",
+    "nothing": "nothing: the last epoch; on which images the recipe was chosen is not recorded",
 }
 OPTIMISTIC = "optimistic: the attacker did not know this threshold"
 """Below the name of a metric that depends on a threshold the attack was not made against."""
@@ -53,9 +54,9 @@ def threat_model(trial: Trial, measures: Measures) -> list[Block]:
             f"{NORMS.get(norm, norm)}: {WITHIN.get(norm, 'within ε of the clean image')}; ε in "
             f"pixel units ({threat.units}); attacked images stay in [0, 1]",
         ),
-        ("null", _null_rule(threat.threshold, measures.has_null(trial.model))),
+        ("null", _null_rule(threat, measures.has_null(trial.model))),
         ("data", f"{threat.data or 'not named'}, {threat.num_classes} classes"),
-        ("weights selected on", SELECTED_ON.get(threat.selected_on or "", "nothing, as recorded")),
+        ("weights selected on", SELECTED_ON.get(threat.selected_on or "", "unknown")),
     ]
     left_out = num_left_out(trial.rows)
     if left_out:
@@ -88,8 +89,21 @@ def _attack_row(name: str, info: AttackInfo) -> list[Any]:
     ]
 
 
-def _null_rule(threshold: ThresholdInfo | None, has_null: bool) -> str:
+def _null_rule(threat: ThreatModel, has_null: bool) -> str:
     """When the model answers null."""
+    threshold, proof = threat.threshold, threat.proof
+    if threshold is None and proof is not None:
+        budget = "" if proof.budget is None else f" with {proof.budget:,} parts per image"
+        rule = (
+            f"unless the verifier {proof.verifier}{budget} proves one class within "
+            f"{proof.radius:g} ({NORMS.get(proof.norm, proof.norm)})"
+        )
+        if proof.verifier != "cascade":
+            return f"{rule}; attacks know its bounds, and use their gradient"
+        return (
+            f"{rule}; attacks search through its first stage alone, the margins of interval "
+            "bounds, and the whole cascade answers what they find"
+        )
     if threshold is None:
         return "whenever it is the largest logit" if has_null else "never: the model has no null"
     rule = f"null score above {threshold.value:.4g}"

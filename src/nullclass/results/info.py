@@ -130,6 +130,15 @@ class ThresholdInfo(Schema, frozen=True):
     """Held-out images that are also test images."""
 
 
+class ProofInfo(Schema, frozen=True):
+    """What a model proves before it answers (:class:`nullclass.rejection.ProvableNull`)."""
+
+    radius: float
+    norm: str
+    verifier: str
+    budget: Int64 | None = None
+
+
 class AttackInfo(Schema, frozen=True):
     """An attack of a threat model."""
 
@@ -151,8 +160,11 @@ class ThreatModel(Schema, frozen=True):
     num_classes: Int64
     data: str | None = None
     threshold: ThresholdInfo | None = None
+    proof: ProofInfo | None = None
+    """None if answers are not proved."""
     selected_on: str | None = None
-    """``test`` or ``held-out``: the images by which the weights were selected."""
+    """``test`` or ``held-out``: the images by which the weights were selected; ``nothing`` for
+    the last epoch; None if it is unknown."""
     batch_size: Int64 | None = None
     chosen_targets: list[str] = msgspec.field(default_factory=list)
     """Attacks that aim at one chosen class."""

@@ -33,12 +33,13 @@ from nullclass.attacks.steps import NoGradientError, input_gradient
 from nullclass.core.documents import json_values, parse
 from nullclass.core.errors import UserError
 from nullclass.core.files import write_bytes
-from nullclass.core.modules import frozen
+from nullclass.core.modules import frozen, searched
 from nullclass.core.paths import file_name, read_bytes
 from nullclass.core.provenance import provenance
 from nullclass.core.tensor_files import stored_copy, tensor_sha256
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
+from nullclass.rejection import ProvableNull
 
 MIN_SECONDS = 0.2
 """A step that took less is not kept: on a slow disk, keeping it takes as long."""
@@ -242,11 +243,16 @@ def _described(value: Any, images: Tensor | None = None) -> Any:
 def _described_model(model: Classifier, images: Tensor) -> Any:
     """Return the type, classes, weights, device and behaviour of a model."""
     found = behaviour(model, images)
-    with frozen(model):
+    with frozen(model), searched(model):
         again = logits_of(model, images.to(model.mean.device))
     if not torch.equal(found[0], again):
         raise _UnknownError
-    settings = [model.num_classes, model.has_null, model.mean.device.type]
+    settings: list[Any] = [model.num_classes, model.has_null, model.mean.device.type]
+    settings += [
+        [proved.radius, proved.norm, proved.verifier, proved.budget]
+        for proved in model.modules()
+        if isinstance(proved, ProvableNull)
+    ]
     return [_described(model), settings, _described(found)]
 
 
@@ -254,12 +260,13 @@ def behaviour(model: Classifier, images: Tensor) -> list[Tensor]:
     """Return what tells models of the same weights but other code apart.
 
     Logits of some images and of noisy ones, and which images have a gradient: code that rounds its
-    images may differ in these alone. The gradient itself may vary in its last digits.
+    images may differ in these alone. The gradient itself may vary in its last digits. Of a cascade,
+    the first stage.
     """
     images = images.to(model.mean.device)
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(0)).to(images)
     noisy = (images + 0.1 * (noise - 0.5)).clamp(0, 1)
-    with frozen(model):
+    with frozen(model), searched(model):
         found = [logits_of(model, some) for some in (images, noisy)]
         weights = torch.arange(1.0, found[0].shape[1] + 1).to(found[0])
         with suppress(NoGradientError, RuntimeError):  # of a layer that cannot be differentiated

@@ -56,18 +56,50 @@ def stage_table(
     Returns:
         Columns ``stage``; ``images`` that got there; ``proved``; ``refuted``, of which a
         counterexample was found; ``left`` for the next stage, or in the end; CPU ``seconds``, of
-        branch and bound with those of its first part, the whole ball.
+        branch and bound with those of its first part, the whole ball; their ``median`` and
+        ``percentile_99`` per image, of the first stage the mean.
     """
-    rows = [(STAGES[0], num_images, num_images - len(settled), 0, num_images * interval_seconds)]
+    first = num_images * interval_seconds, interval_seconds, interval_seconds
+    rows = [(STAGES[0], num_images, num_images - len(settled), 0, *first)]
     for stage in STAGES[1:]:
         here = [each for each in settled if stage in each.seconds]
         last = [each for each in here if each.stage == stage]
         proved, refuted = sum(e.is_proved for e in last), sum(e.is_refuted for e in last)
-        seconds = sum(each.seconds[stage] for each in here)
-        rows.append((stage, len(here), proved, refuted, seconds))
-    table = pd.DataFrame(rows, columns=["stage", "images", "proved", "refuted", "seconds"])
+        seconds = [each.seconds[stage] for each in here]
+        middle, most = np.percentile(seconds or [0.0], [50, 99])
+        rows.append((stage, len(here), proved, refuted, sum(seconds), middle, most))
+    spent = ["seconds", "median", "percentile_99"]
+    table = pd.DataFrame(rows, columns=["stage", "images", "proved", "refuted", *spent])
     table.insert(4, "left", table["images"] - table["proved"] - table["refuted"])
     return table
+
+
+def settled_rows(rows: pd.DataFrame, settled: Sequence[Settled], radius: float) -> pd.DataFrame:
+    """Return one row per image: which stage of a cascade settled it within a radius, and how.
+
+    Args:
+        rows: From :func:`nullclass.scoring.proofs.prove`.
+        settled: What the later stages found out within the radius.
+        radius: In pixel units, as the rows name it.
+
+    Returns:
+        Columns ``image``, ``label``, ``prediction`` (-1: null), ``radius``, ``stage``; ``status``:
+        ``proved``, ``refuted`` or ``open``; ``num_parts`` of branch and bound; CPU seconds of each
+        later stage.
+    """
+    by_image = {each.index: each for each in settled}
+    by_intervals = Settled(radius, STAGES[0], True, False, 0, {})
+    found = []
+    for image, label, prediction in (
+        rows[["image", "label", "prediction"]].drop_duplicates().itertuples(index=False)
+    ):
+        each = by_image.get(image, by_intervals)
+        seconds = (each.seconds.get(stage, 0.0) for stage in STAGES[1:])
+        settled_by = each.stage, each.status, each.num_parts
+        found.append((image, label, prediction, radius, *settled_by, *seconds))
+    names = ["image", "label", "prediction", "radius", "stage", "status", "num_parts"]
+    names += [f"{stage.replace('-', '_')}_seconds" for stage in STAGES[1:]]
+    return pd.DataFrame(found, columns=names)
 
 
 def seconds_per_image(

@@ -19,7 +19,9 @@ arithmetic. For a learned null, ``interval`` proves the logits as the model comp
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 
 import numpy as np
@@ -29,8 +31,10 @@ from torch import Tensor
 
 from nullclass.certify import (
     CASCADE,
-    VERIFIERS,
+    Settled,
     Verifier,
+    add_to_records,
+    cascade_bounds,
     check_images,
     check_radius,
     find_verifier,
@@ -38,6 +42,7 @@ from nullclass.certify import (
     label_margins,
     not_fooled_margins,
     read_network,
+    record_stages,
 )
 from nullclass.core.devices import exact_float32
 from nullclass.core.errors import UserError
@@ -55,7 +60,7 @@ BATCH_SIZE = 128
 """Images per batch: bounds take far more memory than logits, and a CPU's cache is small."""
 
 FEW_AT_ONCE = 16
-"""Images per batch of a search, which is kept as a whole."""
+"""Images per batch of a search, or of a cascade: a batch is kept as a whole."""
 
 NUM_HALVINGS = 10
 """Of the range of eps in a search."""
@@ -98,7 +103,8 @@ def prove(
         data: Images in [0,1] and labels.
         eps: Budgets in pixel units.
         norm: ``linf`` or ``l2``; for a ``ProvableNull`` its own norm.
-        verifier: Name in :data:`nullclass.certify.VERIFIERS`.
+        verifier: Name in :data:`nullclass.certify.VERIFIERS`. A cascade has the budget of the
+            model, if that is one.
         num_images: Number of images from the start; by default all.
         on_images: Called with the number of images of each finished batch.
         parts: Keeps what is finished, after each batch.
@@ -130,10 +136,13 @@ def prove(
         first = images.batch(FEW)[0]
         check_images(first, model.image_shape)
         parts = parts.of(models=[model], images=first, eps=budgets, norm=norm, verifier=verifier)
-        batches = batches_of(model, images, size=BATCH_SIZE, on_images=on_images)
+        size = FEW_AT_ONCE if _is_slow(model, verifier) else BATCH_SIZE
+        batches = batches_of(model, images, size=size, on_images=on_images)
         for indices, batch, labels in batches:
-            kept = parts.of(f"{int(indices[0])}", images=batch, labels=labels)
-            proved = kept.keep(partial(_prove_batch, model, prover, batch, labels, budgets))
+            start = int(indices[0])
+            kept = parts.of(f"{start}", images=batch, labels=labels)
+            compute = partial(_prove_batch, model, prover, batch, labels, budgets)
+            proved = _keep(kept, compute, start)
             tables += [table.assign(image=indices.numpy()) for table in proved]
     return _certified(tables, norm, verifier)
 
@@ -170,15 +179,39 @@ def prove_largest(
         prover = _prover(model, norm, find_verifier(verifier), data.images.shape[1:])
         first = data.batch(FEW)[0]
         parts = parts.of(models=[model], images=first, norm=norm, verifier=verifier)
-        for indices, batch, labels in batches_of(
-            model, data, size=FEW_AT_ONCE, on_images=on_images
-        ):
+        size = 1 if _is_slow(model, verifier) else FEW_AT_ONCE
+        for indices, batch, labels in batches_of(model, data, size=size, on_images=on_images):
             ends = limits[indices]
-            kept = parts.of(f"{int(indices[0])}", images=batch, labels=labels, limits=ends)
-            found = kept.keep(partial(_prove_each, model, prover, batch, labels, ends.tolist()))
+            start = int(indices[0])
+            kept = parts.of(f"{start}", images=batch, labels=labels, limits=ends)
+            compute = partial(_prove_each, model, prover, batch, labels, ends.tolist())
+            found = _keep(kept, compute, start)
             named = zip(found, indices.tolist(), strict=True)
             tables += [table.assign(image=index) for table, index in named]
     return _certified(tables, norm, verifier).sort_values("image", ignore_index=True)
+
+
+def _is_slow(model: Classifier, verifier: str) -> bool:
+    """Whether a search takes seconds per image, so that few are kept at once."""
+    return CASCADE in (verifier, getattr(model, "verifier", verifier))
+
+
+def _keep(
+    parts: Parts, compute: Callable[[], list[pd.DataFrame]], start: int
+) -> list[pd.DataFrame]:
+    """Return what was kept or computed of images from index ``start``, and record their stages."""
+    values = parts.load()
+    if values is None:
+        started = time.perf_counter()
+        with record_stages(alone=True) as settled:
+            tables = compute()
+        values = {"tables": tables, "settled": [asdict(each) for each in settled]}
+        parts.save(values, time.perf_counter() - started)
+    add_to_records(
+        Settled(**(each | {"index": start + each["index"]})) for each in values["settled"]
+    )
+    kept: list[pd.DataFrame] = values["tables"]
+    return kept
 
 
 def _prove_each(
@@ -260,7 +293,7 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
             f"the model proves its answers in {model.norm}, and nothing follows for {norm}: prove "
             f"in {model.norm}"
         )
-    if model.has_null and not isinstance(model, ProvableNull) and verifier is VERIFIERS[CASCADE]:
+    if model.has_null and not isinstance(model, ProvableNull) and verifier is cascade_bounds:
         raise UserError(
             "the cascade proves that one class wins, which a learned null class is not about: use "
             "crown-ibp"
@@ -269,6 +302,8 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
     network = read_network(inner, image_shape)
     dtype = next(inner.parameters(), inner.mean).dtype
     coarse = partial(interval_bounds, coarseness=COARSENESS)
+    if isinstance(model, ProvableNull) and model.budget is not None and verifier is cascade_bounds:
+        verifier = partial(cascade_bounds, budget=model.budget)
 
     def prover(images: Tensor, labels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         images = images.to(dtype)
@@ -276,12 +311,12 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
         def margins(radius: float, verifier: Verifier = verifier) -> Tensor:
             return label_margins(network, images, labels, radius, norm=norm, verifier=verifier)
 
-        radius = _radius(eps, norm)
+        radius = proof_radius(eps, norm)
         if isinstance(model, ProvableNull):
-            never = margins(_radius(eps, norm, -model.radius))
+            never = margins(proof_radius(eps, norm, -model.radius))
             if model.verifier not in NEVER_LOOSER:
                 return never, torch.zeros_like(never, dtype=torch.bool)
-            return never, margins(_radius(eps, norm, model.radius), coarse) > 0
+            return never, margins(proof_radius(eps, norm, model.radius), coarse) > 0
         if not model.has_null:
             always = margins(radius)
             return always, always > 0
@@ -301,7 +336,7 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
     return prover
 
 
-def _radius(eps: float, norm: str, shift: float = 0.0) -> float:
+def proof_radius(eps: float, norm: str, shift: float = 0.0) -> float:
     """Return the radius to prove for eps: eps + shift and the slack; at most 1 in L-infinity."""
     radius = max(0.0, eps + SLACK * max(1.0, eps) + shift)
     return min(radius, 1.0) if norm == "linf" else radius

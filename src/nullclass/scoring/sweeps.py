@@ -17,7 +17,7 @@ from nullclass.core.outcomes import outcomes, predictions
 from nullclass.data import LabelledImages
 from nullclass.models.classifier import Classifier
 from nullclass.nulls.perturb import Perturbation, check_support, gradient_of, name_of
-from nullclass.rejection import ProvableNull
+from nullclass.rejection import ProvableNull, with_proof
 from nullclass.results.schema import RADIUS_COLUMNS, SIZE_COLUMNS
 from nullclass.scoring.parts import FEW, NOTHING, Parts
 from nullclass.scoring.score import OnImages, batch_seed, batches_of, check_labels, ignore, table_of
@@ -156,10 +156,7 @@ def score_radii(
         raise UserError("only a ProvableNull has a radius: wrap the model in one")
     if not radii:
         raise UserError("give at least one radius")
-    models = {
-        radius: ProvableNull(model.model, radius, norm=model.norm, verifier=model.verifier)
-        for radius in sorted(set(radii))
-    }
+    models = {radius: with_proof(model, radius, norm=model.norm) for radius in sorted(set(radii))}
     parts = parts.of(
         models=[model], images=data.batch(FEW)[0], norm=model.norm, verifier=model.verifier
     )
@@ -174,7 +171,7 @@ def score_radii(
     return rows[list(RADIUS_COLUMNS)].astype(RADIUS_COLUMNS)
 
 
-def _score_margins(model: ProvableNull, images: Tensor, labels: Tensor) -> pd.DataFrame:
+def _score_margins(model: Classifier, images: Tensor, labels: Tensor) -> pd.DataFrame:
     logits = model(images)
     predicted = predictions(logits, model.num_classes)
     columns = {

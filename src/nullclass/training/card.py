@@ -45,6 +45,8 @@ class ProvableRefusal(Schema, frozen=True, tag_field="kind", tag="provable"):
     radius: Radius
     norm: str
     verifier: str
+    budget: Count | None = None
+    """Of the cascade; None in cards of earlier versions, which had the default one."""
 
 
 class SmoothedRefusal(Schema, frozen=True, tag_field="kind", tag="smoothed"):
@@ -113,6 +115,11 @@ class Origin(Schema, frozen=True, kw_only=True):
     """What computed the weights, if the checkpoint was written later."""
     rounding: str | None = None
     """How the weights were rounded after training."""
+
+    @property
+    def weights_selected_on(self) -> str | None:
+        """``test``, ``held-out``, ``nothing`` for the last epoch, None if that is unknown."""
+        return self.selected_on or ("nothing" if self.training else None)
 
 
 class Description(Schema, frozen=True, kw_only=True):

@@ -46,8 +46,9 @@ def without_refusal(model: Classifier) -> tuple[Classifier, Refusal | None, dict
     """Return the network without its refusal, the refusal, and its tensors."""
     # Classes derived from these may answer otherwise, and are not recorded.
     if type(model) is ProvableNull:
-        provable = ProvableRefusal(radius=model.radius, norm=model.norm, verifier=model.verifier)
-        return model.model, provable, {}
+        names = ProvableRefusal.__struct_fields__
+        settings = {name: getattr(model, name) for name in names}
+        return model.model, ProvableRefusal(**settings), {}
     if type(model) is SmoothedNull:
         names = SmoothedRefusal.__struct_fields__
         settings = {name: getattr(model, name) for name in names}
