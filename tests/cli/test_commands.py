@@ -32,6 +32,7 @@ from nullclass.experiments.engines import DataSource
 from nullclass.experiments.engines.serial import SerialEngine, load
 from nullclass.models import build_model
 from nullclass.rejection import Certificates, ProvableNull
+from nullclass.results.info import ProofInfo
 from nullclass.results.schema import (
     CLEAN,
     COSTS,
@@ -386,6 +387,8 @@ def test_evaluate_with_a_radius_and_draw_the_report(
     assert set(trial.certified["eps_pixels"]) == {0.0002, 0.3}
     assert trial.certified["is_rar_proved"].any()
     assert trial.proved_eps["image"].tolist() == [0, 1, 2]
+    assert trial.result.threat.proof == ProofInfo(0.0001, "linf", "interval")
+    assert trial.result.threat.selected_on is None, "the card has no training"
     assert run.info.settings.evaluation["radius"] == 0.0001
     assert run.info.settings.evaluation["verifier"] == "interval"
     assert main([*arguments, "--null-rate", "0.1"]) == 2

@@ -50,7 +50,7 @@ from nullclass.report.sections import trial_flags
 from nullclass.report.tables import outcome_table, union_table
 from nullclass.report.worst_case import strongest, subsample, worst_case_table
 from nullclass.results import schema
-from nullclass.results.info import ThresholdInfo
+from nullclass.results.info import ProofInfo, ThresholdInfo
 from nullclass.results.run import Run, Trial
 from nullclass.results.schema import CLEAN, NO_MEMBER, Flag
 from nullclass.studies.reports import read_run, summary_table
@@ -484,6 +484,26 @@ def test_the_threshold_and_its_origin(run: Run, trial: Trial) -> None:
     assert rule(num_overlapping=40).endswith("0.96 %; 40 of them are also test images")
     for unknown in (rule(origin="unknown"), rule(num_images=0, clean_null_rate=None)):
         assert unknown.endswith("above 1.5; the images it was calibrated on are not recorded")
+
+
+@pytest.mark.parametrize("verifier", ["interval", "cascade"])
+def test_null_of_a_proved_model(verifier: str, run: Run, trial: Trial) -> None:
+    budget = 64 if verifier == "cascade" else None
+    of = with_threat(trial, proof=ProofInfo(0.15, "linf", verifier, budget))
+    (terms,) = (each for each in threat_model(of, Measures(run)) if isinstance(each, Terms))
+    text = dict(terms.pairs)["null"]
+    parts = " with 64 parts per image" if budget else ""
+    assert text.startswith(
+        f"unless the verifier {verifier}{parts} proves one class within 0.15 (L∞)"
+    )
+    assert ("interval bounds, and the whole cascade answers" in text) == (verifier == "cascade")
+
+
+def test_what_the_weights_were_selected_on(run: Run, trial: Trial) -> None:
+    for selected_on, text in ((None, "unknown"), ("nothing", "nothing: the last epoch; ")):
+        of = with_threat(trial, selected_on=selected_on)
+        (terms,) = (each for each in threat_model(of, Measures(run)) if isinstance(each, Terms))
+        assert dict(terms.pairs)["weights selected on"].startswith(text)
 
 
 # Missing parts

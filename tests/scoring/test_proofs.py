@@ -247,6 +247,17 @@ def test_the_robustness_distribution_on_a_line(radius: float | None) -> None:
         evaluate(model, data, attacks="fgsm", eps=0.1, distribution=True)
 
 
+@pytest.mark.parametrize("proofs", [None, "crown-ibp"])
+def test_the_distribution_is_by_intervals_unless_asked(proofs: str | None) -> None:
+    model, data = ProvableNull(line_world(), 0.1, verifier="cascade"), line_images(0.55, 0.8)
+    settings: dict[str, Any] = {"attacks": "pgd", "eps": 0.1, "num_smallest": 2, "checks": False}
+    found = evaluate(model, data, **settings, distribution=True, proofs=proofs)
+    assert set(found.certified["verifier"]) == {proofs or "cascade"}
+    assert set(found.proved_eps["verifier"]) == {proofs or "interval"}
+    proof = {"radius": 0.1, "norm": "linf", "verifier": "cascade", "budget": 128}
+    assert found.threat["proof"] == proof
+
+
 def test_the_distribution_shows_a_wrong_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = VERIFIERS["interval"]
     monkeypatch.setitem(VERIFIERS, "hopeful", lambda *args: lambda spec: sound(*args)(spec) + 0.5)
