@@ -69,6 +69,40 @@ def folder(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (
+            ["cifar-10-batches-py/data_batch_1"],
+            "pickles.*give the archive cifar-10-binary.tar.gz or",
+        ),
+        (["data_batch_1", "batches.meta"], "CIFAR in Python's pickles, which can run code"),
+        (["cifar-100-python.tar.gz", "cifar-100-python/meta"], "pickles.*cifar100$"),
+        (
+            ["cifar-10-batches-bin/data_batch_1.bin"],
+            "an unpacked archive of CIFAR: give the archive",
+        ),
+        (["data_batch_1.bin", "test_batch.bin"], "an unpacked archive of CIFAR"),
+        (["train.bin", "test.bin", "fine_label_names.txt"], "an unpacked archive of CIFAR"),
+        (
+            ["train_32x32.mat"],
+            "train_32x32.mat and test_32x32.mat: give the folder that holds both",
+        ),
+        (["photos/a.txt"], "1 class folders, and no IDX files"),
+        (["a.txt"], "0 class folders, and no IDX files"),
+    ],
+)
+def test_forms_that_are_not_read(names: list[str], says: str, folder: Path) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"content")
+    with pytest.raises(UserError, match=says):
+        load_dataset(folder)
+    if (folder / names[0]).parent == folder and "class folders" not in says:
+        with pytest.raises(UserError, match=says):
+            load_dataset(folder / names[0])
+
+
 def make_known(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the checksums of the files in the folder for those of the dataset."""
     known = DATASETS[name]

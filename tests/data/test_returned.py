@@ -69,6 +69,21 @@ class Measured(Pictures):
 def measured():
     return Measured()
 
+class Uneven(Pictures):
+    def __init__(self, second):
+        self.second = second
+    def __getitem__(self, index):
+        return (self.second if index == 1 else images[index]), index
+
+def uneven():
+    return Uneven(images[1, :, 1:])
+
+def mixed():
+    return Uneven(images[1] / 255)
+
+def no_images():
+    return TensorDataset(images[:0], labels[:0])
+
 def sparse():
     return images.to_sparse(), labels
 
@@ -95,6 +110,7 @@ def test_what_a_function_may_return(name: str) -> None:
     assert (data.train is not None) == has_both
     assert torch.equal(data.test.images[:], images[:4] if has_both else images)
     assert data.test.labels.tolist() == ([0, 1, 2, 0] if has_both else [0, 1, 2] * 4)
+    assert data.test.images.dtype == torch.uint8
     assert (data.name, data.num_classes) == (f"my_images_of_test:{name}", 3)
     if has_both:
         assert torch.equal(data.training_images().images[:], images)
@@ -115,6 +131,12 @@ def test_labelled_images_keep_their_classes_and_stay_on_the_disk(name: str) -> N
         ("objects", "returns a tuple: let it return"),
         ("pictures", "images of the Pictures cannot be read .*pairs of a tensor"),
         ("measured", "the label 0.45 of image 1 is no whole number"),
+        (
+            "uneven",
+            r"image 1 is torch.uint8 of shape \(3, 4, 5\), and image 0 torch.uint8 of shape",
+        ),
+        ("mixed", "image 1 is torch.float32 .*all of one shape and type"),
+        ("no_images", "images of the TensorDataset cannot be read"),
         ("sparse", "sparse, quantised or meta tensor: make it a dense one"),
         ("empty", "sparse, quantised or meta tensor: make it a dense one"),
         ("fails", "my_images_of_test:fails failed .RuntimeError: no network"),

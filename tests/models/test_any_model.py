@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -241,6 +242,33 @@ def test_logits_that_are_not_finite() -> None:
         nullclass.evaluate(body, data, num_classes=2, attacks="fgsm", eps=0.1)
 
 
+def test_logits_that_are_complex() -> None:
+    body = Returns(network(), lambda logits: torch.complex(logits, logits))
+    data = some_images(), torch.arange(8) % 2
+    for model, more in ((body, {"num_classes": 2}), (Classifier(body, 2), {})):
+        with pytest.raises(UserError, match=r"logits of torch\.complex64: return real numbers"):
+            nullclass.evaluate(model, data, attacks="fgsm", eps=0.1, **more)
+
+
+# Networks that standardise outside
+
+
+def test_standardisation_and_outputs_of_a_network_in_evaluate() -> None:
+    body, data = network(), (some_images(), torch.arange(8) % 2)
+    softmax = Returns(body, lambda logits: logits.softmax(dim=1))
+    given: dict[str, Any] = {"mean": 0.4, "std": [0.2], "outputs": "probabilities"}
+    wrapped = Classifier(softmax, 2, **given)
+    options: dict[str, Any] = {"attacks": "fgsm", "eps": 0.1, "checks": False}
+    expected = nullclass.evaluate(wrapped, data, **options)
+    found = nullclass.evaluate(softmax, data, num_classes=2, **given, **options)
+    pd.testing.assert_frame_equal(found.rows, expected.rows)
+    plain = nullclass.evaluate(body, data, num_classes=2, **options)
+    assert not plain.rows["null_score"].equals(expected.rows["null_score"])
+    for name, value in given.items():
+        with pytest.raises(UserError, match=f"a Classifier, which has its own {name}: leave that"):
+            nullclass.evaluate(wrapped, data, **options, **{name: value})
+
+
 # Probabilities
 
 
@@ -254,12 +282,16 @@ def test_softmax_is_recognised(dtype: torch.dtype, num_outputs: int) -> None:
         assert are_probabilities(logits.softmax(dim=1)), scale
         assert not are_probabilities(logits)
         assert not are_probabilities(logits.log_softmax(dim=1))
-        assert not are_probabilities(logits.softmax(dim=1)[:1]), "one image"
-        assert not are_probabilities(logits.softmax(dim=1)[:1].expand(16, -1)), "a constant"
+        one = logits.softmax(dim=1)[:1]
+        is_saturated = bool(((one == 0) | (one == 1)).all())
+        assert are_probabilities(one) != is_saturated, "one image"
+        assert are_probabilities(one.expand(16, -1)) != is_saturated, "a constant"
         assert not are_probabilities(logits.abs())
         assert not are_probabilities(logits.softmax(dim=1) + 0.01)
     decisions = torch.eye(num_outputs, dtype=dtype)[:16]
     assert not are_probabilities(decisions), "a model that gives nothing away but its answer"
+    assert not are_probabilities(decisions[:1])
+    assert not are_probabilities(torch.zeros(1, num_outputs, dtype=dtype))
 
 
 def test_probabilities_in_a_classifier_are_refused_or_converted() -> None:
@@ -283,6 +315,9 @@ def test_probabilities_in_a_classifier_are_refused_or_converted() -> None:
         check_network(Classifier(body, 2, outputs="probabilities"), images)
     with pytest.raises(UserError, match="outputs must be one of logits, probabilities"):
         Classifier(body, 2, outputs="sigmoid")  # type: ignore[arg-type]
+    one = images[:1], data[1][:1]
+    with pytest.raises(UserError, match='outputs="probabilities"'):
+        nullclass.evaluate(softmax, one, num_classes=2, **options)
     certain = Classifier(lambda images: torch.eye(3)[:1].expand(8, -1), 2, outputs="probabilities")
     assert certain(images).isfinite().all(), "the logarithm of 0"
 

@@ -53,7 +53,8 @@ class ModelOptions:
     """Number of real classes. Default: that of the data, if the model cannot answer null."""
     null: Literal["last", "none", "score"] | None = None
     """Where null comes from: the last logit; nowhere; or a score that the model returns after the
-    logits. Default: last if there is one logit more than classes, else none."""
+    logits. Default: with --num-classes, last if there is one logit more than classes, else none;
+    without --num-classes, none."""
     outputs: Literal["logits", "probabilities"] | None = None
     """What the model returns. Default: logits; probabilities are recognised and refused."""
     mean: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="MEAN …")] = None

@@ -225,8 +225,8 @@ def check_pixels(images: Tensor) -> None:
     if low < 0 or high > 1:
         raise UserError(
             f"images must be in [0,1], but range from {low:.4g} to {high:.4g}: divide by 255, or "
-            "pass unstandardised images and let the model standardise them, Classifier(body, "
-            "num_classes, mean=..., std=...), because eps is in pixel units"
+            "pass unstandardised images and let the model standardise them (mean and std of "
+            "Classifier or evaluate, or --mean and --std), because eps is in pixel units"
         )
 
 

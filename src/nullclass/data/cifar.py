@@ -41,6 +41,18 @@ trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 CLASS_NAMES_100 = tuple(_NAMES_100.split())
 
+PICKLED = (
+    *("cifar-10-python.tar.gz", "cifar-10-batches-py", "data_batch_1", "test_batch"),
+    *("cifar-100-python.tar.gz", "cifar-100-python"),
+)
+"""Names of the pickled archives, and of their folders and files."""
+
+UNPACKED = (
+    *("cifar-10-batches-bin", "data_batch_1.bin", "test_batch.bin"),
+    *("cifar-100-binary", "train.bin", "test.bin"),
+)
+"""Names of folders and files in the binary archives."""
+
 _PIXELS = 3 * 32 * 32
 _MAX_BYTES = 50_000 * (2 + _PIXELS)
 """Most bytes of a file in an archive."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,35 @@ DATASETS: dict[str, KnownDataset] = {
     ),
 }
 """The datasets known by name."""
+
+
+def unread_form(path: Path) -> str | None:
+    """Return what to do with files of a known dataset in a form that is not read.
+
+    Args:
+        path: A folder or file that could not be read as data.
+
+    Returns:
+        None if it has no such files.
+    """
+    inside = os.path.basename(os.path.abspath(path))
+
+    def has(*names: str) -> bool:
+        return any(name == inside or os.path.exists(path / name) for name in names)
+
+    archives = f"give the archive {cifar.ARCHIVE_10} or {cifar.ARCHIVE_100}, or a name, cifar10 or "
+    if has(*cifar.PICKLED):
+        return (
+            f"{path} looks like CIFAR in Python's pickles, which can run code: {archives}cifar100"
+        )
+    if has(*cifar.UNPACKED):
+        return f"{path} looks like an unpacked archive of CIFAR: {archives}cifar100"
+    if has(svhn.TRAIN, svhn.TEST):
+        return (
+            f"SVHN is two files, {svhn.TRAIN} and {svhn.TEST}: give the folder that holds both, or "
+            "the name svhn"
+        )
+    return None
 
 
 def known_names() -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from nullclass.data.array_files import Part
 from nullclass.data.arrays import LabelledImages, checked_labels, stored_images
 from nullclass.data.dataset import Dataset
 from nullclass.data.fetching import Progress, close_name, fetch, find_known, print_line
-from nullclass.data.known import DATASETS, RAMPS, known_names
+from nullclass.data.known import DATASETS, RAMPS, known_names, unread_form
 from nullclass.data.ramps import CLASS_NAMES as RAMP_NAMES
 from nullclass.data.ramps import ramps
 from nullclass.data.streamed import Images, StreamedImages
@@ -142,7 +142,10 @@ def _of_arrays(
 def _image_folder(folder: Path, size: tuple[int, int] | None) -> Dataset:
     from nullclass.data.image_folder import ImageFolder  # imports Pillow
 
-    files = ImageFolder(folder)
+    try:
+        files = ImageFolder(folder)
+    except UserError as error:
+        raise UserError(unread_form(folder) or str(error)) from None
     train = None if files.train is None else files.read(files.train, size)
     test = files.read(files.test, size)
     name = _name_of(folder, "image folder")
@@ -154,8 +157,9 @@ def _array_file(path: Path) -> Dataset:
     readers = {".npz": array_files.read_npz, ".safetensors": array_files.read_safetensors}
     if path.suffix not in readers:
         raise UserError(
-            f"{path} is not a folder, nor a file .npz or .safetensors, nor one of a known dataset: "
-            "unpack archives and give the folder"
+            unread_form(path)
+            or f"{path} is not a folder, nor a file .npz or .safetensors, nor one of a known "
+            "dataset: unpack archives and give the folder"
         )
     return _dataset(_name_of(path, "file"), *readers[path.suffix](path), f"the file {path}")
 

@@ -68,18 +68,25 @@ def _part(value: Any) -> Part | None:
 
 def _read(dataset: Any) -> tuple[Tensor, Tensor]:
     """Return all images and labels of a torch ``Dataset``."""
-    images, labels = [], []
     kind = type(dataset).__name__
     try:
+        first = torch.as_tensor(dataset[0][0])
+        images = first.new_empty((len(dataset), *first.shape))  # in memory once, of its own type
+        labels = torch.empty(len(dataset), dtype=torch.int64)
         for index in range(len(dataset)):
             image, label = dataset[index]
-            images.append(torch.as_tensor(image))
+            image = torch.as_tensor(image).detach()
+            if (image.shape, image.dtype) != (first.shape, first.dtype):
+                raise ValueError(
+                    f"image {index} is {image.dtype} of shape {tuple(image.shape)}, and image 0 "
+                    f"{first.dtype} of shape {tuple(first.shape)}"
+                )
             if int(label) != label:
                 raise ValueError(f"the label {label} of image {index} is no whole number")
-            labels.append(int(label))
-        return torch.stack(images), torch.tensor(labels)
+            images[index], labels[index] = image, int(label)
+        return images, labels
     except Exception as error:  # the user's code
         raise UserError(
             f"the images of the {kind} cannot be read ({describe_error(error)}): let it "
-            "return pairs of a tensor (C, H, W), all of one shape, and a whole number"
+            "return pairs of a tensor (C, H, W), all of one shape and type, and a whole number"
         ) from error

@@ -30,7 +30,14 @@ from nullclass.evaluation.plan import (
     plan_attacks,
 )
 from nullclass.evaluation.result import Evaluation
-from nullclass.models.classifier import NUM_TRIED, Classifier, as_classifier, check_network
+from nullclass.models.classifier import (
+    NUM_TRIED,
+    Classifier,
+    Outputs,
+    PerChannel,
+    as_classifier,
+    check_network,
+)
 from nullclass.models.network import Body
 from nullclass.rejection import ProvableNull, Threshold, see_through, with_threshold
 from nullclass.results.schema import (
@@ -65,6 +72,9 @@ def evaluate(
     num_classes: int | None = None,
     has_null: bool = True,
     has_score: bool = False,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
+    outputs: Outputs | None = None,
     source: Body | None = None,
     threshold: Threshold | float | None = None,
     held_out: Data | None = None,
@@ -90,8 +100,7 @@ def evaluate(
     Args:
         model: A :class:`nullclass.Classifier`, or any module or function from images
             ``(N, C, H, W)`` in [0,1] to logits ``(N, K + 1)`` with null last; then pass
-            ``num_classes``. If it expects standardised images, or ends with a softmax, make a
-            ``Classifier`` of it, with ``mean`` and ``std``, or with ``outputs``.
+            ``num_classes``.
         data: The test images.
         attacks: Names of attacks, or attacks by the name they get in the rows.
         eps: Budgets in pixel units, for all attacks or by attack.
@@ -99,10 +108,15 @@ def evaluate(
         num_images: How many of the first images are attacked, for all attacks or by attack.
             Default: all. The clean images are always all scored.
         num_classes: K, the number of real classes, for a model that is not a ``Classifier``.
-        has_null: Whether the last of such a model's logits is null.
+        has_null: Whether the last of such a model's logits is null. Pass False for a model that
+            cannot answer null: unlike on the command line, the logits are not counted.
         has_score: Whether such a model returns K logits and a score, which decides on null.
+        mean: Pixel mean that such a model expects to be subtracted, as for a ``Classifier``.
+        std: Pixel standard deviation to divide by, likewise.
+        outputs: ``probabilities`` for such a model that ends with a softmax, likewise.
         source: A model to make the attacks on, for a transfer; its name in the rows is ``source``.
-            If it is not a ``Classifier`` it may have K logits or K + 1, with null last.
+            If it is not a ``Classifier`` it may have K logits or K + 1, with null last, and gets
+            the images as they are.
         threshold: Answer null where the null score is larger (:mod:`nullclass.rejection`), best
             from ``calibrate`` on held-out images. The attacks know the threshold. Default: the
             largest logit decides.
@@ -155,7 +169,16 @@ def evaluate(
     plan = plan_attacks(attacks, eps, norm, num_images, images)
     few = images.batch(slice(0, NUM_TRIED))[0]
     image, label = images.batch([0])
-    model = as_classifier(model, num_classes, few, has_null=has_null, has_score=has_score)
+    model = as_classifier(
+        model,
+        num_classes,
+        few,
+        has_null=has_null,
+        has_score=has_score,
+        mean=mean,
+        std=std,
+        outputs=outputs,
+    )
     attacked = None if source is None else as_classifier(source, num_classes, few)
     for network in (model, attacked):
         if network is not None:

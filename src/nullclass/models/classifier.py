@@ -263,9 +263,9 @@ def as_classifier(
     *,
     has_null: bool | None = None,
     has_score: bool = False,
-    outputs: Outputs = "logits",
-    mean: PerChannel = (0.0,),
-    std: PerChannel = (1.0,),
+    outputs: Outputs | None = None,
+    mean: PerChannel | None = None,
+    std: PerChannel | None = None,
 ) -> Classifier:
     """Return a :class:`Classifier` as it is, and any other network wrapped in one.
 
@@ -275,26 +275,31 @@ def as_classifier(
         images: Images to count the logits with, and for :func:`check_network`; needed likewise.
         has_null: Whether the network's last logit is null. Default: if it has K + 1 logits.
         has_score: As for a Classifier.
-        outputs: As for a Classifier.
+        outputs: As for a Classifier; refused if the model is one, as are mean and std.
         mean: As for a Classifier.
         std: As for a Classifier.
 
     Raises:
-        UserError: If the model is no network, an argument is missing, its logits are not as many as
-            ``num_classes`` and ``has_null`` say, or it cannot be evaluated.
+        UserError: If the model is no network, an argument is missing or refused, its logits are not
+            as many as ``num_classes`` and ``has_null`` say, or it cannot be evaluated.
     """
     if num_classes is not None:
         num_classes = check_count("num_classes", num_classes, 2)
+    own: dict[str, Any] = {"outputs": outputs, "mean": mean, "std": std}
+    own = {name: value for name, value in own.items() if value is not None}
     if isinstance(model, Classifier):
+        if own:
+            raise UserError(
+                f"the model is a Classifier, which has its own {', '.join(own)}: leave that out, "
+                "or pass the network inside it"
+            )
         if num_classes not in (None, model.num_classes):
             raise UserError(f"the model has {model.num_classes} classes, not {num_classes}")
         return model
     module = model if isinstance(model, Imported) else as_module(model)
     if num_classes is None or images is None:
         raise UserError("give num_classes, the number of real classes: a plain network has none")
-    classifier = Classifier(
-        module, num_classes, has_score=has_score, outputs=outputs, mean=mean, std=std
-    )
+    classifier = Classifier(module, num_classes, has_score=has_score, **own)
     images = checked_images(images)[:NUM_TRIED]
     if device_of(classifier.body) is None:
         classifier = classifier.to(images.device)
@@ -348,8 +353,9 @@ def check_network(model: Classifier, images: Tensor) -> None:
     if type(model).all_logits is not Classifier.all_logits:
         return  # it may call its body with something else
     images = checked_images(images)[:NUM_TRIED]
-    for some in (images, images[:1]):  # a network may take the batch of one for something else
-        _check_output(model, _try(model, some), some)
+    _check_output(model, _try(model, images), images)
+    one = images[:1].to(model.mean.device)  # a network may take a batch of one for something else
+    model.read_output(_try(model, one), one)
 
 
 def _check_output(model: Classifier, output: Any, images: Tensor) -> None:
@@ -359,8 +365,8 @@ def _check_output(model: Classifier, output: Any, images: Tensor) -> None:
     if model.outputs == "logits" and are_probabilities(values):
         raise UserError(
             "the model's outputs are probabilities (none is negative, and those of an image sum to "
-            "1), which hide its gradients from attacks: remove its softmax, or wrap it, "
-            'Classifier(model, num_classes, outputs="probabilities") (--outputs probabilities)'
+            "1), which hide its gradients from attacks: remove its softmax, or pass "
+            'outputs="probabilities" to evaluate or Classifier (--outputs probabilities)'
         )
     if model.outputs == "probabilities" and not bool((values >= 0).all()):
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         )
     check_regular(path, "weights")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # PyTorch's, before it refuses TorchScript
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # each kind of damage has its own
         if is_zipfile(path):
             raise UserError(

@@ -103,7 +103,7 @@ def split_output(output: Any) -> tuple[Tensor, Tensor | None]:
     """Return the logits of a body's output, and its score if there is one.
 
     Raises:
-        UserError: If the output holds no logits.
+        UserError: If the output holds no logits, or complex ones.
     """
     logits, score = output, None
     if isinstance(output, Mapping):
@@ -117,20 +117,23 @@ def split_output(output: Any) -> tuple[Tensor, Tensor | None]:
             f"the network returns {type(output).__name__} without logits: return a tensor, a tuple "
             "that begins with the logits, or a dictionary or object with logits"
         )
+    if logits.is_complex():
+        raise UserError(f"the network returns logits of {logits.dtype}: return real numbers")
     return logits, score if isinstance(score, Tensor) else None
 
 
 def are_probabilities(outputs: Tensor) -> bool:
     """Whether the rows ``(N, L)`` are distributions, such as the outputs of softmax.
 
-    All values are non-negative, and each row sums to 1, within the rounding of its type. Rows that
-    are all alike do not count, nor those of zeros and a one: they are decisions.
+    All values are non-negative, and each row sums to 1, within the rounding of its type. One row is
+    enough, unless it is of zeros and a one: outputs that are all of this kind are taken for hard
+    decisions, which a model may return. A softmax that is saturated on all images looks the same,
+    and raises the red flag ``zero-gradients``.
     """
     values = in_float64(outputs)
     tolerance = max(1e-4, torch.finfo(outputs.dtype).eps) if outputs.is_floating_point() else 0.0
     is_distribution = (values >= 0).all() and ((values.sum(dim=1) - 1).abs() <= tolerance).all()
-    differs = (values != values[:1]).any() and ((values != 0) & (values != 1)).any()
-    return bool(is_distribution and differs)
+    return bool(is_distribution and ((values != 0) & (values != 1)).any())
 
 
 def dtype_of(module: nn.Module) -> torch.dtype | None:

@@ -76,24 +76,13 @@ def score_smallest(
         )
         found.append((sizes, images, adv_images))
         answers.append((clean, attacked))
-    examples = []
-    sizes, images, adv_images = (torch.cat(each) for each in zip(*found, strict=True))
-    clean, attacked = (pd.concat(each, ignore_index=True) for each in zip(*answers, strict=True))
-    fooled = (sizes.isfinite() & (sizes > 0)).nonzero().squeeze(1)
-    order = fooled[sizes[fooled].argsort(stable=True)[:num_examples]]
-    if len(order):
-        rows = order.tolist()
-        examples.append(
-            make_examples(
-                name,
-                norm,
-                sizes[order],
-                images[order],
-                adv_images[order],
-                clean.iloc[rows],
-                attacked.iloc[rows],
-            )
-        )
+        sizes, images, adv_images = map(torch.cat, zip(*found, strict=True))
+        clean, attacked = map(pd.concat, zip(*answers, strict=True))
+        fooled = (sizes.isfinite() & (sizes > 0)).nonzero().squeeze(1)
+        order = fooled[sizes[fooled].argsort(stable=True)[:num_examples]]
+        found = [(sizes[order], images[order], adv_images[order])]  # of the others only rows remain
+        answers = [(clean.iloc[order.tolist()], attacked.iloc[order.tolist()])]
+    examples = [make_examples(name, norm, *found[0], *answers[0])] if len(order) else []
     return AttackResult(pd.concat(tables, ignore_index=True), sum_costs(costs), examples)
 
 
