@@ -245,7 +245,7 @@ BAD = [
     ("build", ["--null", "last", "--model-args", "size=1"], "build failed .TypeError: .*size"),
     ("build", ["--null", "last", "--model-args", "units=-1"], "build failed .RuntimeError"),
     ("build", ["--null", "last", "--model-args", "kind=softmax"],
-     "outputs are probabilities .*outputs=.probabilities.. .--outputs probabilities"),
+     "outputs are probabilities .*outputs=.probabilities. to .*.--outputs probabilities"),
     ("build", ["--null", "last", "--model-args", "kind=nan"], "logits are not finite"),
     ("build", ["--null", "score", "--model-args", "num_outputs=3"], "returns no score"),
     ("build", ["--null", "last", "--outputs", "probabilities"], "outputs .* are negative"),

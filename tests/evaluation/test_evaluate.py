@@ -357,7 +357,7 @@ def test_invalid_images_and_labels(digits: Digits) -> None:
     for images, labels, says in (
         (pixel(math.nan), good[1], "pixels that are NaN or infinite"),
         (pixel(math.inf), good[1], "pixels that are NaN or infinite"),
-        (pixel(1.1), good[1], r"range from 0 to 1\.1: divide by 255, or .* Classifier\("),
+        (pixel(1.1), good[1], r"range from 0 to 1\.1: divide by 255, or .* std of Classifier or"),
         (pixel(-0.2), good[1], r"range from -0\.2 to 1"),
         (good[0], [0, 1, 2, 10], "labels run from 0 to 10; the model has the classes 0 to 9"),
         (good[0], [0, 1, 2, -1], "labels run from -1 to 2; the model has the classes 0 to 9"),

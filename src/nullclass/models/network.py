@@ -117,7 +117,7 @@ def split_output(output: Any) -> tuple[Tensor, Tensor | None]:
             f"the network returns {type(output).__name__} without logits: return a tensor, a tuple "
             "that begins with the logits, or a dictionary or object with logits"
         )
-    if logits.is_complex():
+    if logits.dtype.is_complex:
         raise UserError(f"the network returns logits of {logits.dtype}: return real numbers")
     return logits, score if isinstance(score, Tensor) else None
 
