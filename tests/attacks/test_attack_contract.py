@@ -276,7 +276,7 @@ def test_settings_out_of_range_are_refused(
 def test_inputs_are_checked(name: str) -> None:
     attack, (model, images, label) = MAKERS[name](), two_input_world(a=0.1, b=0.1)
     images, labels = images.repeat(2, 1, 1, 1), label.repeat(2)
-    standardise = r"\[0,1\].*Classifier\(body, num_classes, mean=\.\.\., std=\.\.\.\)"
+    standardise = r"\[0,1\].*mean and std of Classifier or evaluate, or --mean and --std"
     for wrong in ((images - 0.3) / 0.1, images * 255):
         with pytest.raises(UserError, match=standardise):
             attack(model, wrong, labels, eps=8 / 255)
