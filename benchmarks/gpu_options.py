@@ -13,7 +13,7 @@ Row = dict[str, Any]
 Items = dict[str, Callable[[], Row]]
 """Names to functions that measure something."""
 
-PARTS = ("checks", "training", "worst-case")
+PARTS = ("checks", "training", "worst-case", "certified")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ def markdown(content: Row) -> str:
         sections += ["## Training, all models together", *training_table(training)]
     if items := parts.get("worst-case"):
         sections += ["## Worst case", *worst_case_table(items)]
+    if items := parts.get("certified"):
+        sections += ["## Certified training", certified_table(items)]
     return "\n\n".join(sections) + "\n"
 
 
@@ -100,6 +102,16 @@ def worst_case_table(items: dict[str, Row]) -> Sequence[str]:
     missing = "; ".join(f"{num} of {len(items)} chunks: {state}" for state, num in left.items())
     page = table([*header, "seconds", "forward / backward passes"], lines)
     return (note, page, missing) if missing else (note, page)
+
+
+def certified_table(items: dict[str, Row]) -> str:
+    """Return the times of the trainings, and what is proved of the models."""
+    lines = []
+    for name, row in items.items():
+        rates = [f"{metric} {100 * rate:.2f} %" for metric, rate in row.get("proved", {}).items()]
+        proved = f"ε {row['eps']:g}, n = {row['num_images']:,}: {', '.join(rates)}" if rates else ""
+        lines.append((name, row["state"], f"{row.get('seconds', 0):.1f}", proved))
+    return table(["item", "state", "seconds", "proved"], lines)
 
 
 def _rate(hits: int, num: int) -> str:
