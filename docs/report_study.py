@@ -209,7 +209,11 @@ def write_figures(record: Run, run: Run, folder: Path) -> None:
 def main(folder: Path) -> None:
     """Add a run to the record, and write the page from it."""
     run = read_run(folder)
+    for each in run.damaged:
+        print(f"damaged: {each.title}: {each.reason}")
     record = record_of(run)
+    if left := sorted({*run.info.seeds} - {*record.info.seeds}):
+        print(f"sets that are not finished, and left out: {', '.join(map(str, left))}")
     if (RESULTS / RUN).exists():
         record = joined(read_record(RESULTS), record)
     write_record(record, RESULTS)
