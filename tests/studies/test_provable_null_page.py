@@ -104,7 +104,7 @@ def test_sentences(run: Run) -> None:
     ("ends", "verdict"),
     [
         ((0.4, 0.5), "more than abstain"),
-        ((0.98, 0.99), "less than abstain"),
+        ((0.995, 0.999), "less than abstain"),
         ((0.9, 0.95), "not distinguishable from abstain"),
     ],
 )
@@ -114,6 +114,7 @@ def test_more_and_less_need_disjoint_intervals(
     summary = run.summary.copy()
     at = (summary["model"] == "abstain") & (summary["metric"] == "rar")
     summary.loc[at, ["value", "low", "high"]] = [sum(ends) / 2, *ends]
+    summary.loc[at, "num_images"] = 40_000  # of which the interval is shorter than between the ends
     assert f"(n = 40), {verdict}." in sentences(with_files(run, summary=summary))
 
 
