@@ -133,20 +133,34 @@ def training_of(variant: str, seed: int = 0) -> Training:
     return trial.training
 
 
-def train_and_save(training: Training, dataset: Dataset, folder: Path) -> Classifier:
+CPU = torch.device("cpu")
+
+
+def train_and_save(
+    training: Training,
+    dataset: Dataset,
+    folder: Path,
+    device: torch.device = CPU,
+    start: Classifier | None = None,
+) -> Classifier:
     """Train a model and write its checkpoint, as the command line does."""
-    device = torch.device("cpu")
-    trainer = Trainer(training, dataset, device=device)
+    trainer = Trainer(training, dataset, device=device, start=start)
     trainer.write(trainer.train(folder), folder)
     return trainer.model
 
 
-def cached_model(training: Training, dataset: Dataset, folder: Path) -> Classifier:
+def cached_model(
+    training: Training,
+    dataset: Dataset,
+    folder: Path,
+    device: torch.device = CPU,
+    start: Classifier | None = None,
+) -> Classifier:
     """The model of that training on that data from a folder; trained first if need be."""
     wanted = json.loads(json.dumps(asdict(training)))
     if (folder / CARD).exists():
         origin = read_card(folder).origin
         if (origin.training, origin.data_checksum) == (wanted, dataset.checksum):
-            return load_checkpoint(folder)[0]
-    say(f"training the model under attack, once; it stays in {folder}")
-    return train_and_save(training, dataset, folder)
+            return load_checkpoint(folder, device=device)[0]
+    say(f"training {training.name} once; it stays in {folder}")
+    return train_and_save(training, dataset, folder, device, start)

@@ -5,18 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from common import mnist
+from common import cached_model, mnist
 from gpu_options import Items, Options, Row
 from nullclass.core.devices import find_device
 from nullclass.experiments.config import Training
-from nullclass.experiments.trainings import Trainer
 from nullclass.metrics.rates import proved_rates
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull
 from nullclass.scoring.proofs import prove
 from nullclass.studies.provable_null.config import PROVABLE, training
-from nullclass.training.card import CARD
-from nullclass.training.checkpoint import load_checkpoint
 
 VERIFIERS = {"interval": 10_000, "cascade": 500}
 """How many test images each verifier gets."""
@@ -40,15 +37,11 @@ def train_model(name: str, o: Options) -> Row:
 
 def trained(config: Training, o: Options) -> Classifier:
     """Return a model and train it if it has no checkpoint yet, after the model it starts from."""
-    device, folder = find_device(o.device), o.out / "certified" / config.name
-    if (folder / CARD).exists():
-        return load_checkpoint(folder, device=device)[0]
     start = None if config.start is None else trained(config.start, o)
     if o.tiny:
         config = replace(config, recipe=replace(config.recipe, epochs=1))
-    trainer = Trainer(config, mnist(o.data, 256 if o.tiny else None), device=device, start=start)
-    trainer.write(trainer.train(folder), folder)
-    return trainer.model
+    dataset, folder = mnist(o.data, 256 if o.tiny else None), o.out / "certified" / config.name
+    return cached_model(config, dataset, folder, find_device(o.device), start)
 
 
 def prove_model(name: str, verifier: str, o: Options) -> Row:

@@ -16,7 +16,6 @@ from nullclass.certify.cascade import (
     VERSION,
     Settled,
     add_to_records,
-    cascade_bounds,
     record_stages,
     settle,
 )
@@ -65,7 +64,6 @@ __all__ = [
     "Step",
     "Verifier",
     "add_to_records",
-    "cascade_bounds",
     "check_images",
     "check_radius",
     "corner_margins",

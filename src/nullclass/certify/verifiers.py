@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor
 
@@ -25,10 +26,17 @@ VERIFIERS: dict[str, Verifier] = {
 """All verifiers."""
 
 
-def find_verifier(name: str) -> Verifier:
+def find_verifier(name: str, budget: int | None = None) -> Verifier:
     """The verifier with this name.
+
+    Args:
+        name: Name in :data:`VERIFIERS`.
+        budget: Of the cascade, if it is another than the default; the others have none.
 
     Raises:
         UserError: If there is none.
     """
-    return VERIFIERS[check_choice("verifier", name, VERIFIERS)]
+    verifier = VERIFIERS[check_choice("verifier", name, VERIFIERS)]
+    if verifier is cascade_bounds and budget is not None:
+        return partial(cascade_bounds, budget=budget)
+    return verifier

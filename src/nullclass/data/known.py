@@ -156,13 +156,12 @@ def unread_form(path: Path) -> str | None:
     def has(*names: str) -> bool:
         return any(name == inside or os.path.exists(path / name) for name in names)
 
-    archives = f"give the archive {cifar.ARCHIVE_10} or {cifar.ARCHIVE_100}, or a name, cifar10 or "
+    archives = f"{cifar.ARCHIVE_10} or {cifar.ARCHIVE_100}"
+    instead = f"give the archive {archives}, or a name, cifar10 or cifar100"
     if has(*cifar.PICKLED):
-        return (
-            f"{path} looks like CIFAR in Python's pickles, which can run code: {archives}cifar100"
-        )
+        return f"{path} looks like CIFAR in Python's pickles, which can run code: {instead}"
     if has(*cifar.UNPACKED):
-        return f"{path} looks like an unpacked archive of CIFAR: {archives}cifar100"
+        return f"{path} looks like an unpacked archive of CIFAR: {instead}"
     if has(svhn.TRAIN, svhn.TEST):
         return (
             f"SVHN is two files, {svhn.TRAIN} and {svhn.TEST}: give the folder that holds both, or "

@@ -17,6 +17,7 @@ from nullclass.diagnostics.red_flags import find_flags
 from nullclass.evaluation.result import Evaluation
 from nullclass.models.classifier import Classifier
 from nullclass.rejection import ProvableNull, ThresholdedClassifier, overlap
+from nullclass.results.info import ProofInfo
 from nullclass.results.schema import (
     CERTIFIED_COLUMNS,
     CLEAN,
@@ -138,8 +139,7 @@ def proof_info(model: Classifier) -> dict[str, Any] | None:
     """Return within which radius, and by what, a model proves its answers, if it does."""
     if not isinstance(model, ProvableNull):
         return None
-    names = ("radius", "norm", "verifier", "budget")
-    return {name: getattr(model, name) for name in names}
+    return {name: getattr(model, name) for name in ProofInfo.__struct_fields__}
 
 
 def threshold_info(model: Classifier, images: LabelledImages) -> dict[str, Any] | None:

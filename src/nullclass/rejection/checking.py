@@ -11,7 +11,6 @@ import bisect
 import copy
 import math
 import secrets
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +20,6 @@ from torch import Tensor
 from nullclass.certify import (
     CASCADE,
     VERSION,
-    cascade_bounds,
     check_images,
     corner_margins,
     find_verifier,
@@ -132,9 +130,7 @@ def check_certificates(
 @torch.no_grad()
 def _check_by_proof(certificates: Certificates, model: Classifier, images: Tensor) -> Tensor:
     network = read_network(model, images.shape[1:])
-    verifier, budget = find_verifier(certificates.verifier), _budget(certificates)
-    if budget is not None:
-        verifier = partial(cascade_bounds, budget=budget)
+    verifier = find_verifier(certificates.verifier, _budget(certificates))
     radius, norm = certificates.radius, certificates.norm
     all_labels = torch.tensor(certificates.labels, dtype=torch.long)
     all_claimed = torch.tensor(certificates.margins, dtype=torch.float64)

@@ -169,9 +169,8 @@ class ProvableNull(CertifiedNull):
         with torch.no_grad():
             label = network.values(image[None]).argmax(dim=1)
             rows = label_spec(label, self.num_classes, image.dtype)[0]
-            found = settle(
-                network, image, rows, self.radius, self.norm, self.budget or 0, index=index
-            )
+            assert self.budget is not None
+            found = settle(network, image, rows, self.radius, self.norm, self.budget, index=index)
             return int(label), found
 
     def _all_margins(self, network: Network, images: Tensor) -> Tensor:
@@ -203,9 +202,7 @@ class ProvableNull(CertifiedNull):
         check_images(images, self.image_shape)
         batches = images.split(BATCH_SIZE)
         logits = torch.cat([self(batch.to(self.mean.device)) for batch in batches])
-        if self.budget is None:
-            return self.make_certificates(images, logits)
-        settings = {"budget": self.budget, "version": VERSION}
+        settings = {} if self.budget is None else {"budget": self.budget, "version": VERSION}
         return self.make_certificates(images, logits, settings=settings)
 
 

@@ -19,10 +19,10 @@ arithmetic. For a learned null, ``interval`` proves the logits as the model comp
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,6 @@ from nullclass.certify import (
     Settled,
     Verifier,
     add_to_records,
-    cascade_bounds,
     check_images,
     check_radius,
     find_verifier,
@@ -129,10 +128,9 @@ def prove(
         check_eps(value, norm, images.images.shape)
     budgets = sorted({float(value) for value in values})
     check_labels(images, model)
-    verify = find_verifier(verifier)
     tables = []
     with frozen(model), torch.no_grad():
-        prover = _prover(model, norm, verify, images.images.shape[1:])
+        prover = _prover(model, norm, verifier, images.images.shape[1:])
         first = images.batch(FEW)[0]
         check_images(first, model.image_shape)
         parts = parts.of(models=[model], images=first, eps=budgets, norm=norm, verifier=verifier)
@@ -176,7 +174,7 @@ def prove_largest(
     """
     tables = []
     with frozen(model), torch.no_grad():
-        prover = _prover(model, norm, find_verifier(verifier), data.images.shape[1:])
+        prover = _prover(model, norm, verifier, data.images.shape[1:])
         first = data.batch(FEW)[0]
         parts = parts.of(models=[model], images=first, norm=norm, verifier=verifier)
         size = 1 if _is_slow(model, verifier) else FEW_AT_ONCE
@@ -200,18 +198,15 @@ def _keep(
     parts: Parts, compute: Callable[[], list[pd.DataFrame]], start: int
 ) -> list[pd.DataFrame]:
     """Return what was kept or computed of images from index ``start``, and record their stages."""
-    values = parts.load()
-    if values is None:
-        started = time.perf_counter()
+
+    def recorded() -> tuple[list[pd.DataFrame], list[dict[str, Any]]]:
         with record_stages(alone=True) as settled:
             tables = compute()
-        values = {"tables": tables, "settled": [asdict(each) for each in settled]}
-        parts.save(values, time.perf_counter() - started)
-    add_to_records(
-        Settled(**(each | {"index": start + each["index"]})) for each in values["settled"]
-    )
-    kept: list[pd.DataFrame] = values["tables"]
-    return kept
+        return tables, [asdict(each) for each in settled]
+
+    tables, settled = parts.keep(recorded)
+    add_to_records(Settled(**(each | {"index": start + each["index"]})) for each in settled)
+    return tables
 
 
 def _prove_each(
@@ -253,7 +248,7 @@ def check_provable(model: Classifier, norm: str, verifier: str, image_shape: Seq
     """
     check_radius(0, norm)
     with frozen(model), torch.no_grad():
-        _prover(model, norm, find_verifier(verifier), image_shape)
+        _prover(model, norm, verifier, image_shape)
 
 
 def _prove_batch(
@@ -277,7 +272,8 @@ def _prove_batch(
     return tables
 
 
-def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Sequence[int]) -> Prover:
+def _prover(model: Classifier, norm: str, verifier: str, image_shape: Sequence[int]) -> Prover:
+    verify = find_verifier(verifier, model.budget if isinstance(model, ProvableNull) else None)
     if isinstance(model, SmoothedNull):
         raise UserError(
             "randomised smoothing proves nothing, it certifies with a confidence: call "
@@ -293,7 +289,7 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
             f"the model proves its answers in {model.norm}, and nothing follows for {norm}: prove "
             f"in {model.norm}"
         )
-    if model.has_null and not isinstance(model, ProvableNull) and verifier is cascade_bounds:
+    if model.has_null and not isinstance(model, ProvableNull) and verifier == CASCADE:
         raise UserError(
             "the cascade proves that one class wins, which a learned null class is not about: use "
             "crown-ibp"
@@ -302,13 +298,11 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
     network = read_network(inner, image_shape)
     dtype = next(inner.parameters(), inner.mean).dtype
     coarse = partial(interval_bounds, coarseness=COARSENESS)
-    if isinstance(model, ProvableNull) and model.budget is not None and verifier is cascade_bounds:
-        verifier = partial(cascade_bounds, budget=model.budget)
 
     def prover(images: Tensor, labels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         images = images.to(dtype)
 
-        def margins(radius: float, verifier: Verifier = verifier) -> Tensor:
+        def margins(radius: float, verifier: Verifier = verify) -> Tensor:
             return label_margins(network, images, labels, radius, norm=norm, verifier=verifier)
 
         radius = proof_radius(eps, norm)
@@ -320,8 +314,8 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
         if not model.has_null:
             always = margins(radius)
             return always, always > 0
-        verify = coarse if verifier is interval_bounds else verifier
-        always = margins(radius, verify)
+        bounds = coarse if verify is interval_bounds else verify
+        always = margins(radius, bounds)
         never = not_fooled_margins(
             network,
             images,
@@ -329,7 +323,7 @@ def _prover(model: Classifier, norm: str, verifier: Verifier, image_shape: Seque
             radius,
             num_classes=model.num_classes,
             norm=norm,
-            verifier=verify,
+            verifier=bounds,
         )
         return torch.maximum(never, always), always > 0
 

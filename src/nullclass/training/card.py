@@ -46,7 +46,7 @@ class ProvableRefusal(Schema, frozen=True, tag_field="kind", tag="provable"):
     norm: str
     verifier: str
     budget: Count | None = None
-    """Of the cascade; None in cards of earlier versions, which had the default one."""
+    """Of the cascade; None for the other verifiers."""
 
 
 class SmoothedRefusal(Schema, frozen=True, tag_field="kind", tag="smoothed"):

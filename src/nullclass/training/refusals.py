@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -46,13 +47,9 @@ def without_refusal(model: Classifier) -> tuple[Classifier, Refusal | None, dict
     """Return the network without its refusal, the refusal, and its tensors."""
     # Classes derived from these may answer otherwise, and are not recorded.
     if type(model) is ProvableNull:
-        names = ProvableRefusal.__struct_fields__
-        settings = {name: getattr(model, name) for name in names}
-        return model.model, ProvableRefusal(**settings), {}
+        return model.model, ProvableRefusal(**_settings(model, ProvableRefusal)), {}
     if type(model) is SmoothedNull:
-        names = SmoothedRefusal.__struct_fields__
-        settings = {name: getattr(model, name) for name in names}
-        return model.model, SmoothedRefusal(**settings), {}
+        return model.model, SmoothedRefusal(**_settings(model, SmoothedRefusal)), {}
     threshold: ThresholdRefusal | None = None
     inside, extra = model, dict[str, Tensor]()
     if type(model) is ThresholdedClassifier:
@@ -69,6 +66,11 @@ def without_refusal(model: Classifier) -> tuple[Classifier, Refusal | None, dict
     refusal = DetectorRefusal(name, json_values(settings), shapes, threshold)
     extra |= {DETECTOR + key: tensor for key, tensor in tensors.items()}
     return inside.model, refusal, extra
+
+
+def _settings(model: Classifier, kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """Return the attributes of a model that have the names of a struct's fields."""
+    return {name: getattr(model, name) for name in kind.__struct_fields__}
 
 
 def is_calibrated(refusal: Refusal | None) -> bool:
