@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from lirpa import LirpaVerifier
@@ -9,6 +11,7 @@ from soundness import LAYERS, random_images, random_spec, read, small_model
 from torch import nn
 
 from nullclass.certify import crown_ibp_bounds, interval_bounds
+from nullclass.certify.branching import NUM_STEPS, BoundedBall
 from nullclass.models import Classifier
 
 IMAGES, SPEC = random_images(4, 0).double(), random_spec(4, 0).double()
@@ -19,13 +22,15 @@ UNSUPPORTED = {
 """Layers, or settings of pooling and convolution, that auto_LiRPA 0.3 does not take."""
 
 
-def lirpa_bounds(model: Classifier, norm: str, method: str) -> torch.Tensor:
+def lirpa_bounds(
+    model: Classifier, norm: str, method: str, images: torch.Tensor = IMAGES, radius: float = 0.05
+) -> torch.Tensor:
     try:
-        verifier = LirpaVerifier(model, IMAGES[:1], method)
+        verifier = LirpaVerifier(model, images[:1], method)
     except ImportError:
         pytest.skip("auto_LiRPA is not installed")
     assert not hasattr(torch._C.Node, "__getitem__"), "torch is left as it was"
-    return verifier(IMAGES, 0.05, norm, SPEC)
+    return verifier(images, radius, norm, SPEC.to(images.dtype))
 
 
 @pytest.mark.parametrize("layer", sorted(set(LAYERS) - UNSUPPORTED))
@@ -43,3 +48,22 @@ def test_crown_bounds_of_a_relu_network_are_not_looser(norm: str) -> None:
     model, network = read(Classifier(body, 3, has_null=False), torch.float64)
     ours = crown_ibp_bounds(network, IMAGES, 0.05, norm)(SPEC)
     assert (ours >= lirpa_bounds(model, norm, "CROWN-IBP") - 1e-6).all()
+
+
+@pytest.mark.parametrize("radius", [0.05, 0.1])
+def test_optimised_slopes_prove_as_much(radius: float) -> None:
+    body = nn.Sequential(
+        nn.Flatten(), nn.Linear(72, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 3)
+    )
+    model, network = read(Classifier(body, 3, has_null=False), torch.float64)
+    ours = []
+    for image, rows in zip(IMAGES, SPEC, strict=True):
+        ball = BoundedBall(network, image[None], radius, "linf")
+        ours.append(ball.bound(ball.whole(rows[:, None]), NUM_STEPS).bounds)
+    peer = lirpa_bounds(
+        deepcopy(model).float(), "linf", "CROWN-Optimized", IMAGES.float(), radius
+    ).double()
+    gain = torch.stack(ours) - peer
+    assert gain.min() > -1e-3
+    assert gain.mean() > -1e-4
+    assert (gain < 1e-2).all(), "neither is far from the best slopes"

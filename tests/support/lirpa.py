@@ -30,7 +30,8 @@ class LirpaVerifier:
     Args:
         model: The classifier, in evaluation mode.
         image: ``(1, C, H, W)``, an example.
-        method: ``IBP``, ``CROWN-IBP`` or ``CROWN``.
+        method: ``IBP``, ``CROWN-IBP``, ``CROWN``, or ``CROWN-Optimized`` (α-CROWN): float32 only,
+            and for one call, since it keeps the slopes of its images.
 
     Raises:
         ImportError: If auto_LiRPA is not installed.
@@ -47,10 +48,12 @@ class LirpaVerifier:
 
             self._library = auto_LiRPA
             self._bounded = auto_LiRPA.BoundedModule(
-                model.body, self._standardised(image), device=str(image.device)
+                model.body,
+                self._standardised(image),
+                device=str(image.device),
+                bound_opts={"sparse_features_alpha": False, "sparse_spec_alpha": False},
             )
 
-    @torch.no_grad()
     def __call__(self, images: Tensor, radius: float, norm: str, spec: Tensor) -> Tensor:
         """Bounds over the L∞ ball in [0,1], or the L2 ball."""
         if norm == "linf":
@@ -62,10 +65,11 @@ class LirpaVerifier:
             region = self._library.PerturbationLpNorm(norm=2, eps=radius / float(std))
         rows = spec.expand(len(images), *spec.shape[-2:]).contiguous()
         inputs = self._library.BoundedTensor(self._standardised(images), region)
-        lower, _ = self._bounded.compute_bounds(
-            x=(inputs,), C=rows, method=self.method, bound_upper=False
-        )
-        return lower
+        with torch.set_grad_enabled(self.method == "CROWN-Optimized"):
+            lower, _ = self._bounded.compute_bounds(
+                x=(inputs,), C=rows, method=self.method, bound_upper=False
+            )
+        return lower.detach()
 
     def _standardised(self, images: Tensor) -> Tensor:
         return (images - self.model.mean) / self.model.std
