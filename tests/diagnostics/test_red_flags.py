@@ -61,6 +61,12 @@ def search(*nums: int, eps: tuple[float, ...] = (0.1, 0.2), rest: str = "c") -> 
     return Run({e: some("f", n, rest) for e, n in zip(eps, nums, strict=True)})
 
 
+def forcing_null(*outcomes: str) -> Run:
+    """An attack that forces null; the images that are not named stay correct."""
+    letters = {e: of.ljust(NUM, "c") for e, of in zip((0.1, 0.2), outcomes, strict=True)}
+    return Run(letters, objective="force-null")
+
+
 def rows_of(name: str, eps: float, run: Run, letters: str, loss: float) -> pd.DataFrame:
     labels = np.arange(len(letters)) % 10
     codes = np.array([{"c": 0, "f": 1, "n": -1}[letter] for letter in letters])
@@ -342,6 +348,11 @@ CASES: list[tuple[str, Evidence, Evidence]] = [
     ),
     ("reference-finds-more", probed("reference", num_fooled=3), probed("reference")),
     ("aer-falls", evidence(pgd=search(50, 47)), evidence(pgd=search(50, 48))),
+    (  # what it fools on the way is no success
+        "aer-falls",
+        evidence(pgd=HEALTHY, deny=forcing_null("n" * 50, "n" * 47)),
+        evidence(pgd=HEALTHY, deny=forcing_null("n" * 50 + "f" * 77, "n" * 127)),
+    ),
     ("aer-falls", probed("rerun", num_fooled=47), probed("rerun")),
     (
         "aer-falls",

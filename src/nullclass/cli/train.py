@@ -47,7 +47,8 @@ class Command:
     resize: Resize = None
     model: str = "notebook"
     """notebook or report, the networks of the two sources; small; residual, for small colour
-    images; certifiable or certifiable-small, for interval bounds."""
+    images, and residual-wide on a GPU; certifiable, certifiable-medium or certifiable-small, for
+    bounds."""
     nulls: tuple[str, ...] = ("adversarial",)
     """Sources of null images: adversarial, null-probabilities, ccat, background, uniform,
     tile-shuffle, mixed, or several; none trains a model without null class."""

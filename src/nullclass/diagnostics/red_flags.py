@@ -197,14 +197,16 @@ def _black_box_member(evidence: Evidence, white_box: list[AttackRun]) -> str | N
 
 def _aer_falls(evidence: Evidence) -> str | None:
     for run in (r for r in evidence.attacks if r.is_iterative and r.source == SELF):
+        success = "fooled" if "fooled" in run.successes else "null"
         for small, large in pairwise(sorted(run.rows["eps_pixels"].unique())):
             at_small, at_large = run.at(small), run.at(large)
             both = at_small.index.intersection(at_large.index)
-            before = int((at_small.loc[both, "outcome"] == "fooled").sum())
-            after = int((at_large.loc[both, "outcome"] == "fooled").sum())
+            before = int((at_small.loc[both, "outcome"] == success).sum())
+            after = int((at_large.loc[both, "outcome"] == success).sum())
             if is_many(before - after, len(both)):
+                did = "fooled" if success == "fooled" else "forced null on"
                 return (
-                    f"{run.name} fooled {before} of {len(both)} images at eps {small:g}, but only "
+                    f"{run.name} {did} {before} of {len(both)} images at eps {small:g}, but only "
                     f"{after} at the larger {large:g}."
                 )
     return probe_flags.rerun_differs(evidence)

@@ -26,6 +26,9 @@ ImageShape = tuple[int, int, int]
 STEEPNESS = 30.0
 """Initial slope of the soft threshold of :func:`certifiable_cnn`, per unit of pixel value."""
 
+WIDE_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2))
+"""Of the larger residual network, for a GPU."""
+
 THRESHOLD = 0.45
 """Initial position of that threshold, a pixel value."""
 
@@ -171,6 +174,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "report": Architecture(report_cnn),
     "small": Architecture(small_cnn),
     "residual": Architecture(residual_cnn, is_standardised=True, smallest=(2, 2)),
+    "residual-wide": Architecture(
+        partial(residual_cnn, stride=1, blocks=WIDE_BLOCKS), is_standardised=True, smallest=(2, 2)
+    ),
     "certifiable": Architecture(certifiable_cnn),
     "certifiable-medium": Architecture(partial(certifiable_cnn, widths=(24, 48, 160))),
     "certifiable-small": Architecture(partial(certifiable_cnn, widths=(16, 32, 100))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 GROUPS = 8
 """Groups of every normalisation; widths are multiples of it."""
 
-WIDTH = 40
-"""Channels of the first convolution; twice as many at the end."""
+Blocks = Sequence[tuple[int, int]]
+"""Channels and stride of each block."""
 
 
 class ResidualBlock(nn.Module):
@@ -42,23 +43,31 @@ class ResidualBlock(nn.Module):
         return F.relu(self.shortcut(features) + self.norm2(self.conv2(branch)))
 
 
-def residual_cnn(image_shape: tuple[int, int, int], num_outputs: int) -> nn.Sequential:
-    """Return a residual network of three blocks for images such as CIFAR-10's, ``(3, 32, 32)``.
+def residual_cnn(
+    image_shape: tuple[int, int, int],
+    num_outputs: int,
+    *,
+    stride: int = 2,
+    blocks: Blocks = ((40, 1), (80, 2), (80, 1)),
+) -> nn.Sequential:
+    """Return a residual network for images such as CIFAR-10's, ``(3, 32, 32)``.
 
     Args:
         image_shape: ``(C, H, W)``.
         num_outputs: Number of logits.
+        stride: Stride of the first convolution, 1 or 2, whose kernel is larger by 2.
+        blocks: The blocks. The first convolution has as many channels as the first block.
     """
-    return nn.Sequential(
-        OrderedDict(
-            conv1=nn.Conv2d(image_shape[0], WIDTH, 4, stride=2, padding=1, bias=False),
-            norm1=nn.GroupNorm(GROUPS, WIDTH),
-            relu1=nn.ReLU(),
-            block1=ResidualBlock(WIDTH, WIDTH, 1),
-            block2=ResidualBlock(WIDTH, 2 * WIDTH, 2),
-            block3=ResidualBlock(2 * WIDTH, 2 * WIDTH, 1),
-            pool=nn.AdaptiveMaxPool2d(1),
-            flatten=nn.Flatten(),
-            output=nn.Linear(2 * WIDTH, num_outputs),
-        )
+    width, last = blocks[0][0], blocks[-1][0]
+    layers = OrderedDict[str, nn.Module](
+        conv1=nn.Conv2d(image_shape[0], width, stride + 2, stride, padding=1, bias=False),
+        norm1=nn.GroupNorm(GROUPS, width),
+        relu1=nn.ReLU(),
     )
+    for number, (channels, of_block) in enumerate(blocks, start=1):
+        layers[f"block{number}"] = ResidualBlock(width, channels, of_block)
+        width = channels
+    layers.update(
+        pool=nn.AdaptiveMaxPool2d(1), flatten=nn.Flatten(), output=nn.Linear(last, num_outputs)
+    )
+    return nn.Sequential(layers)
