@@ -116,6 +116,8 @@ class ModelSpec:
     radius: float | None = None
     """Answers only what is proved within this radius, L∞ in pixel units
     (:class:`nullclass.rejection.provable.ProvableNull`)."""
+    verifier: str = "interval"
+    """Proves it, and what a trial's proofs say."""
     detector: DetectorPlan | None = None
     """Answers null where its score exceeds a threshold: that of ``null_rate``, or 0."""
 
@@ -123,8 +125,9 @@ class ModelSpec:
         if self.detector is not None and (self.training.has_null or self.radius is not None):
             raise UserError(f"{self.training.name!r} has a detector, so it has no other null")
         if self.radius is not None and (self.training.has_null or self.null_rate is not None):
-            name = self.training.name
-            raise UserError(f"{name!r} refuses what is not proved: no null class, no threshold")
+            raise UserError(
+                f"{self.training.name!r} refuses by proofs: no null class, no threshold"
+            )
         kept = self.training.selections or (LAST,)
         if self.selection not in kept:
             raise UserError(
@@ -259,7 +262,7 @@ class SizePlan:
 
 @dataclass(frozen=True)
 class ProofPlan:
-    """What to prove by interval bounds, L∞ (:func:`nullclass.scoring.proofs.prove`)."""
+    """What to prove, L∞, by the model's verifier (:func:`nullclass.scoring.proofs.prove`)."""
 
     eps: tuple[float, ...]
     """Budgets in pixel units."""
@@ -310,6 +313,8 @@ class Trial:
     """Perturbations of this model, by size."""
     radius: float | None = None
     """See :class:`ModelSpec`."""
+    verifier: str = "interval"
+    """See :class:`ModelSpec`."""
     detector: DetectorPlan | None = None
     """See :class:`ModelSpec`."""
     label: str = ""
@@ -345,7 +350,8 @@ class Trial:
     @property
     def model_spec(self) -> ModelSpec:
         """The evaluated model."""
-        return ModelSpec(self.training, self.selection, self.null_rate, self.radius, self.detector)
+        refusal = self.null_rate, self.radius, self.verifier, self.detector
+        return ModelSpec(self.training, self.selection, *refusal)
 
     @property
     def seed(self) -> int:

@@ -53,7 +53,7 @@ class RunContext:
         if spec.detector is not None:
             model = with_detector(model, spec.detector, self.dataset, spec.training.seed)
         if spec.radius is not None:
-            return ProvableNull(model, spec.radius)
+            return ProvableNull(model, spec.radius, verifier=spec.verifier)
         if spec.null_rate is None:
             return model
         if self.dataset.validation is None:

@@ -65,6 +65,7 @@ def evaluate_trial(run: RunContext, trial: Trial, folder: Path, advance: Advance
             model,
             test,
             plan.eps,
+            verifier=trial.verifier,
             num_images=plan.num_images,
             on_images=on_images,
             parts=parts.of(f"proofs-{number}"),

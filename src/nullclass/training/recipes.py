@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from nullclass.core.checks import check_choice, check_count, check_number, check_share
@@ -95,6 +95,17 @@ FAITHFUL: dict[str, Recipe] = {
 CERTIFIED = Recipe(batch_size=128, epochs=8, learning_rate=2e-3, schedule="late-cosine")
 """For robust losses, whose ε rises in the first two fifths (:mod:`nullclass.training.robust`)."""
 
+RESIDUAL = Recipe(
+    epochs=14,
+    learning_rate=3e-3,
+    schedule="triangle",
+    precision="bfloat16",
+    nulls_per_image=0.25,
+    jitter=1.0,
+    flip=True,
+)
+"""For small photographs."""
+
 FAST: dict[str, Recipe] = {
     "notebook": Recipe(
         batch_size=64,
@@ -114,25 +125,8 @@ FAST: dict[str, Recipe] = {
         stem_epochs=1,
         max_gradient=1.0,
     ),
-    "residual": Recipe(
-        epochs=14,
-        learning_rate=3e-3,
-        schedule="triangle",
-        precision="bfloat16",
-        nulls_per_image=0.25,
-        jitter=1.0,
-        flip=True,
-    ),
-    "residual-wide": Recipe(
-        batch_size=256,
-        epochs=40,
-        learning_rate=2e-3,
-        schedule="triangle",
-        precision="bfloat16",
-        nulls_per_image=0.25,
-        jitter=1.0,
-        flip=True,
-    ),
+    "residual": RESIDUAL,
+    "residual-wide": replace(RESIDUAL, batch_size=256, epochs=40, learning_rate=2e-3),
     "certifiable": CERTIFIED,
     "certifiable-small": CERTIFIED,
     "certifiable-medium": CERTIFIED,

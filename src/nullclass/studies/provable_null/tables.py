@@ -21,7 +21,11 @@ SHOWN_RATES: dict[str, tuple[str, str]] = {
 }
 """Metrics with their attack and heading."""
 
-VERIFIER_NAMES = {"interval": "interval bounds", "crown-ibp": "CROWN-IBP bounds"}
+VERIFIER_NAMES = {
+    "interval": "interval bounds",
+    "crown-ibp": "CROWN-IBP bounds",
+    "cascade": "the cascade",
+}
 
 
 def clean_outcomes(measures: Measures, model: str) -> list[Measure | None]:
