@@ -28,8 +28,8 @@ from nullclass.experiments.config import (
 from nullclass.training.recipes import Recipe
 
 PROVABLE: dict[str, float] = {"provable-r0.15": 0.15, "provable-r0.2": 0.2}
-"""The provable models and their radii in pixel units. The zoo's ``provable-cascade-0.3`` and
-``provable-cascade-0.4`` are those of the full preset."""
+"""The provable models and their radii in pixel units. The zoo's ``provable-0.3`` and
+``provable-0.4`` are of an earlier recipe of the full preset, by intervals; their cards state it."""
 
 BOUNDS: dict[str, float] = {"bound_weight": 0.02, "num_steps": 2}
 """Robust loss of the provable models in ``full``: small weight on the bounds, since the cascade
