@@ -32,10 +32,11 @@ from nullclass.core.errors import UserError
 from nullclass.core.norms import is_allowed
 from nullclass.core.outcomes import Outcome, outcomes
 from nullclass.data import FILE_NAMES, LabelledImages, load_dataset
-from nullclass.experiments.config import AttackPlan, Study, Training, Trial
+from nullclass.experiments.config import AttackPlan, Training, Trial
 from nullclass.experiments.engines import ENGINES, DataSource, Engine, make_engine
 from nullclass.experiments.engines.serial import SerialEngine
 from nullclass.experiments.runner import run_study
+from nullclass.experiments.study import Study
 from nullclass.models import Classifier, build_model
 from nullclass.nulls import NULL_SOURCES, make_nulls
 from nullclass.rejection import ProvableNull, SmoothedNull

@@ -26,7 +26,6 @@ from nullclass.experiments.config import (
     ProofPlan,
     Queries,
     SizePlan,
-    Study,
     Training,
     Trial,
 )
@@ -34,6 +33,7 @@ from nullclass.experiments.context import RunContext
 from nullclass.experiments.engines.serial import SerialEngine
 from nullclass.experiments.jobs import folder_of, jobs_of
 from nullclass.experiments.runner import RunResult, run_study
+from nullclass.experiments.study import Study
 from nullclass.experiments.tasks import run_task
 from nullclass.experiments.trainings import Trainer
 from nullclass.nulls import NullProbabilities

@@ -212,7 +212,7 @@ IMPOSSIBLE: dict[str, Callable[[], object]] = {
     "no checkpoint 'test': its training keeps last": lambda: Trial(START, (), 9, selection="test"),
     "no null class": lambda: ModelSpec(START, radius=0.1),
     "no threshold": lambda: ModelSpec(CLEAN, null_rate=0.1, radius=0.1),
-    "refuses by proofs": lambda: replace(TRIAL, radius=0.1),
+    "refuses what is not proved": lambda: replace(TRIAL, radius=0.1),
     "at least one eps": lambda: ProofPlan((), 10),
     "has other radii": lambda: Trial(CLEAN, (), 10, radii=(0.1,)),
     "names two attacks alike": lambda: replace(TRIAL, attacks=(FGSM, replace(FGSM, eps=(0.3,)))),

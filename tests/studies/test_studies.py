@@ -14,10 +14,11 @@ import torch
 from nullclass.attacks import ATTACKS
 from nullclass.core.errors import UserError
 from nullclass.data import DATASETS, RAMPS
-from nullclass.experiments.config import Study, Trial
+from nullclass.experiments.config import Trial
 from nullclass.experiments.jobs import folder_of, jobs_of
 from nullclass.experiments.run_info import settings_of
 from nullclass.experiments.runner import plan_trials
+from nullclass.experiments.study import Study
 from nullclass.models import ARCHITECTURES
 from nullclass.nulls import make_nulls
 from nullclass.nulls.perturb import check_norm, make_perturbation

@@ -15,7 +15,8 @@ from msgspec import structs
 from nullclass.core.documents import json_values
 from nullclass.core.paths import file_name
 from nullclass.evaluation.result import Evaluation
-from nullclass.experiments.config import Study, Training, Trial
+from nullclass.experiments.config import Training, Trial
+from nullclass.experiments.study import Study
 from nullclass.results import frames, schema, store
 from nullclass.results.info import CostInfo, TrainingResult, TrialResult
 

@@ -10,18 +10,11 @@ from typing import Any
 import torch
 
 from nullclass.data import Dataset, load_dataset
-from nullclass.experiments.config import (
-    AttackPlan,
-    NullPlan,
-    Preset,
-    Study,
-    ThresholdPlan,
-    Training,
-    Trial,
-)
+from nullclass.experiments.config import AttackPlan, NullPlan, ThresholdPlan, Training, Trial
 from nullclass.experiments.engines import DataSource
 from nullclass.experiments.engines.serial import SerialEngine
 from nullclass.experiments.runner import RunResult, plan_trials, run_study
+from nullclass.experiments.study import Preset, Study
 from nullclass.results import schema
 from nullclass.training.recipes import Recipe
 

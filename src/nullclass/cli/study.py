@@ -17,7 +17,7 @@ from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
     from nullclass.data import Dataset
-    from nullclass.experiments.config import Study
+    from nullclass.experiments.study import Study
 
 MAX_WORKERS = 4096
 """Most workers, and threads of a worker."""

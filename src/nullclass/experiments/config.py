@@ -1,4 +1,4 @@
-"""Configs of studies: frozen dataclasses that describe trainings, attacks and trials.
+"""Configs of jobs: frozen dataclasses that describe trainings, attacks and trials.
 
 Imports no torch.
 """
@@ -6,17 +6,14 @@ Imports no torch.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from nullclass.core.errors import UserError
 from nullclass.experiments.detector_plan import DetectorPlan
 from nullclass.results.schema import LAST
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import Recipe
-
-Preset = Literal["quick", "full", "source"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +114,7 @@ class ModelSpec:
     """Answers only what is proved within this radius, L∞ in pixel units
     (:class:`nullclass.rejection.provable.ProvableNull`)."""
     verifier: str = "interval"
-    """Proves it, and what a trial's proofs say."""
+    """What proves the answers within the radius, and a trial's proofs."""
     detector: DetectorPlan | None = None
     """Answers null where its score exceeds a threshold: that of ``null_rate``, or 0."""
 
@@ -125,9 +122,8 @@ class ModelSpec:
         if self.detector is not None and (self.training.has_null or self.radius is not None):
             raise UserError(f"{self.training.name!r} has a detector, so it has no other null")
         if self.radius is not None and (self.training.has_null or self.null_rate is not None):
-            raise UserError(
-                f"{self.training.name!r} refuses by proofs: no null class, no threshold"
-            )
+            name = self.training.name
+            raise UserError(f"{name!r} refuses what is not proved: no null class, no threshold")
         kept = self.training.selections or (LAST,)
         if self.selection not in kept:
             raise UserError(
@@ -374,29 +370,3 @@ class Trial:
 
 Config = Training | Estimate | Craft | Trial
 """What a job does."""
-
-
-@dataclass(frozen=True)
-class Study:
-    """What the command line, the runner and the report need of a study."""
-
-    name: str
-    claim: str
-    """The claim that the study tests, in one sentence."""
-    dataset: str
-    """Name of its dataset."""
-    validation: int
-    """Number of training images held out."""
-    variants: tuple[str, ...]
-    """Names of its models, in the order of tables."""
-    num_seeds: Mapping[Preset, int]
-    """The presets that it has, and how many seeds (the report's sets) each trains, from 0."""
-    trials: Callable[[Preset, Sequence[int], Sequence[str]], list[Trial]]
-    """Trials of a preset, seeds and variants, in the order to run them."""
-    published: Callable[[str, str, float, str], float | None] = lambda *_: None
-    """Maps model, attack, eps in pixel units (NaN for thresholds) and metric to the published
-    figure, if there is one."""
-    further_data: tuple[str, ...] = ()
-    """Other datasets that its trainings use, fetched before the first job."""
-    package: str = ""
-    """Package of the study, whose module ``page`` draws its report."""

@@ -16,8 +16,8 @@ from pathlib import Path
 from nullclass.core.errors import UserError
 from nullclass.core.files import TEMPORARY, cannot_write, remove, replacing
 from nullclass.core.paths import check_regular, inside, sha256
-from nullclass.experiments.config import Preset, Study
 from nullclass.experiments.run_info import merge_info, with_note
+from nullclass.experiments.study import Preset, Study
 from nullclass.results import schema, store
 from nullclass.results.info import AnyResult, RunInfo
 from nullclass.results.run import read_run, write_summary

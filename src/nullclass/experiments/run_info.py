@@ -13,8 +13,9 @@ from nullclass.core.documents import json_values
 from nullclass.core.errors import UserError
 from nullclass.core.provenance import now, provenance
 from nullclass.data import Dataset
-from nullclass.experiments.config import Preset, Study, Trial
+from nullclass.experiments.config import Trial
 from nullclass.experiments.jobs import as_json, folder_of
+from nullclass.experiments.study import Preset, Study
 from nullclass.results import schema
 from nullclass.results.info import DataInfo, RunInfo, Settings
 

@@ -15,11 +15,12 @@ from nullclass.core.checks import shown
 from nullclass.core.errors import CannotWriteError, UserError
 from nullclass.core.paths import inside
 from nullclass.data import Dataset
-from nullclass.experiments.config import Preset, Study, Trial
+from nullclass.experiments.config import Trial
 from nullclass.experiments.engines.base import Done, Engine, Event, Failed, Progress, Task
 from nullclass.experiments.jobs import Job, jobs_of
 from nullclass.experiments.progress import JobBars
 from nullclass.experiments.run_info import describe_run, merge_info, with_note
+from nullclass.experiments.study import Preset, Study
 from nullclass.results import schema, store
 from nullclass.results.run import read_run, write_summary
 

@@ -26,9 +26,6 @@ ImageShape = tuple[int, int, int]
 STEEPNESS = 30.0
 """Initial slope of the soft threshold of :func:`certifiable_cnn`, per unit of pixel value."""
 
-WIDE_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2))
-"""Of the larger residual network, for a GPU."""
-
 THRESHOLD = 0.45
 """Initial position of that threshold, a pixel value."""
 
@@ -168,6 +165,9 @@ class Architecture:
     smallest: tuple[int, int] = (6, 6)
     """Height and width of the smallest images that it accepts."""
 
+
+WIDE_BLOCKS = ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2))
+"""Of the larger residual network, for a GPU."""
 
 ARCHITECTURES: dict[str, Architecture] = {
     "notebook": Architecture(notebook_cnn, is_standardised=True),

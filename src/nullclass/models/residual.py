@@ -58,7 +58,7 @@ def residual_cnn(
         stride: Stride of the first convolution, 1 or 2, whose kernel is larger by 2.
         blocks: The blocks. The first convolution has as many channels as the first block.
     """
-    width, last = blocks[0][0], blocks[-1][0]
+    width = blocks[0][0]
     layers = OrderedDict[str, nn.Module](
         conv1=nn.Conv2d(image_shape[0], width, stride + 2, stride, padding=1, bias=False),
         norm1=nn.GroupNorm(GROUPS, width),
@@ -68,6 +68,6 @@ def residual_cnn(
         layers[f"block{number}"] = ResidualBlock(width, channels, of_block)
         width = channels
     layers.update(
-        pool=nn.AdaptiveMaxPool2d(1), flatten=nn.Flatten(), output=nn.Linear(last, num_outputs)
+        pool=nn.AdaptiveMaxPool2d(1), flatten=nn.Flatten(), output=nn.Linear(width, num_outputs)
     )
     return nn.Sequential(layers)

@@ -7,7 +7,7 @@ figures that only it uses. A new study is a folder and a line in :data:`STUDIES`
 from __future__ import annotations
 
 from nullclass.core.errors import UserError
-from nullclass.experiments.config import Study
+from nullclass.experiments.study import Study
 from nullclass.studies.detectors.config import DETECTORS_STUDY
 from nullclass.studies.fgsm_null.config import FGSM_NULL
 from nullclass.studies.null_probabilities.config import NULL_PROBABILITIES

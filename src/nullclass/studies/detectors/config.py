@@ -17,14 +17,13 @@ from nullclass.experiments.config import (
     Craft,
     ModelSpec,
     NullPlan,
-    Preset,
     ProofPlan,
     RobustPlan,
-    Study,
     Training,
     Trial,
 )
 from nullclass.experiments.detector_plan import CONSISTENCY, DetectorPlan
+from nullclass.experiments.study import Preset, Study
 from nullclass.training.recipes import Recipe
 
 CLEAN, ADVERSARIAL, STRONG, INTERVAL = "clean", "adversarial", "strong", "interval"

@@ -11,7 +11,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from nullclass.experiments.config import AttackPlan, NullPlan, Preset, Study, Training, Trial
+from nullclass.experiments.config import AttackPlan, NullPlan, Training, Trial
+from nullclass.experiments.study import Preset, Study
 from nullclass.training.recipes import FAITHFUL, FAST
 
 PIXEL = 0.3081

@@ -21,13 +21,12 @@ from nullclass.experiments.config import (
     Estimate,
     ModelSpec,
     NullPlan,
-    Preset,
     Queries,
     SizePlan,
-    Study,
     Training,
     Trial,
 )
+from nullclass.experiments.study import Preset, Study
 from nullclass.training.queries import QueryPlan
 from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 

@@ -21,15 +21,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from nullclass.experiments.config import (
-    AttackPlan,
-    NullPlan,
-    Preset,
-    Study,
-    ThresholdPlan,
-    Training,
-    Trial,
-)
+from nullclass.experiments.config import AttackPlan, NullPlan, ThresholdPlan, Training, Trial
+from nullclass.experiments.study import Preset, Study
 from nullclass.training.recipes import FAITHFUL, FAST, Recipe
 
 VARIANTS = ("base", "u", "s", "m", "us", "um", "sm", "usm")

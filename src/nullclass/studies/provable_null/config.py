@@ -16,15 +16,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
-from nullclass.experiments.config import (
-    AttackPlan,
-    Preset,
-    ProofPlan,
-    RobustPlan,
-    Study,
-    Training,
-    Trial,
-)
+from nullclass.experiments.config import AttackPlan, ProofPlan, RobustPlan, Training, Trial
+from nullclass.experiments.study import Preset, Study
 from nullclass.training.recipes import Recipe
 
 PROVABLE: dict[str, float] = {"provable-r0.15": 0.15, "provable-r0.2": 0.2}
@@ -32,8 +25,8 @@ PROVABLE: dict[str, float] = {"provable-r0.15": 0.15, "provable-r0.2": 0.2}
 ``provable-0.4`` are of an earlier recipe of the full preset, by intervals; their cards state it."""
 
 BOUNDS: dict[str, float] = {"bound_weight": 0.02, "num_steps": 2}
-"""Robust loss of the provable models in ``full``: small weight on the bounds, since the cascade
-proves what intervals leave."""
+"""Settings of MTL-IBP for the provable models in ``full``: small weight on the bounds, since the
+cascade proves much of what intervals leave."""
 
 FIRST_EPS = 0.2
 SECOND_EPS: dict[str, float] = {"provable-r0.15": 0.16, "provable-r0.2": 0.21}
@@ -74,9 +67,11 @@ def trials(dataset: str, preset: Preset, seeds: Sequence[int], names: Sequence[s
 def _trial(name: str, dataset: str, seed: int, preset: Preset) -> Trial:
     # Few images are null when clean, so that more examples are kept where they are shown.
     num_examples = 100 if name in PROVABLE else 8
-    radius, is_cascade = PROVABLE.get(name), preset == "full" and name in PROVABLE
-    # The cascade takes seconds for an image that it cannot prove: nearly all above ε = 2r.
-    largest = 2 * PROVABLE[name] if is_cascade else max(EPS_PROVED)
+    radius, largest, verifier = PROVABLE.get(name), max(EPS_PROVED), "interval"
+    radii = () if radius is None else RADII
+    if preset == "full" and radius is not None:
+        # The cascade takes seconds for an image that it cannot prove: nearly all above ε = 2r.
+        verifier, largest, radii = "cascade", 2 * radius, ()
     eps, eps_proved = (tuple(e for e in of if e <= largest) for of in (EPS, EPS_PROVED))
     attacks = [AttackPlan("worst-case", eps, NUM_ATTACKED, num_examples=num_examples)]
     if name != BASE:
@@ -87,9 +82,9 @@ def _trial(name: str, dataset: str, seed: int, preset: Preset) -> Trial:
         num_clean=10_000,
         is_checked=True,
         radius=radius,
-        verifier="cascade" if is_cascade else "interval",
+        verifier=verifier,
         proofs=(ProofPlan(eps_proved, 10_000),),
-        radii=RADII if name in PROVABLE and not is_cascade else (),
+        radii=radii,
     )
 
 

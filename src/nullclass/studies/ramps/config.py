@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from nullclass.experiments.config import NullPlan, Preset, Study, Training, Trial
+from nullclass.experiments.config import NullPlan, Training, Trial
+from nullclass.experiments.study import Preset, Study
 from nullclass.training.recipes import Recipe
 
 VARIANTS = ("base", "uniform", "shuffled")
