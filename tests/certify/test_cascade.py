@@ -481,3 +481,28 @@ def test_a_bound_of_the_cascade_is_below_every_value() -> None:
     row = torch.tensor([[[1.0, -1.0]]], dtype=torch.float64)
     lower = cascade.cascade_bounds(network, images, 0.1, "linf")(row).detach()
     assert 0 < float(lower) <= 5e-7
+
+
+@pytest.mark.parametrize("verifier", ["interval", CASCADE])
+def test_answers_that_are_proofs_are_not_proved_again(
+    verifier: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, images = tiny_model(0), images_of(0, 30)
+    data = images, model.predict(images)
+    guarded = ProvableNull(model, RADIUS, verifier=verifier)
+    budgets = [RADIUS, 1.9 * RADIUS, 2.1 * RADIUS]
+    found = []
+    for is_spared in (True, False):
+        if not is_spared:
+            monkeypatch.setattr(proofs, "_is_open", lambda margins, *_: torch.isfinite(margins))
+        with record_stages() as settled:
+            found.append((prove(guarded, data, budgets, verifier=verifier), settled))
+    (spared, few), (rows, many) = found
+    decided = [name for name in rows if name != "margin"]
+    pd.testing.assert_frame_equal(spared[decided], rows[decided])
+    assert len(set(rows.groupby("eps_pixels")["is_never_fooled"].sum())) > 1
+    if verifier == CASCADE:
+        everything = {(each.radius, each.index): each.is_proved for each in many}
+        kept = {(each.radius, each.index): each.is_proved for each in few}
+        assert 0 < len(kept) < len(everything)
+        assert kept.items() <= everything.items(), "each stage is recorded with its image"

@@ -6,6 +6,7 @@ from functools import partial
 
 from nullclass.attacks.apgd import APGD
 from nullclass.attacks.base import Attack
+from nullclass.attacks.beyond_radius import BeyondRadius
 from nullclass.attacks.conditional import OnRule, OnSample, OnZeroGradient
 from nullclass.attacks.dataset import DatasetAttack
 from nullclass.attacks.diversified import DiversifiedPGD
@@ -28,14 +29,16 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     it. Later members first attack the images nearest to a success, and the others only if that
     succeeds. The members were chosen by what they add for their cost (LOG.md):
 
-    1. images of other classes, projected into the ball (exact at the largest eps);
-    2. PGD on the logsumexp margin, large steps with momentum;
-    3. short runs from diversified starts, on both margins in turns;
-    4. for a rule around a network: PGD from the nearest images that fool the network;
-    5. PGD in smaller steps towards the three nearest answers;
-    6. PGD in falling steps from the best images so far, and from points near them;
-    7. PGD towards every answer, or the 20 nearest;
-    8. random search, for masked gradients: longer where the gradient is zero.
+    1. to force null, where the model answers what holds within a radius: images that fool the
+       network beyond eps, as far as the radius reaches;
+    2. images of other classes, projected into the ball (exact at the largest eps);
+    3. PGD on the logsumexp margin, large steps with momentum;
+    4. short runs from diversified starts, on both margins in turns;
+    5. to fool a rule around a network: PGD from the nearest images that fool the network;
+    6. PGD in smaller steps towards the three nearest answers;
+    7. PGD in falling steps from the best images so far, and from points near them;
+    8. PGD towards every answer, or the 20 nearest;
+    9. random search, for masked gradients: longer where the gradient is zero.
 
     The idea of a fixed ensemble is AutoAttack's (Croce & Hein 2020), that of short runs on the
     nearest images A3's (Liu et al. 2022), that few targets suffice that of the MM attack (Gao et
@@ -46,6 +49,7 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     """
     targeted = partial(MultiTargetedPGD, objective, "margin", relative_step=0.1, momentum=0.75)
     members: dict[str, Attack] = {
+        "beyond-radius": BeyondRadius(AttackEnsemble((PGD(), MultiTargetedPGD(num_targets=3)))),
         "dataset": DatasetAttack(objective=objective),
         "pgd": PGD(objective, num_steps=40, relative_step=0.15, momentum=0.75),
         "diversified": DiversifiedPGD(objective),
@@ -56,6 +60,8 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
         "square-zero-gradient": OnZeroGradient(OnSample(Square(objective), share=0.1)),
         "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000), share=0.01),
     }
+    if objective != "force-null":
+        del members["beyond-radius"]
     if objective != "fool":
         del members["nearest-first"]
     names, version = tuple(members), f"worst-case {VERSION}"

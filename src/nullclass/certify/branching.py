@@ -2,9 +2,11 @@
 
 A part is given by the signs of some inputs of ReLUs and, for L-infinity, by a smaller box of
 images. Each part is bounded by CROWN with optimised slopes (α-CROWN, Xu et al. 2021) and Lagrange
-multipliers of the signs (β-CROWN, Wang et al. 2021); a part without a positive bound is cut in two.
-If every part has one, so has the ball. Everything is computed in float64 with margins for rounding
-(:mod:`nullclass.certify.crown`), so each bound is sound as it is, and the parts cover the ball.
+multipliers of the signs (β-CROWN, Wang et al. 2021); a part without a positive bound is cut in two,
+at the input of a ReLU chosen by trial (filtered smart branching, De Palma et al. 2021). If every
+part has a positive bound, so has the ball. Everything is computed in float64 with margins for
+rounding (:mod:`nullclass.certify.crown`), so each bound is sound as it is, and the parts cover the
+ball.
 """
 
 from __future__ import annotations
@@ -23,13 +25,17 @@ from nullclass.certify.rounding import rounding_of
 
 ROUNDING = rounding_of(torch.float64)
 NUM_STEPS, NUM_INNER = 20, 10
-"""Gradient steps for the ball, and for its parts and inputs of its ReLUs."""
+"""Gradient steps for the ball and for each of its parts, and for inputs of ReLUs."""
 
 NUM_AT_ONCE = 32
 """Parts that are cut at once."""
 
-RATE, DECAY = 0.25, 0.95
-"""Step size of slopes and multipliers, and its factor per step."""
+RATE, RATE_OF_PARTS, DECAY = 0.25, 0.05, 0.95
+"""Step size of slopes and multipliers, and its factor per step. The parts begin with the slopes of
+the ball, which are nearly right: a large step loses them, and no later one gets them back."""
+
+NUM_TRIED = 8
+"""Inputs of ReLUs that are tried as the place to cut."""
 
 
 class BoundedBall:
@@ -109,7 +115,12 @@ class BoundedBall:
         return Parts(specs, _repeat(lower, num), _repeat(upper, num), signs, slopes, multipliers)
 
     def bound(
-        self, parts: Parts, num_steps: int, margin: float = torch.inf, start: int | None = None
+        self,
+        parts: Parts,
+        num_steps: int,
+        margin: float = torch.inf,
+        start: int | None = None,
+        rate: float = RATE,
     ) -> Bounded:
         """Bound parts, and improve slopes and multipliers by gradient steps (Adam).
 
@@ -118,6 +129,7 @@ class BoundedBall:
             num_steps: Gradient steps; they end when all bounds are above ``margin``.
             margin: See there.
             start: Step whose outputs ``specs`` are about; by default the last.
+            rate: Size of the first step.
         """
         start = len(self.network.steps) - 1 if start is None else start
         with torch.no_grad():
@@ -127,7 +139,7 @@ class BoundedBall:
         signed = [index for index, signs in parts.signs.items() if signs.any()]
         names += [("multipliers", index) for index in signed]
         values = [getattr(parts, kind)[index].detach().clone() for kind, index in names]
-        optimizer = torch.optim.Adam(values, RATE, maximize=True) if values else None
+        optimizer = torch.optim.Adam(values, rate, maximize=True) if values else None
         best = parts.specs.new_full((len(parts),), -torch.inf)
         kept: dict[tuple[str, int], Tensor] = {}
         for step in range(num_steps + 1):
@@ -145,7 +157,7 @@ class BoundedBall:
                 old[is_better] = value.detach()[is_better]
             if optimizer is None or not can_improve or bool(((best > margin) | is_empty).all()):
                 break
-            optimizer.param_groups[0]["lr"] = RATE * DECAY**step
+            optimizer.param_groups[0]["lr"] = rate * DECAY**step
             optimizer.zero_grad()
             objective.backward(inputs=values)
             for (kind, index), value in given.items():
@@ -236,8 +248,30 @@ class Bounded:
         return bool((values < 0).any())
 
     @torch.no_grad()
-    def cuts(self, ball: BoundedBall) -> Cuts:
-        """Return where to cut each part: at the input of a ReLU that loosens the bound most."""
+    def cuts(self, ball: BoundedBall, chosen: Tensor) -> Cuts:
+        """Return where to cut the parts of these indices.
+
+        Of the inputs of ReLUs that loosen the bound most, it is the one whose halves have the
+        best bounds, the looser half first.
+        """
+        if not len(chosen):
+            return Cuts(self.bounds[chosen], chosen, self.bounds.new_zeros(0, 4))
+        scores, multipliers = (each[chosen] for each in self._candidates(ball))
+        best, indices = scores.topk(min(NUM_TRIED, scores.shape[1]), dim=1)
+        rows, parts = torch.arange(len(chosen)), self.parts[chosen]
+        tried, values = [], []
+        for score, index in zip(best.T, indices.T, strict=True):
+            tried.append(Cuts(score, index, multipliers[rows, :, index]))
+            halves = ball.bound(cut(parts, tried[-1]), 0).bounds.view(2, -1).clamp(max=0)
+            value = halves.amin(dim=0) + 0.1 * halves.amax(dim=0)
+            values.append(torch.where(score > 0, value, -torch.inf))
+        return Cuts.picked(tried, torch.stack(values).argmax(dim=0))
+
+    def _candidates(self, ball: BoundedBall) -> tuple[Tensor, Tensor]:
+        """Return scores ``(N, I)`` of all inputs of ReLUs and pixels, and ``Cuts.multipliers``.
+
+        A score says how much an input loosens the bound, 0 that there is nothing to cut.
+        """
         scores, multipliers = [], []
         for source, relu in ball.relus.items():
             region = self.regions[source]
@@ -260,9 +294,7 @@ class Bounded:
         is_open = torch.cat([*scores, torch.zeros_like(width[:, :1])], dim=1).amax(dim=1) > 0
         scores.append(torch.where(is_open[:, None], 0, width * weight))
         multipliers.append(width.new_zeros(4, *width.shape))
-        best, index = torch.cat(scores, dim=1).max(dim=1)
-        found = torch.cat(multipliers, dim=2)[:, torch.arange(len(index)), index]
-        return Cuts(best, index, found.T)
+        return torch.cat(scores, dim=1), torch.cat(multipliers, dim=2).transpose(0, 1)
 
 
 def _num_pixelwise(network: Network, box: Box) -> int:
@@ -315,8 +347,8 @@ def branch(ball: BoundedBall, specs: Tensor, budget: int, margin: float) -> tupl
     """
     found = ball.bound(ball.whole(specs[:, None]), NUM_STEPS, margin)
     num_parts = 0
-    is_open = found.bounds <= margin
-    parts, bounds, cuts = found.parts[is_open], found.bounds[is_open], found.cuts(ball)[is_open]
+    (is_open,) = (found.bounds <= margin).nonzero(as_tuple=True)
+    parts, bounds, cuts = found.parts[is_open], found.bounds[is_open], found.cuts(ball, is_open)
     while len(parts):
         num_cut = min(NUM_AT_ONCE, (budget - num_parts) // 2)
         can_cut = num_cut > 0 and bool((cuts.scores > 0).all())
@@ -326,10 +358,10 @@ def branch(ball: BoundedBall, specs: Tensor, budget: int, margin: float) -> tupl
             return None, num_parts
         order = bounds.argsort(stable=True)
         first, rest = order[:num_cut], order[num_cut:]
-        found = ball.bound(cut(parts[first], cuts[first]), NUM_INNER, margin)
+        found = ball.bound(cut(parts[first], cuts[first]), NUM_STEPS, margin, rate=RATE_OF_PARTS)
         num_parts += len(found.parts)
-        is_open = found.bounds <= margin
+        (is_open,) = (found.bounds <= margin).nonzero(as_tuple=True)
         parts = Parts.joined(parts[rest], found.parts[is_open])
         bounds = torch.cat([bounds[rest], found.bounds[is_open]])
-        cuts = Cuts.joined(cuts[rest], found.cuts(ball)[is_open])
+        cuts = Cuts.joined(cuts[rest], found.cuts(ball, is_open))
     return True, num_parts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,16 @@ class Cuts:
     def __getitem__(self, chosen: Tensor) -> Cuts:
         """Return some."""
         return Cuts(self.scores[chosen], self.indices[chosen], self.multipliers[chosen])
+
+    @staticmethod
+    def picked(options: Sequence[Cuts], chosen: Tensor) -> Cuts:
+        """Return, for each part, the option of index ``chosen (N,)``."""
+        rows = torch.arange(len(chosen), device=chosen.device)
+        scores, indices, multipliers = (
+            torch.stack([getattr(each, name) for each in options])[chosen, rows]
+            for name in ("scores", "indices", "multipliers")
+        )
+        return Cuts(scores, indices, multipliers)
 
     @staticmethod
     def joined(first: Cuts, second: Cuts) -> Cuts:

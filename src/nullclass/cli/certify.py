@@ -11,7 +11,7 @@ import tyro
 
 from nullclass.cli.common import Device, Eps, print_table, progress
 from nullclass.cli.models import LoadedModel, Model, ModelOptions
-from nullclass.cli.outputs import output_file
+from nullclass.cli.outputs import kept_parts, output_file
 from nullclass.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,12 +55,9 @@ class Command:
 
         from nullclass.certify import CASCADE, record_stages
         from nullclass.core.devices import find_device
-        from nullclass.core.files import remove
         from nullclass.metrics.rates import proved_rates
         from nullclass.rejection import ProvableNull
         from nullclass.results.frames import write_frame
-        from nullclass.results.schema import PARTS
-        from nullclass.scoring.parts import Parts
         from nullclass.scoring.prediction_cost import settled_rows
         from nullclass.scoring.proofs import proof_radius, prove
 
@@ -70,7 +67,8 @@ class Command:
             _check(self.check, loaded)
             return
         device = find_device(self.device)
-        with output_file(self.out), output_file(self.rows):
+        output = self.rows or self.out
+        with output_file(self.out), output_file(self.rows), kept_parts(output) as parts:
             loaded = self.model.load(device)
             test = loaded.dataset.test
             test = test if self.images is None else test.first(self.images)
@@ -81,8 +79,6 @@ class Command:
             verifier = own if self.verifier is None else self.verifier
             if self.rows is not None and verifier != CASCADE:
                 raise UserError("only the cascade has stages: give --verifier cascade with --rows")
-            output = self.rows or self.out
-            parts = None if output is None else output.with_name(f".{output.name}{PARTS}")
             started = time.perf_counter()
             with progress("proofs", len(test)) as advance, record_stages() as settled:
                 rows = prove(
@@ -92,7 +88,7 @@ class Command:
                     norm=self.norm,
                     verifier=verifier,
                     on_images=advance,
-                    parts=Parts(parts),
+                    parts=parts,
                 )
             seconds = time.perf_counter() - started
             if self.out is not None and isinstance(model, ProvableNull):
@@ -107,8 +103,6 @@ class Command:
             if self.rows is not None:
                 tables = (settled_rows(rows, here, shown) for shown, here in by_radius.items())
                 write_frame(self.rows, pd.concat(tables, ignore_index=True))
-            if parts is not None:
-                remove(parts)
         _print_rates(rows, proved_rates(rows), has_null=model.has_null)
         if verifier == CASCADE:
             _print_stages(by_radius, model, test, self.norm)

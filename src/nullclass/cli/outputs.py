@@ -8,12 +8,15 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from nullclass.core.errors import DamagedStateError, UserError
 from nullclass.core.files import LOCK, TEMPORARY, cannot_write, locked, locked_file, remove
-from nullclass.results.schema import STATE
+from nullclass.results.schema import PARTS, STATE
 from nullclass.training.card import CARD
+
+if TYPE_CHECKING:
+    from nullclass.scoring.parts import Parts
 
 T = TypeVar("T")
 
@@ -45,6 +48,22 @@ def output_file(path: Path | None) -> Iterator[None]:
     check_output(path, is_file=True)
     with locked_file(path):
         yield
+
+
+@contextmanager
+def kept_parts(output: Path | None) -> Iterator[Parts]:
+    """Keep what is finished beside an output file until that is written; without one, nothing.
+
+    The same command, repeated after an interruption, goes on from there.
+    """
+    from nullclass.scoring.parts import NOTHING, Parts
+
+    if output is None:
+        yield NOTHING
+        return
+    folder = output.with_name(f".{output.name}{PARTS}")
+    yield Parts(folder)
+    remove(folder)
 
 
 def restarting(path: Path, work: Callable[[], T]) -> T:

@@ -19,7 +19,7 @@ from nullclass.cli.common import (
     progress,
     subcommand,
 )
-from nullclass.cli.outputs import check_output, output_file
+from nullclass.cli.outputs import check_output, kept_parts, output_file
 from nullclass.core.checks import check_count, check_seed
 from nullclass.core.errors import UserError
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from nullclass.data import Dataset
     from nullclass.results.schema import Flag
+    from nullclass.scoring.parts import Parts
     from nullclass.zoo import Member
 
 NONE = "none"
@@ -84,7 +85,10 @@ class ShowMember:
 
 @dataclass(frozen=True)
 class EvaluateMembers:
-    """Measure models: clean rates, proofs and attacks. Writes one run folder per model."""
+    """Measure models: clean rates, proofs and attacks. Writes one run folder per model.
+
+    An interrupted command goes on when it is repeated.
+    """
 
     names: tyro.conf.Positional[tuple[str, ...]]
     """Models, or all."""
@@ -142,8 +146,8 @@ class EvaluateMembers:
         with output_file(zoo / RESULTS if self.update else None):
             for member in members:
                 path = self.out / f"{member.name}.csv"
-                with output_file(path):
-                    rows, flags = self._evaluate(member, load_data(member), str(device))
+                with output_file(path), kept_parts(path) as parts:
+                    rows, flags = self._evaluate(member, load_data(member), str(device), parts)
                     write_rows(path, rows)
                 if self.update:
                     update_results(zoo, rows)
@@ -153,14 +157,15 @@ class EvaluateMembers:
                 print(f"{member.name}: {path}")
 
     def _evaluate(
-        self, member: Member, dataset: Dataset, device: str
+        self, member: Member, dataset: Dataset, device: str, parts: Parts
     ) -> tuple[pd.DataFrame, list[Flag] | None]:
         """Return the rates of one model, and the red flags if it was attacked."""
         from nullclass.evaluation.record import record_evaluation
         from nullclass.zoo.evaluate import (
+            answer,
             attack_rows,
             check_proofs,
-            measure_clean,
+            clean_rates,
             proof_rates,
             prove_member,
         )
@@ -168,10 +173,12 @@ class EvaluateMembers:
         from nullclass.zoo.results import join
 
         eps = sorted(set(self.eps or member.description.eps))
-        tables, flags = [measure_clean(member, dataset, self.verifier)], None
+        tables, flags = [], None
         verifier = self.proofs or self.verifier or member.verifier
         proofs = None
-        if verifier != NONE:
+        if verifier == NONE:
+            tables.append(clean_rates(member, answer(member, dataset, self.verifier)))
+        else:
             with progress(f"proving {member.name}", len(dataset.test)) as on_images:
                 proofs = prove_member(
                     member,
@@ -180,7 +187,9 @@ class EvaluateMembers:
                     verifier=verifier,
                     answers=self.verifier,
                     on_images=on_images,
+                    parts=parts,
                 )
+            tables.append(clean_rates(member, proofs))
             tables.append(proof_rates(member, proofs, verifier))
         if self.attack != (NONE,):
             num_images = min(self.images, len(dataset.test))

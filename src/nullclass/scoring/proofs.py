@@ -20,7 +20,7 @@ arithmetic. For a learned null, ``interval`` proves the logits as the model comp
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -75,9 +75,12 @@ an image of the ball; hence it contains the logits as the model rounds them."""
 NEVER_LOOSER = ("interval", "crown-ibp", CASCADE)
 """Verifiers whose bounds are never below interval bounds."""
 
-Prover = Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""Images ``(N, C, H, W)``, labels ``(N,)`` and eps to ``(N,)`` margins, positive if the image is
-never fooled, and ``(N,)`` booleans: always correct."""
+ALL = slice(None)
+"""All images of a batch."""
+
+Prover = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+"""Images ``(N, C, H, W)``, labels ``(N,)``, the model's logits and eps to ``(N,)`` margins,
+positive if the image is never fooled, and ``(N,)`` booleans: always correct."""
 
 
 @exact_float32()
@@ -215,7 +218,7 @@ def _prove_each(
     """Return one table per image, of the largest eps proved."""
     tables = []
     for image, label, limit in zip(images.split(1), labels.split(1), limits, strict=True):
-        is_proved = partial(_is_proved, prover, image, label)
+        is_proved = partial(_is_proved, prover, image, label, model(image))
         low, high = (limit, limit) if is_proved(limit) else (0.0, limit)
         for _ in range(NUM_HALVINGS if low < high and is_proved(0.0) else 0):
             middle = (low + high) / 2
@@ -224,8 +227,8 @@ def _prove_each(
     return tables
 
 
-def _is_proved(prover: Prover, image: Tensor, label: Tensor, eps: float) -> bool:
-    return bool(prover(image, label, eps)[0] > 0)
+def _is_proved(prover: Prover, image: Tensor, label: Tensor, logits: Tensor, eps: float) -> bool:
+    return bool(prover(image, label, logits, eps)[0] > 0)
 
 
 def _certified(tables: Sequence[pd.DataFrame], norm: str, verifier: str) -> pd.DataFrame:
@@ -255,10 +258,11 @@ def _prove_batch(
     model: Classifier, prover: Prover, images: Tensor, labels: Tensor, budgets: Sequence[float]
 ) -> list[pd.DataFrame]:
     """Return one table per eps, one row per image."""
-    predicted = predictions(model(images), model.num_classes)
+    logits = model(images)
+    predicted = predictions(logits, model.num_classes)
     tables = []
     for budget in budgets:
-        margins, is_always_correct = prover(images, labels, budget)
+        margins, is_always_correct = prover(images, labels, logits, budget)
         is_never_fooled = margins > 0
         columns = {
             "label": labels,
@@ -299,15 +303,28 @@ def _prover(model: Classifier, norm: str, verifier: str, image_shape: Sequence[i
     dtype = next(inner.parameters(), inner.mean).dtype
     coarse = partial(interval_bounds, coarseness=COARSENESS)
 
-    def prover(images: Tensor, labels: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    def prover(images: Tensor, labels: Tensor, logits: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         images = images.to(dtype)
 
-        def margins(radius: float, verifier: Verifier = verify) -> Tensor:
-            return label_margins(network, images, labels, radius, norm=norm, verifier=verifier)
+        def margins(
+            radius: float, verifier: Verifier = verify, chosen: slice | Tensor = ALL
+        ) -> Tensor:
+            return label_margins(
+                network, images[chosen], labels[chosen], radius, norm=norm, verifier=verifier
+            )
 
         radius = proof_radius(eps, norm)
         if isinstance(model, ProvableNull):
-            never = margins(proof_radius(eps, norm, -model.radius))
+            needed = proof_radius(eps, norm, -model.radius)
+            never = logits.gather(1, labels[:, None]).squeeze(1)
+            is_open = torch.ones_like(never, dtype=torch.bool)
+            if verifier == model.verifier:
+                is_open = _is_open(never, model.radius, needed)
+            chosen = is_open.nonzero().squeeze(1)
+            if len(chosen):
+                with record_stages(alone=True) as settled:
+                    never[chosen] = margins(needed, chosen=chosen)
+                add_to_records(replace(each, index=int(chosen[each.index])) for each in settled)
             if model.verifier not in NEVER_LOOSER:
                 return never, torch.zeros_like(never, dtype=torch.bool)
             return never, margins(proof_radius(eps, norm, model.radius), coarse) > 0
@@ -328,6 +345,15 @@ def _prover(model: Classifier, norm: str, verifier: str, image_shape: Sequence[i
         return torch.maximum(never, always), always > 0
 
     return prover
+
+
+def _is_open(margins: Tensor, radius: float, needed: float) -> Tensor:
+    """Return whose margins ``(N,)`` within a radius leave open what holds within the one needed.
+
+    A proof holds in every smaller ball, and no larger one is proved where there is none.
+    """
+    is_proved = margins > 0
+    return is_proved & (needed > radius) | ~is_proved & (needed < radius)
 
 
 def proof_radius(eps: float, norm: str, shift: float = 0.0) -> float:

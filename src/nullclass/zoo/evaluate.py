@@ -21,6 +21,7 @@ from nullclass.evaluation.run import evaluate
 from nullclass.metrics.claims import find_violations
 from nullclass.metrics.rates import PROVED
 from nullclass.results.schema import UNION
+from nullclass.scoring.parts import NOTHING, Parts
 from nullclass.scoring.proofs import prove
 from nullclass.scoring.score import OnImages, ignore
 from nullclass.zoo.load import load_member
@@ -44,16 +45,28 @@ def check_dataset(member: Member, dataset: Dataset) -> None:
         )
 
 
-def measure_clean(member: Member, dataset: Dataset, verifier: str | None = None) -> pd.DataFrame:
-    """Return the clean rates on all test images, with answers by a verifier or as its card says."""
+def answer(member: Member, dataset: Dataset, verifier: str | None = None) -> pd.DataFrame:
+    """Return image, label and prediction of all test images, by a verifier or as the card says."""
     check_dataset(member, dataset)
     model = load_member(member, verifier=verifier).double()
-    counts = torch.zeros(len(OUTCOME_NAMES), dtype=torch.long)
-    for images, labels in dataset.test.batches():
-        batch = outcomes(model.predict(images.double()), labels)
-        counts += batch.bincount(minlength=len(OUTCOME_NAMES))
+    batches = list(dataset.test.batches())
+    predicted = torch.cat([model.predict(images.double()) for images, _ in batches])
+    labels = torch.cat([labels for _, labels in batches])
+    return pd.DataFrame({"image": range(len(labels)), "label": labels, "prediction": predicted})
+
+
+def clean_rates(member: Member, answers: pd.DataFrame) -> pd.DataFrame:
+    """Return the clean rates.
+
+    Args:
+        member: The member.
+        answers: Rows of :func:`answer`, or of :func:`prove_member`.
+    """
+    answers = answers.drop_duplicates("image")
+    predicted, labels = (torch.tensor(answers[name]) for name in ("prediction", "label"))
+    counts = outcomes(predicted, labels).bincount(minlength=len(OUTCOME_NAMES))
     hits = dict(zip(METRICS[CLEAN], counts.tolist(), strict=True))
-    return result_rows(member, CLEAN, hits, len(dataset.test), method=CLEAN)
+    return result_rows(member, CLEAN, hits, len(answers), method=CLEAN)
 
 
 def prove_member(
@@ -65,6 +78,7 @@ def prove_member(
     answers: str | None = None,
     num_images: int | None = None,
     on_images: OnImages = ignore,
+    parts: Parts = NOTHING,
 ) -> pd.DataFrame:
     """Return what is proved of each image (:func:`nullclass.scoring.proofs.prove`).
 
@@ -76,11 +90,12 @@ def prove_member(
         answers: That of the model's own answers, instead of that of its card.
         num_images: Number of test images, from the first. Default: all.
         on_images: Receives the number of images done since its last call.
+        parts: As for ``prove``.
     """
     check_dataset(member, dataset)
     data = dataset.test if num_images is None else dataset.test.first(num_images)
     model = load_member(member, verifier=answers).double()
-    return prove(model, data, eps, verifier=verifier, on_images=on_images)
+    return prove(model, data, eps, verifier=verifier, on_images=on_images, parts=parts)
 
 
 def proof_rates(member: Member, proofs: pd.DataFrame, verifier: str) -> pd.DataFrame:
