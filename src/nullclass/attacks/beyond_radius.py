@@ -17,7 +17,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from nullclass.attacks.base import Attack, WrappedAttack
 from nullclass.attacks.losses import ObjectiveName
@@ -50,18 +49,15 @@ class BeyondRadius(WrappedAttack):
 
     def run(self, state: AttackState, generator: torch.Generator | None) -> None:
         """See :class:`nullclass.attacks.base.BaseAttack`."""
-        radius = getattr(state.model, "radius", None)
+        radius, norm = (getattr(state.model, name, None) for name in ("radius", "norm"))
         chosen = state.active.nonzero().squeeze(1)
-        if radius is None or state.model.norm != state.norm_name or not len(chosen):
+        if radius is None or norm != state.norm_name or not len(chosen):
             return
         images, network = state.images[chosen], network_inside(state.model)
         eps = torch.as_tensor(state.eps_at(chosen)).to(images)
         largest = state.norm.largest(images[0].numel())
         beyond = (eps + radius).clamp(max=largest).expand(len(chosen))
-        options = {"eps": beyond, "norm": state.norm_name, "batch_size": state.batch_size}
-        found: Tensor = self.attack(
-            network, images, state.labels[chosen], generator=generator, **options
-        )
+        found = state.attack_some(self.attack, network, chosen, generator, eps=beyond)
         share = expand_eps(eps / beyond, images)
         near = state.norm.project(images + share * (found - images), images, state.eps_at(chosen))
         state.evaluate_all(chosen, near)

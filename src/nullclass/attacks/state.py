@@ -203,9 +203,13 @@ class AttackState:
         model: Classifier,
         chosen: Tensor,
         generator: torch.Generator | None,
+        eps: Eps | None = None,
     ) -> Tensor:
-        """Return an attack's images for some of the images, on any model of the same classes."""
-        device, eps = model.mean.device, self.eps_at(chosen)
+        """Return an attack's images for some of the images, on any model of the same classes.
+
+        ``eps`` is another budget, a number or ``(M,)`` for M chosen images.
+        """
+        device, eps = model.mean.device, self.eps_at(chosen) if eps is None else eps
         adv_images = attack(
             model,
             self.images[chosen].to(device),

@@ -254,7 +254,7 @@ class Bounded:
         Of the inputs of ReLUs that loosen the bound most, it is the one whose halves have the
         best bounds, the looser half first.
         """
-        if not len(chosen):
+        if not len(chosen):  # a part that is not there cannot be bounded
             return Cuts(self.bounds[chosen], chosen, self.bounds.new_zeros(0, 4))
         scores, multipliers = (each[chosen] for each in self._candidates(ball))
         best, indices = scores.topk(min(NUM_TRIED, scores.shape[1]), dim=1)
@@ -348,13 +348,16 @@ def branch(ball: BoundedBall, specs: Tensor, budget: int, margin: float) -> tupl
     found = ball.bound(ball.whole(specs[:, None]), NUM_STEPS, margin)
     num_parts = 0
     (is_open,) = (found.bounds <= margin).nonzero(as_tuple=True)
-    parts, bounds, cuts = found.parts[is_open], found.bounds[is_open], found.cuts(ball, is_open)
+    parts, bounds, cuts = found.parts[is_open], found.bounds[is_open], None
     while len(parts):
         num_cut = min(NUM_AT_ONCE, (budget - num_parts) // 2)
-        can_cut = num_cut > 0 and bool((cuts.scores > 0).all())
         if found.has_counterexample(ball):
             return False, num_parts
-        if not can_cut:
+        if num_cut == 0:
+            return None, num_parts
+        new = found.cuts(ball, is_open)  # many bounds: only of parts that may be cut
+        cuts = new if cuts is None else Cuts.joined(cuts, new)
+        if not bool((cuts.scores > 0).all()):
             return None, num_parts
         order = bounds.argsort(stable=True)
         first, rest = order[:num_cut], order[num_cut:]
@@ -363,5 +366,5 @@ def branch(ball: BoundedBall, specs: Tensor, budget: int, margin: float) -> tupl
         (is_open,) = (found.bounds <= margin).nonzero(as_tuple=True)
         parts = Parts.joined(parts[rest], found.parts[is_open])
         bounds = torch.cat([bounds[rest], found.bounds[is_open]])
-        cuts = Cuts.joined(cuts[rest], found.cuts(ball, is_open))
+        cuts = cuts[rest]
     return True, num_parts

@@ -75,9 +75,6 @@ an image of the ball; hence it contains the logits as the model rounds them."""
 NEVER_LOOSER = ("interval", "crown-ibp", CASCADE)
 """Verifiers whose bounds are never below interval bounds."""
 
-ALL = slice(None)
-"""All images of a batch."""
-
 Prover = Callable[[Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """Images ``(N, C, H, W)``, labels ``(N,)``, the model's logits and eps to ``(N,)`` margins,
 positive if the image is never fooled, and ``(N,)`` booleans: always correct."""
@@ -306,12 +303,8 @@ def _prover(model: Classifier, norm: str, verifier: str, image_shape: Sequence[i
     def prover(images: Tensor, labels: Tensor, logits: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         images = images.to(dtype)
 
-        def margins(
-            radius: float, verifier: Verifier = verify, chosen: slice | Tensor = ALL
-        ) -> Tensor:
-            return label_margins(
-                network, images[chosen], labels[chosen], radius, norm=norm, verifier=verifier
-            )
+        def margins(radius: float, verifier: Verifier = verify) -> Tensor:
+            return label_margins(network, images, labels, radius, norm=norm, verifier=verifier)
 
         radius = proof_radius(eps, norm)
         if isinstance(model, ProvableNull):
@@ -323,7 +316,9 @@ def _prover(model: Classifier, norm: str, verifier: str, image_shape: Sequence[i
             chosen = is_open.nonzero().squeeze(1)
             if len(chosen):
                 with record_stages(alone=True) as settled:
-                    never[chosen] = margins(needed, chosen=chosen)
+                    never[chosen] = label_margins(
+                        network, images[chosen], labels[chosen], needed, norm=norm, verifier=verify
+                    )
                 add_to_records(replace(each, index=int(chosen[each.index])) for each in settled)
             if model.verifier not in NEVER_LOOSER:
                 return never, torch.zeros_like(never, dtype=torch.bool)

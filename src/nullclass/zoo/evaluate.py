@@ -23,7 +23,7 @@ from nullclass.metrics.rates import PROVED
 from nullclass.results.schema import UNION
 from nullclass.scoring.parts import NOTHING, Parts
 from nullclass.scoring.proofs import prove
-from nullclass.scoring.score import OnImages, ignore
+from nullclass.scoring.score import OnImages, ignore, score_clean
 from nullclass.zoo.load import load_member
 from nullclass.zoo.members import Member
 from nullclass.zoo.results import ATTACK, CLEAN, METRICS, NO_VERSION, PROOF, join, result_rows
@@ -48,11 +48,7 @@ def check_dataset(member: Member, dataset: Dataset) -> None:
 def answer(member: Member, dataset: Dataset, verifier: str | None = None) -> pd.DataFrame:
     """Return image, label and prediction of all test images, by a verifier or as the card says."""
     check_dataset(member, dataset)
-    model = load_member(member, verifier=verifier).double()
-    batches = list(dataset.test.batches())
-    predicted = torch.cat([model.predict(images.double()) for images, _ in batches])
-    labels = torch.cat([labels for _, labels in batches])
-    return pd.DataFrame({"image": range(len(labels)), "label": labels, "prediction": predicted})
+    return score_clean(load_member(member, verifier=verifier).double(), dataset.test)
 
 
 def clean_rates(member: Member, answers: pd.DataFrame) -> pd.DataFrame:
@@ -76,11 +72,10 @@ def prove_member(
     *,
     verifier: str,
     answers: str | None = None,
-    num_images: int | None = None,
     on_images: OnImages = ignore,
     parts: Parts = NOTHING,
 ) -> pd.DataFrame:
-    """Return what is proved of each image (:func:`nullclass.scoring.proofs.prove`).
+    """Return what is proved of each test image (:func:`nullclass.scoring.proofs.prove`).
 
     Args:
         member: The member.
@@ -88,14 +83,12 @@ def prove_member(
         eps: Budgets in pixel units.
         verifier: Name of the verifier.
         answers: That of the model's own answers, instead of that of its card.
-        num_images: Number of test images, from the first. Default: all.
         on_images: Receives the number of images done since its last call.
         parts: As for ``prove``.
     """
     check_dataset(member, dataset)
-    data = dataset.test if num_images is None else dataset.test.first(num_images)
     model = load_member(member, verifier=answers).double()
-    return prove(model, data, eps, verifier=verifier, on_images=on_images, parts=parts)
+    return prove(model, dataset.test, eps, verifier=verifier, on_images=on_images, parts=parts)
 
 
 def proof_rates(member: Member, proofs: pd.DataFrame, verifier: str) -> pd.DataFrame:
