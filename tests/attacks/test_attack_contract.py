@@ -106,6 +106,7 @@ MAKERS: dict[str, Callable[[], Attack]] = {
     "diversified-pgd": partial(DiversifiedPGD, num_start_steps=2, num_steps=3, num_restarts=5),
     "diversified-pgd, force-null": partial(DiversifiedPGD, "force-null", num_steps=3),
     "refined-pgd": partial(RefinedPGD, num_steps=3, num_restarts=5),
+    "refined-pgd, along the gradient": partial(RefinedPGD, num_steps=3, along_gradient=True),
     "refined-pgd, force-null": partial(RefinedPGD, "force-null", num_steps=3),
     "on zero gradient": lambda: OnZeroGradient(Noise()),
     "on sample": lambda: OnSample(PGD(num_steps=3), share=0.2),

@@ -28,7 +28,9 @@ from nullclass.attacks.base import supported_norms
 from nullclass.attacks.conditional import OnSample
 from nullclass.attacks.counters import count_passes
 from nullclass.attacks.ensemble import EnsembleProgress, attacks_inside
+from nullclass.attacks.steps import ascend
 from nullclass.core.errors import UserError
+from nullclass.core.norms import BALLS
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull
 
@@ -73,6 +75,36 @@ def test_none_where_the_type_allows_it() -> None:
         assert attack.step_sizes()[0] == pytest.approx(2.5 / attack.num_steps)
     with pytest.raises(UserError, match="num_steps"):
         PGD(num_steps=None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("norm", "length"), [("linf", 0.01 * 4), ("l2", 0.01), ("l1", 0.01)])
+def test_steps_along_the_gradient_are_as_long_in_l2_as_the_norms_own(
+    norm: str, length: float
+) -> None:
+    images, gradient = torch.full((2, 1, 4, 4), 0.5), torch.randn(2, 1, 4, 4)
+    eps = BALLS[norm].largest(16)
+    moved = ascend(
+        images,
+        gradient,
+        images,
+        eps=eps,
+        step_size=0.01,
+        norm=BALLS[norm],
+        along_gradient=True,
+    )
+    unit = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    assert torch.allclose(moved - images, length * unit, atol=1e-6)
+
+
+def test_refined_pgd_along_the_gradient_leaves_pixels_without_one_alone() -> None:
+    model = linear()
+    with torch.no_grad():
+        model.body[1].weight[:, 8:] = 0
+    attack = RefinedPGD(num_steps=5, num_restarts=1, along_gradient=True)
+    delta = attack(model, IMAGES, LABELS, eps=0.02) - IMAGES
+    sizes = delta.flatten(1)[:, :8].abs()
+    assert torch.equal(delta.flatten(1)[:, 8:], torch.zeros(12, 8))
+    assert ((sizes > 1e-4) & (sizes < 0.01)).any()  # steps of the norm move all pixels by the same
 
 
 def test_what_an_attack_consists_of() -> None:

@@ -33,7 +33,7 @@ from nullclass.attacks.losses import LossName, ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss
 from nullclass.attacks.steps import backward, forward
 from nullclass.core.modules import frozen, searched
-from nullclass.core.norms import expand_eps, find_ball
+from nullclass.core.norms import expand_eps, gradient_step
 from nullclass.core.outcomes import check_finite
 from nullclass.models.classifier import as_classifier
 from nullclass.models.network import Body
@@ -186,8 +186,6 @@ def _run_steps(
     """Run all steps on one batch from its clean images."""
     state, norm = found.state, found.state.norm
     x = state.images[indices]
-    num_pixels = x[0].numel()
-    radius = max(1.0, math.sqrt(num_pixels) / norm.largest(num_pixels))  # L2, of the unit ball
     farthest = norm.size(torch.maximum(x, 1 - x))
     eps, ever = torch.zeros_like(farthest), torch.zeros_like(farthest, dtype=torch.bool)
     for k in range(num_steps + 1):
@@ -213,5 +211,5 @@ def _run_steps(
         grown = torch.where(grown > 0, grown, 1e-3 * farthest)  # on an exact tie
         eps = torch.where(succeeded, (1 - gamma) * eps, grown)
         eps = eps.minimum(farthest).minimum(smallest)
-        step = expand_eps(alpha * eps * radius, x) * find_ball("l2").steepest(gradient, x)
+        step = expand_eps(alpha * eps, x) * gradient_step(gradient, norm)
         x = norm.project(x + step, images, eps)

@@ -26,6 +26,8 @@ class PGDSteps(RestartedAttack):
     num_steps: int
     relative_step: float | None
     momentum: float = 0.0
+    along_gradient: bool = False
+    """Whether to step along the gradient itself, not where the norm allows the steepest ascent."""
 
     def adjust(
         self, state: AttackState, indices: Tensor, adv_images: Tensor, gradient: Tensor
@@ -58,6 +60,7 @@ class PGDSteps(RestartedAttack):
                 eps=eps,
                 step_size=share * eps,
                 norm=state.norm,
+                along_gradient=self.along_gradient,
             )
         state.evaluate(indices, adv_images)
 

@@ -42,6 +42,9 @@ class RefinedPGD(PGDRounds):
     noise: float = 0.5
     """Radius around the best image as a share of eps."""
     momentum: float = 0.75
+    along_gradient: bool = False
+    """Whether to step along the gradient itself. In L-infinity the pixels of large gradients then
+    move first, which fools images that steps of equal size in all pixels do not (LOG.md)."""
     precision: Precision = "float32"
 
     def losses(self, state: AttackState) -> list[IndexedLoss]:

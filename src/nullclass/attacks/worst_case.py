@@ -38,7 +38,8 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     6. PGD in smaller steps towards the three nearest answers;
     7. PGD in falling steps from the best images so far, and from points near them;
     8. PGD towards every answer, or the 20 nearest;
-    9. random search, for masked gradients: longer where the gradient is zero.
+    9. PGD in falling steps once more, along the gradient itself;
+    10. random search, for masked gradients: longer where the gradient is zero.
 
     The idea of a fixed ensemble is AutoAttack's (Croce & Hein 2020), that of short runs on the
     nearest images A3's (Liu et al. 2022), that few targets suffice that of the MM attack (Gao et
@@ -48,6 +49,7 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
         objective: What the attacker wants.
     """
     targeted = partial(MultiTargetedPGD, objective, "margin", relative_step=0.1, momentum=0.75)
+    square = Square(objective, "logsumexp-margin", num_queries=3000)
     members: dict[str, Attack] = {
         "beyond-radius": BeyondRadius(AttackEnsemble((PGD(), MultiTargetedPGD(num_targets=3)))),
         "dataset": DatasetAttack(objective=objective),
@@ -57,8 +59,9 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
         "targets": OnSample(targeted(num_targets=3), share=0.25),
         "refined": OnSample(RefinedPGD(objective), share=0.25),
         "all-targets": OnSample(targeted(), share=0.05),
+        "along-gradient": OnSample(RefinedPGD(objective, along_gradient=True), 0.01, smallest=8),
         "square-zero-gradient": OnZeroGradient(OnSample(Square(objective), share=0.1)),
-        "square": OnSample(Square(objective, "logsumexp-margin", num_queries=3000), share=0.01),
+        "square": OnSample(square, share=0.01, smallest=4),
     }
     if objective != "force-null":
         del members["beyond-radius"]

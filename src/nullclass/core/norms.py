@@ -295,6 +295,16 @@ def step_along(direction: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor
     return find_ball(norm).project(images + expand_eps(eps, images) * direction, images, eps)
 
 
+def gradient_step(gradient: Tensor, norm: Ball) -> Tensor:
+    """Return steps along gradients ``(N, …)`` themselves, per unit of eps.
+
+    In L-infinity they are as long, in L2, as the steps of the norm; otherwise their L2 size is 1.
+    """
+    num_values = gradient[0].numel()
+    length = max(1.0, math.sqrt(num_values) / norm.largest(num_values))
+    return length * _l2_steepest(gradient, gradient)
+
+
 def is_allowed(adv_images: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:
     """Return ``(N,)`` booleans: finite, in the box and, up to float32 rounding, in the ball."""
     delta = in_float64(adv_images) - in_float64(images)
