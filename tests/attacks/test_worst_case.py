@@ -30,7 +30,7 @@ from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
-SETTINGS_OF_VERSION = {"1": "82b81d06729e7bb5", "2": "2f1526e40242ce23"}
+SETTINGS_OF_VERSION = {"1": "82b81d06729e7bb5", "2": "56d51286b206e0d2"}
 """A digest of the members and settings of each published version."""
 
 

@@ -50,6 +50,7 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     """
     targeted = partial(MultiTargetedPGD, objective, "margin", relative_step=0.1, momentum=0.75)
     square = Square(objective, "logsumexp-margin", num_queries=3000)
+    squares = AttackEnsemble((OnSample(Square(objective), share=0.06), OnSample(square, 0.01)))
     members: dict[str, Attack] = {
         "beyond-radius": BeyondRadius(AttackEnsemble((PGD(), MultiTargetedPGD(num_targets=3)))),
         "dataset": DatasetAttack(objective=objective),
@@ -60,7 +61,7 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
         "refined": OnSample(RefinedPGD(objective), share=0.25),
         "all-targets": OnSample(targeted(), share=0.05),
         "along-gradient": OnSample(RefinedPGD(objective, along_gradient=True), 0.01, smallest=8),
-        "square-zero-gradient": OnZeroGradient(OnSample(Square(objective), share=0.1)),
+        "square-zero-gradient": OnZeroGradient(squares),
         "square": OnSample(square, share=0.01, smallest=4),
     }
     if objective != "force-null":
