@@ -91,3 +91,26 @@ def test_random_starts_stay_in_the_ball() -> None:
         model = Classifier(Flat(), 2)
         adv_images = attack(model, images, labels, eps=eps, norm=norm, generator=seeded(5))
         assert is_allowed(adv_images, images, eps, norm).all()
+
+
+def test_skipped_targets_are_the_nearest() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Flatten(), nn.Linear(16, 6))
+        images = torch.rand(3, 1, 4, 4)
+    model = Classifier(body, 5, image_shape=(1, 4, 4))
+    labels = model.predict(images).clamp(min=0)
+
+    def losses(**settings: int) -> list[list[float]]:
+        attack = MultiTargetedPGD(**settings)  # type: ignore[arg-type]
+        state = attack.begin(model, images, labels, eps=0.1)
+        logits, indices = torch.randn(3, 6, generator=seeded()), torch.arange(3)
+        return [loss(logits, indices).tolist() for loss in attack.losses(state)]
+
+    every = losses()
+    assert len(every) == 4
+    assert losses(num_skipped=1) == every[1:]
+    assert losses(num_skipped=1, num_targets=2) == every[1:3]
+    assert losses(num_skipped=4, num_targets=2) == []
+    with pytest.raises(UserError, match="num_skipped"):
+        MultiTargetedPGD(num_skipped=-1)

@@ -30,7 +30,7 @@ from nullclass.attacks.state import AttackState
 from nullclass.core.errors import UserError
 from nullclass.models import Classifier
 
-SETTINGS_OF_VERSION = {"1": "82b81d06729e7bb5", "2": "56d51286b206e0d2"}
+SETTINGS_OF_VERSION = {"1": "fd38e1753dd54ac3", "2": "247ae9536df9b82d"}
 """A digest of the members and settings of each published version."""
 
 

@@ -110,7 +110,10 @@ class MultiTargetedPGD(_PGDSettings):
     """
 
     num_targets: int | None = None
+    num_skipped: int = field(default=0, metadata={"minimum": 0})
+    """Nearest answers to leave out, which an earlier member of an ensemble has had as targets."""
 
     def losses(self, state: AttackState) -> list[IndexedLoss]:
         """Return one loss per rank of target."""
-        return state.target_losses(self.num_targets, self.loss)
+        num_ranks = self.num_targets and self.num_skipped + self.num_targets
+        return state.target_losses(num_ranks, self.loss)[self.num_skipped :]

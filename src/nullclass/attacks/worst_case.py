@@ -37,7 +37,7 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
     5. to fool a rule around a network: PGD from the nearest images that fool the network;
     6. PGD in smaller steps towards the three nearest answers;
     7. PGD in falling steps from the best images so far, and from points near them;
-    8. PGD towards every answer, or the 20 nearest;
+    8. the same as 6. towards the next six answers;
     9. PGD in falling steps once more, along the gradient itself;
     10. random search, for masked gradients: longer where the gradient is zero.
 
@@ -59,10 +59,10 @@ def worst_case(objective: ObjectiveName = "fool") -> AttackEnsemble:
         "nearest-first": OnRule(OnSample(NearestFirstPGD(), share=0.1)),
         "targets": OnSample(targeted(num_targets=3), share=0.25),
         "refined": OnSample(RefinedPGD(objective), share=0.25),
-        "all-targets": OnSample(targeted(), share=0.05),
+        "far-targets": OnSample(targeted(num_skipped=3, num_targets=6), share=0.05),
         "along-gradient": OnSample(RefinedPGD(objective, along_gradient=True), 0.01, smallest=8),
         "square-zero-gradient": OnZeroGradient(squares),
-        "square": OnSample(square, share=0.01, smallest=4),
+        "square": OnSample(square, share=0.01, smallest=3),
     }
     if objective != "force-null":
         del members["beyond-radius"]
