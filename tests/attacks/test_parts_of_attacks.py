@@ -30,7 +30,7 @@ from nullclass.attacks.counters import count_passes
 from nullclass.attacks.ensemble import EnsembleProgress, attacks_inside
 from nullclass.attacks.steps import ascend
 from nullclass.core.errors import UserError
-from nullclass.core.norms import BALLS
+from nullclass.core.norms import BALLS, along_gradient
 from nullclass.models import Classifier
 from nullclass.rejection import ProvableNull
 
@@ -83,15 +83,8 @@ def test_steps_along_the_gradient_are_as_long_in_l2_as_the_norms_own(
 ) -> None:
     images, gradient = torch.full((2, 1, 4, 4), 0.5), torch.randn(2, 1, 4, 4)
     eps = BALLS[norm].largest(16)
-    moved = ascend(
-        images,
-        gradient,
-        images,
-        eps=eps,
-        step_size=0.01,
-        norm=BALLS[norm],
-        along_gradient=True,
-    )
+    ball = along_gradient(BALLS[norm])
+    moved = ascend(images, gradient, images, eps=eps, step_size=0.01, norm=ball)
     unit = gradient / gradient.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     assert torch.allclose(moved - images, length * unit, atol=1e-6)
 

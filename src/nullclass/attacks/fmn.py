@@ -31,9 +31,9 @@ from torch import Tensor
 from nullclass.attacks.base import BaseAttack
 from nullclass.attacks.losses import LossName, ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss
-from nullclass.attacks.steps import backward, forward
+from nullclass.attacks.steps import ascend, backward, forward
 from nullclass.core.modules import frozen, searched
-from nullclass.core.norms import expand_eps, gradient_step
+from nullclass.core.norms import along_gradient, expand_eps
 from nullclass.core.outcomes import check_finite
 from nullclass.models.classifier import as_classifier
 from nullclass.models.network import Body
@@ -211,5 +211,4 @@ def _run_steps(
         grown = torch.where(grown > 0, grown, 1e-3 * farthest)  # on an exact tie
         eps = torch.where(succeeded, (1 - gamma) * eps, grown)
         eps = eps.minimum(farthest).minimum(smallest)
-        step = expand_eps(alpha * eps, x) * gradient_step(gradient, norm)
-        x = norm.project(x + step, images, eps)
+        x = ascend(x, gradient, images, eps=eps, step_size=alpha * eps, norm=along_gradient(norm))

@@ -18,6 +18,7 @@ from nullclass.attacks.base import RestartedAttack
 from nullclass.attacks.losses import LossName, ObjectiveName
 from nullclass.attacks.state import AttackState, IndexedLoss, Precision, check_targets
 from nullclass.attacks.steps import add_momentum, ascend, has_direction
+from nullclass.core.norms import along_gradient
 
 
 class PGDSteps(RestartedAttack):
@@ -42,6 +43,7 @@ class PGDSteps(RestartedAttack):
     def climb(self, state: AttackState, indices: Tensor, start: Tensor, loss: IndexedLoss) -> None:
         """See :class:`nullclass.attacks.base.RestartedAttack`."""
         adv_images, past = start, torch.zeros_like(start)
+        norm = along_gradient(state.norm) if self.along_gradient else state.norm
         for share in self.step_sizes():
             _, gradient, succeeded = state.forward_backward(indices, adv_images, loss)
             if self.momentum:
@@ -59,8 +61,7 @@ class PGDSteps(RestartedAttack):
                 state.images[indices],
                 eps=eps,
                 step_size=share * eps,
-                norm=state.norm,
-                along_gradient=self.along_gradient,
+                norm=norm,
             )
         state.evaluate(indices, adv_images)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nullclass.core.errors import UserError
-from nullclass.core.norms import Ball, Eps, expand_eps, gradient_step
+from nullclass.core.norms import Ball, Eps, expand_eps
 
 Loss = Callable[[Tensor], Tensor]
 """Logits ``(N, L)`` to losses ``(N,)``, which the attacker maximises."""
@@ -92,14 +92,7 @@ def add_momentum(past: Tensor, gradient: Tensor, momentum: float) -> Tensor:
 
 
 def ascend(
-    adv_images: Tensor,
-    gradient: Tensor,
-    images: Tensor,
-    *,
-    eps: Eps,
-    step_size: Eps,
-    norm: Ball,
-    along_gradient: bool = False,
+    adv_images: Tensor, gradient: Tensor, images: Tensor, *, eps: Eps, step_size: Eps, norm: Ball
 ) -> Tensor:
     """Return the images after one projected step that increases the loss.
 
@@ -110,11 +103,8 @@ def ascend(
         eps: Radius of the ball, one number or ``(N,)``.
         step_size: In pixel units, one number or ``(N,)``.
         norm: From :func:`nullclass.core.norms.find_ball`.
-        along_gradient: Whether to step along the gradient itself, not where the norm allows the
-            steepest ascent.
     """
-    step = gradient_step(gradient, norm) if along_gradient else norm.step(gradient, adv_images)
-    moved = adv_images + expand_eps(step_size, adv_images) * step
+    moved = adv_images + expand_eps(step_size, adv_images) * norm.step(gradient, adv_images)
     return norm.project(moved, images, eps)
 
 

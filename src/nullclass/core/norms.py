@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 
 import torch
@@ -295,14 +295,18 @@ def step_along(direction: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor
     return find_ball(norm).project(images + expand_eps(eps, images) * direction, images, eps)
 
 
-def gradient_step(gradient: Tensor, norm: Ball) -> Tensor:
-    """Return steps along gradients ``(N, …)`` themselves, per unit of eps.
+def along_gradient(norm: Ball) -> Ball:
+    """Return the norm with steps along gradients themselves, not where it allows the steepest.
 
     In L-infinity they are as long, in L2, as the steps of the norm; otherwise their L2 size is 1.
     """
-    num_values = gradient[0].numel()
-    length = max(1.0, math.sqrt(num_values) / norm.largest(num_values))
-    return length * _l2_steepest(gradient, gradient)
+
+    def step(gradient: Tensor, at: Tensor) -> Tensor:
+        num_values = gradient[0].numel()
+        length = max(1.0, math.sqrt(num_values) / norm.largest(num_values))
+        return length * _l2_steepest(gradient, at)
+
+    return replace(norm, step=step)
 
 
 def is_allowed(adv_images: Tensor, images: Tensor, eps: Eps, norm: str) -> Tensor:
