@@ -120,6 +120,8 @@ flags_of(second)
 
 # %% [markdown]
 # The table has the share fooled (AER) and the share correct when clean and never fooled (RAR), in % with 95 % intervals.
+# They are of 100 images, a preview: publish figures of at least 1,000.
+#
 # `second.rows` has one row per image and attack, `second.costs` what every attack cost, and `second.plot()` draws the
 # rates against ε.
 #

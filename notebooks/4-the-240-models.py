@@ -79,9 +79,35 @@ show(figures.scores_at_threshold)
 # its null class, with the same ε on the same images. It fools nearly all of them. So the report's scores say how well
 # an attack on one model transfers to another, and little about how well null resists an attack.
 #
-# The first images of set 0 and what the model `sm` answers:
+# The first images of set 0, and what each model answers. Above each image: true digit, answer, its probability. The border is
+# blue for correct, orange for a wrong digit, grey for null.
 #
-# ![Adversarial images](../results/null-samples/figures/fig_adversarial_samples_sm.png)
+# **`base`**, at the smallest ε that fools it
+# ![Adversarial images, base](../results/null-samples/figures/fig_adversarial_samples_baseline.png)
+#
+# **`base`**, at 1.5 times that ε
+# ![Adversarial images, base](../results/null-samples/figures/fig_adversarial_samples_baseline_1.5.png)
+#
+# **`u`**
+# ![Adversarial images, u](../results/null-samples/figures/fig_adversarial_samples_u.png)
+#
+# **`s`**
+# ![Adversarial images, s](../results/null-samples/figures/fig_adversarial_samples_s.png)
+#
+# **`m`**
+# ![Adversarial images, m](../results/null-samples/figures/fig_adversarial_samples_m.png)
+#
+# **`us`**
+# ![Adversarial images, us](../results/null-samples/figures/fig_adversarial_samples_us.png)
+#
+# **`um`**
+# ![Adversarial images, um](../results/null-samples/figures/fig_adversarial_samples_um.png)
+#
+# **`sm`**
+# ![Adversarial images, sm](../results/null-samples/figures/fig_adversarial_samples_sm.png)
+#
+# **`usm`**
+# ![Adversarial images, usm](../results/null-samples/figures/fig_adversarial_samples_usm.png)
 
 # %% [markdown]
 # ## Against ε
@@ -103,7 +129,11 @@ show(figures.model_comparison)
 # %%
 rates = pd.read_csv(FOLDER / "rates.csv")
 worst = rates[(rates["attack"] == "union") & rates["eps_pixels"].isin([0.1, 0.3])]
-table = worst.pivot_table(
-    values="aer", index="model", columns="eps_pixels", aggfunc=["mean", "std"], sort=False
+worst = worst.assign(aer=100 * worst["aer"])
+table = worst.groupby(["eps_pixels", "model"], sort=False).agg(
+    aer_mean=("aer", "mean"),
+    aer_sd=("aer", "std"),
+    sets=("seed", "nunique"),
+    images_per_set=("num_images", "first"),
 )
-table.mul(100).round(1)
+table.round(1)

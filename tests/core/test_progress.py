@@ -28,12 +28,14 @@ def test_the_time_left_follows_the_cost(
     monkeypatch.setattr("nullclass.core.progress.time.perf_counter", lambda: now[0])
     stages = Stages("job", cost=100)
     with stages:
-        with stages.stage("first", units=1, cost=20):
-            now[0] = 10.0
-        with stages.stage("second", units=1, cost=80):
+        with stages.stage("a small share", units=1, cost=5):
+            now[0] = 4.0
+        with stages.stage("first", units=1, cost=15):
             now[0] = 50.0
+        with stages.stage("second", units=1, cost=80):
+            now[0] = 90.0
     lines = capsys.readouterr().err.splitlines()
-    assert lines == ["first: 10.0 s, about 40 s left", "second: 40.0 s"]
+    assert lines == ["a small share: 4.0 s", "first: 46.0 s, about 3 min left", "second: 40.0 s"]
 
 
 IN_JUPYTER = """

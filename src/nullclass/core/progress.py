@@ -59,6 +59,10 @@ class Bars:
         self.console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
+MIN_SHARE = 0.1
+"""Share of the expected cost that is done before the time left is estimated."""
+
+
 class Stages(Bars):
     """A bar for a job of several stages, and one for the current stage.
 
@@ -105,7 +109,8 @@ class Stages(Bars):
         self._done += cost
         seconds, passed = time.perf_counter() - started, time.perf_counter() - self._started
         left = passed / self._done * (self._cost - self._done)
-        later = f", about {left:.0f} s left" if left > 1 else ""
+        is_known = left > 1 and self._done >= MIN_SHARE * self._cost
+        later = f", about {duration(left)} left" if is_known else ""
         self.say(f"{name}: {seconds:.1f} s{later}")
 
 
