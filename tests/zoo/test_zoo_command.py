@@ -16,13 +16,15 @@ from edited import edit_document
 from msgspec.structs import replace as replace_field
 from tiny_zoo import CARD_OF_TINY, EPS, RADIUS, TinyZoo
 
-from nullclass import UserError, load_checkpoint, save_checkpoint
+from nullclass import UserError, evaluate, load_checkpoint, save_checkpoint
 from nullclass.cli.main import main
+from nullclass.evaluation.result import Evaluation
 from nullclass.rejection import ConsistentNull, ProvableNull, reject_by, with_proof, with_threshold
 from nullclass.results.run import read_run
 from nullclass.training.checkpoint import CARD, WEIGHTS
 from nullclass.zoo import FOLDER, find_member, read_zoo
 from nullclass.zoo.adopt import adopt
+from nullclass.zoo.evaluate import check_proofs, prove_member
 from nullclass.zoo.leaderboard import RATES, page
 from nullclass.zoo.load import load_member
 from nullclass.zoo.members import CHECKPOINTS
@@ -338,6 +340,27 @@ def test_a_broken_proof_is_an_error(
     result = run(zoo, "evaluate", "learned", "--images", 20, "--attack", "pgd", "--eps", 0.5,
                  "--proofs", "everything", "--out", zoo.out)  # fmt: skip
     refused(result, "attacks on learned broke the proofs of")
+
+
+def test_null_in_float32_breaks_a_proof_of_float32_alone(evaluated: TinyZoo) -> None:
+    """Its bounds are looser than those of float64."""
+    member = find_member("proved", evaluated.folder)
+    proofs = prove_member(member, evaluated.dataset, [0.001], verifier="interval")
+    data = evaluated.dataset.test.first(20)
+    found = evaluate(load_member(member), data, attacks=["pgd"], eps=0.001, checks=False)
+    image = proofs["image"][proofs["is_correct_proved"]].min()
+    planted = (found.rows["image"] == image) & (found.rows["attack"] == "pgd")
+
+    def attacked(outcome: str, certified: pd.DataFrame) -> Evaluation:
+        rows = found.rows.assign(outcome=found.rows["outcome"].mask(planted, outcome))
+        rows["member"] = rows["member"].mask(planted, "")  # not left out as proved
+        return replace(found, rows=rows, certified=certified)
+
+    check_proofs(member, attacked("correct", proofs), proofs)
+    check_proofs(member, attacked("null", proofs[:0]), proofs)
+    for evaluation in (attacked("fooled", proofs[:0]), attacked("null", proofs)):
+        with pytest.raises(UserError, match="broke the proofs of 1 images"):
+            check_proofs(member, evaluation, proofs)
 
 
 def test_the_page_shows_every_rate_with_its_n(run: Run, evaluated: TinyZoo) -> None:

@@ -208,7 +208,7 @@ class EvaluateMembers:
             )
             flags = list(evaluation.flags)
             if proofs is not None:
-                check_proofs(member, evaluation.rows, proofs)
+                check_proofs(member, evaluation, proofs)
                 attacked = proofs[proofs["image"] < num_images]
                 tables.append(proof_rates(member, attacked, verifier))
             tables.append(attack_rows(member, evaluation, self.attack, self.seed, device))
