@@ -54,13 +54,17 @@ def test_results_are_consistent(member: Member) -> None:
     assert all(row["metric"] in METRICS[row["kind"]] for row in rows.to_dict("records"))
     clean = rows[rows["kind"] == "clean"]
     assert clean["num_hits"].sum() == clean["num_images"].iloc[0] == 10_000
-    for bound, metric, sign in (
-        ("rar_proved", "rar", 1), ("strict_proved", "strict", 1), ("aer_bound", "aer", -1)
-    ):  # fmt: skip
+    # A proof of float64 says who is not null there; in float32 a few more are.
+    num_null = 5 if member.name.startswith("provable") else 0
+    for bound, metric, sign, slack in (
+        ("rar_proved", "rar", 1, num_null),
+        ("strict_proved", "strict", 1, num_null),
+        ("aer_bound", "aer", -1, 0),
+    ):
         for row in rows[rows["metric"] == metric].to_dict("records"):
             eps, num_images = row["eps_pixels"], row["num_images"]
             proved = find_rate(rows, "proof", bound, eps, num_images)
-            assert proved is None or sign * proved["num_hits"] <= sign * row["num_hits"]
+            assert proved is None or sign * proved["num_hits"] <= sign * row["num_hits"] + slack
         rates = rows[(rows["metric"] == bound) & (rows["num_images"] == 10_000)]
         assert (sign * rates.sort_values("eps_pixels")["rate"]).is_monotonic_decreasing
     correct = clean.loc[clean["metric"] == "correct_rate", "num_hits"].item()

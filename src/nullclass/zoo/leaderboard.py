@@ -66,7 +66,9 @@ with 95 % Wilson intervals; n is the number of test images, from the first. See 
 - **proved**: what the verifier of the model, or interval bounds, prove against every attack. On
   these n images the true AER is at most, RAR and strict are at least the rate shown. "–": not
   measured. Where n differs from the attack's, the two do not bracket the truth; "Proof and attack
-  on the same images" does.
+  on the same images" does, but for one thing: proofs are of float64, attacks of float32, where
+  bounds are looser, so a model that answers what is proved is null on a few more images. Its strict
+  rate may be lower by them.
 - **null-DoS**: images that are correct when clean and null under some attack, the cost of a defence
   that rejects.
 

@@ -21,8 +21,8 @@ from nullclass.experiments.study import Preset, Study
 from nullclass.training.recipes import Recipe
 
 PROVABLE: dict[str, float] = {"provable-r0.15": 0.15, "provable-r0.2": 0.2}
-"""The provable models and their radii in pixel units. The zoo's ``provable-0.3`` and
-``provable-0.4`` are of an earlier recipe of the full preset, by intervals; their cards state it."""
+"""The provable models and their radii in pixel units. Those of ``full`` are
+the zoo's ``provable-cascade-0.3`` and ``-0.4``."""
 
 BOUNDS: dict[str, float] = {"bound_weight": 0.02, "num_steps": 2}
 """Settings of MTL-IBP for the provable models in ``full``: small weight on the bounds, since the
